@@ -25,7 +25,7 @@ from PIL import Image
 from benchmarks.cases.evaluate_suite import INSTALL, SuiteFiles, pair_metrics
 from benchmarks.inputs.image_server import load_photographs, make_jpeg
 from benchmarks.measure import Row, finish, make_parser, peer_imports, time_in_turn
-from dataops.process import count_cores
+from dataops.process import count_cores, find_precision
 from training.evaluate import evaluate
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
@@ -33,7 +33,6 @@ from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import make_tokenizer
 from training.model_config import ModelConfig
-from training.train import resolve_precision
 
 with peer_imports(INSTALL):
     from clip_benchmark.datasets.builder import build_wds_dataset
@@ -186,7 +185,7 @@ class EvaluateBenchmark:
         self.rows.append(Row("zero-shot fp32", size.images / a, size.images / b, PEER, "images/s", goal=1 / 0.6))
         self.processor["zero-shot"] = {"ours": round(min(spent[0]), 2), "peer": round(min(spent[1]), 2)}
         self.top1["zero-shot fp32"] = found[0][0]
-        if resolve_precision("auto", torch.device("cpu")) == "bf16":
+        if find_precision(on_gpu=False) == "bf16":
             self.half(tasks, size.images, b)
 
     def suite(self, files: SuiteFiles, goal: float | None) -> None:

@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 RETRYABLE = 75
 ELSEWHERE = "PAIRMILL_ELSEWHERE"
@@ -54,6 +56,32 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def has_gpu(devices: Path = Path("/dev")) -> bool:
+    """Return whether an NVIDIA driver offers a GPU to this process, or to a container around it."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and any(devices.glob("nvidia[0-9]*"))
+
+
+@cache
+def find_precision(*, on_gpu: bool) -> Literal["bf16", "fp16", "fp32"]:
+    """Return the precision in which this machine's GPU, or else its processor, computes fastest.
+
+    bf16 where there are units for it, on GPUs from the compute capability 8.0 on (all are, if
+    nvidia-smi is not there); older ones have units for fp16, other processors for fp32. Source:
+    CUDA C++ Programming Guide, table of arithmetic instructions.
+    """
+    if on_gpu:
+        command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        with suppress(OSError, subprocess.SubprocessError, ValueError):
+            listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.split()
+            return "fp16" if min(map(float, listed)) < 8 else "bf16"
+        return "bf16"
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("flags"):
+                return "bf16" if {"avx512_bf16", "amx_bf16"} & {*line.split()} else "fp32"
+    return "fp32"
 
 
 def pid_namespace() -> str:

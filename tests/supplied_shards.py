@@ -35,7 +35,14 @@ def job_of(dataset: Dataset, folder: Path, limit: int, **more: object) -> Path:
             shutil.copyfile(store.local(name), shards / part.name)
     (folder / "vit.json").write_text(json.dumps(VIT))
     train = {"model": str(folder / "vit.json"), "epochs": 3, "batch_size": 7, "shuffle_shards": 2, "threads": 1}
-    train |= {"precision": "fp32", "vocab_size": 300, "shard_cache_bytes": limit, "cache_bytes": 0, **more}
+    train |= {
+        "device": "cpu",
+        "precision": "fp32",
+        "vocab_size": 300,
+        "shard_cache_bytes": limit,
+        "cache_bytes": 0,
+        **more,
+    }
     tars = [part for name, part in parts.items() if name.endswith(".tar")]
     job = {"train": train, "shards": [str(shards / part.name) for part in tars], "output": str(folder / "out")}
     job |= {"arriving": {part.name: part.bytes for part in tars} if limit else {}}

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,6 +127,7 @@ def make_job(tmp_path: Path, shards: list[Path]) -> Callable[..., Path]:
             "precision": "fp32",
             "threads": 1,
             "workers": 1,
+            "device": "cpu",
         }
         job = {
             "train": {**settings, **train},
@@ -143,8 +145,9 @@ def make_job(tmp_path: Path, shards: list[Path]) -> Callable[..., Path]:
 @pytest.fixture
 def process_state() -> Iterator[None]:
     """Restore what a training changes in its process."""
-    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    threads, handler, seconds = torch.get_num_threads(), signal.getsignal(signal.SIGTERM), sys.getswitchinterval()
     yield
+    sys.setswitchinterval(seconds)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False

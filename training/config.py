@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from dataops import plugins
 from dataops.config import ConfigPath, NameOrPath, StageConfig, problems_of
-from dataops.process import count_cores
+from dataops.process import count_cores, find_precision, has_gpu
 from dataops.schema import CaptionKind
 from training.hooks import CHOICES, KINDS, Extension, check_choice, used_hooks
 from training.model_config import (
@@ -23,7 +23,7 @@ from training.rendezvous import explain_refusal, is_loopback
 
 TRACE = "evidence-profile.json.gz"
 """Name of the file that `profile` writes."""
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Sharding = Literal["none", "full", "hybrid"]
 
 
@@ -154,15 +154,18 @@ class TrainTable(StageConfig):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each target spread evenly over the batch."""
     precision: Precision = "auto"
-    """bf16: autocast of the two towers; weights, optimizer and loss stay in fp32. auto: bf16 on CUDA and on CPUs that
-    compute in it, else fp32."""
+    """bf16, fp16: autocast of the two towers; weights, optimizer and loss stay in fp32, and fp16 scales the loss. auto:
+    bf16 on GPUs and CPUs that compute in it, fp16 on older GPUs, else fp32; the key has what it was. On a work pool or
+    a cluster, whose machines are not known, auto is bf16, and with device = "cpu" fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda if torch sees it, else cpu."""
+    """auto: cuda if torch sees it, else cpu. With several ranks, on a work pool, or where a driver offers a GPU, it is
+    cuda, and an error if torch cannot use it."""
     launch: str = Field(default="local", pattern=r"^[a-z][a-z0-9_]*$")
     """work_pool: as a flow run of `train/gpu` (`pairmill deploy`) on its own work pool. ray: on nodes of the cluster at
     `execution.ray_address`, with `nproc` GPUs of each if it has GPUs."""
-    deterministic: bool = True
-    """Use only kernels that give the same bits at each run on a device; false: also faster ones, chosen by trial."""
+    deterministic: bool | None = None
+    """Use only kernels that give the same bits at each run on a device; false: also faster ones, chosen by trial. Default:
+    on CPUs true, on GPUs false. A training on a GPU resumes in the same bits only with true."""
     compile: bool = False
     """Compile the image tower and the blocks of the text tower by torch.compile. The first step then takes minutes."""
     threads: Annotated[int, Field(ge=1)] = 2
@@ -258,6 +261,16 @@ class TrainConfig(reduce(plugins.extend, KINDS, TrainTable)):
         *(one.execution_fields for kind in KINDS for one in plugins.load(kind).values())
     )
 
+    def with_precision(self) -> Self:
+        """Return the config with `precision` resolved for this machine, unless another one trains."""
+        if self.precision != "auto":
+            return self
+        if self.launch == "local":
+            precision = find_precision(on_gpu=self.device == "cuda" or (self.device == "auto" and has_gpu()))
+        else:
+            precision = "fp32" if self.device == "cpu" else "bf16"
+        return self.model_copy(update={"precision": precision})
+
     @property
     def loader_threads(self) -> int:
         """Threads of this process that read and decode ahead."""
@@ -287,6 +300,7 @@ class TrainConfig(reduce(plugins.extend, KINDS, TrainTable)):
         weights.
         """
         values = super().key_config()
+        values["precision"] = self.with_precision().precision
         named = [(kind, getattr(self, key)) for key, kind in CHOICES.items()]
         chosen = {name: plugins.plugin_version(kind, name) for kind, name in named}
         if used := {name: version for name, version in chosen.items() if version is not None}:

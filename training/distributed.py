@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice, zip_longest
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -27,7 +28,12 @@ ERRORS: dict[int, type[PairmillError]] = {
 }
 
 TIMEOUT = timedelta(minutes=30)
-"""Time that a rank waits for the others, for example for a checkpoint that rank 0 writes to a slow disk."""
+"""Time that a rank waits for the others on the host, for example for a checkpoint that rank 0 writes to a slow disk."""
+GPU_TIMEOUTS = {"start": timedelta(minutes=5), "step": timedelta(minutes=2)}
+"""The same for exchanges between GPUs, which begin when the ranks have agreed on a step: up to the end of the first one,
+which compiles and connects, and later. Source: torchtitan, comm.init_timeout_seconds and comm.train_timeout_seconds."""
+TRACED_EXCHANGES = 2000
+"""Exchanges between GPUs that a rank writes into its flight record when one did not end in time."""
 
 
 def rank() -> int:
@@ -50,10 +56,11 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) if dist.is_initialized() else 1
 
 
-def join(device: torch.device, *, allow_network: bool = False) -> None:
+def join(device: torch.device, *, allow_network: bool = False, records: Path | None = None) -> None:
     """Join the other ranks, if there are several: of this machine over loopback, of several at MASTER_ADDR.
 
     Args:
+        records: folder for flight records, `rank-N`, of ranks whose exchange between GPUs did not end in time.
         allow_network: let ranks meet where other machines reach the store.
 
     Raises: ConfigError if they would meet there, or torchrun started this rank by itself, whose store listens there.
@@ -72,8 +79,10 @@ def join(device: torch.device, *, allow_network: bool = False) -> None:
     options: dict[str, Any] = {"backend": "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", "timeout": TIMEOUT}
     if device.type == "cuda":
         options["device_id"] = device
+        _record_exchanges(records)
     if not is_local:
         dist.init_process_group(**options)
+        limit_gpu_waits(device, "start")
         return
     # Else the ranks listen for each other at the address of the host's name.
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = _loopback_interface()
@@ -85,6 +94,25 @@ def join(device: torch.device, *, allow_network: bool = False) -> None:
         store = open_loopback_store(host, port, world_size=world_size, is_master=rank == 0)
     store.set_timeout(TIMEOUT)
     dist.init_process_group(store=store, rank=rank, world_size=world_size, **options)
+    limit_gpu_waits(device, "start")
+
+
+def _record_exchanges(folder: Path | None) -> None:
+    """Let NCCL record its last exchanges, and write that when one does not end; torch before 2.9 has other names."""
+    names = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
+    values = dict.fromkeys(names, str(TRACED_EXCHANGES)) | {"TORCH_NCCL_DUMP_ON_TIMEOUT": "1"}
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        values |= dict.fromkeys(("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"), str(folder / "rank-"))
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
+
+
+def limit_gpu_waits(device: torch.device, phase: str) -> None:
+    """Set the time after which an exchange between GPUs counts as failed, in all groups of ranks: see GPU_TIMEOUTS."""
+    if device.type == "cuda" and dist.is_initialized():
+        for group in dist.distributed_c10d._world.pg_map:
+            group._get_backend(device)._set_default_timeout(GPU_TIMEOUTS[phase])
 
 
 def _loopback_interface() -> str:
@@ -301,7 +329,7 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of all ranks' samples, on any device (torch's own needs CUDA)."""
+    """Batch normalisation by the statistics of all ranks' samples. In torch's own the host waits in each layer."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (B, C, H, W)."""
@@ -330,13 +358,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
-def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronize_batch_norm(model: nn.Module) -> None:
     """Make batch normalisation see the batch of all ranks; the names of parameters stay."""
-    if world_size() == 1:
-        return model
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    for module in model.modules():
+    for module in model.modules() if world_size() > 1 else ():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = GlobalBatchNorm2d
-    return model

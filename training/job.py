@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError, model_validator
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, PairmillError, StorageError
 from dataops.kernels.without_package import skip_pandas
-from dataops.process import RETRYABLE, exit_with_parent
+from dataops.process import RETRYABLE, exit_with_parent, has_gpu
 from dataops.regular_files import read_bytes
 from training import distributed
 from training.config import TrainConfig
@@ -34,7 +34,7 @@ from training.model.checkpoint import write_atomically
 from training.model_config import FrozenModel, load_model_config
 from training.rendezvous import LAUNCHER_PID
 
-# Failures of GPUs, ranks and disks, which end a job with exit code 75 --------------------------------------------------
+# Failures of GPUs, ranks and disks: 75 for what may heal, 2 for what never does -----------------------------------------
 # torch reports them as RuntimeErrors, whose text alone tells their kinds apart.
 
 KERNEL_LOG = Path("/dev/kmsg")
@@ -42,17 +42,43 @@ RECENT_SECONDS = 600
 """Age of the oldest line of the kernel's log that may explain a failure."""
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE}
 _GPU = re.compile(
-    r"\b(CUDA|HIP|cuDNN|NCCL) (driver )?error|\b(CUDNN|CUBLAS|CUSOLVER)_STATUS_|\bnccl(Unhandled|System|Internal|Remote)"
+    r"\b(CUDA|HIP|cuDNN|NCCL) (driver )?error|\b(CUDNN|CUBLAS|CUSOLVER)_STATUS_|\bnccl(Unhandled|System|Internal|Remote)|"
+    r"Triton Error|Error 802"
 )
-_PERMANENT = re.compile(
-    r"device-side assert|no kernel image|invalid device ordinal|invalid argument|insufficient driver|"
-    r"STATUS_(NOT_SUPPORTED|INVALID_VALUE|BAD_PARAM)|not compiled with CUDA"
-)
-"""Failures that come from the program or the machine's software: a rerun fails in the same way."""
+_BUG = re.compile(r"device-side assert|CUDA error: invalid argument")
+"""Failures of the program, which a rerun repeats and no setting heals."""
+_NEVER_HEALS = {
+    r"Duplicate GPU|ncclInvalid(Usage|Argument)": (
+        "give each rank a GPU of its own (train.nproc, CUDA_VISIBLE_DEVICES), and read what NCCL logs with NCCL_DEBUG=WARN"
+    ),
+    r"Failed to find C compiler|InvalidCxxCompiler|No working C\+\+ compiler|C\+\+ compile error|ptxas fatal": (
+        "install a C compiler and its headers (gcc and libc6-dev; CC and CXX name others), or set compile = false"
+    ),
+    r"driver on your system is too old|driver version is insufficient|insufficient driver": (
+        "update the NVIDIA driver, or install a torch that is built for an older CUDA (`pairmill doctor`)"
+    ),
+    r"no kernel image|kernel image is invalid|[nN]ot compiled with CUDA": "install the build of torch for this GPU",
+    r"invalid device ordinal|No CUDA GPUs|no NVIDIA driver": "correct CUDA_VISIBLE_DEVICES, or install the driver",
+    r"cuDNN Frontend error|STATUS_(NOT_SUPPORTED|INVALID_VALUE|BAD_PARAM)": (
+        "set another precision, or deterministic = false, or remove other versions of CUDA from LD_LIBRARY_PATH"
+    ),
+}
+"""Remedies of failures that come from the machine's software or the config, by the text that tells them."""
 _LOST = re.compile(r"\bgloo\b|connection (closed|reset) by peer|broken pipe|socket timeout|timed out waiting", re.I)
 _XID = re.compile(r"^\d+,\d+,(\d+),.*?(NVRM: Xid .*)$", re.MULTILINE)
 """Line of /dev/kmsg: its time in microseconds since boot, and the GPU's error. Source: Linux, Documentation/ABI/testing/
 dev-kmsg; NVIDIA, Xid Errors."""
+
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|DefaultCPUAllocator|bad_alloc", re.IGNORECASE)
+"""Texts of the allocators of the device, of its libraries, and of the host."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocator, of the device or of the host, ran out of memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 class DeviceFailed(PairmillError):
@@ -70,19 +96,35 @@ class RankLost(PairmillError):
 
 
 def explain_failure(error: BaseException, kernel_log: Path = KERNEL_LOG) -> PairmillError | None:
-    """Return the error to end a job with for a failure of a disk, a GPU or another rank; None for any other error."""
+    """Return the error to end a job with: for a failure of memory, a disk, a GPU, a compiler or another rank; else None."""
     if isinstance(error, OSError):
         return _explain_disk(error)
-    text = str(error)
-    if not isinstance(error, RuntimeError) or _PERMANENT.search(text):
+    text, where = str(error), f"rank {distributed.rank()} on {platform.node()}"
+    if is_out_of_memory(error):
+        return ConfigError(
+            f"out of memory on {where}, outside of a step ({_first_line(text) or type(error).__name__}): end what else "
+            'uses it (nvidia-smi), lower the batch size, or set sharding = "full" on several GPUs'
+        )
+    if not isinstance(error, RuntimeError | AssertionError | torch.cuda.DeferredCudaCallError) or _BUG.search(text):
         return None
-    reason, where = text.strip().partition("\n")[0], f"rank {distributed.rank()} on {platform.node()}"
+    for pattern, remedy in _NEVER_HEALS.items():
+        if found := re.search(rf".*({pattern}).*", text):
+            return ConfigError(f"{where}: {found[0].strip()}: {remedy}")
+    reason = _first_line(text)
+    if "Error 802" in text:
+        return DeviceFailed(
+            f"{where}: {reason}; start nvidia-fabricmanager of the driver's version, and run the job again"
+        )
     if isinstance(error, torch.AcceleratorError | dist.DistBackendError) or _GPU.search(text):
         xids = _describe_xids(kernel_log)
         return DeviceFailed(f"the GPU of {where} failed: {reason}; {xids}; run the job again to resume it")
     if isinstance(error, dist.DistError) or _LOST.search(text):
         return RankLost(f"{where} lost another rank: {reason}; run the job again to resume it")
     return None
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
 
 
 def _explain_disk(error: OSError) -> StorageError | None:
@@ -289,18 +331,22 @@ def _report(job: JobFile | None, error: PairmillError) -> int:
     return error.exit_code
 
 
-def resolve_device(requested: str) -> torch.device:
-    """Return the device of this rank; `auto` is CUDA if torch sees it.
+def resolve_device(requested: str, why_gpu: str | None = None) -> torch.device:
+    """Return the device of this rank; `auto` is CUDA if torch sees it, and the CPU only where nothing points to a GPU.
 
-    Raises: ConfigError if CUDA is requested and torch sees none, or fewer GPUs than this machine has ranks.
+    Args:
+        why_gpu: what points to a GPU, beside the device files of its driver.
+
+    Raises: ConfigError if something points to a GPU that torch cannot use, or if it sees fewer GPUs than this machine has
+        ranks; DeviceFailed if the GPUs are still starting.
     """
-    available = torch.cuda.is_available()
-    kind = requested if requested != "auto" else "cuda" if available else "cpu"
-    if kind != "cuda":
-        return torch.device(kind)
-    if not available:
-        raise ConfigError("device: cuda is requested, but torch sees no CUDA device; set cpu or auto")
+    is_there = torch.cuda.is_available()
+    why_gpu = "cuda is requested" if requested == "cuda" else why_gpu or ("/dev/nvidia is there" if has_gpu() else None)
+    if requested not in ("auto", "cuda") or not (is_there or why_gpu):
+        return torch.device("cpu" if requested == "auto" else requested)
     ranks, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if not is_there:
+        raise _explain_no_cuda(why_gpu or "")
     if ranks > gpus:
         raise ConfigError(
             f"nproc: {ranks} ranks need {ranks} GPUs of this machine, and torch sees {gpus}: set train.nproc = {gpus}, "
@@ -309,6 +355,19 @@ def resolve_device(requested: str) -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
+
+
+def _explain_no_cuda(reason: str) -> PairmillError:
+    """Return why torch cannot use a GPU that something speaks of."""
+    try:
+        torch.cuda.init()
+        found = f"torch {torch.__version__} sees no CUDA device"
+    except Exception as error:
+        explained = explain_failure(error)
+        if isinstance(explained, DeviceFailed):
+            return explained
+        found = str(explained or error)
+    return ConfigError(f'device: {reason}, but torch can use no GPU: {found}; to use the CPU, set device = "cpu"')
 
 
 @contextmanager

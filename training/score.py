@@ -33,7 +33,7 @@ from dataops.regular_files import open_regular
 from dataops.shards.tar import read_samples
 from dataops.store import FolderStore
 from training.evaluation.encode import EvaluatedModel, map_in_order, normalize_features
-from training.job import JobFile, run_command, run_process
+from training.job import JobFile, resolve_device, run_command, run_process
 from training.model.load import load_any
 from training.model.preprocess import decode_rgb
 from training.model_config import FrozenModel
@@ -94,7 +94,7 @@ def score_shards(job: ScoreJob, score: ScoreShard) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
-    device = job.device if job.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(job.device).type
     store = FolderStore(job.output)
     loaded = load_any(job.model, device=device)
     for done, shard in enumerate(job.shards):

@@ -6,7 +6,7 @@ rows to divide. Their gradients are averaged in one exchange. With one process e
 returns its input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from dataops.errors import ConfigError
 from training import distributed
 from training.config import Sharding, TrainConfig
 from training.hooks import used_hooks
-from training.model.clip import CLIP, Outputs, compile_towers
+from training.model.clip import CLIP, DTYPES, Outputs, compile_towers
 from training.model.packing import pack_texts
 from training.model.towers import PaddedTexts, pad_chunks
 from training.model.transformer import Block
@@ -40,7 +40,7 @@ def place_model(model: CLIP, device: torch.device, config: TrainConfig) -> nn.Mo
     if config.compile:
         compile_towers(model, by_block=is_sharded)
     if is_sharded:
-        shard_model(model, device, config.sharding, bf16=config.precision == "bf16")
+        shard_model(model, device, config.sharding, DTYPES.get(config.precision))
         return model
     model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     forward = distributed.parallelize(model, device, static_graph=config.grad_cache is None)
@@ -90,29 +90,27 @@ class Part:
 WHOLE = Part(0, 1, is_first_copy=True)
 
 
-def shard_model(model: CLIP, device: torch.device, sharding: Sharding, *, bf16: bool) -> None:
+def shard_model(model: CLIP, device: torch.device, sharding: Sharding, dtype: torch.dtype | None) -> None:
     """Keep a part of each matrix on this rank, in place; all ranks together.
 
     Each block is gathered before its forward and backward pass, and all other matrices with the
-    whole model.
+    whole model. Only rank 0 has all weights in memory, on the CPU: the others may have built theirs
+    on the device `meta`, and each gets its part, one tensor at a time.
 
     Args:
         sharding: full: over all ranks. hybrid: over those of a machine, with a copy on each machine.
-        bf16: gather the matrices of the blocks in bf16, to which autocast would round them. Gradients are added up in
-            fp32, and all else is as autocast has it.
+        dtype: in which the matrices of the blocks are gathered, to which autocast would round them; None: their own.
+            Gradients are added up in fp32, and all else is as autocast has it.
 
     Raises: ConfigError if the machines of `hybrid` have unequal numbers of ranks.
     """
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     mesh = _make_mesh(device, sharding)
-    with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            dist.broadcast(tensor, 0)  # processors of other kinds may draw other last bits
+    weights = {name: tensor.detach() for name, tensor in _named_tensors(model)} if distributed.rank() == 0 else {}
+    model.to("meta")
     whole = {parameter for parameter in model.parameters() if parameter.ndim < 2}
-    for parameter in whole:
-        parameter.data = parameter.data.to(device)
-    policy = MixedPrecisionPolicy(*(torch.bfloat16, torch.float32) if bf16 else (), cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(*(dtype, torch.float32) if dtype else (), cast_forward_inputs=False)
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=whole)
@@ -120,6 +118,20 @@ def shard_model(model: CLIP, device: torch.device, sharding: Sharding, *, bf16: 
     for module in (model, *blocks):
         assert isinstance(module, FSDPModule)
         module.set_force_sum_reduction_for_comms(True)  # gloo has no average
+    model.to_empty(device=device)
+    part = find_part(model)
+    with torch.no_grad():
+        for name, tensor in _named_tensors(model):  # processors of other kinds would draw other last bits than rank 0
+            full = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+            if name in weights:
+                full.copy_(weights.pop(name))
+            dist.broadcast(full, 0)
+            local_part(tensor).copy_(full[rows_of_part(len(full), part)] if is_sharded(tensor) else full)
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
 
 
 def _make_mesh(device: torch.device, sharding: Sharding) -> Any:

@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -24,18 +25,28 @@ import torch.utils.deterministic as deterministic
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
-from dataops.process import processor_name
 from training import distributed, preparation
 from training.checkpoints import CheckpointWriter
-from training.config import Precision, TrainConfig
+from training.compiler import prepare_compiler
+from training.config import TrainConfig
 from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.hooks import used_hooks
-from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command, run_process
-from training.loop.checkpointing import is_rollback_due, resume, roll_back, write_checkpoint
+from training.job import (
+    Job,
+    Stopped,
+    is_done,
+    is_out_of_memory,
+    lock_output,
+    prepared_folder,
+    resolve_device,
+    run_command,
+    run_process,
+)
+from training.loop.checkpointing import is_rollback_due, name_processor, resume, roll_back, write_checkpoint
 from training.loop.flops import count_step_flops
-from training.loop.health import BadSteps, HealthMonitor, describe_out_of_memory, is_out_of_memory
+from training.loop.health import BadSteps, HealthMonitor, describe_out_of_memory
 from training.loop.initial_model import count_kept_patches
 from training.loop.inputs import InputMaker, StepInputs, upload_batches
 from training.loop.interim_evaluation import evaluate_interim, is_evaluated, is_evaluation_due
@@ -53,6 +64,11 @@ from training.sharding import copy_whole, find_part
 logger = logging.getLogger("training.train")
 
 OUTPUTS = (*MODEL_FILES, "metrics.jsonl", "skipped.json")
+SWITCH_SECONDS = 1e-4
+"""Time that a thread of the loader keeps the interpreter before the one that launches kernels gets it; Python's own is
+5e-3. A launch of a step beside loader threads took 30 to 36 ms with it, and 33 to 44 without, on a CPU."""
+OVERFLOWS = 40
+"""Steps in a row that fp16 may skip while it looks for a scale of the loss, if max_bad_steps is 0."""
 
 
 def main(arguments: list[str]) -> int:
@@ -66,9 +82,14 @@ def main(arguments: list[str]) -> int:
 
 def train(job: Job) -> None:
     """Train the model of a job, unless it is done; all ranks together."""
-    set_up_torch(job.train)
-    device = resolve_device(job.train.device)
-    distributed.join(device, allow_network=job.train.allow_network)
+    set_up_allocators()
+    config = job.train
+    is_pool, ranks = config.launch == "work_pool", config.nproc
+    device = resolve_device(config.device, "a work pool" if is_pool else f"nproc = {ranks}" if ranks > 1 else None)
+    set_up_torch(config, device)
+    if config.compile:
+        prepare_compiler(device.type)
+    distributed.join(device, allow_network=config.allow_network, records=job.output / "flight-records")
     with lock_output(job.output):
         if is_done(job.output, job.digest()):
             return
@@ -97,7 +118,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         ConfigError: the settings contradict each other, the data or the number of ranks.
         ContractError: a shard is damaged, or no shard has a pair.
     """
-    config = job.train.model_copy(update={"precision": resolve_precision(job.train.precision, device)})
+    config = resolve_settings(job.train, device)
     if config.evaluate_every and job.suite is None:
         raise ConfigError("evaluate_every: the job names no suite")
     preparation.check_shards(job)
@@ -141,24 +162,34 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     )
 
 
-def set_up_torch(config: TrainConfig) -> None:
-    """Choose torch's kernels: where the config asks for it, those that give the same bits at each run."""
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # batches differ in their tokens
+def set_up_allocators() -> None:
+    """Choose the settings that libraries read once, when a process first uses a GPU, unless the user has chosen them."""
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the second is its name before torch 2.9
+    if not any(name in os.environ for name in names):
+        os.environ |= dict.fromkeys(names, "expandable_segments:True")  # batches differ in their tokens
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
+
+
+def set_up_torch(config: TrainConfig, device: torch.device) -> None:
+    """Choose torch's kernels: where the config asks for it, those that give the same bits at each run."""
+    is_deterministic = resolve_settings(config, device).deterministic or False
     torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(config.deterministic)
-    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.use_deterministic_algorithms(is_deterministic)
+    torch.backends.cudnn.benchmark = not is_deterministic
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32
     # This checks torch's own kernels, at a cost.
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """Return bf16 or fp32 for `auto`: bf16 on CUDA and on CPUs with bf16 arithmetic, since others are slower in it."""
-    if precision != "auto":
-        return precision
-    cpu = (torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported)
-    return "bf16" if device.type == "cuda" or any(check() for check in cpu) else "fp32"
+def resolve_settings(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """Return the config with what it leaves to the machine: precision, determinism, and the limit of skipped steps."""
+    config = config.with_precision()
+    is_deterministic = device.type == "cpu" if config.deterministic is None else config.deterministic
+    found: dict[str, object] = {"deterministic": is_deterministic}
+    if config.precision == "fp16" and not config.max_bad_steps:
+        found["max_bad_steps"] = OVERFLOWS
+    return config.model_copy(update=found)
 
 
 def _check_batch_size(plan: Plan) -> None:
@@ -213,7 +244,7 @@ def run_steps(run: TrainingRun) -> None:
         MetricsLog(run.job.output, plan, config.log_every, run.device, config.precision) as log,
         StepProfiler(run.job.output, config.profile, plan.total_steps - run.step, run.device) as profiler,
     ):
-        recorder = StepRecorder(run, log, writer)
+        recorder, started = StepRecorder(run, log, writer), run.step
         run.skipped.check()
         _request_shards(run)
         if is_evaluation_due(run) and not is_evaluated(run):  # it was stopped in the evaluation
@@ -224,6 +255,8 @@ def run_steps(run: TrainingRun) -> None:
                 recorder.flush()
                 _stop(run, writer, log)
             run.step += 1
+            if run.step == started + 2:
+                distributed.limit_gpu_waits(run.device, "step")
             recorder.add(launch_step(run, batch.inputs, agreed))
             profiler.step()
             writer.check()
@@ -338,13 +371,6 @@ def finish(run: TrainingRun) -> None:
     distributed.broadcast_from_first(None)
     if distributed.rank() == 0:
         shutil.rmtree(prepared_folder(run.job), ignore_errors=True)
-
-
-def name_processor(device: torch.device) -> str:
-    """Return the name of the GPU, or of the CPU with the instructions that torch uses of it: bits depend on both."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _stop_at_once(signum: int, frame: object) -> None:

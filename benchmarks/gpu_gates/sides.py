@@ -26,7 +26,7 @@ PeerStep = Callable[[Tensor, Tensor, float], Tensor]
 
 def make_our_step(config: TrainConfig, dimensions: ModelConfig, device: torch.device) -> tuple[CLIP, OurStep]:
     """Return a model on a device and its step, put together as training.train does, with its choice of kernels."""
-    set_up_torch(config)
+    set_up_torch(config, device)
     learner, numbers = build_learner(config, dimensions, 0, device), count(1)
     learner.model.train()
 

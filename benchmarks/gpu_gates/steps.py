@@ -48,7 +48,7 @@ def measure_steps(setting: Setting, model: str, variant: str) -> Outcome:
     settings = {"deterministic": is_ours and "not deterministic" not in variant, "compile": is_ours and is_compiled}
     settings["fp8"] = is_fp8
     config = make_config(setting, model, precision="fp32" if setting.is_toy else "bf16", **settings)
-    set_up_torch(config)
+    set_up_torch(config, device)
     dimensions = load_dimensions(config)
     batches = [
         replace(made, inputs=make_inputs(config, dimensions, pairs, made.step, pin=not setting.is_toy))

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import numpy as np
-import torch
 
 from dataops.errors import ContractError
 from dataops.regular_files import open_regular
 from training.evaluation.encode import EvaluatedModel
-from training.job import JobFile, run_command
+from training.job import JobFile, resolve_device, run_command
 from training.model.load import load_any
 from training.score import encode_captions, encode_shard_images
 
@@ -48,7 +47,7 @@ def run_job(job: EncoderJob, requests: TextIO = sys.stdin, answers: TextIO | Non
     if answers is None:  # whatever else writes to standard output goes to standard error
         answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
-    device = job.device if job.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(job.device).type
     loaded = load_any(job.model, device=device)
     dimensions = encode_captions(loaded, ["a"], device, job.threads).shape[1]
     _write(answers, {"dimensions": dimensions})

@@ -4,15 +4,17 @@ Changes nothing, except that it writes and deletes objects in an existing store.
 """
 
 from pathlib import Path
+from typing import Any
 
 from dataops.errors import ConfigError
 from dataops.plugins import find
+from dataops.process import has_gpu
 from dataops.regular_files import read_text
 from dataops.toml_text import parse_toml
 from infra.local import services
 from plugins.doctor import installation
 from plugins.doctor.check import Check
-from plugins.doctor.machine import check_disk, check_gpu, check_memory
+from plugins.doctor.machine import check_compiler, check_disk, check_gpu, check_memory
 from plugins.doctor.servers import check_services
 from plugins.doctor.store import check_store
 
@@ -26,7 +28,25 @@ def diagnose(store_uri: str | None = None, config: Path | None = None) -> list[C
     """
     store = check_store(store_uri or str(services.home() / "store"))
     store += check_executors(config) if config else []
-    return [*_check_installation(), *check_services(), *store, check_disk(services.home()), check_memory(), check_gpu()]
+    machine = [check_disk(services.home()), check_memory(), check_gpu(), *_check_compiler(config)]
+    return [*_check_installation(), *check_services(), *store, *machine]
+
+
+def _check_compiler(config: Path | None) -> list[Check]:
+    """Check the compiler where a config compiles, or this machine has a GPU."""
+    train = _read_table(config, "train") if config else {}
+    is_needed = train.get("compile") is True
+    on_gpu = train.get("device") != "cpu" and has_gpu()
+    return [check_compiler("cuda" if on_gpu else "cpu", is_needed=is_needed)] if is_needed or on_gpu else []
+
+
+def _read_table(config: Path, name: str) -> dict[str, Any]:
+    """Return a table of a config; an empty one if it has none, or is no TOML (which `check_executors` reports)."""
+    try:
+        table = parse_toml(read_text(config)).get(name)
+    except (OSError, ValueError):
+        return {}
+    return table if isinstance(table, dict) else {}
 
 
 def _check_installation() -> list[Check]:
@@ -41,10 +61,10 @@ def _check_installation() -> list[Check]:
 def check_executors(config: Path) -> list[Check]:
     """Check that what runs stages and trainings is installed and answers; return no check for this machine's processes."""
     try:
-        values = parse_toml(read_text(config))
+        parse_toml(read_text(config))
     except (OSError, ValueError) as error:
         return [Check("config", False, "error", f"{config}: {error}", "correct the path, or the TOML of the file")]
-    execution, train = ({} if not isinstance(t := values.get(name), dict) else t for name in ("execution", "train"))
+    execution, train = (_read_table(config, name) for name in ("execution", "train"))
     named = {str(train.get("launch")): "train.launch", str(execution.get("engine")): "execution.engine"}
     checks: list[Check] = []
     for name in sorted(set(named) - {"None", "local", "work_pool"}):

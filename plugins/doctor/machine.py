@@ -9,7 +9,9 @@ from pathlib import Path
 
 import psutil
 
+from dataops.errors import ConfigError
 from plugins.doctor.check import Check
+from training.compiler import REMEDY, prepare_compiler
 
 GIB = 2**30
 DISK_GIB = 5
@@ -69,6 +71,20 @@ def check_gpu(find: Callable[[str], str | None] = shutil.which, torch_cuda: str 
         remedy = f"update the NVIDIA driver, or install a torch that is built for CUDA {driver_cuda[1]} or older"
         return Check("gpu", False, "warning", detail, remedy)
     return Check("gpu", True, "warning", f"{detail}; torch is built for CUDA {built}")
+
+
+def check_compiler(device: str, *, is_needed: bool) -> Check:
+    """Check that `train.compile = true` finds a compiler and a folder for what it makes.
+
+    Args:
+        device: cuda or cpu.
+        is_needed: a config asks for it.
+    """
+    severity = "error" if is_needed else "warning"
+    try:
+        return Check("compiler", True, severity, f"compiled kernels for {device} lie in {prepare_compiler(device)}")
+    except ConfigError as error:
+        return Check("compiler", False, severity, str(error), REMEDY)
 
 
 def installed_torch_cuda(distribution: Callable[[str], metadata.Distribution] = metadata.distribution) -> str | None:

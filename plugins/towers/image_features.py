@@ -22,6 +22,7 @@ from training.data.loader import Dataset
 from training.data.shard_files import find_checksum
 from training.evaluation.encode import map_in_order
 from training.model.checkpoint import write_atomically
+from training.model.clip import autocast
 from training.model.preprocess import normalize
 from training.model.towers import BackboneTower
 
@@ -163,7 +164,7 @@ def _compute_file(
         else:
             firsts = np.array([numbers[0] for numbers in rows])
             images_B3SS = change(pixels_BSS3, firsts, file.seed, file.copy)
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.no_grad(), autocast(device, precision):
             features_BW = tower.encode(images_B3SS).float().cpu().numpy()
         return np.concatenate(rows), features_BW.repeat([len(numbers) for numbers in rows], axis=0)
 

@@ -19,6 +19,7 @@ from plugins.towers.networks.bert import Bert
 from plugins.towers.progress import Progress
 from training import distributed
 from training.evaluation.encode import map_in_order
+from training.model.clip import autocast
 from training.model.tokenizer import Tokenizer
 from training.model.towers import PretrainedTextTower
 
@@ -79,7 +80,7 @@ def shift_outputs(tower: PretrainedTextTower, shift_W: Tensor) -> None:
 def encode(tower: PretrainedTextTower, tokenizer: Tokenizer, texts: Sequence[str], precision: str) -> Tensor:
     """Return the network's features (B, W) in fp32, on the CPU; with precision bf16, autocast computes them."""
     device = next(tower.parameters()).device
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.no_grad(), autocast(device, precision):
         return tower.encode(tokenizer(texts).to(device)).float().cpu()
 
 

@@ -185,7 +185,7 @@ def build_job(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, 
     files = [(path, part) for one in local for path, part in zip(one.shards, one.tars, strict=True)]
     is_mixture = len(local) > 1
     job: dict[str, Any] = {
-        "train": work.config.model_dump(mode="json"),
+        "train": work.config.with_precision().model_dump(mode="json"),
         "seed": work.seed,
         "shards": [str(path) for path, _ in files],
         "datasets": [len(one.shards) for one in local] if is_mixture else [],
@@ -235,7 +235,7 @@ def build_launcher(config: TrainConfig, key: str, folder: Path, address: str | N
 
 TRAIN = Stage(
     name="train",
-    version=6,
+    version=7,
     make=make,
     external_inputs=external_inputs,
     config_inputs=named_inputs,

@@ -2,7 +2,10 @@
 
 import logging
 
+import torch
+
 from dataops.errors import TrainingDiverged
+from dataops.process import processor_name
 from training import distributed
 from training.checkpoints import CheckpointWriter, find_newest_checkpoint, restore_checkpoint
 from training.loop.metrics_log import MetricsLog
@@ -30,6 +33,9 @@ def resume(run: TrainingRun) -> None:
         run.bad_steps.restore(state["bad_steps"])
     run.skipped.restore(state["skipped"])
     logger.info("resumed from %s", name)
+    before, now = state.get("processor"), name_processor(run.device)
+    if before not in (None, now):
+        logger.warning("%s was trained on %s; on %s the last bits of sums differ", name, before, now)
 
 
 def write_checkpoint(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> None:
@@ -39,8 +45,16 @@ def write_checkpoint(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog
     state = {}
     if distributed.rank() == 0:
         state = {"job": run.resume_digest, "metrics_bytes": log.sync(), "skipped": skipped}
+        state["processor"] = name_processor(run.device)
         state |= {} if run.bad_steps is None else {"bad_steps": run.bad_steps.dump()}
     writer.save(run.step, run.model, run.learner.optimizer, state, run.extra_tensors())
+
+
+def name_processor(device: torch.device) -> str:
+    """Return the name of the GPU, or of the CPU with the instructions that torch uses of it: bits depend on both."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def is_rollback_due(run: TrainingRun) -> bool:

@@ -4,7 +4,6 @@ Legend: B pairs of this rank, D embed_dim.
 """
 
 import math
-import re
 import statistics
 from collections import deque
 from dataclasses import asdict, dataclass, field
@@ -66,6 +65,38 @@ class KeptStatistics:
             buffer.copy_(torch.where(is_bad, before, buffer))
 
 
+class LossScale:
+    """The factor of the loss in fp16, so that small gradients are no zeros; on the device, as torch's GradScaler has it.
+
+    It doubles after `interval` steps whose gradients are finite, and is halved by any other, whose
+    update a StepGuard skips. Source: Micikevicius et al. 2018, section 3.2.
+
+    Args:
+        device: of the model.
+        interval: steps before it doubles.
+    """
+
+    def __init__(self, device: torch.device, interval: int = 2000):
+        self.value = torch.tensor(65536.0, device=device)
+        self._good = torch.zeros((), device=device)
+        self._interval = interval
+
+    def unscale(self, gradients: list[Tensor]) -> None:
+        """Divide gradients, or this rank's part of them, by it."""
+        torch._foreach_mul_(gradients, self.value.reciprocal())  # pyright: ignore[reportPrivateImportUsage]
+
+    def update(self, grad_norm: Tensor) -> None:
+        """Adapt it by the norm of the gradients of a step, divided by it."""
+        is_good = grad_norm.isfinite()
+        is_due = self._good + 1 >= self._interval
+        self.value.mul_(torch.where(is_good, torch.where(is_due, 2.0, 1.0), 0.5))
+        self._good.copy_(torch.where(is_good & ~is_due, self._good + 1, 0.0))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a checkpoint holds of it, by name."""
+        return {"scale/value": self.value, "scale/good": self._good}
+
+
 @dataclass
 class BadSteps:
     """The bad steps of a run, as the host has read them; equal on all ranks."""
@@ -111,16 +142,6 @@ class BadSteps:
 
 # The error for a batch that does not fit into memory ------------------------------------------------------------------
 
-_OUT_OF_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|DefaultCPUAllocator|bad_alloc", re.IGNORECASE)
-"""Texts of the allocators of the device, of its libraries, and of the host."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an allocator, of the device or of the host, ran out of memory."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
-
 
 def describe_out_of_memory(
     error: BaseException, config: TrainConfig, step: int, pairs: int, *, is_resnet: bool
@@ -140,7 +161,7 @@ def describe_out_of_memory(
     if config.sharding == "none" and distributed.world_size() > 1 and not is_resnet:
         remedies.append('set sharding = "full"')
     if config.precision == "fp32":
-        remedies.append('set precision = "bf16"')
+        remedies.append('set precision = "auto"')
     remedies.append(f"lower batch_size, now {config.batch_size}, which changes the result")
     reason = (str(error) or type(error).__name__).splitlines()[0]
     return ConfigError(

@@ -77,6 +77,8 @@ def _parameters(items: Sequence[nn.Module | nn.Parameter]) -> list[nn.Parameter]
 def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
     """Build a model on the CPU, its first weights drawn or read, and its layers locked as the config says.
 
+    On the device `meta` it has no weights: those of rank 0 follow (training/sharding.py).
+
     Raises:
         ConfigError: settings contradict the model, or the weights of `init` do not fit it.
     """
@@ -92,10 +94,11 @@ def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
         raise ConfigError('sharding: a ResNet is not sharded, since it fits on one GPU; set "none", or train a ViT')
     loss = find_loss(config)
     model = CLIP(loss.dimensions(dimensions))
-    if config.init is not None:
-        load_towers(model, config.init, image_only=config.init_towers == "image")
-    for hook in used_hooks(config):
-        hook.initialize(model, config)
+    if not model.logit_scale.is_meta:
+        if config.init is not None:
+            load_towers(model, config.init, image_only=config.init_towers == "image")
+        for hook in used_hooks(config):
+            hook.initialize(model, config)
     lock_layers(model, config)
     if config.grad_cache and any(isinstance(m, _BatchNorm) and m.weight.requires_grad for m in model.modules()):
         raise ConfigError(

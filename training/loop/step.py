@@ -16,17 +16,17 @@ from torch.optim import Optimizer
 from training import distributed
 from training.config import TrainConfig
 from training.hooks import used_hooks
-from training.loop.health import KeptStatistics, StepGuard, mean_cosine
+from training.loop.health import KeptStatistics, LossScale, StepGuard, mean_cosine
 from training.loop.inputs import StepInputs
 from training.loop.optim import MAX_LOGIT_SCALE
 from training.losses.contrastive import StepOutcome
 from training.losses.grad_cache import backward_by_chunks
 from training.losses.loss import compute_loss
-from training.model.clip import CLIP, Outputs
+from training.model.clip import CLIP, Outputs, autocast, compile_function, mark_sizes
 from training.model.packing import PackedTexts
 from training.model.preprocess import MEAN, STD
 from training.model.towers import PaddedTexts
-from training.sharding import average_whole_gradients, clip_gradients, gradient_norm
+from training.sharding import average_whole_gradients, clip_gradients, gradient_norm, local_part
 
 
 class StepValues(NamedTuple):
@@ -60,6 +60,7 @@ def take_step(
     lr: float,
     pairs_of_ranks: Sequence[int] | None = None,
     guard: StepGuard | None = None,
+    scale: LossScale | None = None,
 ) -> Tensor:
     """Take one step of the optimizer.
 
@@ -68,20 +69,25 @@ def take_step(
         inputs: on the model's device.
         pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
         guard: skips the update of a bad step.
+        scale: of the loss in the backward pass; needs a guard.
 
     Returns: StepValues as fp64 (V,) on the device, which may still compute them.
     """
     images_B3SS = prepare_images(inputs, config)
     statistics = None if guard is None else KeptStatistics(model)
     outcome, outputs = backward(
-        forward, images_B3SS, inputs.texts, config, inputs.kept_BK, pairs_of_ranks, inputs.named
+        forward, images_B3SS, inputs.texts, config, inputs.kept_BK, pairs_of_ranks, inputs.named, scale
     )
+    if scale is not None:
+        scale.unscale([local_part(p.grad) for p in model.parameters() if p.grad is not None])
     cosines = mean_cosine(outputs.image_features_BD.detach()), mean_cosine(outputs.text_features_BD.detach())
     sums = torch.stack([v.detach().double() for v in (outcome.loss, outcome.image_hits, outcome.text_hits, *cosines)])
     sums = distributed.sum_over_ranks(sums)
     average_whole_gradients(model)
     grad_norm = gradient_norm(model)
     is_bad = None if guard is None else guard.decide(sums[0], grad_norm)
+    if scale is not None:
+        scale.update(grad_norm)
     update(model, optimizer, lr, grad_norm, config, is_bad)
     if statistics is not None and is_bad is not None:
         statistics.restore_where(is_bad)
@@ -97,6 +103,9 @@ def prepare_images(inputs: StepInputs, config: TrainConfig) -> Tensor:
             features_BW = hook.change_features(features_BW, inputs.named, config)
         return features_BW
     hooks = [hook for hook in used_hooks(config) if hook.changes_images]
+    if not hooks and config.compile:
+        mark_sizes(inputs.pixels_BSS3)
+        return compile_function(_normalize)(inputs.pixels_BSS3, *_mean_and_std(inputs.pixels_BSS3.device))
     if not hooks:
         return normalize_pixels(inputs.pixels_BSS3)
     pixels_B3SS = inputs.pixels_BSS3.permute(0, 3, 1, 2).contiguous().float() / 255
@@ -112,8 +121,12 @@ def normalize_pixels(pixels_BSS3: Tensor) -> Tensor:
 
     To rounding this equals `training.model.preprocess.normalize` of pixels / 255.
     """
+    return _normalize(pixels_BSS3, *_mean_and_std(pixels_BSS3.device))
+
+
+def _normalize(pixels_BSS3: Tensor, mean_3: Tensor, std_3: Tensor) -> Tensor:
     B, S = pixels_BSS3.shape[:2]
-    mean, std = (value.repeat(S) for value in _mean_and_std(pixels_BSS3.device))
+    mean, std = mean_3.repeat(S), std_3.repeat(S)
     # One line of pixels at a time, since three channels are too few for vector code.
     lines = torch.addcmul(-mean / std, pixels_BSS3.reshape(B, S, 3 * S).float(), 1 / (255 * std))
     return lines.view(B, S, S, 3).permute(0, 3, 1, 2)
@@ -133,6 +146,7 @@ def backward(
     kept_BK: Tensor | None = None,
     pairs_of_ranks: Sequence[int] | None = None,
     named: Mapping[str, Tensor] | None = None,
+    scale: LossScale | None = None,
 ) -> tuple[StepOutcome, Outputs]:
     """Run both towers and the loss over all ranks' pairs, and add its gradients to the parameters' own.
 
@@ -142,23 +156,25 @@ def backward(
         kept_BK: see CLIP.encode_image.
         pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
         named: what the loss takes beside the features, by name; None: nothing.
+        scale: factor of all gradients; None: 1.
 
     Returns: the loss and hits, and the features of the batch.
     """
     pairs_of_ranks = pairs_of_ranks or [len(images_B3SS)]
     known = {"config": config, "pairs_of_ranks": pairs_of_ranks, "inputs": named}
     loss = partial(compute_loss, **known)
-    autocast = torch.autocast(images_B3SS.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    computing = autocast(images_B3SS.device, config.precision)
+    # DistributedDataParallel and FSDP average gradients; the loss is a sum over ranks already.
+    factor = distributed.world_size() if scale is None else distributed.world_size() * scale.value
     # All ranks take the same way, else they would wait for each other in different exchanges.
     if config.grad_cache is not None and config.grad_cache < max(pairs_of_ranks):
         turns = -(-max(pairs_of_ranks) // config.grad_cache)
-        return backward_by_chunks(forward, images_B3SS, texts, kept_BK, loss, autocast, turns)
+        return backward_by_chunks(forward, images_B3SS, texts, kept_BK, loss, computing, turns, factor)
     (all_texts,) = texts
-    with autocast:
+    with computing:
         outputs = Outputs(*forward(images_B3SS, all_texts, kept_BK))
     outcome = loss(outputs)
-    # DistributedDataParallel and FSDP average gradients; the loss is a sum over ranks already.
-    (outcome.loss * distributed.world_size()).backward()
+    (outcome.loss * factor).backward()
     return outcome, outputs
 
 

@@ -19,7 +19,7 @@ from training.data.shard_files import ShardRequests
 from training.hooks import used_hooks
 from training.job import Job, Stopped
 from training.loop.flops import StepFlops
-from training.loop.health import BadSteps, HealthMonitor, StepGuard
+from training.loop.health import BadSteps, HealthMonitor, LossScale, StepGuard
 from training.loop.initial_model import build_initial_model
 from training.loop.inputs import StepInputs
 from training.loop.optim import build_optimizer
@@ -61,6 +61,8 @@ class Learner:
     """None if the weights themselves are evaluated and saved."""
     guard: StepGuard | None
     """None if the first bad step ends the job."""
+    scale: LossScale | None = None
+    """None unless the towers compute in fp16."""
 
     def take_step(
         self, number: int, inputs: StepInputs, *, lr: float, pairs_of_ranks: Sequence[int] | None = None
@@ -75,6 +77,7 @@ class Learner:
             lr=lr,
             pairs_of_ranks=pairs_of_ranks,
             guard=self.guard,
+            scale=self.scale,
         )
         if self.average is not None:
             self.average.update(number)
@@ -97,8 +100,9 @@ def build_learner(
     Raises: ConfigError as build_initial_model and the hooks.
     """
     torch.manual_seed(seed)  # decides the first weights; nothing after them draws from torch's generator
-    model = build_initial_model(config, dimensions)
-    distributed.synchronize_batch_norm(model, device)
+    with torch.device("meta") if config.sharding != "none" and distributed.rank() else nullcontext():
+        model = build_initial_model(config, dimensions)
+    distributed.synchronize_batch_norm(model)
     forward = place_model(model, device, config)
     return Learner(
         config=config,
@@ -107,6 +111,7 @@ def build_learner(
         optimizer=build_optimizer(model, config),
         average=next((a for hook in used_hooks(config) if (a := hook.average(model, config, total_steps))), None),
         guard=StepGuard(config, device) if config.max_bad_steps else None,
+        scale=LossScale(device) if config.precision == "fp16" else None,
     )
 
 
@@ -160,7 +165,7 @@ class TrainingRun:
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds beside weights and moments, by name; a restored one is copied into them."""
-        parts = (self.learner.average, self.learner.guard)
+        parts = (self.learner.average, self.learner.guard, self.learner.scale)
         return {name: tensor for part in parts if part is not None for name, tensor in part.tensors().items()}
 
     def averaged(self) -> AbstractContextManager[None]:

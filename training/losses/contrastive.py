@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from training.distributed import gather_rows
+from training.model.clip import compile_function
 
 # A loss of all pairings, summed over a few rows of their matrix at a time ---------------------------------------------
 # Each rank computes its own rows against the features of all ranks, and gradients reach the ranks that the features came
@@ -154,6 +155,7 @@ def contrastive_loss(
     rows: int = 4096,
     pairs_of_ranks: Sequence[int] | None = None,
     positives: Positives | None = None,
+    is_compiled: bool = False,
 ) -> StepOutcome:
     """Compute the symmetric cross-entropy over all G x G pairings, each rank its own 2 B rows.
 
@@ -165,6 +167,7 @@ def contrastive_loss(
         rows: R, rows of the matrix that are in memory at a time.
         pairs_of_ranks: B of each rank; None: the ranks exchange them.
         positives: pairings that are no negatives; None: only each pair itself.
+        is_compiled: compute the blocks by torch.compile.
 
     Returns:
         This rank's share of the loss and hits; the loss sums over the ranks to that of one process.
@@ -178,7 +181,8 @@ def contrastive_loss(
     images_GD, first = gather_rows(images_BD, pairs_of_ranks)
     texts_GD, _ = gather_rows(texts_BD, pairs_of_ranks)
     scale = logit_scale.exp()
-    block = partial(_softmax, smoothing=label_smoothing, shares=positives is not None and positives.shares)
+    compute = partial(_run_compiled, _softmax) if is_compiled else _softmax
+    block = partial(compute, smoothing=label_smoothing, shares=positives is not None and positives.shares)
     image_loss, image_hits = sum_by_blocks(images_BD, texts_GD, scale, None, first, rows, block, positives)
     text_loss, text_hits = sum_by_blocks(texts_BD, images_GD, scale, None, first, rows, block, positives)
     return StepOutcome((image_loss + text_loss) / (2 * len(images_GD)), image_hits, text_hits)
@@ -192,6 +196,7 @@ def sigmoid_loss(
     rows: int = 4096,
     pairs_of_ranks: Sequence[int] | None = None,
     positives: Positives | None = None,
+    is_compiled: bool = False,
 ) -> StepOutcome:
     """Compute for each of the G x G pairings the binary loss of being a pair or not, each rank its own B rows.
 
@@ -203,6 +208,7 @@ def sigmoid_loss(
         rows: R, rows of the matrix that are in memory at a time.
         pairs_of_ranks: B of each rank; None: the ranks exchange them.
         positives: pairings that are no negatives; None: only each pair itself.
+        is_compiled: compute the blocks by torch.compile.
 
     Returns:
         This rank's share of the loss and hits; the loss sums over the ranks to that of one process.
@@ -214,7 +220,8 @@ def sigmoid_loss(
     """
     images_BD, texts_BD = normalize_both(image_features_BD, text_features_BD)
     texts_GD, first = gather_rows(texts_BD, pairs_of_ranks)
-    block = partial(_sigmoid, shares=positives is not None and positives.shares)
+    compute = partial(_run_compiled, _sigmoid) if is_compiled else _sigmoid
+    block = partial(compute, shares=positives is not None and positives.shares)
     loss, image_hits = sum_by_blocks(images_BD, texts_GD, logit_scale.exp(), logit_bias, first, rows, block, positives)
     with torch.no_grad():  # the loss has one direction only; the hits of the other are counted
         images_GD, _ = gather_rows(images_BD, pairs_of_ranks)
@@ -235,6 +242,11 @@ def normalize_both(image_features_BD: Tensor, text_features_BD: Tensor) -> tuple
         shapes = f"images {tuple(image_features_BD.shape)}, texts {tuple(text_features_BD.shape)}"
         raise ValueError(f"the shapes of the features differ: {shapes}")
     return F.normalize(image_features_BD.float(), dim=1), F.normalize(text_features_BD.float(), dim=1)
+
+
+def _run_compiled(function: Callable[..., Any], logits_RG: Tensor, *arguments: Any, **options: Any) -> Any:
+    torch._dynamo.maybe_mark_dynamic(logits_RG, [0, 1])
+    return compile_function(function)(logits_RG, *arguments, **options)
 
 
 # A `Block` may write its gradient into the memory of the logits ------------------------------------------------------

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training import distributed
 from training.losses.contrastive import StepOutcome
 from training.model.clip import Outputs
 from training.model.packing import PackedTexts
@@ -31,6 +30,7 @@ def backward_by_chunks(
     loss: Callable[[Outputs], StepOutcome],
     autocast: AbstractContextManager[object],
     turns: int,
+    factor: Tensor | float = 1.0,
 ) -> tuple[StepOutcome, Outputs]:
     """Add the gradients of a batch's loss to the parameters' own, passing a chunk at a time through the towers.
 
@@ -41,6 +41,7 @@ def backward_by_chunks(
         autocast: context of the towers' forward pass; entered again for each chunk.
         turns: chunks of the rank with most of them. The others repeat their last one, without a gradient from it, since
             the ranks of a sharded model gather its weights together.
+        factor: of the loss in the backward pass.
 
     Returns: the loss and the hits of the whole batch, and the features of the whole batch.
     """
@@ -57,8 +58,7 @@ def backward_by_chunks(
         for _ in range(repeats):
             encode(spans[-1], texts[-1])
     outcome = loss(whole)
-    # DistributedDataParallel and FSDP average gradients; the loss is a sum over ranks already.
-    (outcome.loss * distributed.world_size()).backward()
+    (outcome.loss * factor).backward()
     for span, of_chunk in zip(spans, texts, strict=True):
         last = span is spans[-1]
         with forward.no_sync() if isinstance(forward, DistributedDataParallel) and not last else nullcontext():

@@ -59,6 +59,7 @@ class _Softmax(Loss):
             step.config.loss_rows,
             step.pairs_of_ranks,
             step.positives,
+            step.config.compile,
         )
 
 
@@ -73,7 +74,12 @@ class _Sigmoid(Loss):
 
         assert outputs.logit_bias is not None
         return sigmoid_loss(
-            *outputs[:3], outputs.logit_bias, step.config.loss_rows, step.pairs_of_ranks, step.positives
+            *outputs[:3],
+            outputs.logit_bias,
+            step.config.loss_rows,
+            step.pairs_of_ranks,
+            step.positives,
+            step.config.compile,
         )
 
 

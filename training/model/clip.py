@@ -4,7 +4,9 @@ Legend: B batch, L tokens, T tokens of all texts of a batch, D embed_dim, W widt
 K kept patches.
 """
 
-from typing import NamedTuple, Self
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,20 @@ from training.model.resnet import ModifiedResNet
 from training.model.towers import BackboneTower, PaddedTexts, PretrainedTextTower
 from training.model.transformer import Block, Transformer, VisionTransformer
 from training.model_config import BackboneConfig, ModelConfig, TextConfig
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Types of the towers' products by `train.precision`; those of fp32 are their weights' own."""
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which towers compute in a precision."""
+    return torch.autocast(device.type, DTYPES.get(precision, torch.bfloat16), enabled=precision in DTYPES)
+
+
+@cache
+def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as one graph, for any number of rows."""
+    return torch.compile(function, fullgraph=True)
 
 
 class Outputs(NamedTuple):
@@ -100,7 +116,7 @@ class CLIP(nn.Module):
         Returns: features (B, D), not normalised.
         """
         if self.is_compiled:
-            _mark_sizes(images_B3SS, *(() if kept_BK is None else (kept_BK,)))
+            mark_sizes(images_B3SS, *(() if kept_BK is None else (kept_BK,)))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_locked):
             return self.visual(images_B3SS) if kept_BK is None else self.visual(images_B3SS, kept_BK)
 
@@ -122,9 +138,12 @@ class CLIP(nn.Module):
 
     def _encode_text(self, texts: Tensor | PackedTexts) -> Tensor:
         if isinstance(texts, PackedTexts):
-            x_TW = self.token_embedding(texts.tokens_T) + F.embedding(texts.positions_T, self.positional_embedding)
+            embed = compile_function(_embed) if self.is_compiled else _embed
             if self.is_compiled:
-                _mark_sizes(x_TW, *texts)
+                mark_sizes(*texts)
+            x_TW = embed(texts.tokens_T, texts.positions_T, self.token_embedding.weight, self.positional_embedding)
+            if self.is_compiled:
+                mark_sizes(x_TW)
             x_BW = select_ends(self.transformer(x_TW, causal=True, texts=texts), texts)
         else:
             x_BLW = self.token_embedding(texts) + self.positional_embedding[: texts.shape[1]]
@@ -142,6 +161,8 @@ class CLIP(nn.Module):
 
 def compile_towers(model: CLIP, *, by_block: bool = False) -> None:
     """Compile the image tower as one graph, and the blocks of the text tower, which share one, for any number of tokens.
+
+    Pixels, embeddings of words and the blocks of the loss are further graphs (`compile_function`).
 
     The parameters keep their names. Evaluation, whose sizes differ, should run under
     torch.compiler.set_stance( "force_eager").
@@ -168,15 +189,20 @@ def compile_towers(model: CLIP, *, by_block: bool = False) -> None:
         block.compile(fullgraph=True)
 
 
-def _mark_sizes(*tensors: Tensor) -> None:
+def _embed(tokens_T: Tensor, positions_T: Tensor, words_VW: Tensor, positions_LW: Tensor) -> Tensor:
+    return F.embedding(tokens_T, words_VW) + F.embedding(positions_T, positions_LW)
+
+
+def mark_sizes(*tensors: Tensor) -> None:
     """Let torch.compile expect other sizes of the first dimension, and of the second of indices.
 
     The sides of images are fixed: each phase of a training has graphs of its own.
     """
     for tensor in tensors:
-        if tensor.ndim == 4:
-            torch._dynamo.mark_static(tensor, [2, 3])
-        for dimension in range(tensor.ndim if not tensor.is_floating_point() else 1):
+        is_image = tensor.ndim == 4
+        if is_image:
+            torch._dynamo.mark_static(tensor, [1, 2, 3])
+        for dimension in range(1 if is_image or tensor.is_floating_point() else tensor.ndim):
             torch._dynamo.maybe_mark_dynamic(tensor, dimension)
 
 

@@ -130,6 +130,17 @@ def unpad(x_BLD: Tensor, texts: PackedTexts) -> Tensor:
     return _SelectRows.apply(x_BLD.flatten(0, 1), texts.slots_T, back, is_padding)  # pyright: ignore[reportReturnType]
 
 
+def keep_patches(x_BLD: Tensor, kept_BK: Tensor) -> Tensor:
+    """Map (B, L, D) to the rows at `kept_BK` of each image, in ascending order: (B, K, D)."""
+    (B, L), K, device = x_BLD.shape[:2], kept_BK.shape[1], kept_BK.device
+    image_B1, column_BL = torch.arange(B, device=device)[:, None], torch.arange(L, device=device).repeat(B, 1)
+    at_BL = torch.searchsorted(kept_BK.contiguous(), column_BL).clamp_(max=K - 1)
+    is_left_out_BL = kept_BK.gather(1, at_BL) != column_BL
+    rows, back = (kept_BK + image_B1 * L).flatten(), (at_BL + image_B1 * K).flatten()
+    kept = _SelectRows.apply(x_BLD.flatten(0, 1), rows, back, is_left_out_BL.flatten())
+    return kept.view(B, K, -1)  # pyright: ignore[reportOptionalMemberAccess]
+
+
 def select_ends(x_TD: Tensor, texts: PackedTexts) -> Tensor:
     """Map (T, D) to the rows of the texts' last tokens (B, D)."""
     return _SelectRows.apply(x_TD, texts.ends_B, texts.texts_T, texts.is_inner_T)  # pyright: ignore[reportReturnType]

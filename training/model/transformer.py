@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from training.model.packing import PackedTexts, pad, unpad
+from training.model.packing import PackedTexts, keep_patches, pad, unpad
 
 
 class QuickGELU(nn.Module):
@@ -147,6 +147,8 @@ class VisionTransformer(nn.Module):
         start_B1D = (self.class_embedding.to(patches_BLD.dtype) + positions_LD[0]).expand(patches_BLD.shape[0], 1, -1)
         patches_BLD = patches_BLD + positions_LD[1:]
         if kept_BK is not None:
-            patches_BLD = patches_BLD.gather(1, kept_BK[:, :, None].expand(-1, -1, patches_BLD.shape[2]))
-        x_BLD = self.transformer(self.ln_pre(torch.cat([start_B1D, patches_BLD], dim=1)), causal=False)
+            patches_BLD = keep_patches(patches_BLD, kept_BK)
+        x_BLD = torch.cat([start_B1D, patches_BLD], dim=1)
+        # As in open_clip, the stream between the blocks has the type of the products, half the bytes of the norm's.
+        x_BLD = self.transformer(self.ln_pre(x_BLD).to(x_BLD.dtype), causal=False)
         return self.ln_post(x_BLD[:, 0]) @ self.proj

@@ -21,7 +21,7 @@ from dataops.parquet import encode_table, read_parquet
 from dataops.store import FolderStore
 from plugins.scores.clusters.kmeans import fit_levels
 from plugins.scores.clusters.vectors import CENTROIDS, FIT_FEATURES, MAX_WIDTH, join_features, split_features
-from training.job import JobFile, run_command
+from training.job import JobFile, resolve_device, run_command
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def run_job(job: ClusterJob) -> None:
     if store.size(RESULT) is not None:
         return
     torch.backends.cuda.matmul.allow_tf32 = False
-    device = job.device if job.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(job.device).type
     feature_ND = read_features(job.features)
     group_GD, fine = fit_levels(feature_ND, job.clusters, job.seed, device)
     store.put(RESULT, encode_table(_to_table(group_GD, fine)).to_pybytes())

@@ -12,6 +12,7 @@ import pytest
 
 from dataops import process
 from dataops.home import CHECKOUT
+from dataops.process import find_precision, has_gpu
 
 MACHINE = {"tasks/download/guarded_process.py", "dataops/process.py"}
 """Modules that count the cores of the machine: libraries map memory for each, or where the process has no limit."""
@@ -87,3 +88,25 @@ def test_all_code_counts_the_cores_in_one_way() -> None:
     paths = [path for folder in folders for path in (CHECKOUT / folder).rglob("*.py")]
     found = {str(path.relative_to(CHECKOUT)) for path in paths if pattern.search(path.read_text("utf-8"))}
     assert found == MACHINE
+
+
+@pytest.mark.parametrize(("listed", "expected"), [("8.0\n9.0\n", "bf16"), ("7.5\n9.0\n", "fp16"), (None, "bf16")])
+def test_old_gpus_compute_in_fp16(tmp_path, monkeypatch, listed: str | None, expected: str) -> None:
+    find_precision.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if listed is not None:
+        tool = tmp_path / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\nprintf '{listed}'\n")
+        tool.chmod(0o755)
+    assert find_precision(on_gpu=True) == expected
+    find_precision.cache_clear()
+
+
+def test_a_gpu_is_there_unless_it_is_hidden(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "nvidiactl").touch()
+    assert not has_gpu(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert has_gpu(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not has_gpu(tmp_path)

@@ -45,7 +45,7 @@ def test_the_loader_has_the_cores_of_the_process_by_default(monkeypatch: pytest.
 @pytest.mark.parametrize(
     "change",
     [
-        {"batch_size": 1}, {"precision": "fp16"}, {"lr": 0}, {"unknown": 1}, {"prompts": []}, {"prompts": ["no slot"]},
+        {"batch_size": 1}, {"precision": "fp8"}, {"lr": 0}, {"unknown": 1}, {"prompts": []}, {"prompts": ["no slot"]},
         {"vocab_size": 10}, {"nproc": 0},
         {"crop_area": [0.9, 0.5]}, {"crop_area": [0, 1]}, {"launch": "A cloud"}, {"max_spike": -1},
         {"schedule": "step"}, {"loss": "none"}, {"optimizer": ""},
@@ -60,3 +60,20 @@ def test_invalid_values_raise_validation_error(change: dict[str, object]) -> Non
 def test_reading_configs_does_not_load_torch() -> None:
     script = "import sys, training.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "units", "expected"),
+    [
+        ({"device": "cpu"}, "bf16", "bf16"),
+        ({"device": "cpu"}, "fp32", "fp32"),
+        ({"device": "cuda"}, "fp16", "fp16"),
+        ({"precision": "fp32"}, "bf16", "fp32"),
+        ({"launch": "work_pool"}, "fp32", "bf16"),
+        ({"launch": "work_pool", "device": "cpu"}, "bf16", "fp32"),
+    ],
+)
+def test_the_key_names_the_precision_of_the_machine_that_trains(monkeypatch, fields, units: str, expected: str) -> None:
+    monkeypatch.setattr(config_module, "find_precision", lambda on_gpu: units)
+    config = TrainConfig.model_validate(fields)
+    assert config.key_config()["precision"] == config.with_precision().precision == expected

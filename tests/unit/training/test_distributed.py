@@ -1,9 +1,12 @@
 """What ranks exchange is not unpickled: tests/unit/training/test_evaluate_ranks.py exchanges everything that they send."""
 
 import io
+import os
 import pickle
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,16 +48,46 @@ def test_gather_objects_returns_nested_values_with_tensors() -> None:
     assert found == VALUE
 
 
+class Backend:
+    """The part of a group of ranks that exchanges between GPUs."""
+
+    def __init__(self) -> None:
+        self.timeouts: list[object] = []
+
+    def _get_backend(self, device: torch.device) -> "Backend":
+        assert device.type == "cuda"
+        return self
+
+    def _set_default_timeout(self, timeout: object) -> None:
+        self.timeouts.append(timeout)
+
+
 @pytest.mark.parametrize("device", [torch.device("cuda", 1), torch.device("cpu")])
-def test_groups_have_a_device_a_timeout_and_gloo_for_the_host(monkeypatch: pytest.MonkeyPatch, device) -> None:
+def test_groups_have_a_device_timeouts_records_and_gloo_for_the_host(tmp_path: Path, monkeypatch, device) -> None:
     found: dict[str, object] = {}
-    monkeypatch.setattr(dist, "init_process_group", lambda **options: found.update(options))
+    group, world = Backend(), SimpleNamespace(pg_map={})
+
+    def start(**options: object) -> None:
+        found.update(options)
+        world.pg_map[group] = None
+
+    monkeypatch.setattr(dist, "init_process_group", start)
+    monkeypatch.setattr(dist, "is_initialized", lambda: bool(world.pg_map))
+    monkeypatch.setattr(dist.distributed_c10d, "_world", world)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "10.0.0.5")
-    distributed.join(device, allow_network=True)
+    distributed.join(device, allow_network=True, records=tmp_path / "records")
+    distributed.limit_gpu_waits(device, "step")
     assert found.pop("timeout") == distributed.TIMEOUT
-    cuda = {"backend": "cpu:gloo,cuda:nccl", "device_id": device}
-    assert found == (cuda if device.type == "cuda" else {"backend": "gloo"})
+    if device.type == "cpu":
+        assert (found, group.timeouts) == ({"backend": "gloo"}, [])
+        return
+    assert found == {"backend": "cpu:gloo,cuda:nccl", "device_id": device}
+    assert group.timeouts == [timedelta(minutes=5), timedelta(minutes=2)]
+    for name in ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"):
+        assert os.environ[name] == str(tmp_path / "records" / "rank-")
+    assert (tmp_path / "records").is_dir()
+    assert os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] == "1"
 
 
 def test_each_rank_receives_only_the_gradient_of_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,13 @@ from training.job import DeviceFailed, RankLost, explain_failure, resolve_device
         (dist.DistNetworkError("The client socket has timed out"), RankLost),
         (RuntimeError("[../gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:2"), RankLost),
         (RuntimeError("Timed out waiting 1800000ms for recv operation to complete"), RankLost),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), DeviceFailed),
+        (
+            RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized"),
+            DeviceFailed,
+        ),
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), None),
-        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), None),
+        (RuntimeError("CUDA error: invalid argument"), None),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
         (ValueError("CUDA error: not torch's"), None),
     ],
@@ -44,6 +49,43 @@ def test_failures_of_machines_are_retryable(error: Exception, kind: type[Excepti
     if explained is not None:
         assert explained.exit_code == 75
         assert "run the job again" in str(explained)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "remedy"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "CUDA out of memory", "lower the batch"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might"), "CUDA error: out of memory", "nvidia-smi"),
+        (MemoryError(), "MemoryError", "lower the batch size"),
+        (
+            dist.DistBackendError("NCCL error in: X.cpp:1, invalid usage\nncclInvalidUsage: This reflects\nLast error:\n"
+            "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000"), "ncclInvalidUsage", "train.nproc",
+        ),
+        (RuntimeError("backend='inductor' raised:\nRuntimeError: Failed to find C compiler. Please"), "C compiler", "gcc"),
+        (RuntimeError("InvalidCxxCompiler: No working C++ compiler found in cpp.cxx"), "No working C++", "compile = false"),
+        (RuntimeError("Triton Error [CUDA]: device kernel image is invalid"), "kernel image is invalid", "build of torch"),
+        (RuntimeError("cuDNN Frontend error: [cudnn_frontend] Error: No execution plans"), "cuDNN Frontend", "precision"),
+        (RuntimeError("The NVIDIA driver on your system is too old (found version 11040)"), "too old", "update the NVIDIA"),
+        (RuntimeError("CUDA error: no kernel image is available for execution"), "no kernel image", "build of torch"),
+        (RuntimeError("CUDA error: invalid device ordinal"), "invalid device ordinal", "CUDA_VISIBLE_DEVICES"),
+        (AssertionError("Torch not compiled with CUDA enabled"), "not compiled with CUDA", "build of torch"),
+    ],
+)  # fmt: skip
+def test_failures_that_never_heal_are_config_errors_with_a_remedy(
+    error: Exception, cause: str, remedy: str, tmp_path
+) -> None:
+    """They may come from anywhere in a job: placing the model, an upload, a restored checkpoint, an export."""
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"output": str(tmp_path / "out")}))
+
+    def run(_: job.RanksJob) -> None:
+        raise error
+
+    assert job.run_command([str(path)], job.RanksJob, run) == 2
+    failure = json.loads((tmp_path / "out" / "failure.json").read_text())
+    assert failure["exit_code"] == 2
+    assert cause in failure["message"]
+    assert remedy in failure["message"]
 
 
 def test_a_failed_gpu_is_named_with_its_xid(tmp_path: Path) -> None:
@@ -81,10 +123,15 @@ def test_a_lost_rank_does_not_hide_the_cause(tmp_path: Path) -> None:
         end(RuntimeError("a bug"))
 
 
-def test_more_ranks_than_gpus_are_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+
+
+@pytest.mark.usefixtures("gpus")
+def test_more_ranks_than_gpus_are_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(
         job.ConfigError, match=r"3 ranks need 3 GPUs of this machine, and torch sees 2: set train\.nproc = 2"
@@ -93,3 +140,34 @@ def test_more_ranks_than_gpus_are_a_config_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert resolve_device("cuda") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind", "message"),
+    [
+        (
+            "The NVIDIA driver on your system is too old (found version 11040)",
+            job.ConfigError,
+            "update the NVIDIA driver",
+        ),
+        ("Error 802: system not yet initialized", DeviceFailed, "nvidia-fabricmanager"),
+        ("Torch not compiled with CUDA enabled", job.ConfigError, 'set device = "cpu"'),
+    ],
+)
+def test_auto_is_the_cpu_only_where_nothing_speaks_of_a_gpu(
+    monkeypatch, cause: str, kind: type[Exception], message: str
+) -> None:
+    def fail() -> None:
+        raise RuntimeError(cause)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", fail)
+    monkeypatch.setattr(job, "has_gpu", lambda: False)
+    assert resolve_device("auto") == resolve_device("cpu", "nproc = 2") == torch.device("cpu")
+    for reason in ("nproc = 2", "a work pool"):
+        with pytest.raises(kind, match=message):
+            resolve_device("auto", reason)
+    monkeypatch.setattr(job, "has_gpu", lambda: True)
+    with pytest.raises(kind, match=message):
+        resolve_device("auto")
+    assert resolve_device("cpu") == torch.device("cpu")

@@ -30,14 +30,16 @@ import training.losses.contrastive as loss_module
 import training.model.checkpoint as checkpoint_module
 import training.train as train_module
 from dataops.digest import file_sha256
+from dataops.process import find_precision
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tests.trainings import output_of, packed, rows_of, with_suite
 from training import job as job_module
+from training.config import TrainConfig
 from training.loop.health import HealthMonitor
 from training.model.checkpoint import load_model
 from training.model.clip import CLIP
-from training.train import OUTPUTS, main
+from training.train import OUTPUTS, main, set_up_torch
 
 MakeJob = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("process_state")
@@ -65,29 +67,40 @@ def test_two_runs_end_in_the_same_bits_and_learn(make_job: MakeJob, precision: s
     assert loaded.model.logit_scale.item() == pytest.approx(rows[-1]["logit_scale"])
 
 
-@pytest.mark.parametrize("is_deterministic", [True, False])
-def test_determinism_is_a_choice_and_fp32_is_never_tf32(make_job: MakeJob, monkeypatch, is_deterministic: bool) -> None:
-    """Nothing here needs a GPU: torch keeps these choices on any machine. Its allocator reads its own at first use."""
-    for name in ("PYTORCH_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    resolve_device, found, environment = train_module.resolve_device, [], []
+def test_determinism_is_a_choice_and_fp32_is_never_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here needs a GPU: torch keeps these choices on any machine."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    for device, choice, expected in (
+        ("cpu", None, True),
+        ("cuda", None, False),
+        ("cuda", True, True),
+        ("cpu", False, False),
+    ):
+        cuda.allow_tf32 = True
+        set_up_torch(TrainConfig(deterministic=choice), torch.device(device))
+        found = (torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cuda.allow_tf32, cudnn.allow_tf32)
+        assert found == (expected, not expected, False, False)
 
-    def resolve(requested: str) -> torch.device:
-        environment.append((os.environ["PYTORCH_ALLOC_CONF"], os.environ["CUBLAS_WORKSPACE_CONFIG"]))
-        return resolve_device(requested)
 
-    def record(run: Any) -> None:
-        cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-        found.append((torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cuda.allow_tf32, cudnn.allow_tf32))
+@pytest.mark.parametrize("name", ["", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_the_allocator_is_set_before_the_device_is_used_unless_the_user_set_it(
+    make_job, monkeypatch, name: str
+) -> None:
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
+    for one in names:
+        monkeypatch.delenv(one, raising=False)
+    if name:
+        monkeypatch.setenv(name, "backend:native")
+    found = []
+
+    def stop(*_: object) -> torch.device:
+        found.extend(os.environ.get(one) for one in names)
         raise job_module.Stopped("enough")
 
-    monkeypatch.setattr(train_module, "run_steps", record)
-    monkeypatch.setattr(train_module, "resolve_device", resolve)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    assert main([str(make_job("a", "vit", deterministic=is_deterministic))]) == 75
-    assert found == [(is_deterministic, not is_deterministic, False, False)]
-    assert environment == [("expandable_segments:True", ":4096:8")]
+    monkeypatch.setattr(train_module, "resolve_device", stop)
+    assert main([str(make_job("a"))]) == 75
+    mine, both = ["backend:native" if one == name else None for one in names[:2]], ["expandable_segments:True"] * 2
+    assert found == [*(mine if name else both), ":4096:8"]
 
 
 @pytest.mark.parametrize("kind", ["shards", "sampled_shards"])
@@ -485,3 +498,8 @@ def test_the_job_imports_no_more_than_it_needs_and_ends_with_its_parent(make_job
             process.wait()
         assert trainer.stderr is not None
         trainer.stderr.close()
+
+
+def test_the_processors_bf16_units_are_those_that_torch_finds() -> None:
+    found = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert find_precision(on_gpu=False) == ("bf16" if found else "fp32")

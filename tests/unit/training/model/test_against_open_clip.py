@@ -66,3 +66,40 @@ def test_quick_gelu_equals_open_clip() -> None:
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model.encode_image(images), oracle.encode_image(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [None, 3])
+def test_in_bf16_the_image_tower_has_open_clips_bits(kept: int | None) -> None:
+    """The stream between the blocks is bf16 in both, and so are all roundings; open_clip draws the kept patches itself."""
+    config = ModelConfig.model_validate(
+        {
+            "embed_dim": 16,
+            "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8},
+            "text_cfg": {"context_length": 8, "vocab_size": 300, "width": 32, "heads": 2, "layers": 1},
+        }
+    )
+    torch.manual_seed(0)
+    model = CLIP(config)
+    oracle = oracle_of(config.model_dump(), model.state_dict())
+    images, kept_BK = torch.randn(2, 3, 32, 32), None
+    if kept is not None:
+        kept_BK = torch.stack([torch.randperm(16)[:kept].sort()[0] for _ in images])
+        oracle.visual.patch_dropout = torch.nn.Identity()
+        oracle.visual.patch_dropout.register_forward_hook(
+            lambda _, inputs, x: torch.cat(
+                [x[:, :1], x[:, 1:].gather(1, kept_BK[:, :, None].expand(-1, -1, x.shape[2]))], dim=1
+            )
+        )
+    types: list[torch.dtype] = []
+    for blocks in (model.visual.transformer.resblocks, oracle.visual.transformer.resblocks):
+        blocks[1].register_forward_pre_hook(lambda _, inputs: types.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = model.encode_image(images, kept_BK), oracle.encode_image(images)
+    assert types == [torch.bfloat16] * 2
+    assert torch.equal(found, expected)
+    for features in (found, expected):
+        features.float().square().sum().backward()
+    gradients = dict(oracle.named_parameters())
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, gradients[name].grad, atol=1e-3, rtol=2e-2, msg=name)

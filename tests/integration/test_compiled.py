@@ -1,0 +1,73 @@
+"""`train.compile` with torch's own compiler, on the CPU: the unit tests run each graph as it is."""
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torch._dynamo.utils import counters
+
+from tests import trainings
+from tests.trainings import output_of, rows_of
+from training.compiler import CACHES, prepare_compiler
+from training.job import ConfigError
+from training.train import main
+
+make_job, shards, process_state = trainings.make_job, trainings.shards, trainings.process_state  # fixtures
+
+
+@pytest.mark.usefixtures("process_state")
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own code
+def test_a_compiled_training_has_five_graphs_for_all_steps_and_the_losses_of_another(
+    make_job: Callable[..., Path],
+) -> None:
+    """Pixels, the image tower, embeddings of words, the blocks of the text tower, and those of the loss."""
+    plain, compiled = (
+        make_job(name, "vit", compile=name == "compiled", patch_dropout=0.5) for name in ("plain", "compiled")
+    )
+    counters.clear()
+    assert [main([str(job)]) for job in (plain, compiled)] == [0, 0]
+    assert counters["stats"]["unique_graphs"] == 5
+    assert not counters["graph_break"]
+    assert counters["inductor"]["fxgraph_cache_miss"] > 0
+    assert [row["loss"] for row in rows_of(compiled)] == pytest.approx(
+        [row["loss"] for row in rows_of(plain)], rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_the_folder_of_kernels_is_the_first_that_runs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device
+) -> None:
+    for name in CACHES:
+        monkeypatch.delenv(name, raising=False)
+    load = ctypes.CDLL
+
+    def load_unless_noexec(path: str) -> ctypes.CDLL:
+        if path.startswith(str(tmp_path / "noexec")):
+            raise OSError(f"{path}: failed to map segment from shared object")
+        return load(path)
+
+    monkeypatch.setattr(ctypes, "CDLL", load_unless_noexec)
+    (tmp_path / "file").touch()
+    folders = [tmp_path / "file" / "below", tmp_path / "noexec", tmp_path / "home"]
+    assert prepare_compiler(device, folders) == folders[2]
+    assert {name: os.environ[name] for name in CACHES} == {n: str(folders[2] / c) for n, c in CACHES.items()}
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(folders[1]))
+    with pytest.raises(ConfigError, match=r"failed to map segment.*TRITON_CACHE_DIR"):
+        prepare_compiler(device, folders)
+    monkeypatch.setenv("CC" if device == "cuda" else "CXX", "false")
+    with pytest.raises(ConfigError, match="install gcc and libc6-dev"):
+        prepare_compiler(device, folders[2:])
+
+
+def test_a_job_that_compiles_ends_with_2_where_no_compiler_is(
+    make_job: Callable[..., Path], tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    job = make_job("a", "vit", compile=True)
+    assert main([str(job)]) == 2
+    assert "no compiler is installed (g++" in (output_of(job) / "failure.json").read_text()

@@ -1,0 +1,70 @@
+"""fp16: the scale of the loss is that of torch's GradScaler, and a training resumes with it."""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import training.losses.loss as loss_module
+from tests.trainings import output_of, rows_of
+from training.loop.health import LossScale
+from training.train import OUTPUTS, main
+
+
+def test_the_scale_is_that_of_torchs_grad_scaler() -> None:
+    generator = torch.Generator().manual_seed(0)
+    steps = [math.inf if torch.rand((), generator=generator) < 0.2 else 1.5 for _ in range(60)]
+    ours, theirs = LossScale(torch.device("cpu"), interval=3), torch.amp.GradScaler("cpu", 65536.0, growth_interval=3)
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], lr=0.0)
+    theirs.scale(torch.ones(()))
+    for value in steps:
+        parameter.grad = torch.tensor([value, 3.0])
+        gradient = parameter.grad.clone()
+        ours.unscale([gradient])
+        theirs.unscale_(optimizer)
+        assert torch.equal(gradient, parameter.grad)
+        ours.update(gradient.norm())
+        theirs.step(optimizer)
+        theirs.update()
+        assert ours.value.item() == theirs.get_scale()
+
+
+@pytest.mark.usefixtures("process_state")
+@pytest.mark.parametrize("settings", [{}, {"grad_cache": 4}])
+def test_fp16_skips_what_overflows_and_resumes_in_the_same_bits(
+    make_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
+) -> None:
+    """The first scale is chosen so large that the first steps overflow."""
+    start = LossScale.__init__
+
+    def start_high(self: LossScale, device: torch.device) -> None:
+        start(self, device)
+        self.value.fill_(2.0**24)
+
+    monkeypatch.setattr(LossScale, "__init__", start_high)
+    jobs = [make_job(name, "vit", precision="fp16", epochs=8, **settings) for name in ("whole", "stopped")]
+    assert main([str(jobs[0])]) == 0
+    calls, loss = [], loss_module.compute_loss
+
+    def stop_in_fifth(*arguments: object, **named: object) -> object:
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(*arguments, **named)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr("training.loop.step.compute_loss", stop_in_fifth)
+    assert [main([str(jobs[1])]) for _ in range(2)] == [75, 0]
+    whole, stopped = ([(output_of(job) / name).read_bytes() for name in OUTPUTS] for job in jobs)
+    assert whole == stopped
+    rows = rows_of(jobs[0])
+    assert 0 < rows[-1]["skipped_steps"] < 12
+    assert "grad_norm" not in rows[0]  # it is not finite
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert json.loads((output_of(jobs[0]) / "done.json").read_text())["precision"] == "fp16"
