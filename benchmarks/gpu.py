@@ -1,11 +1,12 @@
 """Check and measure training on this machine's GPU with one command.
 
-    python -m benchmarks.gpu [--seconds 540] [--json OUT] [--device cuda]
+    python -m benchmarks.gpu [--seconds 540] [--json OUT | --continue OUT] [--stages PATTERN] [--device cuda]
 
 It needs torch and the wheels that training/ imports, no network and no other part of pairmill (docs/train/gpu.md). Each
 stage runs in a process of its own with a deadline, so that a crash or a hang ends that stage only. OUT gets one JSON
-line per stage, as soon as the stage has ended. A stage that was not reached is NOT RUN. `--device cpu` runs all
-gates that mean something on a CPU, with toy models.
+line per stage, as soon as the stage has ended. A stage that was not reached is NOT RUN. The first ten stages (five
+cheap gates, B/16 and B/32 compiled, a training job, the loader) end within 540 s whatever happens; --continue runs those
+that an earlier run has not ended well. `--device cpu` runs all gates that mean something on a CPU, with toy models.
 
 Exit codes: 0 every stage that this machine can run has passed; 1 a gate failed, a process crashed, or the time did not
 suffice for all gates; 2 there is no such device.
@@ -14,6 +15,7 @@ suffice for all gates; 2 there is no such device.
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -25,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_gates.catalogue import HERE, STAGES, Stage, run_stage
-from benchmarks.gpu_gates.outcomes import FAIL, MEASURED, NOT_RUN, Outcome, Setting
+from benchmarks.gpu_gates.outcomes import FAIL, MEASURED, NOT_RUN, PASS, Outcome, Setting
 
-DEVICE = Stage("device", f"{HERE}.environment:find_device", 60, is_gate=False)
+DEVICE = Stage("device", f"{HERE}.environment:find_device", 30, is_gate=False)
+SECONDS = 540
 COLUMNS = ("model", "variant", "samples/s", "MFU", "peak GB", "to open_clip")
 
 
@@ -85,15 +88,37 @@ def format_table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
+def select_stages(pattern: str, earlier: Path | None) -> tuple[list[Stage], list[tuple[Stage, Outcome]]]:
+    """Return the stages to run, and those that an earlier run has ended well, with their outcomes.
+
+    Args:
+        pattern: regular expression, found in the names of the stages.
+        earlier: JSON lines of an earlier run, or None.
+    """
+    chosen = [stage for stage in STAGES if re.search(pattern, stage.name)]
+    lines = [json.loads(line) for line in earlier.read_text().splitlines()] if earlier else []
+    ended = {one["stage"]: Outcome(one["status"], one["message"], one["figures"]) for one in lines}
+    good = [(stage, ended[stage.name]) for stage in chosen if stage.name in ended]
+    good = [(stage, outcome) for stage, outcome in good if outcome.status in (PASS, MEASURED)]
+    names = {stage.name for stage, _ in good}
+    return [stage for stage in chosen if stage.name not in names], good
+
+
 def main() -> int:
     """Run all stages and print what they found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=540, help="time of the whole run")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="time of the whole run")
     parser.add_argument("--json", type=Path, default=Path(os.devnull), help="file for one JSON line a stage")
+    parser.add_argument("--continue", type=Path, dest="earlier", help="such a file, to which this run adds its lines")
+    parser.add_argument("--stages", default="", help="regular expression: only stages in whose names it is found")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     options = parser.parse_args()
-    results: list[tuple[Stage, Outcome]] = []
-    with tempfile.TemporaryDirectory(prefix="pairmill-gpu-") as folder, options.json.open("w") as file:
+    stages, results = select_stages(options.stages, options.earlier)
+    end, out = time.monotonic() + options.seconds, options.earlier or options.json
+    with (
+        tempfile.TemporaryDirectory(prefix="pairmill-gpu-") as folder,
+        out.open("a" if options.earlier else "w") as file,
+    ):
 
         def report(stage: Stage, outcome: Outcome, seconds: float) -> None:
             line: dict[str, Any] = {"stage": stage.name, **asdict(outcome), "seconds": round(seconds, 2)}
@@ -107,7 +132,7 @@ def main() -> int:
             report(stage, outcome, seconds)
             if outcome.status != MEASURED:
                 return 2
-        for stage, outcome, seconds in run_stages(STAGES, setting, options.seconds):
+        for stage, outcome, seconds in run_stages(stages, setting, end - time.monotonic()):
             report(stage, outcome, seconds)
             results.append((stage, outcome))
     outcomes = [outcome for _, outcome in results]

@@ -27,13 +27,13 @@ def make_config(setting: Setting, model: str = "ViT-B-32", **train: Any) -> Trai
     return TrainConfig.model_validate(table)
 
 
-def train_losses(config: TrainConfig, device: torch.device, steps: int, pairs: int) -> list[float]:
+def train_losses(setting: Setting, config: TrainConfig, device: torch.device, steps: int, pairs: int) -> list[float]:
     """Train a new model, and return the loss of each step."""
     dimensions = load_dimensions(config)
     _, step = make_our_step(config, dimensions, device)
     losses = []
     for number in range(1, steps + 1):
-        inputs = make_inputs(config, dimensions, pairs, number).map(lambda tensor: tensor.to(device))
+        inputs = make_inputs(setting, config, dimensions, pairs, number).map(lambda tensor: tensor.to(device))
         losses.append(step(inputs, config.lr * min(number / 10, 1))[0])
     return torch.stack(losses).tolist()
 
@@ -55,7 +55,7 @@ def compare_devices(setting: Setting) -> Outcome:
     if setting.is_toy:
         return not_run("needs a card")
     config = make_config(setting, lr=1e-4)
-    curves = [train_losses(config, torch.device(name), DEVICE_STEPS, pairs=16) for name in ("cuda", "cpu")]
+    curves = [train_losses(setting, config, torch.device(name), DEVICE_STEPS, pairs=16) for name in ("cuda", "cpu")]
     _, greatest = compare_curves(*curves)
     return judge(
         f"losses differ by {greatest:.1e} at most; the limit is {DEVICE_LIMIT:g}",
@@ -70,6 +70,7 @@ def compare_precisions(setting: Setting) -> Outcome:
     device, pairs = torch.device(setting.device), 8 if setting.is_toy else 256
     curves = {
         precision: train_losses(
+            setting,
             make_config(setting, precision=precision, lr=1e-3 if setting.is_toy else 1e-4),
             device,
             PRECISION_STEPS,
@@ -100,7 +101,9 @@ def compare_fp8(setting: Setting) -> Outcome:
     if (reason := why_no_fp8(setting)) is not None:
         return not_run(reason)
     configs = [make_config(setting, precision="bf16", lr=1e-4, fp8=fp8) for fp8 in (True, False)]
-    found, expected = (train_losses(one, torch.device(setting.device), PRECISION_STEPS, 256) for one in configs)
+    found, expected = (
+        train_losses(setting, one, torch.device(setting.device), PRECISION_STEPS, 256) for one in configs
+    )
     mean, greatest = compare_curves(found, expected)
     return judge(
         f"losses differ by {mean:.2%} in the mean, {greatest:.2%} at most; the limit of the mean is {PRECISION_LIMIT:.0%}",
@@ -116,7 +119,7 @@ def compute_gradients(setting: Setting, grad_cache: int | None, pairs: int) -> d
     config, device = make_config(setting, grad_cache=grad_cache), torch.device(setting.device)
     dimensions = load_dimensions(config)
     model, _ = make_our_step(config, dimensions, device)
-    inputs = make_inputs(config, dimensions, pairs, 1).map(lambda tensor: tensor.to(device))
+    inputs = make_inputs(setting, config, dimensions, pairs, 1).map(lambda tensor: tensor.to(device))
     backward(model, prepare_images(inputs, config), inputs.texts, config, inputs.kept_BK)
     return {name: p.grad.detach().cpu() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -139,7 +142,7 @@ def compare_packed_texts(setting: Setting) -> Outcome:
     config, device = make_config(setting), torch.device(setting.device)
     dimensions = load_dimensions(config)
     model, _ = make_our_step(config, dimensions, device)
-    tokens_BL = make_batch(dimensions, 64, 1).tokens_BL
+    tokens_BL = make_batch(setting, dimensions, 64, 1).tokens_BL
     assert tokens_BL is not None
     with torch.no_grad():
         found = model.encode_text(pack_texts(tokens_BL).to(device))

@@ -5,12 +5,14 @@ Nothing is downloaded; images are blocks of colours with noise.
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from benchmarks.gpu_gates.outcomes import Setting
 from dataops.shards.tar import ShardWriter, format_index
@@ -55,7 +57,25 @@ def choose_model(setting: Setting, name: str) -> str:
     return str(path)
 
 
-def make_batch(dimensions: ModelConfig, pairs: int, step: int) -> Batch:
+DISTINCT_BATCHES = 8
+
+
+def make_batch(setting: Setting, dimensions: ModelConfig, pairs: int, step: int) -> Batch:
+    """Return one of a few batches, which are made once for all stages, with another number."""
+    side, text = dimensions.vision_cfg.image_size, dimensions.text_cfg
+    number = step % DISTINCT_BATCHES
+    path = setting.folder / f"batch-{side}-{text.context_length}-{text.vocab_size}-{pairs}-{number}.safetensors"
+    if not path.exists():
+        made = draw_batch(dimensions, pairs, number)
+        assert made.tokens_BL is not None
+        part = path.with_suffix(f".part-{os.getpid()}")
+        save_file({"pixels": torch.from_numpy(made.pixels_BSS3).contiguous(), "tokens": made.tokens_BL}, part)
+        part.rename(path)
+    read = load_file(path)
+    return Batch(step, 0, np.arange(pairs), read["pixels"].numpy(), ["a"] * pairs, [], read["tokens"])
+
+
+def draw_batch(dimensions: ModelConfig, pairs: int, step: int) -> Batch:
     """Return a batch whose images and captions show random classes, a function of the step."""
     rng = np.random.default_rng([1, step])
     classes_B = rng.integers(CLASSES, size=pairs)
@@ -75,10 +95,10 @@ def make_batch(dimensions: ModelConfig, pairs: int, step: int) -> Batch:
 
 
 def make_inputs(
-    config: TrainConfig, dimensions: ModelConfig, pairs: int, step: int, *, pin: bool = False
+    setting: Setting, config: TrainConfig, dimensions: ModelConfig, pairs: int, step: int, *, pin: bool = False
 ) -> StepInputs:
     """Return the inputs that the trainer would make of a batch, on the CPU."""
-    return InputMaker(config, dimensions, 0, 1000, pin)(make_batch(dimensions, pairs, step))
+    return InputMaker(config, dimensions, 0, 1000, pin)(make_batch(setting, dimensions, pairs, step))
 
 
 def load_dimensions(config: TrainConfig) -> ModelConfig:

@@ -205,6 +205,7 @@ def compare_sharded_job(setting: Setting) -> Outcome:
     table = {"model": choose_model(Setting("cpu", setting.folder), "ViT"), "batch_size": 9, "epochs": 3, "eps": 1e-3}
     table |= {"device": "cuda" if on_cards else "cpu", "precision": "fp32", "threads": 1, "vocab_size": 300}
     table |= {"grad_cache": 4, "grad_checkpointing": True, "max_grad_norm": 1.0, "checkpoint_every": 2}
+    table["deterministic"] = True
     alone = write_job(setting, "unsharded", shards, **table)
     both = [write_job(setting, name, shards, **table, nproc=2, sharding="full") for name in ("sharded", "resumed")]
     codes = [run_ranks(setting, alone), run_ranks(setting, both[0], ranks=2)]

@@ -24,14 +24,20 @@ PeerStep = Callable[[Tensor, Tensor, float], Tensor]
 """Maps normalised images (B, 3, S, S), tokens (B, L) and a learning rate to the loss."""
 
 
-def make_our_step(config: TrainConfig, dimensions: ModelConfig, device: torch.device) -> tuple[CLIP, OurStep]:
-    """Return a model on a device and its step, put together as training.train does, with its choice of kernels."""
+def make_our_step(
+    config: TrainConfig, dimensions: ModelConfig, device: torch.device, pairs_of_ranks: list[int] | None = None
+) -> tuple[CLIP, OurStep]:
+    """Return a model on a device and its step, put together as training.train does, with its choice of kernels.
+
+    Args:
+        pairs_of_ranks: pairs of each rank; None: there is one.
+    """
     set_up_torch(config, device)
     learner, numbers = build_learner(config, dimensions, 0, device), count(1)
     learner.model.train()
 
     def step(inputs: StepInputs, lr: float) -> Tensor:
-        return learner.take_step(next(numbers), inputs, lr=lr)
+        return learner.take_step(next(numbers), inputs, lr=lr, pairs_of_ranks=pairs_of_ranks)
 
     return learner.model, step
 

@@ -13,6 +13,7 @@ from benchmarks.gpu_gates.arithmetic import make_config, why_no_fp8
 from benchmarks.gpu_gates.inputs import load_dimensions, make_batch, make_inputs
 from benchmarks.gpu_gates.outcomes import Outcome, Setting, measured, not_run
 from benchmarks.gpu_gates.sides import make_open_clip_model, make_open_clip_step, make_our_step
+from training.compiler import prepare_compiler
 from training.config import TrainConfig
 from training.data.loader import Batch
 from training.loop.flops import count_step_flops, find_peak
@@ -45,14 +46,16 @@ def measure_steps(setting: Setting, model: str, variant: str) -> Outcome:
     if is_fp8 and (reason := why_no_fp8(setting)) is not None:
         return not_run(reason)
     device, pairs = torch.device(setting.device), choose_pairs(setting, model)
-    settings = {"deterministic": is_ours and "not deterministic" not in variant, "compile": is_ours and is_compiled}
+    settings = {"deterministic": "deterministic" in variant, "compile": is_ours and is_compiled}
     settings["fp8"] = is_fp8
     config = make_config(setting, model, precision="fp32" if setting.is_toy else "bf16", **settings)
     set_up_torch(config, device)
+    if is_compiled:
+        prepare_compiler(device.type, [setting.folder / "compiled"])
     dimensions = load_dimensions(config)
     batches = [
-        replace(made, inputs=make_inputs(config, dimensions, pairs, made.step, pin=not setting.is_toy))
-        for made in (make_batch(dimensions, pairs, step) for step in range(1, 1 + DISTINCT_BATCHES))
+        replace(made, inputs=make_inputs(setting, config, dimensions, pairs, made.step, pin=not setting.is_toy))
+        for made in (make_batch(setting, dimensions, pairs, step) for step in range(1, 1 + DISTINCT_BATCHES))
     ]
     take = (
         take_our_steps(config, dimensions, device, batches)

@@ -1,19 +1,26 @@
 """The gate that a step makes the host wait for the device at most once."""
 
+import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.gpu_gates.arithmetic import make_config
 from benchmarks.gpu_gates.inputs import load_dimensions, make_batch, make_inputs
-from benchmarks.gpu_gates.outcomes import Outcome, Setting, judge
+from benchmarks.gpu_gates.outcomes import Outcome, Setting, judge, not_run
 from benchmarks.gpu_gates.sides import make_our_step
 from tests.host_reads import counting, counting_on_card
+from training import distributed
 from training.data.loader import Batch
+from training.job import resolve_device
 from training.loop.inputs import upload_batches
 from training.loop.step_recorder import DelayedValues
+from training.rendezvous import MEETING_FILE
 
 STEPS, ALLOWED = 5, 1
 SETTINGS = {"patch_dropout": 0.5, "max_grad_norm": 1.0, "label_smoothing": 0.1, "augment": {"flip": 0.5, "hue": 0.1}}
@@ -22,15 +29,53 @@ SETTINGS |= {"ema": 0.999, "max_bad_steps": 2, "bad_loss": 9, "layer_decay": 0.9
 
 def count_syncs(setting: Setting) -> Outcome:
     """Count the waits of some steps with uploads and delayed values, as the trainer takes them, and list their lines."""
-    device, pairs = torch.device(setting.device), 8 if setting.is_toy else 64
-    config = make_config(setting, precision="fp32" if setting.is_toy else "bf16", **SETTINGS)
+    return report_syncs(find_syncs(setting, torch.device(setting.device), "ViT-B-32", **SETTINGS), STEPS)
+
+
+def count_syncs_of_ranks(setting: Setting) -> Outcome:
+    """Count the waits of the steps of two ranks of a ResNet, whose batch norms exchange in each layer."""
+    if not setting.is_toy and torch.cuda.device_count() < 2:
+        return not_run("needs two cards")
+    meeting = setting.folder / f"meeting-{os.getpid()}"
+    context = setting.job_processes()
+    ranks = [context.Process(target=count_in_rank, args=(setting, rank, meeting)) for rank in range(2)]  # pyright: ignore[reportAttributeAccessIssue]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    if codes := [rank.exitcode for rank in ranks if rank.exitcode]:
+        return judge(f"exit codes {codes}, not 0", passed=False)
+    return report_syncs(json.loads(meeting.with_suffix(".json").read_text()), STEPS)
+
+
+def count_in_rank(setting: Setting, rank: int, meeting: Path) -> None:
+    """Count the waits of one of two ranks; the first writes them beside the file in which they meet."""
+    os.environ |= {MEETING_FILE: str(meeting), "RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+    device = resolve_device(setting.device)
+    distributed.join(device)
+    found = find_syncs(setting, device, "RN50")
+    if (
+        setting.is_toy
+    ):  # DistributedDataParallel divides each gradient by a number of the host, which a CPU cannot tell apart
+        found = [line for line in found if not line.endswith("_local_scalar_dense")]
+    if rank == 0:
+        meeting.with_suffix(".json").write_text(json.dumps(found))
+    distributed.leave()
+
+
+def find_syncs(setting: Setting, device: torch.device, model: str, **settings: Any) -> list[str]:
+    """Return the line of each wait of the host in some steps."""
+    pairs = 8 if setting.is_toy else 64
+    config = make_config(setting, model, precision="fp32" if setting.is_toy else "bf16", **settings)
     dimensions = load_dimensions(config)
-    _, step = make_our_step(config, dimensions, device)
+    _, step = make_our_step(config, dimensions, device, [pairs] * distributed.world_size())
 
     def batches() -> Iterator[Batch]:
         for number in range(1, STEPS + 2):
-            batch = make_batch(dimensions, pairs, number)
-            yield replace(batch, inputs=make_inputs(config, dimensions, pairs, number, pin=not setting.is_toy))
+            batch = make_batch(setting, dimensions, pairs, number)
+            made = make_inputs(setting, config, dimensions, pairs, number, pin=not setting.is_toy)
+            yield replace(batch, inputs=made)
 
     uploaded = upload_batches(list(batches()), device)
     step(next(uploaded).inputs, 1e-4)  # the first step also makes constants and kernels
@@ -41,7 +86,7 @@ def count_syncs(setting: Setting) -> Outcome:
             if previous is not None:
                 previous.read()
             previous = values
-    return report_syncs(found, STEPS)
+    return found
 
 
 def report_syncs(found: list[str], steps: int) -> Outcome:

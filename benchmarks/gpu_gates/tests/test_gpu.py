@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_gates.catalogue import GATES, STAGES
-from benchmarks.gpu_gates.outcomes import MEASURED, NOT_RUN, PASS
+from benchmarks.gpu import DEVICE, SECONDS, select_stages
+from benchmarks.gpu_gates.catalogue import FIRST, GATES, STAGES
+from benchmarks.gpu_gates.outcomes import FAIL, MEASURED, NOT_RUN, PASS
 from dataops.home import CHECKOUT
 
 WHEELS = """
@@ -56,9 +57,31 @@ def test_all_gates_of_a_cpu_pass_on_a_bare_machine(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["device", *(stage.name for stage in STAGES)]
     found = {line["stage"]: line["status"] for line in lines}
-    gates = {stage.name for stage in GATES if stage.is_gate}
+    gates = {stage.name for stage in GATES}
     assert {name for name in gates if found[name] != PASS} == NEEDS_MORE
     assert {found[name] for name in NEEDS_MORE} == {NOT_RUN}
     assert {found[name] for name in ("environment", "ViT-B-32, ours", "training job", "loader")} == {MEASURED}
     assert all(line["message"] for line in lines if line["status"] == NOT_RUN)
     assert "samples/s" in run.stdout
+
+
+def test_the_first_stages_fit_into_the_time_of_a_run() -> None:
+    """Five gates, ViT-B/16 and ViT-B/32 compiled, a training job and the loader, even if each takes until its deadline."""
+    assert sum(stage.is_gate for stage in FIRST) == 5
+    needed = {"ViT-B-16, ours, compiled", "ViT-B-32, ours, compiled", "training job", "loader"}
+    assert needed <= {stage.name for stage in FIRST}
+    assert sum(stage.seconds for stage in (DEVICE, *FIRST)) <= SECONDS
+    assert len({stage.name for stage in STAGES}) == len(STAGES)
+
+
+def test_a_run_continues_another_with_the_stages_that_did_not_end_well(tmp_path: Path) -> None:
+    """A pattern chooses among them; what has passed counts in the table and in the exit code."""
+    earlier = tmp_path / "out"
+    lines = {"syncs in a step": PASS, "packed = padded": FAIL, "loader": MEASURED, "ViT-B-16, ours": NOT_RUN}
+    whole = [{"stage": name, "status": status, "message": "", "figures": {"n": 1}} for name, status in lines.items()]
+    whole.append({**whole[1], "status": NOT_RUN})
+    earlier.write_text("".join(json.dumps(line) + "\n" for line in whole))
+    stages, good = select_stages("sync.*step|packed|loader|B-16, ours$", earlier)
+    assert [stage.name for stage in stages] == ["packed = padded", "ViT-B-16, ours"]
+    assert {stage.name: outcome.status for stage, outcome in good} == {"syncs in a step": PASS, "loader": MEASURED}
+    assert [len(select_stages("", path)[0]) for path in (None, earlier)] == [len(STAGES), len(STAGES) - 2]
