@@ -404,7 +404,7 @@ def _complete(
         data = os.path.relpath(data, folder)  # typed in the current folder, read from the project's
     if contact is None:
         question = "By which URL or mailto: can the owner of a site reach you?"
-        contact = _ask(question, CONTACT) if asks else CONTACT
+        contact = _ask(question, CONTACT) if asks and template.needs_contact else CONTACT
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().resolve().name).strip("-._")[:64] or "mine"
     return Answers(kind, template, name, data, contact)
 
@@ -459,8 +459,8 @@ def _show(folder: Path, answers: Answers, written: list[str], *, as_json: bool) 
         print_json({"folder": str(folder), "found": found, "written": written, "todo": todo, "next": commands})
         return 0
     out = console()
-    for line in answers.survey.found if answers.survey else ():
-        out.print(message(f"found {line}"), soft_wrap=True)
+    for number, line in enumerate(answers.survey.found if answers.survey else ()):
+        out.print(message(f"{'' if number else 'found':<6}{line}"), soft_wrap=True)
     for name in written:
         out.print(message(f"wrote {folder / name}"), soft_wrap=True)
     for line in todo:

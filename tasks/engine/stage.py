@@ -255,7 +255,8 @@ def code_version(root: Path = CHECKOUT) -> dict[str, Any]:
         except (OSError, subprocess.SubprocessError):
             return None
 
-    commit = git("rev-parse", "HEAD")
+    is_checkout = (root / ".git").exists()  # an installed wheel may lie in a repository of the user's
+    commit = git("rev-parse", "HEAD") if is_checkout else None
     dirty = None if commit is None else bool(git("status", "--porcelain", "--", *CODE))
     if commit is None:  # a container image has no git (infra/Dockerfile)
         commit = os.environ.get("PAIRMILL_GIT_COMMIT") or None

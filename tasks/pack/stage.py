@@ -238,7 +238,7 @@ def _format_manifest_counts(manifest: Manifest) -> str:
 
 PACK = Stage(
     name="pack",
-    version=6,
+    version=7,
     make=make,
     external_inputs=lambda config: read_inputs(LISTS_KEY, config.all_lists),
     store_inputs=list_requests,

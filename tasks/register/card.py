@@ -380,8 +380,10 @@ def _recipe(manifests: Mapping[str, Manifest]) -> Section:
     dirty = ", with changes that were not committed" if code.get("dirty") else ""
     precision = TrainFacts.of(manifests["train"]).precision or "unknown precision"
     processor = TrainFacts.of(manifests["train"]).processor or "an unknown processor"
-    commit = f"Code: git commit `{code.get('commit') or 'unknown'}`{dirty}."
-    sentences = [f"Trained in {precision} on {processor}. {commit} All settings are params of the MLflow run."]
+    commit = f", git commit `{code['commit']}`{dirty}" if code.get("commit") else ""
+    sentences = [
+        f"Trained in {precision} on {processor}. Code: pairmill {code.get('release', '0.1')}{commit}. All settings are params of the MLflow run."
+    ]
     sentences.append(
         "A key identifies what was asked for, a content digest what came out: bits depend on the processor."
     )

@@ -110,7 +110,7 @@ def test_words_of_the_command_stand_for_each_other(capsys: Any, here: Path, monk
         assert start(capsys, folder, kind, data)["folder"] == "."
         configs.append((here / "config.toml").read_text())
     assert len({text.partition("[source]")[2] for text in configs}) == 1
-    monkeypatch.setattr(sys, "stdin", Terminal("folder\nphotos\n\n"))
+    monkeypatch.setattr(sys, "stdin", Terminal("folder\nphotos\n"))
     assert init(Path("asked"), None, None, None, yes=False, as_json=False) == 0
     assert tomllib.loads(Path("asked/config.toml").read_text())["source"]["folder"] == "../photos"
     with pytest.raises(ConfigError, match="--data is not set; add --data"):

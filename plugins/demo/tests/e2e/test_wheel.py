@@ -106,7 +106,8 @@ def test_import_of_pairmill_shadows_nothing_of_the_user(installed: Installed):
     assert owners == ["user"] * 3
 
 
-def test_demo_runs_from_the_wheel_and_its_model_is_evaluated(installed: Installed):
+def test_demo_runs_from_the_wheel_and_all_is_reused_where_its_project_is_moved(installed: Installed):
+    config, before = ".pairmill/demo-quick.toml", installed.folder
     installed.pairmill("init", "mine", "--from", "pairs", "--yes")
     try:
         shown = installed.pairmill("demo", "--quick")
@@ -114,5 +115,15 @@ def test_demo_runs_from_the_wheel_and_its_model_is_evaluated(installed: Installe
         suite = str(installed.folder / "mine" / "suite.toml")
         evaluated = installed.pairmill("eval", "pairmill-demo-quick@champion", "--suite", suite)
         assert "digits" in evaluated["metrics"]
+        installed.run("-m", "pairmill", "down")
+        installed.folder = before.rename(before.with_name("moved"))
+        run = shown["run_id"]
+        for command in (("rerun", run), ("run", config), ("run", config, "--until", "pack")):
+            assert {stage["state"] for stage in installed.pairmill(*command)["stages"]} == {"Reused"}, command
+        assert {stage["action"] for stage in installed.pairmill("plan", config)["stages"]} == {"reuse"}
+        assert installed.pairmill("show", run)["state"] == "completed"
+        installed.run("-m", "pairmill", "show", run, "--page", "page.html")
+        assert "demo-quick" in (installed.folder / "page.html").read_text("utf-8")
+        assert installed.pairmill("deploy", config)["standing"]
     finally:
         installed.run("-m", "pairmill", "down")
