@@ -376,14 +376,10 @@ def _recipe(manifests: Mapping[str, Manifest]) -> Section:
         for name in names
         if manifests[stage].config.get(name) is not None
     ]
-    code = manifests["train"].code
-    dirty = ", with changes that were not committed" if code.get("dirty") else ""
     precision = TrainFacts.of(manifests["train"]).precision or "unknown precision"
     processor = TrainFacts.of(manifests["train"]).processor or "an unknown processor"
-    commit = f", git commit `{code['commit']}`{dirty}" if code.get("commit") else ""
-    sentences = [
-        f"Trained in {precision} on {processor}. Code: pairmill {code.get('release', '0.1')}{commit}. All settings are params of the MLflow run."
-    ]
+    code = describe_code(manifests["train"].code)
+    sentences = [f"Trained in {precision} on {processor}. Code: {code}. All settings are params of the MLflow run."]
     sentences.append(
         "A key identifies what was asked for, a content digest what came out: bits depend on the processor."
     )
@@ -416,6 +412,13 @@ def _list_weights(train: Manifest) -> list[Section]:
     sentence = "The training started from these weights, and the model holds them or what training made of them."
     columns = ("tower", "weights", "licence", "file", "sha256")
     return [Section("Pretrained weights", (sentence,), columns, rows)] if rows else []
+
+
+def describe_code(code: Mapping[str, Any]) -> str:
+    """Return the release that made a snapshot, and the git commit if it was a checkout or an image."""
+    dirty = ", with changes that were not committed" if code.get("dirty") else ""
+    commit = f", git commit `{code['commit']}`{dirty}" if code.get("commit") else ""
+    return f"pairmill {code.get('release', '0.1')}{commit}"
 
 
 def _format_setting(value: Any) -> str:

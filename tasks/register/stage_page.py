@@ -9,6 +9,7 @@ from dataops.snapshot import Input, Manifest
 from dataops.stages import STAGES
 from dataops.store import Store
 from dataops.trace.sources import list_sources
+from tasks.register.card import describe_code
 from tasks.reports.drop_reasons import find_reason
 from tasks.reports.page import Section, render, render_document
 from tasks.tracking.run_metadata import flatten_params
@@ -24,12 +25,11 @@ def stage_html(manifest: Manifest, store: Store) -> str:
     """Return the page of a snapshot."""
     sections = [*_rows(manifest), *_sources(manifest), *_training(manifest, store), _settings(manifest)]
     made_from = ", ".join(_name(one) for one in manifest.inputs if one.stage in STAGES)
-    commit = f", git commit `{commit}`" if (commit := manifest.code.get("commit")) else ""
     sentences = [
         f"Key `{manifest.key}`, which identifies what was asked for; content digest `{manifest.content_digest}`, which "
         "identifies what came out.",
         *([f"Made from {made_from}."] if made_from else []),
-        f"Made on {manifest.created_at[:19].replace('T', ' ')} UTC by pairmill {manifest.code.get('release', '0.1')}{commit}.",
+        f"Made on {manifest.created_at[:19].replace('T', ' ')} UTC by {describe_code(manifest.code)}.",
     ]
     kept, rows = f"{manifest.counts.kept:,}", format_quantity(manifest.counts.input, "row")
     headline = f"Trained on {kept} pairs." if manifest.stage == "train" else f"{kept} of {rows} kept."
