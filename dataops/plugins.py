@@ -113,11 +113,16 @@ def naming_packages(kind: str, name: str) -> Iterator[None]:
         raise ConfigError(f"{name!r} needs {error.name}, not installed here: {install_command(point)}") from error
 
 
+def _extra(name: str) -> str:
+    """Return the name of an extra that every pip finds: before 23.3 it does not take an underscore for a dash."""
+    return name.replace("_", "-")
+
+
 def install_command(point: EntryPoint) -> str:
     """Return the command that installs a plugin: pairmill's extra of its name, or the distribution that registers it."""
     top, _, rest = point.module.partition(".")
     if top == "plugins":
-        return f"pip install 'pairmill[{rest.partition('.')[0]}]'"
+        return f"pip install 'pairmill[{_extra(rest.partition('.')[0])}]'"
     return f"pip install --force-reinstall {point.dist.name if point.dist else top}"
 
 
@@ -172,7 +177,9 @@ def require(packages: Iterable[str], extra: str, purpose: str) -> None:
     Raises: ConfigError with the command that installs them.
     """
     if lacking := [name for name in packages if importlib.util.find_spec(name) is None]:
-        raise ConfigError(f"{purpose} needs {', '.join(lacking)}, not installed here: pip install 'pairmill[{extra}]'")
+        raise ConfigError(
+            f"{purpose} needs {', '.join(lacking)}, not installed here: pip install 'pairmill[{_extra(extra)}]'"
+        )
 
 
 @cache

@@ -202,7 +202,9 @@ def _describe(detail: Any, root: type[BaseModel]) -> str:
         return f"{'.'.join(steps)}.kind: {problem}; allowed: {', '.join(SOURCE_KINDS)}{suggestion}{remedy}"
     path = ".".join(steps)
     if kind in _ARTICLES:
-        return f"{path}: {_show(detail['input'])}: it must be {_ARTICLES[kind]}"
+        value = detail["input"]
+        example = f", such as {_show([value])}" if isinstance(value, str) and _ARTICLES[kind] == "an array" else ""
+        return f"{path}: {_show(value)}: it must be {_ARTICLES[kind]}{example}"
     if kind == "extra_forbidden" and steps[0] == "source" and steps[-1] == "images":
         return f'{path}: {detail["input"]!r}: only archives of kind = "warc" hold images; remove the key'
     if kind == "extra_forbidden":

@@ -143,7 +143,7 @@ def _survey(kind: "type[OwnImages]", keys: Mapping[str, object]) -> Survey:
     trained = pairs - len(held_out) // 2
     train = PRETRAINED.format(**fit_layer(trained, sides)) if has_weights() else None
     found += (
-        [] if train else [f"no pretrained weights, which {trained:,} pairs need: pip install 'pairmill[own_images]'"]
+        [] if train else [f"no pretrained weights, which {trained:,} pairs need: pip install 'pairmill[own-images]'"]
     )
     captions = [row["caption"] for row in kept]
     return Survey(keys, trained, tuple(found), captions, sides, max(per_image.values()), held_out, train)

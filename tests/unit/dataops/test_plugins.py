@@ -1,11 +1,12 @@
 """Distributions in a temporary folder register objects; only their metadata and modules are there, as after an install."""
 
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.plugins import find, load, require
+from dataops.plugins import find, install_command, load, require
 from tests.stranger import Stranger
 
 
@@ -91,3 +92,8 @@ def test_missing_package_is_an_error_with_the_command_that_installs_it():
         ConfigError, match=r"a key needs no_such_package, not installed here: pip install 'pairmill\[any\]'"
     ):
         require(["json", "no_such_package"], "any", "a key")
+
+
+def test_extras_are_named_as_every_pip_finds_them():
+    point = EntryPoint("folder", "plugins.own_images.sources:FOLDER", "pairmill.sources")
+    assert install_command(point) == "pip install 'pairmill[own-images]'"
