@@ -101,7 +101,7 @@ name = {name}
 # birds/test/blue tit/1.jpg, birds/test/robin/2.jpg, ...
 # [[task]]
 # name = "birds"
-# kind = "classification"      # classification, multilabel, retrieval or association
+# kind = "classification"      # classification, multilabel, retrieval, association or choice
 # root = "birds"               # relative to this file
 """
 _DIGITS_TASK = f"""name = "digits"

@@ -1,4 +1,4 @@
-"""Measures of public suites: average precision, association, linear probe, few-shot classification. No torch here."""
+"""Measures of public suites: average precision, association, choice, linear probe, few shots. No torch here."""
 
 from training.evaluation.measures import Measure, Protocol
 
@@ -8,6 +8,11 @@ MULTILABEL = Measure(
 )
 ASSOCIATION = Measure(
     ("jaccard",), "plugins.evaluation_sets.association:associate", ("loaded", "task", "encoded", "threads")
+)
+CHOICE = Measure(
+    ("accuracy", "text_score", "image_score", "group_score"),
+    "plugins.evaluation_sets.choice:choose_captions",
+    ("loaded", "task", "encoded", "threads"),
 )
 LINEAR_PROBE = Protocol(
     "plugins.evaluation_sets.linear_probe:probe",

@@ -68,6 +68,8 @@ def _describe_task(task: Task, result: Mapping[str, Any], predictions: pa.Table)
         galleries = [_choose_late_captions(task, rows)]
     elif task.kind == "association":
         sections.append(find_worst_words(rows))
+    elif task.kind == "choice":
+        sections.append(_find_wrong_choices(rows))
     else:
         sections.append(find_worst_classes(result["average_precision"], task.data.class_names()))
     return {"name": task.name, "summary": _summarise(task, result), "sections": sections, "galleries": galleries}
@@ -227,6 +229,14 @@ def find_worst_words(rows: Iterable[Mapping[str, Any]]) -> Section:
     worst = sorted(rows, key=lambda row: row["jaccard"])[:WORST]
     body = [[row["cue"], percent(row["jaccard"]), ", ".join(row["associations"])] for row in worst]
     return Section("Words with the lowest score", (), ["word", "Jaccard index", "its images"], body, numbers=(1,))
+
+
+def _find_wrong_choices(rows: Iterable[Mapping[str, Any]]) -> Section:
+    """Return the images of a choice task that prefer a wrong caption by most."""
+    wrong = [(max(row["scores"][1:]) - row["scores"][0], row) for row in rows if row["scores"] and not row["is_right"]]
+    wrong = sorted(wrong, key=lambda each: (-each[0], each[1]["key"]))[:WORST]
+    body = [[row["captions"][0], row["captions"][row["scores"].index(max(row["scores"]))]] for _, row in wrong]
+    return Section("Wrong choices by the largest difference", (), ["right caption", "chosen caption"], body)
 
 
 def find_worst_classes(precisions: Sequence[float], names: Sequence[str]) -> Section:

@@ -8,6 +8,7 @@ webdataset     <root>/classnames.txt                          one class a line; 
                <root>/<split>/nshards.txt                     how many shards
                <root>/<split>/0.tar, 1.tar, ...               {key}.png|jpg|jpeg|webp with {key}.cls (label as text)
                                                               or, for retrieval, {key}.txt (captions, one a line),
+                                                              or, for choice, the same: the right one first,
                                                               or, for multilabel, {key}.npy (0 or 1 for each class)
                                                               or, for association, nothing more:
                <root>/associations.jsonl                      one object a line: cue, candidates and associations (keys)
@@ -47,7 +48,7 @@ from training.evaluation.samples import (
 )
 from training.model_config import FrozenModel
 
-Kind = Literal["classification", "multilabel", "retrieval", "association"]
+Kind = Literal["classification", "multilabel", "retrieval", "association", "choice"]
 Layout = Literal["webdataset", "folder"]
 
 CLASS_NAMES = "classnames.txt"
@@ -244,7 +245,7 @@ class EvalSet:
     def _sample(self, shard: Path, key: str, fields: dict[str, bytes], classes: int) -> Sample:
         images = [fields[s] for s in IMAGE_SUFFIXES if s in fields]
         from_facts = self.kind == "classification" and self.label_column is not None
-        member = {"multilabel": "npy", "retrieval": "txt", "association": ""}.get(
+        member = {"multilabel": "npy", "retrieval": "txt", "choice": "txt", "association": ""}.get(
             self.kind, "npy" if from_facts else "cls"
         )
         missing = ({member, *(["npy"] if self.with_facts else [])} - {""}) - fields.keys()
@@ -256,7 +257,7 @@ class EvalSet:
         where = f"{shard}: {key}.{member}"
         if self.kind == "association":
             return Sample(key, images[0])
-        if self.kind == "retrieval":
+        if self.kind in ("retrieval", "choice"):
             return Sample(key, images[0], captions=parse_captions(fields["txt"], where))
         numbers = parse_numbers(fields["npy"], f"{shard}: {key}.npy") if from_facts or self.with_facts else ()
         if self.kind == "multilabel":

@@ -5,7 +5,7 @@ Imports no torch: the orchestrator loads suites to refuse a bad one at once and 
     name = "demo"
     [[task]]
     name = "twemoji-seen"        # metrics are named <task>/<metric>
-    kind = "classification"      # classification | multilabel | retrieval | association
+    kind = "classification"      # classification | multilabel | retrieval | association | choice
     root = "twemoji-seen"        # a folder in one of the layouts of training/evaluation/sets.py
     split = "test"
     description = "another artist's drawings of what was trained on"

@@ -50,7 +50,8 @@ class Task(FrozenModel):
     """Letters, digits, `.`, `_`, `-`: it names metrics and files."""
     kind: Kind
     """classification: zero-shot top-1/top-5 over the class names; multilabel: average precision of each class; retrieval:
-    R@1/5/10 both ways; association: the Jaccard index of the images that are chosen for a word."""
+    R@1/5/10 both ways; association: the Jaccard index of the images that are chosen for a word; choice: the share of images
+    that prefer their right caption to wrong ones."""
     root: str = Field(min_length=1)
     """Folder of the data; a relative one is resolved by `load_suite`. Default: the set's name in `source`."""
     split: str = Field(default="test", pattern=SPLIT)

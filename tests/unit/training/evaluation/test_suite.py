@@ -153,7 +153,7 @@ def test_load_suite_lists_all_problems_in_one_error(tmp_path):
         "s.toml",
         "unknown key 'colour'; allowed: name, [[task]]",
         "task[0] (a b).name",
-        "task[0] (a b).kind: Input should be 'classification', 'multilabel', 'retrieval' or 'association' (got 'probe')",
+        "task[0] (a b).kind: Input should be 'classification', 'multilabel', 'retrieval', 'association' or 'choice'",
         "task[0] (a b).splitt: unknown key; allowed: name, kind, root, split, description",
         "task[1] (u).root",
         "the root is missing too",
