@@ -1,0 +1,151 @@
+"""`pairmill datasets convert`: multilingual sets in the layouts in which they are published, into those of evaluation."""
+
+import ast
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from dataops.errors import ConfigError, ContractError
+from dataops.shards.tar import ShardWriter
+from flows.commands.output import console
+from training.evaluation.samples import IMAGE_SUFFIXES
+from training.evaluation.sets import CLASS_NAMES, SHARD_COUNT, TEMPLATES, EvalSet
+
+Members = Iterable[dict[str, bytes]]
+SUBSET = "Subset"
+
+
+def convert(
+    kind: Literal["xm3600", "babel-imagenet", "cvqa"],
+    source: Path,
+    output: Path,
+    *,
+    languages: Annotated[
+        tuple[str, ...], Parameter(help="Codes of languages; of cvqa their names. Default: all.")
+    ] = (),
+    images: Annotated[
+        Path | None, Parameter(help="For babel-imagenet: ImageNet's validation set in CLIP_benchmark's layout.")
+    ] = None,
+) -> int:
+    """Write a published multilingual set as one evaluation set a language.
+
+    Args:
+        kind: xm3600: captions.jsonl and images/. babel-imagenet: babel_imagenet.json and nllb_dist13b_prompts.json. cvqa:
+            the Parquet files of the dataset on the Hub.
+        source: Folder with these files.
+        output: Folder that gets a folder for each language.
+    """
+    readers = {"xm3600": _read_xm3600, "cvqa": _read_cvqa}
+    if kind == "babel-imagenet":
+        if images is None:
+            raise ConfigError("babel-imagenet has only names: --images names ImageNet's validation set")
+        found = _read_babel(source, EvalSet(images, "test", "classification"), languages)
+    else:
+        found = readers[kind](source, languages)
+    written = [_write(output / language, members, lists) for language, members, lists in found]
+    if not written:
+        raise ConfigError(f"{source}: none of the languages {', '.join(languages)}")
+    console().print(f"{len(written)} sets of {sum(written):,} images in {output}", soft_wrap=True, markup=False)
+    return 0
+
+
+def _write(folder: Path, members: Members, lists: dict[str, list[str]]) -> int:
+    """Write a set under another name, and rename it; return the number of its images."""
+    if folder.exists():
+        raise ConfigError(f"{folder} is there already; remove it, or name another folder")
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    (part / "test").mkdir(parents=True)
+    count = 0
+    with (part / "test" / "0.tar").open("wb") as file:
+        writer = ShardWriter(file)
+        for one in members:
+            writer.write(f"{count:08d}", one)
+            count += 1
+        writer.close()
+    (part / "test" / SHARD_COUNT).write_text("1\n")
+    for name, lines in lists.items():
+        (part / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    part.rename(folder)
+    return count
+
+
+Sets = Iterator[tuple[str, Members, dict[str, list[str]]]]
+
+
+def _read_xm3600(source: Path, languages: tuple[str, ...]) -> Sets:
+    """Yield a retrieval set a language. Source: Thapliyal et al. 2022, "Crossmodal-3600", captions.jsonl of its release."""
+    rows = _parse(source / "captions.jsonl", lambda text: [json.loads(line) for line in text.splitlines()])
+    codes = sorted({name for row in rows for name in row if isinstance(row[name], dict)})
+    for code in (code for code in codes if not languages or code in languages):
+        members = (
+            {
+                "jpg": _read(source / "images" / f"{row['image/key']}.jpg"),
+                "txt": "\n".join(row[code]["caption"]).encode(),
+            }
+            for row in rows
+            if row.get(code, {}).get("caption")
+        )
+        yield code, members, {}
+
+
+def _read_babel(source: Path, imagenet: EvalSet, languages: tuple[str, ...]) -> Sets:
+    """Yield a classification set a language: the classes that it names. Source: Geigle et al. 2024, "Babel-ImageNet"."""
+    names = _parse(source / "babel_imagenet.json", json.loads)
+    prompts = _parse(source / "nllb_dist13b_prompts.json", json.loads)
+    for code in (code for code in sorted(names) if not languages or code.lower() in map(str.lower, languages)):
+        numbers, labels = names[code]
+        label_of = {number: label for label, number in enumerate(numbers)}
+        members = (
+            {_suffix(sample.image): sample.image, "cls": str(label_of[sample.label]).encode()}
+            for sample in imagenet.samples()
+            if sample.label in label_of
+        )
+        templates = [prompt.replace("{}", "{c}") for prompt in prompts[code]]
+        yield code.lower(), members, {CLASS_NAMES: labels, TEMPLATES: templates}
+
+
+def _read_cvqa(source: Path, languages: tuple[str, ...]) -> Sets:
+    """Yield a choice set a language: the question followed by each answer. Source: Romero et al. 2024, "CVQA"."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = ["image", "Question", "Options", "Label", SUBSET]
+    tables = [pq.read_table(path, columns=columns) for path in sorted(source.rglob("*.parquet"))]
+    if not tables:
+        raise ConfigError(f"{source}: no Parquet file")
+    rows = pa.concat_tables(tables).to_pylist()
+    if any(row["Label"] is None or not 0 <= row["Label"] < len(row["Options"]) for row in rows):
+        raise ContractError(f"{source}: Label is missing, or no number of an option; it is not in all releases")
+    spoken = [str(ast.literal_eval(row[SUBSET])[0]).lower().replace(" ", "-") for row in rows]
+    for language in sorted({one for one in spoken if not languages or one in map(str.lower, languages)}):
+        yield language, (_choices(row) for row, one in zip(rows, spoken, strict=True) if one == language), {}
+
+
+def _choices(row: dict[str, Any]) -> dict[str, bytes]:
+    options = [f"{row['Question']} {option}".replace("\n", " ") for option in row["Options"]]
+    ordered = [options.pop(row["Label"]), *options]
+    return {_suffix(row["image"]["bytes"]): row["image"]["bytes"], "txt": "\n".join(ordered).encode()}
+
+
+def _suffix(image: bytes) -> str:
+    starts = {b"\x89PNG": "png", b"RIFF": "webp"}
+    return starts.get(image[:4], IMAGE_SUFFIXES[1])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ContractError(f"{path}: {error.strerror}") from error
+
+
+def _parse(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(_read(path).decode())
+    except ValueError as error:
+        raise ContractError(f"{path}: no JSON in UTF-8 ({error})") from error

@@ -1,0 +1,103 @@
+"""Multilingual sets in small files of their published layouts, converted and read as evaluation sets."""
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dataops.errors import ConfigError, ContractError
+from dataops.home import CHECKOUT
+from dataops.shards.tar import ShardWriter
+from plugins.evaluation_sets.convert import convert
+from training.evaluation.sets import EvalSet
+from training.evaluation.suite import read_tasks
+
+
+def picture(shade: int, kind: str = "JPEG") -> bytes:
+    sink = io.BytesIO()
+    Image.new("L", (4, 4), shade).save(sink, kind)
+    return sink.getvalue()
+
+
+def test_xm3600_becomes_a_retrieval_set_a_language(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    rows = []
+    for key, shade in (("a1", 10), ("b2", 200)):
+        (tmp_path / "images" / f"{key}.jpg").write_bytes(picture(shade))
+        texts = {
+            "de": {"caption": [f"Bild {key}", "noch eins"], "caption/tokenized": []},
+            "sw": {"caption": [f"picha {key}"]},
+        }
+        rows.append({"image/key": key, "image/locale": "de", **texts})
+    (tmp_path / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert convert("xm3600", tmp_path, tmp_path / "out") == 0
+    data = EvalSet(tmp_path / "out" / "de", "test", "retrieval")
+    assert data.problems() == []
+    assert [(s.captions, s.image) for s in data.samples()] == [
+        (("Bild a1", "noch eins"), picture(10)),
+        (("Bild b2", "noch eins"), picture(200)),
+    ]
+    assert [s.captions for s in EvalSet(tmp_path / "out" / "sw", "test", "retrieval").samples()] == [
+        ("picha a1",),
+        ("picha b2",),
+    ]
+    with pytest.raises(ConfigError, match="there already"):
+        convert("xm3600", tmp_path, tmp_path / "out", languages=("de",))
+    (tmp_path / "images" / "b2.jpg").unlink()
+    with pytest.raises(ContractError, match=r"b2\.jpg"):
+        convert("xm3600", tmp_path, tmp_path / "again")
+    assert not (tmp_path / "again" / "de").exists()
+
+
+def test_babel_imagenet_keeps_the_images_of_the_classes_that_a_language_names(tmp_path: Path) -> None:
+    imagenet = tmp_path / "imagenet"
+    (imagenet / "test").mkdir(parents=True)
+    (imagenet / "test" / "nshards.txt").write_text("1")
+    (imagenet / "classnames.txt").write_text("tench\nshark\ncat\n")
+    with (imagenet / "test" / "0.tar").open("wb") as file:
+        writer = ShardWriter(file)
+        for number, label in enumerate((2, 0, 1, 2)):
+            writer.write(f"{number:04d}", {"png": picture(number, "PNG"), "cls": str(label).encode()})
+        writer.close()
+    (tmp_path / "babel_imagenet.json").write_text(
+        json.dumps({"DE": [[2, 0], ["Katze", "Schleie"]], "FR": [[1], ["requin"]]})
+    )
+    (tmp_path / "nllb_dist13b_prompts.json").write_text(json.dumps({"DE": ["ein Foto: {}"], "FR": ["{}"]}))
+    assert convert("babel-imagenet", tmp_path, tmp_path / "out", languages=("de",), images=imagenet) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["de"]
+    data = EvalSet(tmp_path / "out" / "de", "test", "classification")
+    assert (data.problems(), data.class_names(), data.templates()) == ([], ["Katze", "Schleie"], ["ein Foto: {c}"])
+    assert [(s.label, s.image) for s in data.samples()] == [(n, picture(i, "PNG")) for n, i in ((0, 0), (1, 1), (0, 3))]
+    with pytest.raises(ConfigError, match="--images"):
+        convert("babel-imagenet", tmp_path, tmp_path / "more")
+
+
+def test_cvqa_becomes_a_choice_set_a_language(tmp_path: Path) -> None:
+    def write(label: int | None) -> None:
+        row = {
+            "image": {"bytes": picture(1)},
+            "Question": "Que es?",
+            "Options": ["uno", "dos", "tres", "cuatro"],
+            "Label": label,
+        }
+        rows = [{**row, "Subset": "('Spanish', 'Chile')"}, {**row, "Subset": "('Sundanese', 'Indonesia')"}]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test-0.parquet")
+
+    write(2)
+    assert convert("cvqa", tmp_path, tmp_path / "out", languages=("Spanish",)) == 0
+    (sample,) = EvalSet(tmp_path / "out" / "spanish", "test", "choice").samples()
+    assert sample.captions == ("Que es? tres", "Que es? uno", "Que es? dos", "Que es? cuatro")
+    write(None)
+    with pytest.raises(ContractError, match="Label"):
+        convert("cvqa", tmp_path, tmp_path / "more")
+
+
+def test_the_shipped_suite_names_the_folders_that_convert_writes() -> None:
+    _, labelled, problems = read_tasks(CHECKOUT / "configs/suites/multilingual.toml", Path("/data"))
+    assert problems == []
+    assert {task.root.split("/")[2] for _, task in labelled} == {"xm3600", "babel-imagenet", "cvqa"}
+    assert {task.kind for _, task in labelled} == {"retrieval", "classification", "choice"}
