@@ -126,6 +126,11 @@ def new_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
     return table
 
 
+def first_of(rows: Sequence[Any], most: int) -> Sequence[Any]:
+    """Return the first rows, or all if only one more would be left out: a line about it is no shorter."""
+    return rows if len(rows) <= most + 1 else rows[:most]
+
+
 @contextmanager
 def print_waits() -> Iterator[None]:
     """Print on standard error what this process waits for inside the `with`, when it begins and every ten seconds."""

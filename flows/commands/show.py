@@ -25,7 +25,7 @@ from dataops.stages import STAGES, RunState
 from dataops.store import Store
 from dataops.trace.sources import count_filtered, list_named_sources
 from flows.commands.options import Json, OptionalName, StoreUri
-from flows.commands.output import console, message, new_table, print_json, score_cells, show_links, text
+from flows.commands.output import console, first_of, message, new_table, print_json, score_cells, show_links, text
 from flows.dataset_checks import complete_page, find_report
 from flows.records import FINISHED, RunRecord, find_snapshot, list_runs, load_manifests, load_run, newest_run, no_runs
 from infra.local import services
@@ -254,7 +254,7 @@ def _show_unreadable_sources(manifests: Sequence[Manifest], out: Console) -> Non
         out.print()
         files = format_quantity(facts.files, "file")
         out.print(text(f"extract left out {len(failed)} of {files} that could not be read:"))
-        for file, why in failed[:LISTED]:
+        for file, why in first_of(failed, LISTED):
             out.print(text(f"  {file}: {why}"), soft_wrap=True)
     if damages := facts.damages:
         counts = format_counts(Counter(damages).most_common())
@@ -309,11 +309,11 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
     out = console()
     out.print(text(f"{manifest.stage}/{manifest.key} in {store.uri}, made {manifest.created_at}", style="bold"))
     out.print(text(f"content digest {manifest.content_digest}"))
-    for source in manifest.inputs[:LISTED]:
+    for source in first_of(manifest.inputs, LISTED):
         out.print(text(f"made from {source.stage}/{source.key} ({source.digest[:16]})"), soft_wrap=True)
     _print_rest(len(manifest.inputs), "inputs", manifest, out)
     table = new_table("Parts", "name", "rows", "bytes", "sha256", right=["rows", "bytes"])
-    for part in manifest.parts[:LISTED]:
+    for part in first_of(manifest.parts, LISTED):
         table.add_row(part.name, f"{part.rows:,}", f"{part.bytes:,}", part.sha256[:16])
     out.print(table)
     _print_rest(len(manifest.parts), "parts", manifest, out)
@@ -326,7 +326,7 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
 
 def _print_rest(number: int, kind: str, manifest: Manifest, out: Console) -> None:
     """Print how many inputs or parts are not listed, and which command lists them."""
-    if number > LISTED:
+    if number > LISTED + 1:
         out.print(
             message(f"and {number - LISTED:,} more {kind}: `pairmill show {manifest.key} --json` lists all {number:,}")
         )

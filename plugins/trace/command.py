@@ -16,7 +16,7 @@ from dataops.images.decode import ImageRefused
 from dataops.regular_files import read_bytes
 from dataops.trace.targets import Target, image_targets, parse_target
 from flows.commands.options import Json, Name, StoreUri
-from flows.commands.output import console, print_json, show_links, text
+from flows.commands.output import console, first_of, print_json, show_links, text
 from flows.records import known_stores
 from infra.local import services
 from tasks.lineage.graph import Lineage
@@ -144,7 +144,7 @@ def _pair_tree(pair: Mapping[str, Any]) -> Tree:
         name = f"{pair['source_name']}: " if pair["source_name"] else ""
         file = pair["source"].removeprefix(f"{pair['source_name']}/")
         tree.add(text(f"{'source':<8}{name}{file}{where} ({pair['extracted_with']}, {pair['caption_source']})"))
-    shown = first_of(pair["ways"])
+    shown = first_of(pair["ways"], LISTED)
     for number, path in enumerate(shown, 1):
         position = f" ({number} of {len(pair['ways'])})" if len(pair["ways"]) > 1 else ""
         branch = tree.add(text(f"path{position}"))
@@ -153,11 +153,6 @@ def _pair_tree(pair: Mapping[str, Any]) -> Tree:
     if more := len(pair["ways"]) - len(shown):
         tree.add(text(f"and {format_quantity(more, 'more path')}, by other configs; --json has all"))
     return tree
-
-
-def first_of(rows: Sequence[Any]) -> Sequence[Any]:
-    """Return the first LISTED rows, or all if only one more would be left out: a line about it is no shorter."""
-    return rows if len(rows) <= LISTED + 1 else rows[:LISTED]
 
 
 def _add_step(branch: Tree, step: Mapping[str, Any], source: str | None) -> None:
@@ -202,7 +197,7 @@ def _show_ancestors(answer: Mapping[str, Any], out: Console) -> None:
         if source["license"]:
             branch.add(text(f"licence {source['license']}"))
     files = tree.add(text(format_quantity(answer["source_files"], "source file")))
-    shown = first_of(answer["sources"])
+    shown = first_of(answer["sources"], LISTED)
     for source in shown:
         files.add(text(source["source"]))
     if (more := answer["source_files"] - len(shown)) > 0:
