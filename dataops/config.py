@@ -76,6 +76,23 @@ class StageConfig(BaseModel):
     plugin_fields: ClassVar[dict[str, tuple[str, int]]] = {}
     """Name and version of the plugin that adds a field, by field (`dataops.plugins.extend`)."""
 
+    _base: Any = PrivateAttr(default=None)
+
+    @property
+    def base(self) -> Any:
+        """The version that the run's dataset adds to (tasks.growth.versions.Version); None if the dataset does not grow."""
+        return self._base
+
+    def with_base(self, base: Any) -> Self:
+        """Return the table for a run that adds to a version of its dataset."""
+        changed = self.model_copy()
+        changed._base = base
+        return changed
+
+    def base_inputs(self) -> list[Any]:
+        """Return the version that the dataset adds to as an input of a stage."""
+        return [] if self._base is None else [self._base.as_input()]
+
     def key_config(self) -> dict[str, Any]:
         """Return the fields that decide the output, as JSON values, those of tables as they return them.
 

@@ -59,6 +59,10 @@ class ContractError(PairmillError):
     exit_code = 3
 
 
+class NothingLeft(ContractError):
+    """A stage over pairs kept none of them."""
+
+
 class SchemaError(ContractError):
     """Columns or types differ from the contract."""
 

@@ -7,13 +7,14 @@ environment; a config with a secret is refused, so none can reach a manifest or 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Self, get_type_hints
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
@@ -44,11 +45,14 @@ from flows.config_problems import (
 from infra.local.services import make_home
 from tasks.checks.check import ChecksConfig
 from tasks.curate.config import CurateConfig
+from tasks.curate.step import list_steps
 from tasks.download.config import DownloadConfig
 from tasks.engine.executor import Engine, Executor
 from tasks.evaluate.config import EvaluateConfig
 from tasks.extract.config import SOURCE_KINDS, SourceConfig, name_source_path, name_tables
+from tasks.filter.added_steps import used_steps
 from tasks.filter.config import FilterConfig
+from tasks.growth.versions import Version, find_newest, load_version, name_line
 from tasks.pack.config import PackConfig
 from tasks.register.config import RegisterConfig
 from training.config import TrainConfig
@@ -128,6 +132,13 @@ class ExecutionConfig(extend(_Execution, "executors")):
         return engine.create(self)
 
 
+class GrowConfig(_Table):
+    """The `[grow]` table: the dataset grows. A run adds what is new to the newest version, and trains on all versions."""
+
+    base: int | None = Field(default=None, ge=0)
+    """Number of the version that a run adds to; by default the newest one, which the run records. 0 begins anew."""
+
+
 _TABLES = {"extract": "source", "register": "register_"}
 """Fields of RunConfig whose names are not those of their stages."""
 
@@ -150,6 +161,8 @@ class RunConfig(_Table):
     evaluate: EvaluateConfig = EvaluateConfig()
     register_: RegisterConfig = Field(alias="register")
     execution: ExecutionConfig = ExecutionConfig()
+    grow: GrowConfig | None = None
+    _base: Version | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -162,10 +175,53 @@ class RunConfig(_Table):
             return {**values, "register": {**register, "model_name": name if is_valid else "unnamed"}}
         return values
 
+    @model_validator(mode="after")
+    def _decides_by_itself(self) -> Self:
+        """Refuse what compares all pairs of a dataset: a run that adds to one has only its own."""
+        wrong = [
+            *(["filter.balance"] if self.filter.balance is not None else []),
+            *(["filter.max_caption_count"] if self.filter.max_caption_count is not None else []),
+            *(["filter.captions_per_image"] if self.filter.captions_per_image > 1 else []),
+            *(['"caption" in filter.dedupe'] if "caption" in self.filter.dedupe else []),
+            *(f"filter.{step.table}" for step, _ in used_steps(self.filter)),
+            *(f"curate.{step.table}" for step in list_steps(self.curate) if step.compares_all),
+        ]
+        if self.grow is not None and wrong:
+            raise ValueError(
+                f"grow: {' and '.join(wrong)} compares all pairs of a dataset, and a run that adds to one has only its "
+                "own; leave out one of the two"
+            )
+        if self.grow is not None and self.train.dataset:
+            raise ValueError("grow: a dataset that grows is trained on with all its versions; leave out train.dataset")
+        return self
+
+    @property
+    def line(self) -> str:
+        """Name of the line of versions that the dataset belongs to."""
+        tables = (self.filter, self.download, self.curate, self.pack)
+        rows = [table.row_config() for table in self.source.tables]
+        return name_line(self.name, [self.seed, rows, *(table.key_config() for table in tables)])
+
+    @property
+    def base(self) -> Version | None:
+        """The version that the dataset adds to; None if it does not grow. Raises: StorageError, CorruptPart."""
+        if self.grow is not None and self._base is None:
+            store, number = open_store(self.store.uri), self.grow.base
+            self._base = find_newest(store, self.line) if number is None else load_version(store, self.line, number)
+        return self._base
+
+    def with_recorded_base(self) -> Self:
+        """Return the config with the number of the version that the dataset adds to, for the record of a run."""
+        base = self.base
+        return self if base is None else self.model_copy(update={"grow": GrowConfig(base=base.number)})
+
     def stage_config(self, name: str) -> Any:
         """Return a table by the name of its field, that of a stage with what it takes from other tables."""
         table = getattr(self, name)
-        return table.within(self) if isinstance(table, StageConfig) else table
+        if not isinstance(table, StageConfig):
+            return table
+        table = table.within(self)
+        return table if self.base is None else table.with_base(self.base)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the config as JSON values, with the keys of the TOML file and the paths of a run record."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from dataops.errors import ConfigError, ContractError, CorruptPart
+from dataops.errors import ConfigError, CorruptPart, NothingLeft
 from dataops.formatting import format_counts, format_quantity
 from dataops.snapshot import Manifest, load_manifest
 from dataops.stages import PAIR_STAGES
@@ -113,7 +113,7 @@ def insert_report(page: bytes, report: CheckReport) -> bytes:
 
 
 def check_kept(manifest: Manifest) -> None:
-    """Raise ContractError, with the rows by drop reason, if a stage over pairs kept none: the next stages have no work."""
+    """Raise NothingLeft, with the rows by drop reason, if a stage over pairs kept none: the next stages have no work."""
     counts = manifest.counts
     if manifest.stage not in PAIR_STAGES or counts.kept:
         return
@@ -121,4 +121,4 @@ def check_kept(manifest: Manifest) -> None:
     because = ": its source has no row"
     if reasons:
         because = f" ({reasons}); docs/reference/drop-reasons.md has what to do about each"
-    raise ContractError(f"{manifest.stage} keeps no row: 0 of {format_quantity(counts.input, 'row')}{because}")
+    raise NothingLeft(f"{manifest.stage} keeps no row: 0 of {format_quantity(counts.input, 'row')}{because}")

@@ -131,9 +131,14 @@ def run_stages(
                 run.make(step, force=step.stage.name in force, retry=classes)
             if step.stage is PACK:
                 run.check_dataset(recorded=number < STAGES.index(first))
+                run.grow()
             if step.stage.name == run.until:
                 break
     except Exception as raised:
+        if run.adds_nothing(raised):
+            run.grow()
+            run.end("completed")
+            return run.record.summary()
         error = scrub(translate_error(raised))
         run.end("failed", describe_error(error))
         message = describe_failure(error, run.stage, run.record.run_id)

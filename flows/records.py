@@ -115,6 +115,8 @@ class RunRecord(Stored):
     state: RunState = "running"
     attempts: list[Attempt] = Field(default_factory=list)
     stages: list[StageRun] = Field(default_factory=list)
+    version: str | None = Field(default=None, exclude_if=lambda version: version is None)
+    """The version of a dataset that grows, `line/number`, which the run has made."""
     model_version: str | None = None
     model_links: dict[str, str] = Field(default_factory=dict)
     checks: CheckReport | None = Field(default=None, exclude_if=lambda report: report is None)
@@ -197,7 +199,7 @@ def new_run_id(name: str, when: datetime | None = None) -> str:
 
 def create_run(config: "RunConfig", home: Path, run_id: str | None = None) -> RunRecord:
     """Create a run record and save it in the run's store; this machine remembers the store."""
-    run_id = run_id or new_run_id(config.name)
+    run_id, config = run_id or new_run_id(config.name), config.with_recorded_base()
     record = RunRecord(run_id=run_id, name=config.name, created_at=_now(), config=config.as_dict(), release=RELEASE)
     store = open_store(config.store.uri)
     record.save(store)

@@ -42,9 +42,14 @@ def list_training_datasets(train: Manifest, store: Store, own: Manifest | None =
 
     Raises: CorruptPart if the manifest of one is invalid.
     """
+    shares = list_shares(train)
+    found = [_find_manifest(source, store, own) for source, _ in shares]
+    if not train.config.get("dataset"):  # a dataset that grows, whose pairs are all seen equally often
+        pairs = [manifest.counts.kept if manifest else 0 for manifest in found]
+        shares = [(source, count / max(sum(pairs), 1)) for (source, _), count in zip(shares, pairs, strict=True)]
     return [
-        TrainingDataset(source, _find_manifest(source, store, own), share, number == 0)
-        for number, (source, share) in enumerate(list_shares(train))
+        TrainingDataset(source, manifest, share, number == 0)
+        for number, ((source, share), manifest) in enumerate(zip(shares, found, strict=True))
     ]
 
 

@@ -95,6 +95,7 @@ class SiteSource(_SignedSource):
     """{"host" = "127.0.0.1:8123"}: IP address and port to connect to instead of resolving the host. Private IP addresses
     are reachable only by this table."""
 
+    selection_fields: ClassVar[frozenset[str]] = _SignedSource.selection_fields | {"edition"}
     execution_fields: ClassVar[frozenset[str]] = _SignedSource.execution_fields | frozenset(
         {
             "contact",

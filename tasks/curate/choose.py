@@ -34,7 +34,7 @@ from dataops.reasons import Reason
 from dataops.snapshot import Draft, Record, fetch_table, read_table
 from dataops.trace.sources import number_sources
 from tasks.curate.config import CurateConfig, Units
-from tasks.curate.inspect_images import RawShard, inspected_name
+from tasks.curate.inspect_images import RawShard, caption_scopes, inspected_name
 from tasks.engine.exchange import Exchange, Step, group_units, number_partitions, put_frame, read_frame
 
 _MANY, _MANY_NEAR = 1024, 256
@@ -189,10 +189,7 @@ def _describe(rows: pl.DataFrame, config: CurateConfig) -> pl.DataFrame:
     drops = config.overlap is not None and config.overlap.action == "drop"
     state = pl.when(pl.col("drop_reason").is_not_null()).then(DROPPED)
     state = state.when(pl.col("overlap").is_not_null() & drops).then(OVERLAP).otherwise(CANDIDATE)
-    scopes = np.zeros(rows.height, np.uint64)
-    if config.same_caption:
-        captions = [" ".join(caption.casefold().split()) for caption in rows["caption"].to_list()]
-        scopes = hash128(pa.array(captions, pa.string()))[:, 0]
+    scopes = caption_scopes(rows["caption"].to_list(), same_caption=config.same_caption)
     uids, shas = uid_halves(rows["uid"].to_arrow()), hash128(rows["sha256"].to_arrow())
     hashes = {"uid_high": uids[:, 0], "uid_low": uids[:, 1], "scope": scopes, "sha_high": shas[:, 0]}
     hashes |= {"sha_low": shas[:, 1], "url": hash128(rows["url"].to_arrow())[:, 0]}

@@ -1,15 +1,18 @@
 """Decode each image of a raw shard once, check its health, and compute its fingerprints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
 from dataops.images import decode as images
 from dataops.images.fingerprint import Fingerprint, fingerprint
+from dataops.kernels.hashes import hash128
 from dataops.parquet import encode_table
 from dataops.reasons import Reason
 from dataops.shards.tar import read_samples
@@ -18,6 +21,7 @@ from dataops.store import Store
 from tasks.curate.config import CurateConfig
 from tasks.curate.step import list_steps
 from tasks.engine.task_report import report_task
+from tasks.growth.tables import mark_earlier
 
 INSPECTED = pa.schema(
     [
@@ -34,6 +38,10 @@ INSPECTED = pa.schema(
         ("image_digest", pa.string()),  # hex digest of the bytes in the shard; null if the config has no further step
     ]
 )
+
+
+THUMBNAILS = "thumbnails-"
+"""Prefix of the parts with the thumbnails of the kept rows, which a dataset that grows has."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +75,35 @@ def inspect_shard(draft: Draft, shard: RawShard) -> Record:
         }
         for row, data in _pair_with_images(draft.store, rows, shard)
     ]
-    data = encode_table(pa.Table.from_pylist(inspected, INSPECTED))
+    table = pa.Table.from_pylist(inspected, INSPECTED)
+    if config.base is not None:
+        table = _drop_earlier(draft.store, table, config)
+    data = encode_table(table)
     draft.store.put(draft.path(inspected_name(shard.number)), memoryview(data))
     return Record(task=shard.number)
+
+
+def _drop_earlier(store: Store, inspected: pa.Table, config: CurateConfig) -> pa.Table:
+    """Return the rows of a raw shard, with a drop reason for images that an earlier version of the dataset has."""
+    good = np.flatnonzero(inspected["drop_reason"].is_null().to_numpy())
+    images = inspected.take(good).select(["sha256", "phash", "thumbnail", "caption"])
+    scopes = caption_scopes(images["caption"].to_pylist(), same_caption=config.same_caption)
+    distance = config.near_duplicate_distance if config.near_duplicates else None
+    images = images.append_column("scope", pa.array(scopes))
+    found = mark_earlier(config.base, store, images, distance, config.near_duplicate_tolerance)
+    reasons = inspected["drop_reason"].to_pylist()
+    for row, reason in zip(good.tolist(), found, strict=True):
+        reasons[row] = reason
+    place = inspected.schema.get_field_index("drop_reason")
+    return inspected.set_column(place, "drop_reason", pa.array(reasons, pa.string()))
+
+
+def caption_scopes(captions: Sequence[str], *, same_caption: bool) -> NDArray[np.uint64]:
+    """Return what must be equal for two rows to be duplicates: a hash of the caption, or 0 if captions do not count."""
+    if not same_caption:
+        return np.zeros(len(captions), np.uint64)
+    folded = [" ".join(caption.casefold().split()) for caption in captions]
+    return np.ascontiguousarray(hash128(pa.array(folded, pa.string()))[:, 0])
 
 
 def inspected_name(number: str) -> str:

@@ -17,17 +17,18 @@ from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
 from dataops.facts import CurateFacts
 from dataops.schema import conform, dropped_schema
-from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record
+from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, fetch_table
 from tasks.curate.choose import choose_rows
 from tasks.curate.config import CurateConfig
 from tasks.curate.decisions import curated_schema, decide_rows
 from tasks.curate.evaluation_overlap import digest_evaluation_sets, match_evaluation_sets
-from tasks.curate.inspect_images import RawShard, inspect_shard
+from tasks.curate.inspect_images import THUMBNAILS, RawShard, inspect_shard, inspected_name
 from tasks.curate.step import StepOutput, list_steps
 from tasks.engine.exchange import run_steps
 from tasks.engine.map_parts import map_parts, shared_workers
@@ -125,16 +126,26 @@ def write_rows(draft: Draft, shard: RawShard) -> Record:
         draft.put_table(f"part-{shard.number}.parquet", conform(kept, schema, label)),
         draft.put_table(f"dropped-{shard.number}.parquet", conform(dropped_rows, dropped_schema(schema), label)),
     ]
+    if shard.config.base is not None:
+        parts.append(_put_thumbnails(draft, shard, kept))
     by_reason = dict(sorted(Counter(dropped_rows["drop_reason"].to_pylist()).items()))
     return Record(
         task=shard.number, parts=parts, counts=Counts(input=rows.num_rows, kept=kept.num_rows, dropped=by_reason)
     )
 
 
+def _put_thumbnails(draft: Draft, shard: RawShard, kept: pa.Table) -> Part:
+    """Write the thumbnails of the kept rows of a raw shard, with which later versions of the dataset compare images."""
+    inspected = fetch_table(draft.store, draft.path(inspected_name(shard.number)), ["uid", "thumbnail"])
+    is_kept = pl.DataFrame(pl.from_arrow(kept.select(["uid"])))
+    found = pl.DataFrame(pl.from_arrow(inspected)).join(is_kept, on="uid", how="semi", maintain_order="left")
+    return draft.put_table(f"{THUMBNAILS}{shard.number}.parquet", found.to_arrow())
+
+
 def external_inputs(config: CurateConfig) -> list[Input]:
-    """Return the evaluation sets, and what the steps read, with their digests."""
+    """Return the evaluation sets, what the steps read, and the version that the dataset adds to, with their digests."""
     steps = [one for step in list_steps(config) for one in step.inputs(getattr(config, step.table))]
-    return [*digest_evaluation_sets(config), *steps]
+    return [*digest_evaluation_sets(config), *steps, *config.base_inputs()]
 
 
 CURATE = Stage(name="curate", version=8, make=make, external_inputs=external_inputs)

@@ -48,6 +48,8 @@ class Step:
     """Returns digests of what the step reads from outside the store, for its config."""
     check: Callable[[Any], list[str]] = lambda config: []
     """Returns what is wrong with its table in view of the whole `[curate]`."""
+    compares_all: bool = False
+    """True if what it decides on a row depends on the other rows."""
     asks_model: bool = False
     """True if it sends requests to a model, which a trial does not."""
     facts: type[Facts] = Facts

@@ -11,10 +11,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from dataops.errors import SourceError, SourceUnreachable
+from dataops.digest import canonical_json, text_sha256
+from dataops.errors import NothingLeft, SourceError, SourceUnreachable
 from dataops.facts import ExtractedFile, ExtractFacts, FilesFacts, SourceFacts
-from dataops.formatting import format_counts
+from dataops.formatting import format_counts, format_quantity
 from dataops.snapshot import Counts, Draft, Input, Record
+from dataops.stages import SOURCE_NAMES
+from dataops.store import Store
 from tasks.engine.map_parts import ATTEMPTS, map_parts
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
@@ -23,6 +26,7 @@ from tasks.extract.source_index import NAME, VERSION, copy_indexed_parts, entry_
 from tasks.extract.sources.base import FetchedFiles, Source
 from tasks.extract.sources.pairs_writer import DAMAGES_LISTED, PairsWriter
 from tasks.files.base import SourceFile
+from tasks.growth.tables import SOURCE, select_new
 
 
 @dataclass(frozen=True)
@@ -139,9 +143,8 @@ def make(work: Work[Source | Sources]) -> StageOutput:
         path = table_path(table, config)
         with naming_table(table, path):
             fetched.append(table.fetch(work.draft, work.context))
-            tasks += [
-                FileTask(i, file, file.digest(), table, path) for i, file in enumerate(fetched[-1].files, len(tasks))
-            ]
+            files = _select_new(work, table, fetched[-1].files)
+            tasks += [FileTask(i, file, file.digest(), table, path) for i, file in enumerate(files, len(tasks))]
     delete_stale_records(work.draft, tasks)
     records = map_parts(extract_file, tasks, work.draft, work.context)
     parts, counts = merge_records(records)
@@ -192,6 +195,15 @@ def log_problems(facts: FilesFacts) -> None:
         logger.warning("extract: %s was left out: %s", file, error)
 
 
+def _select_new(work: Work[Source | Sources], table: Source, files: Sequence[SourceFile]) -> Sequence[SourceFile]:
+    """Return the files of a source without those that an earlier version of the dataset has read."""
+    if (base := work.config.base) is None:
+        return files
+    labels = [Input(stage=SOURCE, key=table.label(file.name), digest=file.digest()) for file in files]
+    new = {(one.key, one.digest) for one in select_new(work.draft.store, base, labels)}
+    return [file for file, label in zip(files, labels, strict=True) if (label.key, label.digest) in new]
+
+
 def list_inputs(config: Source | Sources) -> list[Input]:
     """Return the inputs of all sources, in their order. Raises: ConfigError, SourceError."""
     inputs: list[Input] = []
@@ -201,4 +213,30 @@ def list_inputs(config: Source | Sources) -> list[Input]:
     return inputs
 
 
-EXTRACT = Stage(name=NAME, version=VERSION, make=make, external_inputs=list_inputs)
+def list_new_inputs(config: Source | Sources, store: Store) -> list[Input]:
+    """Return the inputs of all sources that no earlier version of a dataset that grows has read; of others, none.
+
+    Raises: NothingLeft if there is none; ConfigError, SourceError.
+    """
+    if (base := config.base) is None:
+        return []
+    found = list_inputs(config)
+    files = [one for one in found if one.stage == SOURCE]
+    if not (new := select_new(store, base, files)):
+        raise NothingLeft(
+            f"extract: none of {format_quantity(len(files), 'source file')} is new since version {base.number}"
+        )
+    if len(new) == len(files):
+        return found
+    names = text_sha256(canonical_json([one.key for one in new]))
+    others = [one for one in found if one.stage not in (SOURCE, SOURCE_NAMES)]
+    return [*new, *others, Input(stage=SOURCE_NAMES, key=format_quantity(len(new), "new file"), digest=names)]
+
+
+EXTRACT = Stage(
+    name=NAME,
+    version=VERSION,
+    make=make,
+    external_inputs=lambda config: [] if config.base is not None else list_inputs(config),
+    config_inputs=list_new_inputs,
+)

@@ -75,7 +75,8 @@ def make(work: Work[FilterConfig], sizes: Sizes | None = None) -> StageOutput:
             tasks.map_all()
         records = tasks.write_parts()
         parts, counts = merge_records(records)
-        check_kept_rows(counts, work.config.max_drop_fraction)
+        if counts.kept or work.config.base is None:
+            check_kept_rows(counts, work.config.max_drop_fraction)
         return StageOutput(parts, counts, tasks.facts(records))
 
 
@@ -264,8 +265,10 @@ def check_kept_rows(counts: Counts, max_drop_fraction: float) -> None:
 
 
 def external_inputs(config: FilterConfig) -> list[Input]:
-    """Return the list of queries, the opt-out lists, and what the rules read, as inputs, where the config uses them."""
-    inputs = read_inputs("filter.opt_out_lists", config.opt_out_lists)
+    """Return the list of queries, the opt-out lists, the version that the dataset adds to, and what the rules read, as
+    inputs, where the config uses them.
+    """
+    inputs = [*read_inputs("filter.opt_out_lists", config.opt_out_lists), *config.base_inputs()]
     if config.balance is not None:
         path = Path(config.balance.queries)
         # The digest is of the queries: another version of Parquet's writer gives other bytes of the file.
@@ -274,13 +277,15 @@ def external_inputs(config: FilterConfig) -> list[Input]:
 
 
 def _find_seen_parts(work: Work[FilterConfig]) -> list[tuple[str, int]]:
-    """Return the name and the number of rows of each part of the datasets that `seen` names."""
+    """Return the name and the number of rows of each part of the datasets that `seen` names, and of each table of URLs."""
     parts: list[tuple[str, int]] = []
     for key in work.config.seen:
         manifest = find_manifest(work.context.store, "pack", key)
         if manifest is None:
             raise ConfigError(f"filter.seen: there is no complete dataset pack/{key} in {work.context.store.uri}")
         parts += [(manifest.path(part.name), part.rows) for part in manifest.named("part-", ".parquet")]
+    if (base := work.config.base) is not None:
+        parts += [(table.name, table.rows) for table in base.tables_of("urls")]
     return parts
 
 

@@ -194,9 +194,15 @@ def collect_frequent_captions(draft: Draft, step: FilterStep) -> None:
 
 
 def put_seen_urls(draft: Draft, step: FilterStep) -> None:
-    """Put the URLs of some parts of earlier datasets by partition."""
-    hashes = (hash128(read_table(draft.store, name, ["url"])["url"].combine_chunks()) for name in step.inputs)
-    urls = pl.DataFrame(np.concatenate([np.empty((0, 2), np.uint64), *hashes]), schema=URL).unique(maintain_order=True)
+    """Put the URLs of some parts of earlier datasets, or those of tables of their hashes, by partition."""
+    found = (read_table(draft.store, name, URL) for name in step.inputs)
+    frames = [
+        pl.DataFrame(hash128(rows["url"].combine_chunks()), schema=URL)
+        if rows.column_names == URL[:1]
+        else pl.DataFrame(pl.from_arrow(rows))
+        for rows in found
+    ]
+    urls = pl.concat(frames or [pl.DataFrame(schema=dict.fromkeys(URL, pl.UInt64))]).unique(maintain_order=True)
     step.job.exchange("seen").write_by_hash(draft, step.number, urls, "url")
 
 

@@ -33,7 +33,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataops.errors import ContractError
+from dataops.errors import ContractError, NothingLeft
 from dataops.facts import PackFacts
 from dataops.formatting import format_counts
 from dataops.schema import CAPTIONS, CURATED
@@ -74,11 +74,11 @@ _PACK_WEIGHT = 6
 def make(work: Work[PackConfig]) -> StageOutput:
     """Pack all shards.
 
-    Raises: ContractError, with the numbers of rows of each stage, if curate kept no pair.
+    Raises: NothingLeft, with the numbers of rows of each stage, if curate kept no pair.
     """
     if not work.inputs["curate"].counts.kept:
         counts = "; ".join(_format_manifest_counts(work.inputs[stage]) for stage in ("download", "curate"))
-        raise ContractError(f"no pair is left to pack: {counts}")
+        raise NothingLeft(f"no pair is left to pack: {counts}")
     with shared_workers(work.context) as context:
         return _make(work, context)
 
@@ -208,11 +208,11 @@ def _list_shards(
 
 
 def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, base: Manifest | None) -> dict[str, Any]:
-    """Return the facts of the manifest. Raises: ContractError if takedowns and opt-out lists removed all pairs."""
+    """Return the facts of the manifest. Raises: NothingLeft if takedowns and opt-out lists removed all pairs."""
     if not counts.kept:
         listed = counts.dropped.get(OPT_OUTS, 0)
         more = f" or are named by an opt-out list ({listed:,})" if listed else ""
-        raise ContractError(f"no pair is left to pack: all {counts.input:,} were taken down{more}")
+        raise NothingLeft(f"no pair is left to pack: all {counts.input:,} were taken down{more}")
     size = sum(part.bytes for record in records for part in record.parts if part.name.endswith(".tar"))
     shards = [facts for record in records for facts in record.facts["shards"]]
     known = {*CURATED.names, CAPTIONS.name}

@@ -11,6 +11,7 @@ from dataops.formatting import format_quantity
 from dataops.snapshot import Input, Manifest, Part, find_manifest
 from dataops.store import Store
 from dataops.trace.requests import list_requests, load_report, load_targets, report_name, select_requests
+from tasks.growth.versions import find_packs
 from tasks.lineage.search import Rows, Search
 from training.config import TrainConfig
 
@@ -36,11 +37,11 @@ class LocalDataset:
 
 
 def named_inputs(config: TrainConfig, store: Store) -> list[Input]:
-    """Return the datasets that a config names, as inputs.
+    """Return the datasets that a config names, and those of the version that its own adds to, as inputs.
 
     Raises: ConfigError if one is not in the store, or a takedown request removes pairs of it.
     """
-    found = find_named(config, store)
+    found = [*find_grown(config, store), *find_named(config, store)]
     for manifest in found:
         _check_takedowns(manifest, store)
     return [manifest.as_input() for manifest in found]
@@ -51,12 +52,18 @@ def find_named(config: TrainConfig, store: Store) -> list[Manifest]:
     return [_find_named(str(table.key), store) for table in config.dataset if table.key is not None]
 
 
+def find_grown(config: TrainConfig, store: Store) -> list[Manifest]:
+    """Return the datasets of the version that the run's own dataset adds to. Raises: ContractError if one is missing."""
+    return find_packs(store, config.base) if config.base is not None else []
+
+
 def find_datasets(config: TrainConfig, own: Manifest, store: Store) -> list[Manifest]:
-    """Return the datasets of a training in the order of the config, which has the run's own first.
+    """Return the datasets of a training: the run's own, those of the version that it adds to, and those that the config
+    names, in its order.
 
     Raises: ConfigError if one is not in the store, or two have the same content.
     """
-    found = [own, *find_named(config, store)]
+    found = [own, *find_grown(config, store), *find_named(config, store)]
     known: dict[str, Manifest] = {}
     for manifest in found:
         if (same := known.setdefault(manifest.content_digest, manifest)) is not manifest:

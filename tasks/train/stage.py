@@ -159,7 +159,7 @@ def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     if models := {stage: meaning for one in described for stage, meaning in one.items()}:
         facts["other_models"] = models
     datasets = _find_datasets(work)
-    if len(datasets) > 1:
+    if work.config.dataset:
         facts["datasets"] = [
             {"key": one.key, **counted} for one, counted in zip(datasets, done["datasets"], strict=True)
         ]
@@ -188,7 +188,7 @@ def build_job(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, 
         "train": work.config.with_precision().model_dump(mode="json"),
         "seed": work.seed,
         "shards": [str(path) for path, _ in files],
-        "datasets": [len(one.shards) for one in local] if is_mixture else [],
+        "datasets": [len(one.shards) for one in local] if work.config.dataset else [],
         "checksums": {str(path) if is_mixture else path.name: part.sha256 for path, part in files},
         "arriving": {path.name: part.bytes for path, part in files} if limit else {},
         "output": str(output),

@@ -83,6 +83,7 @@ STEP = Step(
     NAME,
     ClustersConfig,
     "plugins.scores.clusters.clustering:add_clusters",
+    compares_all=True,
     columns=(
         Column(
             "image_cluster",

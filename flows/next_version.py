@@ -1,0 +1,99 @@
+"""Make the next version of a dataset that grows, of the snapshots of a run."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from dataops.errors import CorruptPart
+from dataops.kernels.hashes import hash128
+from dataops.reasons import Reason
+from dataops.snapshot import Manifest, read_parts
+from dataops.store import Store
+from tasks.curate.inspect_images import THUMBNAILS, caption_scopes
+from tasks.download.config import may_succeed_later
+from tasks.filter.reasons import SEEN
+from tasks.growth.tables import SCHEMAS, SOURCE, add_rows, put_object
+from tasks.growth.versions import Added, Table, Version, create_version
+
+REPEATED = (SEEN, Reason.EXACT_DUPLICATE, Reason.NEAR_DUPLICATE)
+"""Drop reasons of pairs that the dataset has already; also of those that a run itself has twice."""
+
+
+def add_run(store: Store, base: Version, manifests: Mapping[str, Manifest], run_id: str) -> Version:
+    """Write the version after one, with what a run found to be new.
+
+    Args:
+        manifests: the run's snapshots by stage: those up to `pack`, or up to the stage after which no row was left.
+
+    Raises: ContractError if another run has made this version.
+    """
+    tables = [table for table in base.tables if table.kind == "thumbnails"]
+    tables += add_rows(store, base, "files", _list_files(manifests["extract"]))
+    tables += add_rows(store, base, "urls", _list_urls(store, manifests.get("download")))
+    pack, number = manifests.get("pack"), base.number + 1
+    images, thumbnails = _list_images(store, manifests.get("curate"), pack, number)
+    tables += add_rows(store, base, "images", images)
+    if thumbnails:
+        count = images.num_rows
+        tables.append(put_object(store, base.line, "thumbnails", (number, number), count, thumbnails, "bin"))
+    added = [Added(key=pack.key, digest=pack.content_digest, pairs=pack.counts.kept)] if pack else []
+    dropped = [reason for manifest in manifests.values() for reason in manifest.counts.dropped.items()]
+    return create_version(
+        store,
+        Version(
+            line=base.line,
+            number=number,
+            packs=(*base.packs, *added),
+            tables=tuple(sorted(tables, key=_order)),
+            new=pack.counts.kept if pack else 0,
+            repeated=sum(count for reason, count in dropped if reason in REPEATED),
+            run_id=run_id,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+    )
+
+
+def _order(table: Table) -> tuple[str, int]:
+    return table.kind, table.first
+
+
+def _list_files(extract: Manifest) -> pa.Table:
+    files = [(one.key, one.digest) for one in extract.inputs if one.stage == SOURCE]
+    names, digests = zip(*files, strict=True) if files else ((), ())
+    return pa.table([pa.array(names, pa.string()), pa.array(digests, pa.string())], schema=SCHEMAS["files"])
+
+
+def _list_urls(store: Store, download: Manifest | None) -> pa.Table:
+    """Return the URLs of a download that need not be asked for again."""
+    if download is None:
+        return SCHEMAS["urls"].empty_table()
+    classes = tuple(download.config["retry"]["classes"])
+    kept = read_parts(store, download, "part-", ["url"])
+    dropped = read_parts(store, download, "dropped-", ["url", "drop_reason"])
+    final = [not may_succeed_later(reason, classes) for reason in dropped["drop_reason"].to_pylist()]
+    urls = pa.concat_arrays([*kept["url"].chunks, *dropped.filter(pa.array(final, pa.bool_()))["url"].chunks])
+    hashes = np.unique(hash128(urls.drop_null()), axis=0)
+    return pa.table([np.ascontiguousarray(hashes[:, 0]), np.ascontiguousarray(hashes[:, 1])], schema=SCHEMAS["urls"])
+
+
+def _list_images(store: Store, curate: Manifest | None, pack: Manifest | None, number: int) -> tuple[pa.Table, bytes]:
+    """Return the images of a dataset, and their thumbnails in the same order.
+
+    Raises: CorruptPart if a thumbnail is missing.
+    """
+    if curate is None or pack is None:
+        return SCHEMAS["images"].empty_table(), b""
+    rows = pl.DataFrame(pl.from_arrow(read_parts(store, pack, "part-", ["uid", "sha256", "phash", "caption"])))
+    thumbnails = pl.DataFrame(pl.from_arrow(read_parts(store, curate, THUMBNAILS, ["uid", "thumbnail"])))
+    found = rows.sort("uid").join(thumbnails, on="uid", how="left", maintain_order="left")
+    if missing := found.filter(pl.col("thumbnail").is_null())["uid"].to_list():
+        raise CorruptPart(f"curate/{curate.key} has no thumbnail of {missing[0]}, which pack/{pack.key} has")
+    sha = hash128(found["sha256"].to_arrow())
+    scopes = caption_scopes(found["caption"].to_list(), same_caption=curate.config["same_caption"])
+    phashes = np.array([int(value, 16) for value in found["phash"].to_list()], np.uint64)
+    columns = [np.ascontiguousarray(sha[:, 0]), np.ascontiguousarray(sha[:, 1]), phashes, scopes]
+    columns += [np.full(found.height, number, np.uint32), np.arange(found.height, dtype=np.uint32)]
+    return pa.table(columns, schema=SCHEMAS["images"]), b"".join(found["thumbnail"].to_list())

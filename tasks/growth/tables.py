@@ -1,0 +1,154 @@
+"""The tables by which a run knows what earlier versions of its dataset have.
+
+    files         a row for each source file that was read: its name and digest
+    urls          for each URL that was asked for, with an image or an answer that no retry changes: halves of its hash
+    images        for each image of the dataset: halves of the hash of its SHA-256; its phash; `scope`, a hash of the
+                  caption where duplicates need equal captions; the version and the row of its thumbnail
+    thumbnails    for each image that a version added, in the order of its rows: the bytes
+
+A version adds a table of each kind. Tables of the first three kinds are merged like the digits of a binary number when one
+is added: after 100 versions there are seven at most, and a row has been written again seven times.
+
+Source: the logarithmic method (Bentley and Saxe 1980, "Decomposable searching problems").
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dataops.errors import CorruptPart
+from dataops.images.near_duplicates import find_close_pairs
+from dataops.kernels.hashes import hash128
+from dataops.parquet import encode_table
+from dataops.reasons import Reason
+from dataops.snapshot import Input, fetch_table
+from dataops.store import Store, open_store
+from tasks.growth.versions import FOLDER, Kind, Table, Version
+
+SCHEMAS = {
+    "files": pa.schema([("file", pa.string()), ("digest", pa.string())]),
+    "urls": pa.schema([("url", pa.uint64()), ("url_low", pa.uint64())]),
+    "images": pa.schema(
+        [
+            *((name, pa.uint64()) for name in ("sha_high", "sha_low", "phash", "scope")),
+            *((name, pa.uint32()) for name in ("version", "row")),
+        ]
+    ),
+}
+SOURCE = "source"
+"""Stage of the inputs that are source files."""
+
+
+def add_rows(store: Store, version: Version, kind: Kind, rows: pa.Table) -> list[Table]:
+    """Return the tables of a kind of the version after one: with these rows, merged with the newest ones if those are few.
+
+    A table is written before the version that names it; its name has its digest, so that of two runs none overwrites it.
+    """
+    number, kept = version.number + 1, version.tables_of(kind)
+    first, parts = number, [rows.cast(SCHEMAS[kind])]
+    while kept and kept[-1].last - kept[-1].first <= number - first:
+        older = kept.pop()
+        first = older.first
+        parts.insert(0, read_table(store, older))
+    if not sum(part.num_rows for part in parts):
+        return [*kept]
+    return [*kept, _put(store, version.line, kind, (first, number), pa.concat_tables(parts))]
+
+
+def _put(store: Store, line: str, kind: Kind, span: tuple[int, int], rows: pa.Table) -> Table:
+    data = encode_table(rows.combine_chunks(), 1 << 16).to_pybytes()
+    return put_object(store, line, kind, span, rows.num_rows, data, "parquet")
+
+
+def put_object(
+    store: Store, line: str, kind: Kind, span: tuple[int, int], rows: int, data: bytes, extension: str
+) -> Table:
+    """Write the bytes of a table of consecutive versions."""
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"{FOLDER}/{line}/{kind}-{span[0]:06d}-{span[1]:06d}-{digest[:12]}.{extension}"
+    store.put(name, data)
+    return Table(kind=kind, first=span[0], last=span[1], name=name, rows=rows, bytes=len(data), sha256=digest)
+
+
+def read_table(store: Store, table: Table, columns: list[str] | None = None) -> pa.Table:
+    """Return the rows of a table. Raises: CorruptPart if they are not those that were written."""
+    rows = fetch_table(store, table.name, columns)
+    if rows.num_rows != table.rows:
+        raise CorruptPart(f"{store.uri}/{table.name} has {rows.num_rows:,} rows, not {table.rows:,}; restore it")
+    return rows
+
+
+def select_new(store: Store, version: Version, inputs: Sequence[Input]) -> list[Input]:
+    """Return those of some source files that no version up to this one has read; a file is its name and its digest."""
+    known = {
+        known
+        for table in version.tables_of("files")
+        for known in zip(*(read_table(store, table)[name].to_pylist() for name in ("file", "digest")), strict=True)
+    }
+    return [one for one in inputs if (one.key, one.digest) not in known]
+
+
+def mark_earlier(
+    version: Version, store: Store, images: pa.Table, distance: int | None, tolerance: int
+) -> list[str | None]:
+    """Return for each image the reason to drop it as one that an earlier version has; None for one that is new.
+
+    Args:
+        images: `sha256`, `phash` (null: not compared by it), `thumbnail`, and `scope`, in which both must agree.
+        distance: maximum number of bits in which the hashes of near-duplicates differ; None: only equal bytes count.
+        tolerance: maximum difference of their thumbnails in any cell and channel.
+    """
+    reasons: list[str | None] = [None] * images.num_rows
+    known = _load_images(store.uri, tuple(version.tables_of("images")))
+    if not known.height or not images.num_rows:
+        return reasons
+    sha = hash128(images["sha256"].combine_chunks())
+    new = pl.DataFrame(
+        {"sha_high": sha[:, 0], "sha_low": sha[:, 1], "scope": images["scope"].to_numpy()}
+    ).with_row_index("image")
+    same = new.join(
+        known.select("sha_high", "sha_low", "scope").unique(), on=["sha_high", "sha_low", "scope"], how="semi"
+    )
+    for row in same["image"]:
+        reasons[row] = Reason.EXACT_DUPLICATE
+    if distance is None:
+        return reasons
+    left = [row for row, value in enumerate(images["phash"].to_pylist()) if value is not None and reasons[row] is None]
+    queries = images["phash"].take(left).to_numpy().astype(np.uint64)
+    scopes, known_scopes = images["scope"].to_numpy(), known["scope"].to_numpy()
+    for pairs in find_close_pairs(queries, known["phash"].to_numpy(), distance):
+        pairs = pairs[scopes[np.array(left)[pairs[:, 0]]] == known_scopes[pairs[:, 1]]]
+        thumbnails = _read_thumbnails(store, version, known[pairs[:, 1]])
+        for (query, _), thumbnail in zip(pairs.tolist(), thumbnails, strict=True):
+            row = left[query]
+            if reasons[row] is None and _differ_at_most(images["thumbnail"][row].as_py(), thumbnail, tolerance):
+                reasons[row] = Reason.NEAR_DUPLICATE
+    return reasons
+
+
+def _differ_at_most(one: bytes, other: bytes, tolerance: int) -> bool:
+    pixels: list[NDArray[np.int16]] = [np.frombuffer(value, np.uint8).astype(np.int16) for value in (one, other)]
+    return len(one) == len(other) and int(np.abs(pixels[0] - pixels[1]).max()) <= tolerance
+
+
+@lru_cache(maxsize=1)
+def _load_images(store_uri: str, tables: tuple[Table, ...]) -> pl.DataFrame:
+    """Return the images of all tables; a worker reads them once."""
+    store = open_store(store_uri)
+    rows = pa.concat_tables([SCHEMAS["images"].empty_table(), *(read_table(store, table) for table in tables)])
+    return pl.DataFrame(pl.from_arrow(rows))
+
+
+def _read_thumbnails(store: Store, version: Version, rows: pl.DataFrame) -> Iterator[bytes]:
+    objects = {table.first: table for table in version.tables_of("thumbnails")}
+    ranges: list[tuple[str, int, int]] = []
+    for number, row in rows.select("version", "row").iter_rows():
+        table = objects[number]
+        size = table.bytes // table.rows
+        ranges.append((table.name, row * size, size))
+    yield from store.read_each(ranges)

@@ -1,0 +1,173 @@
+"""A dataset that grows, as a line of versions: each is a list of packs, of which all but the last belong to earlier ones.
+
+    grown/<line>/version-000012.json     the packs, the tables and the counts of version 12
+    grown/<line>/urls-000009-000012-<digest>.parquet, ...
+
+A run with `[grow]` adds to the newest version of its line: it reads only source files that no earlier version has read,
+drops pairs whose URL an earlier one has asked for, and images that an earlier one has. What a version has stays. The tables
+(tasks/growth/tables.py) tell a run what it needs to know of all earlier ones, so its work is in proportion to what is new.
+
+The line is named after the config and a digest of the settings that decide its rows: with other settings a new line begins.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dataops.digest import canonical_json, text_sha256
+from dataops.errors import ContractError, CorruptPart
+from dataops.formats import RELEASE, Stored
+from dataops.snapshot import Input, Manifest, load_manifest
+from dataops.store import Store
+from dataops.trace.requests import list_reports, load_report
+
+FOLDER = "grown"
+Kind = Literal["files", "urls", "images", "thumbnails"]
+
+
+class Table(BaseModel):
+    """Rows of consecutive versions, as one object of the store."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Kind
+    first: int
+    last: int
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Added(BaseModel):
+    """A pack that a version added."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    digest: str
+    pairs: int
+
+
+class Version(Stored):
+    """version-NNNNNN.json. Number 0, which no object has, is the beginning of a line."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    line: str
+    number: int = 0
+    packs: tuple[Added, ...] = ()
+    tables: tuple[Table, ...] = ()
+    new: int = 0
+    """Pairs that this version added."""
+    repeated: int = 0
+    """Pairs of this version that an earlier one had, by URL or image."""
+    run_id: str = ""
+    created_at: str = ""
+    release: str = RELEASE
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of all packs."""
+        return sum(pack.pairs for pack in self.packs)
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that a run reads of this version."""
+        content = [[pack.digest for pack in self.packs], [[one.kind, one.sha256] for one in self.tables]]
+        return text_sha256(canonical_json(content))
+
+    def as_input(self) -> Input:
+        """Return this version as an input of a stage."""
+        return Input(stage=FOLDER, key=f"{self.line}/{self.number}", digest=self.digest)
+
+    def tables_of(self, kind: Kind) -> list[Table]:
+        """Return the tables of a kind, oldest first."""
+        return sorted((table for table in self.tables if table.kind == kind), key=lambda table: table.first)
+
+
+def name_line(name: str, settings: Sequence[Any]) -> str:
+    """Return the line of a config: its name, and a digest of the settings that decide its rows."""
+    return f"{name}-{text_sha256(canonical_json(list(settings)))[:12]}"
+
+
+def find_newest(store: Store, line: str) -> Version:
+    """Return the newest version of a line. Raises: CorruptPart."""
+    names = [name for name in store.names(f"{FOLDER}/{line}") if "/version-" in name]
+    return load_version(store, line, max((_number_of(name) for name in names), default=0))
+
+
+def list_newest(store: Store) -> list[Version]:
+    """Return the newest version of each line of a store. Raises: CorruptPart."""
+    newest: dict[str, int] = {}
+    for name in store.names(FOLDER):
+        _, line, file = name.split("/", 2)
+        if file.startswith("version-"):
+            newest[line] = max(newest.get(line, 0), _number_of(name))
+    return [load_version(store, line, number) for line, number in sorted(newest.items())]
+
+
+def load_version(store: Store, line: str, number: int) -> Version:
+    """Return a version of a line; 0 is its beginning. Raises: CorruptPart if it is missing or damaged; NewerFormat."""
+    if not number:
+        return Version(line=line)
+    name = _object_name(line, number)
+    if (data := store.find(name)) is None:
+        raise CorruptPart(f"{store.uri}/{name} is missing; restore it, or run the config with `--set grow.base=0`")
+    try:
+        found = Version.parse(data, f"{store.uri}/{name}")
+    except ValidationError as error:
+        raise CorruptPart(f"{store.uri}/{name} is damaged; restore it from a backup") from error
+    if (found.line, found.number) != (line, number):
+        raise CorruptPart(f"{store.uri}/{name} is version {found.number} of {found.line}; restore it from a backup")
+    return found
+
+
+def create_version(store: Store, version: Version) -> Version:
+    """Write a version, or return it if this run has written it before.
+
+    Raises: ContractError if another run has added to the version before, too.
+    """
+    name = _object_name(version.line, version.number)
+    if store.create(name, version.model_dump_json(indent=2).encode()):
+        return version
+    found = load_version(store, version.line, version.number)
+    if found.packs == version.packs:
+        return found
+    raise ContractError(
+        f"{found.run_id} has made version {found.number} of {found.line} meanwhile; start a new run of the config: it adds "
+        "to that version, and fetches no image again that this run has fetched, if the same rows are new to it"
+    )
+
+
+def find_packs(store: Store, version: Version) -> list[Manifest]:
+    """Return the datasets of a version, each as the newest version that takedowns have made of it.
+
+    Raises: ContractError if one is not in the store.
+    """
+    followers: dict[str, str] = {}
+    for entry in list_reports(store) if version.packs else ():
+        followers |= {old: new for old, new in load_report(store, entry.name).versions.items() if new}
+    found: list[Manifest] = []
+    for pack in version.packs:
+        key, seen = pack.key, {pack.key}
+        while (following := followers.get(key)) is not None and following not in seen:
+            key = following
+            seen.add(key)
+        if (manifest := load_manifest(store, "pack", key)) is None:
+            raise ContractError(
+                f"pack/{key}, which version {version.number} of {version.line} has, is not in {store.uri}; restore it, or "
+                "run the config with `--set grow.base=0`, which makes the dataset again"
+            )
+        found.append(manifest)
+    return found
+
+
+def _object_name(line: str, number: int) -> str:
+    return f"{FOLDER}/{line}/version-{number:06d}.json"
+
+
+def _number_of(name: str) -> int:
+    text = name.rpartition("-")[2].removesuffix(".json")
+    return int(text) if text.isdecimal() else 0

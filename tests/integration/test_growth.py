@@ -1,0 +1,330 @@
+"""A dataset that grows: each night asks hosts for new images only, and the union is that of a slow reference."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from dataops.errors import ContractError, NothingLeft
+from dataops.images import decode
+from dataops.images.fingerprint import Fingerprint, fingerprint
+from dataops.schema import uid
+from dataops.snapshot import Manifest, read_parts
+from dataops.store import FolderStore, Store
+from flows.config import RunConfig, validate_values
+from flows.dataset_checks import check_kept
+from flows.next_version import add_run
+from flows.pipeline import PIPELINE
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan, reuse
+from tasks.growth.versions import Version, find_newest, find_packs, list_newest, load_version
+from tasks.train.datasets import find_datasets
+from tests.inline_executor import InlineExecutor
+from tests.servers.hostile_web import Handler, Web, served
+
+pytestmark = pytest.mark.timeout(300)
+
+HOST = "photos.test"
+Night = Sequence[tuple[str, str]]
+
+
+def drawing(seed: int) -> Image.Image:
+    """Return a picture whose perceptual hash differs from that of other seeds."""
+    random, image = Random(seed), Image.new("RGB", (96, 72), "white")
+    draw = ImageDraw.Draw(image)
+    for _ in range(9):
+        x, y, w, h = (random.randrange(size) for size in (80, 60, 40, 30))
+        draw.rectangle((x, y, x + 8 + w, y + 8 + h), fill=tuple(random.randrange(256) for _ in range(3)))
+    return image
+
+
+def encoded(path: str) -> bytes:
+    """Return the image of a path: /7.png; /7-again.png, the same bytes; /7-encoded.jpg, a near-duplicate."""
+    image, out = drawing(int(path.strip("/").partition(".")[0].partition("-")[0])), io.BytesIO()
+    if path.endswith(".jpg"):
+        image.save(out, "JPEG", quality=95, subsampling=0)
+    else:
+        image.save(out, "PNG")
+    return out.getvalue()
+
+
+def answer(handler: Handler) -> None:
+    handler.answer(
+        (404, {}, b"") if "gone" in handler.path else (200, {"Content-Type": "image/png"}, encoded(handler.path))
+    )
+
+
+NIGHTS: tuple[Night, ...] = tuple(
+    [(f"http://{HOST}/{name}", f"A drawing called {name} of this night") for name in names.split()]
+    for names in (
+        "1.png 2.png 3.png 4.png 5.png 900-gone.png",
+        "6.png 2.png 7.png 1-again.png 3-encoded.jpg 900-gone.png 8.png",
+        "9.png 7.png 8-encoded.jpg 10.png 6-again.png 6.png 11.png",
+        "1.png 9.png 900-gone.png 1-again.png",  # nothing new
+        "12.png 10-encoded.jpg 12-encoded.jpg 13.png 3-encoded.jpg",
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[Web]:
+    with served({HOST: {"*": answer, "/robots.txt": b"", "/ai.txt": b"", "/.well-known/tdmrep.json": b"[]"}}) as web:
+        yield web
+
+
+def configured(web: Web, folder: Path, **more: Any) -> RunConfig:
+    values: dict[str, Any] = {
+        "name": "nights",
+        "store": {"uri": str(folder / "store")},
+        "source": {"kind": "pairs", "paths": [str(folder / "nights" / "*.csv")]},
+        "filter": {"languages": []},
+        "download": {"connect_to": web.connect_to(), "image_size": 64, "retries": 0, "host_rate": 0, "min_success": 0.1,
+                     "retry": {"rounds": 0}},
+        "register": {"model_name": "nights"},
+        "grow": {},
+    }  # fmt: skip
+    for table, keys in more.items():
+        values[table] = {**values.get(table, {}), **keys}
+    config, problems = validate_values(values)
+    assert config is not None, problems
+    return config
+
+
+def put_night(folder: Path, number: int, rows: Night) -> None:
+    (folder / "nights").mkdir(parents=True, exist_ok=True)
+    with (folder / "nights" / f"{number:03d}.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("url", "caption"), *rows])
+
+
+def run(config: RunConfig, folder: Path, store: Store | None = None) -> tuple[Version | None, dict[str, Manifest]]:
+    """Run a config up to pack, as a flow run does, and return the version that it adds (None: no file is new)."""
+    store, manifests, base = store or FolderStore(folder / "store"), dict[str, Manifest](), config.base
+    assert base is not None
+    context = Context(store=store, home=folder / "home", workers=1, pool=InlineExecutor())
+    try:
+        for step in PIPELINE[:5]:
+            upstream = [manifests[name] for name in step.reads]
+            planned = plan(step.stage, config.stage_config(step.table), config.seed, upstream, store)
+            manifests[step.stage.name] = reuse(planned, context) or make(planned, context)
+            check_kept(manifests[step.stage.name])
+    except NothingLeft:
+        if not base.packs:
+            raise
+        if not manifests:
+            return None, {}
+    return add_run(store, base, manifests, "a run"), manifests
+
+
+def run_nights(web: Web, folder: Path, nights: Sequence[Night] = NIGHTS) -> list[tuple[Version | None, list[str]]]:
+    """Run each night, and return its version and the paths of the images that were requested."""
+    found: list[tuple[Version | None, list[str]]] = []
+    for number, night in enumerate(nights, 1):
+        put_night(folder, number, night)
+        web.log.clear()
+        version, _ = run(configured(web, folder), folder)
+        found.append((version, sorted(path for _, _, path in web.log if path[1:2].isdigit())))
+    return found
+
+
+def uids(store: Store, packs: Sequence[Manifest]) -> set[str]:
+    rows = [uid for pack in packs for uid in read_parts(store, pack, "part-", ["uid"])["uid"].to_pylist()]
+    assert len(rows) == len(set(rows))
+    return set(rows)
+
+
+def reference(nights: Sequence[Night]) -> tuple[set[str], list[list[str]]]:
+    """Return the uids that stay, and the paths that are asked for each night: compare each image with all before."""
+    asked, kept, images, paths = set[str](), set[str](), list[tuple[bytes, Fingerprint]](), list[list[str]]()
+    for night in nights:
+        new = list({url: (url, caption) for url, caption in night if url not in asked}.values())
+        asked |= {url for url, _ in new}
+        paths.append(sorted(url.partition(HOST)[2] for url, _ in new))
+        tonight: list[tuple[str, bytes, Fingerprint, str]] = []
+        for url, caption in new:
+            if "gone" in url:
+                continue
+            data = encoded(url.partition(HOST)[2])
+            print_ = fingerprint(decode.decode_pixels(data))
+            if any(data == other or close(print_, before) for other, before in images):
+                continue
+            tonight.append((uid(url, caption), data, print_, caption))
+        better = [  # of two of one night the longer caption stays
+            one
+            for one in tonight
+            if not any(close(one[2], other[2]) and len(other[3]) > len(one[3]) for other in tonight)
+        ]
+        kept |= {one[0] for one in better}
+        images += [one[1:3] for one in better]
+    return kept, paths
+
+
+def close(one: Fingerprint, other: Fingerprint) -> bool:
+    cells = [np.frombuffer(print_.thumbnail, np.uint8).astype(int) for print_ in (one, other)]
+    return (one.phash ^ other.phash).bit_count() <= 6 and int(np.abs(cells[0] - cells[1]).max()) <= 16
+
+
+@pytest.fixture(scope="module")
+def grown(web: Web, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[Version | None, list[str]]]]:
+    folder = tmp_path_factory.mktemp("grown")
+    return folder, run_nights(web, folder)
+
+
+def test_each_night_asks_for_new_images_only_and_the_union_is_that_of_the_reference(grown: Any):
+    folder, nights = grown
+    kept, asked = reference(NIGHTS)
+    assert [paths for _, paths in nights] == asked
+    store = FolderStore(folder / "store")
+    [newest] = list_newest(store)
+    assert newest == nights[-1][0]
+    assert uids(store, find_packs(store, newest)) == kept
+    assert newest.pairs == len(kept)
+    assert [len(version.packs) for version, _ in nights] == [1, 2, 3, 3, 4]
+    assert [version.repeated for version, _ in nights[1:4]] == [4, 4, 4]
+
+
+def test_a_night_without_a_new_file_makes_nothing(grown: Any, web: Web):
+    folder, _ = grown
+    web.log.clear()
+    before = FolderStore(folder / "store").names("")
+    assert run(configured(web, folder), folder) == (None, {})
+    assert FolderStore(folder / "store").names("") == before
+    assert not web.log
+
+
+def test_tables_are_few_and_earlier_versions_stay(grown: Any, web: Web):
+    folder, nights = grown
+    store = FolderStore(folder / "store")
+    for version, _ in nights:
+        assert version == load_version(store, version.line, version.number)
+        for kind in ("files", "urls", "images"):
+            spans = [(table.first, table.last) for table in version.tables_of(kind)]
+            assert len(spans) <= version.number.bit_count() + 1, (kind, spans)
+    files = configured(web, folder).base.tables_of("files")
+    assert sum(table.rows for table in files) == len(NIGHTS)
+
+
+def test_a_training_reads_all_versions(grown: Any, web: Web):
+    folder, nights = grown
+    store = FolderStore(folder / "store")
+    last = nights[-1][0]
+    config = configured(web, folder, grow={"base": last.number - 1})
+    own = find_packs(store, last)[-1]
+    found = find_datasets(config.stage_config("train"), own, store)
+    assert {manifest.key for manifest in found} == {pack.key for pack in last.packs}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing handles it."""
+
+
+class MortalStore(FolderStore):
+    """A store whose process dies before one of its writes."""
+
+    def __init__(self, root: Path, lives: int):
+        super().__init__(root)
+        self.lives = lives
+
+    def _die(self) -> None:
+        self.lives -= 1
+        if self.lives < 0:
+            raise Killed
+
+    def put(self, *args: Any, **options: Any) -> None:
+        self._die()
+        super().put(*args, **options)
+
+    def put_chunks(self, *args: Any, **options: Any) -> None:
+        self._die()
+        super().put_chunks(*args, **options)
+
+    def create(self, *args: Any, **options: Any) -> bool:
+        self._die()
+        return super().create(*args, **options)
+
+
+def contents(folder: Path) -> Mapping[str, bytes]:
+    """Return all versions and tables, without the times."""
+    store = FolderStore(folder / "store")
+    found = {name: store.read(name) for name in store.names("grown") if not name.endswith(".json")}
+    [newest] = list_newest(store)
+    return found | {str(n): load_version(store, newest.line, n).digest.encode() for n in range(1, newest.number + 1)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_kill_at_any_write_of_a_night_changes_nothing(seed: int, web: Web, tmp_path: Path, grown: Any):
+    random, kills = Random(seed), 0
+    for number, night in enumerate(NIGHTS[:3], 1):
+        put_night(tmp_path, number, night)
+        config = configured(web, tmp_path)
+        config = config.model_copy(update={"grow": type(config.grow)(base=config.base.number)})
+        while True:
+            store = MortalStore(tmp_path / "store", random.randrange(60))
+            try:
+                run(config, tmp_path, store)
+                break
+            except Killed:
+                kills += 1
+    assert kills
+    [newest] = list_newest(FolderStore(tmp_path / "store"))
+    expected = {name: data for name, data in contents(grown[0]).items() if name in contents(tmp_path)}
+    assert newest.number == 3
+    assert newest.digest == grown[1][2][0].digest
+    assert {name: expected[name] for name in ("1", "2", "3")} == {n: contents(tmp_path)[n] for n in ("1", "2", "3")}
+
+
+def test_of_two_nights_at_the_same_time_one_is_refused(web: Web, tmp_path: Path):
+    put_night(tmp_path, 1, NIGHTS[0])
+    run(configured(web, tmp_path), tmp_path)
+    first, second = configured(web, tmp_path), configured(web, tmp_path)
+    assert first.base == second.base
+    put_night(tmp_path, 2, NIGHTS[1])
+    made, _ = run(first, tmp_path)
+    put_night(tmp_path, 3, NIGHTS[2])
+    with pytest.raises(ContractError, match="has made version 2 of nights-"):
+        run(second, tmp_path)
+    again, _ = run(configured(web, tmp_path), tmp_path)
+    assert made is not None
+    assert again is not None
+    assert (again.number, again.packs[:2]) == (3, made.packs)
+    assert (
+        uids(FolderStore(tmp_path / "store"), find_packs(FolderStore(tmp_path / "store"), again))
+        == reference(NIGHTS[:3])[0]
+    )
+
+
+def test_other_settings_begin_another_line(web: Web, tmp_path: Path):
+    put_night(tmp_path, 1, NIGHTS[0])
+    run(configured(web, tmp_path), tmp_path)
+    assert configured(web, tmp_path).base.number == 1
+    assert configured(web, tmp_path, download={"host_concurrency": 2}).base.number == 1  # no row depends on it
+    assert configured(web, tmp_path, filter={"min_words": 2}).base.number == 0
+    assert configured(web, tmp_path, grow={"base": 0}).base.number == 0
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"filter": {"max_caption_count": 3}},
+        {"filter": {"captions_per_image": 2}},
+        {"filter": {"dedupe": ["caption"]}},
+        {"train": {"dataset": [{"weight": 1}, {"key": "0" * 16, "weight": 1}]}},
+    ],
+)
+def test_what_compares_all_pairs_is_refused(table: dict[str, Any]):
+    values = {"name": "x", "source": {"kind": "pairs", "paths": ["x.csv"]}, "grow": {}, **table}
+    config, problems = validate_values(values)
+    assert config is None
+    assert "grow" in problems[0]
+
+
+def test_a_first_night_without_a_row_is_an_error(web: Web, tmp_path: Path):
+    put_night(tmp_path, 1, [])
+    with pytest.raises(NothingLeft):
+        run(configured(web, tmp_path), tmp_path)
+    assert find_newest(FolderStore(tmp_path / "store"), configured(web, tmp_path).line).number == 0
