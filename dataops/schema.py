@@ -159,8 +159,8 @@ MEANINGS = {
 
 PERSONAL = frozenset(
     {
-        *("url", "caption", "page_url", "captions", "extra", "error_message", "sha256", "phash"),
-        *("final_url", "etag", "last_modified", "opt_out", "permissions", "preview"),
+        *("url", "caption", "page_url", "page_opt_out", "captions", "extra", "error_message", "sha256", "phash"),
+        *("final_url", "etag", "last_modified", "opt_out", "permissions", "preview", "thumbnail"),
     }
 )
 """Columns with text or images of pairs, or what identifies them, which a takedown erases."""

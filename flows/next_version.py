@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
-from dataops.kernels.hashes import hash128
+from dataops.kernels.hashes import hash128, uid_halves
 from dataops.reasons import Reason
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import Store
@@ -94,6 +94,8 @@ def _list_images(store: Store, curate: Manifest | None, pack: Manifest | None, n
     sha = hash128(found["sha256"].to_arrow())
     scopes = caption_scopes(found["caption"].to_list(), same_caption=curate.config["same_caption"])
     phashes = np.array([int(value, 16) for value in found["phash"].to_list()], np.uint64)
-    columns = [np.ascontiguousarray(sha[:, 0]), np.ascontiguousarray(sha[:, 1]), phashes, scopes]
+    halves = uid_halves(found["uid"].to_arrow())
+    columns = [np.ascontiguousarray(halves[:, 0]), np.ascontiguousarray(halves[:, 1])]
+    columns += [np.ascontiguousarray(sha[:, 0]), np.ascontiguousarray(sha[:, 1]), phashes, scopes]
     columns += [np.full(found.height, number, np.uint32), np.arange(found.height, dtype=np.uint32)]
     return pa.table(columns, schema=SCHEMAS["images"]), b"".join(found["thumbnail"].to_list())

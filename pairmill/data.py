@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
     import torch.utils.data
+
+    from dataops.snapshot import Manifest
+    from dataops.store import Store
 
 
 class Sample(NamedTuple):
@@ -28,33 +31,39 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset: a complete snapshot of pack, which never changes."""
+    """A dataset: a complete snapshot of pack, which never changes; of a dataset that grows, with those before it."""
 
     key: str
     store: str
     """Its store: a folder, or s3://bucket/prefix."""
     manifest: dict[str, Any] = field(repr=False)
     """How it was made: inputs, config, counts, facts and files."""
+    earlier: "tuple[Dataset, ...]" = field(default=(), repr=False)
+    """The datasets that earlier runs added, oldest first, if it grows. Their rows come before its own."""
 
     def __len__(self) -> int:
-        return int(self.manifest["counts"]["kept"])
+        return int(self.manifest["counts"]["kept"]) + sum(map(len, self.earlier))
 
     @property
     def shards(self) -> list[str]:
         """Paths or s3:// URLs of the tars, in their order: what `webdataset.WebDataset` and trainers read."""
-        return [f"{self.store}/pack/{self.key}/{name}" for name in self._files(".tar")]
+        return [f"{self.store}/{name}" for name in self._list_shards()]
 
     def arrow(self, columns: Sequence[str] | None = None) -> "pa.Table":
         """Return the rows in the order of the shards. Raises: CorruptPart of a damaged file."""
         with our_modules():
+            import pyarrow as pa
+
             from dataops.snapshot import find_manifest, read_parts
             from dataops.store import open_store
 
-            store = open_store(self.store)
-            manifest = find_manifest(store, "pack", self.key)
-            if manifest is None:
-                raise LookupError(f"{self.store} no longer has the dataset {self.key}")
-            return read_parts(store, manifest, columns=None if columns is None else list(columns))
+            store, tables = open_store(self.store), list[pa.Table]()
+            for one in (*self.earlier, self):
+                manifest = find_manifest(store, "pack", one.key)
+                if manifest is None:
+                    raise LookupError(f"{self.store} no longer has the dataset {one.key}")
+                tables.append(read_parts(store, manifest, columns=None if columns is None else list(columns)))
+            return pa.concat_tables(tables, promote_options="default")
 
     def frame(self, columns: Sequence[str] | None = None) -> "pl.DataFrame":
         """Return the rows in the order of the shards, as a frame of polars. Raises: CorruptPart of a damaged file."""
@@ -86,16 +95,21 @@ class Dataset:
 
         return datasets.load_dataset("webdataset", data_files={"train": self.shards}, split="train", streaming=True)
 
-    def _files(self, suffix: str) -> list[str]:
-        return sorted(part["name"] for part in self.manifest["parts"] if part["name"].endswith(suffix))
+    def _list_shards(self) -> list[str]:
+        """Return the names of the tars in the store, in their order."""
+        names = sorted(part["name"] for part in self.manifest["parts"] if part["name"].endswith(".tar"))
+        return [
+            *(name for one in self.earlier for name in one._list_shards()),
+            *(f"pack/{self.key}/{n}" for n in names),
+        ]
 
     def _samples(self, shards: Sequence[int] | None) -> Iterator[Sample]:
         from dataops.shards.tar import read_samples
         from dataops.store import open_store
 
-        store, names = open_store(self.store), self._files(".tar")
+        store, names = open_store(self.store), self._list_shards()
         for number in range(len(names)) if shards is None else shards:
-            name = f"pack/{self.key}/{names[number]}"
+            name = names[number]
             with store.open_once(name) as file:
                 for uid, members in read_samples(file, name):
                     images = [data for extension, data in members.items() if extension not in ("txt", "json")]
@@ -124,6 +138,16 @@ def dataset(name: str | None = None, *, store: str | None = None) -> Dataset:
                 record, opened = load_run(record.run_id, place, store)
                 for manifest in load_manifests(record, opened):
                     if manifest.stage == "pack":
-                        return Dataset(manifest.key, opened.uri, json.loads(manifest.model_dump_json()))
+                        return _open(manifest, opened, record.version)
     what = "complete dataset" if name is None else f"complete dataset of a config or run {name!r}, or with that key"
     raise LookupError(f"{place} has no {what}; `pairmill runs` lists the runs")
+
+
+def _open(own: "Manifest", store: "Store", version: str | None) -> Dataset:
+    """Return a dataset, with those that earlier runs added to the version `line/number`."""
+    from tasks.growth.versions import find_packs, load_version
+
+    line, _, number = (version or "").rpartition("/")
+    packs = find_packs(store, load_version(store, line, int(number))) if line else [own]
+    found = [Dataset(pack.key, store.uri, json.loads(pack.model_dump_json())) for pack in packs]
+    return replace(found[-1], earlier=tuple(found[:-1]))

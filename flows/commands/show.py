@@ -31,6 +31,7 @@ from flows.records import FINISHED, RunRecord, find_snapshot, list_runs, load_ma
 from infra.local import services
 from tasks.checks.report import CheckReport
 from tasks.curate.step import list_steps
+from tasks.growth.versions import load_version
 from tasks.register.config import NO_GATE
 from training.evaluation.contamination import format_overlap
 from training.evaluation.intervals import flatten_metrics
@@ -177,6 +178,8 @@ def show_run(record: RunRecord, store: Store, *, with_error: bool = True) -> Non
     _show_scores(manifests, out)
     if with_error and record.attempts and record.attempts[-1].error:
         out.print(Text("\n") + message(f"ended with: {record.attempts[-1].error.splitlines()[0]}"))
+    if record.version:
+        out.print(Text("\n") + _describe_version(record.version, store), soft_wrap=True)
     if record.model_version:
         facts = next((RegisterFacts.of(m) for m in manifests if m.stage == "register"), None)
         alias = f", alias {facts.alias}" if facts and facts.alias else ""
@@ -188,6 +191,16 @@ def show_run(record: RunRecord, store: Store, *, with_error: bool = True) -> Non
         command = f"pairmill export {trained[0]} --format open_clip --out FOLDER"
         out.print(message(f"model: `{command}`"), soft_wrap=True)
     show_links(record.model_links, out)
+
+
+def _describe_version(name: str, store: Store) -> Text:
+    """Return a line on a version of a dataset that grows."""
+    line, _, number = name.rpartition("/")
+    one = load_version(store, line, int(number))
+    packs = format_quantity(len(one.packs), "pack")
+    return text(
+        f"Version {number} of {line}: {one.new:,} new, {one.repeated:,} repeated, {one.pairs:,} in all ({packs})"
+    )
 
 
 def _show_attempts(record: RunRecord, out: Console) -> None:

@@ -33,6 +33,7 @@ from plugins.retention.registered_models import find_needed_snapshots, find_unkn
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder
 from tasks.engine.scratch_folders import find_abandoned_folders
+from tasks.growth.versions import list_newest
 from tasks.lineage.inventory import DAY, Inventory
 
 logger = logging.getLogger(__name__)
@@ -154,6 +155,9 @@ class Roots:
                 roots.setdefault(SnapshotName(stage.stage, stage.key), why)
             for key in _list_named_datasets(self.records[run_id]):
                 roots.setdefault(SnapshotName("pack", key), why)
+        for version in list_newest(self.store):
+            for pack in version.packs:
+                roots.setdefault(SnapshotName("pack", pack.key), f"version {version.number} of {version.line}")
         self._add_next_versions(roots)
         return roots
 

@@ -2,8 +2,8 @@
 
     files         a row for each source file that was read: its name and digest
     urls          for each URL that was asked for, with an image or an answer that no retry changes: halves of its hash
-    images        for each image of the dataset: halves of the hash of its SHA-256; its phash; `scope`, a hash of the
-                  caption where duplicates need equal captions; the version and the row of its thumbnail
+    images        for each image of the dataset: its uid; halves of the hash of its SHA-256; its phash; `scope`, a hash of
+                  the caption where duplicates need equal captions; the version and the row of its thumbnail
     thumbnails    for each image that a version added, in the order of its rows: the bytes
 
 A version adds a table of each kind. Tables of the first three kinds are merged like the digits of a binary number when one
@@ -35,11 +35,14 @@ SCHEMAS = {
     "urls": pa.schema([("url", pa.uint64()), ("url_low", pa.uint64())]),
     "images": pa.schema(
         [
-            *((name, pa.uint64()) for name in ("sha_high", "sha_low", "phash", "scope")),
+            *((name, pa.uint64()) for name in ("uid_high", "uid_low", "sha_high", "sha_low", "phash", "scope")),
             *((name, pa.uint32()) for name in ("version", "row")),
         ]
     ),
 }
+ERASED = (1 << 64) - 1
+"""`scope` of an image that a takedown has erased: no other image is like it."""
+ROW_GROUP = 1 << 16
 SOURCE = "source"
 """Stage of the inputs that are source files."""
 
@@ -61,7 +64,7 @@ def add_rows(store: Store, version: Version, kind: Kind, rows: pa.Table) -> list
 
 
 def _put(store: Store, line: str, kind: Kind, span: tuple[int, int], rows: pa.Table) -> Table:
-    data = encode_table(rows.combine_chunks(), 1 << 16).to_pybytes()
+    data = encode_table(rows.combine_chunks(), ROW_GROUP).to_pybytes()
     return put_object(store, line, kind, span, rows.num_rows, data, "parquet")
 
 

@@ -23,7 +23,11 @@ from flows.next_version import add_run
 from flows.pipeline import PIPELINE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
+from tasks.growth.tables import ERASED, read_table
 from tasks.growth.versions import Version, find_newest, find_packs, list_newest, load_version
+from tasks.takedown.grown_tables import GROWN
+from tasks.takedown.holders import Scope
+from tasks.takedown.traces import Traces
 from tasks.train.datasets import find_datasets
 from tests.inline_executor import InlineExecutor
 from tests.servers.hostile_web import Handler, Web, served
@@ -328,3 +332,34 @@ def test_a_first_night_without_a_row_is_an_error(web: Web, tmp_path: Path):
     with pytest.raises(NothingLeft):
         run(configured(web, tmp_path), tmp_path)
     assert find_newest(FolderStore(tmp_path / "store"), configured(web, tmp_path).line).number == 0
+
+
+def test_a_takedown_erases_fingerprints_and_thumbnails_and_the_image_is_not_asked_for_again(web: Web, tmp_path: Path):
+    for number, night in enumerate(NIGHTS[:2], 1):
+        put_night(tmp_path, number, night)
+        run(configured(web, tmp_path), tmp_path)
+    store = FolderStore(tmp_path / "store")
+    [before] = list_newest(store)
+    url, caption = NIGHTS[0][2]
+    context = Context(store=store, home=tmp_path / "home")
+    scope = Scope(context, tmp_path / "home", [store])
+    tables = [table for table in before.tables if table.kind == "thumbnails"]
+    thumbnails = {table.name: store.read(table.name) for table in tables}
+    for _ in range(2):  # a second call finds nothing more
+        erased = GROWN.erase(Traces(uids={uid(url, caption)}), scope)
+        assert not erased.refused
+        changed = [name for name, data in thumbnails.items() if store.read(name) != data]
+        assert len(changed) == 1
+    data, old = store.read(changed[0]), thumbnails[changed[0]]
+    size = len(old) // next(table.rows for table in tables if table.name == changed[0])
+    blank = [row for row in range(len(old) // size) if data[row * size : (row + 1) * size] == bytes(size)]
+    assert len(blank) == 1
+    assert erased.objects == 0
+    images = [read_table(store, table) for table in before.tables_of("images")]
+    assert sum((table["scope"].to_numpy() == ERASED).sum() for table in images) == 1
+    put_night(tmp_path, 3, [NIGHTS[0][2], NIGHTS[0][3], *NIGHTS[2]])
+    web.log.clear()
+    after, _ = run(configured(web, tmp_path), tmp_path)
+    assert url.partition(HOST)[2] not in {path for _, _, path in web.log}
+    assert after is not None
+    assert after.number == 3
