@@ -259,6 +259,11 @@ def folder_of(config: Path) -> Path:
     return config.parent.resolve()
 
 
+def with_growth(path: Path) -> list[str]:
+    """Return the setting with which a config has a table `[grow]`; none if it has one. Raises: ConfigError."""
+    return [] if "grow" in read_config(path)[0] else ["grow={}"]
+
+
 def read_config(path: Path, settings: Iterable[str] = ()) -> tuple[dict[str, Any], Callable[[], dict[str, str]]]:
     """Return the values of a config file with settings applied, and a function that returns where each was set, by path.
 

@@ -34,11 +34,12 @@ def add_run(store: Store, base: Version, manifests: Mapping[str, Manifest], run_
     tables += add_rows(store, base, "files", _list_files(manifests["extract"]))
     tables += add_rows(store, base, "urls", _list_urls(store, manifests.get("download")))
     pack, number = manifests.get("pack"), base.number + 1
-    images, thumbnails = _list_images(store, manifests.get("curate"), pack, number)
-    tables += add_rows(store, base, "images", images)
-    if thumbnails:
-        count = images.num_rows
-        tables.append(put_object(store, base.line, "thumbnails", (number, number), count, thumbnails, "bin"))
+    images = _list_images(store, manifests.get("curate"), pack)
+    tables += add_rows(store, base, "images", images.select(SCHEMAS["images"].names).to_arrow())
+    places = images.with_row_index("row").with_columns(version=pl.lit(number, pl.UInt32))
+    tables += add_rows(store, base, "places", places.select(SCHEMAS["places"].names).to_arrow())
+    if thumbnails := b"".join(images["thumbnail"].to_list()):
+        tables.append(put_object(store, base.line, "thumbnails", (number, number), images.height, thumbnails, "bin"))
     added = [Added(key=pack.key, digest=pack.content_digest, pairs=pack.counts.kept)] if pack else []
     dropped = [reason for manifest in manifests.values() for reason in manifest.counts.dropped.items()]
     return create_version(
@@ -79,23 +80,27 @@ def _list_urls(store: Store, download: Manifest | None) -> pa.Table:
     return pa.table([np.ascontiguousarray(hashes[:, 0]), np.ascontiguousarray(hashes[:, 1])], schema=SCHEMAS["urls"])
 
 
-def _list_images(store: Store, curate: Manifest | None, pack: Manifest | None, number: int) -> tuple[pa.Table, bytes]:
-    """Return the images of a dataset, and their thumbnails in the same order.
+def _list_images(store: Store, curate: Manifest | None, pack: Manifest | None) -> pl.DataFrame:
+    """Return the images of a dataset, with the columns of the tables `images` and `places`, and their thumbnails.
 
     Raises: CorruptPart if a thumbnail is missing.
     """
     if curate is None or pack is None:
-        return SCHEMAS["images"].empty_table(), b""
+        names = ("sha", "phash", "scope", "uid_high", "uid_low")
+        return pl.DataFrame(schema={**dict.fromkeys(names, pl.UInt64), "thumbnail": pl.Binary})
     rows = pl.DataFrame(pl.from_arrow(read_parts(store, pack, "part-", ["uid", "sha256", "phash", "caption"])))
     thumbnails = pl.DataFrame(pl.from_arrow(read_parts(store, curate, THUMBNAILS, ["uid", "thumbnail"])))
     found = rows.sort("uid").join(thumbnails, on="uid", how="left", maintain_order="left")
     if missing := found.filter(pl.col("thumbnail").is_null())["uid"].to_list():
         raise CorruptPart(f"curate/{curate.key} has no thumbnail of {missing[0]}, which pack/{pack.key} has")
-    sha = hash128(found["sha256"].to_arrow())
-    scopes = caption_scopes(found["caption"].to_list(), same_caption=curate.config["same_caption"])
-    phashes = np.array([int(value, 16) for value in found["phash"].to_list()], np.uint64)
     halves = uid_halves(found["uid"].to_arrow())
-    columns = [np.ascontiguousarray(halves[:, 0]), np.ascontiguousarray(halves[:, 1])]
-    columns += [np.ascontiguousarray(sha[:, 0]), np.ascontiguousarray(sha[:, 1]), phashes, scopes]
-    columns += [np.full(found.height, number, np.uint32), np.arange(found.height, dtype=np.uint32)]
-    return pa.table(columns, schema=SCHEMAS["images"]), b"".join(found["thumbnail"].to_list())
+    columns = {
+        "sha": hash128(found["sha256"].to_arrow())[:, 0],
+        "phash": np.array([int(value, 16) for value in found["phash"].to_list()], np.uint64),
+        "scope": caption_scopes(found["caption"].to_list(), same_caption=curate.config["same_caption"]),
+        "uid_high": halves[:, 0],
+        "uid_low": halves[:, 1],
+    }
+    return found.select("thumbnail").with_columns(
+        pl.Series(name, np.ascontiguousarray(values)) for name, values in columns.items()
+    )

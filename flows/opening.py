@@ -12,7 +12,7 @@ from dataops.process import count_cores
 from dataops.store import Store, open_store
 from flows.abandoned_runs import close_task_runs
 from flows.allowed_stores import check_store
-from flows.config import RunConfig, check_config, config_name, load_config
+from flows.config import RunConfig, check_config, config_name, load_config, with_growth
 from flows.interruption import rearm
 from flows.listeners.base import LiveRun
 from flows.prefect_ui import flow_run_url
@@ -25,7 +25,7 @@ from tasks.engine.process_guard import guard_process
 logger = logging.getLogger(__name__)
 
 
-def open_new(path: str, until: str | None, *, verify: bool = False) -> Run:
+def open_new(path: str, until: str | None, *, verify: bool = False, grow: bool = False) -> Run:
     """Open the run of a scheduled flow run.
 
     The run's id is the flow run's name, so a retried flow run finds its record again. It keeps the config of the
@@ -33,7 +33,7 @@ def open_new(path: str, until: str | None, *, verify: bool = False) -> Run:
     """
     run_id = str(flow_run.name)
     if (found := find_run(run_id, home())) is None:
-        config = load_config(Path(path), until=until)
+        config = load_config(Path(path), with_growth(Path(path)) if grow else (), until)
         check_store(config.store.uri, home())
         if (found := find_run(run_id, home(), config.store.uri)) is None:
             record, store = create_run(config, home(), run_id), open_store(config.store.uri)

@@ -53,6 +53,7 @@ def pipeline(
     force: tuple[str, ...] = (),
     retry: tuple[str, ...] = (),
     verify: bool = False,
+    grow: bool = False,
 ) -> Any:
     """Run all stages, from a web archive to a registered CLIP model: make what is missing, reuse what is there.
 
@@ -63,26 +64,31 @@ def pipeline(
         force: stages whose snapshots are rebuilt.
         retry: classes of failure; `download` fetches the rows that failed with one of them again.
         verify: compare the sha256 of every part before a snapshot is reused.
+        grow: add what is new to the dataset of the run before, as the table [grow] does. A schedule passes it.
     """
     if not config and not run_id:
         raise ConfigError("neither config nor run_id is set; set config for a new run, or run_id for an existing one")
     if unknown := {*force, until or STAGES[-1]} - {*STAGES}:
         raise ConfigError(f"no such stage: {', '.join(sorted(unknown))}; the stages are {', '.join(STAGES)}")
     prepare_process()
-    run = open_recorded(run_id, None, until, verify=verify) if run_id else open_new(str(config), until, verify=verify)
+    if run_id:
+        run = open_recorded(run_id, None, until, verify=verify)
+    else:
+        run = open_new(str(config), until, verify=verify, grow=grow)
     return run_stages(run, force=force, retry=retry)
 
 
 @flow(name="curate", flow_run_name=name_flow_run)
 @scrub_errors()
-def curate(config: str) -> Any:
+def curate(config: str, grow: bool = False) -> Any:
     """Make a new version of the dataset, `extract` to `pack`, and emit an event that starts its training.
 
     Args:
         config: path of the TOML file.
+        grow: add what is new to the dataset of the run before, as the table [grow] does. A schedule passes it.
     """
     prepare_process()
-    return run_stages(open_new(config, "pack"))
+    return run_stages(open_new(config, "pack", grow=grow))
 
 
 @flow(name="train", flow_run_name=name_flow_run)

@@ -43,6 +43,13 @@ def deploy(
     ] = (),
     gpus: Annotated[int, Parameter(help="Number of trainings at a time, over all machines.")] = 1,
     pool: Annotated[str, Parameter(help="Work pool; training runs in POOL-gpu.")] = "pairmill",
+    whole: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Each scheduled run makes the dataset of all files again. Default: it adds what is new, as [grow] does.",
+        ),
+    ] = False,
     remove: Annotated[bool, Parameter(negative="", help="Delete what was deployed for this config.")] = False,
     json: Json = False,
 ) -> int:
@@ -57,7 +64,7 @@ def deploy(
         with print_waits():
             removed = deployment.remove(config)
         return show_removed(removed, as_json=json)
-    request = DeployRequest(config, cron, timezone, until, overlap, notify, gpus, pool)
+    request = DeployRequest(config, cron, timezone, until, overlap, notify, gpus, pool, whole)
     with print_waits():
         deployed = deployment.deploy(request)
     return show_deployed(deployed, deployment.worker_commands(request), as_json=json)

@@ -18,7 +18,7 @@ from httpx import HTTPError
 
 from dataops.errors import ConfigError, ServiceError
 from flows.allowed_stores import forget_deployed, remember_deployed
-from flows.config import config_name, load_config
+from flows.config import config_name, load_config, with_growth
 from flows.deployment.request import DeployedObject, DeployRequest
 from infra.local import services
 
@@ -35,6 +35,13 @@ def deploy(request: DeployRequest) -> list[DeployedObject]:
     """
     config = load_config(request.config)
     check_request(request)
+    if request.cron and not request.whole:
+        try:
+            load_config(request.config, with_growth(request.config))
+        except ConfigError as error:  # each scheduled run would refuse it
+            raise ConfigError(
+                f"{error}\nor deploy with --whole: each run then makes the dataset of all files"
+            ) from error
     with _connect() as deployer:
         remember_deployed(config.name, config.store.uri, services.home())
         return deployer.deploy(request, config)

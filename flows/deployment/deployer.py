@@ -74,7 +74,7 @@ def _config_values(spec: Mapping[str, Any], request: DeployRequest, config: RunC
         schedules = [{"cron": request.cron, "timezone": request.timezone, "active": True}]
     return {
         "name": config.name,
-        "parameters": {"config": str(shown)},
+        "parameters": {"config": str(shown), **({"grow": True} if schedules and not request.whole else {})},
         "description": f"{spec['description']}\n{facts}\n",
         "tags": [f"config:{config.name}"],
         "schedules": schedules,

@@ -24,6 +24,8 @@ class DeployRequest:
     """Notification blocks, `type/name`. If there are none, existing notifications are not changed."""
     gpus: int = 1
     pool: str = "pairmill"
+    whole: bool = False
+    """Whether each scheduled run makes the dataset of all files, instead of adding what is new to the version before."""
 
     @property
     def gpu_pool(self) -> str:

@@ -2,11 +2,12 @@
 
     files         a row for each source file that was read: its name and digest
     urls          for each URL that was asked for, with an image or an answer that no retry changes: halves of its hash
-    images        for each image of the dataset: its uid; halves of the hash of its SHA-256; its phash; `scope`, a hash of
-                  the caption where duplicates need equal captions; the version and the row of its thumbnail
+    images        for each image of the dataset: 64 bits of the hash of its SHA-256; its phash; `scope`, a hash of the
+                  caption where duplicates need equal captions
+    places        for the same images: the uid; the version and the row of its thumbnail
     thumbnails    for each image that a version added, in the order of its rows: the bytes
 
-A version adds a table of each kind. Tables of the first three kinds are merged like the digits of a binary number when one
+A version adds a table of each kind. Tables of the first four kinds are merged like the digits of a binary number when one
 is added: after 100 versions there are seven at most, and a row has been written again seven times.
 
 Source: the logarithmic method (Bentley and Saxe 1980, "Decomposable searching problems").
@@ -33,11 +34,9 @@ from tasks.growth.versions import FOLDER, Kind, Table, Version
 SCHEMAS = {
     "files": pa.schema([("file", pa.string()), ("digest", pa.string())]),
     "urls": pa.schema([("url", pa.uint64()), ("url_low", pa.uint64())]),
-    "images": pa.schema(
-        [
-            *((name, pa.uint64()) for name in ("uid_high", "uid_low", "sha_high", "sha_low", "phash", "scope")),
-            *((name, pa.uint32()) for name in ("version", "row")),
-        ]
+    "images": pa.schema([("sha", pa.uint64()), ("phash", pa.uint64()), ("scope", pa.uint64())]),
+    "places": pa.schema(
+        [("uid_high", pa.uint64()), ("uid_low", pa.uint64()), ("version", pa.uint32()), ("row", pa.uint32())]
     ),
 }
 ERASED = (1 << 64) - 1
@@ -107,16 +106,12 @@ def mark_earlier(
         tolerance: maximum difference of their thumbnails in any cell and channel.
     """
     reasons: list[str | None] = [None] * images.num_rows
-    known = _load_images(store.uri, tuple(version.tables_of("images")))
+    known = _load(store.uri, "images", tuple(version.tables_of("images")))
     if not known.height or not images.num_rows:
         return reasons
-    sha = hash128(images["sha256"].combine_chunks())
-    new = pl.DataFrame(
-        {"sha_high": sha[:, 0], "sha_low": sha[:, 1], "scope": images["scope"].to_numpy()}
-    ).with_row_index("image")
-    same = new.join(
-        known.select("sha_high", "sha_low", "scope").unique(), on=["sha_high", "sha_low", "scope"], how="semi"
-    )
+    sha = np.ascontiguousarray(hash128(images["sha256"].combine_chunks())[:, 0])
+    new = pl.DataFrame({"sha": sha, "scope": images["scope"].to_numpy()}).with_row_index("image")
+    same = new.join(known.select("sha", "scope").unique(), on=["sha", "scope"], how="semi")
     for row in same["image"]:
         reasons[row] = Reason.EXACT_DUPLICATE
     if distance is None:
@@ -126,7 +121,7 @@ def mark_earlier(
     scopes, known_scopes = images["scope"].to_numpy(), known["scope"].to_numpy()
     for pairs in find_close_pairs(queries, known["phash"].to_numpy(), distance):
         pairs = pairs[scopes[np.array(left)[pairs[:, 0]]] == known_scopes[pairs[:, 1]]]
-        thumbnails = _read_thumbnails(store, version, known[pairs[:, 1]])
+        thumbnails = _read_thumbnails(store, version, pairs[:, 1]) if len(pairs) else ()
         for (query, _), thumbnail in zip(pairs.tolist(), thumbnails, strict=True):
             row = left[query]
             if reasons[row] is None and _differ_at_most(images["thumbnail"][row].as_py(), thumbnail, tolerance):
@@ -139,18 +134,19 @@ def _differ_at_most(one: bytes, other: bytes, tolerance: int) -> bool:
     return len(one) == len(other) and int(np.abs(pixels[0] - pixels[1]).max()) <= tolerance
 
 
-@lru_cache(maxsize=1)
-def _load_images(store_uri: str, tables: tuple[Table, ...]) -> pl.DataFrame:
-    """Return the images of all tables; a worker reads them once."""
+@lru_cache(maxsize=2)
+def _load(store_uri: str, kind: Kind, tables: tuple[Table, ...]) -> pl.DataFrame:
+    """Return the rows of all tables of a kind; a worker reads them once."""
     store = open_store(store_uri)
-    rows = pa.concat_tables([SCHEMAS["images"].empty_table(), *(read_table(store, table) for table in tables)])
+    rows = pa.concat_tables([SCHEMAS[kind].empty_table(), *(read_table(store, table) for table in tables)])
     return pl.DataFrame(pl.from_arrow(rows))
 
 
-def _read_thumbnails(store: Store, version: Version, rows: pl.DataFrame) -> Iterator[bytes]:
+def _read_thumbnails(store: Store, version: Version, images: NDArray[np.int64]) -> Iterator[bytes]:
     objects = {table.first: table for table in version.tables_of("thumbnails")}
+    places = _load(store.uri, "places", tuple(version.tables_of("places")))[images]
     ranges: list[tuple[str, int, int]] = []
-    for number, row in rows.select("version", "row").iter_rows():
+    for number, row in places.select("version", "row").iter_rows():
         table = objects[number]
         size = table.bytes // table.rows
         ranges.append((table.name, row * size, size))

@@ -23,7 +23,7 @@ from dataops.store import Store
 from dataops.trace.requests import list_reports, load_report
 
 FOLDER = "grown"
-Kind = Literal["files", "urls", "images", "thumbnails"]
+Kind = Literal["files", "urls", "images", "places", "thumbnails"]
 
 
 class Table(BaseModel):
@@ -96,6 +96,11 @@ def find_newest(store: Store, line: str) -> Version:
     """Return the newest version of a line. Raises: CorruptPart."""
     names = [name for name in store.names(f"{FOLDER}/{line}") if "/version-" in name]
     return load_version(store, line, max((_number_of(name) for name in names), default=0))
+
+
+def list_versions(store: Store) -> list[Version]:
+    """Return all versions of all lines of a store. Raises: CorruptPart."""
+    return [load_version(store, one.line, n) for one in list_newest(store) for n in range(1, one.number + 1)]
 
 
 def list_newest(store: Store) -> list[Version]:

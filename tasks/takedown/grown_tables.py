@@ -32,8 +32,8 @@ class GrownTables:
         try:
             found = _find_rows(store, traces.uids)
             erased.objects += _blank_thumbnails(store, found)
-            for name, (rows, is_removed) in found.items():
-                store.put(name, encode_table(_blank(rows, is_removed).to_arrow(), ROW_GROUP).to_pybytes())
+            for name, (images, hit) in found.items():
+                store.put(name, encode_table(_blank(images, hit).to_arrow(), ROW_GROUP).to_pybytes())
                 erased.objects += 1
         except PairmillError as error:
             erased.refused["grown"] = str(error)
@@ -43,34 +43,41 @@ class GrownTables:
         """Return None: what is left are hashes, and zeros."""
 
 
-def _find_rows(store: Store, uids: set[str]) -> "dict[str, tuple[pl.DataFrame, pl.Series]]":
-    """Return the rows of each table with a removed pair, and which of them are of one; by name."""
+def _find_rows(store: Store, uids: set[str]) -> "dict[str, tuple[pl.DataFrame, pl.DataFrame]]":
+    """Return the rows of each table of images with a removed pair, and the places of these pairs; by name."""
     import polars as pl
 
     from dataops.snapshot import fetch_table
     from tasks.growth.tables import ERASED
-    from tasks.growth.versions import FOLDER
+    from tasks.growth.versions import list_versions
 
     halves = [(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids]
     removed = pl.DataFrame(halves, schema={"uid_high": pl.UInt64, "uid_low": pl.UInt64}, orient="row")
-    found: dict[str, tuple[pl.DataFrame, pl.Series]] = {}
-    for name in store.names(FOLDER) if uids else ():
-        if name.split("/")[2].startswith("images-"):
-            rows = pl.DataFrame(pl.from_arrow(fetch_table(store, name)))
-            hit = rows.with_row_index().join(removed, on=removed.columns, how="semi")
-            hit = hit.filter(pl.col("scope") != ERASED)
+    versions = list_versions(store) if uids else []
+    tables = {
+        (images.name, places.name)
+        for version in versions
+        for images, places in zip(version.tables_of("images"), version.tables_of("places"), strict=True)
+    }
+    found: dict[str, tuple[pl.DataFrame, pl.DataFrame]] = {}
+    for name, places_name in sorted(tables):
+        places = pl.DataFrame(pl.from_arrow(fetch_table(store, places_name))).with_row_index()
+        hit = places.join(removed, on=removed.columns, how="semi")
+        if hit.height:
+            images = pl.DataFrame(pl.from_arrow(fetch_table(store, name))).with_row_index()
+            hit = hit.join(images.filter(pl.col("scope") != ERASED), on="index", how="semi")
             if hit.height:
-                found[name] = rows, pl.int_range(rows.height, eager=True).is_in(hit["index"].implode())
+                found[name] = images, hit
     return found
 
 
-def _blank_thumbnails(store: Store, found: "dict[str, tuple[pl.DataFrame, pl.Series]]") -> int:
+def _blank_thumbnails(store: Store, found: "dict[str, tuple[pl.DataFrame, pl.DataFrame]]") -> int:
     """Overwrite the thumbnails of rows with zeros, and return the number of objects that were changed."""
     from tasks.growth.versions import list_newest
 
     places: dict[tuple[str, int], set[int]] = defaultdict(set)
-    for name, (rows, is_removed) in found.items():
-        for version, row in rows.filter(is_removed).select("version", "row").iter_rows():
+    for name, (_, hit) in found.items():
+        for version, row in hit.select("version", "row").iter_rows():
             places[name.split("/")[1], version].add(row)
     tables = {(one.line, table.first): table for one in list_newest(store) for table in one.tables_of("thumbnails")}
     for place, rows in places.items():
@@ -82,16 +89,17 @@ def _blank_thumbnails(store: Store, found: "dict[str, tuple[pl.DataFrame, pl.Ser
     return len(places)
 
 
-def _blank(rows: "pl.DataFrame", is_removed: "pl.Series") -> "pl.DataFrame":
+def _blank(images: "pl.DataFrame", hit: "pl.DataFrame") -> "pl.DataFrame":
     import polars as pl
 
     from tasks.growth.tables import ERASED
 
-    blank = {"sha_high": 0, "sha_low": 0, "phash": 0, "scope": ERASED}
-    return rows.with_columns(
-        pl.when(is_removed).then(pl.lit(value, pl.UInt64)).otherwise(pl.col(column)).alias(column)
-        for column, value in blank.items()
-    )
+    is_removed = pl.col("index").is_in(hit["index"].implode())
+    blank = {"sha": 0, "phash": 0, "scope": ERASED}
+    return images.with_columns(
+        pl.when(is_removed).then(pl.lit(value, pl.UInt64)).otherwise(pl.col(name)).alias(name)
+        for name, value in blank.items()
+    ).drop("index")
 
 
 GROWN = GrownTables()

@@ -206,7 +206,7 @@ def test_tables_are_few_and_earlier_versions_stay(grown: Any, web: Web):
     store = FolderStore(folder / "store")
     for version, _ in nights:
         assert version == load_version(store, version.line, version.number)
-        for kind in ("files", "urls", "images"):
+        for kind in ("files", "urls", "images", "places"):
             spans = [(table.first, table.last) for table in version.tables_of(kind)]
             assert len(spans) <= version.number.bit_count() + 1, (kind, spans)
     files = configured(web, folder).base.tables_of("files")

@@ -1,5 +1,6 @@
 import re
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,7 +50,9 @@ def test_last_stage_chooses_the_scheduled_flow(tmp_path, monkeypatch):
         assert set(found) == {f.name for f in FLOWS} == set(NAMES)
         assert [name for name, spec in found.items() if spec.get("schedules")] == [flow]
         assert found[flow]["schedules"] == [{"cron": "0 3 * * *", "timezone": "Etc/UTC", "active": True}]
-        assert found[flow]["parameters"] == {"config": "configs/c.toml"}
+        assert found[flow]["parameters"] == {"config": "configs/c.toml", "grow": True}
+        whole = fill_specifications(replace(request, whole=True), CONFIG)
+        assert {"config": "configs/c.toml"} in [spec["parameters"] for spec in whole if spec["flow"] == flow]
         assert found[flow]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
         assert {spec["work_pool"]["name"] for spec in found.values()} == {"mill", "mill-gpu"}
         assert found["train"]["work_pool"]["name"] == "mill-gpu"

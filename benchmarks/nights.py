@@ -1,0 +1,257 @@
+"""What a night costs that adds 1,000 pairs to a dataset: the second and the hundredth, in a folder and on S3.
+
+    python -m benchmarks.nights [--quick] [--json]
+
+Each night brings a list of 1,000 pairs, of which 200 were in the lists of earlier nights, and runs `extract` to `pack` with
+`[grow]`. The images are requested from a server on loopback. CPU time is that of this process, which makes all stages;
+requests and bytes are those to the store: of S3 (SeaweedFS on loopback) those that botocore sends, of a folder the calls of
+the store and the bytes that the process reads and writes. Each figure is the mean of five nights: 2 to 6, and the last.
+The peer is the last nights, so that a ratio of 1 means that night 100 costs what night 2 does; the goal allows 1.15 times
+as much. A last row makes the same dataset in one run, over the lists of all nights.
+
+The outputs are equal if each image was requested once, the dataset has the pairs that a set of URLs leaves, and the pairs
+are those of the run over everything.
+"""
+
+import csv
+import io
+import multiprocessing
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from benchmarks.measure import Row, finish, make_parser, make_printer
+from dataops.schema import uid
+from dataops.snapshot import Manifest, read_parts
+from dataops.store import FolderStore, Store, open_store
+from flows.config import RunConfig
+from flows.next_version import add_run
+from flows.pipeline import PIPELINE
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
+from tasks.growth.versions import find_packs, list_newest
+from tests.kills.seaweed import SeaweedFS
+
+HOST, PAIRS, REPEATED, GOAL = "photos.test", 1_000, 200, 1.15
+SIDES = (240, 180)
+METHODS = ("size", "find", "put", "put_chunks", "create", "copy", "entries", "delete", "open", "local", "read_each")
+
+
+class Images(BaseHTTPRequestHandler):
+    """Answers /N.jpg with an image of about 12 KB that no other number has, and counts requests in a shared array."""
+
+    protocol_version = "HTTP/1.1"
+    asked: Any = None
+
+    def do_GET(self) -> None:
+        name = self.path.strip("/").removesuffix(".jpg")
+        status, body = 404, b""
+        if name.isdecimal():
+            status, body = 200, make_image(int(name))
+            self.asked[int(name)] += 1
+        self.send_response(status)
+        self.send_header("Content-Type", "image/jpeg")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing."""
+
+
+def make_image(number: int) -> bytes:
+    """Return a JPEG of random blocks."""
+    blocks = np.random.default_rng(number).integers(0, 256, (12, 16, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(blocks).resize(SIDES, Image.Resampling.BICUBIC).save(out, "JPEG", quality=80)
+    return out.getvalue()
+
+
+@contextmanager
+def served(count: int) -> Iterator[tuple[int, Any]]:
+    """Yield the port of the images, and how often each was requested; a process of its own serves them."""
+    context = multiprocessing.get_context("fork")
+    asked, port = context.Array("i", count, lock=False), context.Queue()
+
+    def serve() -> None:
+        handler = type("Counted", (Images,), {"asked": asked})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        port.put(server.server_address[1])
+        server.serve_forever()
+
+    process = context.Process(target=serve, daemon=True)
+    process.start()
+    try:
+        yield port.get(), asked
+    finally:
+        process.terminate()
+        process.join()
+
+
+class Inline(Executor):
+    """Runs each task when it is submitted, in this process, whose costs are counted."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # as an executor does
+            future.set_exception(error)
+        return future
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """Count the CPU time of this process, and the requests and bytes to a store, inside the `with`."""
+    from botocore.httpsession import URLLib3Session
+
+    costs, process, send, depth = Counter[str](), psutil.Process(), URLLib3Session.send, [0]
+
+    def count(session: Any, request: Any) -> Any:
+        response = send(session, request)
+        costs["S3 requests"] += 1
+        sizes = [int(one.headers.get("content-length") or 0) for one in (request, response)]
+        costs["S3 bytes"] += sum(sizes)
+        return response
+
+    def wrap(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            costs["folder requests"] += not depth[0]
+            depth[0] += 1
+            try:
+                return method(*arguments, **options)
+            finally:
+                depth[0] -= 1
+
+        return call
+
+    before, started = process.io_counters(), time.process_time()
+    wrapped = {name: wrap(getattr(FolderStore, name)) for name in METHODS}
+    with patch.object(URLLib3Session, "send", count), patch.multiple(FolderStore, **wrapped):
+        yield costs
+    after = process.io_counters()
+    costs["CPU ms"] += round(1_000 * (time.process_time() - started))
+    costs["folder bytes"] += after.read_chars + after.write_chars - before.read_chars - before.write_chars  # pyright: ignore
+
+
+def list_night(number: int) -> list[int]:
+    """Return the images of a night's list: 800 new ones, and 200 of earlier nights."""
+    new = PAIRS - REPEATED
+    first = PAIRS if number == 1 else new
+    start = 0 if number == 1 else PAIRS + (number - 2) * new
+    fresh = list(range(start, start + first))
+    old = np.random.default_rng(number).choice(start, REPEATED, replace=False).tolist() if number > 1 else []
+    return fresh + old
+
+
+def put_list(folder: Path, number: int) -> list[tuple[str, str]]:
+    """Write the list of a night, and return its rows."""
+    rows = [
+        (f"http://{HOST}/{n}.jpg", f"A picture of many coloured blocks with the number {n}") for n in list_night(number)
+    ]
+    with (folder / f"{number:03d}.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("url", "caption"), *rows])
+    return rows
+
+
+def configure(uri: str, lists: Path, port: int, *, grows: bool) -> RunConfig:
+    """Return the config of a night, or of a run over all lists."""
+    return RunConfig.model_validate(
+        {
+            "name": "nights",
+            "store": {"uri": uri},
+            "source": {"kind": "pairs", "paths": [str(lists / "*.csv")]},
+            "download": {"connect_to": {HOST: f"127.0.0.1:{port}"}, "host_rate": 0, "host_concurrency": 16},
+            "register": {"model_name": "nights"},
+            **({"grow": {}} if grows else {}),
+        }
+    )
+
+
+def run(config: RunConfig, home: Path) -> dict[str, Manifest]:
+    """Run `extract` to `pack`, as a flow run does, and add the version."""
+    store, base, manifests = open_store(config.store.uri), config.base, dict[str, Manifest]()
+    context = Context(store=store, home=home, workers=1, pool=Inline())
+    for step in PIPELINE[:5]:
+        upstream = [manifests[name] for name in step.reads]
+        planned = plan(step.stage, config.stage_config(step.table), config.seed, upstream, store)
+        manifests[step.stage.name] = make(planned, context)
+    if base is not None:
+        add_run(store, base, manifests, f"night-{base.number + 1}")
+    return manifests
+
+
+def list_uids(store: Store, packs: Sequence[Manifest]) -> list[str]:
+    """Return the uids of some datasets, sorted."""
+    return sorted(one for pack in packs for one in read_parts(store, pack, "part-", ["uid"])["uid"].to_pylist())
+
+
+def measure(uri: str, folder: Path, nights: int, say: Callable[[str], Any]) -> tuple[list[Counter[str]], bool]:
+    """Return the costs of each night, and those of one run over all lists; and whether all outputs are as they must be."""
+    lists, home, pairs = folder / "lists", folder / "home", dict[str, str]()
+    lists.mkdir(parents=True)
+    costs: list[Counter[str]] = []
+    with served(PAIRS * nights) as (port, asked):
+        for number in range(1, nights + 1):
+            pairs |= {url: uid(url, caption) for url, caption in put_list(lists, number)}
+            with counted() as night:
+                run(configure(uri, lists, port, grows=True), home)
+            costs.append(night)
+            say(f"{uri[:8]} night {number}: {dict(night)}")
+        requested = Counter(asked[: len(pairs)])
+        store = open_store(uri)
+        [newest] = list_newest(store)
+        ours = list_uids(store, find_packs(store, newest))
+        with counted() as whole:
+            manifests = run(configure(uri, lists, port, grows=False), home)
+        costs.append(whole)
+    equal = ours == sorted(pairs.values()) == list_uids(store, [manifests["pack"]]) and set(requested) == {1}
+    return costs, equal
+
+
+def main() -> int:
+    """Run the benchmark and return its exit code."""
+    parser = make_parser(__doc__ or "")
+    arguments = parser.parse_args()
+    nights, say, rows, equal = 12 if arguments.quick else 100, make_printer(arguments.json), list[Row](), True
+    with tempfile.TemporaryDirectory(prefix="pairmill-scratch-nights-") as scratch:
+        server = SeaweedFS(Path(scratch))
+        os.environ.update(server.environment)
+        server.start()
+        try:
+            server.create_bucket("nights")
+            for name, uri in (("folder", str(Path(scratch) / "store")), ("S3", "s3://nights/store")):
+                costs, is_equal = measure(uri, Path(scratch) / name, nights, say)
+                equal &= is_equal
+                for kind, unit in (("CPU ms", "ms"), (f"{name} requests", "requests"), (f"{name} bytes", "bytes")):
+                    early, late = (sum(one[kind] for one in part) / 5 for part in (costs[1:6], costs[-6:-1]))
+                    case = f"{kind} of night 2" if name in kind else f"{kind} of night 2, {name}"
+                    rows.append(Row(case, early, late, f"night {nights}", unit, goal=1 / GOAL))
+                    rows.append(
+                        Row(
+                            f"{case.replace('night 2', f'night {nights}')}",
+                            late,
+                            costs[-1][kind],
+                            "one run over all",
+                            unit,
+                        )
+                    )
+        finally:
+            server.stop()
+    return finish("nights", rows, ["boto3", "polars", "pyarrow"], equal=equal, as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
