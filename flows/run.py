@@ -153,6 +153,8 @@ class Run(LiveRun):
         if base is None or not base.packs or not isinstance(error, NothingLeft):
             return False
         logger.info("nothing is new to version %d of %s: %s", base.number, base.line, error)
+        if "extract" not in self.manifests:  # there is no next version
+            self.record.version = f"{base.line}/{base.number}"
         return True
 
     def grow(self) -> None:

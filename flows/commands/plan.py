@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from dataops.errors import NothingLeft
 from dataops.formatting import format_bytes, format_quantity
 from dataops.process import count_cores
 from dataops.stages import StageName
@@ -35,7 +36,13 @@ def plan(
     """
     config = load_config(path, set_, until, writes=False)
     workers = config.execution.workers or count_cores()
-    found = plan_run(config, services.home(), workers, until=until, force=force)
+    try:
+        found = plan_run(config, services.home(), workers, until=until, force=force)
+    except NothingLeft as nothing:  # a dataset that grows
+        found = RunPlan(config.name, config.store.uri, workers, [])
+        if not json:
+            console().print(message(f"nothing to do: {nothing}"), soft_wrap=True)
+            return 0
     if json:
         print_json(found.as_dict())
     else:

@@ -179,7 +179,7 @@ def show_run(record: RunRecord, store: Store, *, with_error: bool = True) -> Non
     if with_error and record.attempts and record.attempts[-1].error:
         out.print(Text("\n") + message(f"ended with: {record.attempts[-1].error.splitlines()[0]}"))
     if record.version:
-        out.print(Text("\n") + _describe_version(record.version, store), soft_wrap=True)
+        out.print(Text("\n") + _describe_version(record, record.version, store), soft_wrap=True)
     if record.model_version:
         facts = next((RegisterFacts.of(m) for m in manifests if m.stage == "register"), None)
         alias = f", alias {facts.alias}" if facts and facts.alias else ""
@@ -193,11 +193,13 @@ def show_run(record: RunRecord, store: Store, *, with_error: bool = True) -> Non
     show_links(record.model_links, out)
 
 
-def _describe_version(name: str, store: Store) -> Text:
-    """Return a line on a version of a dataset that grows."""
+def _describe_version(record: RunRecord, name: str, store: Store) -> Text:
+    """Return a line on what a run added to a dataset that grows."""
     line, _, number = name.rpartition("/")
     one = load_version(store, line, int(number))
     packs = format_quantity(len(one.packs), "pack")
+    if one.run_id != record.run_id:
+        return text(f"Nothing was new to version {number} of {line}, which has {one.pairs:,} pairs ({packs})")
     return text(
         f"Version {number} of {line}: {one.new:,} new, {one.repeated:,} repeated, {one.pairs:,} in all ({packs})"
     )
