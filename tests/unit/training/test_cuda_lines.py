@@ -1,0 +1,99 @@
+"""Lines of the trainer that only a machine with CUDA runs, executed with recorders in place of torch.cuda.
+
+Others are in test_failures.py, test_distributed.py, loop/test_inputs.py, loop/test_metrics_log.py and recipes' test_fp8.py.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import training.distributed as distributed
+from tests.trainings import VIT
+from training.config import TrainConfig
+from training.data.loader import Batch
+from training.loop.checkpointing import name_processor
+from training.loop.flops import find_peak
+from training.loop.inputs import InputMaker
+from training.loop.profiling import StepProfiler
+from training.loop.step_recorder import DelayedValues
+from training.model_config import ModelConfig
+
+CUDA = torch.device("cuda", 1)
+
+
+class OnCard:
+    """A vector on a card, of which only the copy to the host is used."""
+
+    def __init__(self, values: torch.Tensor):
+        self.values, self.device = values, CUDA
+        self.shape, self.dtype = values.shape, values.dtype
+
+
+def test_values_travel_to_pinned_memory_and_are_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Event:
+        def record(self) -> None:
+            calls.append("record")
+
+        def synchronize(self) -> None:
+            calls.append("synchronize")
+
+    class Host(torch.Tensor):
+        def copy_(self, source: Any, non_blocking: bool = False) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+            calls.append(f"copy, {non_blocking=}")
+            return super().copy_(source.values)
+
+    def empty(shape: Any, dtype: torch.dtype, pin_memory: bool) -> torch.Tensor:
+        calls.append(f"empty, {pin_memory=}")
+        return torch.zeros(shape, dtype=dtype).as_subclass(Host)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch, "empty", empty)
+    values = DelayedValues(OnCard(torch.arange(8.0, dtype=torch.float64)))  # pyright: ignore[reportArgumentType]
+    assert calls == ["empty, pin_memory=True", "copy, non_blocking=True", "record"]
+    before = values.ended
+    assert values.read() == (0, 1, 2, 3, 4, 5, 6, 7)
+    assert calls[3:] == ["synchronize"]
+    assert values.ended > before
+
+
+def test_a_batch_for_a_card_is_made_in_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor)
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    config = TrainConfig(precision="fp32", patch_dropout=0.5)
+    tokens = torch.tensor([[1, 299, 0], [7, 8, 299]])
+    batch = Batch(1, 0, np.arange(2), np.zeros((2, 32, 32, 3), np.uint8), ["a"] * 2, [], tokens)
+    inputs = InputMaker(config, ModelConfig.model_validate(VIT), 0, 100, pin=True)(batch)
+    assert inputs.kept_BK is not None
+    assert len(pinned) == 2 + len(inputs.texts[0])
+
+
+def test_ranks_are_wrapped_for_their_own_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda model, **options: found.update(options) or model)
+    model = torch.nn.Linear(1, 1)
+    assert distributed.parallelize(model, CUDA, static_graph=True) is model
+    assert found == {"device_ids": [CUDA], "gradient_as_bucket_view": True, "static_graph": True}
+
+
+def test_a_card_has_a_name_a_peak_and_kernels_in_the_profile(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
+    assert name_processor(CUDA) == "NVIDIA H100 80GB HBM3"
+    assert find_peak(CUDA, "bf16") == find_peak(CUDA, "fp16") == 989.5e12
+    seen: list[str] = []
+
+    def profile(activities: Any, **_: Any) -> Any:
+        seen.extend(one.name for one in activities)
+
+    monkeypatch.setattr("training.loop.profiling.profile", profile)
+    StepProfiler(tmp_path, 2, 100, CUDA)
+    assert seen == ["CPU", "CUDA"]
