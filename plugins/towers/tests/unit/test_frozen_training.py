@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import training.loop.step as step_module
 from dataops.errors import ConfigError
+from dataops.home import CHECKOUT
+from dataops.toml_text import parse_toml
 from plugins.towers import image_features as image_features_module
 from plugins.towers import text_features as text_features_module
 from plugins.towers.config import StartConfig
@@ -103,6 +105,21 @@ def test_a_training_on_frozen_towers_ends_in_the_same_bits_after_a_stop(
     assert main([str(jobs[1])]) == 0
     assert outputs_of(jobs[0]) == outputs_of(jobs[1])
     assert not (output_of(jobs[1]) / "prepared").exists()
+
+
+def test_the_shipped_config_of_two_frozen_towers_trains_with_tiny_ones(make_job: MakeJob, tables) -> None:
+    """Only the projector of the captions learns, from features that are computed once."""
+    shipped = parse_toml((CHECKOUT / "configs" / "sharelock.toml").read_text())["train"]
+    TrainConfig.model_validate(shipped)
+    for name, table in tables.items():
+        shipped[name] |= {key: table[key] for key in ("path", "architecture") if key in table}
+    shipped["text_init"]["projector_width"] = 8
+    job = make_job("a", **(shipped | {"image_size": 32, "batch_size": 10, "epochs": 4, "lr": 1e-2, "threads": 1}))
+    assert main([str(job)]) == 0
+    rows, start = rows_of(job), load_file(output_of(job) / "model.safetensors")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert sum(".projector.layers." in name and name.endswith("weight") for name in start) == 4
+    assert not any(name.startswith("visual.projector.layers") for name in start)
 
 
 def test_cached_features_are_those_of_each_step(make_job: MakeJob, tables: dict[str, dict[str, object]]) -> None:
