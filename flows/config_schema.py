@@ -115,7 +115,8 @@ def _attribute_docstrings(model: type) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for owner in model.__mro__[::-1]:
-        if issubclass(owner, BaseModel) and owner is not BaseModel:
+        made = "plugin_kinds" in vars(owner)  # by `extend`: it has no source, and all its fields are those of its bases
+        if issubclass(owner, BaseModel) and owner is not BaseModel and not made:
             (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
             for field, after in pairwise(tree.body if isinstance(tree, ast.ClassDef) else ()):
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
