@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 # Three where tests wait for servers and processes.
 PYTEST_WAITING := $(PYTEST) -n 3
 
-.PHONY: demo install test checks lint audit unit stage flaky integration e2e core ray export peers docs docs-reference docs-outputs \
+.PHONY: demo install test checks lint audit unit stage flaky integration e2e core plugin ray export peers docs docs-reference docs-outputs \
 	clean
 
 install: .venv/installed
@@ -57,14 +57,25 @@ integration: .venv/installed-dev
 e2e: .venv/installed-dev
 	$(PYTEST_WAITING) tests/e2e $(wildcard plugins/*/tests/e2e)
 
-# The core's own tests (all but tests/whole) in a copy without plugins/, with no extra but what tests need; not part of
-# `test`, since it installs a second environment.
+# A copy in build/$(1) without plugins/ but $(2), with an environment of its own that has only the extras $(3).
+define copy
+@rm -rf build/$(1) && mkdir -p build/$(1)
+@{ git ls-files -z -- ':!plugins'; git ls-files -z -- $(if $(2),plugins/__init__.py) plugins/$(or $(2),none); } | \
+	xargs -0 cp --parents -t build/$(1)
+@cd build/$(1) && $(PYTHON) -m venv .venv && \
+	.venv/bin/python infra/install.py --constraint=constraints.txt --editable '.[$(3)]'
+endef
+
+# The core's own tests (all but tests/whole) without plugins; not part of `test`, since it installs a second environment.
 core:
-	@rm -rf build/core && mkdir -p build/core
-	@git ls-files -z -- ':!plugins' | xargs -0 cp --parents -t build/core
-	@cd build/core && $(PYTHON) -m venv .venv && \
-		.venv/bin/python infra/install.py --constraint=constraints.txt --editable '.[test]'
+	$(call copy,core,,test)
 	cd build/core && $(PYTEST) tests/unit && $(PYTEST_WAITING) tests/integration tests/e2e
+
+# The tests of one plugin with the core and itself: make plugin PLUGIN=browse
+PLUGIN ?= browse
+plugin:
+	$(call copy,plugin,$(PLUGIN),test$(COMMA)$(PLUGIN))
+	cd build/plugin && $(PYTEST) plugins/$(PLUGIN)/tests
 
 # Two Ray nodes on loopback; not part of `test`, because its install (70 MB) and servers take another minute.
 ray: .venv/installed-dev

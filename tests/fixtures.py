@@ -75,8 +75,8 @@ def reusing_config(pairmill: "Pairmill") -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(pairmill: "Pairmill") -> dict[str, Any]:
-    """Run once from an empty store to a registered version with two workers, and return the output of `show`."""
-    result = pairmill.json("run", pairmill.write_config("undisturbed", execution={"workers": 2}))
+    """Run once from an empty store to a registered version, and return the output of `show`."""
+    result = pairmill.json("run", pairmill.write_config("undisturbed"))
     return pairmill.json("show", result["run_id"]) | {"result": result}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.local import services
+from tests.servers.databases import keep_databases, put_databases
 from tests.small_web import HOST, SmallWeb
 
 PLANTED = {
@@ -74,8 +75,10 @@ def local_servers(home: Path, **environment: str) -> Iterator[None]:
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
     os.environ |= {"PAIRMILL_HOME": str(home)} | environment
+    put_databases(home)
     try:
         services.up(timeout_s=300)
+        keep_databases(home)
         yield
     finally:
         services.down()

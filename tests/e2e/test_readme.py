@@ -24,8 +24,14 @@ MODEL, TINY = 'model = "ViT-B-32"', f'model = "{SMALL}"'
 """The model of the README, and one that trains in seconds."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def registered(pairmill: Pairmill, reusing_config: Path) -> None:
+    """Register the model of the demo."""
+    pairmill("run", reusing_config, "--set", "register.model_name=pairmill-demo")
+
+
 @pytest.fixture
-def checkout(pairmill: Pairmill, reusing_config: Path, tmp_path: Path) -> Path:
+def checkout(pairmill: Pairmill, tmp_path: Path) -> Path:
     """Return a folder like a checkout after `make demo`, with the files that the README's reader has."""
     for name in ("configs", "docs"):
         (tmp_path / name).symlink_to(CHECKOUT / name)
@@ -45,7 +51,6 @@ def checkout(pairmill: Pairmill, reusing_config: Path, tmp_path: Path) -> Path:
     config = config.replace(MODEL, f"{TINY}\nepochs = 2\nbatch_size = 32\nvocab_size = 600")
     reached = f'connect_to = {{ "{HOST}" = "{pairmill.site}" }}\nhost_rate = 0\nimage_size = 64\n'
     (tmp_path / "mine.toml").write_text(config.replace("[download]\n", f"[download]\n{reached}"))
-    pairmill("run", reusing_config, "--set", "register.model_name=pairmill-demo")
     return tmp_path
 
 

@@ -125,10 +125,3 @@ def test_two_machines_make_one_model_with_equal_digests_through_a_restart_of_s3(
     trained = [each for each in machines if list((each.folder / "home" / "cache").glob("*/mill/whole/pack/*/*.tar"))]
     assert len(trained) == 1, "the training shards were fetched by more than the one that trains"
     assert not any((each.folder / ".pairmill").exists() for each in machines), "something lies in the working folder"
-
-
-def test_third_machine_reuses_every_snapshot(pairmill, s3, store):
-    third = other_machine(pairmill, s3, "third")
-    result = third.json("run", third.write_config("raced", store=store.uri))
-    assert {stage["state"] for stage in result["stages"]} == {"Reused"}
-    assert len(result["stages"]) == 8

@@ -26,6 +26,7 @@ from flows.config import load_config
 from flows.records import create_run
 from infra.local import services, worker
 from tests.servers.browser import Browser, find_browser, record_requests, serve_page, start_browser
+from tests.servers.databases import put_databases
 
 pytestmark = pytest.mark.timeout(600)
 EVIL = "http://evil.example:8000"
@@ -66,6 +67,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("PAIRMILL_HOME", str(folder))
         for server in ("PREFECT", "MLFLOW"):
             patch.setattr(services, server, replace(getattr(services, server), port=None))
+        put_databases(folder)
         services.up()
         yield folder
         services.down()

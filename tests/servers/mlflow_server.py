@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dataops.home import CHECKOUT
 from tests.kills.seaweed import free_port
+from tests.servers.databases import put_database
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -33,6 +34,7 @@ ENVIRONMENT = {
 def serve_mlflow(folder: Path) -> Iterator[str]:
     """Run a server inside the `with`, with its database, artefacts and log in the folder; yields its URL."""
     port = free_port()
+    put_database("mlflow", folder)
     module = "infra.local.mlflow_server"  # MLflow's own command takes another 3 s of CPU time
     command = [sys.executable, "-m", module, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += [f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--artifacts-destination={folder / 'files'}"]

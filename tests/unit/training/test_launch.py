@@ -71,7 +71,8 @@ def test_launcher_ends_all_ranks_with_the_code_of_the_one_that_failed(
     script = (
         "import os, pathlib, sys, time\n"
         "rank, folder = os.environ['RANK'], pathlib.Path(sys.argv[1]).parent\n"
-        "(folder / f'pid-{rank}').write_text(str(os.getpid()))\n"
+        "(folder / f'new-{rank}').write_text(str(os.getpid()))\n"
+        "os.rename(folder / f'new-{rank}', folder / f'pid-{rank}')\n"  # the others kill it once the file is there
         "while len(list(folder.glob('pid-*'))) < 3: time.sleep(0.01)\n"
         "if rank == '2': time.sleep(600)\n"
         "if rank == '0':\n"

@@ -1,4 +1,4 @@
-"""The wheel installs one import name with all its data, and runs the demo outside of a checkout."""
+"""The wheel installs one import name with all its data, and runs `pairmill demo --quick` outside of a checkout."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dataops.home import CHECKOUT
+from plugins.demo.build import BUILT_FILE
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -107,11 +108,13 @@ def test_import_of_pairmill_shadows_nothing_of_the_user(installed: Installed):
 
 
 def test_demo_runs_from_the_wheel_and_all_is_reused_where_its_project_is_moved(installed: Installed):
+    """Each oddity of the demo's web ends as a dropped row with a reason."""
     config, before = ".pairmill/demo-quick.toml", installed.folder
     installed.pairmill("init", "mine", "--from", "pairs", "--yes")
     try:
         shown = installed.pairmill("demo", "--quick")
         assert [stage["state"] for stage in shown["stages"]] == ["Completed"] * 8
+        assert shown["model_version"] == "models:/pairmill-demo-quick/1"
         suite = str(installed.folder / "mine" / "suite.toml")
         evaluated = installed.pairmill("eval", "pairmill-demo-quick@champion", "--suite", suite)
         assert "digits" in evaluated["metrics"]
@@ -127,3 +130,10 @@ def test_demo_runs_from_the_wheel_and_all_is_reused_where_its_project_is_moved(i
         assert installed.pairmill("deploy", config)["standing"]
     finally:
         installed.run("-m", "pairmill", "down")
+    dropped = {stage["stage"]: stage["counts"]["dropped"] for stage in shown["stages"] if "dropped" in stage["counts"]}
+    (facts,) = (json.loads(path.read_text())["facts"] for path in installed.folder.rglob(BUILT_FILE))
+    assert dropped["extract"]["opt_out"] >= facts["opted_out_by_page"]
+    assert dropped["download"]["opt_out"] >= 1
+    reasons = {reason for of_stage in dropped.values() for reason in of_stage}
+    expected = {"data_url", "not_http", "no_caption", "language", "duplicate_uid", "http_404", "not_an_image"}
+    assert expected | {"private_address", "exact_duplicate"} <= reasons
