@@ -108,8 +108,8 @@ with get_client(sync_client=True) as client:
     assert list((home / "services/mlflow/artifacts").rglob("note.txt"))
 
 
-@pytest.mark.parametrize("name", ["prefect", "mlflow"])
-def test_up_restarts_a_killed_server(home: Path, name: str):
+def test_up_restarts_a_killed_server(home: Path):
+    name = "mlflow"  # which starts in a third of the time of Prefect's
     before = {status.name: status for status in services.status()}
     killed = before[name].pid
     assert killed
@@ -122,8 +122,7 @@ def test_up_restarts_a_killed_server(home: Path, name: str):
     assert after[name].state == "running"
     assert after[name].pid != killed
     assert after[name].url == before[name].url
-    other = next(iter(set(after) - {name}))
-    assert after[other].pid == before[other].pid
+    assert after["prefect"].pid == before["prefect"].pid
 
 
 def test_down_leaves_no_process_and_keeps_the_data(home: Path):

@@ -33,20 +33,16 @@ from dataops.digest import file_sha256
 from dataops.process import find_precision
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
-from tests.trainings import output_of, packed, rows_of, with_suite
+from tests.trainings import output_of, outputs_of, packed, rows_of, with_suite
 from training import job as job_module
 from training.config import TrainConfig
 from training.loop.health import HealthMonitor
 from training.model.checkpoint import load_model
 from training.model.clip import CLIP
-from training.train import OUTPUTS, main, set_up_torch
+from training.train import main, set_up_torch
 
 MakeJob = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("process_state")
-
-
-def outputs_of(job: Path) -> dict[str, bytes]:
-    return {name: (output_of(job) / name).read_bytes() for name in OUTPUTS}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

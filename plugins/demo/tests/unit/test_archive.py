@@ -1,5 +1,3 @@
-from fastwarc.warc import ArchiveIterator as FastIterator
-from fastwarc.warc import WarcRecordType
 from warcio.archiveiterator import ArchiveIterator
 
 from plugins.demo.archive import CRAWL_DATE, archive_site
@@ -29,18 +27,6 @@ def test_warcio_reads_each_page_of_the_site(web):
     for url, body in pages.items():
         path = url.removeprefix(web.base_url)
         assert body == (web.site / (path + "index.html" if path.endswith("/") else path).lstrip("/")).read_bytes()
-
-
-def test_fastwarc_reads_each_page(web):
-    kinds = []
-    for file in web.warcs:
-        with file.open("rb") as stream:
-            for record in FastIterator(stream, record_types=WarcRecordType.response, parse_http=False):
-                assert record.verify_block_digest()
-                record.parse_http()
-                kinds.append(record.http_headers["Content-Type"])
-    assert len(kinds) == web.counts["pages"] + 1
-    assert set(kinds) >= {"text/html; charset=utf-8", "text/plain; charset=utf-8"}
 
 
 def test_archive_site_writes_fewer_files_than_asked_when_there_are_fewer_pages(web, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from flows.records import RunRecord
 from infra.local.services import ServiceStatus
-from plugins.demo.command import CONFIG, QUICK, _print_next_commands, apply_settings
+from plugins.demo.command import _print_next_commands, apply_settings
 
 
 def test_next_commands_are_as_typed_and_the_login_is_named(
@@ -52,10 +52,3 @@ def test_settings_replace_values_and_keep_the_comments():
     assert "# two tables" in changed
     with pytest.raises(ValueError, match="nothing"):
         apply_settings(config, ["nothing.x=1"])
-
-
-def test_quick_config_differs_in_name_epochs_and_registration_only():
-    whole = tomllib.loads(CONFIG.read_text("utf-8"))
-    quick = tomllib.loads(apply_settings(CONFIG.read_text("utf-8"), QUICK))
-    changed = {"name": "demo-quick", "train": whole["train"] | {"epochs": 2}}
-    assert quick == whole | changed | {"register": {"model_name": "pairmill-demo-quick", "floors": {}}}

@@ -22,7 +22,7 @@ from plugins.towers import text_features as text_features_module
 from plugins.towers.config import StartConfig
 from plugins.towers.networks.resnet import build
 from plugins.towers.tests.made_towers import write_bert, write_words
-from tests.trainings import output_of, rows_of
+from tests.trainings import output_of, outputs_of, rows_of
 from training.config import TrainConfig
 from training.data.loader import Dataset
 from training.export import export
@@ -31,7 +31,7 @@ from training.job import Job, read_job
 from training.model.checkpoint import load_model
 from training.model.towers import BackboneTower, PretrainedTextTower
 from training.model_config import BackboneConfig
-from training.train import OUTPUTS, main, set_up
+from training.train import main, set_up
 
 MakeJob = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("process_state")
@@ -52,10 +52,6 @@ def tables(tmp_path: Path) -> dict[str, dict[str, object]]:
             "path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": ARCHITECTURE, "frozen": True
         },
     }  # fmt: skip
-
-
-def outputs_of(job: Path) -> dict[str, bytes]:
-    return {name: (output_of(job) / name).read_bytes() for name in OUTPUTS}
 
 
 def stop_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
