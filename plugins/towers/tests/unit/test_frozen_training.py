@@ -68,6 +68,7 @@ def stop_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_recipe(tables: dict[str, dict[str, object]]) -> dict[str, Any]:
     """Return the settings of a training that starts from least squares over features of several stages and copies."""
+    pytest.importorskip("plugins.augment")
     image = {**tables["image_init"], "stages": [1, 3], "copies": 2, "dropout": 0.25}
     text = {**tables["text_init"], "centred": True, "projector_layers": 0, "projector_norm": False}
     return {
