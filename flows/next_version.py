@@ -1,5 +1,6 @@
 """Make the next version of a dataset that grows, of the snapshots of a run."""
 
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -7,19 +8,52 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from dataops.errors import CorruptPart
+from dataops.errors import CorruptPart, NothingLeft
+from dataops.formatting import format_quantity
 from dataops.kernels.hashes import hash128, uid_halves
 from dataops.reasons import Reason
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import Store
+from flows.listeners.base import LiveRun
 from tasks.curate.inspect_images import THUMBNAILS, caption_scopes
 from tasks.download.config import may_succeed_later
 from tasks.filter.reasons import SEEN
 from tasks.growth.tables import SCHEMAS, SOURCE, add_rows, put_object
 from tasks.growth.versions import Added, Table, Version, create_version
 
+logger = logging.getLogger(__name__)
+
 REPEATED = (SEEN, Reason.EXACT_DUPLICATE, Reason.NEAR_DUPLICATE)
 """Drop reasons of pairs that the dataset has already; also of those that a run itself has twice."""
+
+
+def adds_nothing(run: LiveRun, error: BaseException) -> bool:
+    """Return whether a run ends because nothing is new to the version that its dataset adds to; log it then."""
+    base = run.config.base
+    if base is None or not base.packs or not isinstance(error, NothingLeft):
+        return False
+    logger.info("nothing is new to version %d of %s: %s", base.number, base.line, error)
+    if "extract" not in run.manifests:  # there is no next version
+        run.record.version = f"{base.line}/{base.number}"
+    return True
+
+
+def grow(run: LiveRun) -> None:
+    """Record what a run found as the next version of its dataset, if that grows.
+
+    Raises: ContractError if another run has added to the same version.
+    """
+    base = run.config.base
+    if base is None or run.record.version:
+        return
+    version = add_run(run.context.store, base, run.manifests, run.record.run_id)
+    run.record.version = f"{version.line}/{version.number}"
+    run.save()
+    logger.info(
+        "version %d of %s: %s new, %s repeated, %s in all (%s)",
+        *(version.number, version.line, f"{version.new:,}", f"{version.repeated:,}"),
+        *(format_quantity(version.pairs, "pair"), format_quantity(len(version.packs), "pack")),
+    )
 
 
 def add_run(store: Store, base: Version, manifests: Mapping[str, Manifest], run_id: str) -> Version:

@@ -14,11 +14,12 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from dataops.errors import ConfigError, PairmillError, describe_error
+from dataops.errors import ConfigError, NothingLeft, PairmillError, describe_error
 from dataops.redaction import scrub, scrub_errors
 from dataops.stages import STAGES
 from flows.failures import describe_failure, translate_error
 from flows.interruption import IS_OUTCOME
+from flows.next_version import adds_nothing, grow
 from flows.opening import name_flow_run, open_new, open_recorded, prepare_process
 from flows.run import Run, Step
 from tasks.curate.stage import CURATE
@@ -129,22 +130,13 @@ def run_stages(
 ) -> dict[str, Any] | State:
     """Run the stages from `first` to the run's last in order, and return what `pairmill run --json` prints."""
     try:
-        for number, step in enumerate(PIPELINE):
-            if number < STAGES.index(first):
-                run.reuse_recorded(step)
-            else:
-                classes = retry if step.stage is DOWNLOAD else ()
-                run.make(step, force=step.stage.name in force, retry=classes)
-            if step.stage is PACK:
-                run.check_dataset(recorded=number < STAGES.index(first))
-                run.grow()
-            if step.stage.name == run.until:
-                break
+        try:
+            _make_stages(run, first, force, retry)
+        except NothingLeft as nothing:
+            if not adds_nothing(run, nothing):
+                raise
+            grow(run)
     except Exception as raised:
-        if run.adds_nothing(raised):
-            run.grow()
-            run.end("completed")
-            return run.record.summary()
         error = scrub(translate_error(raised))
         run.end("failed", describe_error(error))
         message = describe_failure(error, run.stage, run.record.run_id)
@@ -156,3 +148,17 @@ def run_stages(
         raise
     run.end("completed")
     return run.record.summary()
+
+
+def _make_stages(run: Run, first: str, force: tuple[str, ...], retry: tuple[str, ...]) -> None:
+    for number, step in enumerate(PIPELINE):
+        if number < STAGES.index(first):
+            run.reuse_recorded(step)
+        else:
+            classes = retry if step.stage is DOWNLOAD else ()
+            run.make(step, force=step.stage.name in force, retry=classes)
+        if step.stage is PACK:
+            run.check_dataset(recorded=number < STAGES.index(first))
+            grow(run)
+        if step.stage.name == run.until:
+            break

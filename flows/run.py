@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 
 from prefect.client.schemas.objects import State
 
-from dataops.errors import ContractError, DatasetBlocked, NothingLeft
+from dataops.errors import ContractError, DatasetBlocked
 from dataops.facts import RegisterFacts
-from dataops.formatting import format_quantity
 from dataops.process import cpu_seconds
 from dataops.snapshot import Manifest, find_manifest
 from flows.dataset_checks import check_kept, check_run
 from flows.interruption import describe_cause
 from flows.launch import make_snapshot, trains_elsewhere
 from flows.listeners.base import Listeners, LiveRun, RunState, StageEnd
-from flows.next_version import add_run
 from flows.records import StageRun
 from flows.task_run import label_task, run_task
 from tasks.download.rounds import reopen
@@ -146,33 +144,6 @@ class Run(LiveRun):
             logger.info("checks of pack/%s: %s", pack.key, report.verdict)
         if report.is_blocked:
             raise DatasetBlocked(report.describe_blocks())
-
-    def adds_nothing(self, error: BaseException) -> bool:
-        """Return whether a run ends because nothing is new to the version that its dataset adds to; log it then."""
-        base = self.config.base
-        if base is None or not base.packs or not isinstance(error, NothingLeft):
-            return False
-        logger.info("nothing is new to version %d of %s: %s", base.number, base.line, error)
-        if "extract" not in self.manifests:  # there is no next version
-            self.record.version = f"{base.line}/{base.number}"
-        return True
-
-    def grow(self) -> None:
-        """Record what the run found as the next version of its dataset, if that grows.
-
-        Raises: ContractError if another run has added to the same version.
-        """
-        base = self.config.base
-        if base is None or self.record.version or "extract" not in self.manifests:
-            return
-        version = add_run(self.context.store, base, self.manifests, self.record.run_id)
-        self.record.version = f"{version.line}/{version.number}"
-        self.save()
-        logger.info(
-            "version %d of %s: %s new, %s repeated, %s in all (%s)",
-            *(version.number, version.line, f"{version.new:,}", f"{version.repeated:,}"),
-            *(format_quantity(version.pairs, "pair"), format_quantity(len(version.packs), "pack")),
-        )
 
     def _find_states(self, step: Step) -> list[State]:
         """Return the state from which Prefect draws an edge: that of the first input, which has read the others itself."""
