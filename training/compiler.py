@@ -41,9 +41,13 @@ def prepare_compiler(device: str, folders: Sequence[Path] | None = None) -> Path
     for folder in chosen[:1] or folders:
         try:
             _compile_and_run(device, folder)
-        except (OSError, subprocess.SubprocessError) as error:
-            told = getattr(error, "stderr", None) or str(error)
-            problems.append(f"{folder}: {told.strip()[:300]}")
+        except subprocess.CalledProcessError as error:
+            problems.append(
+                f"{folder}: {error.stderr.strip()[:300] or f'{error.cmd[0]} ended with {error.returncode}'}"
+            )
+            continue
+        except (OSError, subprocess.TimeoutExpired) as error:
+            problems.append(f"{folder}: {error}")
             continue
         for name, place in CACHES.items():
             os.environ.setdefault(name, str(folder / place))
