@@ -179,7 +179,8 @@ def set_up_torch(config: TrainConfig, device: torch.device) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32
     # This checks torch's own kernels, at a cost.
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    sys.setswitchinterval(SWITCH_SECONDS)
+    if device.type == "cuda":
+        sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def resolve_settings(config: TrainConfig, device: torch.device) -> TrainConfig:

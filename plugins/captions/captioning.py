@@ -142,11 +142,14 @@ class _Captioner:
         return answer
 
 
+_decode_answer = msgspec.json.Decoder(Answer).decode  # made before there are threads: see endpoint.py
+
+
 def read_answer(store: Store, config: RecaptionConfig, image_digest: str) -> Answer | None:
     """Return the kept answer for an image; None if there is none, or a power failure broke it."""
     name = _answer_name(config, image_digest)
     try:
-        return msgspec.json.decode(store.read(name), type=Answer) if store.size(name) else None
+        return _decode_answer(store.read(name)) if store.size(name) else None
     except msgspec.MsgspecError:
         return None
 

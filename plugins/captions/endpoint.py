@@ -62,6 +62,10 @@ class _Completion(msgspec.Struct):
     usage: _Usage | None = None
 
 
+# Made before there are threads: two threads in which msgspec sees a type for the first time may crash.
+_decode_completion = msgspec.json.Decoder(_Completion).decode
+
+
 @dataclass(frozen=True)
 class Answer:
     """The text of a model for an image."""
@@ -184,7 +188,7 @@ class Endpoint:
 def _parse_answer(data: bytes) -> Answer:
     """Return the answer in a response. Raises: FetchError."""
     try:
-        found = msgspec.json.decode(data, type=_Completion)
+        found = _decode_completion(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise FetchError("bad_answer", "no JSON of a chat completion") from None
     if not found.choices:

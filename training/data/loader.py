@@ -48,13 +48,16 @@ class CaptionRow(msgspec.Struct):
     captions: list[_Caption] | None = None
 
 
+_decode_captions = msgspec.json.Decoder(CaptionRow).decode  # made before there are threads: see shard_index.py
+
+
 def read_captions(row: bytes | dict[str, object]) -> CaptionRow:
     """Return the captions of a sample from its JSON, or from its row in the Parquet beside the shard.
 
     Raises: ValueError if they are not valid.
     """
     if isinstance(row, bytes):
-        return msgspec.json.decode(row, type=CaptionRow) if CAPTIONS_FIELD in row else CaptionRow()
+        return _decode_captions(row) if CAPTIONS_FIELD in row else CaptionRow()
     return msgspec.convert(row, CaptionRow)
 
 

@@ -52,6 +52,10 @@ class Row(msgspec.Struct):
     face_bboxes: list[Box] | None = None
 
 
+# Made before there are threads: two threads in which msgspec sees a type for the first time may crash.
+_decode_row = msgspec.json.Decoder(Row).decode
+
+
 @dataclass(frozen=True)
 class Skipped:
     """A sample that could not be read, and the reason."""
@@ -221,7 +225,7 @@ def _read_row_members(files: ShardFiles, number: int, spans: tuple[np.ndarray, n
         if PROBABILITY_FIELD not in data:
             continue
         try:
-            row = msgspec.json.decode(data, type=Row)
+            row = _decode_row(data)
         except msgspec.MsgspecError as error:
             rows.skipped[sample] = f"json member: {error}"
             continue
@@ -318,7 +322,7 @@ def _locate_with_tarfile(shard: Path) -> list[Member]:
 def _read_row(files: ShardFiles, shard: int, span: tuple[int, int], blur_faces: bool) -> Row:
     data = files.read(shard, *span)
     needed = PROBABILITY_FIELD in data or (blur_faces and FACES_FIELD in data)
-    return msgspec.json.decode(data, type=Row) if needed else Row()
+    return _decode_row(data) if needed else Row()
 
 
 def _read_arriving_rows(path: Path, keys: Collection[str], blur_faces: bool) -> dict[str, Row]:

@@ -76,6 +76,8 @@ def test_determinism_is_a_choice_and_fp32_is_never_tf32(monkeypatch: pytest.Monk
         set_up_torch(TrainConfig(deterministic=choice), torch.device(device))
         found = (torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cuda.allow_tf32, cudnn.allow_tf32)
         assert found == (expected, not expected, False, False)
+        assert (sys.getswitchinterval() < 1e-3) == (device == "cuda")
+        sys.setswitchinterval(5e-3)
 
 
 @pytest.mark.parametrize("name", ["", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])

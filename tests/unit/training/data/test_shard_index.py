@@ -1,6 +1,7 @@
 """The columns of a shard that pack wrote equal what general code reads, and anything else is left to general code."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataops.errors import ContractError
+from dataops.home import CHECKOUT
 from dataops.regular_files import read_text
 from dataops.shards.tar import ShardWriter, format_index, join_index_lines, list_members
 from training.data import shard_index
@@ -201,3 +203,12 @@ def test_few_shards_are_open_at_a_time_and_all_can_be_read(tmp_path: Path):
     assert list(files._files) == order[-1:]
     files.close()
     assert MAX_OPEN >= 64
+
+
+def test_msgspec_sees_each_type_before_there_are_threads() -> None:
+    """Two threads in which it sees one for the first time crash: `decode(data, type=...)` does so at its first call."""
+    folders = (CHECKOUT / name for name in ("dataops", "training", "tasks", "flows", "infra", "plugins"))
+    modules = [path for folder in folders for path in folder.rglob("*.py") if "tests" not in path.parts]
+    assert [
+        path.name for path in modules if re.search(r"msgspec\.\w+\.decode\([^\n]*type=", path.read_text("utf-8"))
+    ] == []
