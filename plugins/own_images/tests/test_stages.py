@@ -58,6 +58,7 @@ def digests(made: dict[str, Manifest]) -> dict[str, str]:
 
 
 def test_dataset_of_an_archive_and_own_images(tmp_path: Path, one_thread: Executor) -> None:
+    pytest.importorskip("plugins.archives")
     sources = write_sources(tmp_path)
     config, problems = validate_values({"name": "x", "source": sources, "download": {"image_size": 32}})
     assert config is not None
