@@ -1,10 +1,12 @@
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
-from plugins.crawl.responses import parse_retry_after
-
 
 def test_parse_retry_after_reads_a_date():
+    from plugins.crawl.responses import (
+        parse_retry_after,
+    )  # which imports Scrapy, in seconds where all tests are collected
+
     at = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
     seconds = parse_retry_after({"Retry-After": at.encode()})
     assert seconds is not None
