@@ -251,7 +251,7 @@ class TrainTable(StageConfig):
     log_every: Annotated[int, Field(ge=1)] = 50
     """Steps between log lines and rows of evidence-throughput.jsonl; metrics.jsonl has every step."""
     profile: Annotated[int, Field(ge=0, le=50)] = 0
-    """Steps that torch's profiler traces into evidence-profile.json.gz, once a training, after its first ten; 0: none."""
+    """Steps that torch's profiler traces into evidence-profile.json.gz, once per training, after its first ten; 0: none."""
 
 
 class TrainConfig(reduce(plugins.extend, KINDS, TrainTable)):
