@@ -298,8 +298,6 @@ class TrainFacts(Facts):
     processor: str = ""
     """The GPU or CPU that finished the training, on which its bits depend; "" for one of an earlier version."""
     weights: list[PretrainedWeights] = []
-    other_models: dict[str, str] = {}
-    """What the training did with other models, by the stage of their inputs: `Distilled from`."""
 
 
 class EvaluateFacts(Facts):

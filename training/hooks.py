@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.data.loader import Batch, Dataset
     from training.job import Job
-    from training.losses.contrastive import StepOutcome
-    from training.losses.loss import LossStep
-    from training.model.clip import CLIP, Outputs
+    from training.model.clip import CLIP
     from training.model.tokenizer import Tokenizer
     from training.model_config import ModelConfig
 
@@ -83,17 +81,9 @@ class TrainingHook(Extension):
         """Return the files that decide the model, with their digests, for the key of the snapshot."""
         return []
 
-    def find_files(self, config: "TrainConfig") -> dict[str, Path]:
-        """Return the files that the job needs (`Job.files`), by name."""
-        return {}
-
     def describe_weights(self, config: "TrainConfig") -> list[dict[str, Any]]:
         """Return tower, name, version, license, file and sha256 of the weights that it starts from, for the model card."""
         return []
-
-    def describe_models(self, config: "TrainConfig") -> dict[str, str]:
-        """Return what each other model among the external inputs was for the training, by stage: "Distilled from"."""
-        return {}
 
     def pretrained_towers(self, config: "TrainConfig") -> frozenset[str]:
         """Return the towers ("image", "text") that it gives pretrained weights."""
@@ -114,19 +104,12 @@ class TrainingHook(Extension):
 
     # Before the first step; all ranks together
 
-    def prepare(self, job: "Job", dataset: "Dataset", device: "torch.device") -> Any:
-        """Return what `make_inputs` reads for each batch. Raises: ConfigError, ContractError."""
-        return None
-
     def load_tokenizer(self, config: "TrainConfig", dimensions: "ModelConfig") -> "Tokenizer | None":
         """Return the vocabulary of a text tower that brings one."""
         return None
 
     def initialize(self, model: "CLIP", config: "TrainConfig") -> None:
         """Change the first weights, on the CPU. Raises: ConfigError."""
-
-    def lock(self, model: "CLIP", config: "TrainConfig") -> None:
-        """Turn `requires_grad` off for parameters that stay as they are."""
 
     def convert(self, model: "CLIP", device: "torch.device", config: "TrainConfig") -> None:
         """Change how the modules compute, before the model is placed on the ranks. Raises: ConfigError."""
@@ -150,22 +133,10 @@ class TrainingHook(Extension):
         """Return factors of the learning rate by parameter; those of several hooks are multiplied."""
         return {}
 
-    def average(self, model: "nn.Module", config: "TrainConfig", total_steps: int) -> Any:
-        """Return the `Average` of the weights (training/loop/training_run.py) that is evaluated and saved as the model."""
-        return None
-
     # In each step
 
-    def rate(self, rate: float, step: int, total_steps: int, config: "TrainConfig") -> float:
-        """Return the learning rate of a step, from 1, in place of that of the schedule."""
-        return rate
-
-    def make_inputs(self, batch: "Batch", config: "TrainConfig", seed: int, prepared: Any) -> "dict[str, Tensor]":
-        """Return tensors of a batch by name, on the CPU, in a thread of the loader; they are then copied to the device.
-
-        Args:
-            prepared: the result of `prepare`.
-        """
+    def make_inputs(self, batch: "Batch", config: "TrainConfig", seed: int) -> "dict[str, Tensor]":
+        """Return tensors of a batch by name, on the CPU, in a thread of the loader; they are then copied to the device."""
         return {}
 
     changes_images: bool = False
@@ -178,10 +149,6 @@ class TrainingHook(Extension):
     def change_features(self, features_BW: "Tensor", inputs: "Mapping[str, Tensor]", config: "TrainConfig") -> "Tensor":
         """Return changed features of a frozen image tower that were computed before."""
         return features_BW
-
-    def change_loss(self, outcome: "StepOutcome", outputs: "Outputs", step: "LossStep") -> "StepOutcome":
-        """Return the outcome of a step in place of that of the loss."""
-        return outcome
 
 
 def used_hooks(config: "TrainConfig") -> list[TrainingHook]:

@@ -199,8 +199,6 @@ class Job(RanksJob):
     """Number of shards of each dataset of `train.dataset`, in its order; empty: all shards are of one dataset."""
     suite: Suite | None = None
     """Suite that `train.evaluate_every` evaluates on."""
-    files: dict[str, Path] = Field(default_factory=dict)
-    """Files that hooks need, by their names (TrainingHook.find_files)."""
     features: Path | None = None
     """Folder that keeps computed features after the job; None: in the output, until it is done."""
     checksums: dict[str, str] = Field(default_factory=dict)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dataops import plugins
-from training.hooks import Extension, used_hooks
+from training.hooks import Extension
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,9 +67,5 @@ def learning_rate(step: int, total_steps: int, config: "TrainConfig") -> float:
     """Return the learning rate of a step, from 1: linear from 0 to the peak, then by the schedule of the config."""
     warmup_steps = count_warmup_steps(total_steps, config)
     if step <= warmup_steps:
-        rate = config.lr * step / warmup_steps
-    else:
-        rate = plugins.find("schedules", config.schedule).rate(step, total_steps, warmup_steps, config)
-    for hook in used_hooks(config):
-        rate = hook.rate(rate, step, total_steps, config)
-    return rate
+        return config.lr * step / warmup_steps
+    return plugins.find("schedules", config.schedule).rate(step, total_steps, warmup_steps, config)

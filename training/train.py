@@ -135,9 +135,8 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     tokenizer = preparation.prepare_tokenizer(job, dataset, model_config)
 
     hooks = used_hooks(config)
-    prepared = {hook: hook.prepare(job, dataset, device) for hook in hooks}
     dimensions = model_config.with_vocab_size(tokenizer.vocab_size)
-    learner = build_learner(config, dimensions, job.seed, device, total_steps=plan.total_steps)
+    learner = build_learner(config, dimensions, job.seed, device)
     computed = [hook.compute_features(job, config, learner.model, tokenizer, dataset) for hook in hooks]
     cached = {"has_image_features": dataset.image_features is not None}
     flops = {k: count_step_flops(learner.model, k, **cached) for k in count_kept_patches(config, learner.model.config)}
@@ -157,7 +156,6 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         flops=flops,
         health=HealthMonitor(config.max_spike, count_warmup_steps(plan.total_steps, config)),
         skipped=SkippedSamples(dataset, config.max_skipped),
-        prepared=prepared,
         bad_steps=BadSteps(config.max_bad_steps, config.max_rollbacks) if config.max_bad_steps else None,
     )
 
@@ -290,7 +288,6 @@ def _load(run: TrainingRun) -> Iterator[Batch]:
         run.job.seed,
         run.plan.total_steps,
         pin=run.device.type == "cuda",
-        prepared=run.prepared,
         text_features=run.text_features,
     )
     rank, ranks = distributed.rank(), distributed.world_size()
@@ -305,7 +302,7 @@ def launch_step(run: TrainingRun, inputs: StepInputs, agreed: Agreement) -> Take
     """
     lr = learning_rate(run.step, run.plan.total_steps, run.config)
     try:
-        values_V = run.learner.take_step(run.step, inputs, lr=lr, pairs_of_ranks=agreed.pairs_of_ranks)
+        values_V = run.learner.take_step(inputs, lr=lr, pairs_of_ranks=agreed.pairs_of_ranks)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -346,11 +343,9 @@ def finish(run: TrainingRun) -> None:
     """Write the finished model and, last, done.json."""
     skipped = run.skipped.gather()
     output = run.job.output
-    with run.averaged():
-        model = copy_whole(run.model)
-        if distributed.rank() == 0:
-            save_model(output, model, run.tokenizer, run.preprocess)
+    model = copy_whole(run.model)
     if distributed.rank() == 0:
+        save_model(output, model, run.tokenizer, run.preprocess)
         write_atomically(output / "skipped.json", canonical_json(skipped) + "\n")
         done = {
             "job": run.digest,

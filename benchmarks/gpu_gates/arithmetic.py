@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.gpu_gates.inputs import choose_model, load_dimensions, make_batch, make_inputs
 from benchmarks.gpu_gates.outcomes import Outcome, Setting, judge, not_run
 from benchmarks.gpu_gates.sides import make_our_step
-from plugins.recipes.fp8 import CAPABILITY as FP8_CAPABILITY
+from plugins.fp8.hook import CAPABILITY as FP8_CAPABILITY
 from training.config import TrainConfig
 from training.loop.step import backward, prepare_images
 from training.model.packing import pack_texts

@@ -5,7 +5,6 @@ Both return functions that launch a step and read nothing back.
 
 import math
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
 import torch
@@ -33,11 +32,11 @@ def make_our_step(
         pairs_of_ranks: pairs of each rank; None: there is one.
     """
     set_up_torch(config, device)
-    learner, numbers = build_learner(config, dimensions, 0, device), count(1)
+    learner = build_learner(config, dimensions, 0, device)
     learner.model.train()
 
     def step(inputs: StepInputs, lr: float) -> Tensor:
-        return learner.take_step(next(numbers), inputs, lr=lr, pairs_of_ranks=pairs_of_ranks)
+        return learner.take_step(inputs, lr=lr, pairs_of_ranks=pairs_of_ranks)
 
     return learner.model, step
 

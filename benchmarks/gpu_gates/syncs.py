@@ -24,7 +24,7 @@ from training.rendezvous import MEETING_FILE
 
 STEPS, ALLOWED = 5, 1
 SETTINGS = {"patch_dropout": 0.5, "max_grad_norm": 1.0, "label_smoothing": 0.1, "augment": {"flip": 0.5, "hue": 0.1}}
-SETTINGS |= {"ema": 0.999, "max_bad_steps": 2, "bad_loss": 9, "layer_decay": 0.9}
+SETTINGS |= {"max_bad_steps": 2, "bad_loss": 9}
 
 
 def count_syncs(setting: Setting) -> Outcome:

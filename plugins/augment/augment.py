@@ -19,7 +19,7 @@ class _Augment(TrainingHook):
     def is_used(self, config: "TrainConfig") -> bool:
         return self.settings(config) != AugmentConfig()
 
-    def make_inputs(self, batch: "Batch", config: "TrainConfig", seed: int, prepared: None) -> "dict[str, Tensor]":
+    def make_inputs(self, batch: "Batch", config: "TrainConfig", seed: int) -> "dict[str, Tensor]":
         from plugins.augment.changes import draw_augmentation
 
         draws = draw_augmentation(self.settings(config), seed, batch.epoch, batch.samples)

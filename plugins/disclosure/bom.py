@@ -44,7 +44,6 @@ def write_bom(subject: Subject) -> str:
         *(_describe_dataset(chain) for chain in subject.chains),
         *(_describe_missing(key) for key in subject.missing),
         *_list_weights(subject),
-        *_list_teachers(train),
         *_list_software(train),
     ]
     references = sorted(str(one["bom-ref"]) for one in components)
@@ -174,16 +173,6 @@ def _list_weights(subject: Subject) -> Iterator[dict[str, Any]]:
         yield _component(
             "machine-learning-model", one.name, reference, one.version, one.sha256, one.license, description=text
         )
-
-
-def _list_teachers(train: Manifest) -> Iterator[dict[str, Any]]:
-    models = TrainFacts.of(train).other_models
-    for number, source in enumerate(train.inputs):
-        if source.stage in models:
-            text = f"Another model of the training ({source.stage})."
-            yield _component(
-                "machine-learning-model", source.key, f"teacher-{number}", sha256=source.digest, description=text
-            )
 
 
 def _list_software(train: Manifest) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from dataops.facts import CurateFacts, PackFacts, TrainFacts
+from dataops.facts import CurateFacts, PackFacts
 from dataops.formatting import format_counts, format_quantity
 from dataops.funnel import funnel_stages
 from dataops.rights.robots_txt import ROBOTS_AI_AGENTS
@@ -14,7 +14,7 @@ from plugins.disclosure.subject import Chain, Subject
 from tasks.curate.step import describe_steps
 from tasks.lists.locations import OPT_OUT_LIST
 from tasks.pack.summary import FURTHER_CAPTIONS
-from tasks.register.card import describe_teachers, merge_counts
+from tasks.register.card import merge_counts
 
 SYNTHETIC = "synthetic"
 RESERVED = ("opt_out", "robots", "payment_required", "license")
@@ -39,13 +39,6 @@ def answer_synthetic(subject: Subject) -> Answers:
     if sum(counted):
         sentences.append(f"{format_quantity(sum(counted), 'caption')} of the training data are synthetic.")
         modalities.append("Text (captions)")
-    teachers = describe_teachers(subject.train) if subject.train is not None else []
-    if teachers:
-        sentences += teachers
-        train = subject.train
-        inputs = train.inputs if train is not None else []
-        models += [one.key for one in inputs if train is not None and one.stage in TrainFacts.of(train).other_models]
-        modalities.append("Features of images and texts, which another model computed")
     if subject.weights:
         names = ", ".join(one.name for one in subject.weights)
         sentences.append(

@@ -1,1 +1,1 @@
-"""Recipes of training whose gain on web data has not been measured here: losses, optimizers, schedules and hooks."""
+"""Recipes for models that were trained already: weights between a model and its adapted version."""

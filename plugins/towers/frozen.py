@@ -52,7 +52,7 @@ def _change_images(config: TrainConfig, device: torch.device) -> Change:
         named = {}
         for hook in used_hooks(config):
             if hook.changes_images:
-                named |= hook.make_inputs(batch, config, seed, None)
+                named |= hook.make_inputs(batch, config, seed)
         inputs = StepInputs(torch.from_numpy(pixels_BSS3), [], None, named).map(lambda tensor: tensor.to(device))
         return prepare_images(inputs, config)
 

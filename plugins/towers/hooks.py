@@ -112,7 +112,7 @@ class _ImageInit(TowerHook):
         if self.is_cached(config):
             use_image_features(job, config, self.settings(config), model, dataset)
 
-    def make_inputs(self, batch: "Batch", config: "TrainConfig", seed: int, prepared: Any) -> "dict[str, Tensor]":
+    def make_inputs(self, batch: "Batch", config: "TrainConfig", seed: int) -> "dict[str, Tensor]":
         dropout: float = self.settings(config).dropout
         if not dropout:
             return {}

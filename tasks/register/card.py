@@ -383,18 +383,7 @@ def _recipe(manifests: Mapping[str, Manifest]) -> Section:
     sentences.append(
         "A key identifies what was asked for, a content digest what came out: bits depend on the processor."
     )
-    sentences += describe_teachers(manifests["train"])
     return Section("How it was made", sentences, ("stage", "setting", "value"), rows)
-
-
-def describe_teachers(train: Manifest) -> list[str]:
-    """Return a sentence for each other model whose features of the dataset the training read."""
-    roles = TrainFacts.of(train).other_models
-    return [
-        f"{roles[source.stage]} {redact(source.key)}, digest `{source.digest}`."
-        for source in train.inputs
-        if source.stage in roles
-    ]
 
 
 def _list_weights(train: Manifest) -> list[Section]:

@@ -83,11 +83,6 @@ def build_lineage_tags(
         "config_hash": hash_config(config),
         "git_commit": code.get("commit") or "unknown",
         "code_dirty": str(code.get("dirty")).lower(),
-        **{
-            source.stage: f"{source.key} {source.digest}"
-            for source in (manifests["train"].inputs if "train" in manifests else ())
-            if source.stage in TrainFacts.of(manifests["train"]).other_models
-        },
         **{f"snapshot.{stage}": manifest.key for stage, manifest in sorted(manifests.items())},
     }
 

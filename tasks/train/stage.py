@@ -155,9 +155,6 @@ def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
         facts["weights"] = weights
     if "processor" in done:  # no job of an earlier version has it
         facts["processor"] = done["processor"]
-    described = [hook.describe_models(work.config) for hook in used_hooks(work.config)]
-    if models := {stage: meaning for one in described for stage, meaning in one.items()}:
-        facts["other_models"] = models
     datasets = _find_datasets(work)
     if work.config.dataset:
         facts["datasets"] = [
@@ -192,11 +189,8 @@ def build_job(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, 
         "checksums": {str(path) if is_mixture else path.name: part.sha256 for path, part in files},
         "arriving": {path.name: part.bytes for path, part in files} if limit else {},
         "output": str(output),
-        "files": {},
         "features": str(work.context.home / "features"),
     }
-    for hook in used_hooks(work.config):
-        job["files"] |= {name: str(path) for name, path in hook.find_files(work.config).items()}
     if work.config.evaluate_every:
         suite = EvaluateConfig.model_validate(work.context.run_config.get("evaluate", {})).load()
         job["suite"] = suite.model_dump(mode="json")

@@ -124,8 +124,6 @@ def lock_layers(model: CLIP, config: TrainConfig) -> None:
             )
         if config.lock_image if tower == "image" else config.lock_text:
             lock_groups(groups, count)
-    for hook in used_hooks(config):
-        hook.lock(model, config)
     model.image_locked = config.lock_image and not config.unlocked_image_groups
     model.text_locked = config.lock_text and not config.unlocked_text_groups
     model.train(model.training)

@@ -5,7 +5,6 @@ Legend: B pairs of this rank, S side of an image, K kept patches.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +58,6 @@ class InputMaker:
 
     Args:
         pin: put them into pinned memory, from which copies to a GPU do not wait; torch keeps and reuses its blocks.
-        prepared: what the hooks prepared, by hook.
         text_features: maps captions to the features of a frozen text tower, in place of tokens.
     """
 
@@ -68,7 +66,6 @@ class InputMaker:
     seed: int
     total_steps: int
     pin: bool
-    prepared: Mapping[Any, Any] = field(default_factory=dict)
     text_features: Callable[[Sequence[str]], Tensor] | None = None
 
     def __call__(self, batch: Batch) -> StepInputs:
@@ -86,7 +83,7 @@ class InputMaker:
         named = {} if batch.identities_B2 is None else {"identities_B2": torch.from_numpy(batch.identities_B2)}
         named |= find_loss(self.config).make_inputs(batch, self.config)
         for hook in used_hooks(self.config):
-            named |= hook.make_inputs(batch, self.config, self.seed, self.prepared.get(hook))
+            named |= hook.make_inputs(batch, self.config, self.seed)
         return named
 
     def _pack(self, batch: Batch) -> list[PackedTexts] | list[PaddedTexts]:

@@ -35,15 +35,10 @@ def is_evaluated(run: TrainingRun) -> bool:
 
 
 def evaluate_interim(run: TrainingRun) -> None:
-    """Evaluate the model, or its average, and append its metrics to evidence-suite.jsonl; all ranks together.
+    """Evaluate the model, and append its metrics to evidence-suite.jsonl; all ranks together.
 
     Raises: Stopped if this rank receives SIGTERM meanwhile.
     """
-    with run.averaged():
-        _evaluate(run)
-
-
-def _evaluate(run: TrainingRun) -> None:
     assert run.job.suite is not None
     model = copy_whole(run.model)
     loaded = LoadedModel(model, run.tokenizer, run.preprocess, run.model.config, run.device)

@@ -1,11 +1,9 @@
 """The state of one run of a training job: set-up makes it, the loop changes it, a checkpoint restores it."""
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +14,6 @@ from training.config import TrainConfig
 from training.data.loader import Dataset
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
-from training.hooks import used_hooks
 from training.job import Job, Stopped
 from training.loop.flops import StepFlops
 from training.loop.health import BadSteps, HealthMonitor, LossScale, StepGuard
@@ -32,21 +29,6 @@ from training.model_config import ModelConfig
 from training.sharding import place_model
 
 
-class Average(Protocol):
-    """An average of the weights, which is evaluated and saved in their place."""
-
-    def update(self, step: int) -> None:
-        """Add the weights after a step, from 1, where it counts."""
-
-    def in_use(self) -> AbstractContextManager[None]:
-        """Give the model its averages inside a `with`, and its weights back after it, bit by bit."""
-        ...
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return what a checkpoint holds of it, by name."""
-        ...
-
-
 @dataclass
 class Learner:
     """A model, or this rank's part of it, and what belongs to its training."""
@@ -57,18 +39,14 @@ class Learner:
     forward: nn.Module
     """The model, or DistributedDataParallel around it."""
     optimizer: Optimizer
-    average: Average | None
-    """None if the weights themselves are evaluated and saved."""
     guard: StepGuard | None
     """None if the first bad step ends the job."""
     scale: LossScale | None = None
     """None unless the towers compute in fp16."""
 
-    def take_step(
-        self, number: int, inputs: StepInputs, *, lr: float, pairs_of_ranks: Sequence[int] | None = None
-    ) -> Tensor:
-        """Take one step, from 1; on a GPU this only launches it. For arguments and result, see take_step."""
-        values_V = take_step(
+    def take_step(self, inputs: StepInputs, *, lr: float, pairs_of_ranks: Sequence[int] | None = None) -> Tensor:
+        """Take one step; on a GPU this only launches it. For arguments and result, see take_step."""
+        return take_step(
             self.model,
             self.forward,
             self.optimizer,
@@ -79,9 +57,6 @@ class Learner:
             guard=self.guard,
             scale=self.scale,
         )
-        if self.average is not None:
-            self.average.update(number)
-        return values_V
 
 
 def build_learner(
@@ -89,13 +64,8 @@ def build_learner(
     dimensions: ModelConfig,
     seed: int,
     device: torch.device,
-    *,
-    total_steps: int = 1,
 ) -> Learner:
     """Build a model on its device, as it is before the first step, and its optimizer; all ranks together.
-
-    Args:
-        total_steps: steps of the training.
 
     Raises: ConfigError as build_initial_model and the hooks.
     """
@@ -109,7 +79,6 @@ def build_learner(
         model=model,
         forward=forward,
         optimizer=build_optimizer(model, config),
-        average=next((a for hook in used_hooks(config) if (a := hook.average(model, config, total_steps))), None),
         guard=StepGuard(config, device) if config.max_bad_steps else None,
         scale=LossScale(device) if config.precision == "fp16" else None,
     )
@@ -140,8 +109,6 @@ class TrainingRun:
     """Operations of a step by the number of patches that each image keeps; None for all, without patch dropout."""
     health: HealthMonitor
     skipped: SkippedSamples
-    prepared: Mapping[Any, Any] = field(default_factory=dict)
-    """What the hooks prepared for each batch, by hook."""
     bad_steps: BadSteps | None = None
     """None if the first bad step ends the job."""
     step: int = 0
@@ -165,12 +132,8 @@ class TrainingRun:
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds beside weights and moments, by name; a restored one is copied into them."""
-        parts = (self.learner.average, self.learner.guard, self.learner.scale)
+        parts = (self.learner.guard, self.learner.scale)
         return {name: tensor for part in parts if part is not None for name, tensor in part.tensors().items()}
-
-    def averaged(self) -> AbstractContextManager[None]:
-        """Give the model its averages inside a `with`, if the config asks for them."""
-        return nullcontext() if self.learner.average is None else self.learner.average.in_use()
 
     def request_stop(self, signum: int, frame: object) -> None:
         """Handle SIGTERM: the loop stops after the current step, an interim evaluation at once."""

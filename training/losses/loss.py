@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dataops import plugins
-from training.hooks import Extension, used_hooks
+from training.hooks import Extension
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +97,7 @@ def compute_loss(
     pairs_of_ranks: Sequence[int] | None = None,
     inputs: "Mapping[str, Tensor] | None" = None,
 ) -> "StepOutcome":
-    """Compute the loss that a config names, and what its hooks make of it.
+    """Compute the loss that a config names.
 
     Args:
         pairs_of_ranks: pairs of the step on each rank; None: the ranks exchange them.
@@ -105,12 +105,8 @@ def compute_loss(
     """
     from training.losses.contrastive import Positives
 
-    inputs, hooks = inputs or {}, used_hooks(config)
+    inputs = inputs or {}
     positives = None
     if config.multi_positive != "off":
         positives = Positives(inputs["identities_B2"], pairs_of_ranks, shares=config.multi_positive == "share")
-    step = LossStep(config, pairs_of_ranks, inputs, positives)
-    outcome = find_loss(config)(outputs, step)
-    for hook in hooks:
-        outcome = hook.change_loss(outcome, outputs, step)
-    return outcome
+    return find_loss(config)(outputs, LossStep(config, pairs_of_ranks, inputs, positives))

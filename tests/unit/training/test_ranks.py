@@ -68,10 +68,8 @@ def test_two_ranks_train_as_one_process(
         "vit": {
             "loss": "sigmoid",
             "multi_positive": "share",
-            "distill": {"model": str(tmp_path / "resnet-1")},
             "grad_cache": 4,
             "patch_dropout": 0.5,
-            "ema": 0.5,
             "max_bad_steps": 2,
         },
     }

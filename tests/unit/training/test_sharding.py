@@ -176,8 +176,7 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
     """
     names = ("alone", "three", "machines", "killed", "two", "joined", "divided")
     more = {"machines": {"sharding": "hybrid"}, "alone": {}, "joined": {}}
-    pytest.importorskip("plugins.recipes")
-    settings = {**SETTINGS, **EVERYTHING, "evaluate_every": 4, "ema": 0.5}
+    settings = {**SETTINGS, **EVERYTHING, "evaluate_every": 4}
     jobs = {name: make_job(name, "vit", **settings, **more.get(name, {"sharding": "full"})) for name in names}
     for job in jobs.values():
         with_suite(job, suite)
@@ -217,7 +216,7 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
 def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job: MakeJob, more: dict[str, Any]) -> None:
     """The sums of two gradients have no order, so that only the arithmetic could differ: bf16 is that of autocast."""
     if "fp8" in more:
-        pytest.importorskip("plugins.recipes")
+        pytest.importorskip("plugins.fp8")
     settings = {**SETTINGS, "epochs": 1, **more}
     whole, divided = (make_job(name, "vit", **settings, sharding=name) for name in ("none", "full"))
     wait_for([Ranks(whole, 2), Ranks(divided, 2, target=write_slowly)])

@@ -25,13 +25,11 @@ def subject(tmp_path: Path) -> Subject:
     train = make_model(store, [pair(n, "a.com", 9) for n in range(3)])["train"]
     inputs = [
         *train.inputs,
-        Input(stage="train.distill.model", key="teacher", digest="2" * 64),
         Input(stage="pack", key="f" * 16, digest="3" * 64),
     ]
     code = {"commit": "c" * 40, "dirty": True, "python": "3.11.7"}
-    facts = {**train.facts, "other_models": {"train.distill.model": "Distilled from"}}
     parts = [Part(name="model.safetensors", rows=0, bytes=1, sha256="4" * 64)]
-    train = train.model_copy(update={"inputs": inputs, "code": code, "parts": parts, "facts": facts})
+    train = train.model_copy(update={"inputs": inputs, "code": code, "parts": parts})
     result = {"value": 0.5, "low": 0.25, "high": 0.75, "chance": 0.1}
     metrics = {"digits": {"n": 9, "metrics": {"top1": result, "top5": result | {"low": None, "high": None}}}}
     made = describe_training(train, store, "models:/my/clip/3", "cc-by-4.0")

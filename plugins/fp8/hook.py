@@ -51,7 +51,7 @@ class _Fp8(TrainingHook):
         blocks = [module for module in model.modules() if isinstance(module, Block)]
         if odd := sorted({w for block in blocks if (w := block.attn.out_proj.in_features) % MULTIPLE}):
             raise ConfigError(f"fp8: a transformer has width {odd[0]}; fp8 needs a multiple of {MULTIPLE}")
-        from plugins.recipes.fp8_blocks import convert_blocks
+        from plugins.fp8.blocks import convert_blocks
 
         convert_blocks(model, emulate=device.type != "cuda")
 

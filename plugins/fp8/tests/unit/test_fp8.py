@@ -92,7 +92,7 @@ def test_evaluations_compute_as_the_finished_model_does() -> None:
 def test_a_job_in_fp8_is_resumed_to_the_same_bits_and_loads_everywhere(
     make_job: MakeJob, suite: dict[str, object], monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    settings = {"epochs": 2, "precision": precision, "lr": 1e-4, "ema": 0.5, "evaluate_every": 2}
+    settings = {"epochs": 2, "precision": precision, "lr": 1e-4, "evaluate_every": 2}
     settings["grad_checkpointing"] = True
     plain, whole, cut = (
         with_suite(make_job(name, "vit", fp8=name != "plain", **settings), suite) for name in ("plain", "whole", "cut")

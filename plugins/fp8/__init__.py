@@ -1,0 +1,1 @@
+"""Matrix products of transformer blocks in fp8."""
