@@ -7,10 +7,10 @@ from cyclopts import Parameter
 
 from flows.commands.options import Json, Name
 from flows.commands.output import console, message, new_table, print_json, text
-from tasks.lineage.trace import parse_model
 from tasks.register import promotion
 from tasks.register.config import describe_gate
 from tasks.register.gate import ONLY_CANDIDATE
+from tasks.tracking.registry import parse_model
 
 
 def promote(

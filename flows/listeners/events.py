@@ -7,18 +7,12 @@ a download as soon as it ends; if the run is killed before that, its rerun emits
 delivered never fails a run.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import date
+from collections.abc import Mapping
 from typing import Any
 
-from httpx import HTTPError, HTTPStatusError
-from prefect.client.orchestration import get_client
-from prefect.events import Event, Resource, emit_event
-from prefect.settings import PREFECT_API_URL
+from prefect.events import emit_event
 
-from dataops.errors import ServiceError
 from dataops.facts import DownloadFacts, EvaluateFacts, RegisterFacts, TrainFacts
-from dataops.redaction import remove_credentials
 from dataops.snapshot import Manifest
 from dataops.stages import RunState
 from dataops.store import Store
@@ -78,39 +72,6 @@ def emit_events(record: RunRecord, manifests: Mapping[str, Manifest], store: Sto
         record.announced.append(_name(manifest))
         emitted = True
     return emitted
-
-
-def send_takedowns_due(requests: Sequence[tuple[str, str, date]], today: date) -> None:
-    """Send an event for each takedown request whose deadline is near or past, and wait until the server has them.
-
-    Args:
-        requests: digest, URI of the store, and deadline. Who asked is in the store's register only.
-        today: the day from which the days that are left count.
-
-    Raises: ServiceError if the server does not accept them.
-    """
-    sent = [
-        Event(
-            event=TAKEDOWN_DUE,
-            resource=Resource(
-                {
-                    "prefect.resource.id": f"pairmill.takedown.{request}",
-                    "prefect.resource.name": f"takedown {request}",
-                    "pairmill.store": store,
-                }
-            ),
-            payload={"due": due.isoformat(), "days": (due - today).days},
-        ).model_dump(mode="json")
-        for request, store, due in requests
-    ]
-    try:
-        with get_client(sync_client=True) as client:
-            client.request("POST", "/events", json=sent)
-    except HTTPError as error:
-        server, cause = remove_credentials(PREFECT_API_URL.value() or ""), str(error)
-        if isinstance(error, HTTPStatusError):
-            cause = f"HTTP {error.response.status_code}"
-        raise ServiceError(f"no notification is sent, since Prefect at {server} did not accept it: {cause}") from error
 
 
 def _find_matches(manifest: Manifest) -> dict[str, int]:

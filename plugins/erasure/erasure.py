@@ -3,8 +3,10 @@
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -17,6 +19,7 @@ from dataops.trace.targets import Target
 from flows.commands.output import text
 from flows.records import RunRecord, read_record
 from plugins.erasure.leftovers import delete_leftovers, find_leftovers
+from plugins.erasure.next_versions import TakedownResult
 from plugins.erasure.raw_images import (
     delete_raw,
     delete_superseded,
@@ -26,14 +29,12 @@ from plugins.erasure.raw_images import (
     find_urls,
 )
 from tasks.download.hooks import load_hooks
+from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
 from tasks.lineage.inventory import Inventory
 from tasks.lineage.search import Search
 from tasks.takedown.holders import RecordKind, Scope, erase_and_search
 from tasks.takedown.traces import collect_traces, load_traces
-
-if TYPE_CHECKING:
-    from flows.commands.takedown import Removal
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +45,29 @@ RUN_RECORDS = RecordKind(
 )
 
 
-class Erasure:
-    """The deletion of one takedown in one store: the object in `pairmill.erasers`."""
+@dataclass
+class Removal:
+    """One takedown in one store."""
 
-    def __init__(self, removal: "Removal"):
+    context: Context
+    home: Path
+    stores: Sequence[Store]
+    """All known stores."""
+    lineage: Lineage
+    search: Search
+    request: str
+    """Digest of the request."""
+    targets: Sequence[Target]
+    outcomes: Sequence[TakedownResult]
+    uids: set[str]
+    """Removed pairs, to which `Erasure` adds those that it finds."""
+    deletes_raw: bool
+
+
+class Erasure:
+    """The deletion of one takedown in one store."""
+
+    def __init__(self, removal: Removal):
         self.removal, self.store = removal, removal.context.store
         uids = removal.uids | find_uids_by_phash(removal.lineage, removal.search, removal.targets)
         self.traces = load_traces(self.store, removal.request)
@@ -58,16 +78,6 @@ class Erasure:
         self.targets = [*removal.targets, *(Target("uid", uid) for uid in sorted(uids | self.traces.uids))]
         self.raw = find_raw_snapshots(removal.lineage, removal.search, self.targets)
         self.leftovers = find_leftovers(Inventory(self.store), self.targets)  # with the next versions
-
-    @staticmethod
-    def has_leftovers(lineage: Lineage, targets: Sequence[Target]) -> bool:
-        """Return whether a store has objects that no manifest names and that may hold an image that matches."""
-        return bool(find_leftovers(lineage.inventory, targets))
-
-    @staticmethod
-    def show(report: Mapping[str, Any], out: Console) -> None:
-        """Print what was deleted, what is left, and the search."""
-        _show(report, out)
 
     def find_unmatched(self, matched: set[Target]) -> list[Target]:
         """Return the targets that match no pair of a dataset version and no raw image."""
@@ -151,7 +161,7 @@ class Erasure:
         }
 
 
-def _show(report: Mapping[str, Any], out: Console) -> None:
+def show(report: Mapping[str, Any], out: Console) -> None:
     """Print what was deleted, what is left, and the search."""
     out.print()
     if deleted := report["deleted"]:

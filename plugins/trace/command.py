@@ -19,11 +19,11 @@ from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, first_of, print_json, show_links, text
 from flows.records import known_stores
 from infra.local import services
+from plugins.trace.tracing import Trace
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
-from tasks.lineage.trace import Trace, is_model
 from tasks.register.config import describe_gate
-from tasks.tracking.registry import Registry
+from tasks.tracking.registry import Registry, is_model
 
 _KEY = re.compile(r"[0-9a-f]{16}")
 _WIDTH = 10_000

@@ -15,7 +15,7 @@ from flows.commands.output import console, new_table, print_json, text
 from flows.records import find_dataset
 from infra.local import services
 from plugins.versions.datasets import Difference, Side, compare_datasets
-from tasks.lineage.trace import is_model
+from tasks.tracking.registry import is_model
 
 SETTING_LENGTH = 60
 """Maximum number of characters that are printed of a setting."""

@@ -20,8 +20,7 @@ from plugins.versions.comparison import (
     load_side,
 )
 from plugins.versions.history import VersionRow, list_metrics, read_models, read_versions, table_rows
-from tasks.lineage.trace import parse_model
-from tasks.tracking.registry import RegisteredVersion, find_registered_version
+from tasks.tracking.registry import RegisteredVersion, find_registered_version, parse_model
 
 METRICS = 5
 """Maximum number of metrics in a table on the terminal."""

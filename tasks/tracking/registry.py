@@ -4,20 +4,19 @@ A trace continues without a server that does not answer, and its result states t
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dataops.errors import ConfigError, PairmillError
 from tasks.tracking import client as tracking
 from tasks.tracking import rest
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 
 VERSIONS_AT_ONCE = 1000
+MODEL = re.compile(r"(?:models:/)?(?P<name>[^/@]{1,128})(?:/(?P<version>\d+)|@(?P<alias>[A-Za-z_][\w-]*))")
 
 
 @dataclass(frozen=True)
@@ -135,3 +134,17 @@ def find_registered_version(model: str) -> RegisteredVersion:
         client = tracking.connect()
         found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
     return RegisteredVersion(name, str(found.version), found.run_id, tuple(found.aliases), dict(found.tags))
+
+
+def parse_model(text: str) -> tuple[str, str | None]:
+    """Return the model's name and, if given, its version. Raises: ConfigError for an alias or anything else."""
+    found = MODEL.fullmatch(text)
+    name = text.removeprefix("models:/") if found is None else found["name"]
+    if (found is not None and found["alias"]) or not name or "/" in name:
+        raise ConfigError(f"{text!r} is no model: write models:/name/3, name/3, or a name alone")
+    return name, found["version"] if found else None
+
+
+def is_model(text: str) -> bool:
+    """Return whether a text names a model version."""
+    return "://" not in text and MODEL.fullmatch(text) is not None

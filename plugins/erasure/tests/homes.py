@@ -15,8 +15,8 @@ from dataops.images.decode import decode, make_preview
 from dataops.snapshot import Draft, Manifest, Record, find_manifest
 from dataops.store import FolderStore
 from dataops.trace.targets import image_targets
-from flows.commands import takedown
 from flows.records import Attempt, RunRecord, StageRun
+from plugins.erasure import command as takedown
 from plugins.erasure import erasure
 from tasks.download.hooks import FetchHook
 from tasks.engine.context import Context, LeaseTimes

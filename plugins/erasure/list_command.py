@@ -15,9 +15,9 @@ from dataops.formatting import format_quantity
 from dataops.spreadsheets import write_csv
 from flows.commands.options import Json, StoreUri
 from flows.commands.output import console, new_table, print_json, text
-from flows.listeners import deadlines
 from flows.records import known_stores
 from infra.local import services
+from plugins.erasure import deadlines
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import pytest
 
 from dataops.errors import ConfigError, CorruptPart
 from dataops.store import FolderStore
-from tasks.takedown.request_log import list_logs, load_log, make_letter
+from plugins.erasure.request_log import list_logs, load_log, make_letter
 
 
 def today() -> date:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dataops.errors import ConfigError
 from dataops.facts import PackFacts, RegisterFacts
 from dataops.funnel import funnel_stages
 from dataops.snapshot import Input, Manifest, SnapshotName
@@ -20,14 +19,13 @@ from dataops.trace.targets import Target
 from dataops.trace.training_datasets import list_shares
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.search import Hit, Rows, Search, read_columns, read_rows
-from tasks.tracking.registry import RegisteredVersion, Registry
+from tasks.tracking.registry import MODEL, RegisteredVersion, Registry
 from tasks.tracking.run_metadata import model_name
 
 EVIDENCE = (
     *("fetched_at", "http_status", "final_url", "content_type", "etag", "last_modified"),
     *("opt_out", "permissions", "bytes", "archive"),
 )
-_MODEL = re.compile(r"(?:models:/)?(?P<name>[^/@]{1,128})(?:/(?P<version>\d+)|@(?P<alias>[A-Za-z_][\w-]*))")
 
 
 @dataclass
@@ -180,7 +178,7 @@ class Trace:
         Args:
             text: `models:/name/3`, `name/3` or `name@alias`.
         """
-        found = _MODEL.fullmatch(text)
+        found = MODEL.fullmatch(text)
         if found is None:
             return None
         version = self.registry.version(found["name"], found["version"], found["alias"])
@@ -199,20 +197,6 @@ class Trace:
                 if (facts.model_name, facts.version) == (name, number):
                     return manifest
         return None
-
-
-def parse_model(text: str) -> tuple[str, str | None]:
-    """Return the model's name and, if given, its version. Raises: ConfigError for an alias or anything else."""
-    found = _MODEL.fullmatch(text)
-    name = text.removeprefix("models:/") if found is None else found["name"]
-    if (found is not None and found["alias"]) or not name or "/" in name:
-        raise ConfigError(f"{text!r} is no model: write models:/name/3, name/3, or a name alone")
-    return name, found["version"] if found else None
-
-
-def is_model(text: str) -> bool:
-    """Return whether a text names a model version."""
-    return "://" not in text and _MODEL.fullmatch(text) is not None
 
 
 def _identify(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from dataops.snapshot import Counts, Draft, Input, Manifest, find_manifest, read
 from dataops.store import FolderStore
 from dataops.trace import requests as takedown_requests
 from dataops.trace.targets import Target, image_targets
-from flows.commands import takedown as flow
+from plugins.erasure import command as flow
+from plugins.erasure import next_versions as takedown
+from plugins.erasure import raw_images
+from plugins.erasure.next_versions import prove_removal
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.lineage import takedown
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
-from tasks.lineage.takedown import prove_removal
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tasks.tracking.registry import Registry
@@ -179,7 +180,6 @@ def test_prove_removal_raises_when_a_row_is_left(store: FolderStore) -> None:
 
 
 def test_delete_raw_rewrites_shards_without_the_removed_samples(store: FolderStore) -> None:
-    raw_images = pytest.importorskip("plugins.erasure.raw_images")
     pairs = some_pairs()
     download = curated(store, pairs, 7)[1]
     target, matches = TARGETS["domain"]
@@ -203,7 +203,6 @@ def test_delete_raw_rewrites_shards_without_the_removed_samples(store: FolderSto
 def test_takedown_command_reports_and_deletes(
     store: FolderStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("plugins.erasure", reason="--delete-raw is of this plugin")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     old = packed(store, curated(store, some_pairs(), 7))
     file = tmp_path / "letter.txt"

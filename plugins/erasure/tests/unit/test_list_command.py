@@ -9,8 +9,8 @@ import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, temporary_settings
 
 from dataops.store import FolderStore
-from flows.commands.takedown_list import list_takedowns
-from tasks.takedown.request_log import RequestLog, make_letter
+from plugins.erasure.list_command import list_takedowns
+from plugins.erasure.request_log import RequestLog, make_letter
 from tests.servers.recorder import Recorder, serve_recorder
 
 

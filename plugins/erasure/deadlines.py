@@ -10,9 +10,10 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from dataops.errors import PairmillError, ServiceError
+from dataops.redaction import remove_credentials
 from dataops.store import Store
 from flows.listeners.base import RunListener
-from tasks.takedown.request_log import list_logs
+from plugins.erasure.request_log import list_logs
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +44,41 @@ def select_due(rows: Iterable[dict[str, Any]], today: date, days: int = DAYS) ->
 
 
 def announce(rows: Sequence[dict[str, Any]], today: date) -> None:
-    """Send an event for each request to Prefect, where `deploy --notify` sets up its notification.
+    """Send an event for each request to Prefect, where `deploy --notify` sets up its notification, without who asked.
 
     Raises: ServiceError if no server runs, or it does not accept the events.
     """
     if not os.environ.get("PREFECT_API_URL"):
         raise ServiceError("no notification is sent, since no Prefect server runs; start it with `pairmill up`")
-    from flows.listeners.events import send_takedowns_due
+    from httpx import HTTPError, HTTPStatusError
+    from prefect.client.orchestration import get_client
+    from prefect.events import Event, Resource
+    from prefect.settings import PREFECT_API_URL
 
-    send_takedowns_due([(row["request"], row["store"], date.fromisoformat(row["due"])) for row in rows], today)
+    from flows.listeners.events import TAKEDOWN_DUE
+
+    sent = [
+        Event(
+            event=TAKEDOWN_DUE,
+            resource=Resource(
+                {
+                    "prefect.resource.id": f"pairmill.takedown.{row['request']}",
+                    "prefect.resource.name": f"takedown {row['request']}",
+                    "pairmill.store": row["store"],
+                }
+            ),
+            payload={"due": row["due"], "days": (date.fromisoformat(row["due"]) - today).days},
+        ).model_dump(mode="json")
+        for row in rows
+    ]
+    try:
+        with get_client(sync_client=True) as client:
+            client.request("POST", "/events", json=sent)
+    except HTTPError as error:
+        server, cause = remove_credentials(PREFECT_API_URL.value() or ""), str(error)
+        if isinstance(error, HTTPStatusError):
+            cause = f"HTTP {error.response.status_code}"
+        raise ServiceError(f"no notification is sent, since Prefect at {server} did not accept it: {cause}") from error
 
 
 def report_due_requests(store: Store) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -32,17 +32,16 @@ from flows.commands.options import Json, StoreUri, Yes
 from flows.commands.output import console, print_json, text
 from flows.records import known_stores
 from infra.local import services
+from plugins.erasure.erasure import Erasure, Removal, show
+from plugins.erasure.leftovers import find_leftovers
+from plugins.erasure.next_versions import find_affected, replace_affected
+from plugins.erasure.request_log import Letter, load_log, make_letter
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
-from tasks.lineage.takedown import TakedownResult, find_affected, replace_affected
-from tasks.takedown.request_log import Letter, load_log, make_letter
 from tasks.tracking.registry import Registry
 
 logger = logging.getLogger(__name__)
-
-ERASERS = "erasers"
-"""Kind of the registered class that deletes for `--delete-raw`."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,6 @@ def takedown(options: TakedownOptions, home: Path, store_uri: str | None, *, as_
         raise ConfigError(
             "--delete-raw deletes permanently, and there is no terminal on which to confirm it; add --yes"
         )
-    _find_eraser(is_needed=options.delete_raw)
     out = None if as_json else console()
     work = _Work(home, options, request, letter, targets, known_stores(home, store_uri), out)
     reports = [_take_down_in_store(work, store) for store in work.stores]
@@ -127,70 +125,10 @@ class _Work:
     out: Console | None
 
 
-@dataclass
-class Removal:
-    """One takedown in one store, for the object of `pairmill.erasers` that deletes for it."""
-
-    context: Context
-    home: Path
-    stores: Sequence[Store]
-    """All known stores."""
-    lineage: Lineage
-    search: Search
-    request: str
-    """Digest of the request."""
-    targets: Sequence[Target]
-    outcomes: Sequence[TakedownResult]
-    uids: set[str]
-    """Removed pairs, to which the object adds those that it finds."""
-    deletes_raw: bool
-
-
-class Eraser(Protocol):
-    """The registered class: it deletes what is left of removed pairs beside the datasets (plugins/erasure/erasure.py)."""
-
-    def __init__(self, removal: Removal): ...
-
-    @staticmethod
-    def has_leftovers(lineage: Lineage, targets: Sequence[Target]) -> bool:
-        """Return whether a store has objects that no manifest names and that may hold a removed image."""
-        ...
-
-    @staticmethod
-    def show(report: Mapping[str, Any], out: Console) -> None:
-        """Print what was deleted, what is left, and the search."""
-        ...
-
-    def find_unmatched(self, matched: set[Target]) -> list[Target]:
-        """Return the targets that match neither a dataset nor a raw image."""
-        ...
-
-    def count(self) -> dict[str, Any]:
-        """Return the fields of the report on what is left."""
-        ...
-
-    def question(self) -> str:
-        """Return what is asked before the deletion."""
-        ...
-
-    def delete(self) -> dict[str, Any]:
-        """Delete all, and return the fields of the report."""
-        ...
-
-
-def _find_eraser(*, is_needed: bool) -> type[Eraser] | None:
-    """Return the class that deletes. Raises: ConfigError with the command that installs it, if it is needed."""
-    found = plugins.load(ERASERS)
-    if is_needed and not found:
-        command = next(iter(plugins.missing(ERASERS).values()), "pip install 'pairmill[erasure]'")
-        raise ConfigError(f"--delete-raw erases by a plugin that is not installed here: {command}")
-    return next(iter(found.values()), None)
-
-
 def _take_down_in_store(work: _Work, store: Store) -> dict[str, Any]:
     home, options, request, targets, out = work.home, work.options, work.request, work.targets, work.out
-    lineage, search, eraser = Lineage(store), Search(store), _find_eraser(is_needed=options.delete_raw)
-    if not lineage.manifests and not (eraser and eraser.has_leftovers(lineage, targets)):
+    lineage, search = Lineage(store), Search(store)
+    if not lineage.manifests and not find_leftovers(lineage.inventory, targets):
         return {"store": store.uri, "incomplete": False, "datasets": []}
     new = record_request(store, request)  # before all else: runs that start from now on apply it
     is_named = bool(options.requested_by or options.received or options.due)
@@ -205,10 +143,8 @@ def _take_down_in_store(work: _Work, store: Store) -> dict[str, Any]:
     removal = Removal(
         context, home, work.stores, lineage, search, request.digest, targets, outcomes, uids, options.delete_raw
     )
-    erasure = eraser(removal) if eraser else None
-    matched = {target for one in found for target in one.targets}
-    left = erasure.find_unmatched(matched) if erasure else [target for target in targets if target not in matched]
-    unmatched = [str(target) for target in left]
+    erasure = Erasure(removal)
+    unmatched = [str(target) for target in erasure.find_unmatched({target for one in found for target in one.targets})]
     if earlier.unmatched is not None:  # what an earlier call deleted matches nothing now
         unmatched = [target for target in unmatched if target in earlier.unmatched]
     report: dict[str, Any] = {
@@ -218,7 +154,7 @@ def _take_down_in_store(work: _Work, store: Store) -> dict[str, Any]:
         "uids": sorted(removal.uids),
         "versions": earlier.versions | {o.affected.dataset.key: o.successor.key for o in outcomes if o.successor},
         "datasets": [outcome.as_json() for outcome in outcomes],
-        **(erasure.count() if erasure else {"raw_snapshots": {}, "leftovers": {}}),
+        **erasure.count(),
         "deleted": {},
         "search": {},
     }
@@ -228,14 +164,13 @@ def _take_down_in_store(work: _Work, store: Store) -> dict[str, Any]:
     _put_report(store, request, report)  # before the deletion: a killed call leaves the uids and the next versions
     if out:
         _show_report(report, datasets=len(found), out=out)
-    if options.delete_raw and erasure and (options.yes or _confirm(erasure.question())):
+    if options.delete_raw and (options.yes or _confirm(erasure.question())):
         report |= erasure.delete()
     report["incomplete"] = _incomplete(report, options)
     _put_report(store, request, report)
     log.end(is_complete=not report["incomplete"], summary=_summarise(report)).save(store)
     if out:
-        if eraser:
-            eraser.show(report, out)
+        show(report, out)
         _show_end(report, report_name(request.digest), out)
     return report
 

@@ -8,8 +8,8 @@ import pytest
 
 from dataops.store import FolderStore
 from flows.listeners import events
-from flows.listeners.deadlines import report_due_requests
-from tasks.takedown.request_log import RequestLog, make_letter
+from plugins.erasure.deadlines import report_due_requests
+from plugins.erasure.request_log import RequestLog, make_letter
 
 
 def today() -> date:
