@@ -6,11 +6,9 @@
     pairmill.training_hooks  a `TrainingHook`: it acts where a config sets one of its keys
 
 Modules with these objects import no torch: the orchestrator reads their configs. The objects have no state of their own.
-
-Legend: B pairs of this rank, S side of an image.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,15 +18,8 @@ from dataops import plugins
 from dataops.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
     from dataops.snapshot import Input
     from training.config import TrainConfig
-    from training.data.loader import Batch, Dataset
-    from training.job import Job
-    from training.model.clip import CLIP
-    from training.model.tokenizer import Tokenizer
     from training.model_config import ModelConfig
 
 CHOICES = {"loss": "losses", "optimizer": "optimizers", "schedule": "schedules"}
@@ -63,15 +54,16 @@ class Extension:
 
 
 class TrainingHook(Extension):
-    """What changes a training. Its methods are called where a config uses it; their defaults change nothing."""
+    """What changes a training; a `StepHook` (training/step_hooks.py) also acts in the training itself.
+
+    Its methods are called where a config uses it; their defaults change nothing.
+    """
 
     def is_used(self, config: "TrainConfig") -> bool:
         """Return whether a config sets one of the keys to anything but its default."""
         names = [self.table] if self.table else list(self.config.model_fields if self.config else ())
         fields = type(config).model_fields
         return any(getattr(config, name) != fields[name].default for name in names)
-
-    # In the orchestrator, without torch
 
     def problems(self, config: "TrainConfig") -> list[str]:
         """Return what is missing on this machine: lines that begin with the key."""
@@ -101,54 +93,6 @@ class TrainingHook(Extension):
             home: pairmill's own folder.
         """
         return {}
-
-    # Before the first step; all ranks together
-
-    def load_tokenizer(self, config: "TrainConfig", dimensions: "ModelConfig") -> "Tokenizer | None":
-        """Return the vocabulary of a text tower that brings one."""
-        return None
-
-    def initialize(self, model: "CLIP", config: "TrainConfig") -> None:
-        """Change the first weights, on the CPU. Raises: ConfigError."""
-
-    def convert(self, model: "CLIP", device: "torch.device", config: "TrainConfig") -> None:
-        """Change how the modules compute, before the model is placed on the ranks. Raises: ConfigError."""
-
-    def compute_features(
-        self, job: "Job", config: "TrainConfig", model: "CLIP", tokenizer: "Tokenizer", dataset: "Dataset"
-    ) -> "Callable[[Sequence[str]], Tensor] | None":
-        """Return a function from captions to features (B, W), in place of tokens; give the dataset those of images."""
-        return None
-
-    def start(
-        self,
-        model: "CLIP",
-        config: "TrainConfig",
-        dataset: "Dataset",
-        text_features: "Callable[[Sequence[str]], Tensor] | None",
-    ) -> None:
-        """Change the first weights by the data, where no checkpoint replaces them."""
-
-    def scale_rates(self, model: "CLIP", config: "TrainConfig") -> "dict[nn.Parameter, float]":
-        """Return factors of the learning rate by parameter; those of several hooks are multiplied."""
-        return {}
-
-    # In each step
-
-    def make_inputs(self, batch: "Batch", config: "TrainConfig", seed: int) -> "dict[str, Tensor]":
-        """Return tensors of a batch by name, on the CPU, in a thread of the loader; they are then copied to the device."""
-        return {}
-
-    changes_images: bool = False
-    """Whether `change_images` does anything."""
-
-    def change_images(self, images_B3SS: "Tensor", inputs: "Mapping[str, Tensor]", config: "TrainConfig") -> "Tensor":
-        """Return changed images, in [0, 1], on their device."""
-        return images_B3SS
-
-    def change_features(self, features_BW: "Tensor", inputs: "Mapping[str, Tensor]", config: "TrainConfig") -> "Tensor":
-        """Return changed features of a frozen image tower that were computed before."""
-        return features_BW
 
 
 def used_hooks(config: "TrainConfig") -> list[TrainingHook]:

@@ -28,12 +28,12 @@ from training.data.mixture import Component, Mixture
 from training.data.sample_index import SampleIndex, build_index, fingerprint_shards, open_index, verify_index
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardFiles, find_checksum
-from training.hooks import used_hooks
 from training.job import Job, prepared_folder
 from training.model.checkpoint import write_atomically
 from training.model.pretrained_tokenizer import load_tower_tokenizer
 from training.model.tokenizer import Tokenizer, make_tokenizer, parse_trained_tokenizer, train_tokenizer
 from training.model_config import ModelConfig, TextConfig
+from training.step_hooks import used_step_hooks
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def prepare_tokenizer(job: Job, dataset: Dataset, dimensions: ModelConfig) -> To
     """
     config, context_length = job.train, dimensions.text_cfg.context_length
     if not isinstance(dimensions.text_cfg, TextConfig):
-        for hook in used_hooks(config):
+        for hook in used_step_hooks(config):
             if (tokenizer := hook.load_tokenizer(config, dimensions)) is not None:
                 return tokenizer
         if not (path := Path(config.vocabulary)).is_file():

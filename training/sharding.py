@@ -19,12 +19,12 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from dataops.errors import ConfigError
 from training import distributed
 from training.config import Sharding, TrainConfig
-from training.hooks import used_hooks
 from training.model.clip import CLIP, DTYPES, Outputs, compile_towers
 from training.model.packing import pack_texts
 from training.model.towers import PaddedTexts, pad_chunks
 from training.model.transformer import Block
 from training.model_config import TextConfig
+from training.step_hooks import used_step_hooks
 
 
 def place_model(model: CLIP, device: torch.device, config: TrainConfig) -> nn.Module:
@@ -34,7 +34,7 @@ def place_model(model: CLIP, device: torch.device, config: TrainConfig) -> nn.Mo
 
     Raises: ConfigError if the device or the model cannot compute as a hook asks for.
     """
-    for hook in used_hooks(config):
+    for hook in used_step_hooks(config):
         hook.convert(model, device, config)
     is_sharded = config.sharding != "none" and distributed.world_size() > 1
     if config.compile:

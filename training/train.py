@@ -32,7 +32,6 @@ from training.config import TrainConfig
 from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
-from training.hooks import used_hooks
 from training.job import (
     Job,
     Stopped,
@@ -60,6 +59,7 @@ from training.model.preprocess import Preprocess
 from training.model.resnet import ModifiedResNet
 from training.optimizers import count_warmup_steps, learning_rate
 from training.sharding import copy_whole, find_part
+from training.step_hooks import used_step_hooks
 
 logger = logging.getLogger("training.train")
 
@@ -98,7 +98,7 @@ def train(job: Job) -> None:
         try:
             resume(run)
             if run.step == 0:
-                for hook in used_hooks(run.config):
+                for hook in used_step_hooks(run.config):
                     hook.start(run.model, run.config, run.dataset, run.text_features)
             _log_start(run)
             run_steps(run)
@@ -134,7 +134,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     _check_batch_size(plan)
     tokenizer = preparation.prepare_tokenizer(job, dataset, model_config)
 
-    hooks = used_hooks(config)
+    hooks = used_step_hooks(config)
     dimensions = model_config.with_vocab_size(tokenizer.vocab_size)
     learner = build_learner(config, dimensions, job.seed, device)
     computed = [hook.compute_features(job, config, learner.model, tokenizer, dataset) for hook in hooks]

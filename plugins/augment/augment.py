@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from plugins.augment.config import AugmentConfig
-from training.hooks import TrainingHook
+from training.step_hooks import StepHook
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from training.data.loader import Batch
 
 
-class _Augment(TrainingHook):
+class _Augment(StepHook):
     config, table, changes_images = AugmentConfig, "augment", True
 
     def is_used(self, config: "TrainConfig") -> bool:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from dataops import plugins
 from dataops.errors import ConfigError
-from training.hooks import TrainingHook
 from training.model_config import FrozenModel
+from training.step_hooks import StepHook
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class Fp8Config(FrozenModel):
     Hopper); a CPU emulates it, slowly. All else is as `precision` says."""
 
 
-class _Fp8(TrainingHook):
+class _Fp8(StepHook):
     config = Fp8Config
 
     def problems(self, config: "TrainConfig") -> list[str]:

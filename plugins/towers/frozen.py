@@ -15,13 +15,13 @@ from plugins.towers.image_features import Change, prepare_image_features
 from plugins.towers.text_features import TextFeatures, prepare_text_features
 from training.config import TrainConfig
 from training.data.loader import Batch, Dataset
-from training.hooks import used_hooks
 from training.job import Job
 from training.loop.inputs import StepInputs
 from training.loop.step import prepare_images
 from training.model.clip import CLIP
 from training.model.tokenizer import Tokenizer
 from training.model.towers import BackboneTower
+from training.step_hooks import used_step_hooks
 
 
 def use_image_features(job: Job, config: TrainConfig, init: ImageInit, model: CLIP, dataset: Dataset) -> None:
@@ -30,7 +30,7 @@ def use_image_features(job: Job, config: TrainConfig, init: ImageInit, model: CL
     vision = model.config.vision_cfg.model_dump(
         mode="json", exclude={"projector_layers", "projector_norm", "projector_width"}
     )
-    changing = [hook for hook in used_hooks(config) if hook.changes_images]
+    changing = [hook for hook in used_step_hooks(config) if hook.changes_images]
     dataset.image_features = prepare_image_features(
         model.visual,
         dataset,
@@ -50,7 +50,7 @@ def _change_images(config: TrainConfig, device: torch.device) -> Change:
     def change(pixels_BSS3: np.ndarray, samples: np.ndarray, seed: int, copy: int) -> Tensor:
         batch = Batch(step=0, epoch=copy, samples=samples, pixels_BSS3=pixels_BSS3, captions=[], skipped=[])
         named = {}
-        for hook in used_hooks(config):
+        for hook in used_step_hooks(config):
             if hook.changes_images:
                 named |= hook.make_inputs(batch, config, seed)
         inputs = StepInputs(torch.from_numpy(pixels_BSS3), [], None, named).map(lambda tensor: tensor.to(device))

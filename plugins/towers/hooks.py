@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from dataops.snapshot import Input
 from plugins.towers.config import ImageInit, StartConfig, TextInit
 from plugins.towers.files import find_files, image_dimensions, replace_tower, text_dimensions
-from training.hooks import TrainingHook, used_hooks
+from training.hooks import used_hooks
 from training.model_config import ModelConfig
+from training.step_hooks import StepHook, used_step_hooks
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,7 +29,7 @@ START_LOGIT_SCALE = 3.0
 was better than 2.3, 2.7 and 3.7."""
 
 
-class TowerHook(TrainingHook):
+class TowerHook(StepHook):
     """A hook that replaces a tower by a pretrained network with a projector on it."""
 
     tower: str
@@ -130,7 +131,7 @@ class _ImageInit(TowerHook):
 
     def _find_change(self, config: "TrainConfig") -> str | None:
         copies = self.settings(config).copies
-        changing = [hook.table for hook in used_hooks(config) if hook.changes_images and not copies]
+        changing = [hook.table for hook in used_step_hooks(config) if hook.changes_images and not copies]
         changing += ["crop_area"] if config.crop_area is not None else []
         if changing:
             return f"{changing[0]} changes its inputs"
@@ -182,7 +183,7 @@ class _TextInit(TowerHook):
 IMAGE_INIT, TEXT_INIT = _ImageInit(), _TextInit()
 
 
-class _Start(TrainingHook):
+class _Start(StepHook):
     config = StartConfig
 
     def is_used(self, config: "TrainConfig") -> bool:

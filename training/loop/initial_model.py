@@ -13,13 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dataops.errors import ConfigError
 from training.config import TrainConfig
 from training.data.keyed_random import draw_uniforms
-from training.hooks import used_hooks
 from training.losses.loss import find_loss
 from training.model.clip import CLIP
 from training.model.pretrained import load_towers
 from training.model.resnet import ModifiedResNet
 from training.model.towers import BackboneTower, group_tower
 from training.model_config import ModelConfig, TextConfig, VisionConfig
+from training.step_hooks import used_step_hooks
 
 # The layers of both towers in the order of their depth: those that are locked -----------------------------------------
 
@@ -97,7 +97,7 @@ def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
     if not model.logit_scale.is_meta:
         if config.init is not None:
             load_towers(model, config.init, image_only=config.init_towers == "image")
-        for hook in used_hooks(config):
+        for hook in used_step_hooks(config):
             hook.initialize(model, config)
     lock_layers(model, config)
     if config.grad_cache and any(isinstance(m, _BatchNorm) and m.weight.requires_grad for m in model.modules()):

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from training.config import TrainConfig
 from training.data.loader import Batch
-from training.hooks import used_hooks
 from training.loop.initial_model import draw_kept_patches
 from training.losses.loss import find_loss
 from training.model.packing import PackedTexts, pack_chunks
 from training.model.towers import PaddedTexts, pad_chunks
 from training.model_config import ModelConfig, TextConfig
+from training.step_hooks import used_step_hooks
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class InputMaker:
     def _name_inputs(self, batch: Batch) -> dict[str, Tensor]:
         named = {} if batch.identities_B2 is None else {"identities_B2": torch.from_numpy(batch.identities_B2)}
         named |= find_loss(self.config).make_inputs(batch, self.config)
-        for hook in used_hooks(self.config):
+        for hook in used_step_hooks(self.config):
             named |= hook.make_inputs(batch, self.config, self.seed)
         return named
 

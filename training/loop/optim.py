@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 
 from dataops import plugins
 from training.config import TrainConfig
-from training.hooks import used_hooks
 from training.model.clip import CLIP
+from training.step_hooks import used_step_hooks
 
 MAX_LOGIT_SCALE = math.log(100)
 """Source: Radford et al. 2021, section 2.5: "clipped to prevent scaling the logits by more than 100"."""
@@ -34,7 +34,7 @@ def build_optimizer(model: CLIP, config: TrainConfig) -> Optimizer:
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     scales: dict[nn.Parameter, float] = {}
-    for hook in used_hooks(config):
+    for hook in used_step_hooks(config):
         for parameter, scale in hook.scale_rates(model, config).items():
             scales[parameter] = scale * scales.get(parameter, 1.0)
 

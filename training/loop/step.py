@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 
 from training import distributed
 from training.config import TrainConfig
-from training.hooks import used_hooks
 from training.loop.health import KeptStatistics, LossScale, StepGuard, mean_cosine
 from training.loop.inputs import StepInputs
 from training.loop.optim import MAX_LOGIT_SCALE
@@ -27,6 +26,7 @@ from training.model.packing import PackedTexts
 from training.model.preprocess import MEAN, STD
 from training.model.towers import PaddedTexts
 from training.sharding import average_whole_gradients, clip_gradients, gradient_norm, local_part
+from training.step_hooks import used_step_hooks
 
 
 class StepValues(NamedTuple):
@@ -99,10 +99,10 @@ def prepare_images(inputs: StepInputs, config: TrainConfig) -> Tensor:
     """Return a batch's images as the inputs of the image tower (B, 3, S, S), changed as the config says."""
     if inputs.pixels_BSS3.ndim == 2:  # features that were computed before
         features_BW = inputs.pixels_BSS3
-        for hook in used_hooks(config):
+        for hook in used_step_hooks(config):
             features_BW = hook.change_features(features_BW, inputs.named, config)
         return features_BW
-    hooks = [hook for hook in used_hooks(config) if hook.changes_images]
+    hooks = [hook for hook in used_step_hooks(config) if hook.changes_images]
     if not hooks and config.compile:
         mark_sizes(inputs.pixels_BSS3)
         return compile_function(_normalize)(inputs.pixels_BSS3, *_mean_and_std(inputs.pixels_BSS3.device))
