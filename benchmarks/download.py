@@ -115,8 +115,7 @@ def resize(spec: dict[str, Any]) -> None:
     import numpy as np
     from PIL import Image
 
-    from tasks.download.img2dataset_classes import Resizer
-    from tasks.download.resizers import FastResizer
+    from tasks.download.resizers import FastResizer, Resizer
 
     spans = json.loads(Path(spec["folder"], "places.json").read_text())[: spec["number"]]
     with Path(spec["folder"], "pictures").open("rb") as file:

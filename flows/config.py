@@ -47,7 +47,7 @@ from tasks.checks.check import ChecksConfig
 from tasks.curate.config import CurateConfig
 from tasks.curate.step import list_steps
 from tasks.download.config import DownloadConfig
-from tasks.engine.executor import Engine, Executor
+from tasks.engine.context import Engine, Executor
 from tasks.evaluate.config import EvaluateConfig
 from tasks.extract.config import SOURCE_KINDS, SourceConfig, name_source_path, name_tables
 from tasks.filter.added_steps import used_steps

@@ -14,8 +14,7 @@ from dataops.snapshot import Manifest, load_manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from flows.records import RunRecord, read_record
-from tasks.checks.check import ChecksConfig, check_dataset
-from tasks.checks.report import CheckReport
+from tasks.checks.check import CheckReport, ChecksConfig, check_dataset
 from tasks.reports.page import encode_page, render
 
 _NEXT_SECTION = b"<h2>Composition</h2>"

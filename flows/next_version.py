@@ -17,7 +17,7 @@ from dataops.store import Store
 from flows.listeners.base import LiveRun
 from tasks.curate.inspect_images import THUMBNAILS, caption_scopes
 from tasks.download.config import may_succeed_later
-from tasks.filter.reasons import SEEN
+from tasks.filter.added_steps import SEEN
 from tasks.growth.tables import SCHEMAS, SOURCE, add_rows, put_object
 from tasks.growth.versions import Added, Table, Version, create_version
 

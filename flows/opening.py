@@ -2,25 +2,55 @@
 
 import logging
 import os
+from functools import cache
 from pathlib import Path
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_UI_URL
 
 from dataops.errors import ConfigError
 from dataops.process import count_cores
+from dataops.redaction import remove_credentials
 from dataops.store import Store, open_store
 from flows.abandoned_runs import close_task_runs
 from flows.allowed_stores import check_store
 from flows.config import RunConfig, check_config, config_name, load_config, with_growth
 from flows.interruption import rearm
 from flows.listeners.base import LiveRun
-from flows.prefect_ui import flow_run_url
 from flows.records import RUN_ID, RunRecord, create_run, find_run, load_run, new_run_id, remember_store
 from flows.run import Run
 from infra.local.services import client_environment, home, make_home
 from tasks.engine.context import Context
 from tasks.engine.process_guard import guard_process
+
+TIMEOUT_SECONDS = 5
+
+
+def flow_run_url(flow_run_id: str) -> str | None:
+    """Return the URL of a flow run's page, or None if the UI's URL is not known."""
+    base = ui_url()
+    return f"{base}/runs/flow-run/{flow_run_id}" if base else None
+
+
+def ui_url() -> str:
+    """Return the URL under which the default UI has its pages, without a slash at its end; empty if it is not known."""
+    return _find_default_ui(remove_credentials(PREFECT_UI_URL.value() or "").rstrip("/"))
+
+
+@cache
+def _find_default_ui(ui: str) -> str:
+    """Return the URL of the default UI; that of the setting if the server names none, as older ones and Prefect Cloud."""
+    if not ui:
+        return ui
+    try:
+        settings = httpx.get(f"{ui}/ui-settings", timeout=TIMEOUT_SECONDS).raise_for_status().json()  # noqa: TID251  asks the Prefect server that the environment names
+        first, default = settings["v1_base_url"], settings[f"{settings['default_ui']}_base_url"]
+        return f"{ui}/{default.removeprefix(first or '').strip('/')}".rstrip("/")
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+        return ui
+
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,7 @@ from prefect.states import Failed
 from dataops.errors import ConfigError, NothingLeft, PairmillError, describe_error
 from dataops.redaction import scrub, scrub_errors
 from dataops.stages import STAGES
-from flows.failures import describe_failure, translate_error
-from flows.interruption import IS_OUTCOME
+from flows.interruption import IS_OUTCOME, describe_failure, translate_error
 from flows.next_version import adds_nothing, grow
 from flows.opening import name_flow_run, open_new, open_recorded, prepare_process
 from flows.run import Run, Step

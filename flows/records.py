@@ -28,7 +28,7 @@ from dataops.process import pid_namespace, process_fingerprint
 from dataops.snapshot import Counts, Manifest, find_manifest
 from dataops.stages import PAIR_STAGES, STAGES, RunState
 from dataops.store import Store, open_store
-from tasks.checks.report import CheckReport
+from tasks.checks.check import CheckReport
 from tasks.engine.context import LEASE_TIMES, LeaseTimes
 from tasks.engine.lease import find_holder
 

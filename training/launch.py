@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dataops.job_environment import select_job_environment
-from dataops.process import RETRYABLE
+from dataops.process import RETRYABLE, select_job_environment
 from training.rendezvous import LAUNCHER_PID, MEETING_FILE
 
 POLL_SECONDS = 0.05

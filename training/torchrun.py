@@ -17,8 +17,7 @@ from torch.distributed import run
 from torch.distributed.elastic.rendezvous import c10d_rendezvous_backend
 
 from dataops.errors import ConfigError
-from dataops.job_environment import select_job_environment
-from dataops.process import ELSEWHERE, exit_with_parent
+from dataops.process import ELSEWHERE, exit_with_parent, select_job_environment
 from training.distributed import open_loopback_store
 from training.rendezvous import GUARDED, explain_refusal, is_loopback
 

@@ -25,8 +25,7 @@ from benchmarks.measure import Row, finish, make_printer, peak_bytes
 from dataops.shards.tar import read_index
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore, Store, open_store
-from tasks.engine.context import Context
-from tasks.engine.executor import worker_pool
+from tasks.engine.context import Context, worker_pool
 from tasks.engine.stage import make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from dataops.store import FolderStore
 from plugins.ray.engine import RayExecutor
-from tasks.engine.context import Context
-from tasks.engine.executor import LocalExecutor
+from tasks.engine.context import Context, LocalExecutor
 
 SHARD_ROWS = 10_000
 

@@ -28,13 +28,14 @@ from dataops.digest import file_sha256
 from dataops.errors import StorageError
 from dataops.storage.base import Entry, Store, check_name, storage_errors
 from dataops.storage.cache import Cache, Version
-from dataops.storage.s3_codes import error_code, http_status
 from dataops.storage.s3_requests import (
     FIRST_PAUSE,
     OUTLAST_SECONDS,
     CorruptTransfer,
     S3Requests,
+    error_code,
     explain_setup_error,
+    http_status,
     is_transient,
 )
 

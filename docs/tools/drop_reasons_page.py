@@ -1,7 +1,7 @@
 """Write docs/reference/drop-reasons.md from the drop reasons of all stages."""
 
 from docs.tools.markdown import format_table
-from tasks.filter.reasons import describe_reasons
+from tasks.filter.added_steps import describe_reasons
 from tasks.reports.drop_reasons import DAMAGES, DROP_REASONS, STATUSES
 
 _INTRO = """# Drop reasons

@@ -29,7 +29,7 @@ from flows.commands.output import console, first_of, message, new_table, print_j
 from flows.dataset_checks import complete_page, find_report
 from flows.records import FINISHED, RunRecord, find_snapshot, list_runs, load_manifests, load_run, newest_run, no_runs
 from infra.local import services
-from tasks.checks.report import CheckReport
+from tasks.checks.check import CheckReport
 from tasks.curate.step import list_steps
 from tasks.growth.versions import load_version
 from tasks.register.config import NO_GATE
@@ -407,7 +407,7 @@ def _pages_of_steps(curate: Manifest) -> list[str]:
 
 def _page(manifest: Manifest, store: Store) -> bytes:
     from tasks.download.report import report_html as download_html
-    from tasks.filter.report import report_html as filter_html
+    from tasks.filter.summary import report_html as filter_html
     from tasks.pack.card import HTML_PAGE
     from tasks.register.stage_page import stage_html
     from tasks.reports.page import encode_page

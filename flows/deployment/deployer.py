@@ -26,8 +26,8 @@ from dataops.home import CHECKOUT
 from flows.config import RunConfig
 from flows.deployment.automations import notification_automations, zombie_automation
 from flows.deployment.request import DeployedObject, DeployRequest
+from flows.opening import ui_url
 from flows.pipeline import FLOWS
-from flows.prefect_ui import ui_url
 
 PROJECT = CHECKOUT / "infra" / "prefect.yaml"
 PREFIX = "pairmill: "

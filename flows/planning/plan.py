@@ -22,7 +22,7 @@ from flows.run import Step
 from tasks.engine.context import Context
 from tasks.engine.stage import plan as plan_snapshot
 from tasks.extract.sources.base import EarlierSource, Source, SourceEstimate
-from tasks.train.datasets import describe_few_steps, find_named
+from tasks.train.stage import describe_few_steps, find_named
 
 MAX_RUNS = 30
 """Number of the newest runs that are read."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.local.page_policy import OwnServerOnly
-from tasks.tracking.pages import EXPERIMENTS
+from tasks.tracking.child_runs import EXPERIMENTS
 
 REFUSAL = b"Cross-origin request blocked"
 ASSISTANT = "/ajax-api/3.0/mlflow/assistant"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dataops.errors import JobFailed, PairmillError
 from dataops.home import CHECKOUT
-from dataops.job_environment import select_job_environment
+from dataops.process import select_job_environment
 
 END_SECONDS = 5.0
 MAX_TEXT = 1000

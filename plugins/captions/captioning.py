@@ -34,8 +34,8 @@ from dataops.web.captions import fold_caption, normalise_caption
 from plugins.captions.config import NAME, RecaptionConfig, RecaptionFacts
 from plugins.captions.endpoint import Answer, Endpoint
 from tasks.curate.config import CurateConfig
-from tasks.curate.decisions import put_result, read_kept
 from tasks.curate.inspect_images import RawShard
+from tasks.curate.stage import put_result, read_kept
 from tasks.curate.step import StepOutput
 from tasks.engine.stage import Work
 from tasks.filter.config import FilterConfig

@@ -6,7 +6,7 @@ from math import ceil, sqrt
 from dataops.storage.s3 import PARTS, STREAM_PARTS
 from plugins.corpus_plan.costs import RAW_ROW_BYTES
 from tasks.pack.config import PackConfig
-from tasks.pack.sort_layout import ROW_BYTES, SortLayout, choose_layout
+from tasks.pack.sorted_runs import ROW_BYTES, SortLayout, choose_layout
 from tasks.pack.stage import IMAGES_SHARE
 
 FENCE = 3

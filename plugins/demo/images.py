@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import resvg_py
 from PIL import Image
 
-from tasks.engine.executor import worker_pool
+from tasks.engine.context import worker_pool
 
 T = TypeVar("T")
 Format = Literal["PNG", "JPEG", "WEBP"]

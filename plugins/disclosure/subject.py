@@ -12,7 +12,7 @@ from dataops.facts import PretrainedWeights, TrainFacts
 from dataops.snapshot import Manifest, load_ancestors, load_manifest
 from dataops.store import Store
 from dataops.trace.requests import list_reports, load_report
-from dataops.trace.training_datasets import list_shares, list_training_datasets
+from dataops.trace.sources import list_shares, list_training_datasets
 from flows.records import find_run, find_snapshot, load_manifests
 from tasks.models.find import REGISTERED
 from tasks.register.documents import Registered, fetch_manifests

@@ -24,7 +24,7 @@ from tasks.engine.lease import hold_lease
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.inventory import delete_snapshot
 from tasks.lineage.search import Hit, Rows, Search
-from tasks.pack.dropped_pairs import TAKEDOWN
+from tasks.pack.write_shard import TAKEDOWN
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataops.snapshot import Manifest, load_manifest, read_table
 from dataops.store import Store
 from dataops.trace.requests import list_reports, list_requests, load_report, load_targets
 from dataops.trace.targets import COLUMNS, matching_rows
-from tasks.checks.report import CheckReport
+from tasks.checks.check import CheckReport
 from tasks.lineage.graph import KEPT
 
 

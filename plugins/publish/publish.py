@@ -13,7 +13,7 @@ from dataops.facts import PackFacts
 from dataops.formatting import format_bytes, format_quantity
 from dataops.snapshot import Manifest
 from dataops.store import Store, open_store
-from dataops.trace.training_datasets import list_training_datasets
+from dataops.trace.sources import list_training_datasets
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, print_json, text
 from flows.dataset_checks import find_report

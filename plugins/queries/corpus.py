@@ -18,7 +18,7 @@ import pyarrow as pa
 from dataops.errors import explain_unreadable
 from dataops.regular_files import open_regular
 from plugins.queries.building import BIGRAMS, UNIGRAMS, count_bigrams, count_unigrams, sum_counts
-from tasks.engine.executor import worker_pool
+from tasks.engine.context import worker_pool
 
 BATCH_CHARS = 16_000_000
 """Characters of a batch, which one process counts at a time."""

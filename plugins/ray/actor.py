@@ -24,7 +24,7 @@ from dataops.snapshot import Draft, Manifest
 from plugins.ray.cluster import import_ray
 from plugins.ray.driver import Caller, run_call
 from tasks.engine.context import Context
-from tasks.engine.grace import GRACE_SECONDS
+from tasks.engine.process_guard import GRACE_SECONDS
 from tasks.engine.stage import Plan, Work, make, plan
 from tasks.engine.subprocess_job import end_jobs, run_job
 from tasks.train.stage import TRAIN, build_job, build_launcher

@@ -9,8 +9,7 @@ from typing import Any
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from plugins.ray.cluster import REMEDY, RayCluster, RayConfig, is_listening, missing_ray
-from tasks.engine.context import Context
-from tasks.engine.executor import Engine, Finding, OpenWorkers
+from tasks.engine.context import Context, Engine, Finding, OpenWorkers
 from tasks.engine.stage import Plan
 
 

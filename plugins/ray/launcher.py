@@ -28,10 +28,8 @@ from plugins.ray.pool import (
     check_store,
     start_ray_process,
 )
-from tasks.engine.context import Context
-from tasks.engine.executor import LocalExecutor
-from tasks.engine.grace import GRACE_SECONDS, finish_first
-from tasks.engine.process_guard import guard_process
+from tasks.engine.context import Context, LocalExecutor
+from tasks.engine.process_guard import GRACE_SECONDS, finish_first, guard_process
 from tasks.engine.stage import Plan
 from training.config import TrainConfig
 

@@ -18,7 +18,7 @@ from typing import Any
 from dataops.errors import ConfigError, ServiceError
 from dataops.store import FolderStore, Store
 from plugins.ray.cluster import PROBE_SECONDS, ClusterCapacity, RayCluster, is_listening, missing_ray
-from tasks.engine.grace import block_interrupts
+from tasks.engine.process_guard import block_interrupts
 
 logger = logging.getLogger(__name__)
 

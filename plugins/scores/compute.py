@@ -16,9 +16,9 @@ import pyarrow as pa
 from dataops.errors import CorruptPart
 from dataops.images.score_tables import TO_SCORE, compute_score_ids
 from dataops.snapshot import Draft, Part, Record, read_table
-from tasks.curate.decisions import images_name
 from tasks.curate.inspect_images import RawShard
 from tasks.curate.score import Scorer, ScoringTask, read_scores
+from tasks.curate.stage import images_name
 from tasks.engine.context import Context
 from tasks.engine.exchange import Exchange, Step, number_partitions, run_steps
 
@@ -55,7 +55,7 @@ class ShardImages:
     extension: str
     """Extension of the image members."""
     rows: str
-    """Name of a table tasks.curate.decisions.IMAGES in the store."""
+    """Name of a table tasks.curate.stage.IMAGES in the store."""
 
 
 def list_images(draft: Draft, shards: Sequence[RawShard], step: str) -> list[ShardImages]:

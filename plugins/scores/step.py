@@ -26,8 +26,8 @@ from plugins.scores.rules import (
 )
 from tasks.curate.choose import batch_shards
 from tasks.curate.config import CurateConfig
-from tasks.curate.decisions import put_images, put_result, read_kept
 from tasks.curate.inspect_images import RawShard
+from tasks.curate.stage import put_images, put_result, read_kept
 from tasks.curate.step import StepOutput
 from tasks.engine.exchange import Exchange, Step, put_frame, read_frame, run_steps
 from tasks.engine.stage import Work

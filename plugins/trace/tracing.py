@@ -14,9 +14,8 @@ from dataops.facts import PackFacts, RegisterFacts
 from dataops.funnel import funnel_stages
 from dataops.snapshot import Input, Manifest, SnapshotName
 from dataops.stages import PAIR_STAGES, STAGES
-from dataops.trace.sources import find_source, list_named_sources, offset_unit
+from dataops.trace.sources import find_source, list_named_sources, list_shares, offset_unit
 from dataops.trace.targets import Target
-from dataops.trace.training_datasets import list_shares
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.search import Hit, Rows, Search, read_columns, read_rows
 from tasks.tracking.registry import MODEL, RegisteredVersion, Registry

@@ -2,7 +2,7 @@
 
 A step is one object, registered in `pairmill.steps`. It runs if the config has its table,
 `[curate.TABLE]`, after the steps with a smaller `order`. For each raw shard it writes a result
-(tasks.curate.decisions.put_result): a row for each row that is kept so far, with columns to add or
+(tasks.curate.stage.put_result): a row for each row that is kept so far, with columns to add or
 replace, and `drop_reason` for rows to drop. It returns further parts and facts.
 """
 

@@ -5,9 +5,14 @@ All of it happens in a process of its own, with a limit of memory (guarded_proce
 """
 
 import io
+import os
+import sys
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -17,10 +22,116 @@ from numpy.typing import NDArray
 from dataops.images.decode import Header, ImageRefused, decode, is_deep, make_preview, read_header
 from dataops.images.orientation import turn_pixels
 from dataops.images.structure import cut_metadata
+from dataops.kernels.without_package import without_package
 from dataops.reasons import Reason
 from tasks.download.guarded_process import MAX_TEXT, Function, FunctionFailed, GuardedProcess, ServerDied
-from tasks.download.host_turns import CpuBudget
-from tasks.download.img2dataset_classes import Resizer, use_decoder
+from tasks.download.host_turns import CpuBudget, HostPool
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else albumentations looks for updates on import, by network
+
+
+@contextmanager
+def _empty_module(name: str, **attributes: object) -> Iterator[None]:
+    """Let imports find an empty module inside the `with`, unless the real one is loaded."""
+    module = ModuleType(name)
+    module.__dict__.update(attributes)
+    is_ours = sys.modules.setdefault(name, module) is module
+    try:
+        yield
+    finally:
+        if is_ours:  # the real one is imported where it is used: by train.wandb
+            del sys.modules[name]
+
+
+@contextmanager
+def _forgotten(package: str) -> Iterator[None]:
+    """Let the next import after the `with` load a package anew that was first loaded inside of it."""
+    is_new = package not in sys.modules
+    yield
+    for name in [name for name in sys.modules if is_new and name.partition(".")[0] == package]:
+        del sys.modules[name]
+
+
+# wandb takes half a second and leaves two temporary folders. webdataset, for its tar writer, works without torch;
+# albumentations loads huggingface_hub to share transforms, and SciPy for noise and blur.
+with (
+    warnings.catch_warnings(),
+    _forgotten("webdataset"),  # without torch it has an empty DataLoader, which others must not get
+    without_package("torch"),
+    without_package("huggingface_hub"),
+    _empty_module("wandb"),
+    _empty_module("scipy", special=None),
+    _empty_module("scipy.ndimage", gaussian_filter=None),
+    _empty_module("img2dataset.main", main=None, download=None),
+):
+    warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)  # img2dataset imports it
+    import albumentations
+    from img2dataset import downloader as _downloader
+    from img2dataset import resizer as _resizer
+    from img2dataset.downloader import Downloader, compute_key
+    from img2dataset.resizer import Resizer
+    from img2dataset.writer import BufferedParquetWriter
+
+__all__ = ["BufferedParquetWriter", "Downloader", "Resizer", "compute_key", "use_decoder", "use_pool"]
+
+
+@contextmanager
+def use_pool(pool: HostPool) -> Iterator[None]:
+    """Make Downloader fetch with the threads of `pool`, instead of those that it would start itself."""
+    original = _downloader.ThreadPool
+    _downloader.ThreadPool = lambda _: pool  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        _downloader.ThreadPool = original  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextmanager
+def use_decoder(decode: Callable[[Any, int], Any]) -> Iterator[None]:
+    """Make Resizer decode with `decode`, which has the arguments and the result of `cv2.imdecode`.
+
+    Resizer also constructs each transform only once.
+    """
+    original = _resizer.A
+    _resizer.cv2, _resizer.A = _Cv2(decode), _transforms  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        _resizer.cv2, _resizer.A = cv2, original
+
+
+class _Cv2(ModuleType):
+    """OpenCV with another `imdecode`."""
+
+    def __init__(self, imdecode: Callable[[Any, int], Any]):
+        super().__init__("cv2")
+        self.imdecode = imdecode
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(cv2, name)
+
+
+class _Transforms:
+    """The transforms of albumentations, each kept: validating its arguments takes longer than resizing an image.
+
+    The transforms that Resizer uses draw no random numbers, so they give the same pixels at each use.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(self._construct, name)
+
+    def _construct(self, name: str, **options: object) -> Any:
+        key = f"{name} {options}"
+        if key not in self._kept:
+            self._kept[key] = getattr(albumentations, name)(**options)
+        return self._kept[key]
+
+
+_transforms = _Transforms()
+
 
 KEPT, PER_REASON = 12, 4
 """Number of previews of a shard: of kept images, and of refused ones for each failure class."""

@@ -35,17 +35,20 @@ from tasks.download.config import DownloadConfig
 from tasks.download.guarded_process import GuardedProcess, ServerLimits, SupervisorLost
 from tasks.download.hooks import ShardHook
 from tasks.download.host_turns import CpuBudget, HostPool
-from tasks.download.img2dataset_classes import BufferedParquetWriter, Downloader, compute_key, use_pool
 from tasks.download.opener import SafeOpener, make_opener
 from tasks.download.outcome import count_by_host, count_erased, erase_rows, join_outcomes, parse_drop_reason, put_parts
 from tasks.download.resizers import (
+    BufferedParquetWriter,
     CheckedResizer,
+    Downloader,
     FastResizer,
     GuardedResizer,
     Previews,
+    compute_key,
     memory_budget,
     preview_in,
     resize_functions,
+    use_pool,
 )
 from tasks.download.rounds import ShardTask, put_retry_rows, read_spans, split_by_class
 from tasks.engine.scratch_folders import scratch_folder

@@ -1,9 +1,12 @@
 """Keep secrets and control characters out of the log records and last traceback of a process; let it print any text."""
 
 import logging
+import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -57,3 +60,41 @@ def _print_exception(kind: type[BaseException], error: BaseException, trace: Tra
 def _print_thread_exception(failure: threading.ExceptHookArgs) -> None:
     if failure.exc_value is not None and not issubclass(failure.exc_type, SystemExit):
         _print_exception(failure.exc_type, failure.exc_value, failure.exc_traceback)
+
+
+GRACE_SECONDS = 100
+"""Seconds that such work may take after an interrupt: infra/compose.yaml and the Kubernetes template grant a container
+120 s, and the rest is for the end of the run."""
+_lock = threading.Lock()
+_holders = 0
+
+
+@contextmanager
+def finish_first() -> Iterator[None]:
+    """Let an interrupted command wait, up to GRACE_SECONDS, until the `with` ends."""
+    global _holders
+    with _lock:
+        _holders += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _holders -= 1
+
+
+def is_finishing() -> bool:
+    """Return whether such work is in progress."""
+    return _holders > 0
+
+
+@contextmanager
+def block_interrupts() -> Iterator[None]:
+    """Keep Ctrl-C from processes that this thread starts inside the `with`: they inherit its blocked signals.
+
+    A signal handler of the child would be too late: it gets the signal while it still imports its modules.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,7 +2,7 @@
 
 The output of the job is written to a log file and passed on line by line; its last lines are in the error message if it
 fails. The job ends when its parent has ended, so that a killed run leaves no trainer behind. Of the environment it gets
-only what dataops/job_environment.py allows: all that it reads is on this machine.
+only what dataops/process.py allows: all that it reads is on this machine.
 """
 
 import json
@@ -20,8 +20,8 @@ from pathlib import Path
 
 from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, TrainingDiverged
 from dataops.home import CHECKOUT
-from dataops.job_environment import select_job_environment
-from tasks.engine.grace import GRACE_SECONDS, finish_first
+from dataops.process import select_job_environment
+from tasks.engine.process_guard import GRACE_SECONDS, finish_first
 
 logger = logging.getLogger(__name__)
 

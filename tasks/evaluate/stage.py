@@ -19,7 +19,7 @@ from typing import Any
 from dataops.errors import ContractError
 from dataops.facts import EvaluateFacts
 from dataops.snapshot import Counts, Input, Part, Record
-from dataops.trace.training_datasets import list_training_datasets, stored_manifests
+from dataops.trace.sources import list_training_datasets, stored_manifests
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.evaluate.config import EvaluateConfig
 from tasks.evaluate.report import report_html

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from dataops.digest import text_sha256
 from dataops.errors import SourceError, UnusableSource
-from dataops.storage.s3_codes import CHANGED, MISSING, REFUSED, error_code
+from dataops.storage.s3_requests import CHANGED, MISSING, REFUSED, error_code
 from tasks.files.base import SourceFile
 from tasks.files.resumable import Connection, ConnectionBroken, ResumableStream, RetryLimit, mark_reached
 

@@ -20,7 +20,7 @@ from dataops.snapshot import Draft
 from dataops.text.caption_counts import count_captions
 from dataops.text.duplicates import rank_captions
 from dataops.trace.sources import number_sources
-from tasks.filter.reasons import URL_DUPLICATE
+from tasks.filter.added_steps import URL_DUPLICATE
 from tasks.filter.steps import URL, FilterJob, FilterStep, PartSlice, read_pairs, read_verdicts
 
 BY_URL, BY_ROW = "captions-by-url", "captions-by-row"

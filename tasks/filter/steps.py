@@ -25,10 +25,9 @@ from dataops.text.caption_counts import count_captions
 from dataops.text.duplicates import CAPTION_STEPS, DEDUPE_STEPS, KEY_BYTES, KEYED, compute_keys, find_duplicates
 from tasks.engine.exchange import Exchange, Step, put_frame, read_frame
 from tasks.engine.task_report import report_task
-from tasks.filter.added_steps import Units, used_steps
+from tasks.filter.added_steps import BOILERPLATE, DUPLICATE, LANGUAGE, SEEN, Units, used_steps
 from tasks.filter.config import FilterConfig
 from tasks.filter.language import detect_languages
-from tasks.filter.reasons import BOILERPLATE, DUPLICATE, LANGUAGE, SEEN
 from tasks.lists.opt_outs import DROP_REASON as OPT_OUT_LIST
 from tasks.lists.opt_outs import NO_LISTS, StoredLists, match_rows
 

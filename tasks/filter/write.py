@@ -31,9 +31,9 @@ from dataops.text.query_matching import Queries, compile_queries, match_queries
 from tasks.engine.exchange import put_frame, read_frame
 from tasks.engine.part_writer import PartWriter
 from tasks.engine.scratch_folders import scratch_folder
+from tasks.filter.added_steps import BALANCED, NO_QUERY
 from tasks.filter.config import BalanceConfig, FilterConfig
 from tasks.filter.further_captions import CaptionsOfRows
-from tasks.filter.reasons import BALANCED, NO_QUERY
 from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice, read_pairs, read_verdicts
 from tasks.filter.summary import merge_balanced_slices, merge_slices, summarise_balanced_slice, summarise_slice
 from tasks.lists.opt_outs import DROP_REASON, mark_rows, match_rows

@@ -21,10 +21,10 @@ from tasks.pack.card_text import (
     list_rights,
     list_source_rows,
     write_citation,
+    write_front_matter,
     write_headline,
 )
 from tasks.pack.config import PackConfig
-from tasks.pack.front_matter import write_front_matter
 from tasks.pack.summary import FURTHER_CAPTIONS, LENGTH_STEP, LENGTH_STEPS, SCORE_STEP, SIDE_STEP, SIDE_STEPS
 from tasks.reports.page import encode_page, gallery_rows, label_steps, render
 

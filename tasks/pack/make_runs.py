@@ -18,8 +18,7 @@ from dataops.errors import CorruptPart
 from dataops.schema import conform
 from dataops.shards.tar import find_spans
 from dataops.snapshot import Draft, Record, read_table
-from tasks.pack.sort_layout import ROW_BYTES, SortLayout
-from tasks.pack.sorted_runs import Rows, RunSet, concat_rows, run_schema, write_run
+from tasks.pack.sorted_runs import ROW_BYTES, Rows, RunSet, SortLayout, concat_rows, run_schema, write_run
 
 _FULL = 1.25
 """Share of `run_bytes` from which on a run is written. Tasks are cut so that most have about 1."""

@@ -19,9 +19,8 @@ from dataops.trace.requests import STAGE
 from dataops.trace.targets import Target, matching_rows
 from tasks.engine.stage import Work
 from tasks.pack.config import PackConfig
-from tasks.pack.dropped_pairs import DroppedPair
 from tasks.pack.summary import summarise
-from tasks.pack.write_shard import copy_images, make_record, write_shard
+from tasks.pack.write_shard import DroppedPair, copy_images, make_record, write_shard
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ so a member can be traced. Beside the shards lie `DATASET.md` and `dataset.html`
 3. cut, once over the keys of all rows: choose where one shard ends and the next begins.
 4. shard, a task per group of training shards: read their rows and images from the runs.
 
-`choose_layout` (tasks/pack/sort_layout.py) chooses the passes and sizes.
+`choose_layout` (tasks/pack/sorted_runs.py) chooses the passes and sizes.
 
 Pairs of recorded takedowns are dropped after the shards are cut, so shards without such pairs do not change. Where the
 store has a version without the newest takedowns, its shards are reused (tasks/pack/rewrite.py).
@@ -56,8 +56,7 @@ from tasks.pack.config import PackConfig
 from tasks.pack.cut_shards import CutShard, cut_shards
 from tasks.pack.make_runs import CuratedParts, MergedRuns, merge_runs, run_names, write_runs
 from tasks.pack.rewrite import find_earlier_version, list_shards, rewrite_shard
-from tasks.pack.sort_layout import ROW_BYTES, SortLayout, choose_layout
-from tasks.pack.sorted_runs import RunSet
+from tasks.pack.sorted_runs import ROW_BYTES, RunSet, SortLayout, choose_layout
 from tasks.pack.summary import SOURCES, count_sources, merge
 from tasks.pack.write_shard import TrainingShards, pack_shards
 

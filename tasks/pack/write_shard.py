@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,21 +18,59 @@ from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
 from dataops.formatting import format_quantity
+from dataops.lists.value_set import ValueSet
+from dataops.reasons import Reason
 from dataops.schema import CURATED, conform, dropped_schema
 from dataops.shards.layout import BLOCK, Layout, archive_size
 from dataops.shards.tar import join_index_lines
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.storage.base import PAGE, ReadInto
 from dataops.text.tallies import Tally
-from dataops.trace.targets import Target
+from dataops.trace.targets import COLUMNS, Target, matching_rows
 from tasks.engine.exchange import group_units, number_partitions
-from tasks.lists.copies import match_copies
-from tasks.lists.opt_outs import NO_LISTS, StoredLists
+from tasks.lists.opt_outs import DROP_REASON as OPT_OUT_LIST
+from tasks.lists.opt_outs import NO_LISTS, StoredLists, mark_rows, match_copies, match_rows
 from tasks.pack.cut_shards import CutShard, shard_starts
-from tasks.pack.dropped_pairs import DroppedPair, find_dropped
-from tasks.pack.sort_layout import SortLayout
-from tasks.pack.sorted_runs import Images, Rows, RunSet, concat_rows, sorted_order
+from tasks.pack.sorted_runs import Images, Rows, RunSet, SortLayout, concat_rows, sorted_order
 from tasks.pack.summary import summarise
+
+TAKEDOWN = Reason.TAKEDOWN
+"""`drop_reason` of pairs that a recorded takedown removes."""
+
+
+class DroppedPair(NamedTuple):
+    """A pair that leaves a dataset; its row has no URL and no caption."""
+
+    uid: str
+    drop_reason: str = TAKEDOWN
+    page_opt_out: str | None = None
+    """Names of the opt-out lists that name the pair; of a copy, with the entry and the distance."""
+
+
+def find_dropped(
+    frame: pl.DataFrame,
+    takedowns: tuple[Target, ...],
+    opt_outs: Sequence[tuple[str, ValueSet]],
+    copies: Mapping[int, str],
+) -> tuple[NDArray[np.bool_], list[DroppedPair]]:
+    """Return which rows a takedown or an opt-out list names, and their reasons.
+
+    Args:
+        copies: result of `match_copies`.
+    """
+    rows = frame.select(column for column in COLUMNS if column in frame.columns).to_arrow()
+    mask = matching_rows(rows, takedowns)
+    dropped = [DroppedPair(uid) for uid in frame.filter(mask)["uid"].to_list()]
+    if opt_outs:
+        matches = match_rows(rows, opt_outs)
+        of_copies = pl.Series("page_opt_out", list(map(copies.get, range(len(frame)))), pl.String)
+        marks = mark_rows(frame.with_columns(of_copies), matches)
+        listed = marks.is_not_null().to_numpy() & ~mask
+        chosen = zip(frame["uid"].filter(listed), marks.filter(listed), strict=True)
+        dropped += [DroppedPair(uid, OPT_OUT_LIST, mark) for uid, mark in chosen]
+        mask = mask | listed
+    return mask, dropped
+
 
 _json = msgspec.json.Encoder()
 _spare = threading.local()

@@ -33,8 +33,7 @@ from dataops.rights.licenses import (
 )
 from dataops.snapshot import Manifest
 from dataops.stages import STAGES
-from dataops.trace.sources import describe_sources, list_named_sources, list_sources
-from dataops.trace.training_datasets import TrainingDataset, stored_manifests
+from dataops.trace.sources import TrainingDataset, describe_sources, list_named_sources, list_sources, stored_manifests
 from tasks.curate.step import describe_steps
 from tasks.register.config import describe_gate
 from tasks.reports.page import Section, make_link, render, render_document, shorten

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from dataops.errors import ConfigError
 from dataops.snapshot import Manifest, load_ancestors
 from dataops.store import Store
-from dataops.trace.training_datasets import list_training_datasets
+from dataops.trace.sources import list_training_datasets
 from tasks.models.find import REGISTERED
 from tasks.register.card import NO_LICENSE, Card, describe_model, list_rights, merge_counts, write_front_matter
 from tasks.tracking import client as tracking

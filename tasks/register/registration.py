@@ -22,20 +22,21 @@ from dataops import plugins
 from dataops.facts import RegisteredPages, RegisterFacts
 from dataops.home import CHECKOUT
 from dataops.snapshot import UNDIGESTED, Manifest, load_ancestors
-from dataops.trace.training_datasets import TrainingDataset, list_training_datasets, stored_manifests
+from dataops.trace.sources import TrainingDataset, list_training_datasets, stored_manifests
 from tasks.download.report import report_html as download_html
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.engine.stage import Work, code_version
 from tasks.evaluate.stage import PAGE
-from tasks.filter.report import report_html as filter_html
+from tasks.filter.summary import report_html as filter_html
 from tasks.models.packaging import MODEL_FILES, write_model
 from tasks.register.card import Card
 from tasks.register.config import CANDIDATE, RegisterConfig
 from tasks.register.gate import Verdict
 from tasks.register.promotion import describe_model, move_alias
 from tasks.register.stage_page import stage_html
+from tasks.tracking import child_runs as pages
 from tasks.tracking import client as tracking
-from tasks.tracking import pages, run_metadata
+from tasks.tracking import run_metadata
 from tasks.tracking.child_runs import log_child_runs, log_datasets
 
 if TYPE_CHECKING:

@@ -106,7 +106,7 @@ DROP_REASONS: dict[str, dict[str, DropReason]] = {
     "curate": CURATE,
     "pack": {Reason.TAKEDOWN: _TAKEDOWN, Reason.OPT_OUT_LIST: OPT_OUT_LIST},
 }
-"""Drop reasons of each stage but `filter` (tasks.filter.reasons). NNN and SCORE stand for what varies."""
+"""Drop reasons of each stage but `filter` (tasks.filter.added_steps). NNN and SCORE stand for what varies."""
 
 STATUSES = {
     "success": "The image is in the shard.",

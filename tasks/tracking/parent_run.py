@@ -15,11 +15,12 @@ from dataops.errors import ServiceError
 from dataops.escaping import escape_markdown
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
-from dataops.trace.training_datasets import TrainingDataset, list_training_datasets, stored_manifests
+from dataops.trace.sources import TrainingDataset, list_training_datasets, stored_manifests
 from tasks.engine.context import Context
 from tasks.engine.stage import code_version
+from tasks.tracking import child_runs as pages
 from tasks.tracking import client as tracking
-from tasks.tracking import pages, rest, run_metadata
+from tasks.tracking import rest, run_metadata
 from tasks.tracking.child_runs import PARENT_TAG
 
 logger = logging.getLogger(__name__)

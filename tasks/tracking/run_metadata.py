@@ -16,8 +16,7 @@ from dataops.facts import TrainFacts
 from dataops.redaction import HIDDEN, is_secret_name, redact, remove_credentials
 from dataops.schema import CURATED
 from dataops.snapshot import Manifest
-from dataops.trace.sources import key_sources_by_name
-from dataops.trace.training_datasets import TrainingDataset
+from dataops.trace.sources import TrainingDataset, key_sources_by_name
 from tasks.tracking.client import DATASETS_TAG, NAME_LENGTH, PARAM_LENGTH, RUN_TAG
 
 SPACE = "&nbsp;"

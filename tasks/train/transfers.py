@@ -19,7 +19,7 @@ from dataops.digest import RememberedDigests, canonical_json, file_sha256
 from dataops.errors import ContractError, PairmillError
 from dataops.snapshot import Draft, Part
 from dataops.store import Store
-from tasks.engine.grace import finish_first
+from tasks.engine.process_guard import finish_first
 from training.checkpoint_files import find_rollback_targets
 from training.data.shard_files import REFUSED, WANTED
 

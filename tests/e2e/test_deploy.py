@@ -19,7 +19,8 @@ import pytest
 
 from dataops.home import CHECKOUT
 from dataops.store import FolderStore
-from infra.local import processes, services, supervisor
+from infra.local import services, supervisor
+from infra.local import supervisor as processes
 from tests.small_pipeline import Pairmill
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("deploy")]

@@ -19,7 +19,7 @@ from dataops.stages import PAIR_STAGES, STAGES
 from docs.tools.links import pages
 from docs.tools.outputs import find_blocks, read_variables
 from infra.local import services
-from tasks.filter.reasons import describe_reasons
+from tasks.filter.added_steps import describe_reasons
 from tasks.reports.drop_reasons import find_reason
 from tests.small_pipeline import Pairmill
 

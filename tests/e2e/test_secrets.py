@@ -24,7 +24,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from infra.local import processes, services
+from infra.local import services
+from infra.local import supervisor as processes
 from tests.small_pipeline import PLANTED, Pairmill
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("deploy")]

@@ -115,7 +115,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 import tasks.download.worker
 from dataops.store import FolderStore
-from tasks.engine.executor import start_worker
+from tasks.engine.context import start_worker
 from tasks.engine.context import Context
 from tasks.engine.stage import make
 from tests.downloads import planned_in

@@ -28,7 +28,7 @@ from tasks.growth.versions import Version, find_newest, find_packs, list_newest,
 from tasks.takedown.grown_tables import GROWN
 from tasks.takedown.holders import Scope
 from tasks.takedown.traces import Traces
-from tasks.train.datasets import find_datasets
+from tasks.train.stage import find_datasets
 from tests.inline_executor import InlineExecutor
 from tests.servers.hostile_web import Handler, Web, served
 

@@ -12,7 +12,8 @@ from boto3.s3.transfer import TransferConfig
 from dataops.errors import StorageError
 from dataops.storage.folder import FolderStore
 from dataops.storage.s3 import S3Store, Transfers
-from tasks.pack import sort_layout, stage
+from tasks.pack import sorted_runs as sort_layout
+from tasks.pack import stage
 from tests.unit.tasks.dataset_chain import chain, packed, packed_in, some_pairs
 
 pytestmark = pytest.mark.timeout(120)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from dataops.home import CHECKOUT
-from infra.local import processes, services, supervisor
+from infra.local import services, supervisor
+from infra.local import supervisor as processes
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -59,7 +59,7 @@ MODULES = {
         def run(work, shards):
             import pyarrow.compute as pc
             from dataops.facts import Facts
-            from tasks.curate.decisions import put_result, read_kept
+            from tasks.curate.stage import put_result, read_kept
             from tasks.curate.step import StepOutput
 
             for shard in shards:
@@ -74,7 +74,7 @@ MODULES = {
         from concurrent.futures import ThreadPoolExecutor
         from contextlib import contextmanager
         from pathlib import Path
-        from tasks.engine.executor import Engine, OpenWorkers
+        from tasks.engine.context import Engine, OpenWorkers
 
         class Here:
             shares_disk = True

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dataops import plugins
 from dataops.errors import StorageError
-from dataops.job_environment import JOB_ENVIRONMENT
+from dataops.process import JOB_ENVIRONMENT
 from dataops.snapshot import MANIFEST
 from dataops.stages import STAGES
 from dataops.storage.folder import TEMPORARY

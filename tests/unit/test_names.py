@@ -12,7 +12,7 @@ from dataops import plugins, reasons
 from dataops.schema import MEANINGS
 from dataops.stages import STAGES
 from flows.pipeline import PIPELINE
-from tasks.filter.reasons import describe_reasons
+from tasks.filter.added_steps import describe_reasons
 from tasks.reports.drop_reasons import DROP_REASONS
 
 ROOT = Path(reasons.__file__).parents[1]

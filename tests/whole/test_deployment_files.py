@@ -21,7 +21,7 @@ from flows.interruption import END_SECONDS
 from infra import dotenv
 from tasks.engine import stage
 from tasks.engine.context import Context
-from tasks.engine.grace import GRACE_SECONDS
+from tasks.engine.process_guard import GRACE_SECONDS
 from tasks.engine.stage import code_version
 
 DOCKERFILE = (CHECKOUT / "infra/Dockerfile").read_text()

@@ -16,7 +16,7 @@ from flows.records import Attempt, RunRecord, StageRun
 from plugins.erasure.erase_texts import erase_in_store, search_store
 from plugins.erasure.erasure import RUN_RECORDS
 from plugins.erasure.scan import Scanner
-from tasks.checks.report import CheckReport, CheckResult
+from tasks.checks.check import CheckReport, CheckResult
 from tasks.lineage.graph import Lineage
 from tasks.takedown.traces import Traces
 from tests.manifests import build_manifest

@@ -7,7 +7,7 @@ import polars as pl
 from PIL import Image
 
 from plugins.moderation.pdq import PDQ
-from tasks.lists.copies import CopyList, match_copies, pack_entries, parse_copy
+from tasks.lists.opt_outs import CopyList, match_copies, pack_entries, parse_copy
 
 
 def jpeg(image: Image.Image, side: int, quality: int) -> bytes:

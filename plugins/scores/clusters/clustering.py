@@ -32,8 +32,8 @@ from plugins.scores.clusters.vectors import CENTROIDS, FIT_FEATURES, Centroids, 
 from plugins.scores.compute import Lookup, compute_score, list_images, read_found
 from tasks.curate.choose import batch_shards
 from tasks.curate.config import CurateConfig
-from tasks.curate.decisions import images_name, put_images, put_result, read_kept
 from tasks.curate.inspect_images import RawShard
+from tasks.curate.stage import images_name, put_images, put_result, read_kept
 from tasks.curate.step import StepOutput
 from tasks.engine.exchange import Exchange, Step, run_steps
 from tasks.engine.stage import Work

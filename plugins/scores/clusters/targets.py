@@ -17,8 +17,8 @@ from dataops.snapshot import Draft, fetch_table
 from plugins.scores.clusters.vectors import Centroids, join_features
 from plugins.scores.compute import Lookup, ShardImages, read_found
 from tasks.curate.config import find_evaluation_files
-from tasks.curate.decisions import IMAGES
 from tasks.curate.evaluation_overlap import read_files
+from tasks.curate.stage import IMAGES
 
 SHARD_IMAGES = 1000
 TARGET_CLUSTERS = "_work/target-clusters.parquet"

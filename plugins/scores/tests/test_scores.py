@@ -19,7 +19,7 @@ from dataops.store import FolderStore
 from plugins.scores import scorers as score_clip
 from plugins.scores.compute import SIZES, ShardImages, Sizes, compute_score, read_found
 from plugins.scores.config import ScoresConfig
-from tasks.curate.decisions import IMAGES
+from tasks.curate.stage import IMAGES
 from tasks.engine import subprocess_job as jobs
 from tasks.engine.context import Context
 from tasks.models.find import find_model

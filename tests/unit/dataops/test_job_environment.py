@@ -3,7 +3,7 @@
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.job_environment import FAMILIES, JOB_ENVIRONMENT, WORKER_NAMES, select_job_environment
+from dataops.process import FAMILIES, JOB_ENVIRONMENT, WORKER_NAMES, select_job_environment
 
 _SECRETS = """
     AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AZURE_CLIENT_SECRET AZURE_STORAGE_CONNECTION_STRING

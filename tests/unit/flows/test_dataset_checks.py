@@ -6,8 +6,7 @@ from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore, Store
 from flows.dataset_checks import check_run, find_last_version, find_report
 from flows.records import RunRecord, StageRun
-from tasks.checks.check import ChecksConfig
-from tasks.checks.report import CheckReport, CheckResult
+from tasks.checks.check import CheckReport, CheckResult, ChecksConfig
 from tests.manifests import build_manifest
 
 BLOCKS = CheckResult(check="min_rows", level="block", state="failed", figure=1, bound=2, text="")

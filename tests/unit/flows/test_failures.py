@@ -8,7 +8,7 @@ from dataops.errors import (
     SourceError,
     StorageError,
 )
-from flows.failures import next_step
+from flows.interruption import next_step
 
 
 @pytest.mark.parametrize(

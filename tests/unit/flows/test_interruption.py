@@ -15,7 +15,7 @@ from dataops.home import CHECKOUT
 START = """
 import subprocess, sys, time
 from flows.interruption import Interruption
-from tasks.engine.grace import finish_first
+from tasks.engine.process_guard import finish_first
 interruption = Interruption("demo-1", "pairmill rerun demo-1", as_json="--json" in sys.argv)
 interruption.install()
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

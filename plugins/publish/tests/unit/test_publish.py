@@ -12,7 +12,7 @@ from dataops.trace.targets import Target
 from flows.records import RunRecord
 from plugins.publish.publications import list_publications
 from plugins.publish.publish import PublishOptions, publish
-from tasks.checks.report import CheckReport, CheckResult
+from tasks.checks.check import CheckReport, CheckResult
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
 LICENSE = "http://creativecommons.org/licenses/by/4.0/"

@@ -25,9 +25,8 @@ from plugins.ray.engine import RayExecutor
 from tasks.curate.config import CurateConfig, Units
 from tasks.curate.stage import CURATE
 from tasks.engine import exchange
-from tasks.engine.context import Context
+from tasks.engine.context import Context, Executor, LocalExecutor
 from tasks.engine.exchange import Exchange, Step
-from tasks.engine.executor import Executor, LocalExecutor
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.stage import make, plan
 from tasks.extract.sources.pairs import PairsSource

@@ -15,8 +15,7 @@ from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
 from langdetect.lang_detect_exception import LangDetectException
 from langdetect.utils.ngram import NGram
 
-from dataops.language.detect import Detection, detect, find_unwritten, load_scripts
-from dataops.language.ngrams import encode_captions, remove_addresses
+from dataops.language.detect import Detection, detect, encode_captions, find_unwritten, load_scripts, remove_addresses
 from dataops.language.profiles import normalise_letters, profile_names
 
 CODES = {"zh": "zh-cn"}

@@ -7,7 +7,7 @@ from dataops import schema
 from dataops.home import CHECKOUT
 from dataops.reasons import Reason
 from tasks.download.outcome import EVIDENCE
-from tasks.filter.reasons import describe_reasons
+from tasks.filter.added_steps import describe_reasons
 from tasks.filter.steps import DROP_REASONS as FILTER_HASHES
 from tasks.reports.drop_reasons import DAMAGES, DROP_REASONS, STATUSES, find_reason
 

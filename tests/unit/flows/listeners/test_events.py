@@ -6,7 +6,7 @@ from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from flows.listeners import events
 from flows.records import Attempt, RunRecord
-from tasks.checks.report import CheckReport, CheckResult
+from tasks.checks.check import CheckReport, CheckResult
 from tests.manifests import build_manifest
 
 

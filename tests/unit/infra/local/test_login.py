@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.local import login, processes, supervisor
+from infra.local import login, supervisor
+from infra.local import supervisor as processes
 from infra.local.supervisor import Service
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local import processes
+from infra.local import supervisor as processes
 
 
 def spawn(command: list[str], folder: Path) -> int:

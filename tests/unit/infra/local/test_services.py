@@ -11,7 +11,8 @@ import pytest
 from dataops.errors import ConfigError, ServiceError
 from dataops.home import CHECKOUT
 from dataops.redaction import redact
-from infra.local import login, processes, services, supervisor
+from infra.local import login, services, supervisor
+from infra.local import supervisor as processes
 from infra.local.supervisor import ServiceRecord
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from dataops.errors import ServiceError
 from dataops.messages.waiting import Wait, current_waits
-from infra.local import processes, supervisor
+from infra.local import supervisor
+from infra.local import supervisor as processes
 from infra.local.supervisor import Service, ServiceRecord
 
 SITE = Service("site", (sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1"), "/")

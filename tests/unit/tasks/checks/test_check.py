@@ -6,8 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from dataops.snapshot import Counts, Manifest
-from tasks.checks.check import ChecksConfig, check_dataset
-from tasks.checks.report import CheckResult
+from tasks.checks.check import CheckResult, ChecksConfig, check_dataset
 from tests.manifests import build_manifest
 
 ROWS = {"extract": (1000, 900), "filter": (900, 500), "download": (500, 400), "curate": (400, 200), "pack": (200, 200)}

@@ -1,4 +1,4 @@
-from tasks.checks.report import CheckReport, CheckResult
+from tasks.checks.check import CheckReport, CheckResult
 
 
 def report(**states: tuple[str, str]) -> CheckReport:

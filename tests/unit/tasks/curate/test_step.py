@@ -19,7 +19,7 @@ class Config(StageConfig):
     """Longest caption that is kept."""
 
 def run(work, shards):
-    from tasks.curate.decisions import put_result, read_kept  # they read the config, which has the steps' tables
+    from tasks.curate.stage import put_result, read_kept  # they read the config, which has the steps' tables
 
     for shard in shards:
         rows = read_kept(work.draft, shard, "short")

@@ -16,13 +16,13 @@ from dataops.images.decode import read_header
 from dataops.images.orientation import ORIENTATION_TAG, turn_image
 from tasks.download.guarded_process import GuardedProcess, ServerLimits
 from tasks.download.host_turns import CpuBudget, HostPace, HostPool, PaceLimits
-from tasks.download.img2dataset_classes import Resizer
 from tasks.download.resizers import (
     BYTES_PER_PIXEL,
     CheckedResizer,
     FastResizer,
     GuardedResizer,
     Previews,
+    Resizer,
     lay_on_white,
     resize_functions,
 )

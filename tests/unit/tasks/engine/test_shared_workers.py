@@ -11,8 +11,7 @@ import pytest
 from dataops.errors import ContractError, JobFailed
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
-from tasks.engine.context import Context
-from tasks.engine.executor import LocalExecutor
+from tasks.engine.context import Context, LocalExecutor
 from tasks.engine.map_parts import map_parts, shared_workers
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import polars as pl
 
 from dataops.snapshot import Counts, Manifest
-from tasks.filter.report import report_html
 from tasks.filter.summary import (
     merge_balance,
     merge_parts,
+    report_html,
     summarise_balanced_slice,
     summarise_slice,
 )

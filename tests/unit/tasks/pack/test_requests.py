@@ -14,7 +14,8 @@ import pytest
 
 from dataops.storage.base import Entry, ReadInto
 from dataops.store import FolderStore
-from tasks.pack import sort_layout, stage
+from tasks.pack import sorted_runs as sort_layout
+from tasks.pack import stage
 from tests.unit.tasks.dataset_chain import chain, packed, pair
 
 ROWS = (200, 800, 3200)

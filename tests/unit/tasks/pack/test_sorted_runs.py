@@ -15,8 +15,7 @@ from dataops.schema import CURATED
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
 from tasks.pack.cut_shards import CutShard, cut_shards, shard_starts
-from tasks.pack.sort_layout import choose_layout
-from tasks.pack.sorted_runs import Rows, RunSet, concat_rows, run_schema, sorted_order, write_run
+from tasks.pack.sorted_runs import Rows, RunSet, choose_layout, concat_rows, run_schema, sorted_order, write_run
 
 RUN_ROWS = run_schema(CURATED)
 

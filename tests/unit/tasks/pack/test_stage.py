@@ -23,7 +23,8 @@ from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.pack import sort_layout, stage
+from tasks.pack import sorted_runs as sort_layout
+from tasks.pack import stage
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tests.inline_executor import InlineExecutor

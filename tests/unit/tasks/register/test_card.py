@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 from selectolax.lexbor import LexborHTMLParser
 
 from dataops.snapshot import Counts, Input, Manifest
-from dataops.trace.training_datasets import TrainingDataset
+from dataops.trace.sources import TrainingDataset
 from tasks.register.card import Card, describe_contamination, describe_model, split_front_matter, write_front_matter
 from tasks.register.registration import build_commit_url
 from tasks.tracking.run_metadata import build_lineage_tags, build_params

@@ -11,13 +11,12 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Draft, Manifest
 from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
+from dataops.trace.sources import list_training_datasets
 from dataops.trace.targets import parse_target
-from dataops.trace.training_datasets import list_training_datasets
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make, plan
 from tasks.train import stage as train_stage
-from tasks.train.datasets import find_datasets, named_inputs
-from tasks.train.stage import TRAIN
+from tasks.train.stage import TRAIN, find_datasets, named_inputs
 from tests.manifests import build_manifest
 from tests.trainings import VIT, packed, process_state
 from tests.unit.tasks.dataset_chain import packed_in, pair
