@@ -111,8 +111,8 @@ def test_caches_in_which_no_search_finds_a_pair_are_deleted_unless_a_process_use
     home = copy_home("caches")
     store, before = FolderStore(home / "store"), list_shards(FolderStore(home / "store"))
     of_shards = {sha256: f"features/towers/images-{sha256[:16]}-{64 * 'a'}.npy" for sha256 in before}
-    lost = {"browse/sessions/ended/spill.tmp", "features/teacher/block-000000.npy", "features/towers/texts-0.npy"}
-    used = {"browse/sessions/running/copy.tmp", "features/other/block-000000.npy"}
+    lost = {"browse/sessions/ended/spill.tmp", "features/towers/texts-0.npy"}
+    used = {"browse/sessions/running/copy.tmp"}
     kept = {"features/of-an-evaluation.safetensors", "browse/models/0/model.safetensors", "models/0/model.json"}
     for name in {*of_shards.values(), *lost, *used, *kept}:
         (home / name).parent.mkdir(parents=True, exist_ok=True)

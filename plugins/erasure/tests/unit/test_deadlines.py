@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dataops.store import FolderStore
-from flows.listeners import events
+from plugins.erasure import deadlines
 from plugins.erasure.deadlines import report_due_requests
 from plugins.erasure.request_log import RequestLog, make_letter
 
@@ -28,7 +28,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Collect what would be sent to the server."""
     requests: list[Any] = []
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setattr(events, "send_takedowns_due", lambda rows, today: requests.extend(rows))
+    monkeypatch.setattr(deadlines, "announce", lambda rows, today: requests.extend(rows))
     return requests
 
 
@@ -41,7 +41,7 @@ def test_requests_near_or_past_their_deadline_are_announced(
     for number, days in enumerate((-1, 3, 4)):
         record_request(store, number, days)
     report_due_requests(store)
-    assert [request for request, *_ in sent] == [f"{0:016x}", f"{1:016x}"]
+    assert [row["request"] for row in sent] == [f"{0:016x}", f"{1:016x}"]
     assert [line.split(",")[0] for line in caplog.messages] == [
         f"takedown {0:016x} is overdue",
         f"takedown {1:016x} is open",
