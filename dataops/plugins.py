@@ -37,7 +37,7 @@ class Configurable(Protocol):
     """An object with keys of its own in the config table of its kind.
 
     `table` states where: None adds the fields of `config` to the table itself (`filter.min_chars`); a name adds them as an
-    optional table of that name (`[curate.clusters]`). Keys in an attribute `execution_fields` change no output, and
+    optional table of that name (`[curate.scores]`). Keys in an attribute `execution_fields` change no output, and
     are in no snapshot key.
     """
 

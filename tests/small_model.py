@@ -1,4 +1,4 @@
-"""A tiny CLIP model that scores and clusters images."""
+"""A tiny CLIP model that scores images."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -7,7 +7,6 @@ import webbrowser
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pkgutil import resolve_name
 from statistics import median
 from typing import Annotated
 
@@ -30,7 +29,6 @@ from flows.dataset_checks import complete_page, find_report
 from flows.records import FINISHED, RunRecord, find_snapshot, list_runs, load_manifests, load_run, newest_run, no_runs
 from infra.local import services
 from tasks.checks.check import CheckReport
-from tasks.curate.step import list_steps
 from tasks.growth.versions import load_version
 from tasks.register.config import NO_GATE
 from training.evaluation.contamination import format_overlap
@@ -401,10 +399,6 @@ def open_page(page: Path) -> None:
     sys.stderr.write(escape_for_display(line) + "\n")
 
 
-def _pages_of_steps(curate: Manifest) -> list[str]:
-    return [step.page for step in list_steps(curate.config) if step.page]
-
-
 def _page(manifest: Manifest, store: Store) -> bytes:
     from tasks.download.report import report_html as download_html
     from tasks.filter.summary import report_html as filter_html
@@ -414,8 +408,6 @@ def _page(manifest: Manifest, store: Store) -> bytes:
 
     if manifest.stage == "filter":
         return filter_html(manifest).encode("utf-8", "replace")
-    if manifest.stage == "curate" and (steps := _pages_of_steps(manifest)):
-        return resolve_name(steps[0])(manifest, store).encode("utf-8", "replace")
     if manifest.stage in ("extract", "curate", "train"):
         return encode_page(stage_html(manifest, store))
     if manifest.stage == "download":

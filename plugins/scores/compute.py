@@ -82,11 +82,6 @@ class Lookup:
         return f"{self.scorer.name}-{self.batches}x{self.partitions}-{self.listing}"
 
     @property
-    def row_bytes(self) -> int:
-        """Expected size of the columns of a row."""
-        return 10 * self.scorer.weight
-
-    @property
     def ids(self) -> Exchange:
         """Return the exchange of the rows from batches to partitions."""
         return Exchange(f"ids-{self.scorer.name}", self.batches, self.partitions, self.rows * 40, _MEMORY_BYTES)
@@ -94,13 +89,13 @@ class Lookup:
     @property
     def cached(self) -> Exchange:
         """Return the exchange of the cached scores to partitions."""
-        name, size = f"cached-{self.scorer.name}-{self.listing}", self.rows * (30 + self.row_bytes)
+        name, size = f"cached-{self.scorer.name}-{self.listing}", self.rows * 40
         return Exchange(name, self.objects, self.partitions, size, _MEMORY_BYTES)
 
     @property
     def found(self) -> Exchange:
         """Return the exchange of the rows' scores from partitions to batches."""
-        name, size = f"found-{self.scorer.name}-{self.listing}", self.rows * self.row_bytes
+        name, size = f"found-{self.scorer.name}-{self.listing}", self.rows * 10
         return Exchange(name, self.partitions, self.batches, size, _MEMORY_BYTES)
 
 
@@ -132,7 +127,7 @@ def compute_score(
     Raises: the errors of its job.
     """
     known = len(draft.store.names(f"scores/{scorer.digest}")) * sizes.object_rows
-    partitions = max(-(-(rows + known) * scorer.weight // sizes.partition_rows), 1)
+    partitions = max(-(-(rows + known) // sizes.partition_rows), 1)
     base, quiet = Lookup(scorer, rows, len(batches), partitions), context.without_progress()
 
     def run(job: Lookup, function: Callable[[Draft, LookupStep], Record | None], units: Sequence[Any]) -> list[Record]:
@@ -141,7 +136,7 @@ def compute_score(
     def look_up() -> tuple[Lookup, int, list[ScoringTask]]:
         entries = draft.store.entries(f"scores/{scorer.digest}")
         names = [entry.name for entry in entries]
-        size = max(-(-len(names) // _MAX_OBJECT_GROUPS), sizes.objects // scorer.weight, 1)
+        size = max(-(-len(names) // _MAX_OBJECT_GROUPS), sizes.objects)
         groups = [names[start : start + size] for start in range(0, max(len(names), 1), size)]
         digest = hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
         job = replace(base, objects=len(groups), listing=digest)

@@ -35,18 +35,17 @@ def find_model_problems(model: str) -> list[str]:
     return [] if is_there else [f".model: {model!r}: no such file or folder"]
 
 
-def find_clip_scorer(name: str, model: str, device: str, module: str = "training.score", **more: Any) -> Scorer:
+def find_clip_scorer(name: str, model: str, device: str, **more: Any) -> Scorer:
     """Return a scorer by a CLIP model in a job.
 
     Args:
-        module: the module of the job, which reads a job file as training/score.py does.
         more: `head`, or fields of the scorer.
 
     Raises: ConfigError if the model is missing; ServiceError from MLflow.
     """
     files, head = find_model(model, home()), more.pop("head", None)
     weights = [files.digest] + ([file_sha256(head)] if head else [])
-    compute = partial(score_shards, model=files, head=head, device=device, module=module)
+    compute = partial(score_shards, model=files, head=head, device=device)
     return Scorer(name, digest_scorer(name, VERSION, weights), compute, model=files.name, **more)
 
 
@@ -59,7 +58,6 @@ def score_shards(
     model: ModelFiles,
     head: Path | None,
     device: str,
-    module: str,
 ) -> None:
     """Compute the scores and cache them. After a job was killed, the next run resumes at the shard it was scoring."""
     folder = context.home / "jobs" / f"curate-{draft.key}" / scorer.name
@@ -79,7 +77,7 @@ def score_shards(
                 finished = before + sum(1 for _ in (folder / "scores").glob("*.parquet"))
                 context.progress(finished, len(tasks), f"{draft.stage} {scorer.name} {line}")
 
-        run_job(module, job, folder, on_line=follow)
+        run_job("training.score", job, folder, on_line=follow)
         for task in batch:
             path = folder / "scores" / f"{task.name}.parquet"
             put_scores(draft.store, task.scorer, read_parquet(path, str(path)))

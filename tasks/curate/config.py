@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from dataops import plugins
 from dataops.config import ConfigPath, SourceOrder, problems_of
@@ -43,7 +43,7 @@ class Units:
     batch_rows: int = 1 << 17
     """Of a batch of raw shards."""
     partition_rows: int = 1 << 20
-    """Of a partition of hashes, or of clusters."""
+    """Of a partition of hashes, or of groups of near-duplicates."""
     near_partition_rows: int = 1 << 21
     """Of a partition in the search for near-duplicates, where each further one costs a search in every block of bits."""
     max_growth: int = 8
@@ -52,7 +52,7 @@ class Units:
 
 
 def find_evaluation_files(path: str) -> list[SourceFile]:
-    """Return the files of one of `curate.overlap.paths` or `curate.clusters.targets`. Raises: ConfigError if none."""
+    """Return the files of one of `curate.overlap.paths`. Raises: ConfigError if none."""
     pattern = path
     if path.endswith("/") or (not path.startswith("s3://") and Path(path).is_dir()):
         pattern = f"{path.rstrip('/')}/**" + ("" if path.startswith("s3://") else "/*")
@@ -108,9 +108,3 @@ class CurateConfig(plugins.extend(plugins.extend(_CurateConfig, "steps"), "curat
         sets = problems_of("overlap.paths", lambda: [find_evaluation_files(path) for path in paths])
         steps = [f"{step.table}.{line}" for step in list_steps(self) for line in getattr(self, step.table).problems()]
         return [*steps, *sets]
-
-    @model_validator(mode="after")
-    def _steps_fit(self) -> Self:
-        if wrong := [line for step in list_steps(self) for line in step.check(self)]:
-            raise ValueError("; ".join(wrong))
-        return self

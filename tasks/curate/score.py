@@ -79,8 +79,6 @@ class Scorer:
     """Name of a CLIP model; None: the model is part of a package."""
     columns: tuple[pa.Field, ...] = (pa.field("score", pa.float32()),)
     """What the cache has of an image; `score` is the column with the scorer's name."""
-    weight: int = 1
-    """Memory of a row, in scores."""
 
     @property
     def schema(self) -> pa.Schema:

@@ -27,10 +27,10 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class Step:
-    """An optional step of curate. Modules that define one are light: `run` and `page` name functions elsewhere."""
+    """An optional step of curate. Modules that define one are light: `run` names a function elsewhere."""
 
     table: str
-    """Name of the step and of its config table: `[curate.clusters]`."""
+    """Name of the step and of its config table: `[curate.scores]`."""
     config: type[StageConfig]
     run: str
     """`module:function` that writes the result of each raw shard, given the work (Work[CurateConfig]), whose context shows
@@ -46,8 +46,6 @@ class Step:
     """Cost of a row relative to that of finding duplicates, for the progress."""
     inputs: Callable[[Any], list[Input]] = lambda config: []
     """Returns digests of what the step reads from outside the store, for its config."""
-    check: Callable[[Any], list[str]] = lambda config: []
-    """Returns what is wrong with its table in view of the whole `[curate]`."""
     compares_all: bool = False
     """True if what it decides on a row depends on the other rows."""
     asks_model: bool = False
@@ -56,8 +54,6 @@ class Step:
     """Model of its facts; it states the marks of text that a takedown overwrites."""
     describe: Callable[[Any], list[str]] = lambda facts: []
     """Returns sentences for the card of a dataset, from the step's facts."""
-    page: str = ""
-    """`module:function` that returns an HTML page of a snapshot, given the manifest and the store."""
 
 
 def describe_steps(curate: Manifest | None) -> list[str]:

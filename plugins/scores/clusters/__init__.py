@@ -1,1 +1,0 @@
-"""Cluster the images that curate keeps, and drop those that are like no target."""
