@@ -82,13 +82,3 @@ def test_a_memo_that_is_not_whole_is_ignored(tmp_path: Path, file: Path, memo: s
     assert digests.sha256(file) == hashlib.sha256(b"content").hexdigest()
     digests.save()
     assert list(json.loads(path.read_text())) == [str(file)]
-
-
-def test_a_digest_that_its_writer_knows_is_remembered_until_the_file_is_deleted(tmp_path: Path, file: Path):
-    digests = RememberedDigests(tmp_path / "memo.json")
-    digests.remember(file, "d" * 64)
-    digests.save()
-    assert RememberedDigests(tmp_path / "memo.json").sha256(file) == "d" * 64
-    file.unlink()
-    digests.save()
-    assert json.loads((tmp_path / "memo.json").read_text()) == {}

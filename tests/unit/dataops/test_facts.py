@@ -65,13 +65,6 @@ def test_facts_of_a_manifest_survive_json_and_are_written_as_they_were() -> None
     assert ExtractFacts.of(build_manifest("extract", facts=EXTRACTED)).sources[0].counts.kept == 4
 
 
-@given(st.dictionaries(st.text(max_size=8).map("new_{}".format), VALUES, max_size=4))
-def test_facts_of_a_newer_version_are_kept(newer: dict[str, Any]) -> None:
-    found = PackFacts.of(build_manifest("pack", facts=PACKED | newer))
-    assert found.samples == 3
-    assert found.as_json() == PACKED | newer
-
-
 @pytest.mark.parametrize(
     ("model", "facts", "named"),
     [

@@ -7,7 +7,7 @@ import pytest
 
 from dataops import home as home_module
 from dataops.errors import ConfigError
-from dataops.home import home, private_folder, project_folder
+from dataops.home import home, private_folder
 
 
 @pytest.fixture
@@ -34,16 +34,6 @@ def give_to_another_user(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], No
 
     monkeypatch.setattr(Path, "lstat", owned)
     return given.add
-
-
-def test_home_is_the_nearest_one_upwards(project: Path, monkeypatch: pytest.MonkeyPatch):
-    assert home() == project / ".pairmill"
-    assert project_folder() == project
-    (project / "pages" / ".pairmill").write_text("a file is no home")
-    assert home() == project / ".pairmill"
-    monkeypatch.setenv("PAIRMILL_HOME", "elsewhere")
-    assert home() == project / "pages" / "2026" / "elsewhere"
-    assert project_folder() == project, "the variable names only the home"
 
 
 def test_search_ends_at_the_root_of_the_file_system(project: Path, monkeypatch: pytest.MonkeyPatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.plugins import find, install_command, load, require
+from dataops.plugins import install_command, require
 from tests.stranger import Stranger
 
 
@@ -36,13 +36,6 @@ def test_key_of_a_plugin_is_in_the_snapshot_key_only_where_it_is_set(stranger: S
     stranger.install("colour", TABLE.format(table=None, order=1), "[pairmill.things]\ncolour = colour:THING\n")
     done = stranger.run(USE + "print(Table().key_config(), Table(shade=4).key_config())")
     assert done.stdout.strip() == "{'depth': 1} {'shade': 4, 'depth': 1, 'plugins': {'colour': 7}}", done.stderr
-
-
-def test_table_of_a_plugin_is_optional(stranger: Stranger):
-    stranger.install("colour", TABLE.format(table="colour", order=1), "[pairmill.things]\ncolour = colour:THING\n")
-    done = stranger.run(USE + "print(Table().key_config(), Table(colour={'shade': 4}).key_config())")
-    expected = "{'depth': 1} {'depth': 1, 'colour': {'shade': 4}, 'plugins': {'colour': 7}}"
-    assert done.stdout.strip() == expected, done.stderr
 
 
 def test_two_objects_with_one_key_are_an_error_that_names_both(stranger: Stranger):
@@ -78,12 +71,6 @@ def test_broken_module_is_an_error_that_names_its_distribution(stranger: Strange
     stranger.install("broken", "import dataops.no_such_module", "[pairmill.things]\nbroken = broken:THING\n")
     done = stranger.run("from dataops.plugins import load; load('things')")
     assert "broken 1.0: cannot import broken:THING" in done.stderr
-
-
-def test_unknown_name_is_an_error_with_the_known_ones():
-    with pytest.raises(ConfigError, match="there is no 'x' among the no-such-kind"):
-        find("no-such-kind", "x")
-    assert dict(load("no-such-kind")) == {}
 
 
 def test_missing_package_is_an_error_with_the_command_that_installs_it():

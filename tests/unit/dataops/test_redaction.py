@@ -3,7 +3,6 @@ import pickle
 import pytest
 from pydantic import BaseModel
 
-from dataops import redaction as secrets
 from dataops.errors import JobFailed, StorageError
 from dataops.redaction import is_secret_name, is_secret_variable, redact, scrub_errors
 
@@ -27,13 +26,6 @@ def environment(monkeypatch):
 )
 def test_is_secret_name_detects_secrets(name):
     assert is_secret_name(name)
-
-
-@pytest.mark.parametrize(
-    "name", ["AWS_ACCESS_KEY_ID", "max_tokens", "tokenizer", "TOKENIZERS_PARALLELISM", "SSH_AUTH_SOCK", "key", "author"]
-)
-def test_is_secret_name_accepts_other_names(name):
-    assert not is_secret_name(name)
 
 
 _SECRET_VARIABLES = """
@@ -84,14 +76,6 @@ def test_redact_replaces_http_basic_credentials(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "u")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "passpass")
     assert redact("Authorization: Basic dTpwYXNzcGFzcw==") == "Authorization: Basic ***"
-
-
-def test_read_secret_hides_the_value_in_its_text():
-    found = secrets.read_secret(VARIABLE)
-    assert found is not None
-    assert KEY not in f"{found} {found!r}"
-    assert found.get_secret_value() == KEY
-    assert secrets.read_secret("NOT_SET") is None
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------

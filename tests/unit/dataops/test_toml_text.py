@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.errors import ConfigError
-from dataops.toml_text import MAX_CHARS, find_key_lines, format_key, format_value, parse_toml
+from dataops.toml_text import MAX_CHARS, format_key, format_value, parse_toml
 from dataops.trace.requests import read_targets
 from flows.config import config_name, load_config
 from training.evaluation.suite import load_suite
@@ -47,49 +47,6 @@ def test_each_reader_of_toml_refuses_it(read, text, tmp_path):
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"a\.toml"):
         read(path)
-
-
-def test_lines_of_tables_and_keys_are_found_by_path():
-    text = """# a comment
-name = "x"
-inline = { a = 1, b = { c = 2 } }
-long = [
-  "]", # ]
-  { d = 3 },
-]
-[one.two]
-text = '''
-[not.a.table]
-key = 3
-'''
-"quoted key" = 1
-[[list]]
-e = 1
-[[list]]
-e = 2
-[list.sub]
-f = 1
-[[list.sub.deep]]
-g = { h = 1 }
-[[list.sub.deep]]
-g = "\u2028"
-"""
-    assert find_key_lines(text) == {
-        **{
-            "name": 2,
-            "inline": 3,
-            "inline.a": 3,
-            "inline.b": 3,
-            "inline.b.c": 3,
-            "long": 4,
-            "long.1": 4,
-            "long.1.d": 4,
-        },
-        **{"one": 8, "one.two": 8, "one.two.text": 9, "one.two.quoted key": 13, "list": 14},
-        **{"list.0": 14, "list.0.e": 15, "list.1": 16, "list.1.e": 17, "list.1.sub": 18, "list.1.sub.f": 19},
-        **{"list.1.sub.deep": 20, "list.1.sub.deep.0": 20, "list.1.sub.deep.0.g": 21, "list.1.sub.deep.0.g.h": 21},
-        **{"list.1.sub.deep.1": 22, "list.1.sub.deep.1.g": 23},
-    }
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,7 +6,7 @@ import pytest
 
 from dataops.archives.warc import Damage, Page, read_pages
 from dataops.errors import SourceError
-from tests.unit.dataops.archives.http_response import HTML, http
+from tests.unit.dataops.archives.http_response import http
 
 
 def record(block: bytes, url: str = "http://a.example/", kind: str = "response", length: object = None) -> bytes:
@@ -133,20 +133,3 @@ def test_read_pages_never_returns_records_of_an_inner_archive(tmp_path: Path, ki
     if damage != "its length is too great":  # the claimed length may cover the next records
         assert pages == urls(0, 1, 2)
     assert bool(damages) == (damage != "none")
-
-
-def test_read_pages_returns_resource_records(tmp_path: Path):
-    resource = record(HTML, kind="resource").replace(
-        b"\r\n\r\n", b"\r\nContent-Type: text/html; charset=utf-8\r\n\r\n", 1
-    )
-    other = record(b"{}", kind="resource").replace(b"\r\n\r\n", b"\r\nContent-Type: text/json\r\n\r\n", 1)
-    pages, damages, counts = read(tmp_path, resource + other)
-    assert (pages, damages, counts) == (["http://a.example/"], [], {"records": 2, "not_html": 1})
-
-
-def test_read_pages_returns_the_directives_of_the_response(tmp_path: Path):
-    path = tmp_path / "file.warc"
-    path.write_bytes(record(http(X_Robots_Tag="noai, noindex", tdm_reservation="1")))
-    [page] = read_pages(path, 10_000, lambda what: None)
-    assert isinstance(page, Page)
-    assert page.opt_out == {"noai", "noindex", "tdm-reservation"}

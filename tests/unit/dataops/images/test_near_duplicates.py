@@ -68,13 +68,6 @@ def test_find_clusters_does_not_depend_on_the_order_of_rows(order: list[int]) ->
     assert members == {frozenset(np.flatnonzero(expected == name).tolist()) for name in set(expected.tolist())}
 
 
-def test_find_clusters_compares_equal_rows_once() -> None:
-    count = 300_000  # comparing each with each would take 4.5e10 comparisons per table
-    hashes, groups = np.full(count, 1 << 63, np.uint64), np.zeros(count, np.int64)
-    assert not find_clusters(hashes, groups, np.zeros((count, 2), np.uint8), 6, 16).any()
-    assert not find_clusters(hashes, groups, no_thumbnails(count), 6, 16).any()
-
-
 @pytest.mark.parametrize("distance", [1, 6, 16])
 def test_block_searches_together_find_what_one_search_finds(distance: int) -> None:
     random = np.random.default_rng(distance)

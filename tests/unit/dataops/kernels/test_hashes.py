@@ -2,11 +2,10 @@
 
 import mmh3
 import pyarrow as pa
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.kernels.hashes import hash128, hash128_folded, uid_halves
+from dataops.kernels.hashes import hash128, hash128_folded
 
 
 @settings(deadline=None)
@@ -21,12 +20,6 @@ def test_hash128_accepts_every_length_and_slices():
     whole = hash128(texts).tolist()
     assert hash128(texts[7:9]).tolist() == whole[7:9]
     assert len({tuple(row) for row in whole}) == 70
-
-
-@pytest.mark.parametrize("wrong", ["", "0" * 31, "0" * 33, "G" + "0" * 31, "A" + "0" * 31, None])
-def test_uid_halves_raises_for_an_invalid_uid(wrong: str | None):
-    with pytest.raises(ValueError, match="row 1 has no uid"):
-        uid_halves(pa.array(["0" * 32, wrong], pa.string()))
 
 
 @settings(deadline=None)

@@ -3,21 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.filter.language import CAPTION_SHARE, FLOOR, PAGE_SHARE, TEMPER, combine_evidence, match_language_tag
-
-LANGUAGES = ["de", "en", "he", "id", "no", "tl", "zh-cn", "zh-tw"]
-
-
-@pytest.mark.parametrize(
-    ("tag", "name"),
-    [
-        ("en", "en"), ("en-gb", "en"), ("de-at", "de"), ("nb", "no"), ("nn-no", "no"), ("iw", "he"), ("in", "id"),
-        ("fil", "tl"), ("zh", "zh-cn"), ("zh-hans-hk", "zh-tw"), ("zh-tw", "zh-tw"), ("zh-hant", "zh-tw"), ("fr", None),
-        ("x-klingon", None), (None, None), ("", None),
-    ],
-)  # fmt: skip
-def test_match_language_tag_finds_the_profile_of_a_tag(tag, name):
-    assert match_language_tag(tag, LANGUAGES) == (LANGUAGES.index(name) if name else -1)
+from tasks.filter.language import CAPTION_SHARE, FLOOR, PAGE_SHARE, TEMPER, combine_evidence
 
 
 def combine_slowly(own, pages, sites, declared, declared_prior):

@@ -110,21 +110,6 @@ def test_detect_gives_the_naive_bayes_posterior_of_langdetects_ngrams(factory: D
         assert np.abs(found.probabilities[0] - expected / expected.sum()).max() < 0.01
 
 
-def test_remove_addresses_composes_vietnamese_letters_like_langdetect():
-    for letter in NGram.TO_NORMALIZE_VI_CHARS:
-        for mark in NGram.DMARK_CLASS:
-            assert remove_addresses(f"x{letter}{mark}") == NGram.normalize_vi(f"x{letter}{mark}")
-
-
-def test_detect_distributes_all_probability_among_candidates():
-    found = detect_all(["een rode vlieger", "ein roter Drachen", "12345", "\0"], ["nl", "de"])
-    assert found.labels[:3] == ["nl", "de", None]
-    assert found.sum_probabilities(["nl", "de"]).tolist()[:3] == [1.0, 1.0, 0.0]
-    assert found.sum_probabilities(["nl"])[0] == found.scores[0] > 0.9
-    with pytest.raises(ValueError, match="no language profile 'xx'"):
-        detect_all([], ["xx", "de"])
-
-
 def test_a_text_in_a_script_that_no_candidate_writes_has_no_language():
     thai = pa.array(["สีขาว", "a", "กข กค"])
     found = detect(thai, ["en", "de"])

@@ -16,8 +16,6 @@ from dataops.errors import ConfigError, SourceError
 from dataops.pair_lists.reader import (
     BATCH_ROWS,
     MAX_FIELD_CHARS,
-    MAX_JSON_LINE,
-    MAX_LINE_CHARS,
     ColumnNames,
     read_list,
 )
@@ -177,19 +175,6 @@ def test_read_list_skips_only_bad_rows_of_csv(tmp_path: Path):
     ]
 
 
-def test_read_list_skips_lines_above_the_maximum_length(tmp_path: Path):
-    (tmp_path / "long.tsv").write_text(
-        f"http://a.example/0.jpg\ta\n{'x' * 2 * MAX_LINE_CHARS}\nhttp://a.example/2.jpg\tc\n"
-    )
-    rows, reports = read(tmp_path / "long.tsv")
-    assert ([row[0] for row in rows], reports) == ([0, 2], [(1, "line_too_long")])
-    (tmp_path / "long.jsonl").write_text(
-        f'{{"url": "u", "text": "a"}}\n{"[" * 2 * MAX_JSON_LINE}\n{{"url": "w", "text": "c"}}\n'
-    )
-    rows, reports = read(tmp_path / "long.jsonl")
-    assert ([row[0] for row in rows], reports) == ([0, 2], [(1, "line_too_long")])
-
-
 def test_read_list_skips_only_bad_lines_of_json(tmp_path: Path):
     lines = [
         b'{"url": "http://a.example/0.jpg", "text": "fine", "n": 1}',
@@ -216,15 +201,6 @@ def test_read_list_skips_only_bad_lines_of_json(tmp_path: Path):
         (5, "caption_not_text"),
         (7, "bad_json"),
     ]
-
-
-def test_read_list_decodes_binary_and_dictionary_columns_of_parquet(tmp_path: Path):
-    urls = pa.array([b"http://a.example/0.jpg", b"http://a.example/\xff.jpg", None], pa.binary())
-    captions = pa.array(["a", "b", "a"]).dictionary_encode()
-    pq.write_table(pa.table({"URL": urls, "TEXT": captions}), tmp_path / "a.parquet")
-    rows, reports = read(tmp_path / "a.parquet")
-    assert rows == [(0, "http://a.example/0.jpg", "a"), (2, None, "a")]
-    assert reports == [(1, "not_utf8")]
 
 
 def test_read_list_keeps_the_types_of_extra_columns(tmp_path: Path):

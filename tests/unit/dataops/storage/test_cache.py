@@ -55,13 +55,6 @@ def test_cache_evicts_the_least_recently_used_copies(cache):
     assert [path.exists() for path in paths] == [True, False, True]
 
 
-def test_copies_kept_in_a_folder_outlive_the_cache(cache, tmp_path):
-    kept = cache.get("mill/a/part", version(3), writes(b"one"), tmp_path / "job")
-    (cache.root / "127.0.0.1_9000" / "mill" / "a" / "part").unlink()
-    assert (kept.parent, kept.read_bytes()) == (tmp_path / "job", b"one")
-    assert cache.get("mill/a/part", version(3), writes(b"new"), tmp_path / "job").read_bytes() == b"new"
-
-
 def test_cache_deletes_files_of_killed_fetches_after_an_hour(cache):
     cache.get("mill/a", version(1), writes(b"x"), None)
     left = [cache.root / "127.0.0.1_9000" / "mill" / name for name in (".tmp-old", ".tmp-new")]

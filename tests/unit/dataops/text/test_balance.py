@@ -7,7 +7,6 @@ from dataops.schema import uid
 from dataops.text.balance import (
     compute_probabilities,
     count_query_matches,
-    expect_query_matches,
     hash_queries,
     sample_pairs,
 )
@@ -51,17 +50,3 @@ def test_sample_pairs_depends_on_the_seed_and_not_on_order():
     assert (sample_pairs(uids, matches, chances, hash_queries(QUERIES, 4))[0] != keep).any()
     part, _ = sample_pairs(uids[500:600], matches[500:600], chances, hash_queries(QUERIES, 3))
     assert (part == keep[500:600]).all()
-
-
-def test_expect_query_matches_equals_the_mean_of_many_samples():
-    uids, matches = pairs(5000)
-    chances = compute_probabilities(count_query_matches(matches, 4), 200)
-    _, chance = sample_pairs(uids, matches, chances, hash_queries(QUERIES, 0))
-    expected = expect_query_matches(matches, 4, chance)
-    total = np.zeros(4)
-    for seed in range(200):
-        keep, _ = sample_pairs(uids, matches, chances, hash_queries(QUERIES, seed))
-        total += count_query_matches(matches.filter(pa.array(keep)), 4)
-    assert total / 200 == pytest.approx(expected, rel=0.02)
-    assert expected[2] == 5
-    assert (expect_query_matches(matches, 4, np.ones(5000)) == count_query_matches(matches, 4)).all()

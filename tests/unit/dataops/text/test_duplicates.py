@@ -40,23 +40,6 @@ def named(found: np.ndarray) -> list[str | None]:
     return [f"duplicate_{DEDUPE_STEPS[step - 1]}" if step else None for step in found.tolist()]
 
 
-@pytest.mark.parametrize(
-    ("best", "worse", "reason"),
-    [
-        (("u", "a red kite", "alt"), ("u", "a red kite", "title"), "duplicate_uid"),
-        (("u", "A red kite", "alt"), ("u", "A RED KITE", "alt"), "duplicate_pair"),
-        (("u", "Straße am Meer", "alt"), ("u", "strasse am meer", "title"), "duplicate_pair"),
-        (("u", "a red kite", "alt"), ("u", "a red kite over the hill", "figcaption"), "duplicate_url"),
-        (("u", "a red kite over the hill", "figcaption"), ("u", "kite", "alt"), "duplicate_url"),
-        (("u", "a red kite over the hill", "alt"), ("u", "a red kite", "alt"), "duplicate_url"),
-        (("u", "a red kite", "alt"), ("u", "A RED KITE AND MORE", "alt"), "duplicate_url"),
-    ],
-)
-def test_find_duplicates_keeps_the_better_row(best: tuple[str, str, str], worse: tuple[str, str, str], reason: str):
-    assert chosen([(*best, "p"), (*worse, "p")]) == [None, reason]
-    assert chosen([(*worse, "p"), (*best, "p")]) == [reason, None]
-
-
 ROW = st.tuples(
     st.sampled_from(["http://a/1", "http://a/2", "http://b/1"]),
     st.sampled_from(["a red kite", "A Red Kite", "A RED KITE", "kite", "a kite over a hill", "Ein Drachen", "ß", "SS"]),

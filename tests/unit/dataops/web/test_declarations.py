@@ -1,6 +1,5 @@
 import pytest
 
-from dataops.web.declarations import read_meta
 from dataops.web.page_pairs import PageBounds
 from dataops.web.pages import ExtractedPage, extract_page_pairs
 
@@ -55,56 +54,12 @@ def test_extract_page_pairs_returns_the_directives_of_the_page(head: str, direct
     assert read(f"<head>{head}</head>{IMAGE}").opt_out == directives
 
 
-@pytest.mark.parametrize(
-    ("name", "normalised"),
-    [
-        (" OG:Image ", "og:image"),
-        ("twitter:card", "twitter:card"),
-        ("Robots", "robots"),
-        ("tdm-reservation", "tdm-reservation"),
-        ("GPTBot", "gptbot"),
-        ("x" * 200 + "bot", "x" * 200 + "bot"),
-        ("viewport", ""),
-        ("description", ""),
-    ],
-)
-def test_read_meta_returns_only_used_names(name: str, normalised: str):
-    assert list(read_meta(name, name, None, "text")) == ([(normalised, "text")] if normalised else [])
-
-
 def test_extract_page_pairs_applies_the_directives_of_the_response():
     pairs = extract_page_pairs(IMAGE.encode(), PAGE, PageBounds(40, 300), frozenset({"noai"}), frozenset({"noai"}))
     assert (pairs.opt_out, [row.reason for row in pairs.pairs]) == ("noai", ["opt_out"])
 
 
 BY, SA = "https://creativecommons.org/licenses/by/4.0/", "https://creativecommons.org/licenses/by-sa/4.0/"
-LICENSES = {
-    "of the page": (f"<link rel=license href={BY}><p><img src=1.jpg alt=a>", [BY]),
-    "a relative URL": ("<a rel='nofollow License' href=/terms>t</a><img src=1.jpg alt=a>", ["http://h.example/terms"]),
-    "a plain link to Creative Commons": (f"<div><img src=1.jpg alt=a></div><footer><a href={BY}>CC</a></footer>", [BY]),
-    "in the figure": (
-        f"<footer><a href={SA}>CC</a></footer><figure><img src=1.jpg alt=a><figcaption><a href={BY}>CC</a></figcaption></figure>"  # noqa: E501
-        "<img src=2.jpg alt=b>",
-        [BY, BY, SA],  # the first of alt and figcaption
-    ),
-    "in another figure": (f"<figure><a href={BY}>CC</a></figure><figure><img src=1.jpg alt=a></figure>", [None]),
-    "in another item": (f"<ul><li><img src=1.jpg alt=a><a href={BY}>CC</a><li><img src=2.jpg alt=b></ul>", [BY, None]),
-    "two of them": (f"<p><a href={BY}>a</a> <a href={SA}>b</a></p><img src=1.jpg alt=a>", [None]),
-    "two, one with rel=license": (
-        f"<p><a href={BY}>a</a> <a rel=license href={SA}>b</a></p><img src=1.jpg alt=a>",
-        [SA],
-    ),
-    "not a licence": ("<a href=https://creativecommons.org/about>CC</a><img src=1.jpg alt=a>", [None]),
-    "no URL": ("<a rel=license href='javascript:x'>CC</a><img src=1.jpg alt=a>", [None]),
-}
-
-
-@pytest.mark.parametrize("name", LICENSES)
-def test_licenses_finds_the_nearest_licence(name: str):
-    html, licenses = LICENSES[name]
-    assert [row.license for row in read(html).pairs] == licenses
-
-
 OG = "<meta property=og:image content=/o.jpg><meta property=og:title content='The title'>"
 
 

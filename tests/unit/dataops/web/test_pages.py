@@ -8,7 +8,7 @@ import pytest
 
 from dataops.web.charsets import convert_to_utf8
 from dataops.web.markup import MAX_ATTRIBUTES, BadPage
-from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PagePair
+from dataops.web.page_pairs import PageBounds, PagePair
 from dataops.web.pages import extract_page_pairs
 
 PAGE = "http://site.example/shop/item"
@@ -89,13 +89,6 @@ def test_extract_page_pairs_equals_the_reference(html: str):
     assert surplus == 0
 
 
-def test_extract_page_pairs_keeps_captions_of_nested_figures_apart():
-    html = "<figure><div><img src=1.jpg></div><div><figcaption>outer</figcaption></div></figure>"
-    assert [row.caption for row in extract(html)[0]] == ["outer"]
-    nested = "<figure><img src=1.jpg><div><figure><img src=2.jpg><figcaption>inner</figcaption></figure></div></figure>"
-    assert [(row.url[-5], row.caption) for row in extract(nested)[0]] == [("1", ""), ("2", "inner")]
-
-
 @pytest.mark.parametrize(
     "name", ["data-img-url", "data-dejavu-src", "data-inpl-lazy", "data-origin", "data-swap", "data-src-large"]
 )
@@ -165,11 +158,6 @@ def test_extract_page_pairs_is_fast_for_unusual_pages(name: str):
     rows, _ = extract(FINE[name])
     assert ("http://site.example/shop/1.jpg", "a") in [(row.url, row.caption) for row in rows]
     assert time.process_time() - start < 3
-
-
-def test_extract_page_pairs_limits_the_images_of_a_page():
-    rows, surplus = extract("<img src=1.jpg alt=a>" * (MAX_IMAGES + 5))
-    assert (len(rows), surplus) == (MAX_IMAGES, 5)
 
 
 RUSSIAN = "Красный воздушный змей над холмом и рекой, старая деревня вдали"

@@ -139,13 +139,6 @@ def test_canonicalise_url_returns_a_canonical_url_or_raises_for_any_text(text: s
     assert canonicalise_url(url, PAGE, 200) == url
 
 
-def test_truncate_url_limits_the_length_and_removes_credentials():
-    assert len(truncate_url("data:image/png;base64," + "A" * 10_000, 4096)) == 64
-    assert len(truncate_url("http://x/" + "A" * 10_000, 4096)) == 4096
-    truncate_url("\ud800", 10).encode()
-    assert truncate_url("ftp://me:secret@h.example/x", 100) == "ftp://h.example/x"
-
-
 PIECES = [
     "http://",
     "https://",

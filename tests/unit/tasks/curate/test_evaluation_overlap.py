@@ -91,17 +91,6 @@ def test_marked_images_are_kept_with_the_names_of_their_sets(tmp_path: Path, set
     assert len(kept) == 9
 
 
-def test_the_key_changes_when_an_evaluation_set_changes(tmp_path: Path, sets: tuple[str, str]) -> None:
-    store = FolderStore(tmp_path)
-    config = CurateConfig.model_validate({"overlap": {"paths": sets}})
-    source = downloaded(store, some_pairs(), 4)
-    keys = [plan(CURATE, config, 0, [source]).key]
-    keys.append(plan(CURATE, config, 0, [source]).key)
-    Path(sets[0], "new.jpg").write_bytes(jpeg(blocks(7)))
-    keys.append(plan(CURATE, config, 0, [source]).key)
-    assert keys[0] == keys[1] != keys[2]
-
-
 def test_unreadable_evaluation_sets_are_errors_that_name_them(tmp_path: Path, sets: tuple[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"'.*nothing' is not a file"):
         curate_with(tmp_path, paths=[f"{tmp_path}/nothing"])

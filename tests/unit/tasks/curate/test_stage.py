@@ -56,16 +56,6 @@ def test_only_the_planted_cases_are_dropped_for_any_sharding(tmp_path: Path, sha
     )
 
 
-def test_cluster_is_the_smallest_uid_of_kept_and_dropped_duplicates(tmp_path: Path) -> None:
-    found = rows_by_url(*curate_pairs(tmp_path, some_pairs()))
-    same = [found[url]["uid"] for url in "abcd"]  # near, exact and with other captions
-    assert {found[url]["cluster"] for url in "abcd"} == {min(same)}
-    assert {found[url]["cluster"] for url in found if url not in list("abcd")} == {None}
-    for row in found.values():  # each cluster keeps one row
-        members = [other for other in found.values() if other["cluster"] == row["cluster"]]
-        assert row["cluster"] is None or sum(other["drop_reason"] is None for other in members) == 1
-
-
 def test_images_without_contrast_are_blank(tmp_path: Path) -> None:
     faint = np.full((64, 64, 3), 200, np.uint8)
     faint[::2] += 2

@@ -19,7 +19,6 @@ from tasks.engine.exchange import (
     Merges,
     Step,
     plan_merges,
-    put_frame,
     run_steps,
 )
 from tests.inline_executor import InlineExecutor
@@ -81,12 +80,6 @@ def test_each_partition_gets_its_rows_in_the_order_of_their_writers(
             assert early.equals(expected.filter(part=0))
         for writer, (rows, numbers) in enumerate(zip(tables, targets, strict=True)):
             assert exchange.read_written(draft, writer).equals(rows[np.argsort(numbers, kind="stable").tolist()])
-
-
-def test_small_exchanges_are_read_without_a_merge():
-    for writers, partitions in ((1, 1), (64, 64), (4000, 1)):
-        assert plan_merges(writers, partitions, 1 << 60, 1 << 20) == (1, partitions)
-        assert Exchange("rows", writers, partitions, 1 << 60, 1 << 20).merge_steps() == []
 
 
 @pytest.mark.parametrize("row_bytes", [0, 1, 38])
@@ -154,11 +147,3 @@ def test_a_task_is_repeated_after_a_power_loss_broke_its_table(tmp_path: Path, l
     run_steps(tasks, rows, draft, context)
     assert log.read_text() == "1\n", "no other task"
     assert all(exchange.read(draft, partition).equals(rows) for partition, rows in enumerate(expected))
-
-
-def test_scratch_tables_are_not_synced_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    draft = open_draft(tmp_path)
-    draft.store.put(draft.scratch("first"), b"")  # the folder, whose name is synced
-    monkeypatch.setattr("os.fsync", lambda _: pytest.fail("a sync"))
-    put_frame(draft, "frame", make_rows([1], "texts"))
-    Exchange("rows", 1, 1, 0, MEMORY).write(draft, 0, make_rows([1], "numbers"), np.zeros(1, np.uint16))

@@ -201,14 +201,6 @@ def test_holder_that_lost_its_lease_neither_writes_nor_commits(context, draft):
     assert found == foreign(2), "the lease of the run that took over was touched"
 
 
-def test_check_fence_raises_when_another_run_restarted_the_snapshot(context, draft):
-    with hold_lease(draft, context) as held:
-        assert held is not None
-        leave(draft, foreign(1, token="another"))
-        with pytest.raises(LeaseLost):
-            held.draft.check_fence()
-
-
 def test_discard_raises_while_a_run_makes_the_snapshot(context):
     planned = plan(Stage("filter", 1, lambda work: StageOutput([])), StageConfig(), 0, [])
     draft = Draft(context.store, "filter", planned.key)
@@ -222,17 +214,6 @@ def test_discard_raises_while_a_run_makes_the_snapshot(context):
     assert reuse(planned, context) is None
     assert make(planned, context).content_digest == first.content_digest
     assert not context.store.names(draft.path("_work"))
-
-
-def test_discard_raises_when_the_beat_of_another_machine_changes(context, monkeypatch):
-    planned = plan(Stage("filter", 1, lambda work: StageOutput([])), StageConfig(), 0, [])
-    draft = Draft(context.store, "filter", planned.key)
-    leave(draft, foreign())
-    thread = threading.Timer(0.3, lambda: leave(draft, foreign(beat=1)))
-    thread.start()
-    with pytest.raises(ConfigError, match="run run-b, process 1 on far"):
-        discard(planned, context)
-    thread.join()
 
 
 def test_make_remakes_an_invalid_snapshot_once_for_two_runs(context):

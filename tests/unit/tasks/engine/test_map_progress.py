@@ -9,7 +9,7 @@ from dataops.messages.waiting import current_waits, waiting
 from dataops.snapshot import Counts, Record
 from dataops.store import FolderStore
 from tasks.engine.context import Context
-from tasks.engine.map_progress import MapProgress, MapView, StageProgress, describe_fetched
+from tasks.engine.map_progress import MapProgress, MapView, describe_fetched
 from tasks.engine.task_report import begin_task, end_task, report_task
 
 
@@ -48,20 +48,4 @@ def test_progress_counts_finished_and_running_tasks_by_their_rows(shown):
         (100.0, 1000, "90.0% fetched; http_404 10"),
         (250.0, 1000, "84.0% fetched; http_404 30, timeout 10"),
         (400.0, 1000, "97.5% fetched; http_404 10"),
-    ]
-
-
-def test_the_progress_of_a_stage_is_the_weighted_sum_of_its_maps(shown):
-    context, lines = shown
-    stage = StageProgress(context, 4)
-    stage.of_map("inspect images", 3).progress(1, 2, "kept 5 of 6")
-    stage.of_map("write rows", 1).progress(2, 2, "")
-    stage.of_map("a map that was not foreseen", 1).progress(1, 1, "")
-    assert [(round(done, 1), total, line) for done, total, line in lines] == [
-        (0.0, 100, "inspect images"),
-        (37.5, 100, "inspect images: kept 5 of 6"),
-        (75.0, 100, "write rows"),
-        (100.0, 100, "write rows"),
-        (80.0, 100, "a map that was not foreseen"),
-        (100.0, 100, "a map that was not foreseen"),
     ]

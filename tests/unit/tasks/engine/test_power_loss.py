@@ -10,14 +10,12 @@ import pytest
 from dataops.errors import StorageError
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
-from flows.records import RunRecord, list_runs
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder
 from tasks.engine.stage import Plan, Stage, StageOutput, Work, make, plan, reuse
 from tasks.train.stage import OUTPUT, TRAIN
 from tests.unit.tasks.engine.squares import SQUARES, SquareConfig, done
 from training.config import TrainConfig
-from training.job import is_done
 
 
 @pytest.fixture
@@ -61,27 +59,6 @@ def test_make_repeats_only_the_lost_part_of_unfinished_work(context, tmp_path, v
     assert {n: (folder / f"part-{n:05d}.parquet").stat().st_ino for n in (0, 2)} == before
     assert len(manifest.parts) == 4
     assert reuse(planned, replace(context, verify=True)) == manifest
-
-
-@pytest.mark.parametrize("victim", ["part-00001.parquet", "manifest.json"])
-def test_make_replaces_a_damaged_snapshot_with_the_same_digest(context, tmp_path, victim):
-    log = tmp_path / "log"
-    planned = squares(log)
-    digest = make(planned, context).content_digest
-    path = Path(context.store.uri) / "filter" / planned.key / victim
-    path.write_bytes(b"")
-    assert reuse(planned, context) is None
-    assert make(planned, context).content_digest == digest
-
-
-def test_reuse_finds_a_changed_part_of_equal_size_when_it_verifies_digests(context, tmp_path):
-    planned = squares(tmp_path / "log")
-    manifest = make(planned, context)
-    path = Path(context.store.uri) / manifest.path("part-00001.parquet")
-    path.write_bytes(bytes(path.stat().st_size))
-    assert reuse(planned, context) is not None
-    assert reuse(planned, replace(context, verify=True)) is None
-    assert make(planned, context).content_digest == manifest.content_digest
 
 
 def test_make_ignores_a_lease_file_that_is_empty(context, tmp_path):
@@ -131,21 +108,6 @@ def test_make_raises_a_retryable_error_when_an_input_snapshot_is_deleted(context
     assert (caught.value.exit_code, caught.value.retryable) == (75, True)
     assert reuse(planned, context) is None
     make(plan(below, SquareConfig(), 0, [make(planned, context)]), context)
-
-
-def test_list_runs_skips_empty_run_records_and_pointers(tmp_path):
-    home, store = tmp_path / "home", FolderStore(tmp_path / "store")
-    (home / "runs").mkdir(parents=True)
-    (home / "runs" / "empty").touch()
-    (home / "runs" / "good").write_text(store.uri)
-    store.put("runs/empty.json", b"")
-    RunRecord(run_id="good", name="n", created_at="", config={}).save(store)
-    assert [record.run_id for record in list_runs(home)] == ["good"]
-
-
-def test_is_done_returns_false_when_done_json_is_empty(tmp_path):
-    (tmp_path / "done.json").touch()
-    assert not is_done(tmp_path, "digest")
 
 
 def test_train_stage_does_not_repeat_a_training_that_was_killed_before_its_manifest(context, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataops.home import CHECKOUT
-from tasks.engine.scratch_folders import PREFIX, UNLOCKED_SECONDS, find_abandoned_folders, scratch_folder
+from tasks.engine.scratch_folders import UNLOCKED_SECONDS, find_abandoned_folders
 
 HOLDER = """
 import sys, time
@@ -30,13 +30,6 @@ def temporary(tmp_path, monkeypatch) -> Path:
 def age(folder: Path) -> None:
     past = time.time() - 2 * UNLOCKED_SECONDS
     os.utime(folder, (past, past))
-
-
-def test_scratch_folder_is_empty_at_the_start_and_deleted_at_the_end(temporary):
-    with scratch_folder("pack") as folder:
-        assert list(folder.iterdir()) == []
-        assert folder.parent.name.startswith(f"{PREFIX}pack-")
-    assert list(temporary.iterdir()) == []
 
 
 def test_abandoned_folders_are_only_those_of_dead_processes(temporary):

@@ -13,7 +13,7 @@ from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import Stage, StageOutput, Work, discard, make, merge_records, plan, reuse
-from tests.unit.tasks.engine.squares import SQUARES, Number, SquareConfig, done, make_squares
+from tests.unit.tasks.engine.squares import SQUARES, Number, SquareConfig, done
 
 
 @pytest.fixture
@@ -76,13 +76,6 @@ def test_make_raises_when_uids_are_swapped_and_counts_agree(context, tmp_path):
 
     with pytest.raises(ContractError, match="uids"):
         make(plan(Stage("curate", 1, swap), SquareConfig(), 0, [upstream]), context)
-
-
-def test_make_repeats_a_snapshot_that_is_no_longer_valid(context, tmp_path):
-    stage = Stage("filter", 1, make_squares, still_valid=lambda manifest, config, context: False)
-    planned = plan(stage, SquareConfig(log=str(tmp_path / "log")), 0, [])
-    make(planned, context)
-    assert reuse(planned, context) is None
 
 
 def test_make_repeats_only_missing_parts_after_a_full_disk(tmp_path):

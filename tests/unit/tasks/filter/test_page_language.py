@@ -34,30 +34,6 @@ ENGLISH = ["A green apple.", "A cat", "a red balloon", "house with garden", "Two
 GERMAN = ["Ein grüner Apfel.", "Eine Katze", "Die Katze schläft", "Haus mit Garten", "Zwei Hunde am Strand"]
 
 
-@pytest.mark.parametrize("tag", ["en", "en-us", None])
-def test_short_captions_are_english_by_what_their_page_and_site_show(tag):
-    """Keep English captions whose page declares English, or whose page or site has other English captions."""
-    one_page = [("http://x.example/", tag, ENGLISH)]
-    pages = [(f"http://x.example/{i}", tag, [text]) for i, text in enumerate(ENGLISH)]
-    assert "A green apple." not in keep_english(pages, language_page_weight=0)
-    assert keep_english(one_page) == ENGLISH
-    assert keep_english(pages) == ENGLISH
-
-
-def test_a_declaration_decides_for_a_page_with_one_unclear_caption():
-    assert keep_english([("http://x.example/", "en", ["A green apple."])]) == ["A green apple."]
-    assert not keep_english([("http://x.example/", None, ["A green apple."])])
-    assert not keep_english([("http://x.example/", "en", ["A green apple."])], language_declared_prior=0)
-    assert not keep_english([("http://x.example/", "fr", ["A green apple."])])
-
-
-def test_a_wrong_declaration_keeps_no_german_caption():
-    """Drop German captions of a site whose template declares English, on one page or a page each, and alone."""
-    assert not keep_english([("http://x.example/", "en", GERMAN)])
-    assert not keep_english([(f"http://x.example/{i}", "en", [text]) for i, text in enumerate(GERMAN)])
-    assert not [text for text in GERMAN if keep_english([("http://x.example/", "en", [text])])]
-
-
 def test_sites_and_rows_without_a_page_are_no_evidence_for_each_other():
     own = [text for text in [*ENGLISH, *GERMAN] if keep_english([(None, None, [text])])]
     assert keep_english([(None, None, [*ENGLISH, *GERMAN])]) == own
@@ -77,13 +53,6 @@ def test_evidence_does_not_depend_on_the_order_of_rows_or_on_repeated_captions()
     once = keep_english([("http://x.example/", "en", [*GERMAN, "A green apple."])])
     repeated = keep_english([("http://x.example/", "en", [*GERMAN, *["A green apple."] * 20])])
     assert len(once) == len(set(repeated))
-
-
-def test_a_large_site_is_cut():
-    """Give each caption an answer also where the captions of a site, or of a page, are in several blocks."""
-    sizes = {"site_captions": 4, "batch": 3}
-    assert keep_english([("http://x.example/", "en", ENGLISH)] * 2, sizes) == ENGLISH * 2
-    assert not keep_english([(f"http://x.example/{i}", "en", [text]) for i, text in enumerate(GERMAN * 3)], sizes)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.8, None])

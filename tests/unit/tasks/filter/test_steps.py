@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataops.errors import ConfigError, CorruptPart
-from dataops.schema import CURATED, FILTERED, uid
+from dataops.schema import CURATED, uid
 from dataops.snapshot import read_parts, read_table
 from dataops.store import FolderStore
 from tasks.engine.context import Context
-from tasks.engine.stage import check_conservation, make, plan
+from tasks.engine.stage import make, plan
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
 from tasks.filter.write import write_parts
@@ -63,16 +63,6 @@ def test_balancing_samples_frequent_queries_and_drops_with_reasons(tmp_path: Pat
     assert filtered(tmp_path / "again", rows, balance=moved).key == manifest.key
     with pytest.raises(ConfigError, match="pairmill queries build"):
         FILTER.external_inputs(FilterConfig(balance={"queries": "no/such.parquet"}))
-
-
-def test_facts_count_the_rows_that_each_rule_alone_would_drop(tmp_path: Path):
-    rows = some_pairs(100)
-    manifest = filtered(tmp_path, rows, patterns={"photo": "IMG"})
-    files = sum(row["caption"] == "IMG_0042.jpg" for row in rows)
-    assert manifest.facts["alone"]["pattern_photo"] == manifest.facts["alone"]["file_name"] == files > 0
-    assert "pattern_photo" not in manifest.counts.dropped
-    assert read_parts(FolderStore(tmp_path), manifest).schema == FILTERED
-    check_conservation("filter", manifest, [])
 
 
 def test_the_size_of_slices_does_not_change_the_output(tmp_path: Path):

@@ -10,18 +10,6 @@ from tests.hostile_text import HOSTILE
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
 
-def test_card_has_licence_language_size_and_files(tmp_path: Path) -> None:
-    pairs = [pair(n, license="https://creativecommons.org/licenses/by-sa/4.0/deed.en") for n in range(4)]
-    pairs += [pair(n, license="http://creativecommons.org/licenses/by-sa/4.0/", language="zh-cn") for n in range(4, 6)]
-    store, manifests = packed_in(tmp_path, pairs)
-    card = DatasetCard(store.read(manifests["pack"].path("DATASET.md")).decode()).data
-    assert card.license == "cc-by-sa-4.0"
-    assert card.language == ["en", "zh"]
-    assert card.size_categories == ["n<1K"]
-    assert "zero-shot-image-classification" in card.task_categories
-    assert [one["config_name"] for one in card.configs] == ["default"]
-
-
 def test_front_matter_has_no_text_from_the_web(tmp_path: Path) -> None:
     bad = {"caption": HOSTILE, "license": f"http://{HOSTILE}\n---\n", "language": HOSTILE, "source": HOSTILE}
     store, manifests = packed_in(tmp_path, [pair(n, **bad) for n in range(3)])

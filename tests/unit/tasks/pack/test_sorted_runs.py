@@ -15,7 +15,7 @@ from dataops.schema import CURATED
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
 from tasks.pack.cut_shards import CutShard, cut_shards, shard_starts
-from tasks.pack.sorted_runs import Rows, RunSet, choose_layout, concat_rows, run_schema, sorted_order, write_run
+from tasks.pack.sorted_runs import Rows, RunSet, concat_rows, run_schema, sorted_order, write_run
 
 RUN_ROWS = run_schema(CURATED)
 
@@ -84,15 +84,3 @@ def test_a_damaged_run_does_not_count_as_written(tmp_path: Path) -> None:
         ):
             list(runs.read(draft, 0, 1))
         assert draft.done("sort") is None
-
-
-def test_layout_reads_pieces_of_8_mib_at_any_size() -> None:
-    for images in (10**7, 10**8, 10**9, 3 * 10**9):
-        layout = choose_layout(images, images * 25_000, images // 10_000, 2 << 30, is_remote=True)
-        total = layout.expected_bytes
-        assert layout.has_images
-        assert layout.run_bytes <= 2 << 30
-        piece = layout.run_bytes / layout.coarse if layout.coarse > 1 else layout.run_bytes**2 / total
-        last = layout.run_bytes**2 * layout.coarse / total
-        assert min(piece, last) > 0.97 * (8 << 20)
-        assert max(piece, last) < 1.2 * (8 << 20)

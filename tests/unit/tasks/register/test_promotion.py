@@ -3,26 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from tasks.register import promotion
 from tasks.register.promotion import AliasMove
-
-FIELDS = ("alias", "before", "after", "by", "why")
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        ("champion", None, "1", "run demo-20261127T065210-e44f", "gate passed"),
-        ("champion", "12", "3", "ann on host", "slow: 3 to 4 times, by her count: no"),
-        ("candidate", "1", "2", "run x", "gate refused: a/top1 is 0.03, floor 0.9\nsecond line"),
-    ],
-)
-def test_trail_is_read_as_it_was_written(values: tuple[Any, ...]):
-    move = AliasMove(*values)
-    (read,) = promotion._parse_trail({"pairmill": "CLIP", "audit.20261127T065703.347011Z-ee42": str(move)})
-    assert read == {"time": "20261127T065703.347011Z", **dict(zip(FIELDS, values, strict=True))}
 
 
 class Registry:

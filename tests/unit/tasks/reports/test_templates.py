@@ -9,7 +9,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from dataops.escaping import escape_controls
 from dataops.home import CHECKOUT
-from tasks.reports.page import render, render_document
+from tasks.reports.page import render
 from tests.report_pages import FRAGMENTS, MARKDOWN, PAGES
 
 HARMLESS = "harmless"
@@ -79,11 +79,3 @@ def test_reports_are_imported_without_jinja() -> None:
     modules = "tasks.filter.summary, tasks.download.report, tasks.pack.card, tasks.register.card"
     code = f"import sys, {modules}; sys.exit('jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=False).returncode == 0
-
-
-def test_a_document_is_shown_as_a_page_without_the_html_in_it() -> None:
-    text = "a <b>bold</b>\n\n| a | b |\n|:--|--:|\n| <img src=x> | [x](javascript:alert(1)) [y](y.html) |\n"
-    page = LexborHTMLParser(render_document("t", text))
-    assert [node.attributes.get("href") for node in page.css("a")] == ["y.html"]
-    assert not page.css("img, b")
-    assert [(node.parent and node.parent.attributes.get("class")) for node in page.css("table")] == ["scroll"]

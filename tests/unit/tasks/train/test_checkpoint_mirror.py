@@ -64,14 +64,6 @@ def test_mirror_keeps_and_restores_what_a_rollback_may_need(tmp_path: Path, draf
     assert len((tmp_path / "b" / "metrics.jsonl").read_text().splitlines()) == 23
 
 
-def test_mirror_restores_no_incomplete_checkpoint(tmp_path: Path, draft: Draft) -> None:
-    with CheckpointMirror(draft, tmp_path / "a", keep=2) as mirror:
-        write_checkpoint(tmp_path / "a", 5)
-        mirror.follow_log("checkpoint step-000005 is written")
-    draft.store.delete([draft.scratch("checkpoints/step-000005/manifest.json")])
-    assert CheckpointMirror(draft, tmp_path / "b", keep=2).restore() is None
-
-
 def test_mirror_logs_a_warning_and_continues_when_the_store_fails(
     tmp_path: Path, draft: Draft, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

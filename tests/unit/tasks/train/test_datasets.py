@@ -145,15 +145,6 @@ def test_wrong_tables_are_refused(tables: list[dict[str, object]], message: str)
         TrainConfig.model_validate({"dataset": tables})
 
 
-def test_a_dataset_that_is_missing_or_is_the_own_one_is_refused(store: FolderStore, tmp_path: Path) -> None:
-    own = write_dataset(store, OWN, 1, 4)
-    with pytest.raises(ConfigError, match=rf"train\.dataset: there is no complete dataset pack/{OTHER} in"):
-        plan_training(store, tmp_path, own, dataset=MIXTURE)
-    config = TrainConfig.model_validate({"dataset": [{"weight": 1}, {"key": OWN, "weight": 1}]})
-    with pytest.raises(ConfigError, match=f"pack/{OWN} has the content of the run's own dataset"):
-        find_datasets(config, own, store)
-
-
 def test_a_dataset_with_pairs_that_were_taken_down_since_is_refused(tmp_path: Path) -> None:
     store, manifests = packed_in(tmp_path / "store", [pair(number) for number in range(6)])
     config = TrainConfig.model_validate({"dataset": [{"weight": 1}, {"key": manifests["pack"].key, "weight": 1}]})

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tasks.engine.stage import plan
-from tasks.train.stage import TRAIN, external_inputs
+from tasks.train.stage import TRAIN
 from training.config import TrainConfig
 
 
@@ -21,12 +21,3 @@ def test_key_changes_with_the_content_of_the_initial_weights(tmp_path: Path) -> 
         assert key(config) == first
         file.write_bytes(b"2")
         assert key(config) != first
-
-
-def test_key_changes_with_the_name_of_a_model_on_the_hub() -> None:
-    assert (
-        external_inputs(TrainConfig())
-        == external_inputs(TrainConfig(vocabulary="clip", init="hf-hub:owner/name@abc"))
-        == []
-    )
-    assert key(TrainConfig(init="hf-hub:owner/name@abc")) != key(TrainConfig(init="hf-hub:owner/name@abd"))

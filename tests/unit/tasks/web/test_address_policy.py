@@ -32,22 +32,6 @@ def test_dns_cache_resolves_a_name_once_until_its_answer_expires(monkeypatch: py
     assert resolved == ["a.test", "b.test", "b.test"]
 
 
-def test_dns_cache_keeps_failures_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    resolved: list[str] = []
-
-    def fails(host: str, *args: object, **kinds: object) -> list[object]:
-        resolved.append(host)
-        raise OSError("no such host")
-
-    monkeypatch.setattr("socket.getaddrinfo", fails)
-    names = DnsCache(failed_seconds=0.1)
-    assert names.resolve("a.test") == names.resolve("a.test") == []
-    assert resolved == ["a.test"]
-    time.sleep(0.11)
-    assert names.resolve("a.test") == []
-    assert len(resolved) == 2
-
-
 def test_dns_cache_resolves_other_names_while_one_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 

@@ -36,14 +36,6 @@ def whole(response: Response) -> bytes:
     return b"".join(iter(lambda: response.read(10), b""))
 
 
-def test_response_reads_a_chunked_body_and_ends_after_it(ends: tuple[socket.socket, socket.socket]) -> None:
-    body = b"3;a=b\r\nabc\r\n00000C\r\ndefghijklmno\r\n0\r\nX: y\r\n\r\nmore"
-    response = answered(ends, OK + b"Transfer-Encoding: chunked\r\n\r\n" + body)
-    assert (response.status, response.reason, response.length) == (200, "OK", None)
-    assert whole(response) == b"abcdefghijklmno"
-    assert response.read(10) == b""
-
-
 @pytest.mark.parametrize(
     "fields",
     [
@@ -56,13 +48,6 @@ def test_response_reads_a_chunked_body_and_ends_after_it(ends: tuple[socket.sock
 def test_response_reads_a_coding_that_is_named_twice(ends: tuple[socket.socket, socket.socket], fields: bytes) -> None:
     response = answered(ends, OK + fields + b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
     assert whole(response) == b"abc"
-
-
-def test_response_returns_what_has_arrived_before_it_fails(ends: tuple[socket.socket, socket.socket]) -> None:
-    response = answered(ends, OK + b"Content-Length: 10\r\n\r\nabc")
-    assert (response.length, response.read(100)) == (10, b"abc")
-    with pytest.raises(FetchError, match=r"^incomplete: the body ended before its Content-Length$"):
-        response.read(100)
 
 
 def test_response_joins_folded_headers_and_replaces_invalid_bytes(ends: tuple[socket.socket, socket.socket]) -> None:

@@ -40,15 +40,6 @@ def test_robots_cache_sends_one_request_for_all_threads_and_processes_of_a_folde
     assert sorted(urls) == ["http://a.test/robots.txt", "http://b.test/robots.txt"]
 
 
-def test_robots_cache_keeps_every_answer_for_a_day(tmp_path: Path) -> None:
-    files = Files(tmp_path, status=503)
-    for _ in range(3):
-        assert files.get("http://a.test", "/robots.txt").status == 503
-    assert len(files.asked) == 1
-    later = Files(tmp_path, expiry=0.0)
-    assert later.get("http://a.test", "/robots.txt").status == 200
-
-
 def test_robots_cache_reports_a_failed_request_to_the_host_and_keeps_it_briefly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,15 +70,6 @@ def test_robots_cache_reports_a_failed_request_to_the_host_and_keeps_it_briefly(
     assert counts == [1, 2, 2, 3]
     files.status, now = 200, now + 300
     assert files.get("http://a.test", "/robots.txt").status == 200
-
-
-def test_robots_cache_repeats_a_failed_request_in_a_later_round(tmp_path: Path) -> None:
-    for round_ in (0, 1):
-        files = Files(tmp_path, status=0, round_=round_)
-        for _ in range(2):
-            with pytest.raises(FetchError, match="connect: Connection refused"):
-                files.get("http://a.test", "/robots.txt")
-        assert len(files.asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -129,15 +129,6 @@ def test_client_repeats_no_request_whose_response_began(
     assert server.connections() == [0, 0]
 
 
-def test_client_repeats_no_request_that_timed_out(client: HttpClient, addresses: dict[str, tuple[str, int]]) -> None:
-    server = RawServer([WHOLE, SILENCE], [WHOLE])
-    addresses["a.test"] = server.address
-    fetch(client)
-    with pytest.raises(FetchError, match=r"^timeout: "):
-        fetch(client, seconds=0.2)
-    assert server.connections() == [0, 0]
-
-
 def test_connection_serves_only_its_host_at_an_address_that_is_still_allowed(
     client: HttpClient, addresses: dict[str, tuple[str, int]]
 ) -> None:
