@@ -17,10 +17,11 @@ from prefect.states import Failed
 from dataops.errors import ConfigError, NothingLeft, PairmillError, describe_error
 from dataops.redaction import scrub, scrub_errors
 from dataops.stages import STAGES
-from flows.interruption import IS_OUTCOME, describe_failure, translate_error
+from flows.interruption import IS_OUTCOME
 from flows.next_version import adds_nothing, grow
 from flows.opening import name_flow_run, open_new, open_recorded, prepare_process
 from flows.run import Run, Step
+from flows.task_run import describe_failure, translate_error
 from tasks.curate.stage import CURATE
 from tasks.download.stage import DOWNLOAD
 from tasks.evaluate.stage import EVALUATE

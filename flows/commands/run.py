@@ -98,9 +98,9 @@ def _run_flow(
     show_where_to_watch(run_id, start_servers())
     services.apply_environment()
     from flows.commands.show import show_run
-    from flows.interruption import next_step, translate_error
     from flows.pipeline import pipeline  # imports prefect, which reads the environment only then
     from flows.records import load_run
+    from flows.task_run import next_step, translate_error
 
     failure: BaseException | None = None
     quiet_expected_errors()
@@ -219,7 +219,7 @@ class _WithoutTraceback(logging.Filter):
     """Removes the traceback from deliberate errors and lost servers, whose message is enough; others keep it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        from flows.interruption import translate_error
+        from flows.task_run import translate_error
 
         if record.exc_info and (error := record.exc_info[1]) and isinstance(translate_error(error), PairmillError):
             record.exc_info = None

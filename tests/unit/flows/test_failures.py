@@ -8,7 +8,7 @@ from dataops.errors import (
     SourceError,
     StorageError,
 )
-from flows.interruption import next_step
+from flows.task_run import next_step
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from dataops.errors import ServiceError
-from flows.interruption import translate_error
+from flows.task_run import translate_error
 
 
 @pytest.mark.parametrize(
