@@ -76,7 +76,7 @@ def report_name(digest: str) -> str:
 
 
 def traces_name(digest: str) -> str:
-    """Return the name in the store of what a request's pairs may have left (tasks/takedown/traces.py)."""
+    """Return the name in the store of what a request's pairs may have left (plugins/erasure/traces.py)."""
     return f"{FOLDER}/{digest}.traces.json"
 
 

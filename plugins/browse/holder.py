@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from tasks.takedown.holders import Erased, Found, Scope, Searched
-from tasks.takedown.traces import Traces
+from tasks.takedown.holders import Erased, Found, Scope, Searched, Traces
 
 RUNS = "a running `pairmill browse` may hold removed pairs: end it, and repeat the takedown"
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from tasks.takedown.holders import Erased, Scope
-from tasks.takedown.traces import Traces
+from tasks.takedown.holders import Erased, Scope, Traces
 
 
 @dataclass(frozen=True)

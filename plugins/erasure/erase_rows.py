@@ -24,11 +24,11 @@ from dataops.schema import find_personal_columns
 from dataops.snapshot import MANIFEST, Draft, Manifest, Part, read_table
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
+from plugins.erasure.traces import is_in, read_readable
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.extract.source_index import SOURCE_INDEX, replace_indexed_parts
 from tasks.lineage.graph import KEPT, Lineage
-from tasks.takedown.traces import is_in, read_readable
 
 logger = logging.getLogger(__name__)
 

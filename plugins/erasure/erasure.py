@@ -20,6 +20,7 @@ from flows.commands.output import text
 from flows.records import RunRecord, read_record
 from plugins.erasure.leftovers import delete_leftovers, find_leftovers
 from plugins.erasure.next_versions import TakedownResult
+from plugins.erasure.proof import erase_and_search
 from plugins.erasure.raw_images import (
     delete_raw,
     delete_superseded,
@@ -28,13 +29,13 @@ from plugins.erasure.raw_images import (
     find_unmatched,
     find_urls,
 )
+from plugins.erasure.traces import collect_traces, load_traces, save_traces
 from tasks.download.hooks import load_hooks
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
 from tasks.lineage.inventory import Inventory
 from tasks.lineage.search import Search
-from tasks.takedown.holders import RecordKind, Scope, erase_and_search
-from tasks.takedown.traces import collect_traces, load_traces
+from tasks.takedown.holders import RecordKind, Scope
 
 logger = logging.getLogger(__name__)
 
@@ -103,14 +104,14 @@ class Erasure:
     def delete(self) -> dict[str, Any]:
         """Delete, erase and search; return the fields of the report. It can be killed at any moment and called again."""
         removal = self.removal
-        self.traces.save(self.store, removal.request)  # before the first deletion
+        save_traces(self.traces, self.store, removal.request)  # before the first deletion
         deleted = self._delete()
         after = Lineage(self.store)
         self.raw = find_raw_snapshots(after, Search(self.store), self.targets)
         self.leftovers = find_leftovers(after.inventory, self.targets)
         proof = erase_and_search(Scope(removal.context, removal.home, removal.stores, [RUN_RECORDS]), self.traces)
         if proof.is_clean():
-            self.traces.without_text().save(self.store, removal.request)
+            save_traces(self.traces.without_text(), self.store, removal.request)
         return {"deleted": deleted, **self.count(), "search": proof.as_json()}
 
     def _delete(self) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.takedown.holders import Erased, Scope, Searched
-from tasks.takedown.traces import Traces
+from tasks.takedown.holders import Erased, Scope, Searched, Traces
 
 if TYPE_CHECKING:
     from plugins.erasure.scan import Scanner

@@ -13,8 +13,8 @@ from dataops.schema import MEANINGS, PERSONAL
 from dataops.shards.tar import read_samples
 from plugins.erasure.places import KINDS, find_kind, is_text
 from plugins.erasure.text_search import TextSearch, is_short, may_be_name
-from tasks.takedown.holders import Finds, RecordKind
-from tasks.takedown.traces import Traces, is_in
+from plugins.erasure.traces import is_in
+from tasks.takedown.holders import Finds, RecordKind, Traces
 
 WHOLE_BYTES = 64 << 20
 SAMPLES_AT_ONCE = 2000

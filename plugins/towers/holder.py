@@ -3,8 +3,7 @@
 from contextlib import suppress
 from dataclasses import dataclass
 
-from tasks.takedown.holders import Erased, Scope
-from tasks.takedown.traces import Traces
+from tasks.takedown.holders import Erased, Scope, Traces
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 Each holder is a place that may keep text or images of pairs: the rows of snapshots, the records and pages of a store, the
 home folder, MLflow. It is registered in the group `pairmill.holders`, a cache by whoever keeps it. The plugin `erasure`
-brings those of text. Without it a takedown makes the next versions of datasets, and `--delete-raw` is an error that names
-what to install.
+brings those of text, and carries out the takedown.
 """
 
 import json
@@ -14,13 +13,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from dataops import plugins
 from dataops.store import Store
 from tasks.engine.context import Context
-from tasks.takedown.traces import Traces
 
 What = Literal["image", "URL", "caption", "row", "feature"]
 Finds = Counter[What]
+
+
+@dataclass
+class Traces:
+    """What to search for."""
+
+    uids: set[str] = field(default_factory=set)
+    urls: set[str] = field(default_factory=set)
+    captions: set[str] = field(default_factory=set)
+    common: set[str] = field(default_factory=set)
+    """Those of the captions that other pairs have too."""
+    images: dict[str, int] = field(default_factory=dict)
+    """Size by sha256 of images as fetched and as in shards, and of previews, in bytes; -1 if it is unknown."""
+    scores: set[str] = field(default_factory=set)
+    """Ids of the images in the store's cache of scores, in hex."""
+
+    def add(self, other: "Traces") -> None:
+        """Add what was collected at another time."""
+        for name in ("uids", "urls", "captions", "scores", "common"):
+            getattr(self, name).update(getattr(other, name))
+        for digest, size in other.images.items():
+            self.images[digest] = max(size, self.images.get(digest, -1))
+
+    def without_text(self) -> "Traces":
+        """Return the traces from which nobody can read a caption or a URL."""
+        return Traces(uids=self.uids, images=self.images, scores=self.scores)
 
 
 @dataclass(frozen=True)
@@ -112,64 +135,3 @@ class Holder(Protocol):
     def find(self, traces: Traces, scope: Scope) -> "Searched | str | None":
         """Return what a search found, or why the place could not be searched; None if another holder searches it."""
         ...
-
-
-NOT_SEARCHED = (
-    "backups, and old versions of objects in a bucket with versioning: delete them with the storage's own tools",
-    "source archives and pair lists: they are read, not written; later runs leave the pairs out",
-    "weights of models: those that saw the pairs are named above; train again on the next version",
-    "files that you wrote elsewhere with `diff --rows`, `export`, `publish` to a folder, or a download in the browser",
-)
-"""What no search of pairmill reaches, and what to do there."""
-
-
-@dataclass
-class Proof:
-    """What was erased, what was searched, and what was found."""
-
-    rows: dict[str, int] = field(default_factory=dict)
-    """Number of erased rows by snapshot."""
-    objects: int = 0
-    files: int = 0
-    refused: dict[str, str] = field(default_factory=dict)
-    """Why something could not be erased, by its name."""
-    searched: list[Searched] = field(default_factory=list)
-    missing: dict[str, str] = field(default_factory=dict)
-    """Why a place could not be searched, by its name."""
-
-    @property
-    def found(self) -> list[Found]:
-        """The finds of all places."""
-        return [found for one in self.searched for found in one.found]
-
-    def is_clean(self) -> bool:
-        """Return whether everything was searched and nothing was found."""
-        return not (self.found or self.missing or self.refused)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields of the report."""
-        return {
-            "erased": {"rows": self.rows, "objects": self.objects, "files": self.files},
-            "not_erased": self.refused,
-            "searched": [one.as_json() for one in self.searched],
-            "could_not_search": self.missing,
-            "out_of_reach": list(NOT_SEARCHED),
-            "found": [one.as_json() for one in self.found],
-        }
-
-
-def erase_and_search(scope: Scope, traces: Traces) -> Proof:
-    """Erase the remaining copies of the pairs in all holders; then search all of them."""
-    proof, holders = Proof(), plugins.load("holders")
-    for holder in holders.values():
-        erased = holder.erase(traces, scope)
-        proof.rows |= erased.rows
-        proof.objects, proof.files = proof.objects + erased.objects, proof.files + erased.files
-        proof.refused |= erased.refused
-    for name, holder in holders.items():
-        found = holder.find(traces, scope)
-        if isinstance(found, Searched):
-            proof.searched.append(found)
-        elif found is not None:
-            proof.missing[name] = found
-    return proof

@@ -18,7 +18,7 @@ from plugins.erasure.erasure import RUN_RECORDS
 from plugins.erasure.scan import Scanner
 from tasks.checks.check import CheckReport, CheckResult
 from tasks.lineage.graph import Lineage
-from tasks.takedown.traces import Traces
+from tasks.takedown.holders import Traces
 from tests.manifests import build_manifest
 
 QUOTED, ERROR = "Completed", 'http://h.example/1.jpg "Completed" failed'

@@ -9,7 +9,7 @@ import pytest
 
 from dataops.shards.tar import ShardWriter
 from plugins.erasure.scan import Scanner
-from tasks.takedown.traces import Traces
+from tasks.takedown.holders import Traces
 
 IMAGE = b"an image" * 40
 UID = "a" * 32

@@ -9,8 +9,7 @@ from dataops.store import FolderStore
 from plugins.browse.feature_table import FeatureTable, image_ids
 from plugins.browse.holder import CACHES
 from tasks.engine.context import Context
-from tasks.takedown.holders import Scope
-from tasks.takedown.traces import Traces
+from tasks.takedown.holders import Scope, Traces
 from tests.inline_executor import InlineExecutor
 
 

@@ -11,7 +11,6 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,41 +30,17 @@ from dataops.store import Store
 from dataops.trace.requests import traces_name
 from dataops.trace.targets import COLUMNS, Target, list_captions, matching_rows
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
+from tasks.takedown.holders import Traces
 
 logger = logging.getLogger(__name__)
 
 _IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "avif"})
 
 
-@dataclass
-class Traces:
-    """What to search for."""
-
-    uids: set[str] = field(default_factory=set)
-    urls: set[str] = field(default_factory=set)
-    captions: set[str] = field(default_factory=set)
-    common: set[str] = field(default_factory=set)
-    """Those of the captions that other pairs have too."""
-    images: dict[str, int] = field(default_factory=dict)
-    """Size by sha256 of images as fetched and as in shards, and of previews, in bytes; -1 if it is unknown."""
-    scores: set[str] = field(default_factory=set)
-    """Ids of the images in the store's cache of scores, in hex."""
-
-    def add(self, other: "Traces") -> None:
-        """Add what was collected at another time."""
-        for name in ("uids", "urls", "captions", "scores", "common"):
-            getattr(self, name).update(getattr(other, name))
-        for digest, size in other.images.items():
-            self.images[digest] = max(size, self.images.get(digest, -1))
-
-    def without_text(self) -> "Traces":
-        """Return the traces from which nobody can read a caption or a URL."""
-        return Traces(uids=self.uids, images=self.images, scores=self.scores)
-
-    def save(self, store: Store, request: str) -> None:
-        """Write the traces of the request with this digest."""
-        values = {name: value if name == "images" else sorted(value) for name, value in vars(self).items()}
-        store.put(traces_name(request), json.dumps(values).encode())
+def save_traces(traces: Traces, store: Store, request: str) -> None:
+    """Write the traces of the request with this digest."""
+    values = {name: value if name == "images" else sorted(value) for name, value in vars(traces).items()}
+    store.put(traces_name(request), json.dumps(values).encode())
 
 
 def load_traces(store: Store, request: str) -> Traces:
