@@ -60,7 +60,7 @@ def compile_detectors(folder: Path) -> None:
 
 def compile_caption_deduplication(folder: Path) -> None:
     """Run `filter` with all rules that are off by default."""
-    more: dict[str, Any] = {step.table: {} for step in load("filter_steps").values()}
+    more: dict[str, object] = {step.table: {} for step in load("filter_steps").values()}
     _filter(folder, dedupe=["uid", "pair", "url", "caption"], max_caption_count=2, **more)
 
 

@@ -291,7 +291,7 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         largest = max(ctx.counts)
         sent = [F.pad(part, (0, 0, 0, largest - len(part))).contiguous() for part in gradients[0].split(ctx.counts)]
         received = torch.empty_like(sent[0])
@@ -322,7 +322,7 @@ class _SumOverRanks(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         gradient = gradients[0].clone()
         dist.all_reduce(gradient)
         return gradient

@@ -29,7 +29,7 @@ class _Locator(_CacheLocator):
         self._digest = digest
 
     @classmethod
-    def from_function(cls, py_func: Any, py_file: str) -> Any:
+    def from_function(cls, py_func: Any, py_file: str) -> "_Locator":
         return cls(py_func.digest)
 
     def ensure_cache_path(self) -> None: ...
@@ -53,7 +53,7 @@ class CodeCache(FunctionCache):
 
     _impl_class = _Impl
 
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
+    def load_overload(self, sig: object, target_context: Any) -> object:
         """Return the code for these types of arguments, or None if there is none that can be loaded."""
         with without_package("scipy.linalg"):  # numba looks for it; no kernel calls it
             target_context.refresh()

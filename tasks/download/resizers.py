@@ -87,7 +87,7 @@ def use_pool(pool: HostPool) -> Iterator[None]:
 
 
 @contextmanager
-def use_decoder(decode: Callable[[Any, int], Any]) -> Iterator[None]:
+def use_decoder(decode: Callable[[np.ndarray, int], np.ndarray | None]) -> Iterator[None]:
     """Make Resizer decode with `decode`, which has the arguments and the result of `cv2.imdecode`.
 
     Resizer also constructs each transform only once.
@@ -103,7 +103,7 @@ def use_decoder(decode: Callable[[Any, int], Any]) -> Iterator[None]:
 class _Cv2(ModuleType):
     """OpenCV with another `imdecode`."""
 
-    def __init__(self, imdecode: Callable[[Any, int], Any]):
+    def __init__(self, imdecode: Callable[[np.ndarray, int], np.ndarray | None]):
         super().__init__("cv2")
         self.imdecode = imdecode
 
@@ -118,12 +118,12 @@ class _Transforms:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[str, Any] = {}
+        self._kept: dict[str, object] = {}
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getattr__(self, name: str) -> Callable[..., object]:
         return partial(self._construct, name)
 
-    def _construct(self, name: str, **options: object) -> Any:
+    def _construct(self, name: str, **options: object) -> object:
         key = f"{name} {options}"
         if key not in self._kept:
             self._kept[key] = getattr(albumentations, name)(**options)
@@ -133,6 +133,8 @@ class _Transforms:
 _transforms = _Transforms()
 
 
+Resized = tuple[bytes | None, int | None, int | None, int | None, int | None, str | None]
+"""The result of a Resizer: the image, its size, the size of the original, and an error."""
 KEPT, PER_REASON = 12, 4
 """Number of previews of a shard: of kept images, and of refused ones for each failure class."""
 _MAX_AREA = 4_000_000
@@ -164,7 +166,7 @@ class CheckedResizer(Resizer):
     bytes a pixel.
     """
 
-    def __call__(self, img_stream: Any, blurring_bbox_list: Any = None) -> Any:
+    def __call__(self, img_stream: io.BytesIO, blurring_bbox_list: object = None) -> Resized:
         data = img_stream.getvalue()
         try:
             header = read_header(data, self.max_image_area)
@@ -175,12 +177,13 @@ class CheckedResizer(Resizer):
         except ImageRefused as refused:
             return None, None, None, None, None, str(refused)
         essential = cut_metadata(data, header.kind)  # OpenCV parses EXIF: 14 s for a block of 3 MB
-        *found, message = self.resize(io.BytesIO(essential), essential, header)
+        found = self.resize(io.BytesIO(essential), essential, header)
+        message = found[5]
         if message is not None and ("Insufficient memory" in message or "Unable to allocate" in message):
             message = "out_of_memory: it takes more memory than the limit to decode"
-        return *found, message
+        return *found[:5], message
 
-    def resize(self, img_stream: Any, data: bytes, header: Header) -> Any:
+    def resize(self, img_stream: io.BytesIO, data: bytes, header: Header) -> Resized:
         """Return the Resizer's result for an image that passed the checks."""
         decoder = (
             partial(decode_deep, header) if is_deep(data, header.kind) else partial(decode_upright, header.orientation)
@@ -189,7 +192,7 @@ class CheckedResizer(Resizer):
             return super().__call__(img_stream)
 
 
-def decode_deep(header: Header, buffer: Any, flags: int) -> Any:
+def decode_deep(header: Header, buffer: np.ndarray, flags: int) -> np.ndarray | None:
     """Decode an image of more than 8 bits a channel to 8, as curate and training do, upright and on white."""
     try:
         image = np.ascontiguousarray(np.asarray(decode(bytes(buffer)))[..., ::-1])
@@ -198,7 +201,7 @@ def decode_deep(header: Header, buffer: Any, flags: int) -> Any:
     return image if header.kind == "avif" else turn_pixels(image, header.orientation)  # decode turns an AVIF
 
 
-def decode_upright(orientation: int, buffer: Any, flags: int) -> Any:
+def decode_upright(orientation: int, buffer: np.ndarray, flags: int) -> np.ndarray | None:
     """Decode an image as `cv2.imdecode` does, lay transparency on white, and turn it upright.
 
     Args:
@@ -247,7 +250,7 @@ class FastResizer(CheckedResizer):
         options = {name: value for name, value in options.items() if name not in limits}
         self._small_resizer = Resizer(**options, downscale_interpolation="linear")
 
-    def resize(self, img_stream: Any, data: bytes, header: Header) -> Any:
+    def resize(self, img_stream: io.BytesIO, data: bytes, header: Header) -> Resized:
         factor = self.factor(header)
         if factor == 1:
             return super().resize(img_stream, data, header)
@@ -258,8 +261,9 @@ class FastResizer(CheckedResizer):
         bitmap = io.BytesIO(cv2.imencode(".bmp", small)[1].tobytes())  # uncompressed, so it costs nearly nothing
         with use_decoder(cv2.imdecode):
             image, width, height, _, _, message = self._small_resizer(bitmap)
-        original_size = (None, None) if message else (header.width, header.height)
-        return image, width, height, *original_size, message
+        if message:
+            return image, width, height, None, None, message
+        return image, width, height, header.width, header.height, message
 
     def factor(self, header: Header) -> int:
         """Return the factor by which an image may be decoded smaller: 2, 4, 8, or 1 to resize it exactly."""
@@ -327,7 +331,7 @@ class GuardedResizer:
     def __init__(self, process: GuardedProcess, previews: Previews, budget: CpuBudget):
         self._process, self._previews, self._budget = process, previews, budget
 
-    def __call__(self, img_stream: Any, blurring_bbox_list: Any = None) -> Any:
+    def __call__(self, img_stream: io.BytesIO, blurring_bbox_list: object = None) -> Resized:
         data = img_stream.getvalue()
         if refusal := self._budget.refusal():
             return None, None, None, None, None, refusal
@@ -346,7 +350,7 @@ class GuardedResizer:
 def resize_functions(resizer: Resizer) -> dict[str, Function]:
     """Return the functions of a GuardedProcess that resizes images, and makes previews."""
 
-    def resize(data: bytes) -> tuple[bytes | None, Any]:
+    def resize(data: bytes) -> tuple[bytes | None, object]:
         image, *others, message = resizer(io.BytesIO(data))
         return image, [*others, message and message[:MAX_TEXT]]
 
