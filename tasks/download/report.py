@@ -36,7 +36,7 @@ def report_html(manifest: Manifest, store: Store) -> str:
 
 def read_samples(
     manifest: Manifest, store: Store, prefixes: Sequence[str] = ("part-", "dropped-")
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Return the rows of some parts with their `preview`, in the order of their uids, whichever part they came from."""
     found: list[dict[str, Any]] = []
     columns = ["uid", "url", "caption", "error_message", "original_width", "original_height"]
@@ -52,7 +52,7 @@ def read_samples(
     return sorted(({**row, "preview": previews.get(row["uid"])} for row in found), key=lambda row: row["uid"])
 
 
-def _choose(rows: Iterable[dict[str, object]], *, kept: bool) -> list[dict[str, Any]]:
+def _choose(rows: Iterable[dict[str, object]], *, kept: bool) -> list[dict[str, object]]:
     """Return the rows that the gallery shows: a few of each drop reason, those with an image first."""
     taken: Counter[str] = Counter()
     chosen = []
@@ -66,14 +66,14 @@ def _choose(rows: Iterable[dict[str, object]], *, kept: bool) -> list[dict[str, 
     return sorted(chosen, key=lambda row: str(row.get("drop_reason")))
 
 
-def _reasons(dropped: Mapping[str, int], rows: Sequence[dict[str, object]]) -> list[dict[str, Any]]:
+def _reasons(dropped: Mapping[str, int], rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
     """Return the drop reasons, most frequent first, with the first rows of each."""
     ranked = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
     examples = {name: [row for row in rows if row.get("drop_reason") == name][:QUOTED] for name in dropped}
     return [{"name": name, "dropped": count, "examples": examples[name]} for name, count in ranked]
 
 
-def _hosts(hosts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+def _hosts(hosts: Mapping[str, Mapping[str, int]]) -> list[dict[str, object]]:
     """Return each host with the number of its rows, of those that failed, and why, most frequent reason first."""
     found = []
     for name, counts in hosts.items():

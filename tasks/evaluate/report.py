@@ -58,7 +58,7 @@ def report_html(
     )
 
 
-def _describe_task(task: Task, result: Mapping[str, Any], predictions: pa.Table) -> dict[str, Any]:
+def _describe_task(task: Task, result: Mapping[str, Any], predictions: pa.Table) -> dict[str, object]:
     """Return name, summary, sections and galleries of a task."""
     rows, sections, galleries = predictions.to_pylist(), describe_details(result), []
     if task.kind == "classification":
@@ -90,7 +90,7 @@ def _summarise(task: Task, result: Mapping[str, Any]) -> str:
     return f"{summary}. {task.description}".strip()
 
 
-def _choose_examples(task: Task, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _choose_examples(task: Task, rows: Sequence[dict[str, Any]]) -> list[dict[str, object]]:
     """Return a gallery of correct predictions from the whole set, and one of the errors with the highest scores."""
     answered = [row for row in rows if row["status"] == "ok"]
     correct = choose_evenly([row for row in answered if row["rank"] == 1], EXAMPLES)
@@ -106,7 +106,7 @@ def _choose_examples(task: Task, rows: Sequence[dict[str, Any]]) -> list[dict[st
     return [{"title": title, "figures": figures} for title, figures in galleries.items() if figures]
 
 
-def _choose_late_captions(task: Task, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _choose_late_captions(task: Task, rows: Sequence[dict[str, Any]]) -> dict[str, object]:
     """Return a gallery of the images whose own caption has the last rank among all captions."""
     answered = [row for row in rows if row["status"] == "ok"]
     worst = sorted(answered, key=lambda row: (-row["image_to_text_rank"], row["key"]))[:EXAMPLES]
@@ -117,7 +117,9 @@ def _choose_late_captions(task: Task, rows: Sequence[dict[str, Any]]) -> dict[st
     return {"title": "Images whose captions have the last ranks", "figures": figures}
 
 
-def _figure(images: Mapping[str, str], row: Mapping[str, Any], label: str, miss: str | None = None) -> dict[str, Any]:
+def _figure(
+    images: Mapping[str, str], row: Mapping[str, Any], label: str, miss: str | None = None
+) -> dict[str, object]:
     return {"key": row["key"], "preview": images.get(row["key"]), "label": label, "miss": miss}
 
 
@@ -246,7 +248,7 @@ def find_worst_classes(precisions: Sequence[float], names: Sequence[str]) -> Sec
     return Section("Classes with the lowest precision", (), ["class", "average precision"], body, numbers=(1,))
 
 
-def describe_overlap(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+def describe_overlap(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, object] | None:
     """Return the rows of the sets that share images with training; None where nobody searched for any.
 
     Returns: sets (how many were searched), clean (names of those without such an image), rows (of the others).

@@ -29,7 +29,7 @@ CURVE_POINTS = 200
 """Maximum number of points of the curve over queries."""
 
 
-def summarise_slice(kept: pl.DataFrame, dropped: pl.DataFrame, sources: Sequence[str] = ()) -> dict[str, Any]:
+def summarise_slice(kept: pl.DataFrame, dropped: pl.DataFrame, sources: Sequence[str] = ()) -> dict[str, object]:
     """Count the kept rows of a slice by language, length, host and caption, and pick captions for each drop reason.
 
     Args:
@@ -60,7 +60,7 @@ def _count_by_source(kept: pl.DataFrame, dropped: pl.DataFrame, names: Sequence[
     return count_values(pl.concat(labels))
 
 
-def merge_slices(slices: Sequence[Mapping[str, object]]) -> dict[str, Any]:
+def merge_slices(slices: Sequence[Mapping[str, object]]) -> dict[str, object]:
     """Merge the summaries of the slices of a part."""
     totals, examples = _merge_counts(slices)
     return {**{name: totals.first(name, tallies.PER_PART) for name in totals.by_name}, "examples": examples}
@@ -133,7 +133,7 @@ def merge_balance(
     before: NDArray[np.int64],
     after: NDArray[np.float64],
     slices: Sequence[BalancedRows],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Merge the summaries of balancing, and describe the distribution of captions over queries before and after it.
 
     Args:
@@ -191,7 +191,7 @@ def report_html(manifest: Manifest) -> str:
     )
 
 
-def _steps(manifest: Manifest) -> list[dict[str, Any]]:
+def _steps(manifest: Manifest) -> list[dict[str, object]]:
     """Return the steps that dropped pairs: name, number of pairs dropped and left."""
     dropped = dict.fromkeys(["rules", *(name for name, _ in STEPS)], 0)
     for reason, count in manifest.counts.dropped.items():
@@ -204,7 +204,7 @@ def _steps(manifest: Manifest) -> list[dict[str, Any]]:
     return steps
 
 
-def _reasons(manifest: Manifest) -> Iterator[dict[str, Any]]:
+def _reasons(manifest: Manifest) -> Iterator[dict[str, object]]:
     """Yield each reason with the pairs that it dropped, all pairs that its rule holds for, and examples."""
     facts, dropped = FilterFacts.of(manifest), manifest.counts.dropped
     for name in sorted({*dropped, *facts.alone}, key=lambda name: (-dropped.get(name, 0), name)):

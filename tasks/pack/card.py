@@ -81,7 +81,7 @@ def render_markdown(dataset: DatasetFacts) -> str:
     )
 
 
-def _values(dataset: DatasetFacts) -> dict[str, Any]:
+def _values(dataset: DatasetFacts) -> dict[str, object]:
     """Return what both pages show."""
     snapshots = [(stage, manifest.key, manifest.config) for stage, manifest in dataset.lineage.items()]
     return {
@@ -105,7 +105,7 @@ def _values(dataset: DatasetFacts) -> dict[str, Any]:
     }
 
 
-def _funnel_stages(dataset: DatasetFacts) -> list[dict[str, Any]]:
+def _funnel_stages(dataset: DatasetFacts) -> list[dict[str, object]]:
     """Return the funnel with `pack` at its end: the dataset's own manifest is not written yet."""
     counts = dataset.counts
     dropped = {"dropped": sum(counts.dropped.values()), "reasons": counts.dropped}
@@ -113,7 +113,7 @@ def _funnel_stages(dataset: DatasetFacts) -> list[dict[str, Any]]:
     return [*funnel_stages(dataset.lineage.values()), pack]
 
 
-def _sides(stages: list[dict[str, Any]], samples: Samples) -> Iterator[dict[str, Any]]:
+def _sides(stages: list[dict[str, Any]], samples: Samples) -> Iterator[dict[str, object]]:
     """Yield each stage that dropped pairs, with some that it kept and some that it dropped, by reason."""
     for number, stage in enumerate(row for row in stages if row["dropped"]):
         dropped = samples.dropped.get(stage["stage"], {})

@@ -409,7 +409,7 @@ def describe_code(code: Mapping[str, Any]) -> str:
     return f"pairmill {code.get('release', '0.1')}{commit}"
 
 
-def _format_setting(value: Any) -> str:
+def _format_setting(value: object) -> str:
     return shorten(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 160)
 
 

@@ -157,7 +157,7 @@ def evenly_spaced(parts: Sequence[T]) -> Sequence[T]:
     return parts[:: -(-len(parts) // PARTS) or 1]
 
 
-def gallery_rows(rows: Iterable[Mapping[str, Any]], *, show_reason: bool = True) -> list[dict[str, Any]]:
+def gallery_rows(rows: Iterable[Mapping[str, Any]], *, show_reason: bool = True) -> list[dict[str, object]]:
     """Return the values that the gallery shows of each row.
 
     Args:
