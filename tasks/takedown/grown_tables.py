@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dataops.store import Store
-from tasks.takedown.holders import Erased, Scope
-from tasks.takedown.traces import Traces
+from tasks.takedown.holders import Erased, Scope, Traces
 
 if TYPE_CHECKING:
     import polars as pl

@@ -26,8 +26,7 @@ from tasks.engine.stage import make, plan, reuse
 from tasks.growth.tables import ERASED, read_table
 from tasks.growth.versions import Version, find_newest, find_packs, list_newest, load_version
 from tasks.takedown.grown_tables import GROWN
-from tasks.takedown.holders import Scope
-from tasks.takedown.traces import Traces
+from tasks.takedown.holders import Scope, Traces
 from tasks.train.stage import find_datasets
 from tests.inline_executor import InlineExecutor
 from tests.servers.hostile_web import Handler, Web, served

@@ -22,7 +22,7 @@ def test_models_lie_between_the_two(make_job: Callable[..., Path], tmp_path: Pat
     base = make_job("base", tower, epochs=1)
     assert train([str(base)]) == 0
     init = {"init": str(output_of(base)), "vocabulary": str(output_of(base) / "tokenizer.json")}
-    tuned = make_job("tuned", tower, epochs=1, seed=1, layer_decay=0.8, **init)
+    tuned = make_job("tuned", tower, epochs=1, seed=1, **init)
     assert train([str(tuned)]) == 0
     folders = {str(tmp_path / name): share for name, share in {"zero": 0.0, "some": 0.25, "one": 1.0}.items()}
     job = {"base": str(output_of(base)), "tuned": str(output_of(tuned)), "models": folders}
