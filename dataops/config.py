@@ -3,6 +3,8 @@
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, get_args
 
@@ -63,6 +65,15 @@ def _resolve_file(name: str, info: ValidationInfo) -> str:
 
 NameOrPath = Annotated[str, AfterValidator(_resolve_file), PATH[1]]
 """A name that has no slash, or the path of a JSON file."""
+
+
+SCHEDULED: ContextVar[datetime | None] = ContextVar("SCHEDULED", default=None)
+"""The time for which the run is scheduled whose config is read; None for a run that nothing has scheduled."""
+
+
+def run_time() -> datetime:
+    """Return the time for which a run is scheduled, or now, in UTC: a late run keeps its day."""
+    return (SCHEDULED.get() or datetime.now(UTC)).astimezone(UTC)
 
 
 class StageConfig(BaseModel):

@@ -10,6 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 
+from dataops.config import SCHEDULED
 from dataops.errors import ConfigError
 from dataops.process import count_cores
 from dataops.redaction import remove_credentials
@@ -63,7 +64,11 @@ def open_new(path: str, until: str | None, *, verify: bool = False, grow: bool =
     """
     run_id = str(flow_run.name)
     if (found := find_run(run_id, home())) is None:
-        config = load_config(Path(path), with_growth(Path(path)) if grow else (), until)
+        scheduled = SCHEDULED.set(flow_run.scheduled_start_time)
+        try:
+            config = load_config(Path(path), with_growth(Path(path)) if grow else (), until)
+        finally:
+            SCHEDULED.reset(scheduled)
         check_store(config.store.uri, home())
         if (found := find_run(run_id, home(), config.store.uri)) is None:
             record, store = create_run(config, home(), run_id), open_store(config.store.uri)

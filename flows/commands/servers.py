@@ -32,8 +32,8 @@ def deploy(
     ] = "register",
     overlap: Annotated[
         Literal["skip", "queue"],
-        Parameter(help="Whether a scheduled run is skipped or queued while the last one still runs."),
-    ] = "skip",
+        Parameter(help="Whether a scheduled run is queued or skipped while the last one still runs."),
+    ] = "queue",
     notify: Annotated[
         tuple[str, ...],
         Parameter(

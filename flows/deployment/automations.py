@@ -19,6 +19,9 @@ SILENCE = timedelta(seconds=75)
 """A flow run sends a heartbeat every 30 s (PREFECT_FLOWS_HEARTBEAT_FREQUENCY allows no less); one may get lost."""
 HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "Suspended", "AwaitingRetry")
+PATIENCE = timedelta(minutes=10)
+"""Time for which a run may be late, and a work pool without a worker, before people are told."""
+BEGINS = ("Pending", "Running", "Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "AwaitingConcurrencySlot")
 TEXT_LIMIT = 600
 """Maximum number of characters of an error in a notification."""
 
@@ -141,6 +144,65 @@ def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[Automa
                 blocks,
                 "Known harmful images: {{ event.payload.matches }} in {{ event.resource['pairmill.run'] }}",
                 harm,
+            ),
+        ),
+    ]
+
+
+def late_automations(
+    blocks: Sequence[UUID], ui_url: str, pools: Sequence[str] = (), patience: timedelta = PATIENCE
+) -> list[AutomationCore]:
+    """Return the automations that notify people of late runs, and of work pools without a worker.
+
+    Args:
+        blocks: ids of the documents of Prefect's notification blocks.
+        ui_url: URL of the Prefect UI, for links.
+        pools: further names of work pools.
+        patience: time until they do, at least 10 s.
+    """
+    minutes = f"{patience.total_seconds() / 60:g} minutes"
+    remedy = "Start a worker: pairmill up --worker"
+    return [
+        AutomationCore(
+            name="pairmill: notify when a run is late",
+            description=f"A flow run has not begun {minutes} after its time: no worker takes it.",
+            trigger=EventTrigger(
+                after={"prefect.flow-run.Late"},
+                expect={f"prefect.flow-run.{name}" for name in BEGINS},
+                match={"prefect.resource.id": "prefect.flow-run.*"},  # pyright: ignore[reportArgumentType]
+                match_related=_related_flows(),  # pyright: ignore[reportArgumentType]
+                for_each={"prefect.resource.id"},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=patience,
+            ),
+            actions=_send(
+                blocks,
+                "A scheduled run is late",
+                f"{{{{ flow.name }}}} run {{{{ flow_run.name }}}} has not begun {minutes} after its time.\n{remedy}\n"
+                f"Page: {ui_url}/runs/flow-run/{{{{ flow_run.id }}}}",
+            ),
+        ),
+        AutomationCore(
+            name="pairmill: notify when a work pool has no worker",
+            description=f"A work pool of pairmill has had no worker for {minutes}.",
+            trigger=EventTrigger(
+                after={"prefect.work-pool.not-ready"},
+                expect={"prefect.work-pool.ready", "prefect.work-pool.deleted"},
+                match={  # pyright: ignore[reportArgumentType]
+                    "prefect.resource.id": "prefect.work-pool.*",
+                    "prefect.resource.name": sorted({"pairmill", "pairmill-*", *pools}),
+                },
+                for_each={"prefect.resource.id"},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=patience,
+            ),
+            actions=_send(
+                blocks,
+                "A work pool has no worker",
+                f"No worker has polled {{{{ work_pool.name }}}} for {minutes}, so its runs do not begin.\n{remedy}\n"
+                f"Page: {ui_url}/work-pools",
             ),
         ),
     ]

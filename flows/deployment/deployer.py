@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from flows.config import RunConfig
-from flows.deployment.automations import notification_automations, zombie_automation
+from flows.deployment.automations import late_automations, notification_automations, zombie_automation
 from flows.deployment.request import DeployedObject, DeployRequest
 from flows.opening import ui_url
 from flows.pipeline import FLOWS
@@ -112,6 +112,7 @@ class Deployer:
                 automations.append(trigger.as_automation())
         if blocks:
             automations += notification_automations(blocks, self._ui)
+            automations += late_automations(blocks, self._ui, (request.pool, request.gpu_pool))
         return deployed + [self.put_automation(automation) for automation in automations]
 
     def remove(self, name: str) -> list[str]:

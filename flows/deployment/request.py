@@ -17,9 +17,9 @@ class DeployRequest:
     timezone: str = "Etc/UTC"
     until: Until = "register"
     """The last stage of a scheduled run: `register` schedules `pipeline`, `pack` schedules `curate`."""
-    overlap: Overlap = "skip"
-    """What happens when a schedule fires while the last run still runs. The default is to skip: the next run processes all
-    that the skipped one would have, whereas a queue of runs that take longer than their interval only grows."""
+    overlap: Overlap = "queue"
+    """What happens when a schedule fires while the last run still runs: it waits, so that no night is lost when a worker
+    comes back, or it is skipped."""
     notify: tuple[str, ...] = ()
     """Notification blocks, `type/name`. If there are none, existing notifications are not changed."""
     gpus: int = 1

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dataops import plugins
 from dataops.archives.warc import Damage, read_pages
+from dataops.config import run_time
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError, StorageError, UnusableSource
 from dataops.facts import CrawlFacts, SourceFacts
@@ -60,7 +60,8 @@ class SiteSource(_SignedSource):
     """URLs at which the crawl begins."""
     edition: str = Field(default="", max_length=100)
     """A label of your own: change it to crawl again. A config is crawled once for each edition. `%Y-%m-%d` stands for the
-    day on which a run begins, in UTC, so that a nightly schedule crawls every night; a rerun keeps the edition."""
+    day for which a run is scheduled, else that on which it begins, in UTC, so that a nightly schedule crawls every night;
+    a late run and a rerun keep the edition."""
     allowed_domains: tuple[str, ...] = ()
     """Domains whose hosts are crawled. By default, the registered domains of the start URLs."""
     max_depth: int = Field(default=8, ge=0, le=1000)
@@ -129,7 +130,7 @@ delay = 1.0                    # minimum seconds between two requests to a host
     @field_validator("edition")
     @classmethod
     def _with_date(cls, edition: str) -> str:
-        return datetime.now(UTC).strftime(edition) if "%" in edition else edition
+        return run_time().strftime(edition) if "%" in edition else edition
 
     @field_validator("start")
     @classmethod

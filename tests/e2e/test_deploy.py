@@ -39,6 +39,16 @@ from flows.deployment.automations import zombie_automation
 with get_client(sync_client=True) as client:
     Deployer(client).put_automation(zombie_automation(timedelta(seconds=10)))
 """
+IMPATIENT = """
+from datetime import timedelta
+from prefect.client.orchestration import get_client
+from flows.deployment.deployer import Deployer
+from flows.deployment.automations import late_automations
+with get_client(sync_client=True) as client:
+    block = client.read_block_document_by_name("hook", "custom-webhook").id
+    for automation in late_automations([block], "http://ui", (), timedelta(seconds=10)):
+        Deployer(client).put_automation(automation)
+"""
 WORKERS = ("worker-pairmill", "worker-pairmill-gpu")
 AUTOMATIONS = {
     "pairmill: a dead run has crashed",
@@ -48,8 +58,10 @@ AUTOMATIONS = {
     "pairmill: notify when a model is promoted",
     "pairmill: notify when a takedown request is due",
     "pairmill: notify when an image is known to be harmful",
+    "pairmill: notify when a run is late",
+    "pairmill: notify when a work pool has no worker",
 }
-CRON = ("--cron", "0 3 * * *", "--timezone", "Europe/Berlin", "--until", "pack")
+CRON = ("--cron", "0 3 * * *", "--timezone", "Europe/Berlin", "--until", "pack", "--whole")
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 400) -> Any:
@@ -291,13 +303,25 @@ def test_repeated_event_trains_nothing_twice_on_a_machine_with_only_the_store(pa
     assert len(prefect.runs_of("evaluate")) == 1, "a reused candidate emits no event"
 
 
-def test_scheduled_run_is_skipped_while_another_runs(prefect, deployed):
+def test_scheduled_run_waits_while_another_runs(prefect, deployed):
     both = [prefect.start("curate/nightly") for _ in range(2)]
-    ends = wait_for(lambda: (s := sorted(map(prefect.state, both))) == ["Cancelled", "Completed"] and s)
-    assert ends
-    (done,) = [one for one in both if prefect.state(one) == "Completed"]
-    wait_for(lambda: {s for states in prefect.tasks_of(done).values() for s in states} == {"Reused"})
+    wait_for(lambda: {*map(prefect.state, both)} == {"Completed"})
+    first, second = sorted((prefect.get(f"flow_runs/{one}") for one in both), key=lambda run: run["start_time"])
+    assert first["end_time"] <= second["start_time"]
+    for one in both:
+        wait_for(lambda one=one: {s for states in prefect.tasks_of(one).values() for s in states} == {"Reused"})
     assert len(prefect.runs_of("train")) == 2, "there is no new dataset, so nothing is trained"
+
+
+def test_late_run_is_told(prefect, hook, deployed):
+    prefect.run_script(IMPATIENT)
+    prefect.post("work_pools/pairmill/queues", {"name": "nobody", "is_paused": True})
+    identity = prefect.get("deployments/name/curate/nightly")["id"]
+    late = prefect.post(f"deployments/{identity}/create_flow_run", {"work_queue_name": "nobody"})
+    (message,) = wait_for(lambda: hook.messages_with("is late"))
+    assert f"curate run {late['name']} has not begun" in message["body"]
+    assert "pairmill up --worker" in message["body"]
+    prefect.send("DELETE", f"flow_runs/{late['id']}").raise_for_status()
 
 
 def list_an_image(config: Path, store: Path) -> None:

@@ -1,13 +1,14 @@
 """The config of `kind = "site"`."""
 
 import json
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from dataops.config import SCHEDULED
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from plugins.crawl import source as site
@@ -53,22 +54,20 @@ def test_config_that_cannot_be_crawled_is_refused_with_the_reason(options: dict[
         SiteSource(**({"start": ["http://a.example/"]} | options))
 
 
-def test_edition_with_a_date_is_that_of_the_day_on_which_the_run_begins(monkeypatch: pytest.MonkeyPatch):
-    class Clock(datetime):
-        day = 1
-
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> "Clock":
-            return cls(2026, 11, cls.day, 23, 59, tzinfo=tz)
-
+def test_edition_with_a_date_is_that_of_the_day_for_which_a_run_is_scheduled():
     def edition(text: str) -> str:
         return SiteSource(start=("http://a.example/",), contact="mailto:us@example.org", edition=text).edition
 
-    monkeypatch.setattr(site, "datetime", Clock)
-    first = edition("%Y-%m-%d")
-    monkeypatch.setattr(Clock, "day", 2)
-    assert (first, edition("%Y-%m-%d"), edition(first)) == ("2026-11-01", "2026-11-02", "2026-11-01")
-    assert edition("november") == "november"
+    scheduled = SCHEDULED.set(datetime(2026, 11, 1, 23, 59, tzinfo=UTC))
+    try:
+        first = edition("%Y-%m-%d")
+        SCHEDULED.set(datetime(2026, 11, 2, 1, 30, tzinfo=timezone(timedelta(hours=2))))
+        assert (first, edition("%Y-%m-%d"), edition(first)) == ("2026-11-01", "2026-11-01", "2026-11-01")
+        SCHEDULED.set(datetime(2026, 11, 2, 3, 30, tzinfo=timezone(timedelta(hours=2))))
+        assert (edition("%Y-%m-%d"), edition("november")) == ("2026-11-02", "november")
+    finally:
+        SCHEDULED.reset(scheduled)
+    assert edition("%Y-%m-%dT%H") == datetime.now(UTC).strftime("%Y-%m-%dT%H")
 
 
 def test_each_of_several_sites_has_a_crawl_and_parts_of_its_own(
