@@ -77,7 +77,8 @@ class Run(LiveRun):
         """
         self.stage = step.stage.name
         upstream = [self.manifests[name] for name in step.reads]
-        planned = plan(step.stage, self.config.stage_config(step.table), self.config.seed, upstream, self.context.store)
+        config, seed = self.config.stage_config(step.table), self.config.seed
+        planned = plan(step.stage, config, seed, upstream, self.context.store, accept=not force)
         if force:
             discard(planned, self.context)
         if retry:

@@ -68,6 +68,9 @@ def _print(plan: RunPlan) -> None:
             "" if found.stored_bytes is None else f"{about}{format_bytes(found.stored_bytes, 'B')}",
         )
     out.print(table)
+    for one in plan.stages:
+        if one.action == "reuse" and one.why:
+            out.print(text(f"{one.stage}: {one.why[0]}; --force {one.stage} makes it again"), soft_wrap=True)
     made = [one for one in plan.stages if one.action != "reuse"]
     if not made:
         out.print(message("\nnothing to do: every stage is reused"))

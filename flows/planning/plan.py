@@ -142,7 +142,10 @@ class _Planner:
             self._manifests[name] = manifest
             self._rows[name] = self._most = manifest.counts.kept
             estimate = Estimate(manifest.counts.input, manifest.counts.kept)
-            self.stages.append(PlannedStage(name, "reuse", key, estimate=estimate))
+            planned = PlannedStage(name, "reuse", key, estimate=estimate)
+            if manifest.stage_version != step.stage.version:
+                planned.why = [f"made by version {manifest.stage_version} of the stage, whose output is accepted"]
+            self.stages.append(planned)
             return
         planned = PlannedStage(name, "make", key)
         planned.why = ["--force"] if force else damage or self._explain(step, wanted, earlier, key)

@@ -74,6 +74,9 @@ class Stage(Generic[ConfigT]):
     name: str
     version: int
     """Number that increases whenever the output for the same config and inputs changes."""
+    accepts: frozenset[int] = field(default=frozenset(), kw_only=True)
+    """Older versions whose output is still used where it exists, although today's would differ: an upgrade makes it again
+    only with --force."""
     make: Callable[[Work[ConfigT]], StageOutput]
     external_inputs: Callable[[ConfigT], list[Input]] = lambda config: []
     """Returns digests of what it reads from outside the store (source files, an evaluation suite)."""
@@ -105,18 +108,38 @@ def plan(
     seed: int,
     upstream: Sequence[Manifest],
     store: Store | None = None,
+    *,
+    accept: bool = True,
 ) -> Plan[ConfigT]:
-    """Digest the inputs and compute the key of the snapshot.
+    """Digest the inputs and compute the key of the snapshot: that of a complete one of an older version that the stage
+    accepts, if there is none of today's.
 
     Args:
         store: store of the snapshot, with the snapshots that the config names, and whose takedown requests are inputs;
             None: without any.
+        accept: False: the key is that of today's version.
     """
     named = stage.config_inputs(config, store) if store is not None else []
     stored = stage.store_inputs(store) if store is not None else []
     inputs = [manifest.as_input() for manifest in upstream] + named + stage.external_inputs(config) + stored
     key = snapshot_key(stage.name, stage.version, config.key_config(), seed, inputs)
+    if accept and stage.accepts and store is not None and not Draft(store, stage.name, key).is_complete():
+        older = (
+            snapshot_key(stage.name, version, config.key_config(), seed, inputs) for version in _newest_first(stage)
+        )
+        key = next((one for one in older if _is_whole(store, stage.name, one)), key)
     return Plan(stage, config, seed, tuple(upstream), tuple(inputs), key)
+
+
+def _newest_first(stage: Stage[Any]) -> list[int]:
+    return sorted(stage.accepts, reverse=True)
+
+
+def _is_whole(store: Store, stage: str, key: str) -> bool:
+    try:
+        return find_manifest(store, stage, key) is not None
+    except CorruptPart:
+        return False
 
 
 def reuse(planned: Plan[Any], context: Context) -> Manifest | None:

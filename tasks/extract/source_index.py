@@ -15,6 +15,8 @@ from dataops.store import Store
 
 NAME = "extract"
 VERSION = 10
+ACCEPTED = frozenset({9})
+"""Version 9 dropped each page that names an RSL licence; 10 lets the licence decide."""
 SOURCE_INDEX = f"{NAME}/by-source"
 
 

@@ -22,7 +22,7 @@ from tasks.engine.map_parts import ATTEMPTS, map_parts
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.extract.config import Sources, naming_table, table_path
-from tasks.extract.source_index import NAME, VERSION, copy_indexed_parts, entry_name, write_entry
+from tasks.extract.source_index import ACCEPTED, NAME, VERSION, copy_indexed_parts, entry_name, write_entry
 from tasks.extract.sources.base import FetchedFiles, Source
 from tasks.extract.sources.pairs_writer import DAMAGES_LISTED, PairsWriter
 from tasks.files.base import SourceFile
@@ -237,6 +237,7 @@ EXTRACT = Stage(
     name=NAME,
     version=VERSION,
     make=make,
+    accepts=ACCEPTED,
     external_inputs=lambda config: [] if config.base is not None else list_inputs(config),
     config_inputs=list_new_inputs,
 )

@@ -1,6 +1,7 @@
 """Reuse, resume, force and the conservation of rows, on a stage that is only arithmetic."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,6 +33,33 @@ def test_make_runs_once_then_reuses_until_discarded(context, tmp_path):
     assert reuse(planned, context) is None
     assert make(planned, context).content_digest == first.content_digest
     assert done(log) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_newer_version_of_a_stage_uses_the_snapshots_of_those_that_it_accepts(context, tmp_path):
+    config = SquareConfig(log=str(tmp_path / "log"))
+    old = make(plan(SQUARES, config, 0, []), context)
+    newer = replace(SQUARES, version=SQUARES.version + 2, accepts=frozenset({SQUARES.version, SQUARES.version + 1}))
+    planned = plan(newer, config, 0, [], context.store)
+    assert reuse(planned, context) == old
+    other = plan(newer, config, 1, [], context.store)  # there is none of the old version
+    assert reuse(other, context) is None
+    assert make(other, context).stage_version == newer.version
+    forced = plan(newer, config, 0, [], context.store, accept=False)
+    assert forced.key not in (planned.key, other.key)
+    today = make(forced, context)
+    assert plan(newer, config, 0, [], context.store).key == today.key
+    refused = plan(replace(newer, accepts=frozenset()), config, 2, [], context.store)
+    assert reuse(refused, context) is None
+
+
+def test_a_damaged_snapshot_of_an_older_version_is_not_accepted(context, tmp_path):
+    config = SquareConfig(log=str(tmp_path / "log"))
+    old = make(plan(SQUARES, config, 0, []), context)
+    newer = replace(SQUARES, version=SQUARES.version + 1, accepts=frozenset({SQUARES.version}))
+    context.store.delete([old.path(old.parts[0].name)])
+    planned = plan(newer, config, 0, [], context.store)
+    assert planned.key != old.key
+    assert make(planned, context).stage_version == newer.version
 
 
 def test_make_repeats_only_missing_parts_after_a_worker_died(context, tmp_path):
