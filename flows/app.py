@@ -26,7 +26,7 @@ from dataops import plugins
 from dataops.command_name import COMMANDS, name_command, set_command_name
 from dataops.errors import ConfigError, PairmillError
 from dataops.escaping import escape_controls
-from dataops.standard_streams import use_utf8
+from dataops.process import use_utf8
 from infra.local import services
 from tasks.engine.process_guard import guard_process
 

@@ -26,11 +26,11 @@ from dataops.config import PATH, RECORDED, StageConfig, problems_of, resolve_pat
 from dataops.errors import ConfigError
 from dataops.home import HOME_NAME, home, project_folder
 from dataops.plugins import extend, find
+from dataops.process import is_utf8
 from dataops.redaction import redact
 from dataops.regular_files import read_text
 from dataops.snapshot import MANIFEST
 from dataops.stages import STAGES
-from dataops.standard_streams import is_utf8
 from dataops.store import open_store
 from dataops.toml_text import find_key_lines, parse_toml
 from flows.config_problems import (

@@ -7,9 +7,9 @@ from cyclopts import Parameter
 
 from flows.commands.options import Json, Name
 from flows.commands.output import console, message, new_table, print_json, text
-from tasks.register import promotion
 from tasks.register.config import describe_gate
-from tasks.register.gate import ONLY_CANDIDATE
+from tasks.register.gate import ONLY_CANDIDATE, read_trail
+from tasks.register.gate import promote as move_alias
 from tasks.tracking.registry import parse_model
 
 
@@ -31,7 +31,7 @@ def promote(
     name, version = parse_model(model)
     if version is None:
         return _show_trail(name, as_json=json)
-    move, gate = promotion.promote(name, version, alias, reason)
+    move, gate = move_alias(name, version, alias, reason)
     if json:
         print_json({"model": name, "move": asdict(move) if move else None, "gate": gate})
         return 0
@@ -49,7 +49,7 @@ def promote(
 
 
 def _show_trail(name: str, *, as_json: bool) -> int:
-    moves = promotion.read_trail(name)
+    moves = read_trail(name)
     if as_json:
         print_json({"model": name, "moves": moves})
         return 0

@@ -19,8 +19,8 @@ from typing import Literal
 from dataops.errors import ConfigError, ServiceError
 from dataops.home import CHECKOUT, home, private_folder
 from dataops.messages.waiting import pause
+from dataops.process import is_utf8
 from dataops.redaction import remove_credentials
-from dataops.standard_streams import is_utf8
 from infra.local import login, supervisor
 from infra.local.supervisor import Service, ServiceRecord
 

@@ -20,7 +20,7 @@ from dataops.snapshot import Draft, Record, fetch_table
 from dataops.store import Store
 from tasks.curate.config import CurateConfig
 from tasks.curate.step import list_steps
-from tasks.engine.task_report import report_task
+from tasks.engine.map_progress import report_task
 from tasks.growth.tables import mark_earlier
 
 INSPECTED = pa.schema(

@@ -51,8 +51,8 @@ from tasks.download.resizers import (
     use_pool,
 )
 from tasks.download.rounds import ShardTask, put_retry_rows, read_spans, split_by_class
+from tasks.engine.map_progress import report_task
 from tasks.engine.scratch_folders import scratch_folder
-from tasks.engine.task_report import report_task
 
 # The samples of img2dataset's Downloader and their table of outcomes ---------------------------------------------------
 

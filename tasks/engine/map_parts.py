@@ -23,8 +23,7 @@ from dataops.snapshot import Draft, Fence, Record, RecordLog
 from dataops.storage.base import DISK_FULL
 from dataops.store import open_store
 from tasks.engine.context import Context
-from tasks.engine.map_progress import SHOW_SECONDS, MapProgress, MapView, Task
-from tasks.engine.task_report import begin_task, end_task
+from tasks.engine.map_progress import SHOW_SECONDS, MapProgress, MapView, Task, begin_task, end_task
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from dataops.command_name import name_command
 from dataops.escaping import escape_controls
+from dataops.process import escape_unencodable_output
 from dataops.redaction import escape_for_display, redact, scrub
-from dataops.standard_streams import escape_unencodable_output
 
 
 def guard_process() -> None:

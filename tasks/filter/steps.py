@@ -24,7 +24,7 @@ from dataops.snapshot import Draft, Record, read_table
 from dataops.text.caption_counts import count_captions
 from dataops.text.duplicates import CAPTION_STEPS, DEDUPE_STEPS, KEY_BYTES, KEYED, compute_keys, find_duplicates
 from tasks.engine.exchange import Exchange, Step, put_frame, read_frame
-from tasks.engine.task_report import report_task
+from tasks.engine.map_progress import report_task
 from tasks.filter.added_steps import BOILERPLATE, DUPLICATE, LANGUAGE, SEEN, Units, used_steps
 from tasks.filter.config import FilterConfig
 from tasks.filter.language import detect_languages

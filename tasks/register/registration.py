@@ -31,8 +31,7 @@ from tasks.filter.summary import report_html as filter_html
 from tasks.models.packaging import MODEL_FILES, write_model
 from tasks.register.card import Card
 from tasks.register.config import CANDIDATE, RegisterConfig
-from tasks.register.gate import Verdict
-from tasks.register.promotion import describe_model, move_alias
+from tasks.register.gate import Verdict, describe_model, move_alias
 from tasks.register.stage_page import stage_html
 from tasks.tracking import child_runs as pages
 from tasks.tracking import client as tracking

@@ -81,7 +81,7 @@ REAL = ("runs", "diff")
 """Commands that are started as a user does, with non-ASCII arguments too."""
 EACH = """
 import json, os, sys
-from dataops.standard_streams import use_utf8
+from dataops.process import use_utf8
 use_utf8()  # starts this process again, as the command does
 from flows.cli import main
 for number, arguments in enumerate(json.loads(sys.argv[1])):

@@ -14,8 +14,8 @@ from dataops.facts import ExtractedFile
 from dataops.schema import PAIRS, dropped_schema
 from dataops.snapshot import Counts, Draft, Part
 from dataops.web.page_pairs import PageOrigin, PagePair
+from tasks.engine.map_progress import report_task
 from tasks.engine.part_writer import PartWriter
-from tasks.engine.task_report import report_task
 
 DAMAGES_LISTED = 100
 """Maximum number of damages of a file that are listed with their offsets; all are counted."""

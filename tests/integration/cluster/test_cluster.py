@@ -20,7 +20,7 @@ import pytest
 from dataops.errors import StorageError
 from dataops.home import CHECKOUT
 from infra.bucket import create_bucket
-from tasks.register import promotion
+from tasks.register.gate import promote, read_trail
 from tasks.tracking import client as tracking
 from tests.servers.topology import Topology
 from tests.small_pipeline import write_config
@@ -231,11 +231,11 @@ def _check_gate_and_promotion(cluster: Topology, config: Path) -> None:
         "the predictions are the same"
     )
     for version in ("2", "1"):
-        promotion.promote("clustered", version, "champion", f"to {version}")
+        promote("clustered", version, "champion", f"to {version}")
     assert client.get_model_version_by_alias("clustered", "champion").version == "1"
-    moves = [(move["alias"], move["before"], move["after"]) for move in promotion.read_trail("clustered")]
+    moves = [(move["alias"], move["before"], move["after"]) for move in read_trail("clustered")]
     assert moves == [("champion", None, "1"), ("candidate", None, "2"), ("champion", "1", "2"), ("champion", "2", "1")]
-    assert promotion.read_trail("clustered")[-1]["why"] == "to 1"
+    assert read_trail("clustered")[-1]["why"] == "to 1"
 
 
 def _check_takedown(cluster: Topology, folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dataops.home import CHECKOUT
-from tasks.register.promotion import promote
+from tasks.register.gate import promote
 from tasks.tracking.client import connect
 from tests.servers.recorder import serve_recorder
 

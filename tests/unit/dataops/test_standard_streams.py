@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dataops.home import CHECKOUT
-from dataops.standard_streams import escape_unencodable_output
+from dataops.process import escape_unencodable_output
 
 TEXTS = "é 数据 😀 \udcff"
 

@@ -9,8 +9,7 @@ from dataops.messages.waiting import current_waits, waiting
 from dataops.snapshot import Counts, Record
 from dataops.store import FolderStore
 from tasks.engine.context import Context
-from tasks.engine.map_progress import MapProgress, MapView, describe_fetched
-from tasks.engine.task_report import begin_task, end_task, report_task
+from tasks.engine.map_progress import MapProgress, MapView, begin_task, describe_fetched, end_task, report_task
 
 
 @dataclass(frozen=True)

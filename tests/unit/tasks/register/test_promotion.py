@@ -3,8 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from tasks.register import promotion
-from tasks.register.promotion import AliasMove
+from tasks.register.gate import AliasMove, describe_model
 
 
 class Registry:
@@ -22,7 +21,7 @@ def describe(description: str, moves: int = 7) -> str:
     move = AliasMove("champion", "1", "2", "run x", "<b>gate</b> passed")
     tags = {f"audit.2026112{n}T065703.347011Z-ee42": str(move) for n in range(moves)}
     registry: Any = Registry(description, tags)
-    promotion.describe_model(registry, "demo")
+    describe_model(registry, "demo")
     return registry.description
 
 
