@@ -10,8 +10,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from plugins.demo.groceries import load_names, load_photos
-
 EVERY, COLUMNS, SIDE, GAP, LINE = 27, 5, 168, 16, 21
 """Step between photographs, photographs in a row, and pixels of a photograph, a gap and a line of text."""
 COLOURS = {"light": ("#ffffff", "#1f2328", "#1a7f37"), "dark": ("#0d1117", "#e6edf3", "#3fb950")}
@@ -49,6 +47,8 @@ def draw_grid(photos: Sequence[tuple[bytes, str, Sequence[str]]], scheme: str) -
 
 def draw_predictions(predictions: Path, scheme: str) -> Image.Image:
     """Return the grid of an evaluation's `predictions-groceries.parquet`."""
+    from plugins.demo.groceries import load_names, load_photos  # the other tools need no plugin
+
     kinds, photos = load_names()["en"], load_photos("test")
     rows = pq.read_table(predictions).to_pylist()[::EVERY]
     shown = [(photos[int(row["key"])].jpeg, row["label_name"], [kinds[at] for at in row["top5"][:3]]) for row in rows]

@@ -15,6 +15,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
+from dataops import plugins
 from dataops.stages import PAIR_STAGES, STAGES
 from docs.tools.links import pages
 from docs.tools.outputs import find_blocks, read_variables
@@ -98,7 +99,9 @@ print(json.dumps(results))
 def test_outputs_in_the_docs_have_the_lines_of_the_commands(pairmill, undisturbed):
     variables = read_variables(undisturbed)
     blocks = [block for page in pages() for block in find_blocks(page.read_text(encoding="utf-8"))]
-    shown = [block for block in blocks if block.shown.startswith("pairmill ") and not block.demo_only]
+    groups = [plugins.targets(f"commands.{group}") for group in ("start", "run", "look", "models", "operate")]
+    commands = tuple(f"pairmill {name} " for group in groups for name in group)
+    shown = [block for block in blocks if f"{block.shown} ".startswith(commands) and not block.demo_only]
     assert shown
     calls = [block.arguments(variables)[1:] for block in shown]
     command = [sys.executable, "-c", _RUN_EACH, json.dumps(calls)]

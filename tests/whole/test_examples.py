@@ -6,10 +6,12 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from cyclopts import CycloptsError
 from pydantic import ValidationError
 
 from docs.tools.links import ROOT, pages
+from docs.tools.outputs import Block, find_blocks
 from flows.app import make_app
 from flows.config import RunConfig
 
@@ -74,3 +76,14 @@ def test_example_commands_have_only_options_that_exist():
     found = list(dict.fromkeys(commands()))
     assert len(found) > 30
     assert [(page, command, error) for page, command in found if (error := parse(command))] == []
+
+
+BLOCKS = [(page.name, block) for page in pages() for block in find_blocks(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(("page", "block"), BLOCKS, ids=lambda value: getattr(value, "shown", value))
+def test_each_block_calls_a_command_as_it_is(page: str, block: Block):
+    words = shlex.split(block.shown)
+    if words[0] == "pairmill":
+        APP.parse_args(words[1:], exit_on_error=False, print_error=False)  # raises CycloptsError for what is unknown
+    assert block.content.startswith("$ "), f"{page}: run `make docs-outputs`"

@@ -2,19 +2,15 @@
 
 import json
 import re
-import shlex
 from typing import Any
 
-import pytest
 from PIL import Image
 
-from docs.tools.links import ROOT, links, pages
+from docs.tools.links import ROOT, links
 from docs.tools.notebook import NOTEBOOK, execute, texts
 from docs.tools.outputs import Block, fill_blocks, find_blocks, read_variables
 from docs.tools.pictures import select_sections
-from flows.app import make_app
 
-APP = make_app()
 PAGE = """Before.
 
 <!-- output: pairmill show $PACK | head -2 -->
@@ -32,7 +28,6 @@ kept 3
 $ not marked
 ```
 """
-BLOCKS = [(page.name, block) for page in pages() for block in find_blocks(page.read_text(encoding="utf-8"))]
 
 
 def test_blocks_are_found_and_filled():
@@ -58,14 +53,6 @@ def test_variables_of_a_run():
     stages = [{"stage": "pack", "key": "01", "path": "/store/pack/01"}]
     shown = {"run_id": "demo-1", "model_version": "models:/demo/1", "stages": stages}
     assert read_variables(shown) == {"RUN": "demo-1", "MODEL": "demo/1", "STORE": "/store", "PACK": "01"}
-
-
-@pytest.mark.parametrize(("page", "block"), BLOCKS, ids=lambda value: getattr(value, "shown", value))
-def test_each_block_calls_a_command_as_it_is(page: str, block: Block):
-    words = shlex.split(block.shown)
-    if words[0] == "pairmill":
-        APP.parse_args(words[1:], exit_on_error=False, print_error=False)  # raises CycloptsError for what is unknown
-    assert block.content.startswith("$ "), f"{page}: run `make docs-outputs`"
 
 
 def test_screenshots_and_notebook_are_of_the_run_that_the_readme_shows():
