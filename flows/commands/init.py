@@ -402,11 +402,11 @@ def _complete(
         is_typed = True
     if is_typed and template.files and "://" not in data and not Path(data).expanduser().is_absolute():
         data = os.path.relpath(data, folder)  # typed in the current folder, read from the project's
-    if contact is None:
-        question = "By which URL or mailto: can the owner of a site reach you?"
-        contact = _ask(question, CONTACT) if asks and template.needs_contact else CONTACT
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().resolve().name).strip("-._")[:64] or "mine"
-    return Answers(kind, template, name, data, contact)
+    answers = Answers(kind, template, name, data, contact or CONTACT)
+    if contact is None and asks and answers.requests_images:
+        answers = replace(answers, contact=_ask("By which URL or mailto: can the owner of a site reach you?", CONTACT))
+    return answers
 
 
 def _ask(question: str, default: str) -> str:

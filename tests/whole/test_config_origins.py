@@ -22,13 +22,13 @@ def test_each_key_has_its_origin(tmp_path: Path):
     )
     config, keys, text = resolve(path, "filter.min_words=3", "filter.balance.queries=q.parquet")
     assert keys["name"] == ("mine", "line 1")
-    assert keys["source.paths"] == (["a b.csv"], "line 4")
+    assert keys["source.paths"] == ([str(tmp_path / "a b.csv")], "line 4")
     assert keys["curate.rules.0.max"] == (0.5, "line 10")
     assert keys["curate.rules.0.min"] == (None, "default")
     assert keys["register.floors"] == ({"a/top1": 0.2}, "line 11")
     assert keys["register.model_name"] == ("mine", "default")
     assert keys["filter.min_words"] == (3, "--set")
-    assert keys["filter.balance.queries"] == ("q.parquet", "--set")
+    assert keys["filter.balance.queries"] == (str(tmp_path / "q.parquet"), "--set")
     assert keys["filter.balance.mode"] == ("offline", "default")
     for line in (
         "min_words = 3  # --set",
@@ -63,7 +63,7 @@ def test_each_of_several_sources_is_a_table_with_its_origins(tmp_path: Path):
         'name = "mine"\n[[source]]\nkind = "pairs"\npaths = ["a.csv"]\n[[source]]\nname = "b"\nkind = "wat"\npaths=["b"]\n'
     )
     config, keys, text = resolve(path, "source.b.license=https://l.test/1")
-    assert keys["source.pairs.paths"] == (["a.csv"], "line 4")
+    assert keys["source.pairs.paths"] == ([str(tmp_path / "a.csv")], "line 4")
     assert keys["source.b.kind"] == ("wat", "line 7")
     assert keys["source.b.license"] == ("https://l.test/1", "--set")
     assert text.count("[[source]]") == 2
