@@ -45,7 +45,6 @@ from flows.config_problems import (
 from infra.local.services import make_home
 from tasks.checks.check import ChecksConfig
 from tasks.curate.config import CurateConfig
-from tasks.curate.step import list_steps
 from tasks.download.config import DownloadConfig
 from tasks.engine.context import Engine, Executor
 from tasks.evaluate.config import EvaluateConfig
@@ -184,7 +183,6 @@ class RunConfig(_Table):
             *(["filter.captions_per_image"] if self.filter.captions_per_image > 1 else []),
             *(['"caption" in filter.dedupe'] if "caption" in self.filter.dedupe else []),
             *(f"filter.{step.table}" for step, _ in used_steps(self.filter)),
-            *(f"curate.{step.table}" for step in list_steps(self.curate) if step.compares_all),
         ]
         if self.grow is not None and wrong:
             raise ValueError(

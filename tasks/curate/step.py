@@ -46,8 +46,6 @@ class Step:
     """Cost of a row relative to that of finding duplicates, for the progress."""
     inputs: Callable[[Any], list[Input]] = lambda config: []
     """Returns digests of what the step reads from outside the store, for its config."""
-    compares_all: bool = False
-    """True if what it decides on a row depends on the other rows."""
     asks_model: bool = False
     """True if it sends requests to a model, which a trial does not."""
     facts: type[Facts] = Facts

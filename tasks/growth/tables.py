@@ -87,11 +87,10 @@ def read_table(store: Store, table: Table, columns: list[str] | None = None) -> 
 
 def select_new(store: Store, version: Version, inputs: Sequence[Input]) -> list[Input]:
     """Return those of some source files that no version up to this one has read; a file is its name and its digest."""
-    known = {
-        known
-        for table in version.tables_of("files")
-        for known in zip(*(read_table(store, table)[name].to_pylist() for name in ("file", "digest")), strict=True)
-    }
+    known: set[tuple[str, str]] = set()
+    for table in version.tables_of("files"):
+        rows = read_table(store, table)
+        known |= set(zip(rows["file"].to_pylist(), rows["digest"].to_pylist(), strict=True))
     return [one for one in inputs if (one.key, one.digest) not in known]
 
 
