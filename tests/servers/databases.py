@@ -37,4 +37,5 @@ def keep_databases(home: Path) -> None:
 
 
 def _kept(name: str) -> Path:
-    return Path(os.environ["XDG_CACHE_HOME"]) / "pairmill-tests" / f"{name}-{version(name)}.db"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "pairmill-tests" / f"{name}-{version(name)}.db"
