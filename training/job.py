@@ -108,8 +108,8 @@ def explain_failure(error: BaseException, kernel_log: Path = KERNEL_LOG) -> Pair
     if not isinstance(error, RuntimeError | AssertionError | torch.cuda.DeferredCudaCallError) or _BUG.search(text):
         return None
     for pattern, remedy in _NEVER_HEALS.items():
-        if found := re.search(rf".*({pattern}).*", text):
-            return ConfigError(f"{where}: {found[0].strip()}: {remedy}")
+        if line := next((line for line in text.splitlines() if re.search(pattern, line)), None):
+            return ConfigError(f"{where}: {line.strip()}: {remedy}")
     reason = _first_line(text)
     if "Error 802" in text:
         return DeviceFailed(

@@ -197,7 +197,8 @@ def _describe_version(record: RunRecord, name: str, store: Store) -> Text:
     one = load_version(store, line, int(number))
     packs = format_quantity(len(one.packs), "pack")
     if one.run_id != record.run_id:
-        return text(f"Nothing was new to version {number} of {line}, which has {one.pairs:,} pairs ({packs})")
+        pairs = format_quantity(one.pairs, "pair")
+        return text(f"Nothing was new to version {number} of {line}, which has {pairs} ({packs})")
     return text(
         f"Version {number} of {line}: {one.new:,} new, {one.repeated:,} repeated, {one.pairs:,} in all ({packs})"
     )

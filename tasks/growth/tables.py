@@ -81,7 +81,7 @@ def read_table(store: Store, table: Table, columns: list[str] | None = None) -> 
     """Return the rows of a table. Raises: CorruptPart if they are not those that were written."""
     rows = fetch_table(store, table.name, columns)
     if rows.num_rows != table.rows:
-        raise CorruptPart(f"{store.uri}/{table.name} has {rows.num_rows:,} rows, not {table.rows:,}; restore it")
+        raise CorruptPart(f"{store.uri}/{table.name} lacks rows: {rows.num_rows:,} of {table.rows:,}; restore it")
     return rows
 
 
