@@ -9,6 +9,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.request import install_opener
 
 import pytest
 from hypothesis import settings
@@ -55,6 +56,7 @@ def _own_place(_places: Iterator[Path]) -> Iterator[Path]:
     home, here, saved = next(_places), Path.cwd(), dict(os.environ)
     _move_into(home)
     yield home
+    install_opener(None)  # a download in this process installs one, for worker processes
     os.chdir(here)
     os.environ.clear()
     os.environ.update(saved)
