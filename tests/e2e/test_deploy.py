@@ -410,7 +410,8 @@ def test_killed_flow_run_is_crashed_at_once_and_its_retry_can_be_cancelled(pairm
 def write_pool_config(pairmill: Pairmill, nightly: Path, name: str, epochs: int) -> Path:
     """Write a variant that trains on the work pool."""
     path = write_variant(pairmill, nightly, name, epochs)
-    path.write_text(path.read_text().replace(f"epochs = {epochs}", f'epochs = {epochs}\nlaunch = "work_pool"'))
+    launched = f'epochs = {epochs}\nlaunch = "work_pool"\ndevice = "cpu"'
+    path.write_text(path.read_text().replace(f"epochs = {epochs}", launched))
     return path
 
 
