@@ -31,7 +31,9 @@ def test_a_compiled_training_has_five_graphs_for_all_steps_and_the_losses_of_ano
     assert [main([str(job)]) for job in (plain, compiled)] == [0, 0]
     assert counters["stats"]["unique_graphs"] == 5
     assert not counters["graph_break"]
-    assert counters["inductor"]["fxgraph_cache_miss"] > 0
+    assert (
+        sum(counters["inductor"][f"fxgraph_cache_{what}"] for what in ("miss", "hit", "bypass")) > 0
+    )  # it may be warm
     assert [row["loss"] for row in rows_of(compiled)] == pytest.approx(
         [row["loss"] for row in rows_of(plain)], rel=1e-4
     )

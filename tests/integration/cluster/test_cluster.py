@@ -128,6 +128,18 @@ def wait(cluster: Topology, flow_run_id: str, condition: Callable[[str], bool] =
         time.sleep(0.5)
 
 
+def wait_for_pool(cluster: Topology) -> None:
+    """Poll until the worker has created its work pool."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            api(cluster, "GET", "/work_pools/pairmill")
+            return
+        except httpx.HTTPError:
+            assert time.monotonic() < deadline, (cluster.folder / "worker.log").read_text()[-6000:]
+            time.sleep(0.5)
+
+
 def test_create_bucket_is_idempotent_and_names_a_refusal(cluster: Topology, monkeypatch: pytest.MonkeyPatch):
     for name, value in cluster.client().items():
         if name.startswith("AWS_"):
@@ -139,6 +151,7 @@ def test_create_bucket_is_idempotent_and_names_a_refusal(cluster: Topology, monk
 
 
 def test_run_on_the_cluster_survives_a_restart_of_the_prefect_server(cluster: Topology, config: Path, s3: Any):
+    wait_for_pool(cluster)
     flow = api(cluster, "POST", "/flows/", json={"name": "pipeline"})
     step = {"prefect.deployments.steps.set_working_directory": {"directory": str(CHECKOUT)}}
     deployment = {"name": "cluster", "flow_id": flow["id"], "work_pool_name": "pairmill", "pull_steps": [step]}
