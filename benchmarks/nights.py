@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,11 +36,8 @@ from dataops.schema import uid
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore, Store, open_store
 from flows.config import RunConfig
-from flows.next_version import add_run
-from flows.pipeline import PIPELINE
-from tasks.engine.context import Context
-from tasks.engine.stage import make, plan
 from tasks.growth.versions import find_packs, list_newest
+from tests.growing import run
 from tests.kills.seaweed import SeaweedFS
 
 HOST, PAIRS, REPEATED, GOAL = "photos.test", 1_000, 200, 1.15
@@ -98,18 +94,6 @@ def served(count: int) -> Iterator[tuple[int, Any]]:
     finally:
         process.terminate()
         process.join()
-
-
-class Inline(Executor):
-    """Runs each task when it is submitted, in this process, whose costs are counted."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # as an executor does
-            future.set_exception(error)
-        return future
 
 
 @contextmanager
@@ -180,19 +164,6 @@ def configure(uri: str, lists: Path, port: int, *, grows: bool) -> RunConfig:
     )
 
 
-def run(config: RunConfig, home: Path) -> dict[str, Manifest]:
-    """Run `extract` to `pack`, as a flow run does, and add the version."""
-    store, base, manifests = open_store(config.store.uri), config.base, dict[str, Manifest]()
-    context = Context(store=store, home=home, workers=1, pool=Inline())
-    for step in PIPELINE[:5]:
-        upstream = [manifests[name] for name in step.reads]
-        planned = plan(step.stage, config.stage_config(step.table), config.seed, upstream, store)
-        manifests[step.stage.name] = make(planned, context)
-    if base is not None:
-        add_run(store, base, manifests, f"night-{base.number + 1}")
-    return manifests
-
-
 def list_uids(store: Store, packs: Sequence[Manifest]) -> list[str]:
     """Return the uids of some datasets, sorted."""
     return sorted(one for pack in packs for one in read_parts(store, pack, "part-", ["uid"])["uid"].to_pylist())
@@ -215,7 +186,7 @@ def measure(uri: str, folder: Path, nights: int, say: Callable[[str], Any]) -> t
         [newest] = list_newest(store)
         ours = list_uids(store, find_packs(store, newest))
         with counted() as whole:
-            manifests = run(configure(uri, lists, port, grows=False), home)
+            _, manifests = run(configure(uri, lists, port, grows=False), home)
         costs.append(whole)
     equal = ours == sorted(pairs.values()) == list_uids(store, [manifests["pack"]]) and set(requested) == {1}
     return costs, equal

@@ -136,6 +136,9 @@ class GrowConfig(_Table):
 
     base: int | None = Field(default=None, ge=0)
     """Number of the version that a run adds to; by default the newest one, which the run records. 0 begins anew."""
+    number: int | None = Field(default=None, ge=1)
+    """Number of the version that a run makes, which the run records: by default the one after `base`, and where `base` is
+    set the one after the newest."""
 
 
 _TABLES = {"extract": "source", "register": "register_"}
@@ -209,9 +212,14 @@ class RunConfig(_Table):
         return self._base
 
     def with_recorded_base(self) -> Self:
-        """Return the config with the number of the version that the dataset adds to, for the record of a run."""
-        base = self.base
-        return self if base is None else self.model_copy(update={"grow": GrowConfig(base=base.number)})
+        """Return the config with the numbers of the versions that a run adds to and makes, for its record."""
+        base, grow = self.base, self.grow
+        if base is None or grow is None:
+            return self
+        # Not the newest one where a run adds to what was the newest: another run may have made the next one meanwhile.
+        newest = base if grow.base is None else find_newest(open_store(self.store.uri), self.line)
+        number = grow.number or newest.number + 1
+        return self.model_copy(update={"grow": GrowConfig(base=base.number, number=number)})
 
     def stage_config(self, name: str) -> Any:
         """Return a table by the name of its field, that of a stage with what it takes from other tables."""

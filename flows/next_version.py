@@ -13,13 +13,15 @@ from dataops.formatting import format_quantity
 from dataops.kernels.hashes import hash128, uid_halves
 from dataops.reasons import Reason
 from dataops.snapshot import Manifest, read_parts
+from dataops.stages import SOURCE
 from dataops.store import Store
+from flows.config import RunConfig
 from flows.listeners.base import LiveRun
 from tasks.curate.inspect_images import THUMBNAILS, caption_scopes
 from tasks.download.config import may_succeed_later
 from tasks.filter.added_steps import SEEN
-from tasks.growth.tables import SCHEMAS, SOURCE, add_rows, put_object
-from tasks.growth.versions import Added, Table, Version, create_version
+from tasks.growth.tables import SCHEMAS, add_rows, put_object
+from tasks.growth.versions import Added, Kind, Table, Version, create_version
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ def grow(run: LiveRun) -> None:
     base = run.config.base
     if base is None or run.record.version:
         return
-    version = add_run(run.context.store, base, run.manifests, run.record.run_id)
+    version = add_run(run.context.store, run.config, run.manifests, run.record.run_id)
     run.record.version = f"{version.line}/{version.number}"
     run.save()
     logger.info(
@@ -56,22 +58,31 @@ def grow(run: LiveRun) -> None:
     )
 
 
-def add_run(store: Store, base: Version, manifests: Mapping[str, Manifest], run_id: str) -> Version:
-    """Write the version after one, with what a run found to be new.
+def add_run(store: Store, config: RunConfig, manifests: Mapping[str, Manifest], run_id: str) -> Version:
+    """Write the next version of a dataset, with what a run found to be new.
 
     Args:
+        config: as the run records it (RunConfig.with_recorded_base).
         manifests: the run's snapshots by stage: those up to `pack`, or up to the stage after which no row was left.
 
     Raises: ContractError if another run has made this version.
     """
-    tables = [table for table in base.tables if table.kind == "thumbnails"]
-    tables += add_rows(store, base, "files", _list_files(manifests["extract"]))
-    tables += add_rows(store, base, "urls", _list_urls(store, manifests.get("download")))
-    pack, number = manifests.get("pack"), base.number + 1
+    base, number, pack = config.base, config.grow and config.grow.number, manifests.get("pack")
+    assert base is not None
+    assert number is not None
     images = _list_images(store, manifests.get("curate"), pack)
-    tables += add_rows(store, base, "images", images.select(SCHEMAS["images"].names).to_arrow())
-    places = images.with_row_index("row").with_columns(version=pl.lit(number, pl.UInt32))
-    tables += add_rows(store, base, "places", places.select(SCHEMAS["places"].names).to_arrow())
+    rows: dict[Kind, pa.Table] = {
+        "files": _list_files(manifests["extract"]),
+        "urls": _list_urls(store, manifests.get("download")),
+        "images": images.select(SCHEMAS["images"].names).to_arrow(),
+        "places": images.with_row_index("row")
+        .with_columns(version=pl.lit(number, pl.UInt32))
+        .select(SCHEMAS["places"].names)
+        .to_arrow(),
+    }
+    tables = base.tables_of("thumbnails")
+    for kind, new in rows.items():
+        tables += add_rows(store, base, number, kind, new)
     if thumbnails := b"".join(images["thumbnail"].to_list()):
         tables.append(put_object(store, base.line, "thumbnails", (number, number), images.height, thumbnails, "bin"))
     added = [Added(key=pack.key, digest=pack.content_digest, pairs=pack.counts.kept)] if pack else []

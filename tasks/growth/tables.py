@@ -42,16 +42,14 @@ SCHEMAS = {
 ERASED = (1 << 64) - 1
 """`scope` of an image that a takedown has erased: no other image is like it."""
 ROW_GROUP = 1 << 16
-SOURCE = "source"
-"""Stage of the inputs that are source files."""
 
 
-def add_rows(store: Store, version: Version, kind: Kind, rows: pa.Table) -> list[Table]:
-    """Return the tables of a kind of the version after one: with these rows, merged with the newest ones if those are few.
+def add_rows(store: Store, base: Version, number: int, kind: Kind, rows: pa.Table) -> list[Table]:
+    """Return the tables of a kind of a version: those of its base with these rows, merged with the newest if those are few.
 
     A table is written before the version that names it; its name has its digest, so that of two runs none overwrites it.
     """
-    number, kept = version.number + 1, version.tables_of(kind)
+    kept = base.tables_of(kind)
     first, parts = number, [rows.cast(SCHEMAS[kind])]
     while kept and kept[-1].last - kept[-1].first <= number - first:
         older = kept.pop()
@@ -59,7 +57,7 @@ def add_rows(store: Store, version: Version, kind: Kind, rows: pa.Table) -> list
         parts.insert(0, read_table(store, older))
     if not sum(part.num_rows for part in parts):
         return [*kept]
-    return [*kept, _put(store, version.line, kind, (first, number), pa.concat_tables(parts))]
+    return [*kept, _put(store, base.line, kind, (first, number), pa.concat_tables(parts))]
 
 
 def _put(store: Store, line: str, kind: Kind, span: tuple[int, int], rows: pa.Table) -> Table:

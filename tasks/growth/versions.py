@@ -10,7 +10,8 @@ drops pairs whose URL an earlier one has asked for, and images that an earlier o
 The line is named after the config and a digest of the settings that decide its rows: with other settings a new line begins.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,6 +24,7 @@ from dataops.store import Store
 from dataops.trace.requests import list_reports, load_report
 
 FOLDER = "grown"
+_VERSION = re.compile(rf"{FOLDER}/([^/]+)/version-(\d{{6,9}})\.json")
 Kind = Literal["files", "urls", "images", "places", "thumbnails"]
 
 
@@ -94,23 +96,18 @@ def name_line(name: str, settings: Sequence[Any]) -> str:
 
 def find_newest(store: Store, line: str) -> Version:
     """Return the newest version of a line. Raises: CorruptPart."""
-    names = [name for name in store.names(f"{FOLDER}/{line}") if "/version-" in name]
-    return load_version(store, line, max((_number_of(name) for name in names), default=0))
+    return load_version(store, line, max((number for _, number in _list_numbers(store, f"{FOLDER}/{line}")), default=0))
 
 
 def list_versions(store: Store) -> list[Version]:
     """Return all versions of all lines of a store. Raises: CorruptPart."""
-    return [load_version(store, one.line, n) for one in list_newest(store) for n in range(1, one.number + 1)]
+    return [load_version(store, line, number) for line, number in _list_numbers(store, FOLDER)]
 
 
 def list_newest(store: Store) -> list[Version]:
     """Return the newest version of each line of a store. Raises: CorruptPart."""
-    newest: dict[str, int] = {}
-    for name in store.names(FOLDER):
-        _, line, file = name.split("/", 2)
-        if file.startswith("version-"):
-            newest[line] = max(newest.get(line, 0), _number_of(name))
-    return [load_version(store, line, number) for line, number in sorted(newest.items())]
+    newest = dict(sorted(_list_numbers(store, FOLDER)))  # the last number of a line stays
+    return [load_version(store, line, number) for line, number in newest.items()]
 
 
 def load_version(store: Store, line: str, number: int) -> Version:
@@ -132,13 +129,13 @@ def load_version(store: Store, line: str, number: int) -> Version:
 def create_version(store: Store, version: Version) -> Version:
     """Write a version, or return it if this run has written it before.
 
-    Raises: ContractError if another run has added to the version before, too.
+    Raises: ContractError if another run has made the version of this number.
     """
     name = _object_name(version.line, version.number)
     if store.create(name, version.model_dump_json(indent=2).encode()):
         return version
     found = load_version(store, version.line, version.number)
-    if found.packs == version.packs:
+    if found.digest == version.digest:
         return found
     raise ContractError(
         f"{found.run_id} has made version {found.number} of {found.line} meanwhile; start a new run of the config: it adds "
@@ -173,6 +170,8 @@ def _object_name(line: str, number: int) -> str:
     return f"{FOLDER}/{line}/version-{number:06d}.json"
 
 
-def _number_of(name: str) -> int:
-    text = name.rpartition("-")[2].removesuffix(".json")
-    return int(text) if text.isdecimal() else 0
+def _list_numbers(store: Store, prefix: str) -> Iterator[tuple[str, int]]:
+    """Yield the line and the number of each version below a prefix; other objects there are not ours, or tables."""
+    for name in store.names(prefix):
+        if found := _VERSION.fullmatch(name):
+            yield found[1], int(found[2])

@@ -1,7 +1,5 @@
 """A dataset that grows: each night asks hosts for new images only, and the union is that of a slow reference."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -9,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
 from dataops.errors import ContractError, NothingLeft
 from dataops.images import decode
@@ -17,111 +14,19 @@ from dataops.images.fingerprint import Fingerprint, fingerprint
 from dataops.schema import uid
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore, Store
-from flows.config import RunConfig, validate_values
-from flows.dataset_checks import check_kept
-from flows.next_version import add_run
-from flows.pipeline import PIPELINE
-from tasks.engine.context import Context
-from tasks.engine.stage import make, plan, reuse
-from tasks.growth.tables import ERASED, read_table
+from flows.config import validate_values
 from tasks.growth.versions import Version, find_newest, find_packs, list_newest, load_version
-from tasks.takedown.grown_tables import GROWN
-from tasks.takedown.holders import Scope, Traces
 from tasks.train.stage import find_datasets
-from tests.inline_executor import InlineExecutor
-from tests.servers.hostile_web import Handler, Web, served
+from tests.growing import ANSWERS, HOST, NIGHTS, Night, configured, encoded, put_night, run
+from tests.servers.hostile_web import Web, served
 
 pytestmark = pytest.mark.timeout(300)
-
-HOST = "photos.test"
-Night = Sequence[tuple[str, str]]
-
-
-def drawing(seed: int) -> Image.Image:
-    """Return a picture whose perceptual hash differs from that of other seeds."""
-    random, image = Random(seed), Image.new("RGB", (96, 72), "white")
-    draw = ImageDraw.Draw(image)
-    for _ in range(9):
-        x, y, w, h = (random.randrange(size) for size in (80, 60, 40, 30))
-        draw.rectangle((x, y, x + 8 + w, y + 8 + h), fill=tuple(random.randrange(256) for _ in range(3)))
-    return image
-
-
-def encoded(path: str) -> bytes:
-    """Return the image of a path: /7.png; /7-again.png, the same bytes; /7-encoded.jpg, a near-duplicate."""
-    image, out = drawing(int(path.strip("/").partition(".")[0].partition("-")[0])), io.BytesIO()
-    if path.endswith(".jpg"):
-        image.save(out, "JPEG", quality=95, subsampling=0)
-    else:
-        image.save(out, "PNG")
-    return out.getvalue()
-
-
-def answer(handler: Handler) -> None:
-    handler.answer(
-        (404, {}, b"") if "gone" in handler.path else (200, {"Content-Type": "image/png"}, encoded(handler.path))
-    )
-
-
-NIGHTS: tuple[Night, ...] = tuple(
-    [(f"http://{HOST}/{name}", f"A drawing called {name} of this night") for name in names.split()]
-    for names in (
-        "1.png 2.png 3.png 4.png 5.png 900-gone.png",
-        "6.png 2.png 7.png 1-again.png 3-encoded.jpg 900-gone.png 8.png",
-        "9.png 7.png 8-encoded.jpg 10.png 6-again.png 6.png 11.png",
-        "1.png 9.png 900-gone.png 1-again.png",  # nothing new
-        "12.png 10-encoded.jpg 12-encoded.jpg 13.png 3-encoded.jpg",
-    )
-)
 
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[Web]:
-    with served({HOST: {"*": answer, "/robots.txt": b"", "/ai.txt": b"", "/.well-known/tdmrep.json": b"[]"}}) as web:
+    with served(ANSWERS) as web:
         yield web
-
-
-def configured(web: Web, folder: Path, **more: Any) -> RunConfig:
-    values: dict[str, Any] = {
-        "name": "nights",
-        "store": {"uri": str(folder / "store")},
-        "source": {"kind": "pairs", "paths": [str(folder / "nights" / "*.csv")]},
-        "filter": {"languages": []},
-        "download": {"connect_to": web.connect_to(), "image_size": 64, "retries": 0, "host_rate": 0, "min_success": 0.1,
-                     "retry": {"rounds": 0}},
-        "register": {"model_name": "nights"},
-        "grow": {},
-    }  # fmt: skip
-    for table, keys in more.items():
-        values[table] = {**values.get(table, {}), **keys}
-    config, problems = validate_values(values)
-    assert config is not None, problems
-    return config
-
-
-def put_night(folder: Path, number: int, rows: Night) -> None:
-    (folder / "nights").mkdir(parents=True, exist_ok=True)
-    with (folder / "nights" / f"{number:03d}.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("url", "caption"), *rows])
-
-
-def run(config: RunConfig, folder: Path, store: Store | None = None) -> tuple[Version | None, dict[str, Manifest]]:
-    """Run a config up to pack, as a flow run does, and return the version that it adds (None: no file is new)."""
-    store, manifests, base = store or FolderStore(folder / "store"), dict[str, Manifest](), config.base
-    assert base is not None
-    context = Context(store=store, home=folder / "home", workers=1, pool=InlineExecutor())
-    try:
-        for step in PIPELINE[:5]:
-            upstream = [manifests[name] for name in step.reads]
-            planned = plan(step.stage, config.stage_config(step.table), config.seed, upstream, store)
-            manifests[step.stage.name] = reuse(planned, context) or make(planned, context)
-            check_kept(manifests[step.stage.name])
-    except NothingLeft:
-        if not base.packs:
-            raise
-        if not manifests:
-            return None, {}
-    return add_run(store, base, manifests, "a run"), manifests
 
 
 def run_nights(web: Web, folder: Path, nights: Sequence[Night] = NIGHTS) -> list[tuple[Version | None, list[str]]]:
@@ -264,8 +169,7 @@ def test_a_kill_at_any_write_of_a_night_changes_nothing(seed: int, web: Web, tmp
     random, kills = Random(seed), 0
     for number, night in enumerate(NIGHTS[:3], 1):
         put_night(tmp_path, number, night)
-        config = configured(web, tmp_path)
-        config = config.model_copy(update={"grow": type(config.grow)(base=config.base.number)})
+        config = configured(web, tmp_path).with_recorded_base()
         while True:
             store = MortalStore(tmp_path / "store", random.randrange(60))
             try:
@@ -301,6 +205,34 @@ def test_of_two_nights_at_the_same_time_one_is_refused(web: Web, tmp_path: Path)
     )
 
 
+def test_a_line_begins_anew_from_an_earlier_version_and_goes_on(web: Web, tmp_path: Path):
+    store = FolderStore(tmp_path / "store")
+    for number in (1, 2):
+        put_night(tmp_path, number, NIGHTS[number - 1])
+        run(configured(web, tmp_path), tmp_path)
+    anew, _ = run(configured(web, tmp_path, grow={"base": 0}), tmp_path)
+    assert anew is not None
+    assert (anew.number, len(anew.packs)) == (3, 1)
+    again, _ = run(configured(web, tmp_path, grow={"base": 1}), tmp_path)
+    assert again is not None
+    assert (again.number, uids(store, find_packs(store, again))) == (4, reference(NIGHTS[:2])[0])
+    put_night(tmp_path, 3, NIGHTS[2])
+    after, _ = run(configured(web, tmp_path), tmp_path)
+    assert after is not None
+    assert (after.number, uids(store, find_packs(store, after))) == (5, reference(NIGHTS[:3])[0])
+
+
+def test_other_objects_among_the_versions_are_ignored(web: Web, tmp_path: Path):
+    put_night(tmp_path, 1, NIGHTS[0])
+    made, _ = run(configured(web, tmp_path), tmp_path)
+    assert made is not None
+    store = FolderStore(tmp_path / "store")
+    for name in ("grown/notes.txt", f"grown/{made.line}/version-x.json", f"grown/{made.line}/old/version-000009.json"):
+        store.put(name, b"not ours")
+    assert list_newest(store) == [made]
+    assert find_newest(store, made.line) == made
+
+
 def test_other_settings_begin_another_line(web: Web, tmp_path: Path):
     put_night(tmp_path, 1, NIGHTS[0])
     run(configured(web, tmp_path), tmp_path)
@@ -331,34 +263,3 @@ def test_a_first_night_without_a_row_is_an_error(web: Web, tmp_path: Path):
     with pytest.raises(NothingLeft):
         run(configured(web, tmp_path), tmp_path)
     assert find_newest(FolderStore(tmp_path / "store"), configured(web, tmp_path).line).number == 0
-
-
-def test_a_takedown_erases_fingerprints_and_thumbnails_and_the_image_is_not_asked_for_again(web: Web, tmp_path: Path):
-    for number, night in enumerate(NIGHTS[:2], 1):
-        put_night(tmp_path, number, night)
-        run(configured(web, tmp_path), tmp_path)
-    store = FolderStore(tmp_path / "store")
-    [before] = list_newest(store)
-    url, caption = NIGHTS[0][2]
-    context = Context(store=store, home=tmp_path / "home")
-    scope = Scope(context, tmp_path / "home", [store])
-    tables = [table for table in before.tables if table.kind == "thumbnails"]
-    thumbnails = {table.name: store.read(table.name) for table in tables}
-    for _ in range(2):  # a second call finds nothing more
-        erased = GROWN.erase(Traces(uids={uid(url, caption)}), scope)
-        assert not erased.refused
-        changed = [name for name, data in thumbnails.items() if store.read(name) != data]
-        assert len(changed) == 1
-    data, old = store.read(changed[0]), thumbnails[changed[0]]
-    size = len(old) // next(table.rows for table in tables if table.name == changed[0])
-    blank = [row for row in range(len(old) // size) if data[row * size : (row + 1) * size] == bytes(size)]
-    assert len(blank) == 1
-    assert erased.objects == 0
-    images = [read_table(store, table) for table in before.tables_of("images")]
-    assert sum((table["scope"].to_numpy() == ERASED).sum() for table in images) == 1
-    put_night(tmp_path, 3, [NIGHTS[0][2], NIGHTS[0][3], *NIGHTS[2]])
-    web.log.clear()
-    after, _ = run(configured(web, tmp_path), tmp_path)
-    assert url.partition(HOST)[2] not in {path for _, _, path in web.log}
-    assert after is not None
-    assert after.number == 3

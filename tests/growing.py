@@ -1,0 +1,110 @@
+"""Nights of a dataset that grows: lists of pairs, their images on a server, and a run of each as a flow run does it."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from dataops.errors import NothingLeft
+from dataops.snapshot import Manifest
+from dataops.store import Store, open_store
+from flows.config import RunConfig, validate_values
+from flows.dataset_checks import check_kept
+from flows.next_version import add_run
+from flows.pipeline import PIPELINE
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan, reuse
+from tasks.growth.versions import Version
+from tests.inline_executor import InlineExecutor
+from tests.servers.hostile_web import Answer, Handler, Web
+
+HOST = "photos.test"
+Night = Sequence[tuple[str, str]]
+
+
+def drawing(seed: int) -> Image.Image:
+    """Return an image whose perceptual hash differs from that of other seeds."""
+    random, image = Random(seed), Image.new("RGB", (96, 72), "white")
+    draw = ImageDraw.Draw(image)
+    for _ in range(9):
+        x, y, w, h = (random.randrange(size) for size in (80, 60, 40, 30))
+        draw.rectangle((x, y, x + 8 + w, y + 8 + h), fill=tuple(random.randrange(256) for _ in range(3)))
+    return image
+
+
+def encoded(path: str) -> bytes:
+    """Return the image of a path: /7.png; /7-again.png, the same bytes; /7-encoded.jpg, a near-duplicate."""
+    image, out = drawing(int(path.strip("/").partition(".")[0].partition("-")[0])), io.BytesIO()
+    if path.endswith(".jpg"):
+        image.save(out, "JPEG", quality=95, subsampling=0)
+    else:
+        image.save(out, "PNG")
+    return out.getvalue()
+
+
+def answer(handler: Handler) -> None:
+    handler.answer(
+        (404, {}, b"") if "gone" in handler.path else (200, {"Content-Type": "image/png"}, encoded(handler.path))
+    )
+
+
+NIGHTS: tuple[Night, ...] = tuple(
+    [(f"http://{HOST}/{name}", f"A drawing called {name} of this night") for name in names.split()]
+    for names in (
+        "1.png 2.png 3.png 4.png 5.png 900-gone.png",
+        "6.png 2.png 7.png 1-again.png 3-encoded.jpg 900-gone.png 8.png",
+        "9.png 7.png 8-encoded.jpg 10.png 6-again.png 6.png 11.png",
+        "1.png 9.png 900-gone.png 1-again.png",  # nothing new
+        "12.png 10-encoded.jpg 12-encoded.jpg 13.png 3-encoded.jpg",
+    )
+)
+ANSWERS: dict[str, dict[str, Answer]] = {
+    HOST: {"*": answer, "/robots.txt": b"", "/ai.txt": b"", "/.well-known/tdmrep.json": b"[]"}
+}
+
+
+def configured(web: Web, folder: Path, **more: Any) -> RunConfig:
+    values: dict[str, Any] = {
+        "name": "nights",
+        "store": {"uri": str(folder / "store")},
+        "source": {"kind": "pairs", "paths": [str(folder / "nights" / "*.csv")]},
+        "filter": {"languages": []},
+        "download": {"connect_to": web.connect_to(), "image_size": 64, "retries": 0, "host_rate": 0, "min_success": 0.1,
+                     "retry": {"rounds": 0}},
+        "register": {"model_name": "nights"},
+        "grow": {},
+    }  # fmt: skip
+    for table, keys in more.items():
+        values[table] = {**values.get(table, {}), **keys}
+    config, problems = validate_values(values)
+    assert config is not None, problems
+    return config
+
+
+def put_night(folder: Path, number: int, rows: Night) -> None:
+    (folder / "nights").mkdir(parents=True, exist_ok=True)
+    with (folder / "nights" / f"{number:03d}.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("url", "caption"), *rows])
+
+
+def run(config: RunConfig, home: Path, store: Store | None = None) -> tuple[Version | None, dict[str, Manifest]]:
+    """Run a config up to pack, as a flow run does.
+
+    Returns: the version that it adds (None: no file is new, or the dataset does not grow), and the snapshots by stage.
+    """
+    config, store, manifests = config.with_recorded_base(), store or open_store(config.store.uri), dict[str, Manifest]()
+    context = Context(store=store, home=home, workers=1, pool=InlineExecutor())
+    try:
+        for step in PIPELINE[:5]:
+            upstream = [manifests[name] for name in step.reads]
+            planned = plan(step.stage, config.stage_config(step.table), config.seed, upstream, store)
+            manifests[step.stage.name] = reuse(planned, context) or make(planned, context)
+            check_kept(manifests[step.stage.name])
+    except NothingLeft:
+        if config.base is None or not config.base.packs:
+            raise
+    return add_run(store, config, manifests, "a run") if config.base and manifests else None, manifests
