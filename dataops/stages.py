@@ -5,6 +5,8 @@ from typing import Literal, get_args
 StageName = Literal["extract", "filter", "download", "curate", "pack", "train", "evaluate", "register"]
 """The name of a stage. flows/pipeline.py connects them."""
 STAGES: tuple[StageName, ...] = get_args(StageName)
+SOURCE = "source"
+"""Kind of an input that is a file, or another thing outside of the store, which a stage reads."""
 SOURCE_NAMES = "source_names"
 """Kind of the input of `extract` that has the digest of the names of its source files."""
 PAIR_STAGES = STAGES[:5]

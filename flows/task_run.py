@@ -18,6 +18,7 @@ from dataops.errors import CorruptPart, DatasetBlocked, PairmillError, SchemaErr
 from dataops.messages.waiting import waiting
 from dataops.redaction import redact, scrub_errors
 from dataops.snapshot import Manifest
+from dataops.stages import SOURCE
 from tasks.engine.stage import Plan
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def run_task(
 
 def label_task(planned: Plan) -> str:
     """Return the task run's name: the stage and its inputs."""
-    sources = [redact(i.key) for i in planned.inputs if i.stage == "source"]
+    sources = [redact(i.key) for i in planned.inputs if i.stage == SOURCE]
     inputs = [f"{i.stage}/{i.key}" for i in planned.inputs if not i.stage.startswith("source")]
     if len(sources) > 2:
         inputs.insert(0, f"{len(sources):,} source files, {sources[0]} to {sources[-1]}")

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.request import install_opener
 
 import pyarrow as pa
 
@@ -73,10 +72,7 @@ def fetched(
     config = DownloadConfig(**{"image_size": 48, "timeout": 20, "max_bytes": 300_000, "threads": 16} | options)
     context = Context(store, folder, workers=1)
     hooks = start_hooks(Work(config, 0, {"filter": source}, draft, context), context)
-    try:
-        fetch_shard.download_shard(draft, ShardTask(0, cut_parts(source, len(urls))[0], config, hooks=hooks))
-    finally:
-        install_opener(None)  # the safe one is for worker processes
+    fetch_shard.download_shard(draft, ShardTask(0, cut_parts(source, len(urls))[0], config, hooks=hooks))
     kept, dropped, evidence = (
         read_table(store, draft.path(f"{part}-00000.parquet")).to_pylist() for part in ("part", "dropped", "evidence")
     )

@@ -148,9 +148,8 @@ def mlflow_url(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
+def one_thread() -> Iterator[Executor]:
     """Return a pool of one thread, because a worker process that loads img2dataset takes seconds to start."""
-    monkeypatch.setattr("urllib.request._opener", None)  # a shard installs one
     with ThreadPoolExecutor(1) as pool:
         yield pool
 

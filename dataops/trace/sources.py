@@ -14,6 +14,7 @@ from dataops.facts import ExtractFacts, FilterFacts, PackFacts, SourceFacts
 from dataops.formatting import format_quantity
 from dataops.plugins import load
 from dataops.snapshot import MANIFEST, Input, Manifest, load_manifest
+from dataops.stages import SOURCE
 from dataops.store import Store
 
 # Number the sources of pairs by the values of their column `source` ---------------------------------------------------
@@ -56,7 +57,7 @@ def list_sources(extract: Manifest) -> list[SourceFacts]:
     """Return the sources of a snapshot of extract, in the order in which their duplicates are kept."""
     if found := ExtractFacts.of(extract).sources:
         return found
-    config, inputs = extract.config, sum(one.stage == "source" for one in extract.inputs)
+    config, inputs = extract.config, sum(one.stage == SOURCE for one in extract.inputs)
     stated = {"kind": str(config.get("kind", "unknown")), "license": config.get("license"), "counts": extract.counts}
     return [SourceFacts(**{"files": inputs, **extract.facts, **stated})]
 

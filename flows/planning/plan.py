@@ -22,7 +22,7 @@ from flows.run import Step
 from tasks.engine.context import Context
 from tasks.engine.stage import plan as plan_snapshot
 from tasks.extract.sources.base import EarlierSource, Source, SourceEstimate
-from tasks.train.stage import describe_few_steps, find_named
+from tasks.train.stage import describe_few_steps, find_further
 
 MAX_RUNS = 30
 """Number of the newest runs that are read."""
@@ -218,13 +218,14 @@ class _Planner:
             source = _estimate_sources(self.config.source.tables, self.context, [one.manifest for one in alike])
             rows, new_rows = source.rows, source.new_rows
             planned.files, planned.extracted_before = source.files, source.extracted_before
-        elif name == "train" and rows is not None:
-            rows = new_rows = rows + sum(one.counts.kept for one in find_named(self.config.train, self.store))
+        elif name == "train":
+            train = self.config.stage_config(step.table)
+            further = sum(one.counts.kept for one in find_further(train, self.store))
+            rows = new_rows = None if rows is None else rows + further
+            if self._most is not None:
+                planned.warning = describe_few_steps(train, self._most + further) or ""
         elif name not in BY_ROWS:
             rows = None
-        if name == "train" and self._most is not None:
-            named = sum(one.counts.kept for one in find_named(self.config.train, self.store))
-            planned.warning = describe_few_steps(self.config.train, self._most + named) or ""
         found = planned.estimate = Estimate(rows)
         if alike and alike[0].manifest.counts.input and rows is not None:
             found.kept = rows * alike[0].manifest.counts.kept / alike[0].manifest.counts.input

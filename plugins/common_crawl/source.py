@@ -18,6 +18,7 @@ from dataops.archives.members import Damage
 from dataops.digest import text_sha256
 from dataops.errors import UnusableSource
 from dataops.snapshot import Input
+from dataops.stages import SOURCE
 from plugins.common_crawl.wat import extract_wat_pairs, read_wat
 from tasks.engine.context import Context
 from tasks.extract.sources.base import EarlierSource, FilesSource, Provenance, SourceEstimate, Template, WebSource
@@ -122,7 +123,7 @@ contact = {contact}   # yours, for the host of Common Crawl
 
     def inputs(self) -> list[Input]:
         """Return the crawls; a published crawl does not change, so the key needs no request."""
-        return [Input(stage="source", key=crawl, digest=text_sha256(crawl)) for crawl in self.crawls]
+        return [Input(stage=SOURCE, key=crawl, digest=text_sha256(crawl)) for crawl in self.crawls]
 
     def files(self, context: Context) -> list[SourceFile]:
         return [CommonCrawlFile(path, self) for crawl in self.crawls for path in self._select_paths(crawl)]

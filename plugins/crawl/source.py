@@ -25,6 +25,7 @@ from dataops.facts import CrawlFacts, SourceFacts
 from dataops.formatting import format_counts
 from dataops.reasons import Reason
 from dataops.snapshot import EVIDENCE, Draft, Input, Manifest, Record
+from dataops.stages import SOURCE
 from dataops.store import open_store
 from dataops.web.urls import BadUrl, canonicalise_host, canonicalise_url
 from tasks.engine.context import Context
@@ -173,7 +174,7 @@ delay = 1.0                    # minimum seconds between two requests to a host
 
     def describe_earlier(self, facts: SourceFacts, manifest: Manifest) -> EarlierSource | None:
         """Return what an earlier crawl from one of the same hosts found."""
-        hosts = {urlsplit(one.key).hostname for one in manifest.inputs if one.stage == "source"}
+        hosts = {urlsplit(one.key).hostname for one in manifest.inputs if one.stage == SOURCE}
         return None if hosts.isdisjoint(self.start_hosts()) else EarlierSource(facts.counts.input, 1)
 
     def estimate(self, context: Context, earlier: EarlierSource | None) -> SourceEstimate:
@@ -193,8 +194,7 @@ delay = 1.0                    # minimum seconds between two requests to a host
     def inputs(self) -> list[Input]:
         """Return the start URLs; the edition is their digest, because their content is unknown before the crawl."""
         return [
-            Input(stage="source", key=url, digest=text_sha256(canonical_json([url, self.edition])))
-            for url in self.start
+            Input(stage=SOURCE, key=url, digest=text_sha256(canonical_json([url, self.edition]))) for url in self.start
         ]
 
     def files(self, context: Context) -> Sequence[SourceFile]:

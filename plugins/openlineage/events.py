@@ -22,7 +22,7 @@ import pyarrow as pa
 from dataops.redaction import remove_credentials
 from dataops.schema import CURATED, DOWNLOADED, FILTERED, PAIRS
 from dataops.snapshot import Input, Manifest
-from dataops.stages import SOURCE_NAMES
+from dataops.stages import SOURCE, SOURCE_NAMES
 
 PRODUCER = "https://github.com/pairmill/pairmill"
 NAMESPACE = "pairmill"
@@ -116,7 +116,7 @@ def build_output(manifest: Manifest, store: str) -> dict[str, Any]:
 
 def _dataset(source: Input, store: str, *, is_snapshot: bool = False) -> dict[str, Any]:
     """Return a snapshot, or an input from outside the store, as an OpenLineage dataset."""
-    is_stored = is_snapshot or (source.stage not in ("source", "suite") and "." not in source.stage)
+    is_stored = is_snapshot or (source.stage not in (SOURCE, "suite") and "." not in source.stage)
     namespace, name = (store, f"{source.stage}/{source.key}") if is_stored else (source.stage, source.key)
     facets: dict[str, Any] = {
         "dataSource": build_facet("1-0-1/DatasourceDatasetFacet", name=namespace, uri=_uri(namespace)),

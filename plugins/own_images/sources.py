@@ -15,6 +15,7 @@ from dataops.config import ConfigPath, problems_of
 from dataops.errors import ConfigError, PairmillError
 from dataops.schema import DropReason
 from dataops.snapshot import Input
+from dataops.stages import SOURCE
 from dataops.web.urls import own_image_url
 from plugins.own_images.reasons import NO_IMAGE, OUTSIDE_SOURCE, REASONS, REPEATED_NAME, SEVERAL_IMAGES
 from tasks.engine.context import Context
@@ -162,7 +163,7 @@ class FolderSource(OwnImages):
             else:
                 paths += [path for _, path, _ in self._read_list(file, lambda *_: None) if isinstance(path, str)]
         digest = digest_images(self.opened, [*dict.fromkeys(paths)])
-        return [Input(stage="source", key="images", digest=digest)]
+        return [Input(stage=SOURCE, key="images", digest=digest)]
 
     def estimate_new(
         self, new: Sequence[SourceFile], known: Sequence[tuple[SourceFile, int]], earlier: EarlierSource | None

@@ -13,7 +13,7 @@ from typing import Any
 from dataops.facts import PackFacts, RegisterFacts
 from dataops.funnel import funnel_stages
 from dataops.snapshot import Input, Manifest, SnapshotName
-from dataops.stages import PAIR_STAGES, STAGES
+from dataops.stages import PAIR_STAGES, SOURCE, STAGES
 from dataops.trace.sources import find_source, list_named_sources, list_shares, offset_unit
 from dataops.trace.targets import Target
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
@@ -248,5 +248,5 @@ def _count_sources(above: Mapping[str, Manifest]) -> list[dict[str, Any]]:
 
 def _list_sources(above: Sequence[Manifest]) -> list[Input]:
     """Return the source files of all datasets, each once."""
-    found = [i for m in above if m.stage == "extract" for i in m.inputs if i.stage == "source"]
+    found = [i for m in above if m.stage == "extract" for i in m.inputs if i.stage == SOURCE]
     return list(dict.fromkeys(found))

@@ -124,15 +124,10 @@ def plan(
     inputs = [manifest.as_input() for manifest in upstream] + named + stage.external_inputs(config) + stored
     key = snapshot_key(stage.name, stage.version, config.key_config(), seed, inputs)
     if accept and stage.accepts and store is not None and not Draft(store, stage.name, key).is_complete():
-        older = (
-            snapshot_key(stage.name, version, config.key_config(), seed, inputs) for version in _newest_first(stage)
-        )
+        versions = sorted(stage.accepts, reverse=True)
+        older = (snapshot_key(stage.name, version, config.key_config(), seed, inputs) for version in versions)
         key = next((one for one in older if _is_whole(store, stage.name, one)), key)
     return Plan(stage, config, seed, tuple(upstream), tuple(inputs), key)
-
-
-def _newest_first(stage: Stage[Any]) -> list[int]:
-    return sorted(stage.accepts, reverse=True)
 
 
 def _is_whole(store: Store, stage: str, key: str) -> bool:

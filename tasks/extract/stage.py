@@ -16,7 +16,7 @@ from dataops.errors import NothingLeft, SourceError, SourceUnreachable
 from dataops.facts import ExtractedFile, ExtractFacts, FilesFacts, SourceFacts
 from dataops.formatting import format_counts, format_quantity
 from dataops.snapshot import Counts, Draft, Input, Record
-from dataops.stages import SOURCE_NAMES
+from dataops.stages import SOURCE, SOURCE_NAMES
 from dataops.store import Store
 from tasks.engine.map_parts import ATTEMPTS, map_parts
 from tasks.engine.scratch_folders import scratch_folder
@@ -26,7 +26,7 @@ from tasks.extract.source_index import ACCEPTED, NAME, VERSION, copy_indexed_par
 from tasks.extract.sources.base import FetchedFiles, Source
 from tasks.extract.sources.pairs_writer import DAMAGES_LISTED, PairsWriter
 from tasks.files.base import SourceFile
-from tasks.growth.tables import SOURCE, select_new
+from tasks.growth.tables import select_new
 
 
 @dataclass(frozen=True)

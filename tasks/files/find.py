@@ -12,7 +12,7 @@ from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.errors import ConfigError, SourceError, explain_unreadable
 from dataops.regular_files import open_regular
 from dataops.snapshot import Input
-from dataops.stages import SOURCE_NAMES
+from dataops.stages import SOURCE, SOURCE_NAMES
 from tasks.files.base import OpenFile, SourceFile
 from tasks.files.s3_file import find_s3_files
 
@@ -103,7 +103,7 @@ def file_inputs(files: Sequence[SourceFile]) -> list[Input]:
     with ThreadPoolExecutor() as pool:  # all cores read and hash, while no worker has anything to do yet
         digests = pool.map(lambda file: file.digest(), files)
         inputs = [
-            Input(stage="source", key=file.name, digest=digest) for file, digest in zip(files, digests, strict=True)
+            Input(stage=SOURCE, key=file.name, digest=digest) for file, digest in zip(files, digests, strict=True)
         ]
     return [*inputs, Input(stage=SOURCE_NAMES, key=f"{len(files)} files", digest=names)]
 

@@ -20,6 +20,7 @@ from dataops.errors import ConfigError, ContractError, StorageError
 from dataops.facts import FilteredParts, FilterFacts
 from dataops.formatting import format_quantity, format_share
 from dataops.snapshot import Counts, Draft, Input, Record, find_manifest, read_table
+from dataops.stages import SOURCE
 from dataops.text.duplicates import KEY_BYTES
 from dataops.text.query_list import read_queries
 from tasks.engine.context import Context
@@ -272,7 +273,7 @@ def external_inputs(config: FilterConfig) -> list[Input]:
     if config.balance is not None:
         path = Path(config.balance.queries)
         # The digest is of the queries: another version of Parquet's writer gives other bytes of the file.
-        inputs.append(Input(stage="source", key=path.name, digest=text_sha256("\n".join(read_queries(path)))))
+        inputs.append(Input(stage=SOURCE, key=path.name, digest=text_sha256("\n".join(read_queries(path)))))
     return inputs + [one for rule in plugins.load("rules").values() for one in rule.inputs(config)]
 
 

@@ -32,7 +32,7 @@ from dataops.rights.licenses import (
     state_weight_facts,
 )
 from dataops.snapshot import Manifest
-from dataops.stages import STAGES
+from dataops.stages import SOURCE, STAGES
 from dataops.trace.sources import TrainingDataset, describe_sources, list_named_sources, list_sources, stored_manifests
 from tasks.curate.step import describe_steps
 from tasks.register.config import describe_gate
@@ -205,7 +205,7 @@ class Card:
             for source in manifest.inputs:
                 if source.stage == "suite":
                     yield "suite", PAGES["evaluate"], source.digest[:16], "", "", source.key
-                if stage == "filter" and manifest.config.get("balance") and source.stage == "source":
+                if stage == "filter" and manifest.config.get("balance") and source.stage == SOURCE:
                     yield "word list", PAGES["filter"], source.digest[:16], "", "", source.key
         yield from self._source_rows(found["extract"]) if "extract" in found else ()
         code = found["train"].code if "train" in found else {}
@@ -218,7 +218,7 @@ class Card:
         page, sources = PAGES["extract"], list_sources(extract)
         for source in sources:
             yield f"source {source.name}".strip(), page, "", "", "", source.describe()
-        files = [one for one in extract.inputs if one.stage == "source"]
+        files = [one for one in extract.inputs if one.stage == SOURCE]
         for one in files[:LISTED]:
             yield "source file", page, one.digest[:16], "", "", redact(one.key)
         if more := len(files) - LISTED if len(files) > LISTED else 0:

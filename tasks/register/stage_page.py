@@ -6,7 +6,7 @@ from dataops.facts import ExtractFacts, TrainFacts
 from dataops.formatting import format_counts, format_quantity, format_share
 from dataops.redaction import redact
 from dataops.snapshot import Input, Manifest
-from dataops.stages import STAGES
+from dataops.stages import SOURCE, STAGES
 from dataops.store import Store
 from dataops.trace.sources import list_sources
 from tasks.register.card import describe_code
@@ -73,7 +73,7 @@ def _sources(manifest: Manifest) -> list[Section]:
         for one in sources
         if one.name
     ]
-    files = [one for one in manifest.inputs if one.stage == "source"]
+    files = [one for one in manifest.inputs if one.stage == SOURCE]
     more = [f"The first {FILES:,} of {len(files):,}; manifests/extract.json has all."] if len(files) > FILES else []
     more += ["A pair's column `source` names its file, and `source_offset` the record in it."]
     failed = [(file, error) for file, error in facts.failed_files]

@@ -62,20 +62,20 @@ def named_inputs(config: TrainConfig, store: Store) -> list[Input]:
 
     Raises: ConfigError if one is not in the store, or a takedown request removes pairs of it.
     """
-    found = [*find_grown(config, store), *find_named(config, store)]
+    found = find_further(config, store)
     for manifest in found:
         _check_takedowns(manifest, store)
     return [manifest.as_input() for manifest in found]
 
 
-def find_named(config: TrainConfig, store: Store) -> list[Manifest]:
-    """Return the datasets that a config names by key, in its order. Raises: ConfigError if one is not in the store."""
-    return [_find_named(str(table.key), store) for table in config.dataset if table.key is not None]
+def find_further(config: TrainConfig, store: Store) -> list[Manifest]:
+    """Return the datasets of a training beside the run's own: those of the version that it adds to, and those that the
+    config names, in its order.
 
-
-def find_grown(config: TrainConfig, store: Store) -> list[Manifest]:
-    """Return the datasets of the version that the run's own dataset adds to. Raises: ContractError if one is missing."""
-    return find_packs(store, config.base) if config.base is not None else []
+    Raises: ConfigError or ContractError if one is not in the store.
+    """
+    grown = find_packs(store, config.base) if config.base is not None else []
+    return [*grown, *(_find_named(str(table.key), store) for table in config.dataset if table.key is not None)]
 
 
 def find_datasets(config: TrainConfig, own: Manifest, store: Store) -> list[Manifest]:
@@ -84,7 +84,7 @@ def find_datasets(config: TrainConfig, own: Manifest, store: Store) -> list[Mani
 
     Raises: ConfigError if one is not in the store, or two have the same content.
     """
-    found = [own, *find_grown(config, store), *find_named(config, store)]
+    found = [own, *find_further(config, store)]
     known: dict[str, Manifest] = {}
     for manifest in found:
         if (same := known.setdefault(manifest.content_digest, manifest)) is not manifest:

@@ -241,7 +241,6 @@ def test_download_finds_rows_and_errors_that_img2dataset_swallows(
     from tasks.download import resizers
     from tasks.download import worker as fetch_shard
 
-    monkeypatch.setattr("urllib.request._opener", None)  # so that the opener of this test is removed at its end
     store = FolderStore(tmp_path)
     source = filtered(store, [f"http://site.test/pictures/{n}.png" for n in range(8)], rows_a_part=8)
     config = DownloadConfig(image_size=32, connect_to={"site.test": f"127.0.0.1:{site.server_port}"})

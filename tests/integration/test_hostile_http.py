@@ -167,7 +167,6 @@ def download(folder: Path, pool: Executor, web: RawWeb, urls: list[str]) -> dict
 def test_each_raw_answer_is_a_row_and_reads_within_its_budget(
     tmp_path: Path, one_thread: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("urllib.request._opener", None)  # so that the opener of this test is removed at its end
     answers = {f"{name}.good.test": answer for name, answer in GOOD.items()}
     answers |= {f"{name}.bad.test": answer for name, (answer, _) in HOSTILE.items()}
     with served(answers, monkeypatch) as web:
@@ -184,7 +183,6 @@ def test_each_raw_robots_txt_is_read_once_and_within_its_budget(
     tmp_path: Path, one_thread: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a file that is too long, the first 500 KiB count."""
-    monkeypatch.setattr("urllib.request._opener", None)
     names = ("chunk-minus-1", "chunk-huge", "chunks-without-end", "extensions", "trailers", "early-hints", "headers")
     hostile = {name: HOSTILE[name][0] for name in names}
     answers: dict[str, Answer] = {f"{name}.test/robots.txt": answer for name, answer in hostile.items()}

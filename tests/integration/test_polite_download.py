@@ -67,8 +67,7 @@ EXPECTED = {
 
 
 @pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    monkeypatch.setattr("urllib.request._opener", None)  # what a shard installs is taken away again
+def web() -> Iterator[Web]:
     with served() as web:
         yield web
 
@@ -169,7 +168,6 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         raise ConnectionRefusedError(111, "Connection refused")
 
     monkeypatch.setattr("socket.socket.connect", connect)
-    monkeypatch.setattr("urllib.request._opener", None)
     monkeypatch.setattr("tasks.download.opener.shared_dns", lambda: None)  # which makes a Dns of its own
     return addresses
 

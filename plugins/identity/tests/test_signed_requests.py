@@ -20,8 +20,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    monkeypatch.setattr("urllib.request._opener", None)  # what a shard installs is taken away again
+def web() -> Iterator[Web]:
     with served() as web:
         yield web
 

@@ -2,7 +2,6 @@
 
 import io
 import tarfile
-import urllib.request
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from pathlib import Path
@@ -54,22 +53,14 @@ def run(folder: Path, source: Any, pool: Executor | None, until: str = "pack", *
     assert not config.stage_config("download").problems()
     context = Context(FolderStore(folder / "store"), folder / "home", workers=1 if pool else 2, pool=pool)
     made: dict[str, Manifest] = {}
-    opener = vars(urllib.request)["_opener"]  # a download in this process installs one
-    try:
-        _make(config, context, made, until)
-    finally:
-        urllib.request.install_opener(opener)
-    return made
-
-
-def _make(config: RunConfig, context: Context, made: dict[str, Manifest], until: str) -> None:
     for step in PIPELINE[:5]:
         inputs = [made[name] for name in step.reads]
         made[step.stage.name] = make(
             plan(step.stage, config.stage_config(step.table), 0, inputs, context.store), context
         )
         if step.stage.name == until:
-            return
+            break
+    return made
 
 
 def outcomes(store: FolderStore, made: Mapping[str, Manifest]) -> dict[tuple[str, str], str | None]:
