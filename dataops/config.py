@@ -29,7 +29,7 @@ RECORDED = {"recorded": True}
 def absolute_path(text: str, folder: Path | None = None) -> str:
     """Return a path of a config in a folder as an absolute one; without a folder, that of a run record.
 
-    Those of a record start at `recorded_base`. `..` is not resolved, so that `recorded_path` can tell what was written
+    Those of a record start at `recorded_base`. `..` is not resolved, so that `recorded_path` knows what was written
     relative. URIs and empty texts stay as they are.
     """
     if not text or _URI.match(text):

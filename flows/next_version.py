@@ -36,7 +36,7 @@ def adds_nothing(run: LiveRun, error: BaseException) -> bool:
         return False
     logger.info("nothing is new to version %d of %s: %s", base.number, base.line, error)
     if "extract" not in run.manifests:  # there is no next version
-        run.record.version = f"{base.line}/{base.number}"
+        run.record.version = base.name
     return True
 
 
@@ -49,7 +49,7 @@ def grow(run: LiveRun) -> None:
     if base is None or run.record.version:
         return
     version = add_run(run.context.store, run.config, run.manifests, run.record.run_id)
-    run.record.version = f"{version.line}/{version.number}"
+    run.record.version = version.name
     run.save()
     logger.info(
         "version %d of %s: %s new, %s repeated, %s in all (%s)",

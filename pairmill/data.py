@@ -145,9 +145,8 @@ def dataset(name: str | None = None, *, store: str | None = None) -> Dataset:
 
 def _open(own: "Manifest", store: "Store", version: str | None) -> Dataset:
     """Return a dataset, with those that earlier runs added to the version `line/number`."""
-    from tasks.growth.versions import find_packs, load_version
+    from tasks.growth.versions import find_packs, find_version
 
-    line, _, number = (version or "").rpartition("/")
-    packs = find_packs(store, load_version(store, line, int(number))) if line else [own]
+    packs = find_packs(store, find_version(store, version)) if version else [own]
     found = [Dataset(pack.key, store.uri, json.loads(pack.model_dump_json())) for pack in packs]
     return replace(found[-1], earlier=tuple(found[:-1]))

@@ -356,7 +356,7 @@ def resolve_device(requested: str, why_gpu: str | None = None) -> torch.device:
 
 
 def _explain_no_cuda(reason: str) -> PairmillError:
-    """Return why torch cannot use a GPU that something speaks of."""
+    """Return why torch cannot use a GPU although something indicates one."""
     try:
         torch.cuda.init()
         found = f"torch {torch.__version__} sees no CUDA device"

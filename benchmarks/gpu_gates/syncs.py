@@ -57,7 +57,7 @@ def count_in_rank(setting: Setting, rank: int, meeting: Path) -> None:
     found = find_syncs(setting, device, "RN50")
     if (
         setting.is_toy
-    ):  # DistributedDataParallel divides each gradient by a number of the host, which a CPU cannot tell apart
+    ):  # DistributedDataParallel divides each gradient by a number of the host, which a CPU cannot distinguish
         found = [line for line in found if not line.endswith("_local_scalar_dense")]
     if rank == 0:
         meeting.with_suffix(".json").write_text(json.dumps(found))

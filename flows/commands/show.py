@@ -29,7 +29,7 @@ from flows.dataset_checks import complete_page, find_report
 from flows.records import FINISHED, RunRecord, find_snapshot, list_runs, load_manifests, load_run, newest_run, no_runs
 from infra.local import services
 from tasks.checks.check import CheckReport
-from tasks.growth.versions import load_version
+from tasks.growth.versions import find_version
 from tasks.register.config import NO_GATE
 from training.evaluation.contamination import format_overlap
 from training.evaluation.intervals import flatten_metrics
@@ -193,14 +193,13 @@ def show_run(record: RunRecord, store: Store, *, with_error: bool = True) -> Non
 
 def _describe_version(record: RunRecord, name: str, store: Store) -> Text:
     """Return a line on what a run added to a dataset that grows."""
-    line, _, number = name.rpartition("/")
-    one = load_version(store, line, int(number))
+    one = find_version(store, name)
     packs = format_quantity(len(one.packs), "pack")
     if one.run_id != record.run_id:
         pairs = format_quantity(one.pairs, "pair")
-        return text(f"Nothing was new to version {number} of {line}, which has {pairs} ({packs})")
+        return text(f"Nothing was new to version {one.number} of {one.line}, which has {pairs} ({packs})")
     return text(
-        f"Version {number} of {line}: {one.new:,} new, {one.repeated:,} repeated, {one.pairs:,} in all ({packs})"
+        f"Version {one.number} of {one.line}: {one.new:,} new, {one.repeated:,} repeated, {one.pairs:,} in all ({packs})"
     )
 
 

@@ -5,6 +5,7 @@ The automations that start one flow after another are the `triggers` of infra/pr
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from prefect.client.schemas.objects import StateType
@@ -20,7 +21,7 @@ SILENCE = timedelta(seconds=75)
 HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "Suspended", "AwaitingRetry")
 PATIENCE = timedelta(minutes=10)
-"""Time for which a run may be late, and a work pool without a worker, before people are told."""
+"""Time for which a run may be late, and a work pool without a worker, before a notification is sent."""
 BEGINS = ("Pending", "Running", "Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "AwaitingConcurrencySlot")
 TEXT_LIMIT = 600
 """Maximum number of characters of an error in a notification."""
@@ -33,8 +34,24 @@ _QUOTED = (
 )
 
 
-def _related_flows() -> list[dict[str, str | list[str]]]:
-    return [{"prefect.resource.role": "flow", "prefect.resource.name": list(NAMES)}]
+# Flow runs of our flows.
+_OF_OUR_FLOWS: dict[str, Any] = {
+    "match": {"prefect.resource.id": "prefect.flow-run.*"},
+    "match_related": [{"prefect.resource.role": "flow", "prefect.resource.name": list(NAMES)}],
+}
+
+
+def _missing(after: str, expect: set[str], within: timedelta, **chosen: Any) -> EventTrigger:
+    """Return the trigger that fires when a resource emits none of the expected events in a time after another one."""
+    return EventTrigger(
+        after={after},
+        expect=expect,
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=within,
+        **chosen,
+    )
 
 
 def zombie_automation(silence: timedelta = SILENCE) -> AutomationCore:
@@ -46,15 +63,8 @@ def zombie_automation(silence: timedelta = SILENCE) -> AutomationCore:
     return AutomationCore(
         name="pairmill: a dead run has crashed",
         description=f"No heartbeat for {silence.total_seconds():.0f} s: the process of the flow run has ended.",
-        trigger=EventTrigger(
-            after={HEARTBEAT},
-            expect={HEARTBEAT, *(f"prefect.flow-run.{name}" for name in ENDS)},
-            match={"prefect.resource.id": "prefect.flow-run.*"},  # pyright: ignore[reportArgumentType]
-            match_related=_related_flows(),  # pyright: ignore[reportArgumentType]
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=silence,
+        trigger=_missing(
+            HEARTBEAT, {HEARTBEAT, *(f"prefect.flow-run.{name}" for name in ENDS)}, silence, **_OF_OUR_FLOWS
         ),
         actions=[
             ChangeFlowRunState(
@@ -105,9 +115,8 @@ def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[Automa
             description="A flow run failed or crashed: its name, its stage, the error, and what to do.",
             trigger=EventTrigger(
                 expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
-                match={"prefect.resource.id": "prefect.flow-run.*"},  # pyright: ignore[reportArgumentType]
-                match_related=_related_flows(),  # pyright: ignore[reportArgumentType]
                 posture=Posture.Reactive,
+                **_OF_OUR_FLOWS,
             ),
             actions=_send(
                 blocks,
@@ -166,15 +175,8 @@ def late_automations(
         AutomationCore(
             name="pairmill: notify when a run is late",
             description=f"A flow run has not begun {minutes} after its time: no worker takes it.",
-            trigger=EventTrigger(
-                after={"prefect.flow-run.Late"},
-                expect={f"prefect.flow-run.{name}" for name in BEGINS},
-                match={"prefect.resource.id": "prefect.flow-run.*"},  # pyright: ignore[reportArgumentType]
-                match_related=_related_flows(),  # pyright: ignore[reportArgumentType]
-                for_each={"prefect.resource.id"},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=patience,
+            trigger=_missing(
+                "prefect.flow-run.Late", {f"prefect.flow-run.{name}" for name in BEGINS}, patience, **_OF_OUR_FLOWS
             ),
             actions=_send(
                 blocks,
@@ -186,17 +188,14 @@ def late_automations(
         AutomationCore(
             name="pairmill: notify when a work pool has no worker",
             description=f"A work pool of pairmill has had no worker for {minutes}.",
-            trigger=EventTrigger(
-                after={"prefect.work-pool.not-ready"},
-                expect={"prefect.work-pool.ready", "prefect.work-pool.deleted"},
-                match={  # pyright: ignore[reportArgumentType]
+            trigger=_missing(
+                "prefect.work-pool.not-ready",
+                {"prefect.work-pool.ready", "prefect.work-pool.deleted"},
+                patience,
+                match={
                     "prefect.resource.id": "prefect.work-pool.*",
                     "prefect.resource.name": sorted({"pairmill", "pairmill-*", *pools}),
                 },
-                for_each={"prefect.resource.id"},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=patience,
             ),
             actions=_send(
                 blocks,

@@ -39,7 +39,7 @@ class GrownTables:
         return erased
 
     def find(self, traces: Traces, scope: Scope) -> None:
-        """Return None: what is left are hashes, and zeros."""
+        """Return None: only hashes and zeros remain."""
 
 
 def _find_rows(store: Store, uids: set[str]) -> "dict[str, tuple[pl.DataFrame, pl.DataFrame]]":

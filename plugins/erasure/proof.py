@@ -1,4 +1,4 @@
-"""Erase what is left of removed pairs in all holders, and search all of them as the proof."""
+"""Erase the remaining copies of removed pairs in all holders, and search all of them as the proof."""
 
 from dataclasses import dataclass, field
 from typing import Any

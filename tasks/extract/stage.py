@@ -214,7 +214,7 @@ def list_inputs(config: Source | Sources) -> list[Input]:
 
 
 def list_new_inputs(config: Source | Sources, store: Store) -> list[Input]:
-    """Return the inputs of all sources that no earlier version of a dataset that grows has read; of others, none.
+    """Return the inputs of all sources that no earlier version has read; none for a dataset that does not grow.
 
     Raises: NothingLeft if there is none; ConfigError, SourceError.
     """

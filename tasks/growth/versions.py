@@ -70,6 +70,11 @@ class Version(Stored):
     release: str = RELEASE
 
     @property
+    def name(self) -> str:
+        """Name by which a run records it, `line/number`; see `find_version`."""
+        return f"{self.line}/{self.number}"
+
+    @property
     def pairs(self) -> int:
         """Pairs of all packs."""
         return sum(pack.pairs for pack in self.packs)
@@ -82,7 +87,7 @@ class Version(Stored):
 
     def as_input(self) -> Input:
         """Return this version as an input of a stage."""
-        return Input(stage=FOLDER, key=f"{self.line}/{self.number}", digest=self.digest)
+        return Input(stage=FOLDER, key=self.name, digest=self.digest)
 
     def tables_of(self, kind: Kind) -> list[Table]:
         """Return the tables of a kind, oldest first."""
@@ -124,6 +129,12 @@ def load_version(store: Store, line: str, number: int) -> Version:
     if (found.line, found.number) != (line, number):
         raise CorruptPart(f"{store.uri}/{name} is version {found.number} of {found.line}; restore it from a backup")
     return found
+
+
+def find_version(store: Store, name: str) -> Version:
+    """Return a version by its name. Raises: as load_version."""
+    line, _, number = name.rpartition("/")
+    return load_version(store, line, int(number))
 
 
 def create_version(store: Store, version: Version) -> Version:
