@@ -5,7 +5,7 @@
 Each case of benchmarks/cases/wishes_cases.py is a host on a loopback server, whose page shows one image. Each side has its
 default settings, and reaches the hosts through the server as its proxy. An image that a side has afterwards counts as
 used. pairmill reads the archived pages, filters and downloads; img2dataset downloads the list of images (it reads
-X-Robots-Tag); Scrapy requests the images with ROBOTSTXT_OBEY. `--write` puts the table into docs/rights/rights.md.
+X-Robots-Tag); Scrapy requests the images with ROBOTSTXT_OBEY. `--write` puts the table into benchmarks/results/notes.md.
 
 Two numbers a side: prohibitions that it obeys, and permissions that it uses. All rows of one call are of one machine and
 minute; nothing is timed. datatrove and Daft are not measured: they fetch URLs without asking any of these files.
@@ -31,7 +31,7 @@ from benchmarks.cases.wishes_cases import Case, list_cases
 from benchmarks.measure import Row, finish, make_parser, require_peers
 from dataops.home import CHECKOUT
 
-PAGE, BEGIN, END = CHECKOUT / "docs" / "rights" / "rights.md", "<!-- wishes -->\n", "<!-- end of wishes -->\n"
+PAGE, BEGIN, END = CHECKOUT / "benchmarks" / "results" / "notes.md", "<!-- wishes -->\n", "<!-- end of wishes -->\n"
 SIDES = ("pairmill", "img2dataset", "Scrapy")
 
 
@@ -214,7 +214,7 @@ def is_met(case: Case, used: bool) -> bool:
 
 
 def write_table(cases: Sequence[Case], used: Mapping[str, set[str]]) -> str:
-    """Return the table of docs/rights/rights.md: by group, the cases and those that each side meets."""
+    """Return the table of benchmarks/results/notes.md: by group, the cases and those that each side meets."""
     lines = [f"| signal | prohibitions | {' | '.join(SIDES)} | permissions | {' | '.join(SIDES)} |"]
     lines.append("|---" * (3 + 2 * len(SIDES)) + "|")
     groups = list(dict.fromkeys(case.group for case in cases))
@@ -236,7 +236,7 @@ def main(arguments: list[str]) -> int:
         sys.stdout.write("\n" + json.dumps(sorted(set(hosts))) + "\n")
         return 0
     parser = make_parser(str(__doc__).partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help="put the table into docs/rights/rights.md")
+    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results/notes.md")
     options = parser.parse_args(arguments)
     require_peers("img2dataset", "scrapy")
     cases = list_cases()
