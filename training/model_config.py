@@ -205,6 +205,16 @@ class BertConfig(PretrainedTextConfig):
         return self
 
 
+class DecoderConfig(PretrainedTextConfig):
+    """A text tower with a decoder language model of transformers. Its ids are raised by one, since 0 is padding."""
+
+    kind: Literal["decoder"]
+    network_config: dict[str, Any]
+    """The model's config.json."""
+    pooling: Literal["last", "mean"] = "last"
+    """Feature of a text: its last token, which alone has attended to all, or the mean of its tokens."""
+
+
 def _kind(value: object) -> Any:
     """Return the kind of a tower; CLIP's own have no such field, as in open_clip."""
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
@@ -217,10 +227,11 @@ VisionTower = Annotated[
 TextTower = Annotated[
     Annotated[TextConfig, Tag("clip")]
     | Annotated[WordVectorsConfig, Tag("words")]
-    | Annotated[BertConfig, Tag("bert")],
+    | Annotated[BertConfig, Tag("bert")]
+    | Annotated[DecoderConfig, Tag("decoder")],
     Discriminator(_kind),
 ]
-KINDS = frozenset({"clip", "backbone", "words", "bert"})
+KINDS = frozenset({"clip", "backbone", "words", "bert", "decoder"})
 """Kinds of towers, which pydantic puts into the path of a problem."""
 
 

@@ -105,12 +105,21 @@ class TextInit(PretrainedConfig):
     centred: bool = False
     """Subtract the mean of all captions' features from each, inside the network. Features of sentences point into one
     direction, and differ little from each other before it is subtracted. It needs a frozen tower."""
-    kind: Literal["words", "bert"]
+    kind: Literal["words", "bert", "decoder"]
     """words: a matrix with a vector for each word or token, in .safetensors, .npy or .npz, and beside it a tokenizer.json
     or a list with a word a line (.txt); a text is the mean of its vectors. bert: a folder with a config.json of model_type
     "bert", a tokenizer.json and the weights; a text is the mean of its tokens, or the first one as 1_Pooling/config.json
-    states."""
+    states. decoder: a folder with the config.json of a language model that transformers builds, a tokenizer.json and the
+    weights in safetensors files."""
+    pooling: Literal["last", "mean"] | None = None
+    """Feature of a text of a decoder: its last token (default), or the mean of its tokens."""
     tokenizer: Annotated[str, Field(min_length=1)] | None = None
     """Name of the tokenizer.json or list of words inside the package or folder; needed if there are several."""
     frozen: bool = True
     """Train only the projector. Without word_dropout, the features of the captions are then computed once."""
+
+    @model_validator(mode="after")
+    def _pools_a_decoder(self) -> Self:
+        if self.pooling is not None and self.kind != "decoder":
+            raise ValueError(f"pooling: a tower of kind {self.kind} has its own; remove pooling")
+        return self

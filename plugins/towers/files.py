@@ -21,11 +21,20 @@ from dataops.errors import ConfigError
 from dataops.regular_files import check_regular, open_regular, read_text
 from plugins.towers.config import ImageInit, TextInit
 from training.backbones import find_backbone
-from training.model_config import BackboneConfig, BertConfig, ModelConfig, ProjectedConfig, WordVectorsConfig
+from training.model_config import (
+    BackboneConfig,
+    BertConfig,
+    DecoderConfig,
+    ModelConfig,
+    PretrainedTextConfig,
+    ProjectedConfig,
+    WordVectorsConfig,
+)
 
 WEIGHTS = {
     "words": (".safetensors", ".npz", ".npy"),
     "bert": (".safetensors", ".bin"),
+    "decoder": (".safetensors", ".index.json"),
     "image": (".safetensors", ".pth", ".pt", ".bin"),
 }
 """Suffixes of the weights of each kind."""
@@ -33,7 +42,9 @@ MAX_ARRAYS = 64
 """Maximum number of arrays in a .npz."""
 MAX_EXPANSION = 16
 """Maximum size of the arrays of a .npz in relation to it; word vectors take about as many bytes as without compression."""
-BERT_CONFIG, POOLING = "config.json", "1_Pooling/config.json"
+CONFIG, POOLING = "config.json", "1_Pooling/config.json"
+INDEX = ".safetensors.index.json"
+"""End of the name of the file that lists the weights' files where there are several."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class TowerFiles:
     """The files that decide what a pretrained tower computes, and their owner."""
 
     weights: Path
+    """The one file of the weights, or the index of several."""
     tokenizer: Path | None
     """None for an image tower."""
     name: str
@@ -51,8 +63,8 @@ class TowerFiles:
 
     @property
     def config(self) -> Path:
-        """Path of the config.json beside the weights, which BERT has."""
-        return self.weights.with_name(BERT_CONFIG)
+        """Path of the config.json beside the weights, which BERT and decoders have."""
+        return self.weights.with_name(CONFIG)
 
     @property
     def pooling(self) -> Path:
@@ -62,7 +74,19 @@ class TowerFiles:
     def list_files(self) -> list[Path]:
         """Return all files that decide what the tower computes."""
         beside = (self.config, self.pooling) if self.tokenizer is not None else ()
-        return [self.weights, *([self.tokenizer] if self.tokenizer else []), *(p for p in beside if p.is_file())]
+        files = [self.weights, *([self.tokenizer] if self.tokenizer else []), *(p for p in beside if p.is_file())]
+        return [*files, *(self._list_parts() if self.weights.name.endswith(INDEX) else ())]
+
+    def _list_parts(self) -> list[Path]:
+        try:
+            names = sorted({str(name) for name in json.loads(read_text(self.weights))["weight_map"].values()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ConfigError(f"train.text_init: {self.weights} lists no files of weights ({error})") from error
+        paths = [self.weights.with_name(Path(name).name) for name in names]
+        wrong = [name for name, path in zip(names, paths, strict=True) if name != path.name or not path.is_file()]
+        if wrong:
+            raise ConfigError(f"train.text_init: {self.weights} names {wrong[0]!r}, which is no file beside it")
+        return paths
 
     def digest(self) -> str:
         """Return the sha256 over the names and digests of these files."""
@@ -77,7 +101,7 @@ class TowerFiles:
             "version": self.version,
             "license": self.license,
             "file": self.weights.name,
-            "sha256": file_sha256(self.weights),
+            "sha256": self.digest() if self.weights.name.endswith(INDEX) else file_sha256(self.weights),
         }
 
 
@@ -106,6 +130,8 @@ def find_files(init: TextInit | ImageInit) -> TowerFiles:
         raise ConfigError(f"{table}.path: {init.path} cannot be read ({error.strerror})") from error
     if not license_:
         raise ConfigError(f"{table}.license: the metadata of {name} states none; set the licence of its weights")
+    if kind == "decoder" and any(path.name.endswith(INDEX) for path in files):
+        files = [path for path in files if path.suffix != ".safetensors"]
     weights = _choose(files, WEIGHTS[kind], init.file, f"{table}.file", f"weights in {name}")
     tokenizer = None
     if isinstance(init, TextInit):
@@ -117,13 +143,13 @@ def find_files(init: TextInit | ImageInit) -> TowerFiles:
             candidates, suffixes, init.tokenizer, f"{table}.tokenizer", f"tokenizer.json or list of words in {name}"
         )
     found = TowerFiles(weights, tokenizer, name, version, license_)
-    if kind == "bert" and not found.config.is_file():
-        raise ConfigError(f"{table}: no {BERT_CONFIG} lies beside {weights.name} in {name}")
+    if kind in ("bert", "decoder") and not found.config.is_file():
+        raise ConfigError(f"{table}: no {CONFIG} lies beside {weights.name} in {name}")
     return found
 
 
 def _choose(files: list[Path], suffixes: tuple[str, ...], wanted: str | None, key: str, what: str) -> Path:
-    found = [path for path in files if path.suffix in suffixes]
+    found = [path for path in files if path.name.endswith(suffixes)]
     if wanted is not None:
         found = [path for path in files if path.as_posix().endswith(f"/{wanted}") or path.name == wanted]
     found = [path for path in found if path.is_file()]
@@ -189,7 +215,7 @@ def image_dimensions(init: ImageInit, image_size: int | None) -> BackboneConfig:
         raise ConfigError(f"train.image_init: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
-def text_dimensions(init: TextInit, context_length: int) -> BertConfig | WordVectorsConfig:
+def text_dimensions(init: TextInit, context_length: int) -> PretrainedTextConfig:
     """Return the dimensions of a text tower. Raises: ConfigError if its files are missing, or are of another kind."""
     files = find_files(init)
     names = ("projector_layers", "projector_norm", "projector_width")
@@ -204,7 +230,36 @@ def text_dimensions(init: TextInit, context_length: int) -> BertConfig | WordVec
             **projector,
         }
         return WordVectorsConfig.model_validate(fields)
+    if init.kind == "decoder":
+        return _decoder_dimensions(files, context_length, {**projector, "pooling": init.pooling or "last"})
     return _bert_dimensions(files, context_length, projector)
+
+
+def _decoder_dimensions(files: TowerFiles, context_length: int, fields: dict[str, Any]) -> DecoderConfig:
+    try:
+        facts = json.loads(read_text(files.config))
+        for name in ("is_encoder_decoder", "quantization_config"):
+            if facts.get(name):
+                raise ValueError(f"{name} is {str(facts[name])[:80]}; only a plain decoder is supported")
+        if lacking := {"model_type", "hidden_size", "vocab_size"} - set(facts):
+            raise ValueError(f"it states no {' or '.join(sorted(lacking))}")
+        facts = {name: value for name, value in facts.items() if name not in ("auto_map", "architectures", "dtype")}
+        return DecoderConfig.model_validate(
+            {
+                "kind": "decoder",
+                "context_length": min(context_length, facts.get("max_position_embeddings", context_length)),
+                "vocab_size": facts["vocab_size"] + 1,
+                "width": facts["hidden_size"],
+                "network_config": facts,
+                **fields,
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, ValidationError):
+            error = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(
+            f"train.text_init: {files.config} is no config of a language model that pairmill can read ({error})"
+        ) from None
 
 
 def _bert_dimensions(files: TowerFiles, context_length: int, projector: dict[str, Any]) -> BertConfig:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dataops.digest import canonical_json, text_sha256
 from plugins.towers.feature_files import VERSION, read_features, write_features
-from plugins.towers.networks.bert import Bert
 from plugins.towers.progress import Progress
 from training import distributed
 from training.evaluation.encode import map_in_order
@@ -50,7 +49,8 @@ class TextFeatures:
         for start in range(0, len(self.features_NW), ROWS_AT_ONCE):
             total_W += self.features_NW[start : start + ROWS_AT_ONCE].sum(axis=0, dtype=np.float64)
         centre_W = torch.from_numpy(total_W / len(self.features_NW)).float()
-        shift_outputs(self.tower, -centre_W)
+        with torch.no_grad():
+            self.tower.encoder.shift_outputs(-centre_W)
         return replace(self, centre_W=centre_W)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -63,18 +63,6 @@ class TextFeatures:
             if row is None:
                 features_BW[number] = encode(self.tower, self.tokenizer, [text], self.precision)[0]
         return features_BW
-
-
-def shift_outputs(tower: PretrainedTextTower, shift_W: Tensor) -> None:
-    """Add a vector to each feature of the tower's network, by its own parameters."""
-    encoder = tower.encoder
-    with torch.no_grad():
-        if isinstance(encoder, Bert):  # the mean of its tokens, or one of them
-            last = encoder.blocks[-1].get_submodule("norm2").get_parameter("bias")
-            last += shift_W.to(last.device)
-        else:  # the mean of its words; row 0 is no word
-            weights = encoder.get_parameter("embedding.weight")
-            weights[1:] += shift_W.to(weights.device)
 
 
 def encode(tower: PretrainedTextTower, tokenizer: Tokenizer, texts: Sequence[str], precision: str) -> Tensor:

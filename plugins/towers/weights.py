@@ -12,6 +12,7 @@ from dataops.errors import ConfigError
 from dataops.regular_files import check_regular
 from plugins.towers.config import ImageInit, TextInit
 from plugins.towers.files import TowerFiles, find_files, load_arrays
+from plugins.towers.networks.decoder import Decoder
 from training.model.clip import CLIP
 from training.model.pretrained import is_square, read_state_dict, resize_image_positions
 from training.model.towers import BackboneTower
@@ -54,6 +55,12 @@ def load_text_tower(model: CLIP, init: TextInit) -> None:
     """
     files, tower = find_files(init), model.text
     assert tower is not None
+    if init.kind == "decoder":
+        decoder = tower.encoder
+        assert isinstance(decoder, Decoder)
+        decoder.load(files.weights.parent)
+        decoder.requires_grad_(not init.frozen)
+        return
     if init.kind == "words":
         matrix_VW = read_vectors(files)
         tensors = {"embedding.weight": torch.cat([torch.zeros(1, matrix_VW.shape[1]), matrix_VW])}

@@ -10,6 +10,7 @@ from dataops import plugins
 from dataops.errors import ConfigError
 from training.model_config import (
     BackboneConfig,
+    DecoderConfig,
     ModelConfig,
     ProjectedConfig,
     TextConfig,
@@ -66,6 +67,10 @@ class _OpenClip(Exporter):
             )
         if isinstance(text, WordVectorsConfig):
             raise ConfigError("open_clip: it has no tower of word vectors; export as onnx")
+        if isinstance(text, DecoderConfig):
+            raise ConfigError(
+                "open_clip: a tower of a decoder language model is not exported; load the model by pairmill"
+            )
 
     def write(self, loaded: "LoadedModel", output: Path, final: Path) -> None:
         from training.exporters.layouts import export_open_clip

@@ -1,7 +1,7 @@
 """The vocabulary of a pretrained text tower: any tokenizer.json, or a list with a word a line.
 
-Token 0 is padding, as in BERT. A vocabulary of word vectors has its ids raised by one for that, and
-a word that it lacks becomes 0 too, which counts for nothing.
+Token 0 is padding, as in BERT. All other vocabularies have their ids raised by one for that. A word
+that word vectors lack becomes 0 too, which counts for nothing.
 """
 
 import json
@@ -17,7 +17,7 @@ from torch import Tensor
 from dataops.errors import ContractError
 from dataops.regular_files import read_text
 from training.model.tokenizer import Tokenizer, load_tokenizer
-from training.model_config import BertConfig, TextConfig, WordVectorsConfig
+from training.model_config import BertConfig, PretrainedTextConfig, TextConfig, WordVectorsConfig
 
 UNKNOWN = "[UNK]"
 """Token of the words that a list lacks."""
@@ -33,11 +33,12 @@ class PretrainedTokenizer(Tokenizer):
     Raises: ContractError if the vocabulary has more tokens than the tower, or a padding token that is not 0.
     """
 
-    def __init__(self, encoder: AnyTokenizer, config: BertConfig | WordVectorsConfig):
-        self._encoder, self.kind = encoder, f"pretrained-{config.kind}"
+    def __init__(self, encoder: AnyTokenizer, config: PretrainedTextConfig):
+        self._encoder, self.kind = encoder, f"pretrained-{config.network}"
         self.vocab_size, self.context_length = config.vocab_size, config.context_length
-        self._shift = 1 if isinstance(config, WordVectorsConfig) else 0
-        self._unknown_id = encoder.token_to_id(UNKNOWN) if self._shift else None
+        takes_words = isinstance(config, WordVectorsConfig)
+        self._shift = 0 if isinstance(config, BertConfig) else 1
+        self._unknown_id = encoder.token_to_id(UNKNOWN) if takes_words else None
         ids = encoder.get_vocab(with_added_tokens=True).values()
         highest = max((one for one in ids if one != self._unknown_id), default=0)
         if highest + self._shift >= config.vocab_size:
@@ -45,7 +46,7 @@ class PretrainedTokenizer(Tokenizer):
             raise ContractError(f"tokenizer: its highest id, {highest}, has no row in a table of {rows}")
         if isinstance(config, BertConfig) and encoder.token_to_id("[PAD]") not in (None, 0):
             raise ContractError(f"tokenizer: [PAD] is {encoder.token_to_id('[PAD]')}, not 0")
-        self.pad_id, self._takes_special = 0, isinstance(config, BertConfig)
+        self.pad_id, self._takes_special = 0, not takes_words
         encoder.no_padding()
         encoder.enable_truncation(config.context_length)
         encoder.encode_special_tokens = True  # a caption that spells [SEP] is a caption
@@ -75,7 +76,7 @@ class PretrainedTokenizer(Tokenizer):
         return json.dumps({**content, "truncation": None, "padding": None}, ensure_ascii=False)
 
 
-def load_tower_tokenizer(path: Path, config: TextConfig | BertConfig | WordVectorsConfig) -> Tokenizer:
+def load_tower_tokenizer(path: Path, config: TextConfig | PretrainedTextConfig) -> Tokenizer:
     """Read the vocabulary of a text tower: a tokenizer.json, or for word vectors a list with a word a line.
 
     Raises: ContractError if the file is neither, or does not fit the tower.

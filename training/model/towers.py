@@ -26,6 +26,10 @@ class Network(nn.Module):
         """Return the parameters in groups from the input on."""
         raise NotImplementedError
 
+    def shift_outputs(self, shift_W: Tensor) -> None:
+        """Add a vector to each feature by the network's own parameters; for texts only."""
+        raise NotImplementedError
+
 
 class Attention(nn.Module):
     """A module that attends, of inputs (B, L, W); the operations of its weights are those of its linear layers."""

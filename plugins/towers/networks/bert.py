@@ -78,6 +78,11 @@ class Bert(Network):
         is_real_BL1 = is_real_BL.unsqueeze(2)
         return (x_BLW * is_real_BL1).sum(dim=1) / is_real_BL1.sum(dim=1)
 
+    def shift_outputs(self, shift_W: Tensor) -> None:
+        """Add a vector to each token's last output, and so to their mean or the first of them."""
+        last = self.blocks[-1].get_submodule("norm2").get_parameter("bias")
+        last += shift_W.to(last.device)
+
     def groups(self) -> list[list[nn.Parameter]]:
         """Return the parameters in groups from the input on."""
         first = [*self.token_embedding.parameters(), self.positional_embedding, *self.norm.parameters()]

@@ -23,6 +23,10 @@ class WordVectors(Network):
         sums_BW = (self.embedding(ids_BL) * is_real_BL1).sum(dim=1)
         return sums_BW / is_real_BL1.sum(dim=1).clamp(min=1)
 
+    def shift_outputs(self, shift_W: Tensor) -> None:
+        """Add a vector to each word's, and so to their mean; row 0 is no word."""
+        self.embedding.weight[1:] += shift_W.to(self.embedding.weight.device)
+
     def groups(self) -> list[list[nn.Parameter]]:
         """Return the parameters in groups from the input on."""
         return [list(self.embedding.parameters())]

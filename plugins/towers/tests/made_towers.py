@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 
 HEADS = 2
+BYTES = set(pre_tokenizers.ByteLevel.alphabet())
 WORDS = ["red", "green", "blue", "pale", "thing", "a"]
 
 
@@ -103,6 +104,26 @@ def compute_bert(weights: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
             after.append(norm(f"{place}.output.LayerNorm", x + linear(f"{place}.output.dense", inner)))
         tokens = after
     return np.array(tokens)
+
+
+def write_decoder(folder: Path, kind: str, max_shard_size: str = "1GB") -> nn.Module:
+    """Write a language model as transformers does, and return it: a byte-level vocabulary, 16 channels, two blocks."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    pieces = {character: number for number, character in enumerate(["!", *sorted(BYTES - {"!"})])}
+    encoder = Tokenizer(models.BPE(pieces, []))
+    encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder.save(str(folder / "tokenizer.json"))
+    sizes = {"vocab_size": len(pieces), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 24, "max_position_embeddings": 20, "num_key_value_heads": 1, "head_dim": 8}
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).eval()
+    for parameter in network.parameters():
+        if parameter.ndim >= 2:
+            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    network.save_pretrained(folder, max_shard_size=max_shard_size)
+    return network
 
 
 def write_words(folder: Path, kind: str = "npy") -> np.ndarray:

@@ -21,7 +21,7 @@ from plugins.towers import image_features as image_features_module
 from plugins.towers import text_features as text_features_module
 from plugins.towers.config import StartConfig
 from plugins.towers.networks.resnet import build
-from plugins.towers.tests.made_towers import write_bert, write_words
+from plugins.towers.tests.made_towers import write_bert, write_decoder, write_words
 from tests.trainings import output_of, outputs_of, rows_of
 from training.config import TrainConfig
 from training.data.loader import Dataset
@@ -104,12 +104,17 @@ def test_a_training_on_frozen_towers_ends_in_the_same_bits_after_a_stop(
     assert not (output_of(jobs[1]) / "prepared").exists()
 
 
-def test_the_shipped_config_of_two_frozen_towers_trains_with_tiny_ones(make_job: MakeJob, tables) -> None:
+def test_the_shipped_config_of_two_frozen_towers_trains_with_tiny_ones(
+    make_job: MakeJob, tables: dict[str, dict[str, object]], tmp_path: Path
+) -> None:
     """Only the projector of the captions learns, from features that are computed once."""
+    pytest.importorskip("transformers")
     shipped = parse_toml((CHECKOUT / "configs" / "sharelock.toml").read_text())["train"]
     TrainConfig.model_validate(shipped)
+    write_decoder(tmp_path / "decoder", "qwen3")
     for name, table in tables.items():
         shipped[name] |= {key: table[key] for key in ("path", "architecture") if key in table}
+    shipped["text_init"]["path"] = str(tmp_path / "decoder")
     shipped["text_init"]["projector_width"] = 8
     job = make_job("a", **(shipped | {"image_size": 32, "batch_size": 10, "epochs": 4, "lr": 1e-2, "threads": 1}))
     assert main([str(job)]) == 0
