@@ -55,16 +55,3 @@ def test_wrong_keys_and_secrets_are_problems_with_their_lines(tmp_path: Path):
     with pytest.raises(ConfigError) as caught:
         resolve(path)
     assert "abcd1234" not in str(caught.value)
-
-
-def test_each_of_several_sources_is_a_table_with_its_origins(tmp_path: Path):
-    path = tmp_path / "mine.toml"
-    path.write_text(
-        'name = "mine"\n[[source]]\nkind = "pairs"\npaths = ["a.csv"]\n[[source]]\nname = "b"\nkind = "wat"\npaths=["b"]\n'
-    )
-    config, keys, text = resolve(path, "source.b.license=https://l.test/1")
-    assert keys["source.pairs.paths"] == ([str(tmp_path / "a.csv")], "line 4")
-    assert keys["source.b.kind"] == ("wat", "line 7")
-    assert keys["source.b.license"] == ("https://l.test/1", "--set")
-    assert text.count("[[source]]") == 2
-    assert RunConfig.model_validate(tomllib.loads(text)) == config

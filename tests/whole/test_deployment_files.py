@@ -55,15 +55,6 @@ def test_image_copies_existing_files_that_dockerignore_allows():
     assert sources >= PACKAGES
 
 
-def test_image_runs_without_root_and_compose_builds_its_stages():
-    stages = re.findall(r"^FROM \S+ AS (\S+)", DOCKERFILE, flags=re.MULTILINE)
-    user = re.search(r"^USER (\d+):(\d+)$", DOCKERFILE, flags=re.MULTILINE)
-    assert user
-    assert int(user[1]) > 0
-    targets = {service["build"]["target"] for service in COMPOSE["services"].values() if "build" in service}
-    assert targets == {"cpu", "cuda"} <= set(stages)
-
-
 def test_compose_services_are_hardened_checked_and_published_on_loopback():
     for name, service in COMPOSE["services"].items():
         assert service["read_only"], name
@@ -84,12 +75,8 @@ def test_no_password_has_a_default():
         assert re.search(rf"\$\{{{name}:\?", text), name
         assert not re.search(rf"\$\{{{name}:?-", text), name
         assert re.search(rf"^{name}=$", dotenv.EXAMPLE.read_text(), flags=re.MULTILINE), name
-
-
-def test_env_example_lists_every_variable_of_compose():
-    used = set(re.findall(r"\$\{([A-Z_]+)", (CHECKOUT / "infra/compose.yaml").read_text()))
-    listed = set(re.findall(r"^#?([A-Z_]+)=", dotenv.EXAMPLE.read_text(), flags=re.MULTILINE))
-    assert used == listed
+    used = set(re.findall(r"\$\{([A-Z_]+)", text))
+    assert used == set(re.findall(r"^#?([A-Z_]+)=", dotenv.EXAMPLE.read_text(), flags=re.MULTILINE))
 
 
 def test_dotenv_writes_random_private_secrets_once(tmp_path: Path):

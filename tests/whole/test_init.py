@@ -93,7 +93,6 @@ def test_three_questions_are_asked_on_a_terminal(monkeypatch: pytest.MonkeyPatch
         ("site", {"yes": False}, "no terminal to ask on"),
         ("common-crawl", {"data": "CC MAIN"}, "source.crawl: ..CC MAIN..: .CC MAIN. is no crawl id"),
         ("warc", {"contact": "my site"}, "--contact 'my site': is no URL of a page"),
-        ("warc", {"contact": "mailto:me"}, "--contact 'mailto:me': is no URL"),
         ("pairs", {"data": "nowhere/*.csv"}, "--data nowhere/.*: there is no such file or folder"),
         ("pairs", {"data": "."}, r"--data \.: is a folder, and --from pairs reads files; name its files"),
         ("warc", {"folder": "file/below"}, "cannot be written"),

@@ -7,12 +7,12 @@ from uuid import UUID, uuid4
 
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Completed, Running
+from prefect.states import Running
 
 from dataops.process import process_fingerprint
 from dataops.store import FolderStore
 from flows import abandoned_runs
-from flows.abandoned_runs import close_flow_run, close_killed_runs
+from flows.abandoned_runs import close_killed_runs
 from flows.records import RunRecord, load_run
 from tasks.tracking import parent_run
 
@@ -42,13 +42,6 @@ class Server:
     def set_task_run_state(self, task_run: UUID, state: State, *, force: bool) -> None:
         assert force
         self.task_runs[task_run] = state
-
-
-def test_killed_flow_run_and_its_running_task_runs_are_closed():
-    server: Any = Server(Running(), [Completed(name="Reused"), Running(), None])
-    close_flow_run(server, str(FLOW_RUN))
-    assert server.flow_run.is_crashed()
-    assert [state.name for state in server.task_runs.values()] == ["Reused", "Crashed", "Crashed"]
 
 
 def test_killed_run_is_closed_in_prefect_and_mlflow_and_its_record_has_crashed(tmp_path: Path, monkeypatch):

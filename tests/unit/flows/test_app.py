@@ -3,6 +3,7 @@ from pathlib import Path
 import prefect  # noqa: F401  its first import makes ~/.prefect, in the home of the user who runs the tests
 import pytest
 
+from dataops import plugins
 from dataops.store import open_store
 from flows.app import run_command
 from flows.records import RunRecord
@@ -32,6 +33,7 @@ READ_ONLY = [
     (["config", "show", "missing.toml"], 2),
     (["config", "schema"], 0),
     (["plan", "missing.toml"], 2),
+    (["try", "filter"], 2),
     (["--version"], 0),
 ]
 """Commands that only read, or end before they write, each with its exit code in an empty folder."""
@@ -57,6 +59,12 @@ def test_commands_that_read_create_nothing_in_an_empty_folder(empty: Path, argum
     assert [path for name in ("user", "work") for path in (empty / name).rglob("*")] == []
 
 
+def skip_if_not_installed(command: str) -> None:
+    """Skip the test of a command of a plugin that is not installed."""
+    if not any(command in plugins.targets(group) for group in plugins.kinds("commands.")):
+        pytest.skip(f"{command} is not installed")
+
+
 @pytest.fixture
 def project(empty: Path) -> Path:
     """Return the folder of a project with one run in its store."""
@@ -68,8 +76,9 @@ def project(empty: Path) -> Path:
 @pytest.mark.parametrize(
     "command",
     [
-        *(["show"], ["rerun"], ["promote"]),
-        ["export", "--format", "hf", "--out", "out"],
+        *(["show"], ["rerun"], ["promote"], ["export", "--format", "hf", "--out", "out"]),
+        *(["browse"], ["summary"], ["verify", "--key", "key"], ["publish", "--to", "out"], ["bom", "--out", "out"]),
+        ["sign", "--key", "key"],
     ],
     ids=lambda command: command[0],
 )
@@ -78,6 +87,7 @@ def test_an_empty_name_is_not_the_newest_run_or_the_working_folder(
     project: Path, capsys: pytest.CaptureFixture[str], command: list[str], name: str
 ):
     """Such a name comes from a shell script's variable that is not set."""
+    skip_if_not_installed(command[0])
     assert run_command([*command, name]) == 2
     assert "is empty" in capsys.readouterr().err
 
@@ -87,7 +97,8 @@ def test_an_empty_name_is_not_the_newest_run_or_the_working_folder(
     [
         *(["show"], ["show", "r-1"], ["rerun", "r-1"], ["runs"]),
         *(["takedown", "list"], ["takedown", "list.txt"]),
-        ["export", "r-1", "--format", "hf", "--out", "out"],
+        *(["export", "r-1", "--format", "hf", "--out", "out"], ["browse"], ["try", "filter"]),
+        ["publish", "r-1", "--to", "out"],
     ],
     ids=" ".join,
 )
@@ -95,6 +106,7 @@ def test_an_empty_name_is_not_the_newest_run_or_the_working_folder(
 def test_a_store_that_is_not_there_is_refused_and_not_made(
     project: Path, capsys: pytest.CaptureFixture[str], command: list[str], store: str
 ):
+    skip_if_not_installed(command[0])
     (project / "list.txt").write_text("http://example.org/a.jpg\n")
     before = sorted(project.rglob("*"))
     assert run_command([*command, "--store", store]) == 2

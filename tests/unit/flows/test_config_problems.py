@@ -60,7 +60,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"top": "sed = 3"}, "sed: unknown key (value 3)", "; did you mean seed? (line 2)"),
         ({"top": "[trian]\nepochs = 1"}, "trian: unknown table; ", "; did you mean train? (line 2)"),
         ({"top": "[colour]\nred = 1"}, "colour: unknown table; allowed: ", ", train (line 2)"),
-        ({"train": "epoch = 3"}, "train.epoch: unknown key (value 3); ", "; did you mean train.epochs? (line 15)"),
         ({"train": "min_side = 3"}, "train.min_side: unknown key ", "; did you mean curate.min_side? (line 15)"),
         (
             {"download": "[download.retry]\nround = 3"},
@@ -68,16 +67,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "; did you mean download.retry.rounds? (line 14)",
         ),
         (
-            {"source": "pahts = 3"},
-            "source.pahts: unknown key (value 3); ",
-            "did you mean source.paths? (line 8)",
-        ),
-        (
             {"download": 'resize_mode = "boarder"'},
             "download.resize_mode: 'boarder'; allowed: 'no', ",
             "border? (line 13)",
         ),
-        ({"filter": "min_chars = [\n  1,\n  2,\n]"}, "filter.min_chars: [1, 2]: ", " (line 10)"),
         (
             {"train": 'model = "vit-b32"'},
             "train.model: model 'vit-b32': cannot read ",
@@ -89,17 +82,6 @@ def test_problem_has_what_was_meant_and_its_line(folder: Path, tables: dict[str,
     (problem,) = problems(folder, **tables)
     assert problem.startswith(start)
     assert re.sub(r"; plugins that are not installed.*(?= \(line)", "", problem).endswith(end)
-
-
-def test_files_that_a_wrong_table_names_are_checked_too(folder: Path):
-    found = problems(
-        folder, train='model = "ViT-B-23"\nepochs = 0', source="max_page_bytes = -1", top="[execution]\nworkers = 0"
-    )
-    assert [line.partition(": ")[0] for line in found] == [
-        *("source.max_page_bytes", "train.epochs", "execution.workers"),
-        "train.model",
-    ]
-    assert "train.model: model 'ViT-B-23': cannot read" in found[-1]
 
 
 def all_keys(table: type[BaseModel], path: str = "") -> Iterator[tuple[str, bool]]:
@@ -183,22 +165,14 @@ def load_sources(folder: Path, *settings: str, **values: str) -> RunConfig:
     ("values", "settings", "problem"),
     [
         (
-            {"more": 'colour = "x"'},
-            (),
-            "source.pairs.colour: unknown key (value 'x')",
-        ),
-        (
             {"more": "rows_per_part = 0"},
             (),
             "source.pairs.rows_per_part: 0: Input should be greater than or equal to 1",
         ),
-        ({"more": 'images = "archive"'}, (), "source.pairs.images: 'archive': only archives of kind"),
-        ({"more": 'license = "CC-BY"'}, (), "source.pairs.license: 'CC-BY': String should match pattern"),
         ({"list": "none.csv"}, (), "source.pairs.paths: '{folder}/none.csv' is not a file"),
         ({"crawl": "none.gz", "more": "rows_per_part = 0"}, (), "source.crawl.paths: '{folder}/none.gz' is not a file"),
         ({}, ("source.2.kind=wet",), "source.2.kind: 'wet' is not a kind of source; allowed: warc, "),
         ({"more": 'name = "crawl"'}, (), "source: two sources are named 'crawl'; set another `name` in one of"),
-        ({"more": 'name = "0"'}, (), "source.pairs.name: '0': String should match pattern"),
     ],
 )
 def test_a_problem_of_one_of_several_sources_names_it(

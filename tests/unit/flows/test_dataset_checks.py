@@ -4,7 +4,7 @@ import pytest
 
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore, Store
-from flows.dataset_checks import check_run, find_last_version, find_report
+from flows.dataset_checks import check_run, find_last_version
 from flows.records import RunRecord, StageRun
 from tasks.checks.check import CheckReport, CheckResult, ChecksConfig
 from tests.manifests import build_manifest
@@ -57,24 +57,3 @@ def test_run_is_checked_against_its_last_version(store: Store):
     assert report.is_blocked
     assert (report.dataset, report.last, report.last_run) == ("b" * 16, "a" * 16, "daily-20260101T090000-0090")
     assert "min_rows_ratio: the dataset has 0.20 times the 90 pairs" in report.describe_blocks()
-
-
-def report(text: str, dataset: str = "d" * 16) -> CheckReport:
-    result = CheckResult(check="max_host_share", level="warn", state="failed", figure=0.9, bound=0.8, text=text)
-    return CheckReport(dataset=dataset, last="a" * 16, last_run="run-1", results=[result])
-
-
-def test_report_of_the_newest_run_that_checked_the_dataset_is_found(tmp_path):
-    store = FolderStore(tmp_path)
-    for hour, name, checks in (
-        (1, "z", report("first")),
-        (2, "a", report("second")),
-        (3, "z", report("other", "e" * 16)),
-        (4, "z", None),
-    ):
-        run_id = f"{name}-20260101T0{hour}0000-0000"
-        RunRecord(run_id=run_id, name=name, created_at="", config={}, checks=checks).save(store)
-    found = find_report("d" * 16, store)
-    assert found is not None
-    assert found.results[0].text == "second"
-    assert find_report("f" * 16, store) is None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from prefect.states import Failed
 
-from dataops.errors import ContractError, PairmillError, SourceError
+from dataops.errors import PairmillError, SourceError
 from dataops.messages.waiting import Wait, current_waits
 from dataops.snapshot import Manifest
 from flows import task_run
@@ -58,10 +58,3 @@ def test_a_retry_of_a_stage_is_registered_as_a_wait_until_it_begins(waits, caplo
     assert [round((found[0].until or 0) - found[0].since) for found in waits[:2]] == [5, 30]
     assert current_waits() == []
     assert "extract failed and is retried in 5 s: the site does not answer" in caplog.text
-
-
-def test_an_error_that_is_not_retryable_announces_no_retry(waits, caplog):
-    with pytest.raises(ContractError):
-        run_task("filter", "filter", lambda: None, fail_with(ContractError("a"), ContractError("b")), (), None, (5.0,))
-    assert waits == [[], []]
-    assert "is retried" not in caplog.text

@@ -8,8 +8,7 @@ from PIL import Image
 
 from docs.tools.links import ROOT, links
 from docs.tools.notebook import NOTEBOOK, execute, texts
-from docs.tools.outputs import Block, fill_blocks, find_blocks, read_variables
-from docs.tools.pictures import select_sections
+from docs.tools.outputs import Block, fill_blocks, find_blocks
 
 PAGE = """Before.
 
@@ -43,18 +42,6 @@ def test_blocks_are_found_and_filled():
     assert fill_blocks(filled, lambda command: f"out of {command}  \n\n  b\n", {"PACK": "0123"}) == filled
 
 
-def test_labels_are_the_lines_without_digits():
-    block = next(find_blocks(PAGE))
-    assert block.labels() == ["old output"]
-    assert block.arguments({"PACK": "0123"}) == ["pairmill", "show", "0123"]
-
-
-def test_variables_of_a_run():
-    stages = [{"stage": "pack", "key": "01", "path": "/store/pack/01"}]
-    shown = {"run_id": "demo-1", "model_version": "models:/demo/1", "stages": stages}
-    assert read_variables(shown) == {"RUN": "demo-1", "MODEL": "demo/1", "STORE": "/store", "PACK": "01"}
-
-
 def test_screenshots_and_notebook_are_of_the_run_that_the_readme_shows():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     keys = {stage.upper(): key for stage, key in re.findall(r"^(\w+) +([0-9a-f]{16}) ", readme, re.MULTILINE)}
@@ -77,11 +64,3 @@ def test_cells_of_a_notebook_share_their_names_and_show_their_last_expression():
     notebook: dict[str, Any] = {"cells": [{"cell_type": "markdown", "source": ["a"]}, *cells]}
     execute(notebook)
     assert texts(notebook) == [("3", ["same"]), ("", ["same"]), ("'x'", ["same"])]
-
-
-def test_sections_of_a_page_are_chosen_by_the_start_of_their_heading():
-    page = "<head><h1>Title</h1>a<h2><code>x</code></h2>b<h3>Errors (2)</h3>c<h2>Errors</h2>d"
-    assert (
-        select_sections(page, ["<code>", "Errors"])
-        == "<head><h1>Title</h1>a<h2><code>x</code></h2>b<h3>Errors (2)</h3>c"
-    )

@@ -9,9 +9,8 @@ from dataops.reasons import Reason
 from tasks.download.outcome import EVIDENCE
 from tasks.filter.added_steps import describe_reasons
 from tasks.filter.steps import DROP_REASONS as FILTER_HASHES
-from tasks.reports.drop_reasons import DAMAGES, DROP_REASONS, STATUSES, find_reason
+from tasks.reports.drop_reasons import DAMAGES, find_reason
 
-CONFIG = (CHECKOUT / "docs" / "reference" / "config.md").read_text(encoding="utf-8")
 _TAKES_REASON = {
     "FetchError": "download",
     "ImageRefused": "curate",
@@ -25,12 +24,6 @@ _TAKES_REASON = {
 """Functions and classes whose string argument is a drop reason or a damage."""
 _NO_ROWS = {("download", name) for name in ("redirect", "bad_answer", "unreadable", "not_encrypted")}
 """Errors of files of sources and hosts, which are no rows, and of images that a model captions, which drop no row."""
-
-
-def test_each_config_key_has_a_type_and_a_meaning():
-    rows = [line.strip("| ").split(" | ") for line in CONFIG.splitlines() if line.startswith("| `")]
-    assert len(rows) > 200
-    assert [row for row in rows if len(row) < 4 or not row[1] or len(row[3]) < 10] == []
 
 
 def test_each_column_has_a_meaning_and_each_meaning_a_column():
@@ -60,14 +53,3 @@ def test_each_reason_that_the_code_gives_is_described():
         return name in DAMAGES if stage == "damage" else described is not None
 
     assert {reason for reason in found - _NO_ROWS if not is_known(*reason)} == set()
-
-
-def test_reasons_with_a_variable_part_are_found_by_what_the_data_holds():
-    http = find_reason("download", "http_404")
-    assert http
-    assert http == DROP_REASONS["download"]["http_NNN"]
-    if "SCORE_below_band" in DROP_REASONS["curate"]:  # of the plugin scores
-        assert find_reason("curate", "clip_score_below_band") == DROP_REASONS["curate"]["SCORE_below_band"]
-    assert find_reason("download", "clip_score") is None
-    assert find_reason("curate", "no_such_reason") is None
-    assert set(STATUSES) == {"success", "failed_to_download", "failed_to_resize"}

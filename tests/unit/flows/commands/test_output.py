@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flows.commands.output import WIDTH, console, first_of, new_table
+from flows.commands.output import WIDTH, console, new_table
 
 
 @pytest.mark.parametrize("length", [WIDTH - 20, WIDTH - 10, WIDTH, 3 * WIDTH])
@@ -19,7 +19,3 @@ def test_a_row_that_does_not_fit_is_a_block_with_whole_cells(capsys: Any, length
     assert " ".join(out.split()).count("a reason") == 20
     assert (f"state: {url}" in out) == (length + len("demo-1") + 20 + 4 > WIDTH)
     assert out.startswith("Runs\n")
-
-
-def test_a_line_never_stands_for_a_single_row():
-    assert [len(first_of(range(number), 3)) for number in (2, 3, 4, 5, 9)] == [2, 3, 4, 3, 3]

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from dataops.errors import ConfigError
 from dataops.snapshot import Input, Part
 from dataops.stages import STAGES
 from dataops.store import FolderStore
 from flows.app import run_command
 from flows.commands import show
-from flows.commands.show import LISTED, select_runs, show_snapshot
-from flows.records import Attempt, RunRecord, StageRun, newest_run
+from flows.commands.show import LISTED, show_snapshot
+from flows.records import Attempt, RunRecord, StageRun
 from tests.manifests import build_manifest
 
 
@@ -21,25 +20,12 @@ def record(run_id: str, state: str) -> RunRecord:
     )
 
 
-def test_select_runs_returns_the_newest_in_a_state():
-    records = [record("1", "completed"), record("2", "failed"), record("3", "completed"), record("4", "failed")]
-    assert select_runs(records, None, ()) == records
-    assert [r.run_id for r in select_runs(records, 1, ())] == ["4"]
-    assert [r.run_id for r in select_runs(records, 1, ["completed"])] == ["3"]
-    assert [r.run_id for r in select_runs(records, 9, ["completed", "failed"])] == ["1", "2", "3", "4"]
-    assert select_runs(records, None, ["crashed"]) == []
-    with pytest.raises(ConfigError, match="--limit is 0; it must be at least 1"):
-        select_runs(records, 0, ())
-
-
 def test_runs_counts_the_stages_up_to_the_one_at_which_a_run_was_to_stop(capsys):
     stages = [StageRun(stage=name, key="0" * 16, state="Completed") for name in STAGES]
     shown = {
-        "1": (stages[:5], ["pack"], "5 of 5, until pack"),
-        "2": (stages[:3], ["pack"], "3 of 5, until pack"),
-        "3": (stages, [None], "8 of 8"),
-        "4": (stages, [None, "pack"], "8 of 8"),
-        "5": ([], [], "0 of 8"),
+        "1": (stages[:3], ["pack"], "3 of 5, until pack"),
+        "2": (stages, [None, "pack"], "8 of 8"),
+        "3": ([], [], "0 of 8"),
     }
     records = []
     for name, (done, ends, _) in shown.items():
@@ -54,18 +40,6 @@ def test_runs_counts_the_stages_up_to_the_one_at_which_a_run_was_to_stop(capsys)
         assert line.endswith(expected)
 
 
-def test_newest_run_is_the_last_that_started(tmp_path: Path):
-    home, store = tmp_path / "home", FolderStore(tmp_path / "home" / "store")
-    (home / "runs").mkdir(parents=True)
-    with pytest.raises(
-        ConfigError, match=r"there is no run in .*/home; start one with `pairmill run CONFIG`, or change to"
-    ):
-        newest_run(home)
-    for name in ("2", "1"):
-        record(name, "completed").save(store)
-    assert newest_run(home, store.uri) == "2"
-
-
 def test_runs_names_the_home_and_the_remedy_if_there_is_no_run(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
     assert run_command(["runs"]) == 0
@@ -78,14 +52,6 @@ def test_runs_names_the_home_and_the_remedy_if_there_is_no_run(tmp_path: Path, m
     assert capsys.readouterr().out == "no run is in this state\n"
     assert run_command(["runs"]) == 0
     assert "completed" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("options", "named"), [({}, 1), ({"with_error": False}, 0)])
-def test_run_names_its_error_unless_the_command_prints_it(options, named, tmp_path, capsys):
-    attempt = Attempt(flow_run_id="1", flow="mine", started_at="2026-01-01", host="h", pid=1, error="no page was found")
-    run = record("1", "failed").model_copy(update={"attempts": [attempt]})
-    show.show_run(run, FolderStore(tmp_path), **options)
-    assert capsys.readouterr().out.count("no page was found") == named
 
 
 def test_show_of_many_inputs_and_parts_fits_on_one_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -14,7 +14,7 @@ from flows.deployment.automations import notification_automations
     "text",
     [
         *("[click](https://evil.test)", "![x](http://evil.test/p.png)", "<https://evil.test|click>", "<!channel>"),
-        *("@here", "`code`", "www.evil.test", "HTTPS://evil.test", "[[a]]"),
+        *("@here", "`code`", "www.evil.test", "HTTPS://evil.test", "[[a]]", "x" * 5000),
     ],
 )
 def test_error_in_a_notification_has_no_markup_link_or_mention(text):
@@ -28,4 +28,5 @@ def test_error_in_a_notification_has_no_markup_link_or_mention(text):
     body = Environment(autoescape=False).from_string(action.body).render(event=event, flow=flow, flow_run=flow)
     quoted = body.removesuffix("Page: http://ui.test/runs/flow-run/1")
     assert "caption" in quoted
+    assert len(body) < 1000
     assert [one for one in ("[", "]", "<", ">", "@", "`", "://", "www.", "|") if one in quoted] == []

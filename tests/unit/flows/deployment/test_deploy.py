@@ -8,11 +8,10 @@ from unittest.mock import MagicMock
 from uuid import UUID
 
 import pytest
-from prefect.server.utilities.user_templates import render_user_template_sync, validate_user_template
 
 from dataops.errors import ConfigError
 from flows.config import RunConfig
-from flows.deployment.automations import NAMES, notification_automations, zombie_automation
+from flows.deployment.automations import NAMES, zombie_automation
 from flows.deployment.deploy import check_request
 from flows.deployment.deployer import Deployer, fill_specifications
 from flows.deployment.request import DeployRequest
@@ -27,9 +26,7 @@ CONFIG = RunConfig.model_validate(
     ("wrong", "named"),
     [
         ({"cron": "0 25 * * *"}, "--cron '0 25 * * *'"),
-        ({"cron": "every night"}, "--cron 'every night'"),
         ({"cron": "0 0 30 2 *"}, "--cron"),
-        ({"timezone": "Europe/Nowhere"}, "--timezone"),
         ({"timezone": "../etc/passwd"}, "--timezone"),
         ({"gpus": 0}, "--gpus 0"),
         ({"notify": ("ops",)}, "--notify 'ops'"),
@@ -60,43 +57,6 @@ def test_last_stage_chooses_the_scheduled_flow(tmp_path, monkeypatch):
     outside = fill_specifications(DeployRequest(Path("/elsewhere/c.toml")), CONFIG)[0]
     assert outside["parameters"] == {"config": "/elsewhere/c.toml"}
     assert outside["schedules"] == []
-
-
-def test_notification_escapes_text_from_the_web():
-    failure, champion, *_ = notification_automations([UUID(int=1)], "http://ui")
-    message = "download failed: SourceError: <!channel> <http://evil|here> @everyone `rm` {{ 1 + 1 }} " + "x" * 5000
-    event = {
-        "resource": {
-            "prefect.resource.name": "nightly-20260101T000000-abcd",
-            "prefect.state-message": message,
-            "prefect.state-name": "Failed",
-            "pairmill.run": "nightly-20260101T000000-abcd",
-        },
-        "payload": {
-            "model_uri": "models:/clip/7",
-            "model_name": "clip",
-            "alias": "champion",
-            "version": "7",
-            "links": {"run": "http://mlflow/run"},
-            "scores": [{"name": "digits/top1", "value": 0.123456}],
-        },
-    }
-    context = {"event": event, "flow": {"name": "pipeline"}, "flow_run": {"id": "f00"}}
-    (action,) = failure.actions
-    for template in (action.subject, action.body, *(getattr(champion.actions[0], n) for n in ("subject", "body"))):  # pyright: ignore
-        validate_user_template(template)
-    body = render_user_template_sync(action.body, context)  # pyright: ignore
-    assert not set("<>@") & set(body)
-    assert "{{ 1 + 1 }}" in body
-    assert len(body) < 1000
-    for text in ("SourceError", "http://ui/runs/flow-run/f00"):
-        assert text in body
-    assert "pairmill rerun" not in body, "the state's message has the remedy"
-    event["resource"]["prefect.state-name"] = "Crashed"
-    assert "pairmill rerun nightly-20260101T000000-abcd" in render_user_template_sync(action.body, context)  # pyright: ignore
-    news = render_user_template_sync(champion.actions[0].body, context)  # pyright: ignore
-    for text in ("models:/clip/7 is champion of clip", "digits/top1: 0.1235", "MLflow run: http://mlflow/run"):
-        assert text in news
 
 
 @pytest.mark.parametrize(

@@ -33,29 +33,9 @@ def render(progress: StageProgress, width: int, waits: tuple[Wait, ...] = (), no
     return out.getvalue().splitlines()
 
 
-TRAINING = progress_of(
-    "train",
-    (0.0, 0, 598, ""),
-    (10.0, 25, 598, "loss 4.4121, 31 samples/s, recall 3.1%, scale 14.3, gradient 5.44, lr 2.92e-04, wait 0%"),
-)
-
-
 def test_no_control_codes_come_from_the_line_of_a_stage():
     progress = progress_of("filter", (1.0, 1, 2, "\x1b[31mred\nforged"))
     assert not {"\x1b", "\n"} & set("".join(render(progress, 80)))
-
-
-def test_no_colour_is_used_where_the_environment_forbids_it(monkeypatch):
-    def draw() -> str:
-        out = io.StringIO()
-        Console(file=out, width=80, force_terminal=True, color_system="standard").print(
-            ProgressBlock(TRAINING, (), 0.0)
-        )
-        return out.getvalue()
-
-    assert "\x1b[32m" in draw()
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b[32m" not in draw()
 
 
 def terminal_block(width: int = 40) -> tuple[TerminalBlock, Console, io.StringIO]:

@@ -131,20 +131,6 @@ def test_no_file_is_written_before_the_first_run(command: list[str], tmp_path: P
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_training_on_several_datasets_sees_the_pairs_of_all(folder: Path):
-    store = open_store(str(folder / "store"))
-    draft = Draft(store, "pack", "b" * 16)
-    draft.commit(build_manifest("pack", [], key=draft.key, counts=Counts(input=1000, kept=1000)))
-    add_run(folder, "download", ROWS, 1.0)
-    add_run(folder, "curate", ROWS // 2, 1.0)
-    add_run(folder, "pack", ROWS // 4, 1.0)
-    alone = {one.stage: one.estimate.rows for one in plan_of(folder).stages}
-    tables = [{"weight": 1}, {"key": "b" * 16, "weight": 1}]
-    mixed = {one.stage: one.estimate.rows for one in plan_of(folder, train={"dataset": tables}).stages}
-    assert (alone["train"], mixed["train"]) == (ROWS / 8, ROWS / 8 + 1000)
-    assert mixed["pack"] == alone["pack"]
-
-
 def test_finished_tasks_of_an_unfinished_attempt_are_kept(folder: Path):
     key = str(plan_of(folder, until="extract").stages[0].key)
     manifest = load_manifest(open_store(str(folder / "store")), "extract", key)

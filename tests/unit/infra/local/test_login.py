@@ -28,13 +28,6 @@ def test_login_is_random_and_only_its_user_can_read_it(home: Path):
     assert [path.name for path in home.iterdir()] == ["prefect-login"]
 
 
-def test_server_keeps_its_login_only_if_it_has_one_and_its_clients_may_go_on():
-    first = login.server_environment(keep=True)
-    assert first == dict.fromkeys(("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"), login.read_login())
-    assert login.server_environment(keep=True) == first
-    assert login.server_environment(keep=False) != first
-
-
 def test_start_after_a_stop_makes_new_secrets_and_restart_after_a_crash_keeps_them(home: Path, tmp_path: Path):
     kept: list[bool] = []
 

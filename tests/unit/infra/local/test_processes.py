@@ -1,6 +1,5 @@
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from infra.local import supervisor as processes
+from tests.concurrency import wait_for
 
 
 def spawn(command: list[str], folder: Path) -> int:
@@ -15,19 +15,12 @@ def spawn(command: list[str], folder: Path) -> int:
     return processes.spawn(command, cwd=folder, env=env, log=folder / "log")
 
 
-def wait_until(condition, patience_s: float = 4.0) -> bool:
-    deadline = time.monotonic() + patience_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
-
-
 def test_spawn_detaches_the_process_and_logs_its_output(tmp_path: Path):
     report = (
         "import os; print(os.getsid(0) == os.getpid(), os.getcwd(), os.read(0, 1), flush=True); os.kill(os.getpid(), 9)"
     )
     pid = spawn([sys.executable, "-c", report], tmp_path)
-    assert wait_until(lambda: processes.process_fingerprint(pid) is None)
+    wait_for(lambda: processes.process_fingerprint(pid) is None)
     assert (tmp_path / "log").read_text() == f"True {tmp_path} b''\n"
     with pytest.raises(ChildProcessError):  # init's child, not ours: it never becomes our zombie
         os.waitpid(pid, os.WNOHANG)
@@ -37,9 +30,9 @@ def test_terminate_ends_the_group_and_processes_that_outlived_its_leader(tmp_pat
     child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
     family = f"import subprocess, sys, time; {child}; time.sleep(60)"
     leader = spawn([sys.executable, "-c", family], tmp_path)
-    assert wait_until(lambda: len(processes.find_marked(str(tmp_path))) == 2)
+    wait_for(lambda: len(processes.find_marked(str(tmp_path))) == 2)
     os.kill(leader, signal.SIGKILL)
-    assert wait_until(lambda: processes.process_fingerprint(leader) is None)
+    wait_for(lambda: processes.process_fingerprint(leader) is None)
     (orphan,) = processes.find_marked(str(tmp_path))
     processes.terminate(None, str(tmp_path), grace_s=3)
     assert processes.process_fingerprint(orphan) is None
@@ -51,24 +44,8 @@ def test_terminate_kills_a_process_that_ignores_sigterm(tmp_path: Path):
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
     )
     pid = spawn([sys.executable, "-c", stubborn], tmp_path)
-    assert wait_until(lambda: "ready" in (tmp_path / "log").read_text())
+    wait_for(lambda: "ready" in (tmp_path / "log").read_text())
     started = time.monotonic()
     processes.terminate(pid, str(tmp_path), grace_s=0.3)
     assert processes.process_fingerprint(pid) is None
     assert time.monotonic() - started >= 0.3
-
-
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
-def test_is_listening_distinguishes_our_server_from_others(tmp_path: Path):
-    with socket.create_server(("127.0.0.1", 0)) as stranger:
-        assert not processes.is_listening(str(tmp_path), stranger.getsockname()[1])
-        assert processes.describe_listener(stranger.getsockname()[1]) == "another program"
-    port = processes.choose_port()
-    pid = spawn([sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"], tmp_path)
-    try:
-        assert wait_until(lambda: processes.is_listening(str(tmp_path), port))
-        assert not processes.is_listening(str(tmp_path / "other"), port)
-        home, service = tmp_path.parent.parent, tmp_path.name
-        assert processes.describe_listener(port) == f"the server {service} of the home {home}"
-    finally:
-        processes.terminate(pid, str(tmp_path), grace_s=2)

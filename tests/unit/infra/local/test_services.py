@@ -143,19 +143,3 @@ def test_up_refuses_an_external_server_with_an_error(answering, monkeypatch: pyt
     monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
     with pytest.raises(ServiceError, match=f"PREFECT_API_URL names .*HTTP {code}.*unset PREFECT_API_URL"):
         services.up(external_patience_s=0)
-
-
-def test_ensure_service_runs_our_code_until_down(tmp_path: Path):
-    (tmp_path / "page").write_text("hello")
-    command = ["python", "-m", "http.server", "{port}", "--bind", "127.0.0.1", "--directory", str(tmp_path)]
-    first = services.ensure_service("demo-site", command, "/page", {}, None)
-    assert first == services.ensure_service("demo-site", command, "/page", {}, None)
-    assert (first.state, first.healthy) == ("running", True)
-    assert [s.name for s in services.status()] == ["prefect", "mlflow", "demo-site"]
-    assert first.pid
-    environ = Path(f"/proc/{first.pid}/environ")
-    if environ.exists():
-        assert f"PYTHONPATH={CHECKOUT}".encode() in environ.read_bytes().split(b"\0")
-    assert [s.state for s in services.down()] == ["stopped"] * 3
-    assert processes.process_fingerprint(first.pid) is None
-    assert services.down()[2].url == first.url

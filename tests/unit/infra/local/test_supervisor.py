@@ -51,24 +51,6 @@ def test_ensure_running_restarts_a_killed_server_and_ends_its_child(services: Pa
     assert len(processes.find_marked(str(services / "site"))) == 2
 
 
-def test_process_with_a_reused_pid_is_not_ended(services: Path):
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True) as stranger:
-        try:
-            folder = services / "site"
-            folder.mkdir()
-            record = ServiceRecord(
-                "site", processes.choose_port(), SITE.command, "/", stranger.pid, "an-earlier-boot:1234", None
-            )
-            supervisor.save(folder, record)
-            assert not record.alive
-            start(services)
-            supervisor.save(folder, record)
-            supervisor.stop(folder, record)
-            assert stranger.poll() is None
-        finally:
-            stranger.kill()
-
-
 def test_ensure_running_retries_when_the_chosen_port_is_taken(services: Path, monkeypatch: pytest.MonkeyPatch):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -164,6 +146,8 @@ def test_process_with_our_pid_and_port_after_a_reboot_is_not_ours(services: Path
             ours = start(services)
             assert ours.port != port
             assert f"another program uses port {port}, so it starts on {ours.port}" in caplog.text
+            supervisor.save(folder, record)
+            supervisor.stop(folder, record)
             assert stranger.poll() is None
         finally:
             stranger.kill()

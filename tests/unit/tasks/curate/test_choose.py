@@ -15,9 +15,8 @@ from tasks.curate import choose as steps
 from tasks.curate.choose import choose_rows, read_decisions
 from tasks.curate.config import CurateConfig, Units
 from tasks.curate.evaluation_overlap import MATCHES
-from tasks.curate.inspect_images import INSPECTED, RawShard, inspect_image, inspected_name
+from tasks.curate.inspect_images import INSPECTED, RawShard, inspected_name
 from tasks.engine.exchange import Step, run
-from tests.unit.tasks.raw_images import some_pairs
 
 Rows = list[dict[str, Any]]
 DROPS = {"overlap": {"paths": ["sets"]}, "max_addresses": 3}
@@ -48,34 +47,9 @@ def choose(
     return [row for table in tables for row in table.to_pylist()]
 
 
-def inspected_rows() -> Rows:
-    rows = []
-    for number, row in enumerate(some_pairs() * 2):
-        found = inspect_image(row["data"], (row["original_width"], row["original_height"]), CurateConfig())
-        row = row | {"uid": uid(row["url"], str(number)), "original_area": row["original_width"] ** 2}
-        rows.append({name: row.get(name) for name in INSPECTED.names} | found)
-    return rows
-
-
 @pytest.fixture(params=[Units(), Units(25, 8, 60)], ids=["one partition", "several"])
 def units(request: pytest.FixtureRequest) -> Units:
     return request.param
-
-
-@pytest.mark.parametrize("same_caption", [True, False])
-def test_choose_rows_does_not_depend_on_the_order_of_rows(tmp_path: Path, same_caption: bool, units: Units) -> None:
-    rows, expected = inspected_rows(), None
-    for seed in range(2):
-        order = np.random.default_rng(seed).permutation(len(rows))
-        shuffled = [rows[i] for i in order]
-        shards = [shuffled[:9], [], shuffled[9:]]
-        found = {
-            row["uid"]: row for row in choose(tmp_path / str(seed), shards, units=units, same_caption=same_caption)
-        }
-        expected = expected or found
-        assert found == expected
-    assert expected is not None
-    assert sum(row["drop_reason"] is None for row in expected.values()) == (16 if same_caption else 15)
 
 
 def synthetic_rows(seed: int, count: int) -> Rows:

@@ -146,13 +146,6 @@ def test_rows_and_images_that_do_not_match_are_an_error(tmp_path: Path) -> None:
             make(plan(CURATE, CurateConfig(), 0, [source]), Context(store, tmp_path, pool=InlineExecutor()))
 
 
-def test_two_processes_give_the_bytes_of_one(tmp_path: Path) -> None:
-    _, single = curate_pairs(tmp_path / "single", some_pairs(), 7)
-    store = FolderStore(tmp_path / "two")
-    planned = plan(CURATE, CurateConfig(), 0, [downloaded(store, some_pairs(), 7)])
-    assert make(planned, Context(store, tmp_path, workers=2, inline_rows=0)).parts == single.parts
-
-
 def test_images_inspected_before_a_crash_are_not_inspected_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

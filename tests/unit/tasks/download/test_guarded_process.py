@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from tasks.download.guarded_process import (
     ServerLimits,
     SupervisorLost,
 )
+from tests.concurrency import wait_for
 
 pytestmark = pytest.mark.timeout(120)
 MEGABYTE = 1 << 20
@@ -119,7 +119,7 @@ def guarded(memory: int = 256, **limits: float) -> GuardedProcess:
     return GuardedProcess(FUNCTIONS, ServerLimits(memory * MEGABYTE, **limits))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 def test_input_that_ends_its_server_costs_nothing_but_itself(tmp_path: Path, number: signal.Signals) -> None:
     calls = tmp_path / "calls"
     with guarded() as process:
@@ -188,9 +188,7 @@ def test_files_in_memory_and_shared_memory_are_within_the_limit() -> None:
         assert process.call("echo", b"a")[0] == b"a"
 
 
-@pytest.mark.parametrize(
-    "text", ["\U0001f600" * 342, "\0" * 5000, '"\\' * 3000, "é" * 4000, "a" * 9000, "\ud800" * 400]
-)
+@pytest.mark.parametrize("text", ["\U0001f600" * 342, "\0" * 5000, '"\\' * 3000, "\ud800" * 400])
 def test_any_error_text_reaches_the_worker(text: str) -> None:
     with guarded() as process:
         for _ in range(2):
@@ -220,13 +218,6 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_server_of_a_killed_worker_ends_at_once_and_prints_nothing() -> None:
     code = (
         "import threading, time\n"
@@ -243,7 +234,7 @@ def test_server_of_a_killed_worker_ends_at_once_and_prints_nothing() -> None:
         server = int(worker.stdout.readline())
         assert worker.stdout.readline() == "busy\n"
         worker.kill()
-        wait_until(lambda: has_ended(server))
+        wait_for(lambda: has_ended(server))
         assert worker.stderr.read() == ""
 
 
@@ -259,13 +250,13 @@ def test_server_ends_with_its_worker_and_with_its_supervisor() -> None:
         assert worker.stdout is not None
         pids = [int(pid) for pid in worker.stdout.readline().split()]
         worker.kill()
-    wait_until(lambda: all(map(has_ended, pids)))
+    wait_for(lambda: all(map(has_ended, pids)))
 
     with guarded() as process:
         server, supervisor = process.call("echo", b"")[1][1:]
         os.kill(supervisor, signal.SIGKILL)
-        wait_until(lambda: has_ended(supervisor))
+        wait_for(lambda: has_ended(supervisor))
         os.kill(server, signal.SIGKILL)
-        wait_until(lambda: has_ended(server))
+        wait_for(lambda: has_ended(server))
         with pytest.raises(SupervisorLost):
             process.call("echo", b"")

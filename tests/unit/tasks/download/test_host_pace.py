@@ -1,6 +1,5 @@
 import threading
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,14 +9,7 @@ from tasks.download import host_turns as host_pace
 from tasks.download.host_turns import HostPace, PaceLimits
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import Pauses
-
-
-def at_once(number: int, work: Callable[[int], None]) -> None:
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(number)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+from tests.concurrency import at_once
 
 
 def test_turns_limit_the_parallel_requests_of_each_host() -> None:
@@ -37,32 +29,22 @@ def test_turns_limit_the_parallel_requests_of_each_host() -> None:
     assert most == {"a": 3, "b": 3}
 
 
-def test_turns_keep_the_longer_of_both_intervals() -> None:
-    pace, starts = HostPace(PaceLimits(interval=0.03)), []
+@pytest.mark.parametrize("processes", [1, 3])
+def test_turns_keep_the_longer_of_both_intervals_for_all_processes(processes: int) -> None:
+    pace, starts = HostPace(PaceLimits(interval=0.02, processes=processes)), []
 
     def work(interval: float) -> None:
         with pace.turn("a.test", interval):
             starts.append(time.monotonic())
 
-    at_once(5, lambda _: work(0.0))
-    at_once(4, lambda _: work(0.08))
+    at_once(4, lambda _: work(0.0))
+    at_once(3, lambda _: work(0.04))
     gaps = [after - before for before, after in pairwise(starts)]
-    assert min(gaps[:4]) >= 0.03
-    assert min(gaps[5:]) >= 0.08
+    assert min(gaps[:3]) >= 0.02 * processes
+    assert min(gaps[4:]) >= 0.04 * processes
 
 
-def test_interval_is_multiplied_by_the_number_of_processes() -> None:
-    pace, starts = HostPace(PaceLimits(interval=0.02, processes=3)), []
-
-    def work(interval: float) -> None:
-        with pace.turn("a.test", interval):
-            starts.append(time.monotonic())
-
-    at_once(3, lambda _: work(0.0))
-    at_once(3, lambda _: work(0.03))
-    gaps = [after - before for before, after in pairwise(starts)]
-    assert min(gaps[:2]) >= 0.06
-    assert min(gaps[3:]) >= 0.09
+def test_turn_that_would_come_too_late_fails_at_once() -> None:
     started = time.monotonic()
     impatient = HostPace(PaceLimits(interval=20.0, processes=3))
     with impatient.turn("a.test"):

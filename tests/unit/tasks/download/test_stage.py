@@ -6,13 +6,11 @@ import pytest
 from pydantic import ValidationError
 
 from dataops.errors import SourceError
-from dataops.schema import DOWNLOADED, FILTERED, dropped_schema, uid
-from dataops.snapshot import Counts, Draft, Manifest, Record, read_table
+from dataops.schema import uid
+from dataops.snapshot import Counts, Draft, Manifest, Record
 from dataops.store import FolderStore
 from tasks.download import stage as download
 from tasks.download.config import DownloadConfig
-from tasks.download.opener import Evidence
-from tasks.download.outcome import join_outcomes, put_parts
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import Work
@@ -45,37 +43,6 @@ def stored(store: FolderStore, sizes: list[int]) -> Manifest:
         uids = [uid(str(number), str(i)) for i in range(size)]
         parts.append(draft.put_table(f"part-{number:05d}.parquet", pa.table({"uid": uids})))
     return build_manifest("filter", parts, key="k")
-
-
-def rows_and_written() -> tuple[pa.Table, list[str], list[dict[str, object]]]:
-    rows = [{"uid": uid(f"u{n}", "c"), "url": f"u{n}", "caption": "c"} for n in range(3)]
-    empty = dict.fromkeys(("error_message", "width", "height", "original_width", "original_height", "sha256"))
-    written = [
-        {**empty, "key": "002", "status": "failed_to_download", "error_message": "http_404: x"},
-        {**empty, "key": "000", "status": "success", "width": 8, "height": 8, "sha256": "ab"},
-    ]
-    return pa.Table.from_pylist(rows, FILTERED), ["000", "001", "002"], written
-
-
-def test_join_outcomes_finds_rows_that_img2dataset_lost(tmp_path: Path) -> None:
-    rows, keys, written = rows_and_written()
-    table = join_outcomes(rows, keys, pa.Table.from_pylist(written), "00000.tar")
-    assert table["drop_reason"].to_pylist() == [None, "lost", "http_404"]
-    assert table["uid"] == rows["uid"]
-    assert table["key"].to_pylist() == keys
-
-    store = FolderStore(tmp_path)
-    draft = Draft(store, "download", "k")
-    evidence_by_url = {"u0": Evidence("2026-01-01T00:00:00", http_status=200)}
-    put_parts(draft, "00000", table.slice(0, 1), table, table, evidence_by_url, {"u2": b"small"})
-    kept = read_table(store, draft.path("part-00000.parquet"))
-    dropped = read_table(store, draft.path("dropped-00000.parquet"))
-    evidence = read_table(store, draft.path("evidence-00000.parquet")).to_pylist()
-    assert kept.schema == DOWNLOADED
-    assert dropped.schema == dropped_schema(DOWNLOADED)
-    assert set(dropped["drop_stage"].to_pylist()) == {"download"}
-    assert sorted(kept["uid"].to_pylist() + dropped["uid"].to_pylist()) == sorted(rows["uid"].to_pylist())
-    assert [row["http_status"] for row in evidence] == [200, None, None]
 
 
 def ended(index: int, facts: dict[str, Any] | None = None, **counts: Any) -> Record:

@@ -20,6 +20,7 @@ from tasks.engine import lease
 from tasks.engine.context import Context, LeaseTimes
 from tasks.engine.lease import Lease, find_holder, hold_lease
 from tasks.engine.stage import Stage, StageOutput, Work, discard, make, plan, reuse
+from tests.concurrency import at_once
 
 KEY = "0123456789abcdef"
 
@@ -74,16 +75,11 @@ def test_make_runs_once_when_two_runs_need_the_same_snapshot(context, caplog):
     planned = plan(Stage("filter", 1, slowly), StageConfig(), 0, [])
     manifests = []
 
-    def run(name: str) -> None:
-        at = replace(context, run_id=name)
+    def run(number: int) -> None:
         both.wait()
-        manifests.append(make(planned, at))
+        manifests.append(make(planned, replace(context, run_id=f"run-{number}")))
 
-    threads = [threading.Thread(target=run, args=(name,)) for name in ("run-a", "run-b")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(2, run)
     assert len(run_ids) == 1
     assert manifests[0] == manifests[1]
     assert f"another process makes filter {planned.key}: run {run_ids[0]}, process {os.getpid()} on " in messages[0]
@@ -229,9 +225,5 @@ def test_make_remakes_an_invalid_snapshot_once_for_two_runs(context):
     stage = Stage("register", 1, remake, still_valid=lambda *_: valid.is_set(), conserves_rows=False)
     planned = plan(stage, StageConfig(), 0, [])
     make(planned, context)
-    threads = [threading.Thread(target=lambda: reuse(planned, context) or make(planned, context)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(3, lambda _: reuse(planned, context) or make(planned, context))
     assert len(run_ids) == 2

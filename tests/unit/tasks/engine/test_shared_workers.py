@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
 from tasks.engine.context import Context, LocalExecutor
 from tasks.engine.map_parts import map_parts, shared_workers
+from tests.concurrency import wait_for
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,7 @@ def test_shared_workers_raise_a_retryable_error_when_an_idle_worker_is_killed(tm
     with shared_workers(Context(store=draft.store, home=tmp_path, workers=1)) as shared:
         (idle,) = pids(["a"], draft, shared)
         os.kill(idle, signal.SIGKILL)
-        deadline = time.monotonic() + 20
-        while Path(f"/proc/{idle}").exists() and time.monotonic() < deadline:  # until it was seen to be gone
-            time.sleep(0.01)
+        wait_for(lambda: not Path(f"/proc/{idle}").exists())
         with pytest.raises(JobFailed, match="a worker process died") as failed:
             map_parts(who, [Task("b")], draft, shared)
     assert failed.value.exit_code == 75
@@ -66,7 +64,4 @@ def test_shared_workers_are_killed_when_they_do_not_end(tmp_path: Path):
     with shared_workers(Context(store=draft.store, home=tmp_path, workers=1, executor=impatient)) as shared:
         (stuck,) = pids(["a"], draft, shared)
         os.kill(stuck, signal.SIGSTOP)
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{stuck}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: not Path(f"/proc/{stuck}").exists())

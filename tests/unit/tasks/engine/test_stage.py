@@ -115,8 +115,9 @@ def test_make_repeats_only_missing_parts_after_a_full_disk(tmp_path):
         context = Context(store=FolderStore(disk / "store"), home=tmp_path / "home", workers=1)
         planned = plan(BALLAST, SquareConfig(log=str(log), count=4), 0, [])
         (disk / "ballast").write_bytes(bytes(600 << 10))
-        with pytest.raises(StorageError, match=r"Free some space on the disk of .*then rerun"):
+        with pytest.raises(StorageError, match=r"Free some space on the disk of .*then rerun") as caught:
             make(planned, context)
+        assert caught.value.exit_code == 75
         left = [path.name for path in disk.rglob("*") if path.is_file()]
         assert [name for name in left if name.startswith(".tmp-")] == []
         assert "part-00000.bin" in left

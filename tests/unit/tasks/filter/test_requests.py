@@ -1,35 +1,18 @@
 """The requests of the filter stage grow no faster than its rows, while batches and partitions grow with the rows."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from dataops.store import FolderStore
 from tasks.engine import exchange
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.filter.config import FilterConfig
+from tests.counting_store import CountingStore
 from tests.filter_runs import INLINE, snapshot, some_pairs, with_sizes
 
 CONFIG = FilterConfig(dedupe=["uid", "url", "caption"], max_caption_count=100)
-REQUESTS = frozenset({"size", "read", "put", "put_chunks", "create", "local", "entries"})
-"""Methods of a store that make one request each."""
-
-
-class CountingStore(FolderStore):
-    requests = 0
-
-    def __getattribute__(self, name: str) -> Callable[..., Any]:
-        if name in REQUESTS:
-            type(self).requests += 1
-        return super().__getattribute__(name)
-
-    def locals(self, names: Any) -> Any:
-        type(self).requests += len(names)
-        return super().locals(names)
 
 
 def test_requests_do_not_grow_faster_than_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,10 +21,11 @@ def test_requests_do_not_grow_faster_than_the_rows(tmp_path: Path, monkeypatch: 
     for rows in (160, 640, 2560):
         store = CountingStore(tmp_path / str(rows))
         pairs = snapshot(store.root, "extract", [some_pairs(160, seed) for seed in range(rows // 160)])
-        before = CountingStore.requests
+        monkeypatch.setattr("tasks.engine.map_parts.open_store", lambda uri, store=store: store)
+        store.requests.clear()
         stage = with_sizes(-(-rows // 40), 40, 40)
         manifest = make(plan(stage, CONFIG, 0, [pairs]), Context(store, tmp_path, workers=1, pool=INLINE))
         assert manifest.counts.input == rows
         assert "duplicate_url" in manifest.counts.dropped
-        per_row.append((CountingStore.requests - before) / rows)
+        per_row.append(store.requests.total() / rows)
     assert max(per_row) <= 1.1 * per_row[0], per_row

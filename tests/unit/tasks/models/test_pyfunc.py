@@ -1,11 +1,8 @@
 """The registered model: which cells are images, and models with different versions of the code in one process."""
 
-import base64
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from dataops.home import CHECKOUT
 
@@ -29,19 +26,6 @@ assert VERSION == 1 and "training.model.checkpoint" not in sys.modules
 scores = model.predict(context, pd.DataFrame({"image": ["no image"]}), {"texts": ["a red kite"]})
 print(scores["error"][0])
 """
-
-
-# mlflow.pyfunc warns about its own type hints when it is imported
-@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")
-def test_image_bytes_accepts_bytes_and_base64_but_no_path_or_url() -> None:
-    from tasks.models.pyfunc import image_bytes
-
-    data = b"\x89PNG" + bytes(range(256))
-    text = base64.b64encode(data).decode()
-    for value in (data, bytearray(data), memoryview(data), text, f"data:image/png;base64,{text}"):
-        assert image_bytes(value) == data
-    for value in (str(Path(__file__)), "http://example.org/x.png", "file:///etc/passwd", "", None, 3.5, float("nan")):
-        assert image_bytes(value) == b""
 
 
 def test_model_imports_its_own_code_when_the_process_has_another_version_of_it(

@@ -3,13 +3,15 @@
 import re
 from pathlib import Path
 
+from huggingface_hub import DatasetCard
+
 from dataops.snapshot import UNDIGESTED, content_digest
 from tests.hostile_text import HOSTILE, Page
 from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair, some_pairs
 
 
 def test_pages_show_hostile_pairs_as_text(tmp_path: Path) -> None:
-    bad = {"caption": HOSTILE, "license": f"http://{HOSTILE}", "source": f"/x/{HOSTILE}", "language": HOSTILE}
+    bad = {"caption": HOSTILE, "license": f"http://{HOSTILE}\n---\n", "source": f"/x/{HOSTILE}", "language": HOSTILE}
     pairs = [pair(n, **bad) for n in range(5)]
     pairs += [pair(n, HOSTILE, stage, **bad) for n, stage in enumerate(("extract", "filter", "download", "curate"), 10)]
     store, manifests = packed_in(tmp_path, pairs)
@@ -20,7 +22,11 @@ def test_pages_show_hostile_pairs_as_text(tmp_path: Path) -> None:
     assert page.tags.count("img") == page.addresses.count("src")
     assert page.text.count("<script>alert(1)</script>") >= 15
     assert "\u202e" not in page.text
-    text = store.read(manifests["pack"].path("DATASET.md")).decode().split("---\n", 2)[2]
+    markdown = store.read(manifests["pack"].path("DATASET.md")).decode()
+    _, front, text = markdown.split("---\n", 2)
+    assert front.isascii()
+    assert "<" not in front.replace("n<1K", "")
+    assert DatasetCard(markdown).data.language is None
     assert "\u202e" not in text
     assert not re.search(r"(?<!\\)<", text)
     assert text.count(r"\<script\>") >= 6

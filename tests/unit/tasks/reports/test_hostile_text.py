@@ -2,49 +2,13 @@
 
 import os
 import sys
-from typing import Any
 
 import pytest
 
-from dataops.snapshot import Counts, Manifest
 from tasks.engine.subprocess_job import run_job
-from tasks.register.card import Card
 from tests.hostile_text import HOSTILE_MARKDOWN as HOSTILE
 from tests.hostile_text import Page
 from tests.live_runs import build_live_run
-from tests.manifests import build_manifest
-
-
-def manifest(stage: str, **values: Any) -> Manifest:
-    return build_manifest(stage, **values)
-
-
-def row(**values: Any) -> dict[str, Any]:
-    known = {
-        "task": HOSTILE,
-        "metric": HOSTILE,
-        "key": "k",
-        "value": 0.5,
-        "low": 0.4,
-        "high": 0.6,
-        "chance": 0.1,
-        "n": 9,
-    }
-    return known | values
-
-
-def test_description_shows_hostile_names_as_text():
-    from markdown_it import MarkdownIt
-
-    manifests = {
-        "pack": manifest("pack", counts=Counts(input=2, kept=1, dropped={HOSTILE: 1})),
-        "train": manifest("train", config={"model": HOSTILE}),
-    }
-    text = Card("m", manifests, [row()], f"refused: {HOSTILE}").summary({})
-    tags = Page(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
-    assert not {"a", "img", "script", "h1"} & set(tags.tags)
-    assert tags.tags.count("code") == 2, "the dataset's key and its digest"
-    assert "\x1b" not in text
 
 
 @pytest.mark.parametrize("line", [HOSTILE, "\x1b[31mred", "host http://user:hunter2@evil.example"])

@@ -28,40 +28,34 @@ def draft(tmp_path: Path) -> Draft:
     return Draft(FolderStore(tmp_path / "store"), "train", "0" * 16)
 
 
-def test_mirror_keeps_and_restores_the_newest_checkpoints(tmp_path: Path, draft: Draft) -> None:
-    with CheckpointMirror(draft, tmp_path / "a", keep=2) as mirror:
+@pytest.mark.parametrize(
+    ("options", "written", "kept"),
+    [
+        ({"keep": 2}, (5, 10, 15), {10, 15}),
+        ({"keep": 1, "rollback_every": 10}, (5, 10, 15, 20, 23), {10, 20, 23}),  # the newest may be that of SIGTERM
+    ],
+)
+def test_mirror_keeps_and_restores_the_newest_checkpoints_and_what_a_rollback_may_need(
+    tmp_path: Path, draft: Draft, options: dict[str, int], written: tuple[int, ...], kept: set[int]
+) -> None:
+    with CheckpointMirror(draft, tmp_path / "a", **options) as mirror:
         assert mirror.restore() is None
-        for step in (5, 10, 15):
+        for step in written:
             write_checkpoint(tmp_path / "a", step)
             mirror.follow_log(f"checkpoint step-{step:06d} is written")
             mirror._copies[-1].result()
-        mirror.follow_log("step 16/20, 160 samples")
-    names = draft.store.names(draft.scratch("checkpoints"))
-    assert {name.split("/")[-2] for name in names} == {"step-000010", "step-000015"}
-    with CheckpointMirror(draft, tmp_path / "b", keep=2) as mirror:
-        assert mirror.restore() == "step-000015"
+    names = {f"step-{step:06d}" for step in kept}
+    assert {name.split("/")[-2] for name in draft.store.names(draft.scratch("checkpoints"))} == names
+    with CheckpointMirror(draft, tmp_path / "b", **options) as mirror:
+        assert mirror.restore() == max(names)
         assert mirror.restore() is None
-    restored, original = (tmp_path / name / "checkpoints" / "step-000015" for name in "ba")
-    assert {p.name: p.read_bytes() for p in restored.iterdir()} == {p.name: p.read_bytes() for p in original.iterdir()}
-    steps = [json.loads(line)["step"] for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 16))
-
-
-def test_mirror_keeps_and_restores_what_a_rollback_may_need(tmp_path: Path, draft: Draft) -> None:
-    """With one of every ten steps: 10 and 20, and the newest one, which SIGTERM may have written."""
-    with CheckpointMirror(draft, tmp_path / "a", keep=1, rollback_every=10) as mirror:
-        for step in (5, 10, 15, 20, 23):
-            write_checkpoint(tmp_path / "a", step)
-            mirror.follow_log(f"checkpoint step-{step:06d} is written")
-            mirror._copies[-1].result()
-    with CheckpointMirror(draft, tmp_path / "b", keep=1, rollback_every=10) as mirror:
-        assert mirror.restore() == "step-000023"
     found = {path.name: path for path in (tmp_path / "b" / "checkpoints").iterdir()}
-    assert found.keys() == {"step-000010", "step-000020", "step-000023"}
+    assert found.keys() == (names if "rollback_every" in options else {max(names)})
     for name, path in found.items():
         original = tmp_path / "a" / "checkpoints" / name
         assert {p.name: p.read_bytes() for p in path.iterdir()} == {p.name: p.read_bytes() for p in original.iterdir()}
-    assert len((tmp_path / "b" / "metrics.jsonl").read_text().splitlines()) == 23
+    steps = [json.loads(line)["step"] for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, max(kept) + 1))
 
 
 def test_mirror_logs_a_warning_and_continues_when_the_store_fails(

@@ -4,6 +4,7 @@ import time
 import pytest
 
 from tasks.web.address_policy import DnsCache
+from tests.concurrency import at_once
 
 PUBLIC = [(2, 1, 6, "", ("8.8.8.8", 0))]
 
@@ -18,11 +19,7 @@ def test_dns_cache_resolves_a_name_once_until_its_answer_expires(monkeypatch: py
 
     monkeypatch.setattr("socket.getaddrinfo", slow)
     names, answers = DnsCache(seconds=0.2), []
-    threads = [threading.Thread(target=lambda: answers.append(names.resolve("a.test"))) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(20, lambda _: answers.append(names.resolve("a.test")))
     assert answers == [[(2, ("8.8.8.8", 0))]] * 20
     assert resolved == ["a.test"]
     names.resolve("b.test")

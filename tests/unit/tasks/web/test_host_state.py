@@ -1,4 +1,3 @@
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -7,6 +6,7 @@ import pytest
 
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import OriginFile, OriginFiles
+from tests.concurrency import at_once
 
 
 class Files(OriginFiles):
@@ -27,14 +27,11 @@ class Files(OriginFiles):
 def test_robots_cache_sends_one_request_for_all_threads_and_processes_of_a_folder(tmp_path: Path) -> None:
     everyone, answers = [Files(tmp_path) for _ in range(3)], []
 
-    def work(files: Files) -> None:
+    def work(number: int) -> None:
+        files = everyone[number % 3]
         answers.extend(files.get(f"http://{host}.test", "/robots.txt").text for host in "ab")
 
-    threads = [threading.Thread(target=work, args=(everyone[n % 3],)) for n in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(12, work)
     assert answers == ["text"] * 24
     urls = [url for files in everyone for url in files.asked]
     assert sorted(urls) == ["http://a.test/robots.txt", "http://b.test/robots.txt"]

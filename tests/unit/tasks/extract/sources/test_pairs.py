@@ -13,7 +13,7 @@ from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.extract.sources.pairs import PairsSource, cut_row_groups
+from tasks.extract.sources.pairs import PairsSource
 from tasks.extract.stage import EXTRACT
 from tests.inline_executor import InlineExecutor
 
@@ -75,8 +75,6 @@ def test_extract_splits_a_long_parquet_list_into_parts_with_the_same_rows(tmp_pa
     assert [part.rows for part in split.named("dropped-")] == [0, 0, 1]
     assert read_parts(store, split).equals(read_parts(store, whole))
     assert [json.loads(extra) for extra in read_parts(store, split)["extra"].to_pylist()][3] == {"similarity": 0.3}
-    assert cut_row_groups([3, 3, 3, 9, 1], 6) == [(0, 1), (2,), (3,), (4,)]
-    assert cut_row_groups([], 6) == []
 
 
 def test_extract_fails_on_a_broken_list_unless_max_failed_files_allows_it(tmp_path: Path):
