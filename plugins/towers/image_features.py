@@ -16,7 +16,6 @@ from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.regular_files import read_text
 from dataops.storage.cached_files import mark_used
 from plugins.towers.feature_files import VERSION, name_shard_features, read_features, write_features
-from plugins.towers.progress import Progress
 from training import distributed
 from training.data.loader import Dataset
 from training.data.shard_files import find_checksum
@@ -25,6 +24,7 @@ from training.model.checkpoint import write_atomically
 from training.model.clip import autocast
 from training.model.preprocess import normalize
 from training.model.towers import BackboneTower
+from training.progress import Progress
 
 IMAGES_PER_BATCH = 32
 Change = Callable[[np.ndarray, np.ndarray, int, int], Tensor]
@@ -119,7 +119,7 @@ def prepare_image_features(
 
     def prepare() -> None:
         missing = [one for one in share if one.read(width) is None]
-        progress = Progress("images", sum(len(one.samples) for one in missing))
+        progress = Progress("pretrained network", "images", sum(len(one.samples) for one in missing))
         was_training = tower.training
         tower.eval()
         for one in missing:
@@ -177,5 +177,5 @@ def _compute_file(
 
     file.path.parent.mkdir(parents=True, exist_ok=True)
     file.errors.unlink(missing_ok=True)
-    write_features(file.path, len(samples), width, progress.follow(results))
+    write_features(file.path, len(samples), width, progress.follow(results, lambda batch: len(batch[0])))
     write_atomically(file.errors, canonical_json(errors))

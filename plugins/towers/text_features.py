@@ -15,12 +15,12 @@ from torch import Tensor
 
 from dataops.digest import canonical_json, text_sha256
 from plugins.towers.feature_files import VERSION, read_features, write_features
-from plugins.towers.progress import Progress
 from training import distributed
 from training.evaluation.encode import map_in_order
 from training.model.clip import autocast
 from training.model.tokenizer import Tokenizer
 from training.model.towers import PretrainedTextTower
+from training.progress import Progress
 
 TEXTS_PER_BATCH = 64
 ROWS_AT_ONCE = 65_536
@@ -104,7 +104,7 @@ def prepare_text_features(
         if read_features(path, len(ordered), width) is not None:
             logger.info("the features of %s texts are known", f"{len(ordered):,}")
             return
-        progress = Progress("captions", len(ordered))
+        progress = Progress("pretrained network", "captions", len(ordered))
         lengths = (tokenizer(ordered) != 0).sum(dim=1).numpy() if ordered else np.empty(0, np.int64)
         order = np.argsort(lengths, kind="stable")
         batches = [order[start : start + TEXTS_PER_BATCH] for start in range(0, len(order), TEXTS_PER_BATCH)]
@@ -115,7 +115,7 @@ def prepare_text_features(
             return rows, encode(tower, tokenizer, [ordered[row] for row in rows], precision).numpy()
 
         computed = map_in_order(compute, batches) if device.type == "cpu" else map(compute, batches)
-        write_features(path, len(ordered), width, progress.follow(computed))
+        write_features(path, len(ordered), width, progress.follow(computed, lambda batch: len(batch[0])))
         tower.train(was_training)
         progress.end()
 

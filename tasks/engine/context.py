@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor as Pool
@@ -137,6 +138,8 @@ def start_worker(parent: int) -> None:
     skip_pandas()
 
 
+READ = re.compile(r"\bthe (?:pretrained network|model) reads \w+: [\d,]+(?:% of [\d,]+)?")
+"""Line of a job about what it has read so far (training/progress.py)."""
 IS_PROGRESS = "is_progress"
 """Attribute of a log record that repeats what the progress shows: consoles leave it out."""
 

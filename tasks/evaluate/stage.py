@@ -20,6 +20,7 @@ from dataops.errors import ContractError
 from dataops.facts import EvaluateFacts
 from dataops.snapshot import Counts, Input, Part, Record
 from dataops.trace.sources import list_training_datasets, stored_manifests
+from tasks.engine.context import IS_PROGRESS, READ
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.evaluate.config import EvaluateConfig
 from tasks.evaluate.report import report_html
@@ -84,11 +85,12 @@ def _run_job(work: Work[EvaluateConfig], suite: Suite, folder: Path) -> dict[str
     done: set[str] = set()
 
     def report_progress(line: str) -> None:
-        logger.info("%s", line)
+        read = READ.search(line)
+        logger.info("%s", line, extra={IS_PROGRESS: read is not None})
         finished = {name for name in tasks if (folder / f"predictions-{name}.parquet").exists()}
-        if finished != done:
+        if finished != done or read:
             done.update(finished)
-            work.context.progress(len(done), len(tasks), line)
+            work.context.progress(len(done), len(tasks), read[0] if read else line)
 
     work.context.progress(0, len(tasks), "the evaluation starts: it loads torch and the model")
     settings = EvaluationSettings(config.batch_size, config.device, config.precision, config.nproc)

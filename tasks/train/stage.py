@@ -25,7 +25,7 @@ from dataops.process import ELSEWHERE
 from dataops.snapshot import Counts, Input, Manifest, Part, Record, find_manifest
 from dataops.store import Store
 from dataops.trace.requests import list_requests, load_report, load_targets, report_name, select_requests
-from tasks.engine.context import IS_PROGRESS
+from tasks.engine.context import IS_PROGRESS, READ
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.engine.subprocess_job import ranks_launcher, run_job, torchrun_launcher
 from tasks.evaluate.config import EvaluateConfig
@@ -193,8 +193,6 @@ STEP = re.compile(r"\bstep (\d+)/(\d+), (?:[\d,]+ samples, )?(.*)")
 """Line of the trainer about a step: the step, the number of steps, and the loss with other measurements."""
 PLAN = re.compile(r"\b(\d+) steps of \d+ epochs from step (\d+)")
 """Part of the trainer's first line: the number of steps, and the step of the checkpoint that it resumes from."""
-READ = re.compile(r"\bthe pretrained network reads \w+: \d+% of [\d,]+")
-"""Line of the trainer about the features that it computes before the first step."""
 
 
 def external_inputs(config: TrainConfig) -> list[Input]:

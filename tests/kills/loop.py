@@ -25,6 +25,8 @@ from tests.kills import checks
 from tests.kills.environment import ChaosEnvironment
 from tests.kills.processes import MARK, find_processes, kill_processes, wait_until_ended
 
+LOG_CHARACTERS = 3000
+"""Of the output of a command that failed, in a finding."""
 TIMEOUT = 1200
 """Maximum seconds until a command ends or reaches the moment of its kill."""
 END_SECONDS = 60
@@ -141,7 +143,8 @@ class Chaos:
             if code == 0:
                 break
             if code not in (-9, 75):  # killed, or retryable
-                self.outcome.findings.append(f"{name}: exit code {code} after {self.outcome.kills[-1:]}")
+                last = self.log().rpartition("\n--- ")[2][-LOG_CHARACTERS:]
+                self.outcome.findings.append(f"{name}: exit code {code} after {self.outcome.kills[-1:]}:\n{last}")
                 break
             waits = code == 75 or self.random.random() < 0.5  # else the rerun meets workers of this run
             if waits and (left := wait_until_ended(token, END_SECONDS)):
@@ -240,8 +243,8 @@ class Chaos:
         for stage, digest in checks.content_digests(found).items():
             if digest != self.reference.get(stage):
                 problems.append(f"{stage}: digest {digest[:16]} is not {self.reference.get(stage, 'known')[:16]}")
-        problems += [f"{stage}: no snapshot" for stage in STAGES if stage not in found]
-        problems += checks.check_rows(found, store)
+        missing = [stage for stage in STAGES if stage not in found]
+        problems += [f"no snapshot of {', '.join(missing)}"] if missing else checks.check_rows(found, store)
         if record.state != "completed":
             problems.append(f"the state of the record is {record.state}")
         urls = {s.name: s.url for s in services.status()}

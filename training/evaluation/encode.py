@@ -28,6 +28,7 @@ from dataops.process import count_cores
 from training import distributed
 from training.evaluation.samples import Sample
 from training.model.preprocess import decode_rgb
+from training.progress import Progress
 
 
 class PooledFeatures:
@@ -195,6 +196,7 @@ def encode_texts(
 
     batches = _token_batches(order, length_N, most_tokens if on_cpu else GPU_TOKENS_PER_BATCH)
     share = map_in_order(encode, distributed.take_share(batches), threads if on_cpu else 1)
+    share = Progress("model", "texts", len(unique)).follow(share, len)
     results = share if distributed.world_size() == 1 else (features_BD.cpu() for features_BD in share)
     sorted_ND = torch.cat(list(distributed.merge_shares(results))).to(device)
     row_of = {unique[i]: row for row, i in enumerate(order.tolist())}

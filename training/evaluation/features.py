@@ -26,6 +26,7 @@ from training import distributed
 from training.evaluation.encode import EvaluatedModel, encode_images, get_device_and_dtype
 from training.evaluation.samples import Sample
 from training.evaluation.sets import EvalSet
+from training.progress import Progress
 
 FEATURES_VERSION = 1
 """Version of the features, raised when the same model and images give other ones."""
@@ -160,7 +161,8 @@ def _encode(loaded: EvaluatedModel, data: EvalSet, batch_size: int, threads: int
     errors: list[str | None] = []
     features: list[Tensor] = []
     pooled: list[Tensor] = []
-    for batch in encode_images(loaded, data.samples(), batch_size, threads):
+    batches = encode_images(loaded, data.samples(), batch_size, threads)
+    for batch in Progress("model", "images").follow(batches, lambda batch: len(batch.samples)):
         samples += [replace(sample, image=b"") for sample in batch.samples]
         errors += batch.errors
         if len(batch.features_RD):
