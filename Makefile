@@ -90,7 +90,7 @@ export: .venv/installed-dev
 # All comparisons with other tools that `test` skips, in an environment of their own: open_clip, transformers, onnxruntime and
 # CLIP_benchmark.
 PEERS := build/peers/bin/python
-EXPORTED := tests/unit/training/test_export.py $(wildcard plugins/onnx/tests/unit/test_graphs.py \
+EXPORTED := $(wildcard plugins/export/tests/unit \
 	plugins/towers/tests/unit/test_export.py plugins/publish/tests/integration/test_publish_model.py)
 peers:
 	@test -x $(PEERS) || $(PYTHON) -m venv build/peers

@@ -10,7 +10,7 @@ import logging
 import sys
 from pathlib import Path
 
-from training.exporters.exporter import find_exporter
+from training.exporter import find_exporter
 from training.job import JobFile, run_command
 from training.model.checkpoint import LoadedModel, load_model
 

@@ -76,7 +76,7 @@ def _toml_files(folder: str) -> list[bytes]:
 
 def _load_takedown(suffix: str) -> Parser:
     from dataops.errors import ConfigError
-    from dataops.trace.requests import read_targets
+    from plugins.erasure.target_files import read_targets
 
     def parse(data: bytes) -> object:
         if b"image:" in data or (b"image" in data and suffix == ".toml"):

@@ -11,8 +11,8 @@ A row also matches by the uid and the page of any of its further captions (the c
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -136,7 +136,7 @@ def matching_rows(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
             urls = columns[column].to_pylist()
             mask |= np.fromiter((_is_on_domain(url, domains) for url in urls), bool, table.num_rows)
     if "phash" in columns:
-        mask |= _match_phash(columns["phash"].to_pylist(), [t for t in targets if t.kind == "phash"])
+        mask |= match_phash(columns["phash"].to_pylist(), [t for t in targets if t.kind == "phash"])
     return mask
 
 
@@ -160,35 +160,13 @@ def list_captions(table: pa.Table) -> tuple[pa.Table, np.ndarray]:
     return pa.table({field.name: flat.field(field.name) for field in CAPTIONS.type.value_type}), rows
 
 
-def matched_targets(rows: Sequence[Mapping[str, Any]], targets: Iterable[Target]) -> set[Target]:
-    """Return the targets that match at least one of the rows, which may lack some of `COLUMNS`."""
-    rows = [*rows, *(caption for row in rows for caption in row.get(CAPTIONS.name) or ())]
-    texts = [column for column in COLUMNS if column != CAPTIONS.name]
-    values = {column: {row[column] for row in rows if row.get(column) is not None} for column in texts}
-    urls = values["url"] | values["page_url"]
-    hosts = {parse_host(url) or "" for url in urls}
-    known = {
-        **{"uid": values["uid"], "sha256": values["sha256"], "url": urls},
-        "domain": {host[at:] for host in hosts for at in _starts_of_labels(host)},
-    }
-    hashes = sorted(values["phash"])
-    return {
-        target
-        for target in targets
-        if (_match_phash(hashes, [target]).any() if target.kind == "phash" else target.value in known[target.kind])
-    }
-
-
-def _starts_of_labels(host: str) -> list[int]:
-    return [0, *(found.end() for found in re.finditer(r"\.", host))]
-
-
 def _is_on_domain(url: str | None, domains: set[str]) -> bool:
     labels = (parse_host(url) or "").split(".")
     return any(".".join(labels[at:]) in domains for at in range(len(labels)))
 
 
-def _match_phash(hashes: Sequence[str | None], targets: Iterable[Target]) -> np.ndarray:
+def match_phash(hashes: Sequence[str | None], targets: Iterable[Target]) -> np.ndarray:
+    """Return whether each hash matches a target of the kind phash (N,)."""
     whole = np.array([h is not None and len(h.encode()) == 16 for h in hashes], bool)
     numbers = np.array([int(h or "", 16) if ok else 0 for h, ok in zip(hashes, whole, strict=True)], np.uint64)
     mask = np.zeros(len(numbers), bool)

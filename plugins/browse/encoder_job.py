@@ -22,10 +22,9 @@ import numpy as np
 
 from dataops.errors import ContractError
 from dataops.regular_files import open_regular
-from training.evaluation.encode import EvaluatedModel
+from training.evaluation.encode import EvaluatedModel, encode_captions, encode_shard_images
 from training.job import JobFile, resolve_device, run_command
 from training.model.load import load_any
-from training.score import encode_captions, encode_shard_images
 
 MAX_SPAN = 256 << 20
 """Maximum size of an image member, in bytes."""

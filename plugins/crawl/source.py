@@ -4,10 +4,11 @@ The crawl runs in its own process (plugins.crawl.job), and in its own folder bel
 resumes. The WARC files become evidence parts of the snapshot, which no digest covers: only the pairs are its content.
 """
 
+import ipaddress
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from tasks.extract.sources.base import EarlierSource, FetchedFiles, Provenance, 
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.extract.sources.warc import PagesSource
 from tasks.files.base import OpenFile, SourceFile
-from tasks.web.address_policy import parse_connect_to, suggest_connect_to
+from tasks.web.address_policy import is_public, parse_connect_to
 from tasks.web.fetch_error import is_transient
 from tasks.web.request import format_user_agent
 from tasks.web.signing import KIND, find_signer_problems, open_signer
@@ -155,7 +156,7 @@ delay = 1.0                    # minimum seconds between two requests to a host
     @model_validator(mode="after")
     def _check_start_hosts(self) -> Self:
         connected = {host.lower() for host in self.connect_to}
-        if unreachable := {url: entry for url in self.start if (entry := suggest_connect_to(url, connected))}:
+        if unreachable := {url: entry for url in self.start if (entry := _suggest_connect_to(url, connected))}:
             table = f"{{ {', '.join(dict.fromkeys(unreachable.values()))} }}"
             raise ValueError(
                 f"{', '.join(unreachable)}: not a public host; if it is yours, set connect_to = {table} in [source] and, "
@@ -296,3 +297,24 @@ class ArchivedPages(SourceFile):
         except StorageError as error:
             raise SourceError(str(error)) from error
         yield path
+
+
+def _suggest_connect_to(url: str, connected: Collection[str] = ()) -> str | None:
+    """Return the entry of `connect_to` for a URL whose host is this machine or an IP address that is not public.
+
+    Args:
+        connected: hosts that have an entry; None is returned for them, and for all hosts that must be resolved first.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if host in connected:
+        return None
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761: always this machine
+        return f'"{host}" = "127.0.0.1:{port}"'
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    address = f"[{ip}]" if ip.version == 6 else str(ip)
+    return None if is_public(host) else f'"{host}" = "{address}:{port}"'

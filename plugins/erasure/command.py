@@ -19,11 +19,9 @@ from dataops.errors import ConfigError
 from dataops.formatting import format_counts, format_quantity
 from dataops.store import Store
 from dataops.trace.requests import (
-    LISTED,
     Request,
     load_report,
     make_request,
-    read_targets,
     record_request,
     report_name,
 )
@@ -36,6 +34,7 @@ from plugins.erasure.erasure import Erasure, Removal, show
 from plugins.erasure.leftovers import find_leftovers
 from plugins.erasure.next_versions import find_affected, replace_affected
 from plugins.erasure.request_log import Letter, load_log, make_letter
+from plugins.erasure.target_files import LISTED, read_targets
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search

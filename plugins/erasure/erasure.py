@@ -11,16 +11,15 @@ from typing import Any
 from rich.console import Console
 
 from dataops.errors import ConfigError, PairmillError
-from dataops.facts import replace_quotes
 from dataops.formatting import format_counts, format_quantity
 from dataops.store import Store
-from dataops.trace.requests import LISTED
 from dataops.trace.targets import Target
 from flows.commands.output import text
 from flows.records import RunRecord, read_record
 from plugins.erasure.leftovers import delete_leftovers, find_leftovers
 from plugins.erasure.next_versions import TakedownResult
 from plugins.erasure.proof import erase_and_search
+from plugins.erasure.quotes import replace_quotes
 from plugins.erasure.raw_images import (
     delete_raw,
     delete_superseded,
@@ -29,6 +28,7 @@ from plugins.erasure.raw_images import (
     find_unmatched,
     find_urls,
 )
+from plugins.erasure.target_files import LISTED
 from plugins.erasure.traces import collect_traces, load_traces, save_traces
 from tasks.download.hooks import load_hooks
 from tasks.engine.context import Context

@@ -24,7 +24,8 @@ from dataops.snapshot import Manifest, read_table, snapshot_key
 from dataops.store import Store
 from dataops.trace.requests import STAGE, Request, list_reports, list_requests, load_report, load_targets
 from dataops.trace.sources import find_source, list_named_sources
-from dataops.trace.targets import COLUMNS, Target, matched_targets, matching_rows
+from dataops.trace.targets import COLUMNS, Target, matching_rows
+from plugins.erasure.matched_targets import matched_targets
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make
 from tasks.lineage.graph import KEPT, Lineage

@@ -20,8 +20,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dataops.facts import ExtractedFile, FilteredParts, FilterFacts, replace_fact_quotes, replace_quotes
+from dataops.facts import ExtractedFile, FilteredParts, FilterFacts
 from dataops.snapshot import Manifest
+from plugins.erasure.quotes import replace_fact_quotes, replace_quotes
 from tasks.takedown.holders import RecordKind
 
 _MARKUP = re.compile(

@@ -18,7 +18,8 @@ import pyarrow as pa
 from dataops.schema import DOWNLOADED, conform, dropped_schema
 from dataops.shards.tar import ShardWriter, read_samples
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Part, content_digest, read_table
-from dataops.trace.targets import Target, matched_targets, matching_rows
+from dataops.trace.targets import Target, matching_rows
+from plugins.erasure.matched_targets import matched_targets
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.lineage.graph import DROPPED, KEPT, Lineage

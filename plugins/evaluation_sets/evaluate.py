@@ -13,12 +13,12 @@ from dataops.formatting import format_percent, format_quantity
 from flows.commands.options import Json, Name
 from flows.commands.output import console, new_table, print_json, score_cells, text
 from infra.local import services
+from plugins.evaluation_sets.robustness import effective_robustness
 from tasks.evaluate.report import report_html
 from tasks.evaluate.run_suite import Evaluation, EvaluationSettings, average_metrics, evaluate_model
 from training.evaluation.comparison import compare_all
 from training.evaluation.contamination import contamination, format_overlap, read_matches
 from training.evaluation.intervals import flatten_metrics
-from training.evaluation.robustness import effective_robustness
 from training.evaluation.suite import FETCHED, Suite, load_suite, read_tasks
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Score images and captions by a CLIP model in a subprocess job (training/score.py).
+"""Score images and captions by a CLIP model in a subprocess job (plugins/scores/job.py).
 
 Torch is not imported here.
 """
@@ -77,7 +77,7 @@ def score_shards(
                 finished = before + sum(1 for _ in (folder / "scores").glob("*.parquet"))
                 context.progress(finished, len(tasks), f"{draft.stage} {scorer.name} {line}")
 
-        run_job("training.score", job, folder, on_line=follow)
+        run_job("plugins.scores.job", job, folder, on_line=follow)
         for task in batch:
             path = folder / "scores" / f"{task.name}.parquet"
             put_scores(draft.store, task.scorer, read_parquet(path, str(path)))

@@ -20,7 +20,8 @@ from plugins.versions.comparison import (
     load_side,
 )
 from plugins.versions.history import VersionRow, list_metrics, read_models, read_versions, table_rows
-from tasks.tracking.registry import RegisteredVersion, find_registered_version, parse_model
+from tasks.tracking import client as tracking
+from tasks.tracking.registry import RegisteredVersion, parse_model
 
 METRICS = 5
 """Maximum number of metrics in a table on the terminal."""
@@ -105,7 +106,7 @@ def show_model_diff(a: str, b: str, home: Path, store_uri: str | None, *, as_jso
     Raises: ConfigError if there is no such version, or none of its snapshots is in a known store; ServiceError if MLflow
         does not answer.
     """
-    versions = find_registered_version(a), find_registered_version(b)
+    versions = _find_version(a), _find_version(b)
     first, second = (_find_side(version, home, store_uri) for version in versions)
     comparison = compare_versions(first, second)
     if as_json:
@@ -197,3 +198,16 @@ def _metric_cells(row: Mapping[str, Any]) -> list[str]:
 def _stage_cells(row: Mapping[str, Any], side: str) -> list[str]:
     kept = row[f"{side}_kept"]
     return ["-", "-"] if kept is None else [f"{kept:,}", format_share(kept, row[f"{side}_input"])]
+
+
+def _find_version(model: str) -> RegisteredVersion:
+    """Return the version that models:/name/3, name/3 or name@alias names.
+
+    Raises: ConfigError if there is none; ServiceError if MLflow does not answer.
+    """
+    name, _, alias = model.removeprefix("models:/").partition("@")
+    name, _, number = name.partition("/")
+    with tracking.mlflow_errors():
+        client = tracking.connect()
+        found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+    return RegisteredVersion(name, str(found.version), found.run_id, tuple(found.aliases), dict(found.tags))

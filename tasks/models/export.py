@@ -18,7 +18,7 @@ from dataops.snapshot import Manifest
 from dataops.store import Store
 from tasks.engine.subprocess_job import run_job
 from tasks.models.packaging import MODEL_FILES
-from training.exporters.exporter import find_exporter
+from training.exporter import find_exporter
 from training.model_config import ModelConfig
 
 logger = logging.getLogger(__name__)

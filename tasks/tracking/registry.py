@@ -123,19 +123,6 @@ def _parse_version(fields: Mapping[str, Any]) -> RegisteredVersion:
     return RegisteredVersion(str(fields["name"]), str(fields["version"]), fields.get("run_id"), (), tags)
 
 
-def find_registered_version(model: str) -> RegisteredVersion:
-    """Return the version that models:/name/3, name/3 or name@alias names.
-
-    Raises: ConfigError if there is none; ServiceError if MLflow does not answer.
-    """
-    name, _, alias = model.removeprefix("models:/").partition("@")
-    name, _, number = name.partition("/")
-    with tracking.mlflow_errors():
-        client = tracking.connect()
-        found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
-    return RegisteredVersion(name, str(found.version), found.run_id, tuple(found.aliases), dict(found.tags))
-
-
 def parse_model(text: str) -> tuple[str, str | None]:
     """Return the model's name and, if given, its version. Raises: ConfigError for an alias or anything else."""
     found = MODEL.fullmatch(text)

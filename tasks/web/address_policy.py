@@ -8,13 +8,12 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from functools import lru_cache
 from queue import SimpleQueue
 from typing import Any
-from urllib.parse import urlsplit
 
 from dataops.reasons import Reason
 
@@ -76,27 +75,6 @@ def parse_connect_to(table: Mapping[str, str]) -> dict[str, tuple[str, int]]:
                 f"connect_to {host!r}: {value!r} is not an IP address and a port, such as 127.0.0.1:8123"
             ) from None
     return result
-
-
-def suggest_connect_to(url: str, connected: Collection[str] = ()) -> str | None:
-    """Return the entry of `connect_to` for a URL whose host is this machine or an IP address that is not public.
-
-    Args:
-        connected: hosts that have an entry; None is returned for them, and for all hosts that must be resolved first.
-    """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    if host in connected:
-        return None
-    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761: always this machine
-        return f'"{host}" = "127.0.0.1:{port}"'
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    address = f"[{ip}]" if ip.version == 6 else str(ip)
-    return None if is_public(host) else f'"{host}" = "{address}:{port}"'
 
 
 SocketAddresses = list[tuple[socket.AddressFamily, Any]]

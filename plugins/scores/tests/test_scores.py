@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from dataops.shards.tar import ShardWriter
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
+from plugins.scores import job as score_job
 from plugins.scores import scorers as score_clip
 from plugins.scores.compute import SIZES, ShardImages, Sizes, compute_score, read_found
 from plugins.scores.config import ScoresConfig
@@ -25,7 +26,6 @@ from tasks.engine.context import Context
 from tasks.models.find import find_model
 from tests.inline_executor import InlineExecutor
 from tests.small_model import write_model
-from training import score as score_job
 from training.model.checkpoint import load_model
 from training.model.preprocess import decode_rgb
 
@@ -60,7 +60,7 @@ def scored_shards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def in_process(module: str, job: dict[str, Any], folder: Path, *, on_line: Any) -> None:
-        assert module == "training.score"
+        assert module == "plugins.scores.job"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "job.json").write_text(json.dumps(job))
         assert score_job.main([str(folder / "job.json")]) == 0

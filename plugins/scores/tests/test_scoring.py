@@ -10,6 +10,7 @@ import pytest
 from dataops.schema import CURATED, dropped_schema
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
+from plugins.scores import job as score_job
 from plugins.scores import scorers as score_clip
 from tasks.curate.config import CurateConfig, Units
 from tasks.curate.stage import CURATE
@@ -18,7 +19,6 @@ from tasks.engine.stage import make, plan
 from tests.inline_executor import InlineExecutor
 from tests.small_model import write_model
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, some_pairs
-from training import score as score_job
 
 REMAINING = 15
 """Number of the 20 pairs that are healthy and no duplicates."""

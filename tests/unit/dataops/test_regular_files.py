@@ -17,7 +17,6 @@ from dataops.storage.cache import Cache, Version
 from dataops.storage.folder import FolderStore
 from dataops.storage.partition_file import read_partitions
 from dataops.text.query_list import read_queries
-from dataops.trace.requests import read_targets
 from flows.config import config_name, load_config
 from flows.records import known_stores
 from tasks.files.find import LocalFile, find_source_files
@@ -105,8 +104,6 @@ def locate(path: Path) -> None:
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "config": ("c.toml", load_config),
     "config name": ("c.toml", config_name),
-    "takedown list": ("list.txt", read_targets),
-    "takedown CSV": ("list.csv", read_targets),
     "source": ("a.warc.gz", lambda path: find_source_files([str(path)])),
     "source digest": ("a.warc.gz", lambda path: LocalFile("a", path).digest()),
     "source file": ("a.warc.gz", lambda path: LocalFile("a", path).open()),

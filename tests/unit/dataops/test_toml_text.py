@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from dataops.errors import ConfigError
 from dataops.toml_text import MAX_CHARS, format_key, format_value, parse_toml
-from dataops.trace.requests import read_targets
 from flows.config import config_name, load_config
 from training.evaluation.suite import load_suite
 
@@ -41,7 +40,7 @@ def test_hostile_text_is_refused_in_linear_time(text):
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-@pytest.mark.parametrize("read", [load_config, config_name, load_suite, read_targets])
+@pytest.mark.parametrize("read", [load_config, config_name, load_suite])
 def test_each_reader_of_toml_refuses_it(read, text, tmp_path):
     path = tmp_path / "a.toml"
     path.write_text(text)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from plugins.erasure import command as flow
 from plugins.erasure import next_versions as takedown
 from plugins.erasure import raw_images
 from plugins.erasure.next_versions import prove_removal
+from plugins.erasure.target_files import read_targets
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.lineage.graph import Lineage
@@ -245,17 +247,20 @@ def test_read_targets_names_every_wrong_line(tmp_path: Path) -> None:
     file = tmp_path / "bad.txt"
     file.write_text("example.org\nuid:12\nnonsense\nhttp://\nimage:nowhere.jpg\nphash:0123456789abcdef~99\n")
     with pytest.raises(ConfigError) as caught:
-        takedown_requests.read_targets(file)
+        read_targets(file)
     message = str(caught.value)
     assert "5 of 6 lines" in message
     assert [f":{n}:" in message for n in range(1, 7)] == [False, True, True, True, True, True]
 
 
-def test_a_csv_with_a_field_beyond_the_limit_of_csv_is_no_request(tmp_path: Path) -> None:
-    file = tmp_path / "request.csv"
-    file.write_text("kind,value\nurl," + "x" * (csv.field_size_limit() + 1))
-    with pytest.raises(ConfigError, match="cannot be read as a takedown request: field larger"):
-        takedown_requests.read_targets(file)
+def test_hostile_files_are_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "wide.csv").write_text("kind,value\nurl," + "x" * (csv.field_size_limit() + 1))
+    (tmp_path / "nested.toml").write_text("url = " + "[" * 50_000)
+    for name in ("pipe.txt", "pipe.csv", "pipe.toml"):
+        os.mkfifo(tmp_path / name)
+    for file in tmp_path.iterdir():
+        with pytest.raises(ConfigError, match="cannot be read as a takedown request: "):
+            read_targets(file)
 
 
 def test_read_targets_reads_the_same_from_txt_csv_and_toml(tmp_path: Path) -> None:
@@ -268,7 +273,7 @@ def test_read_targets_reads_the_same_from_txt_csv_and_toml(tmp_path: Path) -> No
     read = []
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
-        read.append(takedown_requests.read_targets(tmp_path / name))
+        read.append(read_targets(tmp_path / name))
     assert read[0] == read[1] == read[2]
     assert read[0] == [
         Target("url", "http://example.org/a.jpg"), Target("domain", "xn--bcher-kva.example"), *image_targets(jpeg(5)),

@@ -24,6 +24,7 @@ from training.model.preprocess import Preprocess
 from training.model.tokenizer import make_tokenizer, train_tokenizer
 from training.model_config import ModelConfig
 
+pytest.importorskip("plugins.export")
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub's library causes it
 TOLERANCE = 1e-3
 """Of a logit; the layouts compute in another order."""

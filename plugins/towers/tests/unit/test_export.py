@@ -26,6 +26,7 @@ from training.model.preprocess import MEAN, STD, Preprocess
 from training.model.pretrained_tokenizer import load_tower_tokenizer
 from training.model_config import ModelConfig
 
+pytest.importorskip("plugins.export")
 CAPTIONS = ["a red thing 12", "blue", "Green, GREEN thing"]
 
 
@@ -91,7 +92,7 @@ def test_open_clip_loads_the_networks_of_the_demo_without_its_stages_with_equal_
     assert_open_clip_has_equal_logits(loaded, tmp_path / "out")
 
 
-def test_what_open_clip_has_not_is_named_with_the_keys_to_set(tmp_path: Path) -> None:
+def test_what_a_format_has_not_is_named_with_the_keys_to_set(tmp_path: Path) -> None:
     write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
     write_bert(tmp_path / "bert")
     image = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": "resnet18"}
@@ -99,6 +100,8 @@ def test_what_open_clip_has_not_is_named_with_the_keys_to_set(tmp_path: Path) ->
     loaded = finish(tmp_path / "m", image, text, 32)
     with pytest.raises(ConfigError, match=r"train with image_init\.projector_norm = false and .*projector_layers = 1"):
         export(loaded, "open_clip", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"hf: .*no model with towers of text_init or image_init"):
+        export(loaded, "hf", tmp_path / "out")
     norm = {"projector_norm": False}
     loaded = finish(tmp_path / "n", image | norm | {"stages": [1, 3]}, text | norm | {"projector_layers": 0}, 32)
     with pytest.raises(ConfigError, match=r"also its stages 1, 3: train with image_init\.stages = \[\]"):

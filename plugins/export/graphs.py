@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dataops.errors import ContractError
-from training.exporters.layouts import export_tokenizer
+from plugins.export.layouts import export_tokenizer
 from training.model.checkpoint import LoadedModel, write_atomically
 
 OPSET = 18

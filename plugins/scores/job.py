@@ -1,13 +1,9 @@
-"""The job that scores images with a CLIP model: `python -m training.score JOB.json`.
+"""The job that scores images with a CLIP model: `python -m plugins.scores.job JOB.json`.
 
 A job computes one of two scores:
 
 clip_score   cosine of the image's and the caption's feature
 aesthetic    a linear head over the image's unit-norm feature (the head's `weight` and `bias`)
-
-A score depends on image, caption and weights alone, to the bit on one kind of processor, so it can be cached: images
-pass through the model in batches of one fixed size (short ones are padded), captions in such batches of texts with the
-same number of tokens. The rest of a batch, the cut of the shards and the number of threads change nothing.
 
 Shape suffixes: N rows of a shard, B batch, L tokens, D embed_dim.
 """
@@ -15,7 +11,6 @@ Shape suffixes: N rows of a shard, B batch, L tokens, D embed_dim.
 import logging
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -32,14 +27,10 @@ from dataops.parquet import encode_table, read_parquet
 from dataops.regular_files import open_regular
 from dataops.shards.tar import read_samples
 from dataops.store import FolderStore
-from training.evaluation.encode import EvaluatedModel, map_in_order, normalize_features
+from training.evaluation.encode import EvaluatedModel, encode_captions, encode_shard_images
 from training.job import JobFile, resolve_device, run_command, run_process
 from training.model.load import load_any
-from training.model.preprocess import decode_rgb
 from training.model_config import FrozenModel
-
-IMAGES_PER_BATCH = {"cpu": 32, "cuda": 256}
-TEXTS_PER_BATCH = 64
 
 logger = logging.getLogger(__name__)
 
@@ -159,75 +150,6 @@ def _member(members: dict[str, bytes], shard: ShardToScore, key: str) -> bytes:
     if shard.extension not in members:
         raise ContractError(f"{shard.tar}: sample {key!r} has no member {shard.extension!r}")
     return members[shard.extension]
-
-
-def encode_shard_images(
-    loaded: EvaluatedModel, images: Iterator[tuple[int, bytes]], device: str, threads: int | None = None
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Encode the images that can be decoded: yield their numbers and unit-norm features (B, D), float64 on the CPU.
-
-    Args:
-        images: number and bytes of each image.
-
-    Raises: ContractError if the model returns features that are not finite.
-    """
-    size = IMAGES_PER_BATCH[torch.device(device).type]
-
-    def decoded(batch: list[tuple[int, bytes]]) -> tuple[list[int], list[Tensor]]:
-        readable = [(number, pixels) for number, data in batch if (pixels := _preprocess(loaded, data)) is not None]
-        return [number for number, _ in readable], [pixels for _, pixels in readable]
-
-    def encoded(batch: tuple[list[int], list[Tensor]]) -> tuple[list[int], Tensor]:
-        numbers, pixels = batch
-        if not pixels:
-            return [], torch.zeros(0, 0)
-        padding = [torch.zeros_like(pixels[0])] * (size - len(pixels))
-        full_BCSS = torch.stack([*pixels, *padding]).to(device, memory_format=torch.channels_last)
-        with torch.inference_mode():
-            feature_BD = normalize_features(loaded.model.encode_image(full_BCSS)[: len(pixels)], "image")
-        return numbers, feature_BD.double().cpu()
-
-    batches = iter(lambda: list(islice(images, size)), [])
-    if device == "cpu":
-        results = map_in_order(lambda batch: encoded(decoded(batch)), batches, threads)
-    else:
-        results = map(encoded, map_in_order(decoded, batches, threads))
-    yield from ((numbers, feature_BD) for numbers, feature_BD in results if numbers)
-
-
-def _preprocess(loaded: EvaluatedModel, data: bytes) -> Tensor | None:
-    try:
-        image = decode_rgb(data)
-    except Exception:  # a decoder given hostile bytes raises anything
-        return None
-    return loaded.preprocess(image)
-
-
-def encode_captions(loaded: EvaluatedModel, captions: list[str], device: str, threads: int | None = None) -> Tensor:
-    """Return unit-norm features (N, D) of the captions, float64 on the CPU; equal captions have equal features.
-
-    Raises: ContractError if the model returns features that are not finite.
-    """
-    unique = list(dict.fromkeys(captions))
-    if not unique:
-        return torch.zeros(0, 0, dtype=torch.float64)
-    token_NL = loaded.tokenizer(unique)
-    # The length ends at the last token that is not padding: the end-of-text token's id is never 0.
-    length_N = ((token_NL != 0) * torch.arange(1, token_NL.shape[1] + 1)).amax(dim=1).clamp(min=1)
-
-    def encoded(rows_B: Tensor) -> Tensor:
-        full_BL = token_NL[rows_B[:1], : int(length_N[rows_B[0]])].repeat(TEXTS_PER_BATCH, 1)
-        full_BL[: len(rows_B)] = token_NL[rows_B, : full_BL.shape[1]]
-        with torch.inference_mode():
-            return (
-                normalize_features(loaded.model.encode_text(full_BL.to(device))[: len(rows_B)], "text").double().cpu()
-            )
-
-    by_length = (torch.nonzero(length_N == length)[:, 0] for length in length_N.unique())
-    batches = [rows_B for rows in by_length for rows_B in rows.split(TEXTS_PER_BATCH)]
-    feature_ND = torch.cat(list(map_in_order(encoded, batches, threads if device == "cpu" else 1)))
-    row_of = {unique[i]: row for row, i in enumerate(torch.cat(batches).tolist())}
-    return feature_ND[[row_of[caption] for caption in captions]]
 
 
 def read_head(path: Path) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,10 @@
-"""The seam of exporters: how a finished model is written for another tool, and the core's own. No torch is imported here.
-
-`pairmill.exporters` registers them by the name that `pairmill export --format` takes.
-"""
+"""The exporters `open_clip`, `hf` and `onnx`. No torch is imported here."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataops import plugins
 from dataops.errors import ConfigError
+from training.exporter import Exporter
 from training.model_config import (
     BackboneConfig,
     DecoderConfig,
@@ -20,28 +17,6 @@ from training.model_config import (
 
 if TYPE_CHECKING:
     from training.model.checkpoint import LoadedModel
-
-
-class Exporter:
-    """Writes a finished model in the format of another tool."""
-
-    packages: tuple[str, ...] = ()
-    """Import names of the packages that it needs beside those of every installation."""
-    extra: str = ""
-    """Extra of pairmill that brings them."""
-    use: str
-    """Python code that loads the export from the folder `{out}`."""
-
-    def check(self, config: ModelConfig) -> None:
-        """Raise a ConfigError with the remedy if the format cannot hold a model."""
-
-    def write(self, loaded: "LoadedModel", output: Path, final: Path) -> None:
-        """Write a model into an existing folder.
-
-        Args:
-            final: folder where the files will lie.
-        """
-        raise NotImplementedError
 
 
 class _OpenClip(Exporter):
@@ -73,7 +48,7 @@ class _OpenClip(Exporter):
             )
 
     def write(self, loaded: "LoadedModel", output: Path, final: Path) -> None:
-        from training.exporters.layouts import export_open_clip
+        from plugins.export.layouts import export_open_clip
 
         export_open_clip(loaded, output, final)
 
@@ -94,16 +69,24 @@ class _HuggingFace(Exporter):
             raise ConfigError("hf: transformers has no CLIP with a ResNet; export as open_clip or onnx")
 
     def write(self, loaded: "LoadedModel", output: Path, final: Path) -> None:
-        from training.exporters.layouts import export_hf
+        from plugins.export.layouts import export_hf
 
         export_hf(loaded, output)
 
 
-OPEN_CLIP, HUGGING_FACE = _OpenClip(), _HuggingFace()
+class _Onnx(Exporter):
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    extra = "onnx"
+    use = 'onnxruntime.InferenceSession("{out}/image.onnx"), onnxruntime.InferenceSession("{out}/text.onnx")'
+
+    def check(self, config: ModelConfig) -> None:
+        if isinstance(config.text_cfg, DecoderConfig):
+            raise ConfigError("onnx: a tower of a decoder language model is not exported; load the model by pairmill")
+
+    def write(self, loaded: "LoadedModel", output: Path, final: Path) -> None:
+        from plugins.export.graphs import export_onnx
+
+        export_onnx(loaded, output)
 
 
-def find_exporter(form: str) -> Exporter:
-    """Return the exporter of a format. Raises: ConfigError if there is none, or a package that it needs is missing."""
-    exporter: Exporter = plugins.find("exporters", form)
-    plugins.require(exporter.packages, exporter.extra, form)
-    return exporter
+OPEN_CLIP, HUGGING_FACE, ONNX = _OpenClip(), _HuggingFace(), _Onnx()

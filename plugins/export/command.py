@@ -14,7 +14,7 @@ from tasks.engine.scratch_folders import scratch_folder
 from tasks.models.export import check_target, export_model, fetch_snapshot_model
 from tasks.models.find import find_model
 from tasks.register.documents import describe_files, describe_snapshot, describe_version
-from training.exporters.exporter import find_exporter
+from training.exporter import find_exporter
 
 
 def command(

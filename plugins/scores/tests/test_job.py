@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from dataops.errors import ContractError
 from dataops.images.score_tables import SCORES, TO_SCORE
+from plugins.scores.job import ShardToScore, main, read_head, score_shard
 from tests import rounding
 from tests.trainings import VIT, jpeg, write_shard
 from training.model.checkpoint import LoadedModel, load_model, save_model
@@ -21,7 +22,6 @@ from training.model.load import load_any
 from training.model.preprocess import Preprocess, decode_rgb
 from training.model.tokenizer import train_tokenizer
 from training.model_config import ModelConfig
-from training.score import ShardToScore, main, read_head, score_shard
 
 CAPTIONS = ["a red thing", "blue", "a pale thing on a green thing", "", "a red thing", "blue <|endoftext|> thing"]
 

@@ -9,7 +9,7 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
-from flows.commands.export import export
+from plugins.export.command import export
 from tasks.register.documents import describe_snapshot
 from tests.manifests import build_manifest
 

@@ -1,0 +1,1 @@
+"""`pairmill export`: a model in the formats of open_clip, transformers and ONNX."""

@@ -1,1 +1,0 @@
-"""`pairmill export --format onnx`: two graphs, for onnxruntime and others."""

@@ -1,1 +1,0 @@
-"""Export of checkpoints to the formats of other tools."""
