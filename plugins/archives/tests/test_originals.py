@@ -84,15 +84,3 @@ def test_shrink_deletes_only_files_with_the_names_of_originals(tmp_path: Path, k
     assert other.exists()
     assert inside.exists()
     assert (tmp_path / "originals" / MARKER).exists()
-
-
-def test_claim_marks_a_new_folder_and_one_of_an_earlier_release(tmp_path: Path) -> None:
-    Originals(tmp_path / "new").claim()
-    assert (tmp_path / "new" / MARKER).exists()
-    earlier = Originals(tmp_path / "earlier")  # without a marker
-    earlier.put("http://a.test/", b"body", headers(ETag='"1"'))
-    earlier.claim()
-    assert (tmp_path / "earlier" / MARKER).exists()
-    (tmp_path / "earlier" / "notes.txt").touch()
-    Originals(tmp_path / "earlier").claim()  # a marked folder is not searched again
-    assert earlier.get("http://a.test/") is not None

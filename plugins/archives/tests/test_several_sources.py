@@ -1,7 +1,6 @@
 """From two sources to one dataset: an archive that holds its images, and a licensed list whose images a host serves."""
 
 import io
-import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -14,21 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
-from dataops.trace.requests import make_request, record_request
-from dataops.trace.targets import Target
-from flows.commands import show
 from flows.config import RunConfig
 from flows.pipeline import PIPELINE
-from plugins.trace.tracing import Trace
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.lineage.graph import Lineage
-from tasks.lineage.search import Search
-from tasks.tracking.registry import Registry
 from tests.archived_images import http, record, write_archive
 
 pytestmark = pytest.mark.timeout(120)
@@ -125,7 +116,6 @@ def test_a_dataset_of_two_sources_names_the_source_of_each_pair(tmp_path: Path, 
     assert other["extract"].content_digest == one["extract"].content_digest, "the parts are those of the files"
 
     check_reports(store, one)
-    check_trace_and_takedown(store, one, tmp_path, one_thread)
 
 
 def check_reports(store: FolderStore, made: dict[str, Manifest]) -> None:
@@ -141,35 +131,3 @@ def check_reports(store: FolderStore, made: dict[str, Manifest]) -> None:
     text = store.read(made["pack"].path("DATASET.md")).decode()
     assert "| warc | warc | none | 1 | 6 | 6 | 6 | 60.0% |" in text
     assert f"The config states the licence `{LICENCE}` for pairs of the source `licensed` without" in text
-
-
-def check_trace_and_takedown(store: FolderStore, made: dict[str, Manifest], folder: Path, pool: Executor) -> None:
-    tracer = Trace(Lineage(store), Search(store), Registry())
-    (pair,) = tracer.pairs([Target("url", "http://b.test/7.png")])["pairs"]
-    assert (pair["source_name"], pair["source"], pair["license"]) == ("licensed", "licensed/list.csv", LICENCE)
-    (one, *_) = tracer.pairs([Target("url", "http://a.test/1.png")])["pairs"]
-    assert one["source_name"] == "warc"
-    named = {source["name"]: source for source in tracer.snapshot(made["pack"])["named_sources"]}
-    assert {name: (source["extracted"], source["packed"]) for name, source in named.items()} == {
-        "warc": (6, 6), "licensed": (6, 4)
-    }  # fmt: skip
-
-    out = Console(width=150, record=True, file=io.StringIO())
-    show._show_sources(list(made.values()), out)
-    trace = pytest.importorskip("plugins.trace.command")
-    out.print(trace._pair_tree(pair))
-    printed = out.export_text()
-    assert re.search(r"licensed +pairs +1 +6 +4 +4", printed)
-    assert "source  licensed: list.csv at row 3 (pairmill-pairs/1, pair_list)" in printed
-
-    request = make_request([Target("url", f"http://{host}.test/{n}.png") for host, n in (("a", 1), ("b", 7))], "")
-    record_request(store, request)
-    next_versions = pytest.importorskip("plugins.erasure.next_versions")
-    found = next_versions.find_affected(Lineage(store), Search(store), request.parsed(), Registry())
-    mine = [one for one in found if one.dataset.key == made["pack"].key]
-    assert [one.sources for one in mine] == [{"warc": 1, "licensed": 1}]
-    (result,) = next_versions.replace_affected(
-        Lineage(store), Context(store, folder, workers=1, pool=pool), request, mine
-    )
-    assert result.successor is not None
-    assert result.successor.facts["sources"] == {"warc": 5, "licensed": 3}

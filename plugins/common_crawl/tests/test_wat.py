@@ -161,14 +161,6 @@ def test_read_wat_skips_only_the_record_with_a_bad_length_in_a_plain_file():
         assert [(d.offset, d.reason) for d in damages] == [(len(good[0]), reason)]
 
 
-@pytest.mark.parametrize("cut", [40, 300])
-def test_read_wat_keeps_the_rows_before_a_truncation(cut: int):
-    for data in (warcinfo() + b"".join(GOOD), b"".join(map(gzip.decompress, [warcinfo(), *GOOD]))):
-        rows, damages, _ = actual_rows(data[:-cut])
-        assert rows == actual_rows(data)[0][:2]
-        assert [damage.reason for damage in damages] == ["truncated"]
-
-
 def test_read_wat_repairs_and_reports_invalid_text():
     surrogates = json.dumps(
         page_value("https://a.example/", {"Links": [image("a\ud800.jpg", "one \udfff two\0 three")]})

@@ -112,14 +112,6 @@ def test_damaged_shard_is_an_error_or_a_failed_file(content: bytes, message: str
     assert found == {("good.tar/2.jpg", "a good caption"): None}
 
 
-def test_compressed_shard_is_refused_before_a_run(tmp_path: Path) -> None:
-    from plugins.own_images.sources import WebDatasetSource
-
-    (tmp_path / "a.tar.gz").write_bytes(b"")
-    (problem,) = WebDatasetSource(paths=[str(tmp_path / "*")]).problems()
-    assert problem == "paths: a.tar.gz does not end in .tar; decompress it"
-
-
 def write_dataset(
     path: Path, images: list[Any], columns: dict[str, list[Any]], kind: pa.DataType, group: int = 4
 ) -> None:

@@ -12,28 +12,20 @@ import torch
 from safetensors.torch import save_file
 
 from dataops.errors import ContractError
-from dataops.images.score_tables import SCORES, TO_SCORE
+from dataops.images.score_tables import TO_SCORE
 from plugins.scores.job import ShardToScore, main, read_head, score_shard
-from tests import rounding
-from tests.trainings import VIT, jpeg, write_shard
-from training.model.checkpoint import LoadedModel, load_model, save_model
-from training.model.clip import CLIP
+from tests.small_model import write_model
+from tests.trainings import jpeg, write_shard
+from training.model.checkpoint import LoadedModel, load_model
 from training.model.load import load_any
-from training.model.preprocess import Preprocess, decode_rgb
-from training.model.tokenizer import train_tokenizer
-from training.model_config import ModelConfig
+from training.model.preprocess import decode_rgb
 
 CAPTIONS = ["a red thing", "blue", "a pale thing on a green thing", "", "a red thing", "blue <|endoftext|> thing"]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = train_tokenizer(CAPTIONS, 280, 16)
-    config = ModelConfig.model_validate(VIT).with_vocab_size(tokenizer.vocab_size)
-    torch.manual_seed(0)
-    save_model(folder, CLIP(config), tokenizer, Preprocess(config.vision_cfg.image_size))
-    return folder
+    return write_model(tmp_path_factory.mktemp("model"), CAPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -57,25 +49,6 @@ def to_score(folder: Path, name: str, rows: list[tuple[str, bytes, str]], leave_
     ]
     pq.write_table(pa.Table.from_pylist(columns, TO_SCORE), folder / f"{name}.parquet")
     return ShardToScore(name=name, tar=folder / f"{name}.tar", extension="jpg", rows=folder / f"{name}.parquet")
-
-
-@torch.inference_mode()
-def expected_score(loaded: LoadedModel, data: bytes, caption: str) -> float:
-    image = loaded.model.encode_image(loaded.preprocess(decode_rgb(data))[None])[0]
-    text = loaded.model.encode_text(loaded.tokenizer([caption]))[0]
-    return float(torch.nn.functional.cosine_similarity(image, text, dim=0))
-
-
-def test_clip_score_is_the_cosine_of_image_and_caption(tmp_path: Path, loaded: LoadedModel) -> None:
-    rows = samples(75)
-    table = score_shard(loaded, to_score(tmp_path, "s", rows, leave_out=3))
-    assert table.schema == SCORES
-    rows.pop(3)
-    assert table["id"].to_pylist() == [bytes.fromhex(key) for key, _, _ in rows]
-    expected = [expected_score(loaded, data, caption) for _, data, caption in rows]
-    atol = rounding.bound(rounding.count_additions(loaded.model), magnitude=1)
-    np.testing.assert_allclose(table["score"].to_numpy(), expected, atol=atol)
-    assert np.std(expected) > 0.01  # else any number would do
 
 
 def test_scores_do_not_depend_on_other_rows_or_threads(tmp_path: Path, loaded: LoadedModel) -> None:

@@ -23,7 +23,6 @@ from plugins.scores.config import ScoresConfig
 from tasks.curate.stage import IMAGES
 from tasks.engine import subprocess_job as jobs
 from tasks.engine.context import Context
-from tasks.models.find import find_model
 from tests.inline_executor import InlineExecutor
 from tests.small_model import write_model
 from training.model.checkpoint import load_model
@@ -173,21 +172,6 @@ def test_aesthetic_does_not_depend_on_captions(tmp_path: Path, checkpoint: Path,
     scored_shards.clear()
     assert score(FolderStore(tmp_path / "s"), tmp_path, rows, 3, config) == found
     assert scored_shards == []
-
-
-def test_the_digest_depends_on_the_weights_and_not_on_their_path(tmp_path: Path, checkpoint: Path) -> None:
-    moved = tmp_path / "elsewhere"
-    moved.mkdir()
-    for name in ("model.safetensors", "model.json", "tokenizer.json"):
-        (moved / name).write_bytes((checkpoint / name).read_bytes())
-    (moved / "readme.json").write_text("{}")  # not one of a model's files
-    assert find_model(str(moved), tmp_path).digest == find_model(str(checkpoint), tmp_path).digest
-    (one,) = scores_of(clip_score={"model": str(moved)}).inputs()
-    (same,) = scores_of("cuda", clip_score={"model": str(checkpoint)}).inputs()
-    assert one == same
-    assert (one.stage, one.key) == ("scorer", "clip_score")
-    (moved / "tokenizer.json").write_text("{}")
-    assert find_model(str(moved), tmp_path).digest != find_model(str(checkpoint), tmp_path).digest
 
 
 def test_clip_score_runs_in_a_subprocess_and_reports_progress(

@@ -18,7 +18,7 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tests.inline_executor import InlineExecutor
 from tests.small_model import write_model
-from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, some_pairs
+from tests.unit.tasks.raw_images import downloaded, some_pairs
 
 REMAINING = 15
 """Number of the 20 pairs that are healthy and no duplicates."""
@@ -107,21 +107,6 @@ def test_rules_keep_the_same_rows_for_any_sharding_and_batches(tmp_path: Path, c
     languages = [row["language"] for row in found[0].values() if row["clip_score"] is not None]
     for language in ("de", "en"):
         assert kept.count(language) == -(-languages.count(language) // 2)
-
-
-def test_only_new_images_are_scored_when_rules_or_data_change(
-    tmp_path: Path, checkpoint: Path, job_sizes: list[int]
-) -> None:
-    store = FolderStore(tmp_path)
-    curate_pairs(store, pairs(), checkpoint)
-    assert job_sizes == [3]
-    curate_pairs(store, pairs(), checkpoint, 7, {"score": "clip_score", "min": 0.0})
-    curate_pairs(store, pairs(), checkpoint, 11)
-    assert job_sizes == [3]
-    more = [pair(f"y{n}", f"caption {n}", jpeg(blocks(300 + n))) for n in range(2)]
-    manifest = curate_pairs(store, pairs() + more, checkpoint, 100)
-    assert job_sizes == [3, 1]
-    assert manifest.facts["scores"]["clip_score"]["scored"] == REMAINING + 2
 
 
 def test_the_key_depends_on_the_model_and_not_on_its_path(tmp_path: Path, checkpoint: Path) -> None:

@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-from dataops.errors import CorruptPart, SchemaError
+from dataops.errors import SchemaError
 from dataops.schema import PAIRS, conform, uid, uid_sum
 from dataops.snapshot import (
     Draft,
@@ -10,7 +10,6 @@ from dataops.snapshot import (
     Manifest,
     Part,
     Record,
-    find_manifest,
     load_ancestors,
     read_parts,
     snapshot_key,
@@ -67,21 +66,6 @@ def test_commit_keeps_the_first_manifest_and_deletes_scratch_files(tmp_path):
     second = draft.commit(manifest_of(draft, []))
     assert second == first
     assert draft.store.names("filter/k") == ["filter/k/manifest.json", "filter/k/part-00000.parquet"]
-
-
-def test_find_manifest_names_a_changed_or_missing_part_and_the_remedy(tmp_path):
-    draft = Draft(FolderStore(tmp_path), "filter", "k")
-    assert find_manifest(draft.store, "filter", "k") is None
-    part = draft.put_bytes("part-00000.parquet", b"data", 1)
-    draft.commit(manifest_of(draft, [part]))
-    assert find_manifest(draft.store, "filter", "k", verify=True) is not None
-    draft.store.put(draft.path("part-00000.parquet"), b"dada")
-    assert find_manifest(draft.store, "filter", "k") is not None
-    with pytest.raises(CorruptPart, match=r"part-00000.*run --verify"):
-        find_manifest(draft.store, "filter", "k", verify=True)
-    draft.store.delete_tree(draft.path("part-00000.parquet"))
-    with pytest.raises(CorruptPart, match="is missing"):
-        find_manifest(draft.store, "filter", "k")
 
 
 def test_ancestors_are_snapshots_and_not_the_sources_outside_the_store(tmp_path):

@@ -9,14 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-import training.distributed as distributed
 from tests.trainings import VIT
 from training.config import TrainConfig
 from training.data.loader import Batch
-from training.loop.checkpointing import name_processor
-from training.loop.flops import find_peak
 from training.loop.inputs import InputMaker
-from training.loop.profiling import StepProfiler
 from training.loop.step_recorder import DelayedValues
 from training.model_config import ModelConfig
 
@@ -74,26 +70,3 @@ def test_a_batch_for_a_card_is_made_in_pinned_memory(monkeypatch: pytest.MonkeyP
     inputs = InputMaker(config, ModelConfig.model_validate(VIT), 0, 100, pin=True)(batch)
     assert inputs.kept_BK is not None
     assert len(pinned) == 2 + len(inputs.texts[0])
-
-
-def test_ranks_are_wrapped_for_their_own_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: dict[str, Any] = {}
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda model, **options: found.update(options) or model)
-    model = torch.nn.Linear(1, 1)
-    assert distributed.parallelize(model, CUDA, static_graph=True) is model
-    assert found == {"device_ids": [CUDA], "gradient_as_bucket_view": True, "static_graph": True}
-
-
-def test_a_card_has_a_name_a_peak_and_kernels_in_the_profile(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
-    assert name_processor(CUDA) == "NVIDIA H100 80GB HBM3"
-    assert find_peak(CUDA, "bf16") == find_peak(CUDA, "fp16") == 989.5e12
-    seen: list[str] = []
-
-    def profile(activities: Any, **_: Any) -> Any:
-        seen.extend(one.name for one in activities)
-
-    monkeypatch.setattr("training.loop.profiling.profile", profile)
-    StepProfiler(tmp_path, 2, 100, CUDA)
-    assert seen == ["CPU", "CUDA"]

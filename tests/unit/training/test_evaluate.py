@@ -2,11 +2,7 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +13,8 @@ import torch
 from PIL import Image
 
 from dataops.errors import ConfigError
-from dataops.home import CHECKOUT
 from tests.colour_sets import COLOURS, content, write_checkpoint
-from training.evaluate import EvaluateJob, evaluate, main
+from training.evaluate import evaluate, main
 from training.evaluation.encode import encode_images
 from training.evaluation.features import encode_set
 from training.evaluation.samples import Sample
@@ -27,7 +22,6 @@ from training.evaluation.sets import EvalSet
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.evaluation.zero_shot import classify
-from training.job import read_job
 
 
 class ColourModel(torch.nn.Module):
@@ -219,41 +213,3 @@ def test_damaged_data_ends_in_exit_code_3(tmp_path, suite, caplog):
     assert main([str(job)]) == 3
     assert str(shard) in caplog.text
     assert not (tmp_path / "out/metrics.json").exists()
-
-
-def test_an_invalid_job_ends_with_an_error_that_lists_every_reason(tmp_path, suite):
-    job = write_job(tmp_path / "job.json", suite, checkpoint="c", output="o", batch_size=0, colour=1)
-    with pytest.raises(ConfigError) as caught:
-        read_job([str(job)], EvaluateJob)
-    assert "batch_size" in str(caught.value)
-    assert "colour" in str(caught.value)
-    assert main([str(tmp_path / "none.json")]) == 2
-    assert main([]) == 2
-
-
-def test_a_job_without_a_parent_ends(tmp_path, suite):
-    """Check that a job with work for a minute ends about a second after its parent."""
-    code = (
-        "import os, subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import os, time\\n"
-        "from dataops.process import exit_with_parent\\n"
-        "exit_with_parent(os.getppid(), 0.1)\\nprint(1, flush=True)\\ntime.sleep(60)'], stdout=subprocess.PIPE)\n"
-        "child.stdout.readline()\nprint(child.pid, flush=True)\nos._exit(0)\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    parent = subprocess.run(
-        [sys.executable, "-c", code], cwd=CHECKOUT, env=environment, capture_output=True, check=True, timeout=50
-    )
-    pid = int(parent.stdout)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and _alive(pid):
-        time.sleep(0.05)
-    assert not _alive(pid)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"

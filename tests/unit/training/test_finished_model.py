@@ -1,7 +1,9 @@
 """Reading a finished model: errors name what is missing or does not fit."""
 
 import json
+import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,13 @@ from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import train_tokenizer
 from training.model_config import ModelConfig
+
+
+class Bomb:
+    """Whose unpickling ends the test."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pytest.fail, ("it was run",)
 
 
 @pytest.fixture
@@ -44,10 +53,15 @@ def test_a_model_survives_a_round_trip(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json", "tokenizer.json"])
-@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty", "pickle", "torch"])
 def test_a_damaged_model_file_raises_an_error_that_names_it(folder: Path, name: str, damage: str) -> None:
+    """A pickle is not run."""
     if damage == "missing":
         (folder / name).unlink()
+    elif damage == "pickle":
+        (folder / name).write_bytes(pickle.dumps(Bomb()))
+    elif damage == "torch":
+        torch.save({"state_dict": Bomb()}, folder / name)
     else:
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[: len(data) // 2] if damage == "cut" else b"")

@@ -17,7 +17,6 @@ from PIL import Image
 from dataops.errors import ContractError
 from training.checkpoints import find_newest_checkpoint, restore_checkpoint
 from training.evaluation.sets import EvalSet
-from training.model.checkpoint import MODEL_FILES, load_model
 from training.model.preprocess import decode_rgb
 
 
@@ -38,37 +37,6 @@ def image_bytes(side: int = 8, kind: str = "PNG", **options: Any) -> bytes:
 
 
 # Pickle ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def card(tmp_path: Path) -> Path:
-    """Write a finished model's folder without weights, which each test plants."""
-    from training.model.checkpoint import save_model
-    from training.model.clip import CLIP
-    from training.model.preprocess import Preprocess
-    from training.model.tokenizer import train_tokenizer
-    from training.model_config import ModelConfig
-
-    tokenizer = train_tokenizer(["a"], 300, 8)
-    vision = {"image_size": 8, "layers": 1, "width": 8, "head_width": 8, "patch_size": 8}
-    text = {"context_length": 8, "vocab_size": tokenizer.vocab_size, "width": 8, "heads": 1, "layers": 1}
-    model = CLIP(ModelConfig.model_validate({"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}))
-    (tmp_path / "model").mkdir()
-    save_model(tmp_path / "model", model, tokenizer, Preprocess(image_size=8))
-    return tmp_path / "model"
-
-
-@pytest.mark.parametrize("name", MODEL_FILES)
-@pytest.mark.parametrize("protocol", ["pickle", "torch"])
-def test_a_pickle_as_a_model_file_raises_an_error_and_does_not_run(card, name, protocol, tmp_path):
-    load_model(card)
-    if protocol == "torch":
-        torch.save({"state_dict": Bomb(tmp_path / "ran")}, card / name)
-    else:
-        (card / name).write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
-    with pytest.raises(ContractError, match=name):
-        load_model(card)
-    assert not (tmp_path / "ran").exists()
 
 
 def test_a_pickle_in_a_job_folder_does_not_run(tmp_path):

@@ -11,22 +11,15 @@ import pytest
 import torch
 
 from plugins.browse.encoder_job import EncoderJob, run_job
-from tests.trainings import VIT, jpeg
-from training.model.checkpoint import load_model, save_model
-from training.model.clip import CLIP
-from training.model.preprocess import Preprocess, decode_rgb
-from training.model.tokenizer import train_tokenizer
-from training.model_config import ModelConfig
+from tests.small_model import write_model
+from tests.trainings import jpeg
+from training.model.checkpoint import load_model
+from training.model.preprocess import decode_rgb
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = train_tokenizer(["a red thing", "blue"], 280, 16)
-    config = ModelConfig.model_validate(VIT).with_vocab_size(tokenizer.vocab_size)
-    torch.manual_seed(0)
-    save_model(folder, CLIP(config), tokenizer, Preprocess(config.vision_cfg.image_size))
-    return folder
+    return write_model(tmp_path_factory.mktemp("model"), ["a red thing", "blue"])
 
 
 def ask(checkpoint: Path, *requests: Any) -> list[dict[str, Any]]:

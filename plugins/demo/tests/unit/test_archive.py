@@ -1,6 +1,6 @@
 from warcio.archiveiterator import ArchiveIterator
 
-from plugins.demo.archive import CRAWL_DATE, archive_site
+from plugins.demo.archive import CRAWL_DATE
 
 
 def test_warcio_reads_each_page_of_the_site(web):
@@ -27,8 +27,3 @@ def test_warcio_reads_each_page_of_the_site(web):
     for url, body in pages.items():
         path = url.removeprefix(web.base_url)
         assert body == (web.site / (path + "index.html" if path.endswith("/") else path).lstrip("/")).read_bytes()
-
-
-def test_archive_site_writes_fewer_files_than_asked_when_there_are_fewer_pages(web, tmp_path):
-    files = archive_site(web.site, ["/index.html", "/robots.txt"], tmp_path / "archive", files=4)
-    assert [file.name for file in files] == ["demo-00000.warc.gz", "demo-00001.warc.gz"]

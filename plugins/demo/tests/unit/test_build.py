@@ -1,6 +1,5 @@
 import io
 import json
-import tarfile
 from urllib.parse import urljoin, urlsplit
 
 import pytest
@@ -130,45 +129,3 @@ def test_the_shop_has_two_captions_for_each_photograph_and_none_that_is_evaluate
         assert (web.site / one.path.lstrip("/")).read_bytes() == one.jpeg
     train, test = ({image_digest(one.jpeg) for one in load_photos(part)} for part in ("train", "test"))
     assert (len(train), len(test), len(train & test)) == (784, 405, 0)
-
-
-@pytest.mark.parametrize("task", ["twemoji-seen", "twemoji-heldout", "openmoji-heldout", "groceries"])
-def test_classification_sets_have_the_layout_of_clip_benchmark(web, split, task):
-    root = web.suite_root / task
-    names = (root / "classnames.txt").read_text(encoding="utf-8").splitlines()
-    templates = (root / "zeroshot_classification_templates.txt").read_text().splitlines()
-    assert len(set(names)) == len(names)
-    assert templates
-    assert all("{c}" in template for template in templates)
-    assert (root / "test" / "nshards.txt").read_text().strip() == "1"
-    members = _members(root / "test" / "0.tar")
-    assert len(members) == web.counts[f"suite/{task}"]
-    suffix = "jpg" if task == "groceries" else "png"
-    for parts in members.values():
-        assert set(parts) == {suffix, "cls"}
-        assert 0 <= int(parts["cls"]) < len(names)
-    size = {"groceries": (112, 112), "openmoji-heldout": (96, 96)}.get(task, (72, 72))
-    first = Image.open(io.BytesIO(members["000000"][suffix]))
-    assert (first.size, first.mode) == (size, "RGB")
-    if task != "groceries":
-        part = split.published if task == "twemoji-seen" else split.held_out
-        assert names == [one.name for one in part]
-
-
-def test_retrieval_set_pairs_images_with_their_names(web, split):
-    members = _members(web.suite_root / "heldout-retrieval" / "test" / "0.tar")
-    assert (web.suite_root / "heldout-retrieval" / "dataset_type.txt").read_text() == "retrieval\n"
-    for one, parts in zip(split.held_out, members.values(), strict=True):
-        assert parts["txt"].decode().split("\n") == [one.name, *one.wordings]
-
-
-def _members(tar):
-    found: dict[str, dict[str, bytes]] = {}
-    with tarfile.open(tar) as archive:
-        for entry in archive:
-            assert (entry.mtime, entry.uid, entry.gid, entry.uname) == (0, 0, 0, "")
-            key, _, extension = entry.name.partition(".")
-            content = archive.extractfile(entry)
-            assert content is not None
-            found.setdefault(key, {})[extension] = content.read()
-    return found

@@ -1,17 +1,15 @@
 import http.client
 import json
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from contextlib import closing
 
 import pytest
 
 from dataops.home import CHECKOUT
-from plugins.demo.server import SiteServer, _stop, _Stopped, running_server
+from plugins.demo.server import running_server
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +94,6 @@ def test_redirects_and_headers_follow_the_rules(connection):
     assert "X-Robots-Tag" not in request(connection, "/")[1]
 
 
-def test_head_has_the_length_and_no_body(connection):
-    status, headers, body = request(connection, "/", "HEAD")
-    assert (status, headers["Content-Length"], body) == (200, "4", b"")
-
-
 def test_one_connection_serves_many_requests_without_stalling(connection):
     request(connection, "/")
     used = connection.sock
@@ -110,38 +103,6 @@ def test_one_connection_serves_many_requests_without_stalling(connection):
     assert connection.sock is used
     # A delay of 40 ms per response (Nagle's algorithm and delayed ACKs) would add up to 4 s.
     assert time.monotonic() - started < 2
-
-
-def test_a_thread_serves_many_connections_and_ends_with_the_server(folder):
-    def site_threads():
-        return [thread for thread in threading.enumerate() if thread.name == "site"]
-
-    with running_server(folder) as server:
-        others = set(site_threads())
-        for _ in range(20):
-            with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as client:
-                assert request(client, "/food/")[0] == 200
-        ours = set(site_threads()) - others
-        assert 1 <= len(ours) < 10, "another one if those before have not yet closed their connections"
-    for thread in ours:
-        thread.join(timeout=30)
-    assert not set(site_threads()) & ours
-
-
-def test_a_client_that_disconnects_does_not_stop_the_server(folder):
-    with running_server(folder) as server:
-        for _ in range(5):
-            with socket.create_connection(("127.0.0.1", server.port)) as client:
-                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
-        with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as client:
-            assert request(client, "/")[0] == 200
-
-
-def test_a_signal_while_a_request_is_accepted_ends_the_server(folder):
-    server = SiteServer(folder)
-    server.process_request = lambda *_: _stop(signal.SIGTERM, None)
-    with server, socket.create_connection(("127.0.0.1", server.port)), pytest.raises(_Stopped):
-        server.handle_request()
 
 
 def test_sigterm_stops_the_command(folder, tmp_path):

@@ -18,24 +18,9 @@ NAMES = ["<b>nought</b>", *(str(n) for n in range(1, 10))]
 
 
 def model(folder: Path, seed: int) -> Path:
-    import torch  # here, since all test processes load this module
+    from tests.small_model import write_model  # here, since it loads torch, and all test processes load this module
 
-    from training.model.checkpoint import save_model
-    from training.model.clip import CLIP
-    from training.model.preprocess import Preprocess
-    from training.model.tokenizer import train_tokenizer
-    from training.model_config import ModelConfig
-
-    tokenizer = train_tokenizer(NAMES, 280, 16)
-    card = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-        "text_cfg": {"context_length": 16, "vocab_size": tokenizer.vocab_size, "width": 32, "heads": 2, "layers": 1},
-    }
-    torch.manual_seed(seed)
-    folder.mkdir()
-    save_model(folder, CLIP(ModelConfig.model_validate(card)), tokenizer, Preprocess(32))
-    return folder
+    return write_model(folder, NAMES, seed)
 
 
 def write_digits(root: Path, kind: str) -> Path:
@@ -106,18 +91,3 @@ def test_eval_compares_two_models_writes_a_page_and_reuses_results(workspace, ca
     assert "Average over 2 of 3 sets" in output.out
     assert "without never: nobody <s>has</s> it" in output.out
     assert sum("(reused)" in record.getMessage() for record in caplog.records) == 4
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda root: (root / "classnames.txt").unlink(), "classnames.txt: missing"),
-        (lambda root: (root / "classnames.txt").write_text("a\nb"), "is no label from 0 to 1"),
-        (lambda root: (root / "test/0.tar").write_bytes((root / "test/0.tar").read_bytes()[:20_000]), "0.tar"),
-    ],
-)
-def test_eval_names_a_damaged_set(workspace, capsys, spoil, message):
-    spoil(workspace / "digits")
-    code = run_command(["eval", str(model(workspace / "a", 0)), "--suite", str(workspace / "s.toml")])
-    assert code in (2, 3)
-    assert message in capsys.readouterr().err

@@ -1,13 +1,10 @@
 """Choice, compared with the definitions of SugarCrepe, ARO and Winoground on made features."""
 
-import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn.functional import normalize
 
 from dataops.errors import ContractError
@@ -15,7 +12,6 @@ from plugins.evaluation_sets import choice
 from plugins.evaluation_sets.choice import choose_captions
 from training.evaluation.features import EncodedSet
 from training.evaluation.samples import Sample
-from training.evaluation.sets import EvalSet
 from training.evaluation.task import Task
 
 TASK = Task(name="t", kind="choice", root="/nowhere")
@@ -65,18 +61,3 @@ def test_accuracy_counts_images_that_prefer_the_right_caption(monkeypatch: pytes
     for captions in (("right",), ("right", "right")):
         with pytest.raises(ContractError, match="needs a right caption and others"):
             choose_captions(None, TASK, encoded([Sample("a", b"", captions=captions)], x[None]))  # pyright: ignore[reportArgumentType]
-
-
-def test_a_choice_set_has_the_layout_of_a_retrieval_set(tmp_path: Path) -> None:
-    picture = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(picture, "PNG")
-    (tmp_path / "test").mkdir()
-    (tmp_path / "test" / "nshards.txt").write_text("1")
-    with tarfile.open(tmp_path / "test" / "0.tar", "w") as tar:
-        for name, data in {"a.png": picture.getvalue(), "a.txt": b"a dog bites a man\na man bites a dog\n"}.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    data = EvalSet(tmp_path, "test", "choice")
-    assert data.problems() == []
-    assert [sample.captions for sample in data.samples()] == [("a dog bites a man", "a man bites a dog")]

@@ -1,22 +1,16 @@
 """The parts of train.launch = "ray" that need no Ray; plugins/ray/tests/integration/test_ray_training.py has the others."""
 
-import logging
-import multiprocessing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from dataops.errors import ConfigError, ServiceError, TrainingDiverged
+from dataops.errors import ConfigError
 from dataops.store import FolderStore
 from plugins.ray import actor as ray_actor
-from plugins.ray import pool as ray_pool
-from plugins.ray.cluster import ClusterCapacity
 from plugins.ray.driver import Caller
-from plugins.ray.engine import RayExecutor
-from plugins.ray.launcher import compute_resources, follow_driver, train_on_ray
+from plugins.ray.launcher import compute_resources
 from tasks.engine.context import Context
 from tasks.train.stage import build_launcher
 from training.config import TrainConfig
@@ -62,37 +56,3 @@ def test_nodes_of_a_cluster_on_a_network_do_not_train_together_unless_allowed(
     request = ray_actor.TrainingRequest("k", config, 0, (), context, Caller("", "", ""), {}, None)
     with pytest.raises(ConfigError, match=r"meet at 10\.0\.0\.5.*set train\.allow_network = true"):
         ray_actor.train(request, None)
-
-
-def test_follow_driver_forwards_log_lines_progress_and_errors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ours, theirs = multiprocessing.Pipe()
-    progress: list[Any] = []
-    context = Context(store=FolderStore(tmp_path), home=tmp_path, progress=lambda *values: progress.append(values))
-    for message in (
-        ("capacity", ClusterCapacity("127.0.0.1:9", ("a",), 1, 1)),
-        ("log", logging.WARNING, "%s", "step 7/9"),
-        ("progress", 7, 9, "step 7/9"),
-        ("failed", TrainingDiverged("nan")),
-    ):
-        theirs.send(message)
-    assert isinstance(follow_driver(ours, context, RayExecutor("127.0.0.1:9")), TrainingDiverged)
-    assert (theirs.recv(), progress, caplog.messages) == ("go", [(7, 9, "step 7/9")], ["step 7/9"])
-    theirs.send(("capacity", ClusterCapacity("127.0.0.1:9", ("a", "b"), 1, 1)))
-    with pytest.raises(ConfigError, match="2 machines"):  # the store is a folder, which one of them may not see
-        follow_driver(ours, context, RayExecutor("127.0.0.1:9"))
-    theirs.close()
-    with pytest.raises(ServiceError, match="`pairmill rerun` finds the training"):
-        follow_driver(ours, context, RayExecutor("127.0.0.1:9"))
-
-
-def test_train_on_ray_names_the_remedy_without_ray_or_a_cluster(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    planned: Any = SimpleNamespace(key="k")
-    context = Context(store=FolderStore(tmp_path), home=tmp_path)
-    monkeypatch.setattr(ray_pool, "missing_ray", lambda: "Ray is not installed: pip install 'pairmill[ray]'")
-    with pytest.raises(ConfigError, match="pip install"):
-        train_on_ray(planned, context, RayExecutor("auto"))
-    monkeypatch.setattr(ray_pool, "missing_ray", lambda: None)
-    with pytest.raises(ServiceError, match=r"no Ray cluster answers at 127.0.0.1:9: start it"):
-        train_on_ray(planned, context, RayExecutor("127.0.0.1:9"))

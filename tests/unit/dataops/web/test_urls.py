@@ -79,37 +79,6 @@ def test_canonicalise_url_raises_the_reason(reference: str, reason: str):
     assert bad.value.reason == reason
 
 
-def remove_dot_segments_by_rfc(path: str) -> str:
-    """Remove dot segments by the steps of RFC 3986, section 5.2.4."""
-    output = ""
-    while path:
-        if path.startswith("../"):
-            path = path[3:]
-        elif path.startswith("./") or path.startswith("/./"):
-            path = path[2:]
-        elif path == "/.":
-            path = "/"
-        elif path.startswith("/../"):
-            path, output = path[3:], output[: max(0, output.rfind("/"))]
-        elif path == "/..":
-            path, output = "/", output[: max(0, output.rfind("/"))]
-        elif path in (".", ".."):
-            path = ""
-        else:
-            end = path.find("/", 1)
-            end = len(path) if end < 0 else end
-            output, path = output + path[:end], path[end:]
-    return output
-
-
-@given(st.lists(st.sampled_from(["", ".", "..", "a", "b.c", "...", ".x"]), min_size=1, max_size=10))
-def test_canonicalise_url_removes_dot_segments_like_rfc_3986(segments: list[str]):
-    path = "/" + "/".join(segments)
-    assert (
-        canonicalise_url(f"http://h.example{path}", PAGE, 300) == f"http://h.example{remove_dot_segments_by_rfc(path)}"
-    )
-
-
 REFERENCE = st.lists(
     st.sampled_from(["/", "//", "a", "x.jpg", ".", "..", "?", "q=1", "#", ";", ":", "h.example", "é"]), max_size=9
 )

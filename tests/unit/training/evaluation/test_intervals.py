@@ -21,12 +21,6 @@ def test_clopper_pearson_equals_scipys_exact_interval(case):
     assert low <= successes / n <= high
 
 
-@pytest.mark.parametrize(("successes", "n"), [(1, 0), (-1, 5), (6, 5), (0, 0)])
-def test_an_invalid_proportion_raises_value_error(successes, n):
-    with pytest.raises(ValueError, match="no proportion"):
-        clopper_pearson_interval(successes, n)
-
-
 @pytest.mark.parametrize(("right", "gallery", "k"), [([1, 1], 6, 1), ([2, 3, 5], 7, 5), ([1, 4], 4, 10), ([3], 9, 5)])
 def test_expected_recall_equals_the_mean_of_all_draws(right, gallery, k):
     draws = list(combinations(range(gallery), min(k, gallery)))

@@ -85,29 +85,6 @@ def test_groups_report_the_worst_and_the_gap(tmp_path, loaded):
     assert result["main_metric"] == "worst_group_top1"
 
 
-def test_multilabel_average_precision_equals_a_hand_count(tmp_path, loaded):
-    pytest.importorskip("plugins.evaluation_sets")
-    # red is nearest to the red images; the green ones come later in its ranking, the unreadable one last
-    samples = [
-        {"png": png(COLOURS["red"]), "npy": npy([0, 1, 0, 0, 0])},
-        {"png": png(COLOURS["green"]), "npy": npy([0, 1, 1, 0, 0])},
-        {"png": png(COLOURS["blue"]), "npy": npy([0, 0, 0, 1, 0])},
-        {"png": b"broken", "npy": npy([0, 1, 0, 0, 0])},
-    ]
-    root = str(write_set(tmp_path / "data", samples))
-    result = run(loaded, tmp_path / "out", Task(name="t", kind="multilabel", root=root))["t"]
-    black, red, green, _, white = result["average_precision"]
-    assert (black, white) == (0, 0)
-    assert green == 1
-    # red's ranking: red image, then blue or green; the true ones stand at 1, at 2 or 3, and at 4
-    assert red == pytest.approx((1 + 2 / 3 + 3 / 4) / 3, abs=1e-6) or red == pytest.approx(
-        (1 + 1 + 3 / 4) / 3, abs=1e-6
-    )
-    assert result["unreadable"] == 1
-    mean = result["metrics"]["mean_average_precision"]["value"]
-    assert mean == pytest.approx(np.mean(result["average_precision"]), abs=1e-6)
-
-
 def test_the_probe_reads_features_before_the_projection(tmp_path, loaded):
     """Probe blue and black, which differ only in the third colour, which the projection drops."""
     pytest.importorskip("plugins.evaluation_sets")

@@ -2,8 +2,6 @@
 
 import io
 import pickle
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -87,35 +85,6 @@ def test_image_folder_is_read_in_the_order_of_the_names(tmp_path):
 def test_an_invalid_sample_raises_an_error_that_names_it(tmp_path, members, message):
     data = EvalSet(write_set(tmp_path, members), "test", "classification")
     with pytest.raises(ContractError, match=message.replace("(", r"\(")):
-        list(data.samples())
-
-
-@pytest.mark.parametrize("cut", [100, 512, 700, 1024, 1536, 2048, 2500])
-def test_a_truncated_shard_raises_contract_error(tmp_path, cut):
-    data = EvalSet(write_set(tmp_path), "test", "classification")
-    shard = tmp_path / "test/0.tar"
-    shard.write_bytes(shard.read_bytes()[:cut])
-    with pytest.raises(ContractError, match=r"0\.tar"):
-        list(data.samples())
-
-
-def test_a_corrupt_header_raises_contract_error(tmp_path):
-    data = EvalSet(write_set(tmp_path), "test", "classification")
-    shard = tmp_path / "test/0.tar"
-    content = bytearray(shard.read_bytes())
-    content[1024:1030] = b"\xff" * 6  # the second member's name: its checksum no longer fits
-    shard.write_bytes(content)
-    with pytest.raises(ContractError, match="damaged or truncated at byte 1,024"):
-        list(data.samples())
-
-
-def test_a_link_in_a_shard_raises_contract_error(tmp_path):
-    data = EvalSet(write_set(tmp_path), "test", "classification")
-    with tarfile.open(tmp_path / "test/0.tar", "w") as tar:
-        member = tarfile.TarInfo("a.png")
-        member.type, member.linkname = tarfile.SYMTYPE, "/etc/hostname"
-        tar.addfile(member)
-    with pytest.raises(ContractError, match=r"a\.png is no plain file"):
         list(data.samples())
 
 
@@ -213,11 +182,6 @@ def test_digest_covers_every_byte_and_no_path(tmp_path):
     assert load_suite(path).digest() == digest
     (tmp_path / "data/README").write_text("not read by the evaluation")
     assert load_suite(path).digest() == digest
-
-
-def test_the_orchestrator_can_load_suites_without_torch():
-    code = "import sys, training.evaluation.suite, training.evaluation.intervals; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=False).returncode == 0
 
 
 def npy(value) -> bytes:
