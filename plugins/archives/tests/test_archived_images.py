@@ -1,7 +1,6 @@
 """Images from archives: which capture answers, with the checks and the evidence of the network path."""
 
 import gzip
-import io
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -23,16 +22,10 @@ from tasks.engine.stage import Work
 from tasks.extract.sources.warc import WarcSource
 from tasks.web.fetch_error import FetchError
 from tests.archived_images import DATE, http, record, redirect, write_archive
+from tests.image_files import as_file
 from tests.inline_executor import InlineExecutor
 
-
-def png(colour: str = "red") -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(out, "PNG")
-    return out.getvalue()
-
-
-RED, BLUE, GREEN = png("red"), png("blue"), png("green")
+RED, BLUE, GREEN = (as_file(Image.new("RGB", (8, 8), colour)) for colour in ("red", "blue", "green"))
 
 
 def open_archives(

@@ -1,6 +1,5 @@
 """From archives to raw shards without a request: extract, filter and download with `source.images = "archive"`."""
 
-import io
 import socket
 from concurrent.futures import Executor
 from hashlib import sha256
@@ -24,14 +23,13 @@ from tasks.extract.stage import EXTRACT
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
 from tests.archived_images import DATE, http, record, redirect, write_archive
+from tests.image_files import as_file
 
 pytestmark = pytest.mark.timeout(120)
 
 
 def photo(number: int) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (80, 60), (number * 20, 99, 255 - number * 20)).save(out, "PNG")
-    return out.getvalue()
+    return as_file(Image.new("RGB", (80, 60), (number * 20, 99, 255 - number * 20)))
 
 
 def page(numbers: range) -> bytes:

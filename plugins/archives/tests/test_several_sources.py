@@ -1,6 +1,5 @@
 """From two sources to one dataset: an archive that holds its images, and a licensed list whose images a host serves."""
 
-import io
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -10,9 +9,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
@@ -21,16 +18,10 @@ from flows.pipeline import PIPELINE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tests.archived_images import http, record, write_archive
+from tests.image_files import photo
 
 pytestmark = pytest.mark.timeout(120)
 LICENCE = "https://creativecommons.org/licenses/by/4.0/"
-
-
-def photo(number: int) -> bytes:
-    colours = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(colours).resize((96, 96), Image.Resampling.BICUBIC).save(out, "PNG")
-    return out.getvalue()
 
 
 @contextmanager
@@ -41,7 +32,7 @@ def image_host(requested: Counter[str]) -> Iterator[str]:
         def do_GET(self) -> None:
             requested[self.path] += 1
             is_image = self.path.endswith(".png")
-            body = photo(int(self.path[1:-4])) if is_image else b""
+            body = photo(int(self.path[1:-4]), "PNG", 96) if is_image else b""
             self.send_response(200 if is_image else 404)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -64,7 +55,7 @@ def write_sources(folder: Path) -> None:
     """Write an archive with the images 0 to 5 of a.test, and a list of 4 to 9: two of a.test, four of b.test."""
     captions = "".join(f'<img src="/{n}.png" alt="Archived view number {n} of the old harbour town">' for n in range(6))
     page = http(f"<html lang=en><body>{captions}".encode(), Content_Type="text/html")
-    images = [record(f"http://a.test/{n}.png", http(photo(n))) for n in range(6)]
+    images = [record(f"http://a.test/{n}.png", http(photo(n, "PNG", 96))) for n in range(6)]
     write_archive(folder / "pages.warc.gz", [record("http://a.test/", page), *images])
     hosts = {n: "a.test" if n < 6 else "b.test" for n in range(4, 10)}
     lines = [

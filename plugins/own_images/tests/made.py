@@ -7,22 +7,12 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
 from flows.config import RunConfig
 from flows.pipeline import PIPELINE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-
-
-def photo(number: int, kind: str = "JPEG", side: int = 72) -> bytes:
-    colours = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(colours).resize((side, side), Image.Resampling.BICUBIC).save(out, kind)
-    return out.getvalue()
 
 
 def write_files(folder: Path, files: Mapping[str, bytes | str]) -> Path:

@@ -18,7 +18,8 @@ from dataops.store import FolderStore
 from plugins.own_images.captions import MAX_CAPTIONS
 from plugins.own_images.sources import FolderSource
 from plugins.own_images.survey import RowCollector
-from plugins.own_images.tests.made import outcomes, photo, run, write_files
+from plugins.own_images.tests.made import outcomes, run, write_files
+from tests.image_files import photo
 from tests.inline_executor import InlineExecutor
 
 pytestmark = pytest.mark.timeout(240)

@@ -16,7 +16,8 @@ from dataops.config import recorded_path
 from dataops.errors import ConfigError
 from flows.commands.init import fit_training, init
 from flows.config import load_config
-from plugins.own_images.tests.made import photo, write_files, write_tar
+from plugins.own_images.tests.made import write_files, write_tar
+from tests.image_files import photo
 
 pytestmark = pytest.mark.timeout(300)
 

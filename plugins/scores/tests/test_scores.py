@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from dataops.shards.tar import ShardWriter
@@ -23,6 +21,7 @@ from plugins.scores.config import ScoresConfig
 from tasks.curate.stage import IMAGES
 from tasks.engine import subprocess_job as jobs
 from tasks.engine.context import Context
+from tests.image_files import photo
 from tests.inline_executor import InlineExecutor
 from tests.small_model import write_model
 from training.model.checkpoint import load_model
@@ -31,16 +30,9 @@ from training.model.preprocess import decode_rgb
 CAPTIONS = ["a red thing", "blue", "a pale thing on a green thing"]
 
 
-def make_jpeg(seed: int) -> bytes:
-    out = io.BytesIO()
-    colours = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
-    Image.fromarray(colours).resize((48, 40)).save(out, "JPEG")
-    return out.getvalue()
-
-
-ROWS: list[tuple[str, str, bytes]] = [(f"{n:032x}", CAPTIONS[n % 3], make_jpeg(n)) for n in range(12)]
+ROWS: list[tuple[str, str, bytes]] = [(f"{n:032x}", CAPTIONS[n % 3], photo(n)) for n in range(12)]
 ROWS += [
-    (f"{12:032x}", "broken", make_jpeg(50)[:300]),
+    (f"{12:032x}", "broken", photo(50)[:300]),
     (f"{13:032x}", CAPTIONS[1], ROWS[0][2]),
 ]  # the first image, with another caption
 

@@ -1,8 +1,6 @@
 """The job end to end on real files, with a model whose answers are known by construction."""
 
-import io
 import json
-import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,12 +11,12 @@ import torch
 from PIL import Image
 
 from dataops.errors import ConfigError
-from tests.colour_sets import COLOURS, content, write_checkpoint
+from tests.colour_sets import COLOURS, content, png, shown, write_checkpoint, write_set
+from tests.image_files import as_file
 from training.evaluate import evaluate, main
 from training.evaluation.encode import encode_images
 from training.evaluation.features import encode_set
 from training.evaluation.samples import Sample
-from training.evaluation.sets import EvalSet
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.evaluation.zero_shot import classify
@@ -55,39 +53,15 @@ def loaded():
     return SimpleNamespace(model=ColourModel(), tokenizer=tokenize, preprocess=to_tensor)
 
 
-def image_bytes(colour, mode="RGB", form="PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.new(mode, (8, 8), colour).save(buffer, form)
-    return buffer.getvalue()
-
-
-def write_set(root: Path, samples, kind="classification", classes=tuple(COLOURS)) -> EvalSet:
-    (root / "test").mkdir(parents=True)
-    with tarfile.open(root / "test/0.tar", "w") as tar:
-        for i, (image, answer) in enumerate(samples):
-            for name, data in ((f"s{i}.png", image), (f"s{i}.{'cls' if kind == 'classification' else 'txt'}", answer)):
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    (root / "test/nshards.txt").write_text("1")
-    (root / "classnames.txt").write_text("\n".join(classes))
-    (root / "zeroshot_classification_templates.txt").write_text("{c}\na {c} square")
-    return EvalSet(root, "test", kind)
-
-
-def task_of(data: EvalSet, **keys) -> Task:
-    return Task(name=data.root.name, kind=data.kind, root=str(data.root), **keys)
-
-
-def by_label(*pairs):
-    names = list(COLOURS)
-    return [(image_bytes(COLOURS[shown]), str(names.index(label)).encode()) for shown, label in pairs]
+def task_of(root: Path, kind="classification") -> Task:
+    return Task(name=root.name, kind=kind, root=str(root))
 
 
 def test_classification_counts_correct_images(tmp_path, loaded):
-    samples = by_label(("red", "red"), ("green", "green"), ("blue", "red"), ("white", "white"))
-    data = write_set(tmp_path, [*samples, (b"no image", b"1"), (samples[0][0][:48], b"1")])
-    result, table = classify(loaded, task_of(data), encode_set(loaded, data, batch_size=4))
+    samples = [shown("red", "red"), shown("green", "green"), shown("blue", "red"), shown("white", "white")]
+    samples += [{"png": b"no image", "cls": b"1"}, {"png": samples[0]["png"][:48], "cls": b"1"}]
+    task = task_of(write_set(tmp_path / "data", samples, templates=("{c}", "a {c} square")))
+    result, table = classify(loaded, task, encode_set(loaded, task.data, batch_size=4))
     metrics = result["metrics"]
     assert (result["n"], result["classes"], result["templates"], result["unreadable"]) == (6, 5, 2, 2)
     assert metrics["top1"]["value"] == pytest.approx(3 / 6)
@@ -105,7 +79,7 @@ def test_classification_counts_correct_images(tmp_path, loaded):
     rows = table.to_pylist()
     assert [row["status"] for row in rows] == ["ok"] * 4 + ["unreadable"] * 2
     assert [row["predicted_name"] for row in rows[:4]] == ["red", "green", "blue", "white"]
-    assert (rows[2]["key"], rows[2]["label_name"], rows[2]["top5"][0]) == ("s2", "red", 3)
+    assert (rows[2]["key"], rows[2]["label_name"], rows[2]["top5"][0]) == ("s002", "red", 3)
     assert rows[2]["rank"] > 1
     assert rows[2]["top5"][rows[2]["rank"] - 1] == 1
     assert rows[0]["scores"] == sorted(rows[0]["scores"], reverse=True)
@@ -115,7 +89,8 @@ def test_classification_counts_correct_images(tmp_path, loaded):
 
 def test_transparent_pixels_become_white(loaded):
     """Check transparent pixels, which are black in the file: dropping alpha would show them."""
-    samples = [Sample("a", image_bytes((0, 0, 0, 0), "RGBA")), Sample("b", image_bytes((255, 0, 0, 255), "RGBA"))]
+    colours = {"a": (0, 0, 0, 0), "b": (255, 0, 0, 255)}
+    samples = [Sample(key, as_file(Image.new("RGBA", (8, 8), colour))) for key, colour in colours.items()]
     (batch,) = encode_images(loaded, samples, 8)
     white, red = batch.features_RD[:, :3] > 0
     assert white.tolist() == [True, True, True]
@@ -123,7 +98,7 @@ def test_transparent_pixels_become_white(loaded):
 
 
 def test_batches_and_threads_change_no_bit_and_no_order(loaded):
-    samples = [Sample(str(i), image_bytes((i * 3, 255 - i, i))) for i in range(70)]
+    samples = [Sample(str(i), png((i * 3, 255 - i, i))) for i in range(70)]
     features = []
     for threads in (1, 4):
         batches = list(encode_images(loaded, samples, 64, threads))
@@ -134,10 +109,11 @@ def test_batches_and_threads_change_no_bit_and_no_order(loaded):
 
 @pytest.fixture
 def suite(tmp_path):
-    one = write_set(tmp_path / "one", [*by_label(("red", "red"), ("blue", "green")), (b"no image", b"0")])
-    two = write_set(tmp_path / "two", [(image_bytes(COLOURS["red"]), b"red")], "retrieval")
-    three = write_set(tmp_path / "three", by_label(("white", "white"), ("green", "green"), ("blue", "blue")))
-    return Suite(name="s", tasks=tuple(map(task_of, (one, two, three))))
+    broken = {"png": b"no image", "cls": b"0"}
+    one = write_set(tmp_path / "one", [shown("red", "red"), shown("blue", "green"), broken])
+    two = write_set(tmp_path / "two", [{"png": png(COLOURS["red"]), "txt": b"red"}])
+    three = write_set(tmp_path / "three", [shown(name, name) for name in ("white", "green", "blue")])
+    return Suite(name="s", tasks=(task_of(one), task_of(two, "retrieval"), task_of(three)))
 
 
 def test_results_have_the_same_bytes_in_any_folder(tmp_path, loaded, suite):

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from dataops.errors import ContractError
+from tests.image_files import noise, png_chunk
 from training.checkpoints import find_newest_checkpoint, restore_checkpoint
 from training.evaluation.sets import EvalSet
 from training.model.preprocess import decode_rgb
@@ -28,12 +28,6 @@ class Bomb:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self.mark,)
-
-
-def image_bytes(side: int = 8, kind: str = "PNG", **options: Any) -> bytes:
-    sink = io.BytesIO()
-    Image.new("RGB", (side, side), "red").save(sink, kind, **options)
-    return sink.getvalue()
 
 
 # Pickle ---------------------------------------------------------------------------------------------------------------
@@ -59,15 +53,10 @@ def test_a_pickle_in_a_job_folder_does_not_run(tmp_path):
 # Images ---------------------------------------------------------------------------------------------------------------
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def png(width: int, height: int, *more: bytes) -> bytes:
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return (
-        b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-    )
+    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    rest = png_chunk(b"IDAT", zlib.compress(bytes(100))) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + rest
 
 
 @pytest.mark.parametrize(
@@ -77,8 +66,8 @@ def png(width: int, height: int, *more: bytes) -> bytes:
         pytest.param(png(13_000, 13_000), "pixels|Bomb", id="fewer pixels"),
         pytest.param(png(2**31 - 1, 1), "pixels|Bomb", id="a long line"),
         pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no known format", id="eps"),
-        pytest.param(image_bytes(kind="TIFF"), "no known format", id="tiff"),
-        pytest.param(image_bytes(kind="PPM"), "no known format", id="ppm"),
+        pytest.param(noise("TIFF"), "no known format", id="tiff"),
+        pytest.param(noise("PPM"), "no known format", id="ppm"),
         pytest.param(pickle.dumps(5), "no known format", id="pickle"),
     ],
 )
@@ -90,7 +79,7 @@ def test_images_that_would_fill_memory_or_run_a_program_raise_value_error(data, 
 
 def test_each_damage_of_an_avif_raises_value_error():
     """Pillow's decoder of AVIF raises RuntimeError."""
-    avif, refused = image_bytes(kind="AVIF"), 0
+    avif, refused = noise("AVIF"), 0
     for at in range(0, len(avif), 3):
         try:
             decode_rgb(avif[:at] + bytes([avif[at] ^ 0xFF]) + avif[at + 1 :])
@@ -100,7 +89,7 @@ def test_each_damage_of_an_avif_raises_value_error():
 
 
 def test_compressed_text_in_an_image_is_not_decompressed():
-    data = png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80 << 20))))
+    data = png(8, 8, png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80 << 20))))
     tracemalloc.start()
     try:
         assert decode_rgb(data).size == (8, 8)

@@ -1,5 +1,4 @@
 import base64
-import io
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +11,7 @@ from PIL import Image
 
 from dataops.images.decode import ImageRefused, decode, decode_pixels, is_truncated, read_header
 from dataops.images.kinds import sniff
-
-
-def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (90, 60), seed: int = 0, **options: Any) -> bytes:
-    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(noise).convert(mode).save(out, kind, **options)
-    return out.getvalue()
+from tests.image_files import as_file, noise, segment
 
 
 @pytest.mark.parametrize(
@@ -30,8 +23,8 @@ def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (90, 60), seed
         (b"\x1f\x8b\x08", "not_an_image"),
         (b"%PDF-1.7", "not_an_image"),
         (b'<?xml version="1.0"?>\n<!-- x --><svg width="1"/>', "unsupported_format"),
-        (encoded("TIFF"), "unsupported_format"),
-        (encoded("ICO"), "unsupported_format"),
+        (noise("TIFF"), "unsupported_format"),
+        (noise("ICO"), "unsupported_format"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "decode"),
         (b"\xff\xd8\xff\xe0", "decode"),
         (b"GIF89a", "decode"),
@@ -46,9 +39,7 @@ def test_read_header_refuses_other_bytes_with_a_reason(data: bytes, reason: str)
 
 def test_png_of_16_bits_keeps_the_upper_8() -> None:
     deep = np.random.default_rng(0).integers(0, 1 << 16, (8, 9), np.uint16)
-    out = io.BytesIO()
-    Image.fromarray(deep).save(out, "PNG")
-    assert (decode_pixels(out.getvalue()) == (deep >> 8)[..., None]).all()
+    assert (decode_pixels(as_file(Image.fromarray(deep))) == (deep >> 8)[..., None]).all()
 
 
 def test_avif_of_10_and_12_bits_is_decoded_to_8() -> None:
@@ -62,13 +53,13 @@ def test_avif_of_10_and_12_bits_is_decoded_to_8() -> None:
 
 
 def test_read_header_refuses_too_many_pixels() -> None:
-    data = bytearray(encoded("PNG"))
+    data = bytearray(noise("PNG"))
     data[16:24] = struct.pack(">II", 50_000, 50_000)  # this breaks its checksum too
     with pytest.raises(ImageRefused, match=r"too_many_pixels|decode"):
         read_header(bytes(data), max_area=10**6)
     with pytest.raises(ImageRefused, match="too_many_pixels: 90x60 pixels"):
-        read_header(encoded("PNG"), max_area=90 * 60 - 1)
-    assert read_header(encoded("PNG"), max_area=90 * 60)
+        read_header(noise("PNG"), max_area=90 * 60 - 1)
+    assert read_header(noise("PNG"), max_area=90 * 60)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +67,7 @@ def test_read_header_refuses_too_many_pixels() -> None:
     [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("WEBP", {"lossless": True})],
 )
 def test_is_truncated_when_cut_anywhere(kind: str, options: dict[str, Any]) -> None:
-    data = encoded(kind, size=(40, 30), **options)
+    data = noise(kind, size=(40, 30), **options)
     assert not is_truncated(data, kind.lower())
     assert not is_truncated(data + b"trailing bytes", kind.lower())
     for end in range(20, len(data) - 1, 7):
@@ -88,19 +79,15 @@ ARITHMETIC = base64.b64decode(
     "YEpRUk//yQALCAAYACABAREA/8wABgAQEAX/2gAIAQEAAD8A/wCVzbBwHz0jh7I9RHPHENydGgzr65QwYapeCyY/yP/Z"
 )
 """32 x 24 grey pixels, with arithmetic coding."""
-THUMBNAIL = encoded("JPEG", size=(16, 16))
+THUMBNAIL = noise("JPEG", size=(16, 16))
 CODED = {
-    "sequential": encoded("JPEG"),
-    "progressive": encoded("JPEG", progressive=True),
-    "with restarts": encoded("JPEG", restart_marker_blocks=2),
-    "grey": encoded("JPEG", "L"),
-    "CMYK": encoded("JPEG", "CMYK"),
+    "sequential": noise("JPEG"),
+    "progressive": noise("JPEG", progressive=True),
+    "with restarts": noise("JPEG", restart_marker_blocks=2),
+    "grey": noise("JPEG", "L"),
+    "CMYK": noise("JPEG", "CMYK"),
     "arithmetic": ARITHMETIC,
 }
-
-
-def segment(marker: int, data: bytes) -> bytes:
-    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
 
 
 TABLES = b"\xff\xdb"
@@ -175,20 +162,17 @@ def test_decoders_raise_only_image_refused_on_any_bytes(data: bytes, start: byte
 
 
 def test_decode_puts_transparency_on_white_and_refuses_damage() -> None:
-    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    out = io.BytesIO()
-    clear.save(out, "PNG")
-    image = decode(out.getvalue())
+    image = decode(as_file(Image.new("RGBA", (4, 4), (255, 0, 0, 0))))
     assert image.mode == "RGB"
     assert image.getpixel((1, 1)) == (255, 255, 255)
-    assert decode(encoded("JPEG", "CMYK")).size == (90, 60)
+    assert decode(noise("JPEG", "CMYK")).size == (90, 60)
     with pytest.raises(ImageRefused, match="corrupt: jpeg"):
-        decode(encoded("JPEG")[:1500])
+        decode(noise("JPEG")[:1500])
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
 def test_decode_pixels_of_a_jpeg_equals_pillow(mode: str, options: dict[str, Any]) -> None:
     for seed, size in enumerate([(90, 60), (61, 17), (1, 1)]):
-        data = encoded("JPEG", mode, size, seed, **options)
+        data = noise("JPEG", mode, size, seed, **options)
         assert np.array_equal(decode_pixels(data), np.asarray(decode(data)))

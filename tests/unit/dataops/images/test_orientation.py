@@ -2,12 +2,8 @@
 
 import io
 import struct
-import sys
 import tracemalloc
 import warnings
-import zlib
-from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -20,6 +16,7 @@ from dataops.images import orientation as module
 from dataops.images.decode import decode, decode_pixels, read_header
 from dataops.images.orientation import MAX_ENTRIES, parse_orientation, read_orientation
 from dataops.images.structure import cut_metadata
+from tests.image_files import as_file, count_lines, png_chunk, riff_chunk, segment
 from training.data.decode import decode_image
 from training.model.preprocess import decode_rgb
 
@@ -41,11 +38,9 @@ def exif(orientation: int) -> bytes:
 
 
 def encoded(kind: str, orientation: int | None = None, mode: str = "RGB", **options: Any) -> bytes:
-    out = io.BytesIO()
     if orientation is not None:
         options["exif"] = exif(orientation)
-    stored().convert(mode).save(out, kind, **options)
-    return out.getvalue()
+    return as_file(stored().convert(mode), kind, **options)
 
 
 def transposed(data: bytes) -> np.ndarray:
@@ -106,7 +101,7 @@ def test_malformed_exif_means_upright_and_costs_nothing(name: str, kind: str) ->
     assert parse_orientation(MALFORMED[name]) == 1
     plain = encoded(kind)
     data = with_exif(kind, MALFORMED[name])
-    assert count_steps(lambda: read_orientation(data, kind.lower())) < 20_000
+    assert count_lines(module, lambda: read_orientation(data, kind.lower())) < 20_000
     tracemalloc.start()
     header = read_header(data)
     peak = tracemalloc.get_traced_memory()[1]
@@ -119,41 +114,14 @@ def test_malformed_exif_means_upright_and_costs_nothing(name: str, kind: str) ->
 def with_exif(kind: str, data: bytes) -> bytes:
     plain = encoded(kind)
     if kind == "JPEG":
-        return plain[:20] + struct.pack(">BBH", 0xFF, 0xE1, len(data) + 2) + data + plain[20:]
+        return plain[:20] + segment(0xE1, data) + plain[20:]
     if kind == "PNG":
         return plain[:33] + png_chunk(b"eXIf", data.removeprefix(b"Exif\0\0")) + plain[33:]
-    chunks = webp_chunk(
+    chunks = riff_chunk(
         b"VP8X", struct.pack("<I", 8) + struct.pack("<I", SIZE[0] - 1)[:3] + struct.pack("<I", SIZE[1] - 1)[:3]
     )
-    body = b"WEBP" + chunks + plain[12:] + webp_chunk(b"EXIF", data)
+    body = b"WEBP" + chunks + plain[12:] + riff_chunk(b"EXIF", data)
     return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-def png_chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def webp_chunk(name: bytes, data: bytes) -> bytes:
-    return name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
-
-
-def count_steps(function: Callable[[], Any]) -> int:
-    """Return the number of lines of orientation.py that a call executes."""
-    steps = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal steps
-        if frame.f_code.co_filename != module.__file__:
-            return None
-        steps += event == "line"
-        return trace
-
-    sys.settrace(trace)
-    try:
-        function()
-    finally:
-        sys.settrace(None)
-    return steps
 
 
 ENTRIES = st.lists(
@@ -192,24 +160,19 @@ def test_first_exif_segment_counts_and_neither_xmp_nor_a_thumbnail() -> None:
     jpeg = encoded("JPEG")
     xmp = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
 
-    def segment(data: bytes) -> bytes:
-        return struct.pack(">BBH", 0xFF, 0xE1, len(data) + 2) + data
-
     thumbnail = block([(1, 3, 1, bytes(4))]) + encoded("JPEG", 3)
-    assert read_header(jpeg[:20] + segment(xmp) + jpeg[20:]).orientation == 1
-    assert read_header(jpeg[:20] + segment(thumbnail) + jpeg[20:]).orientation == 1
-    both = segment(xmp) + segment(block([SIX])) + segment(block([(*SIX[:3], b"\x08\0\0\0")]))
+    assert read_header(jpeg[:20] + segment(0xE1, xmp) + jpeg[20:]).orientation == 1
+    assert read_header(jpeg[:20] + segment(0xE1, thumbnail) + jpeg[20:]).orientation == 1
+    both = segment(0xE1, xmp) + segment(0xE1, block([SIX])) + segment(0xE1, block([(*SIX[:3], b"\x08\0\0\0")]))
     assert read_header(jpeg[:20] + both + jpeg[20:]).orientation == 6
     assert read_header(jpeg + encoded("JPEG", 3)).orientation == 1
 
 
 def test_exif_of_an_avif_is_not_parsed() -> None:
-    out = io.BytesIO()
     large = block([(tag, 7, 60_000, struct.pack("<I", 8)) for tag in range(1, 5_401)])
     keep = Image.Exif()
     keep[0x9286] = b"y" * len(large)
-    stored().save(out, "AVIF", exif=keep.tobytes())
-    avif = out.getvalue()
+    avif = as_file(stored(), "AVIF", exif=keep.tobytes())
     at = avif.index(b"MM\0*", avif.index(b"mdat"))
     data = avif[:at] + large[6:] + avif[at + len(large) - 6 :]
     tracemalloc.start()

@@ -2,11 +2,8 @@
 
 import io
 import struct
-import sys
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -17,6 +14,7 @@ from dataops.images import structure
 from dataops.images.decode import ImageRefused, decode, decode_pixels, read_header
 from dataops.images.kinds import KINDS
 from dataops.images.structure import TooComplex, check_scans, cut_metadata
+from tests.image_files import count_lines, noise, png_chunk
 from training.data.decode import decode_image
 from training.model.preprocess import decode_rgb
 
@@ -27,25 +25,14 @@ MAX_STEPS = 500_000
 SIZE = 16_000_000
 
 
-def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (90, 60), **options: Any) -> bytes:
-    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(noise).convert(mode).save(out, kind, **options)
-    return out.getvalue()
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
 def with_segments(segments: bytes, size: tuple[int, int] = (90, 60)) -> bytes:
-    jpeg = encoded("JPEG", size=size)
+    jpeg = noise("JPEG", size=size)
     return jpeg[:20] + segments + jpeg[20:]  # behind JFIF's segment
 
 
 def with_scans(number: int, size: tuple[int, int]) -> bytes:
     """Return a progressive JPEG, to which scans are added that have no bit, each of one component."""
-    jpeg = bytearray(encoded("JPEG", progressive=True))
+    jpeg = bytearray(noise("JPEG", progressive=True))
     frame = jpeg.index(b"\xff\xc2")
     jpeg[frame + 5 : frame + 9] = struct.pack(">HH", *size[::-1])
     scan = b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 1, 0x00, 1, 5, 0x00)
@@ -60,16 +47,16 @@ def exif_bomb() -> bytes:
 
 
 def with_chunks(chunks: bytes, *, before: bool = True) -> bytes:
-    png = encoded("PNG")
+    png = noise("PNG")
     at = 33 if before else len(png) - 12
     return png[:at] + chunks + png[at:]
 
 
 def tiny_data_chunks() -> bytes:
     """Return a PNG whose data is cut into chunks of one byte."""
-    png = encoded("PNG", size=(700, 500))
+    png = noise("PNG", size=(700, 500))
     data = b"".join(png[at + 4 : at + 4 + size] for at, size in idat_spans(png))
-    return png[:33] + b"".join(chunk(b"IDAT", bytes([byte])) for byte in data) + chunk(b"IEND", b"")
+    return png[:33] + b"".join(png_chunk(b"IDAT", bytes([byte])) for byte in data) + png_chunk(b"IEND", b"")
 
 
 def idat_spans(png: bytes) -> list[tuple[int, int]]:
@@ -83,7 +70,7 @@ def idat_spans(png: bytes) -> list[tuple[int, int]]:
 
 
 def with_extensions(blocks: bytes) -> bytes:
-    gif = encoded("GIF", "P")
+    gif = noise("GIF", "P")
     start = 13 + (3 << (gif[10] & 7) + 1)
     return gif[:start] + blocks + gif[start:]
 
@@ -95,7 +82,7 @@ def rle_bmp(body: bytes, size: tuple[int, int]) -> bytes:
 
 
 def avif_with_items(number: int) -> bytes:
-    avif = encoded("AVIF")
+    avif = noise("AVIF")
     at = avif.index(b"iinf")
     size, _, count = struct.unpack_from(">I", avif, at - 4)[0], 0, number
     items = b"".join(
@@ -119,11 +106,11 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "jpeg with quantization tables": lambda: with_segments(
         (b"\xff\xdb" + struct.pack(">H", 2 + 65 * 1000) + bytes(65 * 1000)) * (SIZE // 65_000)
     ),
-    "png with tEXt": lambda: with_chunks(chunk(b"tEXt", b"a\0b") * (SIZE // 15)),
-    "png with zTXt": lambda: with_chunks(chunk(b"zTXt", b"a\0\0" + zlib.compress(b"b")) * (SIZE // 24)),
-    "png with iTXt": lambda: with_chunks(chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(b"b")) * (SIZE // 27)),
-    "png with chunks after its data": lambda: with_chunks(chunk(b"tEXt", b"a\0b") * (SIZE // 15), before=False),
-    "png with chunks of frames": lambda: with_chunks(chunk(b"fdAT", bytes(4)) * (SIZE // 16), before=False),
+    "png with tEXt": lambda: with_chunks(png_chunk(b"tEXt", b"a\0b") * (SIZE // 15)),
+    "png with zTXt": lambda: with_chunks(png_chunk(b"zTXt", b"a\0\0" + zlib.compress(b"b")) * (SIZE // 24)),
+    "png with iTXt": lambda: with_chunks(png_chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(b"b")) * (SIZE // 27)),
+    "png with chunks after its data": lambda: with_chunks(png_chunk(b"tEXt", b"a\0b") * (SIZE // 15), before=False),
+    "png with chunks of frames": lambda: with_chunks(png_chunk(b"fdAT", bytes(4)) * (SIZE // 16), before=False),
     "png with data in bytes": tiny_data_chunks,
     "gif with comments": lambda: with_extensions(b"!\xfe\1a\0" * (SIZE // 5)),
     "gif with a comment of bytes": lambda: with_extensions(b"!\xfe" + b"\1a" * (SIZE // 2) + b"\0"),
@@ -134,30 +121,10 @@ REFUSED: dict[str, Callable[[], bytes]] = {
 }
 
 
-def count_steps(function: Callable[[], Any]) -> int:
-    """Return the number of lines of structure.py that a call executes."""
-    steps = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal steps
-        if frame.f_code.co_filename != structure.__file__:
-            return None
-        steps += event == "line"
-        return trace
-
-    sys.settrace(trace)
-    try:
-        with suppress(TooComplex):
-            function()
-    finally:
-        sys.settrace(None)
-    return steps
-
-
 @pytest.mark.parametrize("name", REFUSED)
 def test_bomb_is_refused_before_a_decoder_opens_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, kind = REFUSED[name](), name.split()[0]
-    assert count_steps(lambda: cut_metadata(data, kind)) < MAX_STEPS
+    assert count_lines(structure, lambda: cut_metadata(data, kind)) < MAX_STEPS
 
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("a decoder opened it")
@@ -179,7 +146,7 @@ def test_scans_are_counted_for_each_decoder_of_jpegs() -> None:
 
 
 def compressed_text(name: bytes, start: bytes) -> bytes:
-    return chunk(name, start + zlib.compress(bytes(1 << 20), 9)) * 60
+    return png_chunk(name, start + zlib.compress(bytes(1 << 20), 9)) * 60
 
 
 DECODED: dict[str, Callable[[], bytes]] = {
@@ -197,8 +164,8 @@ DECODED: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", DECODED)
 def test_metadata_is_not_parsed(name: str) -> None:
     kind = name.split()[0]
-    data, plain = DECODED[name](), encoded(kind.upper(), "P" if kind == "gif" else "RGB")
-    assert count_steps(lambda: cut_metadata(data, kind)) < MAX_STEPS
+    data, plain = DECODED[name](), noise(kind.upper(), "P" if kind == "gif" else "RGB")
+    assert count_lines(structure, lambda: cut_metadata(data, kind)) < MAX_STEPS
     assert len(cut_metadata(data, kind)) <= len(plain), "Pillow gets no more than the pixels"
     assert read_header(data) == read_header(plain)
     for function in (decode, decode_pixels, decode_rgb):
@@ -220,7 +187,7 @@ def test_cutting_metadata_changes_no_pixel(kind: str, mode: str) -> None:
     ]
     for more in several:
         try:
-            data = encoded(kind, mode, **(more if kind in ("gif", "bmp") else options | more))
+            data = noise(kind, mode, **(more if kind in ("gif", "bmp") else options | more))
         except (OSError, ValueError):  # the format has no such mode
             return
         with Image.open(io.BytesIO(data)) as one, Image.open(io.BytesIO(cut_metadata(data, kind))) as other:
@@ -230,7 +197,7 @@ def test_cutting_metadata_changes_no_pixel(kind: str, mode: str) -> None:
 
 
 def test_scan_markers_in_metadata_and_behind_the_image_do_not_count() -> None:
-    jpeg = encoded("JPEG", progressive=True)
+    jpeg = noise("JPEG", progressive=True)
     many = b"\xff\xda\0\4ab" * 1_000
     check_scans(with_segments(b"\xff\xfe" + struct.pack(">H", len(many) + 2) + many), 8_000, 8_000)
     check_scans(jpeg + many, 8_000, 8_000)

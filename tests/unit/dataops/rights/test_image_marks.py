@@ -1,18 +1,15 @@
-import io
 import struct
 import time
-import zlib
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from dataops.images.kinds import sniff
 from dataops.rights.image_marks import MAX_MARKERS
 from dataops.rights.signals import find_in_image
+from tests.image_files import noise, png_chunk, riff_chunk, segment
 
 VOCABULARY = "http://ns.useplus.org/ldf/vocab/"
 PACKET = (
@@ -54,19 +51,8 @@ def c2pa(uses: dict[str, str], prefix: str = "c2pa", **more: str) -> bytes:
     return jumbf(b"jumb", label + jumbf(b"cbor", cbor_map({"entries": entries})))
 
 
-def encoded(kind: str) -> bytes:
-    out = io.BytesIO()
-    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    Image.fromarray(noise).save(out, kind)
-    return out.getvalue()
-
-
-def segment(marker: int, content: bytes) -> bytes:
-    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
-
-
 def with_xmp(kind: str, xmp: bytes) -> bytes:
-    data = encoded(kind)
+    data = noise(kind)
     if kind == "JPEG":
         return data[:2] + segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp) + data[2:]
     if kind == "PNG":
@@ -74,11 +60,11 @@ def with_xmp(kind: str, xmp: bytes) -> bytes:
     if kind == "GIF":
         end = data.rindex(b"\x3b")
         return data[:end] + b"\x21\xff\x0bXMP DataXMP" + xmp + b"\x01\0\0" + data[end:]
-    return riff_chunk(data, b"XMP ", xmp)
+    return grown(data, riff_chunk(b"XMP ", xmp))
 
 
 def with_c2pa(kind: str, store: bytes) -> bytes:
-    data = encoded(kind)
+    data = noise(kind)
     if kind == "JPEG":
         split = 40  # over two segments, like stores of more than 64 KiB
         contents = [store[:split], store[:8] + store[split:]]
@@ -86,15 +72,11 @@ def with_c2pa(kind: str, store: bytes) -> bytes:
         return data[:2] + b"".join(segments) + data[2:]
     if kind == "PNG":
         return data[:33] + png_chunk(b"caBX", store) + data[33:]
-    return riff_chunk(data, b"C2PA", store)
+    return grown(data, riff_chunk(b"C2PA", store))
 
 
-def png_chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
-def riff_chunk(data: bytes, name: bytes, content: bytes) -> bytes:
-    chunk = struct.pack("<4sI", name, len(content)) + content + b"\0" * (len(content) % 2)
+def grown(data: bytes, chunk: bytes) -> bytes:
+    """Return a WebP with one more chunk."""
     return data[:4] + struct.pack("<I", len(data) - 8 + len(chunk)) + data[8:] + chunk
 
 
@@ -130,8 +112,8 @@ def test_find_in_image_reads_the_assertion_as_json() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_find_in_image_searches_only_metadata(kind: str) -> None:
-    assert found(encoded(kind)) == []
-    assert found(encoded(kind) + packet("DMI-PROHIBITED") + c2pa({"ai_training": "notAllowed"})) == []
+    assert found(noise(kind)) == []
+    assert found(noise(kind) + packet("DMI-PROHIBITED") + c2pa({"ai_training": "notAllowed"})) == []
 
 
 @given(
@@ -183,7 +165,7 @@ def test_find_in_image_counts_many_entries_as_a_mark() -> None:
 
 
 def test_find_in_image_skips_what_libjpeg_skips_between_segments() -> None:
-    data, xmp = encoded("JPEG"), segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet("DMI-PROHIBITED"))
+    data, xmp = noise("JPEG"), segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet("DMI-PROHIBITED"))
     for junk in (b"\0", b"junk", b"\xff\0\xff", b"\xff" * 20_000):
         assert found(data[:2] + segment(0xE0, b"x") + junk + xmp + data[2:]) == [("iptc", "DMI-PROHIBITED")]
 

@@ -2,39 +2,31 @@
 
 import io
 import pickle
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dataops import plugins
 from dataops.errors import ConfigError, ContractError
 from dataops.home import CHECKOUT
+from tests.colour_sets import png
+from tests.trainings import write_shard
 from training.evaluation.sets import EvalSet
 from training.evaluation.suite import Suite, load_suite, read_tasks
 
-
-def png(colour="red") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
-    return buffer.getvalue()
+PNG = png("red")
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+    write_shard(path, list(members.items()))
 
 
 def write_set(root: Path, members: dict[str, bytes] | None = None) -> Path:
     """Write two classes, three samples in two shards, in CLIP_benchmark's layout."""
-    write_tar(root / "test/0.tar", members or {"a.png": png(), "a.cls": b"0", "b.jpg": png(), "b.cls": b"1\n"})
-    write_tar(root / "test/1.tar", {"c.cls": b"1", "c.WEBP": png(), "c.json": b"{}"})
+    write_tar(root / "test/0.tar", members or {"a.png": PNG, "a.cls": b"0", "b.jpg": PNG, "b.cls": b"1\n"})
+    write_tar(root / "test/1.tar", {"c.cls": b"1", "c.WEBP": PNG, "c.json": b"{}"})
     (root / "test/nshards.txt").write_text("2\n")
     (root / "classnames.txt").write_text("red panda\nblue whale\n", encoding="utf-8")
     (root / "zeroshot_classification_templates.txt").write_text("a drawing of a {c}\n{c}\n", encoding="utf-8")
@@ -60,7 +52,7 @@ def test_webdataset_layout_is_read_in_order(tmp_path):
 def test_image_folder_is_read_in_the_order_of_the_names(tmp_path):
     for name in ("zebra/2.png", "zebra/1.jpg", "ant/x.PNG", "ant/notes.txt", ".cache/y.png"):
         (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "test" / name).write_bytes(png())
+        (tmp_path / "test" / name).write_bytes(PNG)
     data = EvalSet(tmp_path, "test", "classification")
     assert data.class_names() == ["ant", "zebra"]
     assert data.templates() == ["a photo of a {c}."]
@@ -72,14 +64,14 @@ def test_image_folder_is_read_in_the_order_of_the_names(tmp_path):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"a.png": png(), "a.cls": b"2"}, "0.tar: a.cls holds '2', which is no label from 0 to 1"),
-        ({"a.png": png(), "a.cls": b"-1"}, "a.cls holds '-1'"),
-        ({"a.png": png(), "a.cls": "١".encode()}, "no label"),
-        ({"a.png": png(), "a.cls": b"\xff"}, "a.cls is not UTF-8"),
-        ({"a.png": png()}, "sample 'a' needs one image"),
+        ({"a.png": PNG, "a.cls": b"2"}, "0.tar: a.cls holds '2', which is no label from 0 to 1"),
+        ({"a.png": PNG, "a.cls": b"-1"}, "a.cls holds '-1'"),
+        ({"a.png": PNG, "a.cls": "١".encode()}, "no label"),
+        ({"a.png": PNG, "a.cls": b"\xff"}, "a.cls is not UTF-8"),
+        ({"a.png": PNG}, "sample 'a' needs one image"),
         ({"a.cls": b"0"}, "sample 'a' needs one image"),
-        ({"a.png": png(), "a.jpg": png(), "a.cls": b"0"}, "needs one image"),
-        ({"a.png": png(), "b.png": png(), "a.cls": b"0"}, "sample 'a' needs one image"),
+        ({"a.png": PNG, "a.jpg": PNG, "a.cls": b"0"}, "needs one image"),
+        ({"a.png": PNG, "b.png": PNG, "a.cls": b"0"}, "sample 'a' needs one image"),
     ],
 )
 def test_an_invalid_sample_raises_an_error_that_names_it(tmp_path, members, message):
@@ -191,7 +183,7 @@ def npy(value) -> bytes:
 
 
 def write_npy_set(root: Path, array: bytes, *more: tuple[str, bytes]) -> Path:
-    write_tar(root / "test/0.tar", {"a.png": png(), "a.npy": array, **dict(more)})
+    write_tar(root / "test/0.tar", {"a.png": PNG, "a.npy": array, **dict(more)})
     (root / "test/nshards.txt").write_text("1")
     (root / "classnames.txt").write_text("gender:man\ngender:woman\nage:young\nage:middling\nage:old\n")
     templates = "gender:a photo of a {c}\nage:a {c} person\nage:{c}\n"
