@@ -17,6 +17,7 @@ from training.evaluate import evaluate, main
 from training.evaluation.encode import encode_images
 from training.evaluation.features import encode_set
 from training.evaluation.samples import Sample
+from training.evaluation.sets import Kind
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.evaluation.zero_shot import classify
@@ -53,7 +54,7 @@ def loaded():
     return SimpleNamespace(model=ColourModel(), tokenizer=tokenize, preprocess=to_tensor)
 
 
-def task_of(root: Path, kind="classification") -> Task:
+def task_of(root: Path, kind: Kind = "classification") -> Task:
     return Task(name=root.name, kind=kind, root=str(root))
 
 

@@ -130,7 +130,7 @@ def test_jpeg_that_libjpeg_decodes_whole_is_not_truncated(coding: str, odd: str)
     data = ODD[odd](jpeg)
     assert len(data) > len(jpeg)
     assert read_header(data) == read_header(jpeg)
-    assert np.array_equal(decode(data), decode(jpeg))
+    assert np.array_equal(np.asarray(decode(data)), np.asarray(decode(jpeg)))
     if not odd.startswith("junk b"):  # a message on junk in or behind a scan may also mean that its pixels are damaged
         assert np.array_equal(decode_pixels(data), decode_pixels(jpeg))
 
