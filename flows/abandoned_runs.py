@@ -42,6 +42,18 @@ def close_killed_runs(records: Sequence[RunRecord], home: Path) -> None:
         record.save(store)
 
 
+def close_killed_attempts(record: RunRecord) -> None:
+    """Close the flow runs and task runs of earlier attempts that their processes have not closed."""
+    with get_client(sync_client=True) as client:
+        for attempt in record.attempts:
+            # A training on a work pool may still run after its parent has died.
+            is_over = attempt in record.own_attempts or attempt.has_died()
+            if not is_over or not attempt.flow_run_id:
+                continue
+            close = close_flow_run if attempt.ended_at is None else close_task_runs
+            close(client, attempt.flow_run_id)
+
+
 def close_flow_run(client: SyncPrefectClient, flow_run_id: str) -> None:
     """Set a flow run and its task runs to Crashed, unless they have ended; Prefect refuses to retry a running one.
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,12 +16,22 @@ from dataops.errors import ConfigError
 from dataops.process import count_cores
 from dataops.redaction import remove_credentials
 from dataops.store import Store, open_store
-from flows.abandoned_runs import close_task_runs
+from flows.abandoned_runs import close_killed_attempts, close_task_runs
 from flows.allowed_stores import check_store
 from flows.config import RunConfig, check_config, config_name, load_config, with_growth
 from flows.interruption import rearm
 from flows.listeners.base import LiveRun
-from flows.records import RUN_ID, RunRecord, create_run, find_run, load_run, new_run_id, remember_store
+from flows.records import (
+    RUN_ID,
+    Continuation,
+    RunRecord,
+    check_not_alive,
+    create_run,
+    find_run,
+    load_run,
+    new_run_id,
+    remember_store,
+)
 from flows.run import Run
 from infra.local.services import client_environment, home, make_home
 from tasks.engine.context import Context
@@ -71,7 +82,8 @@ def open_new(path: str, until: str | None, *, verify: bool = False, grow: bool =
             SCHEDULED.reset(scheduled)
         check_store(config.store.uri, home())
         if (found := find_run(run_id, home(), config.store.uri)) is None:
-            record, store = create_run(config, home(), run_id), open_store(config.store.uri)
+            record = create_run(config, home(), run_id, flow=str(flow_run.flow_name), until=until)
+            store = open_store(config.store.uri)
             return _open(record, config, store, until, is_scheduled=True, verify=verify)
     record, store = found
     return _open(record, _recorded_config(record, store, until), store, until, is_scheduled=True, verify=verify)
@@ -93,6 +105,24 @@ def open_recorded(
     record, store = load_run(run_id, home(), store_uri)
     config = _recorded_config(record, store, until, sources=sources)
     return _open(record, config, store, until, is_scheduled=False, verify=verify)
+
+
+def continue_run(
+    run_id: str, from_stage: str | None, until: str | None, retry: Sequence[str], *, verify: bool = False
+) -> tuple[Run, Continuation]:
+    """Open an existing run to continue it, as `pairmill rerun` does, and return how.
+
+    Raises: ConfigError if the options do not fit each other, or if a deployment starts it while its process still works.
+    """
+    record, store = load_run(run_id, home())
+    if flow_run.deployment_id is None:  # the command has checked the run, and closed what was killed
+        how = Continuation(until, (), tuple(retry))
+    else:
+        how = Continuation.of(record, from_stage, until, retry)
+        if str(flow_run.id) not in {attempt.flow_run_id for attempt in record.attempts}:
+            check_not_alive(record, store)
+            close_killed_attempts(record)
+    return open_recorded(run_id, None, how.until, verify=verify), how
 
 
 def _open(

@@ -8,6 +8,7 @@ work on one run record, one after the other: each is started by an event of the 
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
@@ -16,10 +17,10 @@ from prefect.states import Failed
 
 from dataops.errors import ConfigError, NothingLeft, PairmillError, describe_error
 from dataops.redaction import scrub, scrub_errors
-from dataops.stages import STAGES
+from dataops.stages import STAGES, StageName
 from flows.interruption import IS_OUTCOME
 from flows.next_version import adds_nothing, grow
-from flows.opening import name_flow_run, open_new, open_recorded, prepare_process
+from flows.opening import continue_run, name_flow_run, open_new, open_recorded, prepare_process
 from flows.run import Run, Step
 from flows.task_run import describe_failure, translate_error
 from tasks.curate.stage import CURATE
@@ -50,9 +51,10 @@ PIPELINE = (
 def pipeline(
     config: str | None = None,
     run_id: str | None = None,
-    until: str | None = None,
-    force: tuple[str, ...] = (),
+    until: StageName | None = None,
+    from_stage: StageName | None = None,
     retry: tuple[str, ...] = (),
+    remake: tuple[StageName, ...] = (),
     verify: bool = False,
     grow: bool = False,
 ) -> Any:
@@ -60,23 +62,33 @@ def pipeline(
 
     Args:
         config: path of a TOML file, for a new run. A schedule passes it.
-        run_id: an existing run to work on instead. The command passes it.
-        until: the last stage to run.
-        force: stages whose snapshots are rebuilt.
-        retry: classes of failure; `download` fetches the rows that failed with one of them again.
+        run_id: an existing run to continue instead, with its own config; `config` and `grow` have no effect then.
+        until: the last stage to run; by default the last one, or where the existing run was to end.
+        from_stage: with run_id: make this stage and all later ones again.
+        retry: with from_stage download: only fetch the rows again that failed in these ways, such as timeout or http_5xx.
+        remake: single stages whose snapshots are made again.
         verify: compare the sha256 of every part before a snapshot is reused.
         grow: add what is new to the dataset of the run before, as the table [grow] does. A schedule passes it.
     """
     if not config and not run_id:
         raise ConfigError("neither config nor run_id is set; set config for a new run, or run_id for an existing one")
-    if unknown := {*force, until or STAGES[-1]} - {*STAGES}:
+    if unknown := {*remake, *filter(None, (from_stage, until))} - {*STAGES}:
         raise ConfigError(f"no such stage: {', '.join(sorted(unknown))}; the stages are {', '.join(STAGES)}")
+    if from_stage and not run_id:
+        raise ConfigError(
+            "from_stage continues an existing run: set run_id, the name of its flow run; or name stages in remake"
+        )
+    if from_stage and remake:
+        raise ConfigError("from_stage makes all later stages again, and remake single ones: set one of them")
     prepare_process()
-    if run_id:
-        run = open_recorded(run_id, None, until, verify=verify)
-    else:
-        run = open_new(str(config), until, verify=verify, grow=grow)
-    return run_stages(run, force=force, retry=retry)
+    if not run_id:
+        if retry:
+            raise ConfigError(
+                "retry fetches failed rows of an existing run again: set run_id and from_stage = download"
+            )
+        return run_stages(open_new(str(config), until, verify=verify, grow=grow), remake=remake)
+    run, how = continue_run(run_id, from_stage, until, retry, verify=verify)
+    return run_stages(run, remake=remake or how.remake, retry=how.retry)
 
 
 @flow(name="curate", flow_run_name=name_flow_run)
@@ -125,13 +137,13 @@ def run_stages(
     run: Run,
     *,
     first: str = STAGES[0],
-    force: tuple[str, ...] = (),
-    retry: tuple[str, ...] = (),
+    remake: Sequence[str] = (),
+    retry: Sequence[str] = (),
 ) -> dict[str, Any] | State:
     """Run the stages from `first` to the run's last in order, and return what `pairmill run --json` prints."""
     try:
         try:
-            _make_stages(run, first, force, retry)
+            _make_stages(run, first, remake, retry)
         except NothingLeft as nothing:
             if not adds_nothing(run, nothing):
                 raise
@@ -150,13 +162,13 @@ def run_stages(
     return run.record.summary()
 
 
-def _make_stages(run: Run, first: str, force: tuple[str, ...], retry: tuple[str, ...]) -> None:
+def _make_stages(run: Run, first: str, remake: Sequence[str], retry: Sequence[str]) -> None:
     for number, step in enumerate(PIPELINE):
         if number < STAGES.index(first):
             run.reuse_recorded(step)
         else:
             classes = retry if step.stage is DOWNLOAD else ()
-            run.make(step, force=step.stage.name in force, retry=classes)
+            run.make(step, force=step.stage.name in remake, retry=classes)
         if step.stage is PACK:
             run.check_dataset(recorded=number < STAGES.index(first))
             grow(run)

@@ -12,7 +12,9 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -86,6 +88,8 @@ class Attempt(BaseModel):
     flow_run_id: str | None = None
     ended_at: str | None = None
     error: Quoted | None = None
+    remade: list[str] = Field(default_factory=list, exclude_if=lambda names: not names)
+    """Snapshots, as `stage/key`, that this attempt discarded or opened again; a retry of its flow run continues them."""
 
     def is_local(self) -> bool:
         """Return whether its process is in this process's pid namespace, so that it can be checked."""
@@ -95,6 +99,14 @@ class Attempt(BaseModel):
         """Return whether its process is known to have ended; False for a process of another machine."""
         return self.is_local() and (
             process_fingerprint(self.pid) is None or self.process not in (None, process_fingerprint(self.pid))
+        )
+
+    def is_start_of(self, later: "Attempt") -> bool:
+        """Return whether this is what a process recorded of an attempt before its flow run began."""
+        return self.flow_run_id is None and (self.host, self.pid, self.process) == (
+            later.host,
+            later.pid,
+            later.process,
         )
 
     def is_pool_training_of(self, earlier: "Attempt") -> bool:
@@ -140,7 +152,7 @@ class RunRecord(Stored):
         return self.own_attempts[-1].until if self.attempts else None
 
     def begin(self, flow: str = "pipeline", until: str | None = None, flow_run_id: str | None = None) -> None:
-        """Start an attempt in this process."""
+        """Start an attempt in this process, or continue the one with which this process created the record."""
         self.state = "running"
         here = {
             "host": socket.gethostname(),
@@ -148,7 +160,10 @@ class RunRecord(Stored):
             "place": pid_namespace(),
             "process": process_fingerprint(os.getpid()),
         }
-        self.attempts.append(Attempt(started_at=_now(), **here, flow=flow, until=until, flow_run_id=flow_run_id))
+        attempt = Attempt(started_at=_now(), **here, flow=flow, until=until, flow_run_id=flow_run_id)
+        if self.attempts and self.attempts[-1].is_start_of(attempt):
+            attempt.started_at = self.attempts.pop().started_at
+        self.attempts.append(attempt)
 
     def end(self, state: RunState, error: str | None = None) -> None:
         """End the current attempt."""
@@ -183,9 +198,46 @@ class RunRecord(Stored):
         if (data := store.find(name)) is not None:
             with suppress(ValidationError):  # a power loss may leave an empty file
                 known = RunRecord.parse(data, f"{store.uri}/{name}").attempts
+        known = [a for a in known if not any(a.is_start_of(b) and b.flow_run_id for b in self.attempts)]
         attempts = {(a.started_at, a.host, a.pid, a.flow_run_id): a for a in [*known, *self.attempts]}
         merged = self.model_copy(update={"attempts": sorted(attempts.values(), key=lambda a: a.started_at)})
         store.put(name, merged.model_dump_json(indent=2).encode())
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """How a run is continued: the options of `pairmill rerun`, and of a flow that has a run's id."""
+
+    until: str | None
+    """The last stage; None for all."""
+    remake: tuple[str, ...] = ()
+    """Stages whose snapshots are made again."""
+    retry: tuple[str, ...] = ()
+    """Classes of failure whose rows `download` fetches again."""
+
+    @classmethod
+    def of(
+        cls, record: RunRecord, from_stage: str | None = None, until: str | None = None, retry: Sequence[str] = ()
+    ) -> "Continuation":
+        """Return how to continue a run: without a last stage, it ends where it was to end.
+
+        Raises: ConfigError if the options do not fit each other.
+        """
+        from tasks.download.config import check_patterns
+
+        if from_stage and until and STAGES.index(until) < STAGES.index(from_stage):
+            raise ConfigError(f"until {until} comes before from {from_stage}; name that stage or a later one")
+        if retry and from_stage != "download":
+            raise ConfigError("retry fetches failed rows of download again; let the run continue from download")
+        try:
+            classes = check_patterns(one.strip() for one in retry)
+        except ValueError as error:
+            raise ConfigError(f"retry: {error}") from error
+        last = until or record.last_stage
+        if not until and last and from_stage and STAGES.index(last) < STAGES.index(from_stage):
+            last = None
+        # With `retry`, no complete snapshot is made again: `download` fetches rows, and the later stages follow from them.
+        return cls(last, STAGES[STAGES.index(from_stage) :] if from_stage and not classes else (), classes)
 
 
 def _now() -> str:
@@ -197,10 +249,17 @@ def new_run_id(name: str, when: datetime | None = None) -> str:
     return f"{name}-{(when or datetime.now(UTC)).astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
 
 
-def create_run(config: "RunConfig", home: Path, run_id: str | None = None) -> RunRecord:
-    """Create a run record and save it in the run's store; this machine remembers the store."""
+def create_run(
+    config: "RunConfig", home: Path, run_id: str | None = None, *, flow: str = "pipeline", until: str | None = None
+) -> RunRecord:
+    """Create the record of a run that this process begins, in the run's store; this machine remembers the store.
+
+    The record has its first attempt, so that a process that is killed before its flow run begins leaves a crashed run,
+    which can be continued to the same stage.
+    """
     run_id, config = run_id or new_run_id(config.name), config.with_recorded_base()
     record = RunRecord(run_id=run_id, name=config.name, created_at=_now(), config=config.as_dict(), release=RELEASE)
+    record.begin(flow, until)
     store = open_store(config.store.uri)
     record.save(store)
     remember_store(run_id, store, home)
@@ -285,6 +344,15 @@ def is_alive(record: RunRecord, store: Store, times: LeaseTimes = LEASE_TIMES) -
                 return False
             time.sleep(times.poll)
     return now is not None
+
+
+def check_not_alive(record: RunRecord, store: Store) -> None:
+    """Raise a ConfigError if a process works on a run, which then cannot be continued. Waits as `is_alive` does."""
+    if is_alive(record, store):
+        attempt = record.own_attempts[-1]
+        raise ConfigError(
+            f"{record.run_id} still runs on {attempt.host} as process {attempt.pid}; stop that process first"
+        )
 
 
 def read_record(store: Store, name: str) -> RunRecord:

@@ -79,10 +79,8 @@ class Run(LiveRun):
         upstream = [self.manifests[name] for name in step.reads]
         config, seed = self.config.stage_config(step.table), self.config.seed
         planned = plan(step.stage, config, seed, upstream, self.context.store, accept=not force)
-        if force:
-            discard(planned, self.context)
-        if retry:
-            reopen(planned, self.context, retry)
+        if force or retry:
+            self._clear_once(planned, retry)
         stage_run = StageRun(stage=self.stage, key=planned.key, state="Running")
         self._save_stage(stage_run)
         started, cpu = time.monotonic(), cpu_seconds()
@@ -110,6 +108,19 @@ class Run(LiveRun):
         self._save_stage(stage_run)
         self._end_stage(StageEnd(self.stage, outcome, stage_run.seconds, manifest))
         check_kept(manifest)
+
+    def _clear_once(self, planned: Plan, retry: Sequence[str]) -> None:
+        """Discard a snapshot, or open it again for some rows, once in a flow run: its retry after a crash does not."""
+        name = f"{planned.stage.name}/{planned.key}"
+        own = [attempt for attempt in self.record.attempts if attempt.flow_run_id == self.context.flow_run_id]
+        if any(name in attempt.remade for attempt in own):
+            return
+        if retry:
+            reopen(planned, self.context, retry)
+        else:
+            discard(planned, self.context)
+        for attempt in own[-1:]:
+            attempt.remade.append(name)
 
     def _end_stage(self, end: StageEnd) -> None:
         self.listeners.notify(lambda one: one.stage_ended(end))

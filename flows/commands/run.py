@@ -5,23 +5,19 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from dataops.command_name import name_command
-from dataops.errors import ConfigError, PairmillError, describe_error
+from dataops.errors import PairmillError, describe_error
 from dataops.escaping import escape_controls
 from dataops.redaction import redact
-from dataops.stages import STAGES, StageName
+from dataops.stages import StageName
 from flows.commands.options import Json, Name, Settings, StoreUri
 from flows.commands.output import first_page, print_waits
 from flows.interruption import IS_OUTCOME, Interruption
 from infra.local import services
-from tasks.download.config import check_patterns
-
-if TYPE_CHECKING:
-    from flows.records import RunRecord
 
 NAMES = {"prefect": "Prefect", "mlflow": "MLflow"}
 
@@ -54,15 +50,15 @@ def run(
 
     checked = load_config(config, set_, until)
     start_servers()  # before there is a record: a run without servers never began
-    record = create_run(checked, services.make_home())
-    return run_record(record.run_id, until=until, force=force, verify=verify, as_json=json)
+    record = create_run(checked, services.make_home(), until=until)
+    return run_record(record.run_id, until=until, remake=force, verify=verify, as_json=json)
 
 
 def run_record(
     run_id: str,
     *,
     until: str | None = None,
-    force: Sequence[str] = (),
+    remake: Sequence[str] = (),
     retry: Sequence[str] = (),
     verify: bool = False,
     as_json: bool = False,
@@ -74,7 +70,7 @@ def run_record(
     interruption = Interruption(run_id, f"pairmill rerun {run_id}", as_json=as_json)
     interruption.install()
     try:
-        code = _run_flow(run_id, interruption, until, force, retry, verify, as_json=as_json)
+        code = _run_flow(run_id, interruption, until, remake, retry, verify, as_json=as_json)
     except BaseException:  # Prefect raises its own exception for SIGTERM
         if interruption.signal is None:
             raise
@@ -89,7 +85,7 @@ def _run_flow(
     run_id: str,
     interruption: Interruption,
     until: str | None,
-    force: Sequence[str],
+    remake: Sequence[str],
     retry: Sequence[str],
     verify: bool,
     *,
@@ -105,7 +101,8 @@ def _run_flow(
     failure: BaseException | None = None
     quiet_expected_errors()
     try:
-        pipeline(run_id=run_id, until=until, force=tuple(force), retry=tuple(retry), verify=verify)
+        stages: Any = {"until": until, "remake": tuple(remake)}
+        pipeline(run_id=run_id, retry=tuple(retry), verify=verify, **stages)
     except Exception as error:  # a boundary of the process; Prefect has logged the traceback
         failure = translate_error(error)
     if interruption.signal is not None:
@@ -162,57 +159,20 @@ def rerun(
     Args:
         run_id: A run id; `pairmill runs` lists them.
     """
-    # With `retry`, no complete snapshot is rebuilt: `download` fetches rows again, and the later stages follow from them.
-    if from_ and until and STAGES.index(until) < STAGES.index(from_):
-        raise ConfigError(f"--until {until} comes before --from {from_}; name that stage or a later one")
-    classes = _parse_classes(from_, retry)
-    from flows.records import is_alive, load_run, remember_store
+    from flows.records import Continuation, check_not_alive, load_run, remember_store
 
     home = services.home()
     record, found_in = load_run(run_id, home, store)
+    how = Continuation.of(record, from_, until, () if retry is None else retry.split(","))
     with print_waits():
-        alive = is_alive(record, found_in)
-    if alive:
-        attempt = record.own_attempts[-1]
-        raise ConfigError(f"{run_id} still runs on {attempt.host} as process {attempt.pid}; stop that process first")
+        check_not_alive(record, found_in)
     remember_store(run_id, found_in, home)
     start_servers()
     services.apply_environment()
+    from flows.abandoned_runs import close_killed_attempts  # imports prefect, which reads the environment only then
+
     close_killed_attempts(record)
-    last: str | None = until
-    if last is None:
-        last = record.last_stage
-        if last and from_ and STAGES.index(last) < STAGES.index(from_):
-            last = None
-    force = STAGES[STAGES.index(from_) :] if from_ and not classes else ()
-    return run_record(run_id, until=last, force=force, retry=classes, as_json=json)
-
-
-def _parse_classes(from_stage: str | None, retry: str | None) -> tuple[str, ...]:
-    if retry is None:
-        return ()
-    if from_stage != "download":
-        raise ConfigError("--retry fetches failed rows of download again; add --from download")
-    try:
-        return check_patterns(part.strip() for part in retry.split(","))
-    except ValueError as error:
-        raise ConfigError(f"--retry: {error}") from error
-
-
-def close_killed_attempts(record: "RunRecord") -> None:
-    """Close the flow runs and task runs of earlier attempts that their processes have not closed."""
-    from prefect.client.orchestration import get_client
-
-    from flows.abandoned_runs import close_flow_run, close_task_runs
-
-    with get_client(sync_client=True) as client:
-        for attempt in record.attempts:
-            # A training on a work pool may still run after its parent has died.
-            is_over = attempt in record.own_attempts or attempt.has_died()
-            if not is_over or not attempt.flow_run_id:
-                continue
-            close = close_flow_run if attempt.ended_at is None else close_task_runs
-            close(client, attempt.flow_run_id)
+    return run_record(run_id, until=how.until, remake=how.remake, retry=how.retry, as_json=json)
 
 
 class _WithoutTraceback(logging.Filter):

@@ -41,6 +41,9 @@ def deploy(
             "harmful images. May be repeated."
         ),
     ] = (),
+    retries: Annotated[
+        int, Parameter(help="Number of times that a crashed run (killed, a lost machine) is run again by itself.")
+    ] = 2,
     gpus: Annotated[int, Parameter(help="Number of trainings at a time, over all machines.")] = 1,
     pool: Annotated[str, Parameter(help="Work pool; training runs in POOL-gpu.")] = "pairmill",
     whole: Annotated[
@@ -64,7 +67,7 @@ def deploy(
         with print_waits():
             removed = deployment.remove(config)
         return show_removed(removed, as_json=json)
-    request = DeployRequest(config, cron, timezone, until, overlap, notify, gpus, pool, whole)
+    request = DeployRequest(config, cron, timezone, until, overlap, notify, retries, gpus, pool, whole)
     with print_waits():
         deployed = deployment.deploy(request)
     return show_deployed(deployed, deployment.worker_commands(request), as_json=json)
@@ -75,14 +78,27 @@ def up(
     worker: Annotated[bool, Parameter(negative="", help="Also start workers, which run deployed flows.")] = False,
     pool: Annotated[str, Parameter(help="With --worker: their work pool; training runs in POOL-gpu.")] = "pairmill",
     gpus: Annotated[int, Parameter(help="With --worker: number of trainings at a time on this machine, or 0.")] = 1,
+    restart: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Stay, and start again what has ended, until SIGTERM or Ctrl-C stops all; for a service of the system.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> int:
     """Start the local Prefect and MLflow servers."""
-    from infra.local.worker import start_workers
+    from infra.local.worker import keep_running, start_workers
+
+    def start() -> list[ServiceStatus]:
+        return services.up() + (start_workers(pool, gpus) if worker else [])
 
     with print_waits():
-        running = services.up() + (start_workers(pool, gpus) if worker else [])
-    return show_services(running, as_json=json)
+        running = start()
+    code = show_services(running, as_json=json)
+    if restart:
+        keep_running(start)
+    return code
 
 
 def down(*, json: Json = False) -> int:

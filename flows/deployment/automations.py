@@ -22,6 +22,8 @@ HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "Suspended", "AwaitingRetry")
 PATIENCE = timedelta(minutes=10)
 """Time for which a run may be late, and a work pool without a worker, before a notification is sent."""
+RETRY = "pairmill: run a crashed flow run again"
+"""Name of the automation that does."""
 BEGINS = ("Pending", "Running", "Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "AwaitingConcurrencySlot")
 TEXT_LIMIT = 600
 """Maximum number of characters of an error in a notification."""
@@ -75,6 +77,74 @@ def zombie_automation(silence: timedelta = SILENCE) -> AutomationCore:
             )
         ],
     )
+
+
+def retry_automation(retries: int) -> AutomationCore:
+    """Return the automation that runs a crashed flow run of a deployment again, a number of times.
+
+    It continues its run. If the process that was taken for dead still works, the new one waits for its lease. A flow run
+    that never began (a job that the worker refuses) is not retried, nor one of a command, which Prefect cannot start.
+    """
+    return AutomationCore(
+        name=RETRY,
+        description=f"A flow run crashed: killed, out of memory, a lost machine. It runs again, up to {retries} times.",
+        trigger=EventTrigger(
+            expect={"prefect.flow-run.Crashed"},
+            match={
+                "prefect.resource.id": "prefect.flow-run.*",
+                "prefect.run-count": [str(number) for number in range(1, retries + 1)],
+            },
+            match_related=[*_OF_OUR_FLOWS["match_related"], {"prefect.resource.role": "deployment"}],
+            posture=Posture.Reactive,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.SCHEDULED,
+                name="AwaitingRetry",
+                force=False,
+                message="It crashed, and runs again.",
+            )
+        ],
+    )
+
+
+def absence_automation(blocks: Sequence[UUID], deployment: UUID, name: str, within: timedelta) -> AutomationCore:
+    """Return the automation that notifies people when no run of a scheduled deployment begins for a time.
+
+    Args:
+        blocks: ids of the documents of Prefect's notification blocks.
+        deployment: id of the deployment.
+        name: its flow and name.
+        within: the time, from the beginning of its last run.
+    """
+    hours = f"{within.total_seconds() / 3600:g} hours"
+    begins = {"prefect.flow-run.Running"}
+    return AutomationCore(
+        name=absence_name(name),
+        description=f"No run of {name} has begun for {hours}, which is longer than its schedule allows.",
+        trigger=EventTrigger(
+            after=begins,
+            expect=begins,
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=[
+                {"prefect.resource.role": "deployment", "prefect.resource.id": f"prefect.deployment.{deployment}"}
+            ],
+            posture=Posture.Proactive,
+            threshold=1,
+            within=within,
+        ),
+        actions=_send(
+            blocks,
+            f"{name} has no run",
+            f"No run of {name} has begun for {hours}. Its schedule may be paused, or the last run may still work.\n"
+            "What runs: pairmill runs\nWhat is wrong: pairmill doctor",
+        ),
+    )
+
+
+def absence_name(name: str) -> str:
+    """Return the name of the automation that notifies people when a deployment has no run."""
+    return f"pairmill: notify when {name} has no run"
 
 
 def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[AutomationCore]:

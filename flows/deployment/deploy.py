@@ -116,6 +116,8 @@ def check_request(request: DeployRequest) -> None:
         ZoneInfo(request.timezone)
     except (ValueError, OSError, KeyError):
         problems.append(f"--timezone {request.timezone!r}: there is no such time zone; write one such as Europe/Berlin")
+    if request.retries < 0:
+        problems.append(f"--retries {request.retries}: it must be at least 0")
     if request.gpus < 1:
         problems.append(f"--gpus {request.gpus}: it must be at least 1")
     problems += [

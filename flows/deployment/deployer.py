@@ -5,11 +5,14 @@ Existing objects are found by name and updated, so it is safe to deploy again.
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import yaml
+from cronsim import CronSim
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
@@ -24,12 +27,22 @@ from pydantic import TypeAdapter, ValidationError
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from flows.config import RunConfig
-from flows.deployment.automations import late_automations, notification_automations, zombie_automation
+from flows.deployment.automations import (
+    RETRY,
+    absence_automation,
+    absence_name,
+    late_automations,
+    notification_automations,
+    retry_automation,
+    zombie_automation,
+)
 from flows.deployment.request import DeployedObject, DeployRequest
 from flows.opening import ui_url
 from flows.pipeline import FLOWS
 
 PROJECT = CHECKOUT / "infra" / "prefect.yaml"
+GRACE = timedelta(hours=3)
+"""How long after its time a scheduled run may begin, before people are told that there is none."""
 PREFIX = "pairmill: "
 """Prefix of the names of our automations."""
 SCHEDULED = {"register": "pipeline", "pack": "curate"}
@@ -102,11 +115,18 @@ class Deployer:
             deployed.append(pool)
             image_pools |= set() if kind == "process" else {name}
         automations = [zombie_automation()]
+        if request.retries:
+            automations.append(retry_automation(request.retries))
+        else:
+            self._delete_automations(RETRY)
         for spec, schedules in specifications:
             if spec["work_pool"]["name"] in image_pools:  # they start in the image's checkout; this folder is not there
                 spec["pull"] = []
             deployment, row = self._put_deployment(spec, schedules)
             deployed.append(row)
+            if blocks and schedules:
+                absence = absence_automation(blocks, deployment, row.name, longest_gap(str(request.cron)) + GRACE)
+                automations.append(absence)
             for trigger in map(TRIGGER.validate_python, spec.get("triggers", [])):
                 trigger.set_deployment_id(deployment)
                 automations.append(trigger.as_automation())
@@ -121,14 +141,19 @@ class Deployer:
         The work pools stay: workers poll them, and would create them again.
         """
         deleted = [self._delete_deployment(flow, name) for flow in SCHEDULED.values()]
+        for flow in SCHEDULED.values():
+            deleted += self._delete_automations(absence_name(f"{flow}/{name}"))
         remaining = [d for d in self._client.read_deployments() if {f"config:{d.name}"} <= set(d.tags)]
         if not remaining:
             deleted += [self._delete_deployment("train", "gpu"), self._delete_deployment("evaluate", "evaluate")]
-            for automation in self._client.read_automations():
-                if automation.name.startswith(PREFIX):
-                    self._client.delete_automation(automation.id)
-                    deleted.append(automation.name)
+            deleted += self._delete_automations(PREFIX)
         return [name for name in deleted if name]
+
+    def _delete_automations(self, prefix: str) -> list[str]:
+        found = [automation for automation in self._client.read_automations() if automation.name.startswith(prefix)]
+        for automation in found:
+            self._client.delete_automation(automation.id)
+        return [automation.name for automation in found]
 
     def _delete_deployment(self, flow: str, name: str) -> str | None:
         try:
@@ -218,6 +243,12 @@ class Deployer:
         return DeployedObject(
             "automation", name.removeprefix(PREFIX), state, f"{self._ui}/automations/automation/{identity}"
         )
+
+
+def longest_gap(cron: str, number: int = 400) -> timedelta:
+    """Return the longest time between two of the next firings of a cron line."""
+    times = list(islice(CronSim(cron, datetime.now(UTC)), number))
+    return max((later - earlier for earlier, later in pairwise(times)), default=timedelta(days=1))
 
 
 def _schedules(spec: Mapping[str, Any]) -> list[DeploymentScheduleCreate]:

@@ -22,6 +22,8 @@ class DeployRequest:
     comes back, or it is skipped."""
     notify: tuple[str, ...] = ()
     """Notification blocks, `type/name`. If there are none, existing notifications are not changed."""
+    retries: int = 2
+    """Number of times that a flow run which crashed is run again by itself."""
     gpus: int = 1
     pool: str = "pairmill"
     whole: bool = False

@@ -9,13 +9,19 @@ import os
 import re
 import sys
 import warnings
+from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
+import anyio
+from prefect.runner._flow_run_executor import FlowRunExecutorContext
 from prefect.utilities.processutils import command_to_string, get_sys_executable
+from prefect.workers import process
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
+from tasks.engine.process_guard import GRACE_SECONDS
 
 ALLOWED_ENV = frozenset(
     {
@@ -25,6 +31,8 @@ ALLOWED_ENV = frozenset(
     }
 )
 """Variables that a job may set: those of infra/prefect.yaml. Others can change what Python or Prefect runs."""
+KILL_SECONDS = GRACE_SECONDS + 15
+"""Seconds from SIGTERM to SIGKILL of a flow run: for the checkpoint of a training, and the end of the run."""
 _FLOW = re.compile(r"flows\.pipeline\.[a-z_]+")
 _FLOW_IN_CHECKOUT = re.compile(r"flows/pipeline\.py:[a-z_]+")
 _SET_FOLDER = "prefect.deployments.steps.set_working_directory"
@@ -83,6 +91,32 @@ def _short(value: object) -> str:
     text = value if isinstance(value, str) else str(value)
     return repr(text[:200])
 
+
+class PatientExecutorContext(FlowRunExecutorContext):
+    """Runs flow runs, and gives one that is cancelled time for a checkpoint: Prefect's own kills it after 30 s."""
+
+    async def __aenter__(self) -> "PatientExecutorContext":
+        await super().__aenter__()
+        manager, kill = self.process_manager, self.process_manager.kill
+
+        async def kill_late(flow_run_id: UUID, grace_seconds: float = 30, *, force: bool = False) -> None:
+            handle = manager.get(flow_run_id)
+            if force or handle is None or handle.pid is None:
+                return await kill(flow_run_id, grace_seconds, force=force)
+            with suppress(OSError):  # it has ended
+                handle.graceful_kill()
+                with anyio.move_on_after(KILL_SECONDS):
+                    while handle.is_alive():
+                        await anyio.sleep(0.5)
+                    return None
+                handle.hard_kill()
+            return None
+
+        manager.kill = kill_late
+        return self
+
+
+process.FlowRunExecutorContext = PatientExecutorContext  # pyright: ignore[reportPrivateImportUsage]
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*matches existing registered type")

@@ -164,11 +164,13 @@ def up(timeout_s: float = supervisor.START_S, external_patience_s: float = 10.0)
     if not all(_is_healthy(service.name) for service in required):
         with supervisor.lock(_services()):
             supervisor.ensure_running(_services(), required, timeout_s)
+    for folder in _folders():
+        supervisor.rotate_log(folder)
     return [_status(name) for name in CLIENT_VARIABLE]
 
 
 def down() -> list[ServiceStatus]:
-    """Stop all services that we started, and nothing else: SIGTERM, and SIGKILL after 15 s.
+    """Stop all services that we started, and nothing else: SIGTERM, and SIGKILL after 15 s, or 120 s for a worker.
 
     Raises:
         ServiceError: another process is starting or stopping services and does not finish.
@@ -189,7 +191,12 @@ def status() -> list[ServiceStatus]:
 
 
 def ensure_service(
-    name: str, command: Sequence[str], health_path: str, env: Mapping[str, str], port: int | None
+    name: str,
+    command: Sequence[str],
+    health_path: str,
+    env: Mapping[str, str],
+    port: int | None,
+    stop_grace_s: float = supervisor.STOP_GRACE_S,
 ) -> ServiceStatus:
     """Run another loopback server until `down` is called. A server that runs with another command is restarted.
 
@@ -200,6 +207,7 @@ def ensure_service(
         health_path: a path that answers 2xx once the server is ready.
         env: variables to add to the environment.
         port: the port to use if it is free; None for any.
+        stop_grace_s: seconds that it has to end.
 
     Raises:
         ConfigError: the name is not valid, or is that of the Prefect or the MLflow server.
@@ -210,7 +218,7 @@ def ensure_service(
             f"{name!r} cannot name a service: use lower-case letters, digits and hyphens, and not prefect or mlflow"
         )
     words = tuple(sys.executable if i == 0 and word == "python" else word for i, word in enumerate(command))
-    service = Service(name, words, health_path, {"PYTHONPATH": str(CHECKOUT)} | dict(env), port)
+    service = Service(name, words, health_path, {"PYTHONPATH": str(CHECKOUT)} | dict(env), port, None, stop_grace_s)
     with supervisor.lock(_services()):
         supervisor.ensure_running(_services(), [service], supervisor.START_S, same_command=True)
     return _status(name)

@@ -1,7 +1,7 @@
 """Starts, restarts and stops loopback servers, each with its own folder, state file and log.
 
     <services>/NAME/state.json   the process and port of the server, or of its last run; written atomically
-    <services>/NAME/log          its output; a long log is renamed to log.1 at the next start
+    <services>/NAME/log          its output; what is in a long log is moved to log.1
     <services>/NAME/...          its data: the folder is its working directory
 
 Callers hold `lock(<services>)` while they change anything; reading needs no lock. Independent of Prefect and MLflow.
@@ -14,6 +14,7 @@ import http.client
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,8 +38,8 @@ from infra.local import supervisor as processes
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_S = 15.0
-_LOG_LIMIT = 10 * 2**20
-"""Size in bytes from which on the next start renames the log to log.1."""
+LOG_BYTES = 10 * 2**20
+"""Size of a server's log from which on it is moved to log.1, which is replaced."""
 START_S = 300.0
 """Maximum time of a start, in seconds: on a loaded machine, Prefect's first one takes minutes."""
 _LOCK_PATIENCE_S = START_S + 60.0
@@ -87,6 +88,7 @@ class ServiceRecord:
     pid: int | None = None
     identity: str | None = None
     started_at: str | None = None
+    stop_grace_s: float = STOP_GRACE_S
 
     @property
     def url(self) -> str:
@@ -208,10 +210,22 @@ def ensure_running(
 
 def stop(folder: Path, record: ServiceRecord) -> ServiceRecord:
     """End the service's processes, after checking that they are ours, and return the record, which keeps the port."""
-    processes.terminate(record.pid if record.alive else None, str(folder), grace_s=STOP_GRACE_S)
+    processes.terminate(record.pid if record.alive else None, str(folder), grace_s=record.stop_grace_s)
     stopped = dataclasses.replace(record, pid=None, identity=None, started_at=None)
     save(folder, stopped)
     return stopped
+
+
+def rotate_log(folder: Path, limit: int = LOG_BYTES) -> None:
+    """Move what a server has logged to log.1 if it is long. The server may run: it appends to the file, which is emptied.
+
+    A line that is written at the same time may be lost.
+    """
+    log = folder / "log"
+    if log.exists() and log.stat().st_size > limit:
+        shutil.copyfile(log, folder / "log.1")
+        (folder / "log.1").chmod(0o600)
+        os.truncate(log, 0)
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -271,8 +285,7 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
     command = [word.replace("{port}", str(port)) for word in service.command]
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     with _writing(log):
-        if log.exists() and log.stat().st_size > _LOG_LIMIT:
-            log.replace(folder / "log.1")
+        rotate_log(folder)
         with log.open("a", encoding="utf-8") as output:
             output.write(f"--- {started_at} pairmill starts {service.name} on port {port}\n")
     try:
@@ -287,6 +300,7 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
         pid,
         processes.process_fingerprint(pid) or "dead",
         started_at,
+        service.stop_grace_s,
     )
     try:
         save(folder, record)

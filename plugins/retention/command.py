@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +29,7 @@ from flows.commands.output import console, new_table, print_json, print_waits, t
 from flows.records import RunRecord, known_stores, read_record
 from infra.local import services
 from plugins.retention.deletion import Deletion, DeletionPlan, DeletionResult, delete_unneeded, plan_deletions
+from plugins.retention.model_versions import OldModel, delete_old_models, find_old_models, snapshots_of
 from plugins.retention.registered_models import find_needed_snapshots, find_unknown_models
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder
@@ -126,12 +127,12 @@ class Roots:
         self.kept: dict[str, str] = {}
         """Ids of the kept runs with the reasons, as of the last call."""
 
-    def read_registry(self) -> None:
-        """Read which snapshots the registered models need.
+    def read_registry(self, without: Container[str] = ()) -> None:
+        """Read which snapshots the registered models need, without those of versions that will be deleted.
 
         Raises: ServiceError if MLflow does not answer, ConfigError if it refuses.
         """
-        self.models = find_needed_snapshots()
+        self.models = find_needed_snapshots(without)
         inventory = Inventory(self.store, "register")
         found = {name: inventory.manifest(name) for name in inventory.snapshots if name not in self.models}
         self.models |= find_unknown_models({name: manifest for name, manifest in found.items() if manifest})
@@ -217,20 +218,34 @@ def gc(
     older_than: Annotated[
         str | None, Parameter(help="Instead: keep the runs below this age, such as 12h, 30d or 8w.")
     ] = None,
+    keep_versions: Annotated[
+        int | None,
+        Parameter(
+            help="Also delete registered versions: all but those with an alias, those that a kept run or version names, "
+            "and so many newest of each model."
+        ),
+    ] = None,
     store: StoreUri = None,
     yes: Annotated[Yes, Parameter(help="Delete; without it, only list.")] = False,
     json: Json = False,
 ) -> int:
     """Delete the snapshots that no kept run and no registered model needs, and leftovers of killed processes."""
     policy = Policy.from_options(keep_runs, older_than)
+    if keep_versions is not None and keep_versions < 1:
+        raise ConfigError(f"--keep-versions {keep_versions}: keep at least the newest version of each model, 1")
     try:
-        return collect_garbage(services.home(), store, policy, delete=yes, as_json=json)
+        return collect_garbage(services.home(), store, policy, keep_versions, delete=yes, as_json=json)
     except NewerFormat as error:
         raise NewerFormat(f"gc deletes nothing in a store that a newer pairmill writes to: {error}") from error
 
 
-def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete: bool, as_json: bool) -> int:
+def collect_garbage(
+    home: Path, store_uri: str | None, policy: Policy, keep_versions: int | None, *, delete: bool, as_json: bool
+) -> int:
     """List, and with `delete` also delete, what is not needed in one store or all known ones, and on this machine's disk.
+
+    Args:
+        keep_versions: number of newest versions of each registered model to keep; None: all.
 
     Raises: ServiceError if MLflow does not answer; ConfigError if it refuses, or a run record cannot be read.
     """
@@ -240,11 +255,16 @@ def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete
         services.apply_environment()
     # The job folders of all stores are under one home, so a run of any store may need one.
     all_roots = {store.uri: Roots(store, policy) for store in known_stores(home, store_uri)}
+    models = _find_models(keep_versions, list(all_roots.values()))
+    if not as_json:
+        _show_models(models, delete=delete)
+    if delete:
+        delete_old_models(models)
     results = []
     for uri, roots in all_roots.items():
         if store_uri is None or uri == next(iter(all_roots)):
             if home.is_dir() or store_uri is not None:
-                roots.read_registry()
+                roots.read_registry(snapshots_of(models))
             roots.read_takedowns()
             results.append(_collect_in_store(roots, home, delete=delete, as_json=as_json))
         else:
@@ -257,7 +277,8 @@ def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete
             delete_unheld(path)
     if as_json:
         lists = {"local": [str(path) for path in local], "cached": [str(path) for path in cached]}
-        print_json({"deleted": delete, "stores": results, **lists})
+        versions = [{"name": model.name, "bytes": model.bytes} for model in models]
+        print_json({"deleted": delete, "stores": results, "models": versions, **lists})
     else:
         _show_local(local, "folder", "of ended processes in", delete=delete)
         _show_local(cached, "entry", f"unused for {unused / DAY:g} days in", delete=delete)
@@ -265,6 +286,15 @@ def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete
             console().print()
             console().print(text("Nothing was deleted; add --yes to delete what is listed."))
     return 0
+
+
+def _find_models(keep: int | None, all_roots: Sequence[Roots]) -> list[OldModel]:
+    if keep is None:
+        return []
+    for roots in all_roots:
+        roots()
+    configs = [roots.records[run_id].config for roots in all_roots for run_id in roots.kept]
+    return find_old_models(keep, [roots.store for roots in all_roots], configs)
 
 
 def _collect_in_store(roots: Roots, home: Path, *, delete: bool, as_json: bool) -> dict[str, object]:
@@ -332,6 +362,17 @@ def _show(store: Store, plan: DeletionPlan, users: Mapping[SnapshotName, str]) -
     out.print(text(f"{format_quantity(kept, 'snapshot')} {'is' if kept == 1 else 'are'} kept{':' if kept else ''}"))
     for why, number in sorted(Counter(plan.kept.values()).items(), key=lambda item: (-item[1], item[0])):
         out.print(text(f"{number:>6,} for {why}"), soft_wrap=True)
+
+
+def _show_models(models: Sequence[OldModel], *, delete: bool) -> None:
+    if not models:
+        return
+    table = new_table("Registered models to delete", "model", "size", right=["size"])
+    for model in models:
+        table.add_row(text(model.name if model.version else f"{model.name}, without a version"), _size(model.bytes))
+    console().print(table)
+    total = f"{format_quantity(len(models), 'model')}, {_size(sum(model.bytes for model in models))}"
+    console().print(text(f"{'deleting' if delete else 'in total'} {total}"))
 
 
 def _show_deleted(result: DeletionResult) -> None:

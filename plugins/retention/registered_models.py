@@ -1,6 +1,6 @@
 """The snapshots that registered models need. A server that does not answer is an error."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from dataops.snapshot import Manifest, SnapshotName
@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
-def find_needed_snapshots() -> dict[SnapshotName, str]:
+def find_needed_snapshots(without: Container[str] = ()) -> dict[SnapshotName, str]:
     """Return the snapshots in the tags of all versions of all registered models, each with its version.
+
+    Args:
+        without: versions that will be deleted, as `NAME version N`.
 
     Raises: ServiceError, ConfigError if MLflow does not answer or refuses.
     """
@@ -21,6 +24,8 @@ def find_needed_snapshots() -> dict[SnapshotName, str]:
     with tracking.mlflow_errors():
         for version in _all_versions():
             reason = f"{version.name} version {version.version}"
+            if reason in without:
+                continue
             if key := version.tags.get(tracking.KEY_TAG):
                 needed[SnapshotName("register", key)] = reason
             for stage in STAGES:

@@ -32,12 +32,13 @@ CustomWebhookNotificationBlock(
 ).save("hook", overwrite=True)
 """
 SHORT_SILENCE = """
+import sys
 from datetime import timedelta
 from prefect.client.orchestration import get_client
 from flows.deployment.deployer import Deployer
 from flows.deployment.automations import zombie_automation
 with get_client(sync_client=True) as client:
-    Deployer(client).put_automation(zombie_automation(timedelta(seconds=10)))
+    Deployer(client).put_automation(zombie_automation(timedelta(seconds=int(sys.argv[1]))))
 """
 IMPATIENT = """
 from datetime import timedelta
@@ -52,6 +53,8 @@ with get_client(sync_client=True) as client:
 WORKERS = ("worker-pairmill", "worker-pairmill-gpu")
 AUTOMATIONS = {
     "pairmill: a dead run has crashed",
+    "pairmill: run a crashed flow run again",
+    "pairmill: notify when curate/nightly has no run",
     "pairmill: train on a dataset that landed",
     "pairmill: evaluate a candidate that was trained",
     "pairmill: notify when a run fails",
@@ -201,6 +204,12 @@ def write_variant(pairmill: Pairmill, nightly: Path, name: str, epochs: int) -> 
     return path
 
 
+def trains(pairmill: Pairmill, run_id: str) -> bool:
+    """Return whether a flow run works on the training of a run."""
+    shown = pairmill.json("show", run_id)
+    return shown["attempts"][-1]["flow"] == "train" and shown["stages"][-1]["stage"] == "train"
+
+
 def trainers(pairmill: Pairmill) -> list[int]:
     """Return the pids of running training jobs of these tests."""
     found = []
@@ -253,6 +262,9 @@ def test_prefect_deploy_creates_the_same_from_the_project_file(prefect, deployed
 def test_new_dataset_is_trained_on_evaluated_and_registered_in_one_run(pairmill, prefect, hook, nightly, deployed):
     pairmill("deploy", nightly, *CRON)  # runs start in the folder of the last deploy
     first = prefect.start("curate/nightly")
+    (training,) = wait_for(lambda: [r for r in prefect.runs_of("train") if r["state"]["name"] == "Running"])
+    wait_for(lambda: trains(pairmill, training["name"]))
+    os.kill(pairmill.json("show", training["name"])["attempts"][-1]["pid"], signal.SIGKILL)
     (evaluation,) = wait_for(lambda: [r for r in prefect.runs_of("evaluate") if r["state"]["name"] == "Completed"])
     (training,) = prefect.runs_of("train")
     run_id = prefect.get(f"flow_runs/{first}")["name"]
@@ -263,7 +275,7 @@ def test_new_dataset_is_trained_on_evaluated_and_registered_in_one_run(pairmill,
     assert shown["state"] == "completed"
     assert [(a["flow"], a["until"], a["flow_run_id"]) for a in shown["attempts"]] == [
         ("curate", "pack", first),
-        ("train", "train", training["id"]),
+        *[("train", "train", training["id"])] * 2,  # the killed one ran again by itself
         ("evaluate", "register", evaluation["id"]),
     ]
     assert {s["state"] for s in shown["stages"]} == {"Completed"}
@@ -275,6 +287,46 @@ def test_new_dataset_is_trained_on_evaluated_and_registered_in_one_run(pairmill,
     assert shown["model_version"] in message["body"]
     assert f"pairmill show {run_id}" in message["body"]
     assert "shapes-seen" in message["body"]
+
+
+def test_run_is_continued_from_the_form_of_its_deployment(pairmill, prefect, nightly, deployed):
+    """With the parameters that Custom run has: config and grow are those of the deployment."""
+    (run,) = [r for r in pairmill.json("runs") if r["name"] == "nightly"]
+    before = {stage["stage"]: stage for stage in pairmill.json("show", run["run_id"])["stages"]}
+
+    def end(**parameters: Any) -> dict[str, Any]:
+        flow_run = prefect.start("pipeline/nightly", **parameters)
+        return wait_for(lambda: (found := prefect.get(f"flow_runs/{flow_run}"))["end_time"] and found)
+
+    again = end(run_id=run["run_id"], from_stage="download", retry=["http_4xx"], until="pack")
+    assert (again["name"], again["state"]["name"]) == (run["run_id"], "Completed")
+    wait_for(lambda: prefect.tasks_of(again["id"]).get("pack"))
+    states = prefect.tasks_of(again["id"])
+    assert (states["filter"], states["download"]) == (["Reused"], ["Completed"])
+    remade = end(run_id=run["run_id"], remake=["curate"], until="pack")
+    wait_for(lambda: prefect.tasks_of(remade["id"]).get("pack"))
+    assert {stage: states[0] for stage, states in prefect.tasks_of(remade["id"]).items()} == {
+        **dict.fromkeys(("extract", "filter", "download", "pack"), "Reused"),
+        "curate": "Completed",
+    }
+    after = {stage["stage"]: stage for stage in pairmill.json("show", run["run_id"])["stages"]}
+    assert after["pack"]["content_digest"] == before["pack"]["content_digest"]
+
+    for wrong, message in (
+        ({"from_stage": "curate"}, "set run_id"),
+        ({"run_id": run["run_id"], "from_stage": "curate", "remake": ["pack"]}, "set one of them"),
+        ({"run_id": run["run_id"], "retry": ["timeout"]}, "let the run continue from download"),
+        ({"run_id": run["run_id"], "from_stage": "pack", "until": "filter"}, "until filter comes before from pack"),
+        ({"run_id": "nobody-20260101T000000-abcd"}, "there is no run"),
+    ):
+        state = end(**wrong)["state"]
+        assert state["name"] == "Failed"
+        assert message in state["message"]
+    identity = prefect.get("deployments/name/pipeline/nightly")["id"]
+    refused = prefect.send(
+        "POST", f"deployments/{identity}/create_flow_run", {"parameters": {"run_id": "x", "from_stage": "dowload"}}
+    )
+    assert refused.status_code == 409, "the form offers the names of the stages only"
 
 
 def test_repeated_event_trains_nothing_twice_on_a_machine_with_only_the_store(pairmill, prefect, deployed):
@@ -383,28 +435,62 @@ def test_failed_run_sends_notifications_and_is_retried_from_its_page(pairmill, p
     assert [r["run_id"] for r in pairmill.json("runs") if r["name"] == "retried"] == [run_id]
 
 
-def test_killed_flow_run_is_crashed_at_once_and_its_retry_can_be_cancelled(pairmill, prefect, hook, nightly, deployed):
+def lose_machine(pairmill: Pairmill, pid: int) -> None:
+    """Kill a flow run's process and the workers, of which nothing is left that could report it."""
+    for folder in (services.home() / "services" / worker for worker in WORKERS):
+        record = supervisor.load(folder)
+        assert record is not None
+        assert record.pid is not None
+        os.killpg(record.pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(pairmill, prefect, hook, nightly, deployed):
+    """Killed under its worker, then with its machine; at the third crash it stays crashed."""
+    prefect.run_script(SHORT_SILENCE, "40")
     pairmill("deploy", write_variant(pairmill, nightly, "long", epochs=4000))
     flow_run = prefect.start("pipeline/long")
     checkpoints = services.home() / "jobs"
     wait_for(lambda: list(checkpoints.glob("train-*/checkpoints/step-*")))
     run_id = prefect.get(f"flow_runs/{flow_run}")["name"]
-    os.kill(pairmill.json("show", run_id)["attempts"][0]["pid"], signal.SIGKILL)
-    wait_for(lambda: prefect.state(flow_run) == "Crashed", seconds=15)
-    wait_for(lambda: not trainers(pairmill), seconds=45)
-    wait_for(lambda: hook.messages_with(f"{run_id} crashed"))
 
-    prefect.set_state(flow_run, "SCHEDULED", "AwaitingRetry")
-    wait_for(lambda: trainers(pairmill))
+    def attempts(number: int) -> list[dict[str, Any]]:
+        found = pairmill.json("show", run_id)["attempts"]
+        return found if len(found) == number and trainers(pairmill) else []
+
+    os.kill(attempts(1)[0]["pid"], signal.SIGKILL)
+    wait_for(lambda: hook.messages_with(f"{run_id} crashed"))
+    second = wait_for(lambda: attempts(2))[-1]["pid"]
     time.sleep(5)  # the worker's second report of the killed process comes within them
     assert prefect.state(flow_run) == "Running"
-    assert prefect.cancel(flow_run)
+
+    lose_machine(pairmill, second)
+    wait_for(lambda: len(hook.messages_with(f"{run_id} crashed")) == 2, seconds=120)
+    assert prefect.state(flow_run) in ("AwaitingRetry", "Late")
+    wait_for(lambda: not trainers(pairmill), seconds=45)
+    pairmill("up", "--worker")
+    third = wait_for(lambda: attempts(3))[-1]["pid"]
+    os.kill(third, signal.SIGKILL)
+    wait_for(lambda: len(hook.messages_with(f"{run_id} crashed")) == 3)
+    time.sleep(5)
+    assert prefect.state(flow_run) == "Crashed"
+    assert prefect.get(f"flow_runs/{flow_run}")["run_count"] == 3
+
+    prefect.set_state(flow_run, "SCHEDULED", "AwaitingRetry")
+    (trainer,) = wait_for(lambda: attempts(4) and trainers(pairmill))
+    os.kill(trainer, signal.SIGSTOP)  # its checkpoint takes long
+    try:
+        assert prefect.cancel(flow_run)
+        wait_for(lambda: pairmill.json("show", run_id)["state"] == "stopped", seconds=20)
+        time.sleep(32)  # Prefect's own worker kills a cancelled flow run after 30 s
+        assert prefect.state(flow_run) == "Cancelling"
+    finally:
+        os.kill(trainer, signal.SIGCONT)
     wait_for(lambda: prefect.state(flow_run) == "Cancelled", seconds=60)
     wait_for(lambda: not trainers(pairmill), seconds=30)
-    shown = pairmill.json("show", run_id)
-    assert (shown["state"], len(shown["attempts"])) == ("stopped", 2)
-    assert shown["stages"][-1]["stage"] == "train"
-    assert "stopped in train" in shown["attempts"][-1]["error"]
+    last = pairmill.json("show", run_id)["attempts"][-1]
+    assert last["ended_at"]
+    assert "stopped in train" in last["error"]
 
 
 def write_pool_config(pairmill: Pairmill, nightly: Path, name: str, epochs: int) -> Path:
@@ -455,7 +541,7 @@ def test_rerun_waits_for_the_training_on_the_pool_and_cancels_it_when_stopped(pa
 
 
 def test_zombie_automation_marks_a_killed_command_as_crashed(pairmill, prefect, nightly, deployed):
-    prefect.run_script(SHORT_SILENCE)
+    prefect.run_script(SHORT_SILENCE, "10")
     config = write_variant(pairmill, nightly, "zombie", epochs=4001)
 
     def heartbeats() -> list[Any]:

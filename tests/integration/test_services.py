@@ -27,6 +27,21 @@ services.PREFECT, services.MLFLOW = replace(services.PREFECT, port=None), replac
 print([status.pid for status in services.up()])
 """
 
+KEEP = """
+from dataclasses import replace
+from infra.local import services, worker
+services.PREFECT, services.MLFLOW = replace(services.PREFECT, port=None), replace(services.MLFLOW, port=None)
+worker.keep_running(services.up, interval=0.5)
+"""
+
+
+@pytest.fixture(scope="module")
+def keeper(home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Keep the servers running, as `pairmill up --restart` does."""
+    with subprocess.Popen([sys.executable, "-c", KEEP], cwd=CHECKOUT, env=clean_environment()) as process:
+        yield process
+        process.kill()
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -109,26 +124,30 @@ with get_client(sync_client=True) as client:
     assert list((home / "services/mlflow/artifacts").rglob("note.txt"))
 
 
-def test_up_restarts_a_killed_server(home: Path):
+def test_killed_server_is_restarted(home: Path, keeper: subprocess.Popen[bytes]):
     name = "mlflow"  # which starts in a third of the time of Prefect's
     before = {status.name: status for status in services.status()}
     killed = before[name].pid
     assert killed
     os.kill(killed, signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while processes.process_fingerprint(killed) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert {status.name: status.state for status in services.status()}[name] == "stale"
-    after = {status.name: status for status in services.up()}
+    deadline = time.monotonic() + 120
+    while (after := {status.name: status for status in services.status()})[name].pid in (killed, None) or not after[
+        name
+    ].healthy:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     assert after[name].state == "running"
     assert after[name].pid != killed
     assert after[name].url == before[name].url
     assert after["prefect"].pid == before["prefect"].pid
 
 
-def test_down_leaves_no_process_and_keeps_the_data(home: Path):
+def test_stop_leaves_no_process_and_keeps_the_data(home: Path, keeper: subprocess.Popen[bytes]):
     assert len(processes_of(home)) == 2, "each server is one process"
     ports = [supervisor.load(home / "services" / name) for name in services.CLIENT_VARIABLE]
+    keeper.terminate()
+    assert keeper.wait(60) == 0
+    assert [status.state for status in services.status()] == ["stopped", "stopped"]
     assert [status.state for status in services.down()] == ["stopped", "stopped"]
     assert processes_of(home) == []
     assert all(record and processes.is_port_free(record.port) for record in ports)

@@ -11,6 +11,7 @@ from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from flows.records import (
     Attempt,
+    Continuation,
     RunRecord,
     StageRun,
     find_run,
@@ -168,3 +169,56 @@ def test_own_attempts_leave_out_a_training_on_the_work_pool(tmp_path):
     triggered = record.model_copy(update={"attempts": [landed, child]})
     assert triggered.own_attempts == [landed, child]
     assert is_alive(triggered, store)
+
+
+@pytest.mark.parametrize(
+    ("started", "options", "ends"),
+    [
+        ("download", {}, ("download", ())),
+        (None, {}, (None, ())),
+        ("download", {"until": "register"}, ("register", ())),
+        (
+            "pack",
+            {"from_stage": "curate", "until": "curate"},
+            ("curate", ("curate", "pack", "train", "evaluate", "register")),
+        ),
+        ("filter", {"from_stage": "evaluate"}, (None, ("evaluate", "register"))),
+        ("pack", {"from_stage": "download", "retry": [" timeout", "http_5xx "]}, ("pack", ())),
+        (None, {"from_stage": "pack", "until": "filter"}, "comes before"),
+        (None, {"from_stage": "curate", "retry": ["timeout"]}, "from download"),
+        (None, {"from_stage": "download", "retry": ["no such"]}, "retry: "),
+    ],
+)
+def test_continuation_ends_where_the_run_was_to_end_or_where_its_options_say(started, options, ends):
+    one = record("a")
+    one.begin("pipeline", started)
+    one.end("completed")
+    if isinstance(ends, str):
+        with pytest.raises(ConfigError, match=ends):
+            Continuation.of(one, **options)
+    else:
+        how = Continuation.of(one, **options)
+        assert (how.until, how.remake) == ends
+        assert how.retry == (("timeout", "http_5xx") if "retry" in options else ())
+
+
+CREATE = """
+import sys
+from pathlib import Path
+from flows.config import RunConfig
+from flows.records import create_run
+config = RunConfig.model_validate({"name": "n", "store": {"uri": sys.argv[1]}, "source": {"kind": "warc", "paths": ["x"]}})
+record = create_run(config, Path(sys.argv[1]), sys.argv[2], until="pack")
+if sys.argv[2] == "begun":
+    record.begin("pipeline", "pack", "flow run")
+    record.save(__import__("dataops.store").store.open_store(sys.argv[1]))
+"""
+
+
+def test_run_whose_process_is_killed_before_its_flow_run_begins_is_crashed_and_keeps_its_last_stage(tmp_path):
+    subprocess.run([sys.executable, "-c", CREATE, str(tmp_path), "a"], check=True)
+    found = load_run("a", tmp_path, str(tmp_path))[0]
+    assert (found.actual_state(), found.last_stage, len(found.attempts)) == ("crashed", "pack", 1)
+    subprocess.run([sys.executable, "-c", CREATE, str(tmp_path), "begun"], check=True)
+    begun = load_run("begun", tmp_path, str(tmp_path))[0]
+    assert [attempt.flow_run_id for attempt in begun.attempts] == ["flow run"], "both are one attempt"

@@ -193,3 +193,16 @@ def test_a_server_gets_the_variables_of_a_list_and_a_worker_those_of_a_longer_on
     assert server == {**needed, **own, "PAIRMILL_JOB_ENVIRONMENT": "ZUGANG"}
     worker = supervisor.worker_environment(environ)
     assert worker == {**server, **settings, "ZUGANG": "geheim"}
+
+
+def test_long_log_is_moved_while_its_server_writes(tmp_path):
+    log = tmp_path / "log"
+    with log.open("ab", buffering=0) as output:  # as `spawn` opens it
+        output.write(b"old\n" * 100)
+        supervisor.rotate_log(tmp_path, limit=400)
+        assert log.stat().st_size == 400
+        output.write(b"x\n")
+        supervisor.rotate_log(tmp_path, limit=400)
+        output.write(b"new\n")
+    assert log.read_text() == "new\n"
+    assert (tmp_path / "log.1").read_text() == "old\n" * 100 + "x\n"

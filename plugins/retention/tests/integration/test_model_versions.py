@@ -1,0 +1,73 @@
+"""Old versions of registered models, in a real MLflow."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dataops.store import FolderStore
+from plugins.retention.model_versions import delete_old_models, find_old_models, snapshots_of
+from plugins.retention.registered_models import find_needed_snapshots
+from tasks.engine import stage
+from tests.registrations import connect, find_versions, plan_registration
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def versions(mlflow_url: str, upstream: SimpleNamespace) -> dict[str, Any]:
+    """Return four versions of `many`, by number; the second has an alias, the fourth is the newest."""
+    for number in range(4):
+        stage.make(*plan_registration(upstream, model_name="many", description=f"number {number}"))
+    connect().set_registered_model_alias("many", "deployed", "2")
+    return {str(version.version): version for version in find_versions("many")}
+
+
+def files_of(version: Any) -> list[str]:
+    """Return the names of the files of a version that MLflow has."""
+    from mlflow.artifacts import list_artifacts
+
+    return [file.path for file in list_artifacts(artifact_uri=version.source)]
+
+
+def gone(version: Any) -> bool:
+    """Return whether MLflow has no file of a version."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return not files_of(version)
+    except MlflowException:
+        return True
+
+
+def test_versions_are_deleted_with_their_files_but_for_aliases_the_newest_and_those_that_a_config_names(
+    versions: dict[str, Any], upstream: SimpleNamespace
+):
+    def old(config: Any, keep: int = 1) -> list[str]:
+        found = find_old_models(keep, [FolderStore(upstream.store.root)], [config])
+        assert all(model.bytes > 10_000 for model in found)
+        return [model.name for model in found]
+
+    assert set(old({})) == {"many version 1", "many version 3"}
+    assert old({"curate": {"scores": [{"model": "models:/many/3"}, {"model": "many@deployed"}]}}) == ["many version 1"]
+    assert old({}, keep=3) == ["many version 1"]
+    before = {number: files_of(version) for number, version in versions.items()}
+    assert all("MLmodel" in files for files in before.values())
+
+    doomed = find_old_models(1, [], [])
+    needed = set(find_needed_snapshots().values())
+    assert needed - set(find_needed_snapshots(snapshots_of(doomed)).values()) == {"many version 1", "many version 3"}
+    connect().set_registered_model_alias("many", "late", "3")  # after the list was made
+    delete_old_models(doomed)
+    assert {str(version.version) for version in find_versions("many")} == {"2", "3", "4"}
+    for number in "234":
+        assert files_of(versions[number]) == before[number]
+
+    connect().delete_model_version("many", "3")  # as a call that is killed right then
+    (left,) = find_old_models(1, [], [], unversioned_seconds=0)
+    assert left.version is None
+    assert find_old_models(1, [], []) == [], "it may be one that is being registered"
+    delete_old_models([left])
+    assert find_old_models(1, [], [], unversioned_seconds=0) == []
+    for number in "13":
+        assert gone(versions[number])
