@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_UI_URL
 
 from dataops.config import SCHEDULED
@@ -115,7 +115,7 @@ def continue_run(
     Raises: ConfigError if the options do not fit each other, or if a deployment starts it while its process still works.
     """
     record, store = load_run(run_id, home())
-    if flow_run.deployment_id is None:  # the command has checked the run, and closed what was killed
+    if deployment.id is None:  # the command has checked the run, and closed what was killed
         how = Continuation(until, (), tuple(retry))
     else:
         how = Continuation.of(record, from_stage, until, retry)

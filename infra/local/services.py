@@ -55,6 +55,9 @@ PREFECT = Service(
         # The default ("*") lets any page in the user's browser use the API.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:{port},http://localhost:{port}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Runs, their logs and cards go after 90 days, events after 7; the store keeps the record of each run.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * 24 * 3600),
         "DO_NOT_TRACK": "true",
     },
     port=4200,

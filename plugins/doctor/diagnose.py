@@ -14,7 +14,7 @@ from dataops.toml_text import parse_toml
 from infra.local import services
 from plugins.doctor import installation
 from plugins.doctor.check import Check
-from plugins.doctor.machine import check_compiler, check_disk, check_gpu, check_memory
+from plugins.doctor.machine import check_compiler, check_disk, check_gpu, check_growth, check_memory
 from plugins.doctor.servers import check_services
 from plugins.doctor.store import check_store
 
@@ -28,7 +28,13 @@ def diagnose(store_uri: str | None = None, config: Path | None = None) -> list[C
     """
     store = check_store(store_uri or str(services.home() / "store"))
     store += check_executors(config) if config else []
-    machine = [check_disk(services.home()), check_memory(), check_gpu(), *_check_compiler(config)]
+    machine = [
+        check_disk(services.home()),
+        *check_growth(services.home()),
+        check_memory(),
+        check_gpu(),
+        *_check_compiler(config),
+    ]
     return [*_check_installation(), *check_services(), *store, *machine]
 
 

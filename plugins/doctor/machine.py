@@ -3,7 +3,7 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +14,16 @@ from plugins.doctor.check import Check
 from training.compiler import REMEDY, prepare_compiler
 
 GIB = 2**30
+GROWTH: Mapping[str, tuple[float, str]] = {
+    "services/prefect/prefect.db*": (
+        2,
+        "pairmill down; delete services/prefect/prefect.db*: the store has all runs, and `pairmill deploy` the schedules",
+    ),
+    "services/mlflow/mlflow.db*": (2, "delete runs that you no longer compare in MLflow, then run `mlflow gc`"),
+    "services/mlflow/artifacts/**/*": (20, "pairmill gc --keep-versions 5"),
+    "services/*/log*": (0.5, "pairmill up"),
+}
+"""GB from which on something in a home is larger than a year of nights makes it, and what to do, by its files."""
 DISK_GIB = 5
 """Free disk space for shards and checkpoints, in GiB; with less, a run may fail half-way."""
 FULL_GIB = 0.5
@@ -29,6 +39,17 @@ def check_disk(folder: Path, free: Callable[[Path], int] = lambda path: shutil.d
     remedy = "free disk space, or set PAIRMILL_HOME and store.uri to folders on another disk"
     fits = room >= DISK_GIB
     return Check("disk", fits, "error" if room < FULL_GIB else "warning", detail, "" if fits else remedy)
+
+
+def check_growth(home: Path, bounds: Mapping[str, tuple[float, str]] = GROWTH) -> list[Check]:
+    """Check what runs leave in a home: databases, logs, and the files of registered models."""
+    checks = []
+    for pattern, (gigabytes, remedy) in bounds.items():
+        used = sum(path.stat().st_size for path in home.glob(pattern) if path.is_file()) / 1e9
+        if used > gigabytes:
+            detail = f"{pattern} in {home} has {used:.1f} GB (expected: at most {gigabytes:g})"
+            checks.append(Check("growth", False, "warning", detail, remedy))
+    return checks or [Check("growth", True, "warning", "databases, logs and models are of the expected size")]
 
 
 def check_memory(available: int | None = None) -> Check:

@@ -142,3 +142,13 @@ def test_hostile_text_of_a_check_is_printed_as_text(capsys: pytest.CaptureFixtur
 def test_config_that_is_a_fifo_is_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "c.toml")
     assert [check.ok for check in check_executors(tmp_path / "c.toml")] == [False]
+
+
+def test_growth_names_what_is_larger_than_a_year_makes_it(tmp_path: Path):
+    (tmp_path / "services" / "prefect").mkdir(parents=True)
+    (tmp_path / "services" / "prefect" / "log").write_bytes(b"x" * 3000)
+    (tmp_path / "services" / "prefect" / "log.1").write_bytes(b"x" * 3000)
+    (fine,) = machine_checks.check_growth(tmp_path)
+    assert fine.ok
+    (found,) = machine_checks.check_growth(tmp_path, {"services/*/log*": (5e-6, "pairmill up"), "nothing*": (0, "")})
+    assert (found.ok, found.severity, found.remedy) == (False, "warning", "pairmill up")

@@ -19,6 +19,8 @@ def versions(mlflow_url: str, upstream: SimpleNamespace) -> dict[str, Any]:
     """Return four versions of `many`, by number; the second has an alias, the fourth is the newest."""
     for number in range(4):
         stage.make(*plan_registration(upstream, model_name="many", description=f"number {number}"))
+    for alias in connect().get_registered_model("many").aliases:
+        connect().delete_registered_model_alias("many", alias)
     connect().set_registered_model_alias("many", "deployed", "2")
     return {str(version.version): version for version in find_versions("many")}
 
