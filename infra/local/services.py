@@ -35,6 +35,9 @@ CREDENTIALS = {
     "mlflow": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
 }
 
+LOG_FORMAT = "PAIRMILL_LOG_FORMAT"
+"""Environment variable: `json` for log lines that are JSON objects."""
+
 PREFECT = Service(
     name="prefect",
     # `server start` in the foreground: Prefect's own background and ephemeral servers run `uvicorn --app-dir
@@ -243,6 +246,8 @@ def show_login() -> str:
 def client_environment() -> dict[str, str]:
     """Return the environment variables for clients of the services: URLs of running servers, and settings."""
     values = dict(_CLIENT_SETTINGS)
+    if os.environ.get(LOG_FORMAT, "").strip().lower() == "json":  # Prefect's own formatter, of flow runs and workers
+        values["PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER"] = "json"
     for name, variable in CLIENT_VARIABLE.items():
         if url := _external(name) or _own_url(name):
             values[variable] = url

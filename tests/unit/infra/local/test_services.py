@@ -1,5 +1,6 @@
 import base64
 import http.server
+import json
 import os
 import subprocess
 import sys
@@ -143,3 +144,21 @@ def test_up_refuses_an_external_server_with_an_error(answering, monkeypatch: pyt
     monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
     with pytest.raises(ServiceError, match=f"PREFECT_API_URL names .*HTTP {code}.*unset PREFECT_API_URL"):
         services.up(external_patience_s=0)
+
+
+def test_one_setting_makes_the_log_lines_of_flows_json_objects(monkeypatch):
+    monkeypatch.setenv(services.LOG_FORMAT, "json")
+    code = """
+import logging
+from prefect.logging.configuration import setup_logging
+setup_logging()
+from tasks.engine.process_guard import guard_process
+guard_process()
+logging.getLogger("flows.x").warning("two\\nlines of s3://user:hunter2@bucket")
+"""
+    environment = os.environ | services.client_environment()
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=CHECKOUT)
+    line = json.loads(done.stderr)
+    assert (line["name"], line["levelname"]) == ("flows.x", "WARNING")
+    assert "hunter2" not in done.stderr
+    assert "two" in line["msg"]

@@ -1,0 +1,148 @@
+"""The figures that runs write, and the endpoint that Prometheus reads."""
+
+import json
+import multiprocessing
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dataops.facts import DownloadFacts
+from dataops.home import CHECKOUT
+from dataops.snapshot import Counts, Part
+from flows.listeners.base import StageEnd
+from infra.local import supervisor
+from plugins.metrics import figures
+from plugins.metrics.endpoint import GPU_FIELDS
+from plugins.metrics.listener import Metrics
+from tests.live_runs import build_live_run
+from tests.manifests import build_manifest
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def endpoint(home: Path) -> Iterator[str]:
+    """Serve the figures of the home on a free port."""
+    port = supervisor.choose_port()
+    with subprocess.Popen([sys.executable, "-m", "plugins.metrics.endpoint", "--port", str(port)], cwd=CHECKOUT) as one:
+        deadline = time.monotonic() + 60
+        while not supervisor.answers(port, "/favicon.ico"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/metrics"
+        one.kill()
+
+
+def scrape(url: str) -> dict[str, float]:
+    """Return the samples of an endpoint by name and sorted labels, as Prometheus' own parser reads them."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    return {
+        f"{sample.name} {' '.join(sorted(sample.labels.values()))}".strip(): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def run_once(folder: Path, number: int = 1) -> None:
+    """Let the listener see a download of 10 rows, a failed training, and the end."""
+    run = build_live_run(folder / "store", name="nightly")
+    metrics = Metrics(run)
+    metrics.begin()
+    run.stage = "download"
+    metrics.progress(1, 4, "x")
+    facts = {"shards": 1, "samples": 7, "bytes_fetched": 900, "hosts": {}}
+    manifest = build_manifest(
+        "download",
+        [Part(name="0.tar", rows=7, bytes=500, sha256="")],
+        counts=Counts(input=10, kept=7, dropped={"http_404": 2, "timeout": 1}),
+        facts=DownloadFacts.model_validate(facts).as_json(),
+    )
+    metrics.stage_ended(StageEnd("download", "Completed", 2.5, manifest))
+    metrics.stage_ended(
+        StageEnd("extract", "Reused", 0.5, build_manifest("extract", [], counts=Counts(input=9, kept=9)))
+    )
+    run.stage = "train"
+    metrics.attempt_failed(ValueError("x"))
+    metrics.ended("completed" if number == 1 else "failed", None)
+
+
+def test_endpoint_serves_what_runs_add_up(home: Path, endpoint: str):
+    run_once(home)
+    run_once(home, 2)
+    found = scrape(endpoint)
+    expected = {
+        "rows_total nightly download": 14,
+        "dropped_rows_total nightly download http_404": 4,
+        "image_requests_total nightly ok": 14,
+        "image_requests_total nightly timeout": 2,
+        "fetched_bytes_total nightly": 1800,
+        "written_bytes_total nightly download": 1000,
+        "stages_total nightly extract Reused": 2,
+        "stage_seconds_total nightly download": 5,
+        "failed_attempts_total nightly train ValueError": 2,
+        "runs_total nightly completed": 1,
+        "runs_total nightly failed": 1,
+        "run_active nightly": 0,
+        "stage_progress_ratio nightly download": 0.25,
+        "service_up prefect": 0,
+    }
+    for name, value in expected.items():
+        figure, *labels = name.split()
+        assert found[" ".join([f"pairmill_{figure}", *sorted(labels)])] == value
+    assert "pairmill_rows_total extract nightly" not in found, "a reused stage keeps no row"
+    assert time.time() - found["pairmill_run_success_timestamp_seconds nightly"] < 600
+    assert found["pairmill_disk_free_bytes"] > 0
+
+
+def test_runs_write_nothing_before_somebody_asks_for_metrics(home: Path):
+    run_once(home)
+    assert not (home / "metrics").exists()
+
+
+def _add(times: int) -> None:
+    for _ in range(times):
+        figures.add("nightly", {("runs", ("completed",)): 1}, {})
+
+
+def test_runs_at_the_same_time_lose_no_figure_and_a_damaged_file_begins_anew(home: Path):
+    figures.folder().mkdir()
+    (figures.folder() / "nightly.json").write_text("[[")
+    both = [multiprocessing.get_context("fork").Process(target=_add, args=(100,)) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert figures.read(figures.folder() / "nightly.json") == {("runs", ("completed",)): 200}
+
+
+def test_panels_of_the_dashboard_show_figures_that_exist():
+    dashboard = json.loads((CHECKOUT / "infra" / "grafana.json").read_text())
+    known = {f"{name}_total" for name in figures.COUNTERS} | set(figures.GAUGES)
+    known |= {name for name, *_ in GPU_FIELDS.values()} | {
+        "flow_runs",
+        "work_pool_ready",
+        "service_up",
+        "disk_free_bytes",
+    }
+    used = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"pairmill_(\w+)", target["expr"])
+    }
+    assert used <= known
+    assert known - used <= {"stages_total", "run_changed_timestamp_seconds"}
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
