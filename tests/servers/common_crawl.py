@@ -3,8 +3,11 @@
 import gzip
 import threading
 from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.servers.loopback import Handler, serving
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Crawl:
         return [path.rpartition("/")[2].partition(".")[0] for path, _, _ in self.log if path.endswith(".wat.gz")]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     protocol_version = "HTTP/1.1"
     crawl: Crawl
 
@@ -94,23 +97,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Log nothing."""
 
-
-class CrawlServer:
-    """Serves a Crawl within a `with` block."""
-
-    def __enter__(self) -> Crawl:
-        self.crawl = Crawl()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"crawl": self.crawl}))
-        self.crawl.url = f"http://127.0.0.1:{self.server.server_address[1]}/"
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
-        self.thread.start()
-        return self.crawl
-
-    def __exit__(self, *_: object) -> None:
-        self.crawl.gate.set()
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
+@contextmanager
+def CrawlServer() -> Iterator[Crawl]:
+    """Serve a Crawl within a `with` block."""
+    crawl = Crawl()
+    with serving(type("Handler", (_Handler,), {"crawl": crawl})) as server:
+        crawl.url = f"{server.url}/"
+        yield crawl
+        crawl.gate.set()

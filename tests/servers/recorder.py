@@ -5,8 +5,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.servers.loopback import Handler, serving
 
 
 @dataclass(frozen=True)
@@ -45,30 +46,15 @@ class Recorder:
 def serve_recorder() -> Iterator[Recorder]:
     """Run a server inside the `with`."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Recording(Handler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
+            call = Call(self.path, headers, self.read_body())
             with recorder.changed:
-                recorder.calls.append(Call(self.path, headers, body))
+                recorder.calls.append(call)
                 recorder.changed.notify_all()
-            self.send_response(recorder.status)
-            self.send_header("Content-Length", "0")
-            if recorder.location:
-                self.send_header("Location", recorder.location)
-            self.end_headers()
+            self.answer(recorder.status, **({"Location": recorder.location} if recorder.location else {}))
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    recorder = Recorder(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with serving(Recording) as server:
+        recorder = Recorder(server.url)
         yield recorder
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

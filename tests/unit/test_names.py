@@ -1,6 +1,7 @@
 """A name of a stage, a drop reason, an opt-out signal, a kind of source or a command stands in one module of the core."""
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,17 +9,21 @@ from typing import Any
 
 import pytest
 
-from dataops import plugins, reasons
+from dataops import plugins, reasons, schema
 from dataops.schema import MEANINGS
 from dataops.stages import STAGES
 from flows.pipeline import PIPELINE
+from tasks.download.outcome import EVIDENCE
 from tasks.filter.added_steps import describe_reasons
-from tasks.reports.drop_reasons import DROP_REASONS
+from tasks.reports.drop_reasons import DAMAGES, DROP_REASONS
 
 ROOT = Path(reasons.__file__).parents[1]
 REASONS = {name for stage in DROP_REASONS.values() for name in stage} | {*describe_reasons()}
 MAKES_REASON = frozenset({"BadPage", "BadUrl", "Damage", "FetchError", "ImageRefused", "RequestRefused", "refuse"})
 """Calls whose first argument is a reason."""
+MAKES_DAMAGE = frozenset({"BadBody", "add_damage"})
+NO_ROWS = frozenset({"redirect", "bad_answer", "unreadable", "not_encrypted"})
+"""Errors of files of sources and hosts, and of images that a model captions, which drop no row."""
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -45,6 +50,17 @@ def find_doubles(names: set[str], trees: Mapping[str, ast.Module]) -> dict[str, 
     return {name: sorted(places) for name, places in found.items() if len(places) > 1}
 
 
+def find_made(
+    trees: Mapping[str, ast.Module], names: frozenset[str], count: int | None = None
+) -> Iterator[tuple[str, str]]:
+    """Yield place and text of each name among the first arguments of the calls of these functions."""
+    for module, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in names:
+                texts = [str(one.value) for one in node.args[:count] if isinstance(one, ast.Constant)]
+                yield from ((f"{module}:{node.lineno}", t) for t in texts if re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", t))
+
+
 @pytest.fixture(scope="module")
 def trees() -> dict[str, ast.Module]:
     return dict(modules())
@@ -57,20 +73,24 @@ def test_names_of_two_words_stand_in_one_module(trees: Mapping[str, ast.Module])
 
 
 def test_reasons_of_one_word_are_constants_where_an_error_is_made(trees: Mapping[str, ast.Module]) -> None:
-    found = [
-        f"{module}:{node.lineno} {node.args[0].value}"
-        for module, tree in trees.items()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)
-        if getattr(node.func, "id", getattr(node.func, "attr", "")) in MAKES_REASON and node.args[0].value in REASONS
-    ]
-    assert found == []
+    assert [one for one in find_made(trees, MAKES_REASON, 1) if one[1] in REASONS] == []
+
+
+def test_reasons_and_damages_where_an_error_is_made_are_described(trees: Mapping[str, ast.Module]) -> None:
+    found = [*find_made(trees, MAKES_REASON | MAKES_DAMAGE)]
+    assert "bad_record" in {text for _, text in found}
+    assert [one for one in found if one[1] not in {*REASONS, *DAMAGES, *NO_ROWS}] == []
 
 
 def test_each_shared_reason_is_described() -> None:
     shared = {name: value for name, value in vars(reasons.Reason).items() if name.isupper()}
     assert {*shared.values()} <= REASONS
     assert all(name == value.upper() for name, value in shared.items())
+
+
+def test_each_column_has_a_meaning_and_each_meaning_a_column():
+    columns = {field.name for field in [*schema.CURATED, schema.CAPTIONS, *schema.DROP, *EVIDENCE]}
+    assert columns == {*MEANINGS}
 
 
 NAMED: dict[str, Any] = {

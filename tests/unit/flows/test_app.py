@@ -145,16 +145,6 @@ def stranger(tmp_path: Path) -> Stranger:
     return Stranger(tmp_path)
 
 
-def test_command_of_another_distribution_runs_and_is_listed_in_its_group(stranger: Stranger):
-    stranger.install("polite", GREET.format(body=""), "[pairmill.commands.look]\ngreet = polite:greet\n")
-    done = stranger.run(RUN.format(arguments=["greet", "you"]))
-    assert (done.returncode, done.stdout) == (4, "hello you\n")
-    groups = stranger.run(RUN.format(arguments=["--help"])).stdout.split("─ Look ")
-    assert "greet" in groups[1].partition("╭")[0]
-    assert "Greet somebody." in groups[1].partition("╭")[0]
-    assert "Who is greeted." in stranger.run(RUN.format(arguments=["greet", "--help"])).stdout
-
-
 def test_list_of_commands_imports_none_of_them(stranger: Stranger):
     stranger.install("loud", "print('imported')" + GREET.format(body=""), "[pairmill.commands.run]\nx = loud:greet\n")
     code = RUN.format(arguments=["--help"]).replace("sys.exit(", "print(").replace("]))", "])); print(*sys.modules)")

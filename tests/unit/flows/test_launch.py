@@ -89,20 +89,6 @@ def test_train_on_pool_starts_a_child_with_the_run_and_waits(run: Any, tmp_path:
     assert set(child.tags) == {"gpu", f"train:{KEY}"}
 
 
-def test_retried_parent_waits_for_the_running_child(run: Any) -> None:
-    client = Client([Running(), KeyboardInterrupt()])  # pyright: ignore[reportArgumentType]
-    with pytest.raises(KeyboardInterrupt):
-        run(client)
-    assert client.cancelled == [client.runs[0].id], "a cancel ends the child"
-    client.answers = [Running(), RuntimeError("a bug, not a cancel")]
-    with pytest.raises(RuntimeError):
-        run(client)
-    assert len(client.cancelled) == 1
-    client.answers = [Running(), Completed()]
-    assert run(client)
-    assert len(client.runs) == 1, "never twice"
-
-
 @pytest.mark.parametrize(
     ("state", "error"),
     [

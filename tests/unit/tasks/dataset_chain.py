@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 from PIL import Image
@@ -37,6 +36,7 @@ from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
+from tests.unit.tasks import raw_images
 
 INLINE = InlineExecutor()
 Rows = Sequence[Mapping[str, Any]]
@@ -50,12 +50,9 @@ SCHEMAS = {"extract": PAIRS, "filter": FILTERED, "download": DOWNLOADED, "curate
 
 
 @cache
-def jpeg(seed: int, size: int = 48) -> bytes:
+def jpeg(seed: int) -> bytes:
     """Return an image of coloured blocks."""
-    colours = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(colours).resize((size, size), Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
-    return out.getvalue()
+    return raw_images.jpeg(raw_images.blocks(seed, 48), quality=90)
 
 
 def pair(number: int, why: str | None = None, stage: str = "curate", **more: Any) -> dict[str, Any]:

@@ -27,13 +27,9 @@ def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(
         assert export(model, "open_clip", out, tmp_path / "home", str(tmp_path / "store"), as_json=True) == 0
         report = json.loads(capsys.readouterr().out)
         assert [file["name"] for file in report["files"]] == sorted(path.name for path in out.iterdir())
-        assert f"local-dir:{out}" in report["use"]
         exported[name] = {path.name: path.read_bytes() for path in out.iterdir()}
     for name in ("README.md", "LICENSE"):
-        texts = [exported[name_].pop(name).decode() for name_ in ("a", "b")]
-        assert all("has stated no licence" in text for text in texts)
-        assert finished_model.name in texts[0]
-        assert f"train/{draft.key}" in texts[1]
+        assert all(b"has stated no licence" in one.pop(name) for one in exported.values())
     assert exported["a"] == exported["b"]
     assert {"open_clip_config.json", "open_clip_model.safetensors"} <= exported["a"].keys()
     with pytest.raises(ConfigError, match="is not empty"):

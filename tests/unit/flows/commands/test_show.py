@@ -5,12 +5,10 @@ from pathlib import Path
 import pytest
 
 from dataops.snapshot import Input, Part
-from dataops.stages import STAGES
 from dataops.store import FolderStore
 from flows.app import run_command
-from flows.commands import show
 from flows.commands.show import LISTED, show_snapshot
-from flows.records import Attempt, RunRecord, StageRun
+from flows.records import RunRecord
 from tests.manifests import build_manifest
 
 
@@ -18,26 +16,6 @@ def record(run_id: str, state: str) -> RunRecord:
     return RunRecord.model_validate(
         {"run_id": run_id, "name": "a", "created_at": f"2026-01-01T00:00:0{run_id}", "config": {}, "state": state}
     )
-
-
-def test_runs_counts_the_stages_up_to_the_one_at_which_a_run_was_to_stop(capsys):
-    stages = [StageRun(stage=name, key="0" * 16, state="Completed") for name in STAGES]
-    shown = {
-        "1": (stages[:3], ["pack"], "3 of 5, until pack"),
-        "2": (stages, [None, "pack"], "8 of 8"),
-        "3": ([], [], "0 of 8"),
-    }
-    records = []
-    for name, (done, ends, _) in shown.items():
-        records.append(record(name, "completed"))
-        records[-1].stages = done
-        records[-1].attempts = [
-            Attempt(started_at=f"2026-01-0{n + 1}", host="h", pid=1, until=until) for n, until in enumerate(ends)
-        ]
-    assert show.show_runs(records, "", as_json=False) == 0
-    out = capsys.readouterr().out
-    for (_, _, expected), line in zip(shown.values(), out.splitlines()[2:], strict=True):
-        assert line.endswith(expected)
 
 
 def test_runs_names_the_home_and_the_remedy_if_there_is_no_run(tmp_path: Path, monkeypatch, capsys):

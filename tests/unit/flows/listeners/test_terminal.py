@@ -44,14 +44,6 @@ def terminal_block(width: int = 40) -> tuple[TerminalBlock, Console, io.StringIO
     return TerminalBlock(console, lambda: Text("a" * 30 + "\n" + "b" * 10)), console, out
 
 
-def test_a_narrower_terminal_shows_a_line_in_several_rows_which_are_all_erased():
-    drawn, console, out = terminal_block()
-    drawn.print_above(Text("first"))
-    console.width = 12  # the terminal has wrapped 30 columns into three rows
-    drawn.print_above(Text("x"))
-    assert "\r\x1b[3A\x1b[Jx\n" in out.getvalue()
-
-
 def test_a_frozen_block_stays_and_nothing_is_drawn_over_what_follows():
     drawn, _, out = terminal_block()
     with drawn:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Counts, Draft, Record, load_manifest
+from dataops.snapshot import Counts, Draft
 from dataops.store import open_store
 from flows.app import run_command
 from flows.config import RunConfig
@@ -129,19 +129,6 @@ def test_no_file_is_written_before_the_first_run(command: list[str], tmp_path: P
     for number in range(3):
         assert run_command([command[0], *command[1:], f"{number}.toml"]) == 0, capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_finished_tasks_of_an_unfinished_attempt_are_kept(folder: Path):
-    key = str(plan_of(folder, until="extract").stages[0].key)
-    manifest = load_manifest(open_store(str(folder / "store")), "extract", key)
-    assert manifest is not None
-    (folder / "store" / "extract" / key / "manifest.json").unlink()
-    shutil.rmtree(folder / "store" / "extract" / "by-source")
-    draft = Draft(open_store(str(folder / "store")), "extract", key)
-    draft.finish(Record(task="extract-00000"))
-    draft.store.put(draft.scratch("lease-1.json"), b"{}")
-    (found,) = plan_of(folder, until="extract").stages
-    assert (found.action, found.finished_tasks, found.why) == ("resume", 1, ["an attempt is unfinished"])
 
 
 def add_run(folder: Path, stage: str, rows: int, seconds: float, name: str = "birds", **tables) -> None:

@@ -1,10 +1,8 @@
 import base64
-import http.server
 import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from dataops.redaction import redact
 from infra.local import login, services, supervisor
 from infra.local import supervisor as processes
 from infra.local.supervisor import ServiceRecord
+from tests.servers.loopback import Handler, serving
 
 
 @pytest.fixture(autouse=True)
@@ -28,21 +27,13 @@ def answering():
     codes: dict[str, int] = {}
     requests: list[tuple[str, str | None]] = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Answering(Handler):
         def do_GET(self):
             requests.append((self.path, self.headers["Authorization"]))
-            self.send_response(codes.get(self.path, 200))
-            self.end_headers()
+            self.answer(codes.get(self.path, 200))
 
-        def log_message(self, format, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", codes, requests
-        server.shutdown()
-        thread.join()
+    with serving(Answering) as server:
+        yield server.url, codes, requests
 
 
 def record_running(name: str, port: int, *, pid: int | None = None) -> Path:

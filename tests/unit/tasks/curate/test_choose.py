@@ -1,17 +1,13 @@
-from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pytest
 
 from dataops.schema import uid
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
-from tasks.curate import choose as steps
 from tasks.curate.choose import choose_rows, read_decisions
 from tasks.curate.config import CurateConfig, Units
 from tasks.curate.evaluation_overlap import MATCHES
@@ -155,29 +151,3 @@ def test_choose_rows_keeps_the_image_of_the_first_source(tmp_path: Path) -> None
     for sources, kept in ((("own", "crawl", "list"), "b"), (("crawl", "own", "list"), "a"), ((), "c")):
         decisions = choose(tmp_path / kept, [table], sources=sources)
         assert [row["uid"][0] for row in decisions if row["drop_reason"] is None] == [kept]
-
-
-def test_links_are_connected_by_partitions_in_few_rounds(tmp_path: Path) -> None:
-    """A long chain, pairs and a chain in ascending order, in partitions that each have few of the links."""
-    random, draft = np.random.default_rng(5), Draft(FolderStore(tmp_path), "curate", "k")
-    ids = [int(number) for number in random.choice(1 << 34, 400, replace=False)]
-    links = [*pairwise(ids[:150]), *zip(ids[150:300:2], ids[151:300:2], strict=True), *pairwise(sorted(ids[300:]))]
-    label = {number: number for number in ids}
-    for one, two in links * len(ids):
-        label[one] = label[two] = min(label[one], label[two])
-    table = pl.DataFrame(links, schema={"id": pl.UInt64, "representative": pl.UInt64}, orient="row")
-    job = steps.CurateJob(CurateConfig(near_duplicates=False), 400, 4, 20, 1)
-    assert job.link_partitions == 7
-    for number in range(20):
-        steps.put_links(draft, Step(steps.connect_links, number, job), "links", table[number::20])
-
-    def connect(job: steps.CurateJob) -> bool:
-        records = [run(draft, Step(steps.connect_links, number, job)) for number in range(7)]
-        return any(record.facts["changed"] for record in records)
-
-    while connect(job):
-        job = replace(job, round=job.round + 1)
-    assert 1 < job.round < 12
-    tables = [job.exchange("connected").read(draft, number) for number in range(7)]
-    found = dict(pl.concat(tables).select("node", "label").unique().iter_rows())
-    assert found == {number: root for number, root in label.items() if number != root}

@@ -70,20 +70,6 @@ def test_images_without_contrast_are_blank(tmp_path: Path) -> None:
     assert reasons(*curate_pairs(tmp_path, pairs)) == {"white": "blank", "faint": "blank"}
 
 
-def test_an_image_of_too_many_urls_is_a_placeholder(tmp_path: Path) -> None:
-    pairs = [pair(f"p{n}", f"item {n}", jpeg(blocks(1)), "aa") for n in range(4)]
-    pairs += [pair(f"q{n}", f"item {n}", jpeg(blocks(2)), "bb") for n in range(3)]
-    pairs += [pair("q0", f"another text {n}", jpeg(blocks(2)), "bb") for n in range(3)]  # one URL counts once
-    store, manifest = curate_pairs(tmp_path, pairs, max_addresses=3)
-    assert manifest.counts.dropped == {"placeholder": 4, "exact_duplicate": 5}
-    assert {url for url, reason in reasons(store, manifest).items() if reason == "placeholder"} == {
-        "p0",
-        "p1",
-        "p2",
-        "p3",
-    }
-
-
 def health_cases() -> dict[str, tuple[bytes, str | None]]:
     def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
         out = io.BytesIO()

@@ -41,16 +41,6 @@ def test_pool_limits_the_threads_of_a_slow_host() -> None:
     assert max(most.values()) == 2
 
 
-def test_pool_limits_the_waiting_results() -> None:
-    done = []
-    pool = HostPool(threads=3, per_host=9)
-    results = pool.imap_unordered(lambda row: done.append(row) or row, [(n, f"http://h{n}/") for n in range(30)])
-    next(results)
-    time.sleep(0.05)
-    assert len(done) <= 1 + 3 + 3
-    assert len(list(results)) == 29
-
-
 def test_host_whose_images_cost_too_much_cpu_time_is_given_up_in_all_processes(tmp_path: Path) -> None:
     pool, pace = HostPool(threads=1, per_host=1), HostPace(PaceLimits(), Pauses(tmp_path))
     budget = CpuBudget(pool, pace, seconds=10)

@@ -1,8 +1,6 @@
 from collections import Counter
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from threading import Barrier
 from typing import Any
 
 import pytest
@@ -151,22 +149,3 @@ def test_check_records_only_text_that_can_be_stored() -> None:
     assert found.detail.startswith("/, policy ?ppp")
     assert len(found.detail) == 1_000
     assert checked(Host(tdmrep=(200, '[{"location": "/\\ud800", "tdm-reservation": 1}]')), "http://a.test/x") == []
-
-
-def test_two_threads_read_tdmrep_and_ai_txt_in_parallel() -> None:
-    both = Barrier(2)
-
-    class Slow(Host):
-        def get(self, origin: str, path: str, turn: Any = nullcontext) -> OriginFile:
-            if path != "/robots.txt":
-                both.wait(20)
-            return super().get(origin, path, turn)
-
-    host = Slow()
-    asked = rules(host)
-    with ThreadPoolExecutor(2) as threads:
-        for _ in range(2):
-            threads.submit(asked.check, split_url("http://a.test/1.jpg"))
-    assert not both.broken
-    assert set(host.asked.values()) == {1}
-    assert len(host.asked) == 3

@@ -10,7 +10,6 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from dataops.images.decode import read_header
 from dataops.images.orientation import ORIENTATION_TAG, turn_image
 from tasks.download.guarded_process import GuardedProcess, ServerLimits
 from tasks.download.host_turns import CpuBudget, HostPace, HostPool, PaceLimits
@@ -60,15 +59,6 @@ def test_resizers_give_the_same_sizes_and_similar_pixels(mode: str, size: tuple[
     if size[0] % 8 == size[1] % 8 == 0:  # else it is shifted by a fraction of a pixel
         error = np.mean((pixels(fast[0]) - pixels(theirs[0])) ** 2)
         assert 10 * np.log10(255**2 / max(error, 1e-9)) > 26
-
-
-def test_fast_resizer_decodes_at_the_largest_factor_that_is_enough() -> None:
-    _, _, fast = resizers(min_image_size=100)
-    for size, factor in {(255, 300): 1, (256, 300): 2, (511, 900): 2, (512, 513): 4, (1024, 1100): 8}.items():
-        assert fast.factor(read_header(photograph(size))) == factor
-        assert fast.factor(read_header(photograph(size, kind="PNG"))) == 1
-    assert fast.factor(read_header(photograph((512, 512), "CMYK"))) == 1
-    assert fast.factor(read_header(photograph((90, 4000)))) == 1, "img2dataset refuses it"
 
 
 def rotated(size: tuple[int, int], orientation: int, kind: str = "JPEG", mode: str = "RGB") -> tuple[bytes, bytes]:

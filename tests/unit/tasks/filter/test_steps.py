@@ -57,10 +57,6 @@ def test_balancing_samples_frequent_queries_and_drops_with_reasons(tmp_path: Pat
     again = filtered(tmp_path / "again", rows, parts=3, balance=balance)
     assert again.content_digest == manifest.content_digest
     assert FILTER.external_inputs(FilterConfig(balance=balance))[0].key == "queries.parquet"
-    assert {row["sampling_probability"] for row in kept(tmp_path / "offline", manifest)} == {None}
-    (tmp_path / "moved").mkdir()
-    moved = balance | {"queries": queries(tmp_path / "moved")}
-    assert filtered(tmp_path / "again", rows, balance=moved).key == manifest.key
     with pytest.raises(ConfigError, match="pairmill queries build"):
         FILTER.external_inputs(FilterConfig(balance={"queries": "no/such.parquet"}))
 

@@ -152,25 +152,6 @@ class TestWithoutProcesses:
         assert packed_dataset.content_digest == whole.content_digest
         assert dict(Counter(done)) == counts, "each once"
 
-    def test_loader_samples_by_the_probabilities_of_balancing(self, tmp_path: Path) -> None:
-        probabilities, sampled = [0.0, 0.03, 0.5, 1.0, None], []
-        pairs = [pair(n, sampling_probability=chance) for n, chance in enumerate(probabilities)]
-        for shard_size in (2, 5):  # the shard size does not matter
-            store, packed_dataset = dataset_in(tmp_path / str(shard_size), pairs, shard_size=shard_size)
-            rows = read_parts(store, packed_dataset)
-            probability_of = dict(zip(rows["url"].to_pylist(), rows["sampling_probability"].to_pylist(), strict=True))
-            assert [probability_of[row["url"]] for row in pairs] == pytest.approx(probabilities)
-            dataset = Dataset(
-                [store.local(packed_dataset.path(part.name)) for part in packed_dataset.named("", ".tar")], 32, 0
-            )
-            assert dataset.sampling is not None
-            assert sorted(dataset.sampling.probabilities.tolist()) == pytest.approx([0, 0.03, 0.5, 1, 1])
-            half = dataset.sampling.probabilities.tolist().index(0.5)
-            sampled.append([bool(dataset.sampling.drawn(0, epoch)[half]) for epoch in range(50)])
-            dataset.close()
-        assert sampled[0] == sampled[1]
-        assert 10 <= sum(sampled[0]) <= 40
-
     @pytest.mark.parametrize("runs", [False, True])
     def test_a_sample_has_the_further_captions_of_its_row(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool

@@ -18,8 +18,6 @@ FACTS: dict[str, dict[str, Any]] = {
     "pack": {"samples": 8, "shards": 1, "bytes": 1, "licenses": {HOSTILE: 3, "": 5}, "hosts": {HOSTILE: 8}},
     "evaluate": {"metrics": {HOSTILE: {"n": 10}}},
 }
-BALANCE = {"pairs": 8, "unmatched": 0, "kept": 8, "seen": 8, "queries": 1234, "queries_found": 1, "matches_before": 8,
-           "matches_after": 8, "effective_before": 1.0, "effective_after": 1.0}  # fmt: skip
 
 
 def manifests() -> dict[str, Manifest]:
@@ -45,19 +43,6 @@ def manifests() -> dict[str, Manifest]:
 ROWS = [{"task": HOSTILE, "metric": "top1", "value": 0.5, "low": 0.0, "high": 0.6, "chance": 0.1, "n": 10}]
 
 
-def balanced() -> dict[str, Manifest]:
-    theirs, queries = manifests(), Input(stage="source", key="queries.parquet", digest="ab" * 32)
-    words = Input(stage="source", key="unsafe words", digest="0" * 64)
-    theirs["filter"] = theirs["filter"].model_copy(
-        update={
-            "inputs": [*theirs["filter"].inputs, words, queries],
-            "config": {"balance": {"max_per_query": 5}},
-            "facts": {"balance": BALANCE},
-        }
-    )
-    return theirs
-
-
 def registered(**values: Any) -> Card:
     known: dict[str, Any] = {
         "description": "Made by `us`.",
@@ -70,7 +55,7 @@ def registered(**values: Any) -> Card:
         "commit_url": "https://git.example/r/commit/c",
         "link": lambda name: name,
     }
-    return Card("m", balanced(), ROWS, "passed", **known | values)
+    return Card("m", manifests(), ROWS, "passed", **known | values)
 
 
 def read_page(markdown: str) -> LexborHTMLParser:
@@ -81,17 +66,16 @@ def test_lineage_leads_stage_by_stage_down_to_the_sources() -> None:
     for text in (registered().markdown(), registered().summary({"runs": "#/x"})):
         page = read_page(split_front_matter(text)[1])
         links = {node.text(): node.attributes["href"] for node in page.css("td a")}
-        assert links.keys() == {*manifests(), "source", "source file", "word list", "config", "code"}
+        assert links.keys() == {*manifests(), "source", "source file", "config", "code"}
         assert [name for name in links if name in manifests()] == list(reversed(manifests()))
         assert links["source"] == links["source file"] == links["extract"] == "extract.html"
-        assert links["filter"] == links["word list"] == "filter.html"
+        assert links["filter"] == "filter.html"
         assert links["pack"] == "manifests/pack.json", "this dataset has no page"
         assert links["code"] == "https://git.example/r/commit/c"
         shown = page.text()
-        for words in ("0123456789abcdef", "c" * 16, "queries.parquet", "ab" * 8, "Trained on 2026-01-02"):
+        for words in ("0123456789abcdef", "c" * 16, "Trained on 2026-01-02"):
             assert words in shown
     assert "](#/x)" in text
-    assert "word list" not in Card("m", manifests(), ROWS, "passed").markdown(), "the filter did not balance"
     assert not read_page(Card("m", manifests(), ROWS, "passed").markdown()).css("a"), "there is no run"
 
 

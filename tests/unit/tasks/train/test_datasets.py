@@ -1,7 +1,6 @@
 """A training on several datasets: the same bytes from any disk, its inputs, and the errors of its config."""
 
 import json
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -91,22 +90,6 @@ def test_a_mixture_makes_the_same_bytes_when_its_shards_do_not_fit_on_the_disk(
     assert list_training_datasets(made[0], store)[0].manifest is None
 
 
-def test_a_skipped_sample_is_named_with_its_dataset(store: FolderStore, tmp_path: Path, run_here: None) -> None:
-    own, other = write_dataset(store, OWN, 1, 6), write_dataset(store, OTHER, 1, 7)
-    (shard,) = other.named("", ".tar")
-    path = store.local(other.path(shard.name))
-    path.chmod(0o600)
-    data = path.read_bytes()
-    path.write_bytes(data.replace(b"thing 4", b"\xff\xff\xff\xff\xff\xff\xff"))
-    changed = shard.model_copy(update={"sha256": sha256(path.read_bytes()).hexdigest()})
-    parts = [changed if part == shard else part for part in other.parts]
-    store.put(other.path("manifest.json"), other.model_copy(update={"parts": parts}).model_dump_json().encode())
-    planned = plan_training(store, tmp_path, own, dataset=MIXTURE, max_skipped=0.2, batch_size=6, shuffle_shards=0)
-    manifest = make(planned, Context(store, tmp_path / "home"))
-    (skipped,) = json.loads(store.read(manifest.path("skipped.json")))
-    assert (skipped["shard"], skipped["key"]) == (f"{OTHER}-{shard.name}", "000004")
-
-
 def test_key_depends_on_the_weights_and_the_content_of_each_dataset(store: FolderStore, tmp_path: Path) -> None:
     own, other = write_dataset(store, OWN, 1, 4), write_dataset(store, OTHER, 1, 5)
     copy = build_manifest("pack", other.parts, key="c" * 16, counts=other.counts)
@@ -133,11 +116,8 @@ def test_key_depends_on_the_weights_and_the_content_of_each_dataset(store: Folde
         ([{"key": OTHER, "weight": 1}], "0 tables have no key; exactly one"),
         ([{"weight": 1}, {"key": OTHER, "weight": 1}, {"key": OTHER, "weight": 2}], f"{OTHER} is named twice"),
         ([{"weight": 0}, {"key": OTHER, "weight": 1}], "greater than 0"),
-        ([{"weight": -1}, {"key": OTHER, "weight": 1}], "greater than 0"),
         ([{"weight": float("inf")}, {"key": OTHER, "weight": 1}], "finite number"),
-        ([{"weight": float("nan")}, {"key": OTHER, "weight": 1}], "finite number|greater than 0"),
         ([{"weight": 1}, {"key": "pack/../x", "weight": 1}], "pattern"),
-        ([{"weight": 1}, {"key": OTHER}], "weight"),
     ],
 )
 def test_wrong_tables_are_refused(tables: list[dict[str, object]], message: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pytest
 
 from dataops.errors import ConfigError, SourceError
 from dataops.schema import PAIRS, dropped_schema, uid
-from dataops.snapshot import read_parts
+from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
@@ -24,8 +25,10 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
-def context(folder: Path) -> Context:
-    return Context(store=FolderStore(folder / "store"), home=folder, workers=1, pool=InlineExecutor())
+def extract(folder: Path, *paths: Path | str, **config: Any) -> Manifest:
+    source = PairsSource(paths=[str(path) for path in paths], **config)
+    context = Context(store=FolderStore(folder / "store"), home=folder, workers=1, pool=InlineExecutor())
+    return make(plan(EXTRACT, source, 0, []), context)
 
 
 def laion(path: Path, rows: int = 10, row_group: int = 4) -> Path:
@@ -47,7 +50,7 @@ def test_extract_writes_pairs_of_lists_in_several_formats(tmp_path: Path):
     (tmp_path / "lists" / "c.tsv").write_text("http://img.example/x.jpg\tA  cat\nhttp://img.example/y.jpg\n")
     store = FolderStore(tmp_path / "store")
     paths = [str(tmp_path / "lists" / name) for name in ("a.parquet", "c.tsv")]
-    manifest = make(plan(EXTRACT, PairsSource(paths=paths), 0, []), context(tmp_path))
+    manifest = extract(tmp_path, *paths)
     assert manifest.counts.model_dump() == {"input": 11, "kept": 10, "dropped": {"no_url": 1}}
     assert manifest.facts["read"] == {"rows": 11}
     assert manifest.facts["damaged"] == [["c.tsv", 1, "wrong_fields"]]
@@ -62,15 +65,14 @@ def test_extract_writes_pairs_of_lists_in_several_formats(tmp_path: Path):
     }
     assert kept["source_offset"].to_pylist() == [*range(9), 0]
     with pytest.raises(ConfigError, match=r"b\.tsv: has no header"):
-        make(plan(EXTRACT, PairsSource(paths=[str(tmp_path / "lists" / "b.tsv")]), 0, []), context(tmp_path))
+        extract(tmp_path, tmp_path / "lists" / "b.tsv")
 
 
 def test_extract_splits_a_long_parquet_list_into_parts_with_the_same_rows(tmp_path: Path):
     path = str(laion(tmp_path / "a.parquet"))
     store = FolderStore(tmp_path / "store")
-    whole = make(plan(EXTRACT, PairsSource(paths=[path], extra_columns=("similarity",)), 0, []), context(tmp_path))
-    config = PairsSource(paths=[path], extra_columns=("similarity",), rows_per_part=5)
-    split = make(plan(EXTRACT, config, 0, []), context(tmp_path))
+    whole = extract(tmp_path, path, extra_columns=("similarity",))
+    split = extract(tmp_path, path, extra_columns=("similarity",), rows_per_part=5)
     assert [part.rows for part in split.named("part-")] == [4, 4, 1]
     assert [part.rows for part in split.named("dropped-")] == [0, 0, 1]
     assert read_parts(store, split).equals(read_parts(store, whole))
@@ -82,8 +84,8 @@ def test_extract_fails_on_a_broken_list_unless_max_failed_files_allows_it(tmp_pa
     (tmp_path / "lists" / "broken.parquet").write_bytes(whole[:-20])
     paths = [str(tmp_path / "lists" / "*.parquet")]
     with pytest.raises(SourceError, match=r"broken\.parquet: cannot be read"):
-        make(plan(EXTRACT, PairsSource(paths=paths), 0, []), context(tmp_path))
-    manifest = make(plan(EXTRACT, PairsSource(paths=paths, max_failed_files=1), 0, []), context(tmp_path))
+        extract(tmp_path, *paths)
+    manifest = extract(tmp_path, *paths, max_failed_files=1)
     assert manifest.counts.kept == 9
     [[name, error]] = manifest.facts["failed_files"]
     assert name == "broken.parquet"
@@ -105,7 +107,7 @@ def test_further_captions_of_a_list_are_rows_with_their_kind_in_every_format(tmp
     (tmp_path / "lists" / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
     paths = [str(tmp_path / "lists" / "*")]
     more = {"keywords": "tags", "description": "note"}
-    manifest = make(plan(EXTRACT, PairsSource(paths=paths, more_captions=more), 0, []), context(tmp_path))
+    manifest = extract(tmp_path, *paths, more_captions=more)
     assert manifest.counts.model_dump() == {"input": 18, "kept": 9, "dropped": {"bad_url": 6, "no_caption": 3}}
     store = FolderStore(tmp_path / "store")
     kept = read_parts(store, manifest).to_pylist()
@@ -121,12 +123,10 @@ def test_further_captions_of_a_list_are_rows_with_their_kind_in_every_format(tmp
 def test_lists_of_keywords_are_joined_and_other_types_are_refused(tmp_path: Path):
     table = {"url": ["http://img.example/a.jpg"], "text": ["A red kite"], "tags": [["kite", " ", "sky"]], "size": [3]}
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
-    source = PairsSource(paths=[str(tmp_path / "a.parquet")], more_captions={"keywords": "tags"})
-    manifest = make(plan(EXTRACT, source, 0, []), context(tmp_path))
+    path = tmp_path / "a.parquet"
+    manifest = extract(tmp_path, path, more_captions={"keywords": "tags"})
     assert "kite, sky" in read_parts(FolderStore(tmp_path / "store"), manifest)["caption"].to_pylist()
-    numbers = source.model_copy(update={"more_captions": {"keywords": "size"}})
     with pytest.raises(SourceError, match="column 'size' has the type int64, not text"):
-        make(plan(EXTRACT, numbers, 0, []), context(tmp_path))
-    missing = source.model_copy(update={"more_captions": {"keywords": "nowhere"}})
+        extract(tmp_path, path, more_captions={"keywords": "size"})
     with pytest.raises(ConfigError, match=r"no column 'nowhere'.*source.more_captions.keywords"):
-        make(plan(EXTRACT, missing, 0, []), context(tmp_path))
+        extract(tmp_path, path, more_captions={"keywords": "nowhere"})
