@@ -206,6 +206,8 @@ class FetchedShard(FetchedRows):
     """0, or the number of the round of retries."""
     again: int
     """Number of rows that are left for the next round."""
+    handed: int = 0
+    """Number of rows that are handed on to tasks of other hosts."""
 
 
 class ReopenedShards(FetchedRows):
@@ -225,6 +227,8 @@ class DownloadFacts(Facts):
     bytes_fetched: int
     hosts: dict[str, Tally]
     """As in FetchedRows."""
+    longest: dict[str, int] = {}
+    """Number of rows of the hosts with the most rows."""
 
 
 class CurateFacts(Facts):

@@ -38,6 +38,7 @@ class Reason:
     TOO_COMPLEX = "too_complex"
     OUT_OF_MEMORY = "out_of_memory"
     HOST_CPU = "host_cpu"
+    HOST_LIMIT = "host_limit"
     WORKER_DIED = "worker_died"
     TOO_MANY_PIXELS = "too_many_pixels"
     TOO_SMALL = "too_small"

@@ -12,7 +12,7 @@ from dataops.snapshot import Counts, Draft, Manifest, read_table
 from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import start_hooks
-from tasks.download.rounds import ShardTask, cut_parts
+from tasks.download.rounds import ShardCut, ShardTask, cut_parts
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, Work, plan
@@ -72,7 +72,7 @@ def fetched(
     config = DownloadConfig(**{"image_size": 48, "timeout": 20, "max_bytes": 300_000, "threads": 16} | options)
     context = Context(store, folder, workers=1)
     hooks = start_hooks(Work(config, 0, {"filter": source}, draft, context), context)
-    fetch_shard.download_shard(draft, ShardTask(0, cut_parts(source, len(urls))[0], config, hooks=hooks))
+    fetch_shard.download_shard(draft, ShardTask(ShardCut(0, cut_parts(source, len(urls))[0]), config, hooks=hooks))
     kept, dropped, evidence = (
         read_table(store, draft.path(f"{part}-00000.parquet")).to_pylist() for part in ("part", "dropped", "evidence")
     )

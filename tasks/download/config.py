@@ -1,5 +1,6 @@
 """The `[download]` table of the config, and the patterns of failure classes (`http_5xx`, `too_*`) in it."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -22,6 +23,8 @@ from tasks.web.request import format_user_agent
 
 _UNCLEAR = frozenset({Reason.LOST, Reason.OTHER, Reason.WORKER_DIED, Reason.OUT_OF_MEMORY})
 """Failures of this machine or of the program, not of the image or its host."""
+RATE_PER_PROCESS = 80.0
+"""Requests a second that one worker process makes, about; a higher `host_rate` is divided among several."""
 PATTERN = re.compile(r"[a-z0-9_*?]+")
 _DIGITS = re.compile(r"(?<=\d)x+$")
 
@@ -169,12 +172,14 @@ class _DownloadTable(StageConfig):
     """{"host" = "127.0.0.1:8123"}: connect there instead of resolving the host. The only way to a private IP
     address."""
     host_concurrency: int = Field(default=4, ge=1, le=64)
-    """Parallel requests to one host, of all worker processes together, but at least one for each process."""
+    """Parallel requests to one host, of all worker processes together."""
     host_rate: float = Field(default=20.0, ge=0, le=10_000)
     """Requests to one host per second, of all worker processes together; 0 is no limit. A slower Crawl-delay wins."""
     host_patience: float = Field(default=30.0, gt=0, le=3600)
-    """Maximum seconds that a host may waste in a shard (timeouts, requested pauses) before its other rows fail; and
-    that a row waits for its turn."""
+    """Maximum seconds that a host may waste in a shard (timeouts, requested pauses) before its other rows fail."""
+    max_host_rows: int | None = Field(default=None, ge=1)
+    """Maximum number of images that are requested from one host; the rows of its others are dropped as `host_limit`. They
+    are chosen by their uids, which are hashes."""
     max_crawl_delay: float = Field(default=10.0, ge=0, le=3600)
     """Maximum Crawl-delay of a robots.txt, in seconds; a host with a longer one gets no requests."""
     opt_out: tuple[DownloadSignal, ...] = list_defaults("download")
@@ -218,9 +223,14 @@ class _DownloadTable(StageConfig):
         """The User-Agent header, for example `pairmill/0.1 (+https://example.org/bot)`."""
         return format_user_agent(self.user_agent, self.contact)
 
-    def concurrency(self, workers: int) -> int:
+    def processes_per_host(self, workers: int) -> int:
+        """Return how many worker processes may request images from one host: more than one only for a high rate."""
+        needed = math.ceil(self.host_rate / RATE_PER_PROCESS) if self.host_rate else workers
+        return max(1, min(needed, workers, self.host_concurrency))
+
+    def concurrency(self, processes: int) -> int:
         """Return the number of parallel requests to one host for each of some worker processes."""
-        return max(1, self.host_concurrency // workers)
+        return max(1, self.host_concurrency // processes)
 
     @model_validator(mode="after")
     def _png_compression(self) -> Self:
@@ -263,6 +273,8 @@ class _DownloadTable(StageConfig):
         """Return the fields of the key, without the delay between rounds, which does not change the output."""
         fields = super().key_config()
         del fields["retry"]["delay"]
+        if self.max_host_rows is None:
+            del fields["max_host_rows"]
         for hook in load_hooks().values():
             fields |= hook.key(self)
         return fields

@@ -42,7 +42,7 @@ _Parsed = TypeVar("_Parsed")
 ROBOTS_PATH = "/robots.txt"
 _NETWORK = (
     *(Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.TLS, Reason.PRIVATE_ADDRESS, Reason.NO_CONTACT),
-    *(Reason.BAD_URL, Reason.HOST_BUSY),
+    Reason.BAD_URL,
 )
 _MAX_ORIGINS = 4_096
 """Maximum number of origins whose rules are in memory; those of others are read from the folder again."""
@@ -145,6 +145,10 @@ class HostRules:
                     statement = Statement("file", policy.path, content, agents, url)
                     found += declare(policy.signal, statement, file.url, _format_time(file))
         return delay, [self.resolve(one, url) for one in found]
+
+    def export(self, origin: str) -> bytes:
+        """Return what another machine must know of an origin."""
+        return self._files.state.export({origin})
 
     def resolve(self, one: OptOut, url: str, *, of_page: bool = False) -> OptOut:
         """Return what the terms of a declaration say on a URL, if it names any: they are requested, once.

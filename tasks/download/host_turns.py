@@ -1,34 +1,39 @@
 """Limits the requests to each host, and schedules the fetches of a shard, so that a slow host delays no other.
 
-`HostPace` limits requests in parallel, per second, in pauses that a host requests, and once it seems dead. A thread that
-waits for its turn at a host fetches nothing else; `HostPool` keeps such threads few. The wait for a turn is short, and a
-host that has wasted its `patience` fails its other rows at once. The processes of a run share the pauses that hosts
-request.
+`HostPace` limits requests in parallel, per second, in pauses that a host requests, and once it seems dead. Only one process
+at a time requests images from a host (host_cut.py), so it knows all of this itself; what the processes of a machine know
+of a host is in tasks.web.host_state. A row waits for its turn as long as the pace needs: only the host's own answers make
+it fail. A host that has wasted its `patience` fails its other rows at once.
 
 img2dataset's Downloader gives its URLs to a multiprocessing.pool.ThreadPool in a fixed order: rows of a slow host then
 hold many threads, and the last of these rows delay the end of the shard. `HostPool` replaces this pool. It receives all
-rows of the shard at the start, limits the threads of each host, and begins with the hosts that take longest: unknown
-ones, slow ones, and those with many rows. Half of the threads are reserved for quick hosts.
+rows of the shard at the start, limits the threads of each host, lets none wait for a turn that is far away, and begins with
+the hosts that take longest: unknown ones, slow ones, and those with many rows. Half of the threads are reserved for quick
+hosts.
 """
 
 import heapq
 import random
+import re
 import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from dataops.messages.waiting import waiting
 from dataops.reasons import Reason
+from dataops.web.urls import HOST
 from tasks.web.fetch_error import FetchError
-from tasks.web.host_state import Pauses
-from tasks.web.request import split_url
+from tasks.web.host_state import MachinePace
 
 _LONGEST_PAUSE = 600.0
-_DAY = 86_400.0
+SLOW = 1.0
+"""Seconds of a request, or between two, from which on a host is slow; a host without a request counts as slow."""
+_FAR = 0.25
+"""Seconds until a turn from which on no thread waits for it."""
 _PAUSE_REASONS = frozenset({"http_429", "http_503"})
 
 
@@ -38,19 +43,16 @@ class PaceLimits:
 
     Attributes:
         concurrency: parallel requests.
-        interval: seconds between the starts of two requests, over all processes together.
-        processes: number of processes that send requests; each waits this many times the interval.
+        interval: seconds between the starts of two requests.
         max_pause: longest pause in seconds for which a request waits; in a longer pause it fails with the error that
             caused the pause.
         first_pause: seconds of the pause after a 429 or 503 without Retry-After; each further one in a row doubles it.
-        patience: seconds that a request waits for its turn before it fails as `host_busy`; and seconds that a host may
-            waste with failed requests and pauses before its other rows fail without a request. A success halves what it
-            has wasted.
+        patience: seconds that a host may waste with failed requests and pauses before its other rows fail without a
+            request. A success halves what it has wasted.
     """
 
     concurrency: int = 4
     interval: float = 0.0
-    processes: int = 1
     max_pause: float = 10.0
     first_pause: float = 1.0
     patience: float = 30.0
@@ -60,13 +62,16 @@ class PaceLimits:
 class _Host:
     changed: threading.Condition = field(default_factory=threading.Condition)
     running: int = 0
+    interval: float = 0.0
+    """The longest one that was used."""
     next_at: float = 0.0
-    """Time on the monotonic clock before which no request starts."""
+    """Time on the monotonic clock before which no request starts, by the interval."""
+    paused_until: float = 0.0
     wasted: float = 0.0
     """Seconds of failed requests and pauses."""
     pauses_in_row: int = 0
     pause: FetchError | None = None
-    """Error that caused the pause until `next_at`."""
+    """Error that caused the pause until `paused_until`."""
     given_up: FetchError | None = None
     """Error with which all further requests fail."""
 
@@ -75,23 +80,36 @@ class HostPace:
     """The turns at the hosts of one shard; thread-safe.
 
     Args:
-        pauses: pauses that hosts requested from any process of the run.
+        machine: turns and pauses of the other processes of this machine.
+        processes: number of processes that may request images from the same hosts; each waits this many times the interval.
     """
 
-    def __init__(self, limits: PaceLimits, pauses: Pauses | None = None):
-        self.limits, self._pauses = limits, pauses
+    def __init__(self, limits: PaceLimits, machine: MachinePace | None = None, processes: int = 1):
+        self.limits, self._machine, self._processes = limits, machine, processes
         self._hosts: defaultdict[str, _Host] = defaultdict(_Host)
         self._lock = threading.Lock()
 
     def give_up(self, name: str, error: FetchError) -> None:
         """Let all further requests to a host fail, in this and in the other processes of the run."""
-        with self._lock:
-            host = self._hosts[name]
+        host = self._find(name)
         with host.changed:
             host.given_up = error
             host.changed.notify_all()
-        if self._pauses:
-            self._pauses.put(name, error.reason, error.detail, _DAY)
+        if self._machine:
+            self._machine.give_up(name, error.reason, error.detail)
+
+    def seconds_until_turn(self, name: str) -> tuple[float, bool]:
+        """Return the seconds for which a host gets no request, and whether one thread suffices for its interval."""
+        host = self._find(name)
+        now = time.monotonic()
+        pause = host.paused_until - now
+        if host.given_up or pause > self.limits.max_pause:
+            return 0.0, False  # its rows fail at once
+        return max(host.next_at - now, pause, 0.0), host.interval >= SLOW
+
+    def _find(self, name: str) -> _Host:
+        with self._lock:
+            return self._hosts[name]
 
     @contextmanager
     def turn(self, name: str, interval: float = 0.0) -> Iterator[None]:
@@ -101,12 +119,11 @@ class HostPace:
             name: name of the host.
             interval: seconds between requests by its Crawl-delay; the configured interval holds where it is longer.
 
-        Raises: FetchError when the wait would be too long or the host is given up. A FetchError of the block passes
-        through, and counts against the host.
+        Raises: FetchError when the host asked for a long pause or is given up. A FetchError of the block passes through,
+        and counts against the host.
         """
-        with self._lock:
-            host = self._hosts[name]
-        self._enter(host, name, max(interval, self.limits.interval) * self.limits.processes)
+        host = self._find(name)
+        self._enter(host, name, max(interval, self.limits.interval))
         started = time.monotonic()
         try:
             yield
@@ -122,36 +139,38 @@ class HostPace:
                 host.changed.notify_all()
 
     def _enter(self, host: _Host, name: str, interval: float) -> None:
-        give_up = time.monotonic() + self.limits.patience
         with host.changed:
-            self._take_over_pause(host, name)
+            host.interval = max(host.interval, interval * self._processes)
             while True:
+                self._take_over_pause(host, name)
                 now = time.monotonic()
                 if host.given_up:
                     raise FetchError(host.given_up.reason, host.given_up.detail)
-                pause = host.next_at - now
-                if pause > (self.limits.max_pause if host.pause else give_up - now) or now >= give_up:
-                    raise (host.pause if pause > 0 else None) or FetchError(Reason.HOST_BUSY, "no turn in time")
+                pause = host.paused_until - now
+                if host.pause and pause > self.limits.max_pause:
+                    raise FetchError(host.pause.reason, host.pause.detail)
+                seconds = max(pause, host.next_at - now)
                 is_free = host.running < self.limits.concurrency
-                if is_free and pause <= 0:
-                    break
+                if is_free and seconds <= 0:
+                    seconds = self._machine.take_turn(name, interval) if self._machine else 0.0
+                    if seconds <= 0:
+                        break
+                    host.next_at = now + seconds  # another run has the turn
                 if host.pause and pause > 0:
-                    reason = f"{name} asks to wait ({host.pause.reason})"
-                    with waiting(reason, until=time.time() + pause):
-                        host.changed.wait(pause if is_free else give_up - now)
+                    with waiting(f"{name} asks to wait ({host.pause.reason})", until=time.time() + pause):
+                        host.changed.wait(seconds if is_free else None)
                 else:
-                    host.changed.wait(pause if is_free else give_up - now)
-                self._take_over_pause(host, name)
+                    host.changed.wait(seconds if is_free else None)
             host.running += 1
-            host.next_at = now + interval
+            host.next_at = now + interval * self._processes
             host.pause = None
 
     def _take_over_pause(self, host: _Host, name: str) -> None:
         """Take over a pause that the host requested from another process."""
-        if self._pauses and (found := self._pauses.remaining(name)):
+        if self._machine and (found := self._machine.find_pause(name)):
             reason, detail, seconds = found
             host.pause = FetchError(reason, detail)
-            host.next_at = max(host.next_at, time.monotonic() + seconds)
+            host.paused_until = max(host.paused_until, time.monotonic() + seconds)
 
     def _count_failure(self, host: _Host, name: str, error: FetchError, seconds: float) -> None:
         """Count a temporary failure against the host, and begin a pause where the host requests one."""
@@ -164,9 +183,9 @@ class HostPace:
                 host.pauses_in_row += 1
                 host.wasted += pause
                 host.pause = FetchError(error.reason, error.detail)
-                host.next_at = max(host.next_at, time.monotonic() + pause)
-                if self._pauses:
-                    self._pauses.put(name, error.reason, error.detail, pause)
+                host.paused_until = max(host.paused_until, time.monotonic() + pause)
+                if self._machine:
+                    self._machine.put_pause(name, error.reason, error.detail, pause)
             if host.wasted >= self.limits.patience:
                 host.given_up = FetchError(error.reason, error.detail)
 
@@ -178,9 +197,7 @@ class HostPace:
         )  # random, so that processes do not return together
 
 
-SLOW = 1.0
-"""Seconds of a request from which on its host is slow; a host without a request counts as slow."""
-
+_HOST = re.compile(HOST, re.IGNORECASE)
 _Heap = list[tuple[float, str]]
 UrlRow = tuple[int, str]
 """Index of a row in its shard, and its URL."""
@@ -192,36 +209,48 @@ class HostPool:
     Args:
         threads: number of threads. At most twice as many results wait for the Downloader.
         per_host: maximum number of threads that fetch from one host.
+        pace: when hosts may be asked; None: at any time.
+        find_url: returns the URL that is requested for that of a row.
     """
 
-    def __init__(self, threads: int, per_host: int):
-        self._threads, self._per_host = threads, per_host
+    def __init__(
+        self,
+        threads: int,
+        per_host: int,
+        pace: HostPace | None = None,
+        find_url: Callable[[str], str] = lambda url: url,
+    ):
+        self._threads, self._per_host, self._pace, self._find_url = threads, per_host, pace, find_url
         lock = threading.Lock()
         self._row_ready, self._result_ready = threading.Condition(lock), threading.Condition(lock)
         self._rows: defaultdict[str, deque[UrlRow]] = defaultdict(deque)
         self._left = 0
         self._ready: tuple[_Heap, _Heap] = [], []  # quick and slow hosts with rows left and fewer than per_host threads
+        self._later: _Heap = []  # times at which hosts may be asked, and the hosts
+        self._queued: set[str] = set()  # hosts in one of the heaps
         self._running: Counter[str] = Counter()
         self._slow_running = 0
         self._seconds: dict[str, float] = {}  # running average of a request to a host
         self._results: deque[tuple[str, Any]] = deque()
         self.current = ""
-        """URL of the row whose result was returned last."""
+        """URL that was requested for the row whose result was returned last."""
 
     def imap_unordered(self, function: Callable[[UrlRow], Any], rows: Iterable[UrlRow]) -> Iterator[Any]:
         """Yield the function's result for each row, in any order. The function must not raise."""
         for row in rows:
-            self._rows[parse_host(row[1])].append(row)
+            self._rows[parse_host(self._find_url(row[1]))].append(row)
         total = self._left = sum(map(len, self._rows.values()))
-        for host in self._rows:
-            self._push_ready(host)
+        with self._row_ready:
+            for host in self._rows:
+                self._queue(host)
         for _ in range(min(self._threads, total)):
             threading.Thread(target=self._run_thread, args=(function,), name="fetch", daemon=True).start()
         for _ in range(total):
             with self._result_ready:
                 while not self._results:
                     self._result_ready.wait()
-                self.current, result = self._results.popleft()
+                url, result = self._results.popleft()
+                self.current = self._find_url(url)
                 self._row_ready.notify()
             yield result
 
@@ -251,18 +280,24 @@ class HostPool:
         """Return the host of the next row, the row, and whether the host is slow; None when no row is left."""
         quick, slow = self._ready
         with self._row_ready:
-            while self._left and (len(self._results) >= self._threads or not (quick or slow)):
-                self._row_ready.wait()
+            while self._left:
+                now = time.monotonic()
+                while self._later and self._later[0][0] <= now:
+                    self._queue(heapq.heappop(self._later)[1], again=True)
+                if len(self._results) < self._threads and (quick or slow):
+                    break
+                self._row_ready.wait(self._later[0][0] - now if self._later else None)
             if not self._left:
                 self._row_ready.notify_all()
                 return None
             is_slow = bool(slow) and (not quick or 2 * self._slow_running < self._threads)
             _, host = heapq.heappop(slow if is_slow else quick)
+            self._queued.discard(host)
             row = self._rows[host].popleft()
             self._left -= 1
             self._running[host] += 1
             self._slow_running += is_slow
-            self._push_ready(host)
+            self._queue(host)
             return host, row, is_slow
 
     def _put_result(self, host: str, seconds: float, is_slow: bool, result: tuple[str, object]) -> None:
@@ -270,16 +305,25 @@ class HostPool:
             self._seconds[host] = (self._seconds.get(host, seconds) + seconds) / 2
             self._running[host] -= 1
             self._slow_running -= is_slow
-            if self._running[host] == self._per_host - 1:  # else the host is in the heap already
-                self._push_ready(host)
+            self._queue(host)
             self._results.append(result)
             self._result_ready.notify()
 
-    def _push_ready(self, host: str) -> None:
-        """Add a host to its heap, if it has a row left and a free thread."""
-        if (left := len(self._rows[host])) and self._running[host] < self._per_host:
+    def _queue(self, host: str, *, again: bool = False) -> None:
+        """Add a host to its heap, if it is in none, has a row left and a free thread."""
+        if again:
+            self._queued.discard(host)
+        wait, is_rare = self._pace.seconds_until_turn(host) if self._pace else (0.0, False)
+        left, most = len(self._rows[host]), 1 if is_rare else self._per_host
+        if host in self._queued or not left or self._running[host] >= most:
+            return
+        self._queued.add(host)
+        if wait >= _FAR:
+            heapq.heappush(self._later, (time.monotonic() + wait, host))
+        else:
             seconds = self._seconds.get(host, SLOW)
             heapq.heappush(self._ready[seconds >= SLOW], (-left * seconds, host))
+        self._row_ready.notify()
 
 
 CPU_SECONDS = 60.0
@@ -314,8 +358,7 @@ class CpuBudget:
         host = parse_host(self._pool.current)
         if excess > 0 and self._spent[host] <= self._seconds < self._spent[host] + excess:
             reason, _, detail = self._message().partition(": ")
-            with suppress(FetchError):  # an image that no host serves
-                self._pace.give_up(split_url(self._pool.current).hostname or "", FetchError(reason, detail))
+            self._pace.give_up(host, FetchError(reason, detail))
         self._spent[host] += max(0.0, excess)
 
     def _message(self) -> str:
@@ -324,5 +367,6 @@ class CpuBudget:
 
 
 def parse_host(url: str) -> str:
-    """Return the host and port of a URL, or "" for text without a host. Only the order of fetches depends on it."""
-    return url.split("/", 3)[2].lower() if url.count("/") > 1 else ""
+    """Return the host of a URL as the pace of hosts names it, or "" for text without a host."""
+    found = _HOST.match(url)
+    return found[1].lower().strip("[]") if found else ""

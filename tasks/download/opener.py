@@ -3,7 +3,8 @@
 `SafeOpener` has no handlers for files, ftp or data, no proxies, no cookies and no credentials. Each request, and each
 of at most MAX_REDIRECTS redirects,
 
-- is checked against the rules of the host (host_rules.py), and waits for its turn at the host (host_turns.py);
+- is checked against the rules of the host (host_rules.py), and waits for its turn at the host (host_turns.py); if another
+  task requests images from the host, the row is handed on to it;
 - connects to a checked IP address only, with a deadline and size limits (tasks.web.request);
 - stops before the body where the headers opt out (dataops.rights.signals) or the status asks for payment, and drops the
   image where its bytes opt out. Nothing is ever paid.
@@ -15,10 +16,9 @@ import io
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.message import Message
-from pathlib import Path
 from typing import Any, Protocol
 from urllib.request import OpenerDirector, Request  # noqa: TID251  replaces it by the safe fetch
 
@@ -31,13 +31,14 @@ from dataops.rights.refusals import (
     offers_in_body,
 )
 from dataops.rights.signals import Agents, OptOut, find_header_opt_outs, find_in_image
+from dataops.web.urls import find_registrable_domain
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import ShardHook, erased_reasons
 from tasks.download.host_rules import HostRules, RuleLimits
-from tasks.download.host_turns import HostPace, PaceLimits
+from tasks.download.host_turns import HostPace, PaceLimits, parse_host
 from tasks.web.address_policy import AddressResolver, parse_connect_to, shared_dns
 from tasks.web.fetch_error import FetchError
-from tasks.web.host_state import OriginFiles, Pauses
+from tasks.web.host_state import HostState, MachinePace, OriginFiles
 from tasks.web.request import (
     MAX_REDIRECTS,
     REDIRECTS,
@@ -52,6 +53,11 @@ from tasks.web.request import (
     translate_errors,
 )
 from tasks.web.signing import open_signer
+
+HANDED_ON = "handed_on"
+"""Outcome of a row that a later task requests, in place of a drop reason."""
+SLOW_SECONDS = 120.0
+"""Time in which a worker fetches a shard of 10,000 rows, about; a host whose rows take longer gets other shards."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,70 @@ class Fetched(io.BytesIO):
         self.headers = headers
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where the request for a row begins that an earlier task has handed on.
+
+    Attributes:
+        url: requested instead of the row's URL.
+        hops: number of redirects that led to it.
+        wait: Crawl-delay in seconds for which the row was handed on; None: none.
+    """
+
+    url: str
+    hops: int = 0
+    wait: float | None = None
+    opt_out: tuple[OptOut, ...] = ()
+    permissions: tuple[OptOut, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The hosts from which a shard may request images: those of its rows.
+
+    Attributes:
+        units: domains, and hosts after `//` (host_cut.py); None: all.
+        rows: number of rows by host.
+        starts: by the URL of a row.
+        max_seconds: time that a Crawl-delay may cost a host's rows; where it is longer, they are handed on.
+    """
+
+    units: frozenset[str] | None = None
+    rows: Mapping[str, int] = field(default_factory=dict)
+    starts: Mapping[str, Start] = field(default_factory=dict)
+    max_seconds: float = SLOW_SECONDS
+
+    def includes(self, url: str) -> bool:
+        """Return whether this shard may request a URL."""
+        host = parse_host(url)
+        return (
+            self.units is None or f"//{host}" in self.units or not host or find_registrable_domain(host) in self.units
+        )
+
+    def find_url(self, url: str) -> str:
+        """Return the URL that is requested first for that of a row."""
+        start = self.starts.get(url)
+        return start.url if start else url
+
+
+class HandedOn(FetchError):
+    """Another task requests the row.
+
+    Args:
+        start: where that task begins.
+    """
+
+    def __init__(self, start: Start):
+        super().__init__(HANDED_ON, start.url)
+        self.start = start
+
+
 class SafeOpener(OpenerDirector):
     """An opener for one shard; thread-safe. `evidence` is by the URL of the row.
 
     Args:
         hooks: what plugins do with the images.
+        scope: hosts that may be requested.
     """
 
     def __init__(
@@ -114,9 +179,13 @@ class SafeOpener(OpenerDirector):
         rules: HostRules,
         pace: HostPace,
         hooks: Sequence[ShardHook] = (),
+        scope: Scope = Scope(),
     ):
         super().__init__()
         self.limits, self.client, self.rules, self.pace, self.hooks = limits, client, rules, pace, hooks
+        self.scope = scope
+        self.handed: dict[str, Start] = {}
+        """Where later tasks begin with the rows that are handed on, by the URL of the row."""
         self.evidence: dict[str, Evidence] = {}
         self.pages: dict[str, list[OptOut]] = {}
         """What the pages of a URL declare by documents of terms, which are read before the URL is requested."""
@@ -137,6 +206,10 @@ class SafeOpener(OpenerDirector):
         fetch = Fetch(self)
         try:
             return fetch.run(url)
+        except HandedOn as error:
+            self.handed[url] = error.start
+            self._final[url] = error
+            raise
         except FetchError as error:
             if not error.is_transient or error.reason == Reason.TIMEOUT:  # a timeout is retried in a later round
                 self._final[url] = error
@@ -181,28 +254,43 @@ class Fetch:
         for hook in self.opener.hooks:
             if found := hook.fetch(self, url):
                 return found
-        for _ in range(MAX_REDIRECTS + 1):
-            result = self._fetch(url)
+        start = self.opener.scope.starts.get(url, Start(url))
+        self.evidence.opt_out = (*start.opt_out, *self.evidence.opt_out)
+        self.evidence.permissions = (*start.permissions, *self.evidence.permissions)
+        url = start.url
+        for hops in range(start.hops, MAX_REDIRECTS + 1):
+            if not self.opener.scope.includes(url):
+                raise HandedOn(self._start(url, hops))
+            result = self._fetch(url, hops, start)
             if isinstance(result, Fetched):
                 return result
             url = result
         raise FetchError(Reason.REDIRECT_LOOP, f"more than {MAX_REDIRECTS} redirects")
 
-    def _fetch(self, url: str) -> Fetched | str:
+    def _start(self, url: str, hops: int, wait: float | None = None) -> Start:
+        return Start(url, hops, wait, self.evidence.opt_out, self.evidence.permissions)
+
+    def _fetch(self, url: str, hops: int, start: Start) -> Fetched | str:
         """Return the body of a URL, or the URL that it redirects to."""
         try:
-            return self._send(url)
+            return self._send(url, hops, start)
+        except HandedOn:
+            raise
         except FetchError as error:
             for hook in () if error.is_transient else self.opener.hooks:
                 hook.failed(url)
             raise
 
-    def _send(self, url: str) -> Fetched | str:
+    def _send(self, url: str, hops: int, start: Start) -> Fetched | str:
         """Check the host's rules, wait for a turn, and send the request."""
         parts = split_url(url)
         self.evidence.final_url = url
         waits_since = time.monotonic()
         interval, opt_outs = self.opener.rules.check(parts)
+        scope = self.opener.scope
+        rows = scope.rows.get(parts.hostname or "", 1)
+        if start.wait is None and interval * rows > scope.max_seconds and scope.units is not None:
+            raise HandedOn(self._start(url, hops, interval))
         self._record_opt_outs(opt_outs)
         headers = {"Accept": "image/*,*/*;q=0.5"}
         for hook in self.opener.hooks:
@@ -305,15 +393,23 @@ class Fetch:
 
 
 def make_opener(
-    config: DownloadConfig, site_files: Path, workers: int = 1, round_: int = 0, hooks: Sequence[ShardHook] = ()
+    config: DownloadConfig,
+    state: HostState,
+    attempt: str = "",
+    hooks: Sequence[ShardHook] = (),
+    scope: Scope = Scope(),
+    machine: MachinePace | None = None,
+    processes: int = 1,
 ) -> SafeOpener:
     """Build the opener of one shard.
 
     Args:
-        site_files: folder of robots.txt and similar files, which the processes of a run share.
-        workers: number of processes that share the limits for a host.
-        round_: round of the download (see OriginFiles).
+        state: what the processes of this machine know of hosts.
+        attempt: name of the run and the round (see OriginFiles).
         hooks: what plugins do with the images.
+        scope: hosts that may be requested.
+        machine: turns and pauses of this machine; by default those of `state`.
+        processes: number of processes that may request images from the same hosts.
 
     Raises: ConfigError if the requests cannot be signed on this machine.
     """
@@ -322,16 +418,16 @@ def make_opener(
     client = HttpClient(addresses, config.user_agent_header, contact=config.contact is not None, sign=sign)
     pace = HostPace(
         PaceLimits(
-            concurrency=config.concurrency(workers),
+            concurrency=config.concurrency(processes),
             interval=1 / config.host_rate if config.host_rate else 0.0,
-            processes=workers,
             max_pause=config.timeout,
             patience=config.host_patience,
         ),
-        Pauses(site_files),
+        machine or MachinePace(state),
+        processes,
     )
     rules = HostRules(
-        OriginFiles(client, site_files, config.timeout, round_),
+        OriginFiles(client, state, config.timeout, attempt),
         pace,
         RuleLimits(
             agents=config.agents,
@@ -345,4 +441,4 @@ def make_opener(
         agents=config.agents,
         opt_out=frozenset(config.opt_out),
     )
-    return SafeOpener(limits, client, rules, pace, hooks)
+    return SafeOpener(limits, client, rules, pace, hooks, scope)

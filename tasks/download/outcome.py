@@ -17,7 +17,7 @@ from tasks.download.config import DownloadConfig, may_succeed_later
 from tasks.download.hooks import erased_reasons
 from tasks.download.opener import Evidence
 
-_DECLARED = pa.list_(pa.struct([(name, pa.string()) for name in ("signal", "detail", "where", "when")]))
+DECLARED = pa.list_(pa.struct([(name, pa.string()) for name in ("signal", "detail", "where", "when")]))
 EVIDENCE = pa.schema(
     [
         ("uid", pa.string()),
@@ -29,8 +29,8 @@ EVIDENCE = pa.schema(
         ("content_type", pa.string()),
         ("etag", pa.string()),
         ("last_modified", pa.string()),
-        ("opt_out", _DECLARED),
-        ("permissions", _DECLARED),
+        ("opt_out", DECLARED),
+        ("permissions", DECLARED),
         ("bytes", pa.int64()),
         ("archive", pa.string()),  # name of the archive that the image was taken from; null: a server answered
         ("archive_offset", pa.int64()),  # position of its record in that archive, in bytes

@@ -1,8 +1,9 @@
-"""Cuts the rows of a download into shards, and retries rows with a temporary failure in rounds, as further shards.
+"""Fetches the rows of a download in waves of shards, and retries rows with a temporary failure in rounds of further waves.
 
 A row that is to be retried is in no part of the shard that failed it, but in the scratch object
-`_work/again-<shard>.parquet`; the shards of the next round are cut from these. So each uid is in exactly one part at
-the end.
+`_work/again-<shard>.parquet`; the shards of the next round are cut from these. A row whose URL redirects to a host of
+another task, or whose host takes too long for its shard, is in `_work/handed-<shard>.parquet`, from which the next wave of
+the same round is cut. So each uid is in exactly one part at the end.
 """
 
 import logging
@@ -10,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -22,7 +24,7 @@ from dataops.store import Store
 from dataops.trace.targets import Target
 from tasks.download.config import DownloadConfig, RetryConfig, matches_class
 from tasks.download.hooks import ShardHook, erased_reasons
-from tasks.download.outcome import count_by_host, subtract_hosts
+from tasks.download.outcome import DECLARED, count_by_host, subtract_hosts
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.engine.stage import Plan
@@ -74,35 +76,65 @@ def read_spans(store: Store, spans: Sequence[RowSpan], columns: list[str] | None
     return pa.concat_tables(tables).combine_chunks()
 
 
+HANDED = pa.schema(
+    [
+        ("next_url", pa.string()),  # URL that is requested instead of the row's own, after redirects to other hosts
+        ("hops", pa.int32()),  # number of these redirects
+        ("wait", pa.float64()),  # Crawl-delay of the host in seconds, if it is known
+        ("opt_out", DECLARED),  # what earlier hosts declared
+        ("permissions", DECLARED),
+        ("state", pa.binary()),  # what is known of the host of the URL (HostState.export), on one row of each origin
+        ("limited", pa.bool_()),  # true: over `download.max_host_rows`
+    ]
+)
+"""Further columns of the rows that a shard is cut from."""
+UNIT = pa.field("unit", pa.string())
+"""Domain, or `//` and a host, whose rows no other running task has; empty for a row that requests no host."""
+
+
+class ShardCut(NamedTuple):
+    """The rows of one shard."""
+
+    number: int
+    """Number of the shard, which names its tar and its parts."""
+    spans: tuple[RowSpan, ...]
+    chain: str = ""
+    """Name of the shards with rows of the same hosts; empty if its rows request no host."""
+    chain_shards: int = 1
+    seconds: float = 0.0
+    """Time that it takes at least."""
+
+
 @dataclass(frozen=True)
 class ShardTask:
     """The rows of one shard, and how they are fetched."""
 
-    index: int
-    """Index of the shard, which names its tar and its parts."""
-    spans: tuple[RowSpan, ...]
+    cut: ShardCut
     config: DownloadConfig
     round: int = 0
     """0 for the first attempt of its rows."""
     retry_classes: tuple[str, ...] = ()
     """Failure classes whose rows are left for a later round."""
-    workers: int = 1
-    """Number of processes that share the limits for a host."""
+    processes: int = 1
+    """Number of processes that may request images from the same hosts at a time."""
     takedowns: tuple[Target, ...] = ()
     """Targets of takedown requests; rows that match them are not fetched."""
     hooks: tuple[ShardHook, ...] = ()
     """What plugins do with the images."""
-    site_files: str | None = None
-    """Folder that the processes share for robots.txt and similar files (tasks.web.host_state); default is a temporary
-    one."""
+    host_state: str | None = None
+    """Folder of the state of hosts on each machine (tasks.web.host_state); default is a temporary one."""
+    run: str = ""
+    """Name of the run, whose failures do not count in others."""
+    alone: bool = True
+    """True if no other task requests images at the same time, so that its redirects may lead to any host."""
 
     @property
     def id(self) -> str:
-        return shard_id(self.index)
+        return shard_id(self.cut.number)
 
     def count_rows(self) -> int:
         """Return the number of its rows."""
-        return sum(span.stop - span.start for span in self.spans)
+        return sum(span.stop - span.start for span in self.cut.spans)
 
 
 def shard_id(index: int) -> str:
@@ -110,61 +142,75 @@ def shard_id(index: int) -> str:
     return f"shard-{index:05d}"
 
 
-ShardCut = tuple[int, tuple[RowSpan, ...]]
-"""Index and rows of a shard."""
-
-
-def put_retry_rows(draft: Draft, name: str, rows: pa.Table) -> int:
-    """Write the rows of a shard that a later round retries, and return their number."""
+def put_later_rows(draft: Draft, kind: str, name: str, rows: pa.Table) -> int:
+    """Write the rows of a shard that a later round (`again`) or wave (`handed`) fetches, and return their number."""
     if rows.num_rows:
-        draft.put_table(_retry_name(name), conform(rows, FILTERED, f"download {name}"))
+        table = conform(rows, FILTERED, f"download {name}")
+        for field in HANDED:
+            if field.name in rows.column_names:
+                table = table.append_column(field, rows[field.name])
+        draft.put_table(_later_name(kind, name), table)
     return rows.num_rows
 
 
 def split_by_class(rows: pa.Table, classes: Sequence[str]) -> tuple[pa.Table, pa.Table]:
     """Return the rows whose `drop_reason` matches one of the classes, and the others."""
-    matched = [matches_class(reason, classes) for reason in rows["drop_reason"].to_pylist()]
+    return split_by(rows, lambda reason: matches_class(reason, classes))
+
+
+def split_by(rows: pa.Table, matches: Callable[[str | None], bool]) -> tuple[pa.Table, pa.Table]:
+    """Return the rows whose `drop_reason` matches, and the others."""
+    matched = [matches(reason) for reason in rows["drop_reason"].to_pylist()]
     others = [not match for match in matched]
     return rows.filter(pa.array(matched, pa.bool_())), rows.filter(pa.array(others, pa.bool_()))
 
 
-def _retry_name(name: str) -> str:
-    return f"_work/again-{name}.parquet"
+def _later_name(kind: str, name: str) -> str:
+    return f"_work/{kind}-{name}.parquet"
+
+
+Objects = Sequence[tuple[str, int]]
+"""Parquet objects, each with its number of rows."""
 
 
 def run_rounds(
     draft: Draft,
-    objects: Sequence[tuple[str, int]],
+    objects: Objects,
     start: int,
-    size: int,
     retry: RetryConfig,
+    cut: Callable[[Objects, int, int], list[ShardCut]],
     fetch: Callable[[list[ShardCut], int, tuple[str, ...]], list[Record]],
 ) -> list[Record]:
     """Fetch rows, retry those that failed in rounds, and return the records of all shards in order.
 
     Args:
-        objects: Parquet objects with the rows of the first round, each with its number of rows.
+        objects: the rows of the first round.
         start: index of the first shard.
-        size: rows of a shard.
+        cut: returns the shards of rows, by the index of the first one and the number of the wave.
         fetch: fetches shards in the round of a number, and leaves failed rows of some classes for a later round.
     """
     records: list[Record] = []
+    wave = 0
     for number in range(retry.rounds + 1):
-        cuts = list(enumerate(cut_objects(objects, size), start))
-        if not cuts:
-            break
-        if number and draft.done(shard_id(cuts[0][0])) is None:
-            seconds, rows = retry.delay * 2 ** (number - 1), sum(n for _, n in objects)
-            logger.info("download: retrying %d rows in %g s (round %d of %d)", rows, seconds, number, retry.rounds)
-            pause(seconds, f"{format_quantity(rows, 'image')} failed for now; retry {number} of {retry.rounds} follows")
-        fetched = fetch(cuts, number, retry.classes if number < retry.rounds else ())
-        objects = [
-            (draft.path(_retry_name(f"{index:05d}")), FetchedShard.of(record).again)
-            for (index, _), record in zip(cuts, fetched, strict=True)
-        ]
-        records += fetched
-        start += len(cuts)
+        waiting, again = objects, list[tuple[str, int]]()
+        while waiting:
+            cuts = cut(waiting, start + len(records), wave)
+            if number and waiting is objects and draft.done(shard_id(cuts[0].number)) is None:
+                _pause(retry, number, sum(n for _, n in objects))
+            fetched = fetch(cuts, number, retry.classes if number < retry.rounds else ())
+            facts = [(f"{one.number:05d}", FetchedShard.of(record)) for one, record in zip(cuts, fetched, strict=True)]
+            again += [(draft.path(_later_name("again", name)), one.again) for name, one in facts if one.again]
+            waiting = [(draft.path(_later_name("handed", name)), one.handed) for name, one in facts if one.handed]
+            records += fetched
+            wave += 1
+        objects = again
     return records
+
+
+def _pause(retry: RetryConfig, number: int, rows: int) -> None:
+    seconds = retry.delay * 2 ** (number - 1)
+    logger.info("download: retrying %d rows in %g s (round %d of %d)", rows, seconds, number, retry.rounds)
+    pause(seconds, f"{format_quantity(rows, 'image')} failed for now; retry {number} of {retry.rounds} follows")
 
 
 def reopen(planned: Plan, context: Context, classes: Sequence[str]) -> None:
@@ -207,7 +253,7 @@ def _take_over(draft: Draft, manifest: Manifest, classes: Sequence[str]) -> tupl
             parts.append(part)
             continue
         name = part.name.removesuffix(".parquet")
-        objects.append((draft.path(_retry_name(name)), put_retry_rows(draft, name, retried)))
+        objects.append((draft.path(_later_name("again", name)), put_later_rows(draft, "again", name, retried)))
         tables.append(retried)
         parts.append(draft.put_table(_next_name(part.name), dropped))
         replaced.append(part.name)

@@ -1,9 +1,9 @@
 """Download the images of the pairs that the filter kept, through img2dataset behind a safe, polite fetch.
 
-A shard of rows is one task: img2dataset's Downloader, Resizer and WebDataset writer fetch, resize and write its images
-into a temporary
-folder; the result is checked row by row and then committed. When all shards are done, rows with a temporary
-failure are retried in rounds, as further shards (tasks/download/rounds.py). Shard i consists of
+Rows are cut into shards by host (host_cut.py). A shard is one task: img2dataset's Downloader, Resizer and WebDataset writer
+fetch, resize and write its images into a temporary folder; the result is checked row by row and then committed. When all
+shards are done, rows with a temporary failure are retried in rounds, as further shards (tasks/download/rounds.py). Shard i
+consists of
 
     {i:05d}.tar               samples {uid}.jpg, {uid}.json, {uid}.txt in the order of their uids
     part-{i:05d}.parquet      the rows whose image is in the tar
@@ -11,21 +11,23 @@ failure are retried in rounds, as further shards (tasks/download/rounds.py). Sha
     evidence-{i:05d}.parquet  the server's answer for each row, which no digest covers
 """
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
+from dataops.digest import text_sha256
 from dataops.facts import DownloadFacts, FetchedRows, FetchedShard, ReopenedShards
 from dataops.snapshot import Draft, Record
 from dataops.trace.requests import list_requests, load_erased, load_targets
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import load_hooks, start_hooks
 from tasks.download.outcome import explain_failure, merge_hosts
-from tasks.download.rounds import REOPENED, ShardCut, ShardTask, run_rounds
-from tasks.engine.map_parts import map_parts, shared_workers
+from tasks.download.rounds import REOPENED, Objects, ShardCut, ShardTask, cut_objects, run_rounds
+from tasks.engine.map_parts import TaskOrder, map_parts, shared_workers
 from tasks.engine.map_progress import MapView, describe_fetched
-from tasks.engine.scratch_folders import scratch_folder
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     Raises: SourceError or ConfigError when less than `min_success` of the rows was fetched (see `explain_failure`); the
         failed shards are fetched again by a later run.
     """
+    from tasks.download.host_cut import cut_by_host  # loads polars, which the workers of download_shard never use
+
     config, draft, source = work.config, work.draft, work.inputs["filter"]
     objects = [(source.path(part.name), part.rows) for part in source.named("part-", ".parquet")]
     takedowns = (*load_targets(draft.store, list_requests(draft.store)), *load_erased(draft.store))
@@ -45,16 +49,32 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
         done = ReopenedShards.of(reopened)
         records, objects, start = [reopened], done.rows, done.shards
 
-    with scratch_folder("site-files") as folder, shared_workers(work.context) as context:
+    run, longest = work.context.run_id or uuid4().hex, dict[str, int]()
+    with shared_workers(work.context) as context:
         hooks = start_hooks(work, context)
 
-        def fetch(cuts: list[ShardCut], round_: int, retry_classes: tuple[str, ...]) -> list[Record]:
-            workers = min(context.workers, len(cuts))
-            settings = (config, round_, retry_classes, workers, takedowns, hooks, str(folder))
-            tasks = [ShardTask(index, spans, *settings) for index, spans in cuts]
-            return map_parts(download_shard, tasks, draft, context, MapView(ShardTask.count_rows, describe_fetched))
+        def cut(objects: Objects, first: int, wave: int) -> list[ShardCut]:
+            if "asks_no_host" in config.adapted:
+                spans = enumerate(cut_objects(objects, config.shard_size), first)
+                return [ShardCut(index, one) for index, one in spans]
+            size, most = config.shard_size, config.max_host_rows
+            cuts, found = cut_by_host(draft, objects, first, context, wave=wave, size=size, max_host_rows=most)
+            longest.update(found if not wave else {})
+            return cuts
 
-        fetched = run_rounds(draft, objects, start, config.shard_size, config.retry, fetch)
+        def fetch(cuts: list[ShardCut], round_: int, retry_classes: tuple[str, ...]) -> list[Record]:
+            processes = config.processes_per_host(context.workers)
+            state, alone = str(context.home / "hosts" / _digest_web(config)), len(cuts) == 1
+            tasks = [
+                ShardTask(one, config, round_, retry_classes, min(processes, one.chain_shards), takedowns, hooks,
+                          state, run, alone)
+                for one in cuts
+            ]  # fmt: skip
+            view = MapView(ShardTask.count_rows, describe_fetched)
+            order = TaskOrder[ShardTask](lambda task: task.cut.chain, lambda task: task.cut.seconds, processes, ahead=1)
+            return map_parts(download_shard, tasks, draft, context, view, order)
+
+        fetched = run_rounds(draft, objects, start, config.retry, cut, fetch)
     records += fetched
     parts, counts = merge_records(records)
     shards = [FetchedRows.of(record) for record in records]
@@ -66,6 +86,7 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
         samples=counts.kept,
         bytes_fetched=sum(shard.bytes for shard in shards),
         hosts=merge_hosts(shard.hosts for shard in shards),
+        longest=longest,
         **further,
     )
     for hook in load_hooks().values():
@@ -74,6 +95,11 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
         _delete_failed_shards(draft, fetched, config)
         raise explain_failure(counts, facts.hosts, config)
     return StageOutput(parts, counts, facts)
+
+
+def _digest_web(config: DownloadConfig) -> str:
+    """Return a name for the web that a config sees: with other addresses, a host is another one."""
+    return text_sha256(json.dumps(sorted(config.connect_to.items())))[:16]
 
 
 def _sum_erased(shards: Sequence[FetchedRows]) -> dict[str, Any]:
@@ -101,4 +127,6 @@ def download_shard(draft: Draft, task: ShardTask) -> Record:
     return worker.download_shard(draft, task)
 
 
-DOWNLOAD = Stage(name="download", version=9, make=make, external_inputs=lambda config: config.inputs())
+DOWNLOAD = Stage(
+    name="download", version=10, accepts=frozenset({9}), make=make, external_inputs=lambda config: config.inputs()
+)

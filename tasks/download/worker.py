@@ -10,11 +10,14 @@ Rows are written in the order of their uids, but fetched in an order in which no
 import io
 import logging
 import math
+import re
+import sqlite3
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack, closing, redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +29,7 @@ import pyarrow.parquet as pq
 from dataops.errors import CorruptPart, JobFailed, StorageError
 from dataops.facts import FetchedShard
 from dataops.reasons import Reason
-from dataops.rights.signals import read_page_terms
+from dataops.rights.signals import OptOut, read_page_terms
 from dataops.schema import CAPTIONS
 from dataops.shards.tar import ShardWriter, list_members
 from dataops.snapshot import Counts, Draft, Part, Record
@@ -34,8 +37,8 @@ from dataops.trace.targets import matching_rows
 from tasks.download.config import DownloadConfig
 from tasks.download.guarded_process import GuardedProcess, ServerLimits, SupervisorLost
 from tasks.download.hooks import ShardHook
-from tasks.download.host_turns import CpuBudget, HostPool
-from tasks.download.opener import SafeOpener, make_opener
+from tasks.download.host_turns import CpuBudget, HostPool, parse_host
+from tasks.download.opener import HANDED_ON, SafeOpener, Scope, Start, make_opener
 from tasks.download.outcome import count_by_host, count_erased, erase_rows, join_outcomes, parse_drop_reason, put_parts
 from tasks.download.resizers import (
     BufferedParquetWriter,
@@ -50,9 +53,10 @@ from tasks.download.resizers import (
     resize_functions,
     use_pool,
 )
-from tasks.download.rounds import ShardTask, put_retry_rows, read_spans, split_by_class
+from tasks.download.rounds import HANDED, UNIT, ShardTask, put_later_rows, read_spans, split_by, split_by_class
 from tasks.engine.map_progress import report_task
 from tasks.engine.scratch_folders import scratch_folder
+from tasks.web.host_state import HostState, MachinePace
 
 # The samples of img2dataset's Downloader and their table of outcomes ---------------------------------------------------
 
@@ -94,16 +98,19 @@ class OrderedWriter:
         self._uids, self._next = uids, 0
         self._early: dict[int, tuple[tuple[int, int] | None, Any, Any]] = {}
         self._failures, self._previews, self._early_file = failures, previews, early_file
-        self._kept, self._dropped = 0, Counter[str]()
+        self._kept, self._handed, self._dropped = 0, 0, Counter[str]()
 
     def write(self, img_str: Any, key: str, caption: Any, meta: Any) -> None:
         row = self._rows[key]
         meta["key"] = self._uids[row]
         if (reason := parse_drop_reason(meta["status"], meta["error_message"])) is None:
             self._kept += 1
+        elif reason == HANDED_ON:
+            self._handed += 1
         else:
             self._dropped[reason] += 1
-        report_task((self._kept + self._dropped.total()) / len(self._uids), self._kept, self._dropped)
+        done = self._kept + self._handed + self._dropped.total()
+        report_task(done / len(self._uids), self._kept, self._dropped)
         if img_str is not None:
             self._previews.add_kept(meta["key"], img_str)
         elif meta["status"] == "failed_to_resize":
@@ -155,6 +162,9 @@ class OrderedWriter:
 logger = logging.getLogger(__name__)
 
 SHARD_DIGITS = 5
+_ORIGIN = re.compile(r"https?://[^/?#]*")
+_SHORT_PAUSE = 5.0
+"""Pauses of fewer seconds are over before another process has taken over the shard."""
 _OF_PAGE = ("url", "page_url", "page_opt_out")
 
 
@@ -174,27 +184,27 @@ def download_shard(draft: Draft, task: ShardTask) -> Record:
 
 def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess, hooks: Sequence[ShardHook]) -> Record:
     started = time.monotonic()
-    rows = read_spans(draft.store, task.spans).sort_by("uid").combine_chunks()
+    rows = read_rows(draft, task)
     previews = Previews(partial(preview_in, decoder))
-    with scratch_folder("download") as folder:
+    with scratch_folder("download") as folder, open_hosts(draft, task, rows, folder, hooks) as opener:
+        rows = drop_handed(rows)
         for hook in hooks:
             hook.begin(rows)
-        opener = make_opener(task.config, Path(task.site_files or folder), task.workers, task.round, hooks)
-        taken_down = rows["url"].filter(pa.array(matching_rows(rows, task.takedowns))).to_pylist()
-        opener.refuse(taken_down, Reason.TAKEDOWN, "by request")
         for url, page_url, signals in zip(*(rows[name].to_pylist() for name in _OF_PAGE), strict=True):
             declared = [one for one in read_page_terms(signals, page_url) if one.signal in task.config.page_opt_out]
             opener.pages.setdefault(url, []).extend(declared)
-        name = f"{task.index:0{SHARD_DIGITS}d}"
+        name = f"{task.cut.number:0{SHARD_DIGITS}d}"
         tar = folder / f"{name}.tar"
-        with closing(opener), redirect_stdout(io.StringIO()) as output, redirect_stderr(output):
+        with redirect_stdout(io.StringIO()) as output, redirect_stderr(output):
             _run_downloader(rows, task, folder, opener, previews, decoder)
         if output.getvalue():
             logger.warning("download %s: img2dataset printed: %s", task.id, output.getvalue()[-2000:])
         outcomes = pq.ParquetFile(folder / f"{name}.parquet").read()
         for hook in hooks:
             hook.end()
-        table = erase_rows(join_outcomes(rows, rows["uid"].to_pylist(), outcomes, tar.name))
+        joined = join_outcomes(rows, rows["uid"].to_pylist(), outcomes, tar.name)
+        handed, others = split_by(joined, lambda reason: reason == HANDED_ON)
+        table = erase_rows(others)
         kept = table.filter(table["drop_reason"].is_null())
         _check_tar(tar, kept["key"].to_pylist())
         parts: list[Part] = [draft.put_file(tar.name, tar, kept.num_rows)]
@@ -204,11 +214,105 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess, hook
         bytes=sum(evidence.bytes or 0 for evidence in opener.evidence.values()),
         seconds=round(time.monotonic() - started, 3),
         round=task.round,
-        again=put_retry_rows(draft, name, retried),
+        again=put_later_rows(draft, "again", name, add_starts(retried, opener, opener.scope.starts)),
+        handed=put_later_rows(draft, "handed", name, add_starts(handed, opener, opener.handed)),
         hosts=count_by_host(final),
         erased=count_erased(final),
     )
     return Record(task=task.id, parts=parts, counts=_count_rows(final), facts=facts.as_json())
+
+
+def read_rows(draft: Draft, task: ShardTask) -> pa.Table:
+    """Return the rows of a shard in the order of their uids."""
+    return read_spans(draft.store, task.cut.spans).sort_by("uid").combine_chunks()
+
+
+def drop_handed(rows: pa.Table) -> pa.Table:
+    """Return the rows of a shard without what only `open_hosts` reads."""
+    return rows.drop_columns([name for name in (*HANDED.names, UNIT.name) if name in rows.column_names])
+
+
+@contextmanager
+def open_hosts(
+    draft: Draft, task: ShardTask, rows: pa.Table, folder: Path, hooks: Sequence[ShardHook] = ()
+) -> Iterator[SafeOpener]:
+    """Return what requests the URLs of rows, inside the `with`; what is known of their hosts moves with them.
+
+    Args:
+        folder: for the state of hosts, if the task names none or its folder cannot be used on this machine.
+    """
+    scope, limited = _read_scope(rows, task)
+    state = _open_state(task, folder)
+    name, chain = draft.scratch(f"{task.cut.chain}.state"), task.cut.chain
+    moved = rows["state"].drop_null().to_pylist() if "state" in rows.column_names else []
+    if chain and (kept := draft.store.find(name)):
+        moved.append(kept)
+    origins = set(map(_find_origin, map(scope.find_url, rows["url"].to_pylist()))).union(*map(state.load, moved))
+
+    def keep(pause: float = _SHORT_PAUSE) -> None:
+        """Write what a process on another machine must know that takes over the hosts of this shard."""
+        if chain and pause >= _SHORT_PAUSE:
+            draft.store.put(name, state.export(origins))
+
+    machine = MachinePace(state, task.run, keep)
+    opener = make_opener(task.config, state, f"{task.run}-{task.round}", hooks, scope, machine, task.processes)
+    opener.refuse(limited, Reason.HOST_LIMIT, "over download.max_host_rows")
+    opener.refuse(
+        rows["url"].filter(pa.array(matching_rows(rows, task.takedowns))).to_pylist(), Reason.TAKEDOWN, "by request"
+    )
+    with closing(opener):
+        yield opener
+    if task.cut.chain_shards > 1:
+        keep()
+
+
+def _find_origin(url: str) -> str:
+    found = _ORIGIN.match(url)
+    return found[0] if found else ""
+
+
+def _open_state(task: ShardTask, folder: Path) -> HostState:
+    """Return the state of hosts on this machine; a temporary one where its folder cannot be used."""
+    try:
+        return HostState(Path(task.host_state or folder))
+    except (OSError, sqlite3.Error) as error:
+        logger.warning("download %s: %s cannot be used for the state of hosts: %s", task.id, task.host_state, error)
+        return HostState(folder)
+
+
+def _read_scope(rows: pa.Table, task: ShardTask) -> tuple[Scope, list[str]]:
+    """Return the hosts that a shard may request, and the URLs over the limit of their hosts."""
+    if UNIT.name not in rows.column_names:
+        return Scope(), []
+    starts = {}
+    columns = ("url", "next_url", "hops", "wait", "opt_out", "permissions")
+    for url, next_url, hops, wait, *declared in zip(*(rows[name].to_pylist() for name in columns), strict=True):
+        if next_url is not None:
+            starts[url] = Start(
+                next_url, hops, wait, *(tuple(OptOut(**one) for one in some or ()) for some in declared)
+            )
+    scope = Scope(None if task.alone else frozenset(rows[UNIT.name].to_pylist()), starts=starts)
+    urls = rows["url"].to_pylist()
+    limited = [url for url, over in zip(urls, rows["limited"].to_pylist(), strict=True) if over]
+    return replace(scope, rows=Counter(parse_host(scope.find_url(url)) for url in urls)), limited
+
+
+def add_starts(rows: pa.Table, opener: SafeOpener, starts: Mapping[str, Start]) -> pa.Table:
+    """Return rows for a later task, with the columns of HANDED: where it begins, and what it must know of hosts."""
+    values, known = list[dict[str, Any]](), set[str]()
+    for url in rows["url"].to_pylist():
+        start = starts.get(url)
+        origin = _find_origin(start.url if start else url)
+        value: dict[str, Any] = {} if origin in known else {"state": opener.rules.export(origin)}
+        known.add(origin)
+        if start:
+            value |= {"next_url": start.url, "hops": start.hops, "wait": start.wait}
+            value |= {name: list(map(vars, getattr(start, name))) for name in ("opt_out", "permissions")}
+        values.append(value)
+    more = pa.Table.from_pylist(values, HANDED)
+    for field in HANDED:
+        rows = rows.append_column(field, more[field.name])
+    return rows
 
 
 def _count_rows(final: pa.Table) -> Counts:
@@ -232,10 +336,10 @@ def _run_downloader(
     with pa.ipc.new_file(str(source), rows.schema) as file:
         file.write_table(rows)
     failures: list[OSError] = []
-    keys = make_keys(task.index, rows.num_rows, config.shard_size)
+    keys = make_keys(task.cut.number, rows.num_rows, config.shard_size)
     urllib.request.install_opener(opener)  # noqa: TID251  puts the safe fetch under img2dataset
-    tar = folder / f"{task.index:0{SHARD_DIGITS}d}.tar"
-    pool = HostPool(config.threads, config.concurrency(task.workers))
+    tar = folder / f"{task.cut.number:0{SHARD_DIGITS}d}.tar"
+    pool = HostPool(config.threads, config.concurrency(task.processes), opener.pace, opener.scope.find_url)
     with (folder / "waiting").open("w+b") as early_file, tar.open("wb") as tar_file:
         files = (early_file, tar_file)
         downloader = Downloader(
@@ -258,7 +362,7 @@ def _run_downloader(
         )
         try:
             with use_pool(pool):
-                downloader.download_shard((task.index, str(source)))  # its __call__ would swallow errors
+                downloader.download_shard((task.cut.number, str(source)))  # its __call__ would swallow errors
         except OSError as error:
             failures.append(error)
     if failures:

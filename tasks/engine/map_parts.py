@@ -8,14 +8,15 @@ Each task writes its own parts, so the output does not depend on workers and ord
 import logging
 import sys
 import tempfile
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import replace
-from itertools import islice
+from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from dataops.errors import JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
 from dataops.messages.waiting import pause
@@ -36,17 +37,72 @@ T = TypeVar("T", bound=Task)
 PartFunction = Callable[[Draft, T], Record]
 
 
+@dataclass(frozen=True)
+class TaskOrder(Generic[T]):
+    """The order in which tasks start."""
+
+    chain: Callable[[T], str] = lambda task: ""
+    """Returns the name of the chain of a task, of which few tasks run at a time; empty if it has none."""
+    seconds: Callable[[T], float] = lambda task: 0.0
+    """Returns the time that a task takes. The chain starts first that takes longest, then tasks in their own order."""
+    at_once: int = 1
+    """Number of tasks of a chain that run at a time."""
+    ahead: int = WAITING
+    """Tasks per worker that are submitted. With 1, the next task of a long chain does not wait for others."""
+
+
+class TaskQueue(Generic[T]):
+    """The tasks of a map that have not started."""
+
+    def __init__(self, tasks: Sequence[T], order: TaskOrder[T]):
+        self._order = order
+        self._chains: dict[str, deque[T]] = {}
+        for number, task in enumerate(tasks):
+            self._chains.setdefault(order.chain(task) or f"\0{number}", deque()).append(task)
+        self._numbers = {name: number for number, name in enumerate(self._chains)}
+        self._names = {task.id: name for name, chain in self._chains.items() for task in chain}
+        self._left = {name: sum(map(order.seconds, chain)) for name, chain in self._chains.items()}
+        self._running = Counter[str]()
+        self._heap = [(-self._left[name], number, name) for name, number in self._numbers.items()]
+        heapify(self._heap)
+
+    def pop(self) -> T | None:
+        """Return the task that starts next, or None if none may start now."""
+        if not self._heap:
+            return None
+        _, _, name = heappop(self._heap)
+        task = self._chains[name].popleft()
+        self._left[name] -= self._order.seconds(task)
+        self._running[name] += 1
+        if self._running[name] < self._order.at_once:
+            self._push(name)
+        return task
+
+    def end(self, task: T) -> None:
+        """Let the next task of the chain of an ended one start."""
+        name = self._names[task.id]
+        self._running[name] -= 1
+        if self._running[name] == self._order.at_once - 1:
+            self._push(name)
+
+    def _push(self, name: str) -> None:
+        if self._chains[name]:
+            heappush(self._heap, (-self._left[name], self._numbers[name], name))
+
+
 def map_parts(
     function: PartFunction[T],
     tasks: Sequence[T],
     draft: Draft,
     context: Context,
     view: MapView[T] | None = None,
+    order: TaskOrder[T] | None = None,
 ) -> list[Record]:
     """Return the record of each task, in the order of `tasks`. Finished tasks are not executed again.
 
     Args:
         view: what progress counts and shows; by default the tasks, and the rows kept and dropped.
+        order: in which order tasks start; by default that of `tasks`.
 
     Raises: the error of the first task that failed, after ATTEMPTS attempts if it is retryable; JobFailed (75) if a worker
     process died (killed, or out of memory); ServiceError (75) if a cluster does not answer or is lost.
@@ -57,12 +113,13 @@ def map_parts(
         logger.info("%s %s: %d of %d tasks are finished already", draft.stage, draft.key, len(records), len(tasks))
     progress = MapProgress(tasks, records, context, view or MapView())
     progress.show()
+    order = order or TaskOrder[T]()
     if todo and context.pool:
-        _run(context.pool, function, todo, draft, context, progress)
+        _run(context.pool, function, todo, draft, context, progress, order)
     elif todo:
         with shared_workers(replace(context, workers=min(context.workers, len(todo)))) as sharing:
             assert sharing.pool is not None
-            _run(sharing.pool, function, todo, draft, sharing, progress)
+            _run(sharing.pool, function, todo, draft, sharing, progress, order)
     return [records[task.id] for task in tasks]
 
 
@@ -87,15 +144,20 @@ def _run(
     draft: Draft,
     context: Context,
     progress: MapProgress[T],
+    order: TaskOrder[T],
 ) -> None:
     done: SimpleQueue[Future[Record]] = SimpleQueue()
-    rest, running = iter(todo), dict[Future[Record], tuple[T, int]]()
+    queue, running = TaskQueue(todo, order), dict[Future[Record], tuple[T, int]]()
 
     def submit(task: T, attempt: int = 1) -> None:
         names = (draft.store.uri, draft.stage, draft.key, draft.fence, progress.reports)
         future = pool.submit(_call, function, *names, task)
         running[future] = (task, attempt)
         future.add_done_callback(done.put)
+
+    def submit_next() -> None:
+        while len(running) < order.ahead * context.workers and (task := queue.pop()) is not None:
+            submit(task)
 
     def next_finished() -> Future[Record]:
         while True:
@@ -107,8 +169,7 @@ def _run(
     task, log = todo[0], RecordLog(draft)
     with progress.reports_of_workers(shared_disk=context.executor.shares_disk):
         try:
-            for task in islice(rest, WAITING * context.workers):
-                submit(task)
+            submit_next()
             while running:
                 future = next_finished()
                 task, attempt = running.pop(future)
@@ -117,8 +178,8 @@ def _run(
                     log.add(future.result())
                     progress.finish(task, future.result())
                     progress.show(task for task, _ in running.values())
-                    for task in islice(rest, 1):
-                        submit(task)
+                    queue.end(task)
+                    submit_next()
                 elif _is_retryable(error) and attempt < ATTEMPTS:
                     logger.warning("%s %s: attempt %d failed: %s", draft.stage, task.id, attempt, error)
                     pause(

@@ -35,8 +35,8 @@ DOWNLOAD = {
     Reason.CONNECT: DropReason("The host accepted no connection, or closed it.", _AGAIN.format(Reason.CONNECT)),
     Reason.INCOMPLETE: DropReason("The response ended early.", _AGAIN.format(Reason.INCOMPLETE)),
     Reason.HOST_BUSY: DropReason(
-        "The host was too slow or asked for a pause, so the row had no turn in time.",
-        f"{_AGAIN.format(Reason.HOST_BUSY)}; `download.host_patience`, `download.host_rate`",
+        "The row had no turn at its host in time. Only in snapshots of older versions.",
+        _AGAIN.format(Reason.HOST_BUSY),
     ),
     "http_NNN": DropReason(
         "The response has this HTTP status, such as http_404.",
@@ -73,6 +73,7 @@ DOWNLOAD = {
     Reason.HOST_CPU: DropReason(
         "Images of the host took far more CPU time than their size explains, so it was given up for this run."
     ),
+    Reason.HOST_LIMIT: DropReason("The host has more images than may be requested.", "`download.max_host_rows`"),
     Reason.WORKER_DIED: DropReason("The process that decoded the image died or exceeded its time."),
     Reason.TOO_MANY_PIXELS: DropReason("The image has too many pixels.", "`download.max_image_area`"),
     Reason.TOO_SMALL: DropReason("A side of the image has too few pixels.", "`download.min_image_size`"),

@@ -1,8 +1,10 @@
-"""State of hosts that the processes of a download share: robots.txt and similar files, failures and pauses.
+"""State of hosts that the processes of a machine share: turns, pauses, failures, IP addresses, robots.txt and its like.
 
-It is one SQLite file in a scratch folder, deleted with the run. A process that needs a missing file of an origin locks its
-name, checks again, and only then requests it. A file is kept for a day, a failure for a minute and then for twice as long
-each time: a dead host costs its timeout now and then, not for each shard and process, and a host that recovers is noticed.
+It is one SQLite file in the home. Only one process of a run requests images from a host (tasks/download/host_cut.py), so it
+is for what comes after it: the next shard of the host, a process that replaces a dead one, a stage or run beside it. What
+moves to another machine is in `HostState.export`. A process that needs a missing file of an origin locks its name, checks
+again, and only then requests it. A file is kept for a day, a failure for a minute and then for twice as long each time: a
+dead host costs its timeout now and then, not for each shard and process, and a host that recovers is noticed.
 """
 
 import fcntl
@@ -11,11 +13,12 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from dataops.archives.http_body import BadBody
 from dataops.digest import text_sha256
@@ -43,19 +46,25 @@ FAILURE_EXPIRY = 60.0
 """Seconds for which the first failure of a file is kept; each further one twice as long, up to MAX_FAILURE_EXPIRY."""
 MAX_FAILURE_EXPIRY = 3_600.0
 _ACCEPT = "text/plain,application/json,*/*;q=0.5"
-_FAILURE = "SELECT reason, detail, seconds, until FROM failures WHERE url = ? AND round = ?"
+_FAILURE = "SELECT reason, detail, seconds, until FROM failures WHERE url = ? AND attempt = ?"
 _TABLES = (
-    "files (url TEXT PRIMARY KEY, answer TEXT)",
-    "failures (url TEXT PRIMARY KEY, round INT, reason TEXT, detail TEXT, seconds REAL, until REAL)",
-    "pauses (host TEXT PRIMARY KEY, reason TEXT, detail TEXT, until REAL)",
+    "files (url TEXT PRIMARY KEY, answer TEXT, until REAL)",
+    "failures (url TEXT PRIMARY KEY, attempt TEXT, reason TEXT, detail TEXT, seconds REAL, until REAL)",
+    "pauses (host TEXT, run TEXT, reason TEXT, detail TEXT, until REAL, PRIMARY KEY (host, run))",
+    "turns (host TEXT PRIMARY KEY, until REAL)",
+    "addresses (host TEXT PRIMARY KEY, found TEXT, until REAL)",
 )
+_LONGEST_INTERVAL = 3_600.0
+"""Seconds that a turn lies in the future at most; a longer one is from before a change of the clock."""
+EXPIRY = 86_400.0
+"""Seconds for which a file is kept. Source: RFC 9309, section 2.4: not more than 24 hours."""
 
 
 class HostState:
     """The shared file and its locks. Safe to use from many threads and processes.
 
     Args:
-        folder: folder of the SQLite file and of the lock files.
+        folder: folder of the SQLite file and of the lock files, in the home or a temporary one.
     """
 
     def __init__(self, folder: Path):
@@ -67,14 +76,48 @@ class HostState:
         weakref.finalize(self, self._database.close)
         with self.exclusive("create"):  # SQLite does not wait for another process here
             self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = OFF")  # the file ends with the run
+            self._database.execute("PRAGMA synchronous = OFF")  # after a power loss everything is asked again
             for table in _TABLES:
                 self._database.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
+            self._delete_expired(int(time.time()))
+
+    def _delete_expired(self, now: int) -> None:
+        """Delete what no longer holds, at most once an hour."""
+        if now < self._database.execute("PRAGMA user_version").fetchone()[0] + 3600:
+            return
+        for table in _TABLES:
+            self._database.execute(f"DELETE FROM {table.split()[0]} WHERE until < ?", [now])
+        self._database.execute(f"PRAGMA user_version = {now}")
 
     def execute(self, query: str, *values: object) -> tuple[Any, ...] | None:
         """Execute a statement and return the first row of its result, if it has one."""
         with self._lock:
             return self._database.execute(query, values).fetchone()
+
+    def export(self, origins: Collection[str]) -> bytes:
+        """Return what another machine must know of the hosts of origins: pauses, IP addresses and files, as JSON."""
+        now = time.time()
+        hosts = {urlsplit(origin).hostname or "" for origin in origins if "[" not in origin}
+        rows: dict[str, list[Any]] = {"pauses": [], "addresses": [], "files": []}
+        with self._lock:
+            for host in sorted(hosts):
+                query = "SELECT * FROM pauses WHERE host = ? AND run = '' AND until > ?"
+                rows["pauses"] += self._database.execute(query, (host, now))
+                rows["addresses"] += self._database.execute(
+                    "SELECT * FROM addresses WHERE host = ? AND until > ?", (host, now)
+                )
+            for origin in sorted(origins):
+                query = "SELECT * FROM files WHERE url >= ? AND url < ? AND until > ?"
+                rows["files"] += self._database.execute(query, (f"{origin}/", f"{origin}0", now))
+        return json.dumps(rows).encode()
+
+    def load(self, exported: bytes) -> set[str]:
+        """Take over what another machine has exported, where this one does not know more; return the origins of files."""
+        found = json.loads(exported)
+        for table, rows in found.items():
+            for row in rows:
+                self.execute(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
+        return {"/".join(url.split("/", 3)[:3]) for url, *_ in found["files"]}
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
@@ -87,24 +130,52 @@ class HostState:
             yield
 
 
-class Pauses:
-    """Pauses that hosts requested, shared by all processes of the run."""
+class MachinePace:
+    """Turns at hosts and their pauses, of all processes of this machine.
 
-    def __init__(self, folder: Path):
-        self._state = HostState(folder)
+    Args:
+        run: name of the run, whose hosts that are given up are asked by others.
+        on_pause: called after a pause was recorded, with its seconds.
+    """
 
-    def put(self, host: str, reason: str, detail: str, seconds: float) -> None:
+    def __init__(self, state: HostState, run: str = "", on_pause: Callable[[float], None] = lambda seconds: None):
+        self._state, self._run, self._on_pause = state, run, on_pause
+
+    def take_turn(self, host: str, interval: float) -> float:
+        """Take a turn and return 0, or return the seconds until there is one."""
+        if not interval:
+            return 0.0
+        now = time.time()
+        taken = self._state.execute(
+            "INSERT INTO turns VALUES (?, ?) ON CONFLICT DO UPDATE SET until = excluded.until "
+            "WHERE until <= ? OR until > ? RETURNING 1", host, now + interval, now, now + _LONGEST_INTERVAL,
+        )  # fmt: skip
+        found = None if taken else self._state.execute("SELECT until FROM turns WHERE host = ?", host)
+        return max(found[0] - now, 1e-3) if found else 0.0
+
+    def put_pause(self, host: str, reason: str, detail: str, seconds: float) -> None:
         """Record a pause and the answer (reason, detail) by which a host requested it. The longest pause counts."""
+        self._put(host, "", reason, detail, seconds)
+        self._on_pause(seconds)
+
+    def give_up(self, host: str, reason: str, detail: str) -> None:
+        """Let this run request nothing more from a host."""
+        self._put(host, self._run or "-", reason, detail, EXPIRY)
+
+    def _put(self, host: str, run: str, reason: str, detail: str, seconds: float) -> None:
         self._state.execute(
-            "INSERT INTO pauses VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET reason = excluded.reason, "
+            "INSERT INTO pauses VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET reason = excluded.reason, "
             "detail = excluded.detail, until = excluded.until WHERE excluded.until > until",
-            host, reason, detail, time.time() + seconds,
+            host, run, reason, detail, time.time() + seconds,
         )  # fmt: skip
 
-    def remaining(self, host: str) -> tuple[str, str, float] | None:
+    def find_pause(self, host: str) -> tuple[str, str, float] | None:
         """Return the answer (reason, detail) and the remaining seconds of a host's pause, or None."""
         now = time.time()
-        pause = self._state.execute("SELECT reason, detail, until FROM pauses WHERE host = ? AND until > ?", host, now)
+        pause = self._state.execute(
+            "SELECT reason, detail, until FROM pauses WHERE host = ? AND run IN ('', ?) AND until > ? "
+            "ORDER BY until DESC", host, self._run or "-", now,
+        )  # fmt: skip
         return (pause[0], pause[1], pause[2] - now) if pause else None
 
 
@@ -127,15 +198,12 @@ class OriginFiles:
 
     Args:
         client: the client that makes the requests.
-        folder: folder of the shared state.
         timeout: seconds for one file, redirects included.
-        round_: number of the download round; failures of other rounds do not count.
-        expiry: seconds for which a file is kept. Source: RFC 9309, section 2.4: not more than 24 hours.
+        attempt: name of the run and the round of its download; failures of others do not count.
     """
 
-    def __init__(self, client: HttpClient, folder: Path, timeout: float, round_: int = 0, expiry: float = 86_400.0):
-        self._client, self._timeout, self._round, self._expiry = client, timeout, round_, expiry
-        self._state = HostState(folder)
+    def __init__(self, client: HttpClient, state: HostState, timeout: float, attempt: str = ""):
+        self._client, self.state, self._timeout, self._attempt = client, state, timeout, attempt
 
     def get(self, origin: str, path: str, turn: Callable[[], AbstractContextManager[None]] = nullcontext) -> OriginFile:
         """Return a file of an origin such as https://example.org, fetched or kept.
@@ -150,7 +218,7 @@ class OriginFiles:
         if kept := self._kept(url):
             return kept
         # One of 65,536 names: two URLs rarely share a lock, and a million hosts do not make a million lock files.
-        with self._state.exclusive(text_sha256(url)[:4]):
+        with self.state.exclusive(text_sha256(url)[:4]):
             if kept := self._kept(url):
                 return kept
             try:
@@ -163,26 +231,23 @@ class OriginFiles:
                 failure = FetchError(Reason.BAD_RESPONSE, type(error).__name__)
                 self._keep_failure(url, failure)
                 raise failure from error
-            self._state.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", url, json.dumps(asdict(found)))
+            values = (url, json.dumps(asdict(found)), found.fetched_at + EXPIRY)
+            self.state.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", *values)
             return found
 
     def _kept(self, url: str) -> OriginFile | None:
         """Return the kept file, or None. Raises: FetchError if a failure is kept."""
-        row = self._state.execute("SELECT answer FROM files WHERE url = ?", url)
-        failure = None if row else self._state.execute(_FAILURE, url, self._round)
+        row = self.state.execute("SELECT answer FROM files WHERE url = ? AND until > ?", url, time.time())
+        failure = None if row else self.state.execute(_FAILURE, url, self._attempt)
         if failure and failure[3] > time.time():
             raise FetchError(failure[0], failure[1])
-        kept = OriginFile(**json.loads(row[0])) if row else None
-        return kept if kept and kept.fetched_at + self._expiry > time.time() else None
+        return OriginFile(**json.loads(row[0])) if row else None
 
     def _keep_failure(self, url: str, error: FetchError) -> None:
-        """Keep a failure of the host. That this process got no turn (host_busy) is none."""
-        if error.reason == Reason.HOST_BUSY:
-            return
-        before = self._state.execute(_FAILURE, url, self._round)
+        before = self.state.execute(_FAILURE, url, self._attempt)
         seconds = min(2 * before[2], MAX_FAILURE_EXPIRY) if before else FAILURE_EXPIRY
-        values = (url, self._round, error.reason, error.detail, seconds, time.time() + seconds)
-        self._state.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)", *values)
+        values = (url, self._attempt, error.reason, error.detail, seconds, time.time() + seconds)
+        self.state.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)", *values)
 
     def _request(self, first: str) -> OriginFile:
         url, deadline, now = first, time.monotonic() + self._timeout, time.time()

@@ -5,9 +5,11 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,14 +21,14 @@ from dataops.store import FolderStore
 from tasks.curate.stage import CURATE, CurateConfig
 from tasks.download.config import DownloadConfig, RetryConfig
 from tasks.download.resizers import KEPT
-from tasks.download.rounds import ShardTask, cut_parts
-from tasks.download.stage import DOWNLOAD, download_shard
+from tasks.download.rounds import ShardCut, ShardTask, cut_parts
+from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
-from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import Plan, make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tests.downloads import filtered
+from tests.inline_executor import InlineExecutor
 from tests.servers.image_site import Site, picture, serve_images
 
 pytestmark = pytest.mark.timeout(120)
@@ -194,15 +196,20 @@ def test_download_gives_the_same_bytes_for_any_workers_and_threads_and_after_a_c
     keys = [row["key"] for row in read_parts(store_a, a).to_pylist()]
     assert sorted(keys) == sorted(uid(url, f"caption of {url}") for url in urls if "missing" not in url)
 
-    planned = planned_in(store_b, threads=3)
-    draft = Draft(store_b, "download", planned.key)
-    here = Context(store_b, tmp_path, workers=1, pool=one_thread)
-    cuts = cut_parts(planned.upstream[0], 40)
-    shards = [ShardTask(index, rows, planned.config) for index, rows in enumerate(cuts)]  # pyright: ignore
-    map_parts(download_shard, [shards[0], shards[2]], draft, here)
-    Site.seen.clear()  # "killed" here: two of three shards are there, and no manifest
-    b = make(planned, here)
-    assert sum(number for path, number in Site.seen.items() if path.startswith(("/pictures", "/missing"))) == 40
+    planned, fetched = planned_in(store_b, threads=3), list[int]()
+
+    def kill(task: Any) -> None:
+        if isinstance(task, ShardTask):
+            fetched.append(task.cut.number)
+            if len(fetched) == 3:
+                raise KeyboardInterrupt
+
+    here = Context(store_b, tmp_path / "b", workers=1, pool=InlineExecutor(kill))
+    with pytest.raises(KeyboardInterrupt):
+        make(planned, here)
+    Site.seen.clear()  # two of three shards are there, and no manifest
+    b = make(planned, replace(here, pool=one_thread))
+    assert sum(number for path, number in Site.seen.items() if path.startswith(("/pictures", "/missing"))) == 30
 
     assert (a.key, a.content_digest) == (b.key, b.content_digest)
     for part in a.parts:
@@ -244,7 +251,7 @@ def test_download_finds_rows_and_errors_that_img2dataset_swallows(
     store = FolderStore(tmp_path)
     source = filtered(store, [f"http://site.test/pictures/{n}.png" for n in range(8)], rows_a_part=8)
     config = DownloadConfig(image_size=32, connect_to={"site.test": f"127.0.0.1:{site.server_port}"})
-    shard = ShardTask(0, cut_parts(source, 8)[0], config)
+    shard = ShardTask(ShardCut(0, cut_parts(source, 8)[0]), config)
 
     resize = resizers.Resizer.__call__
 

@@ -135,9 +135,10 @@ import sys
 from pathlib import Path
 from tasks.download.config import DownloadConfig
 from tasks.download.opener import make_opener
+from tasks.web.host_state import HostState
 
 folder, address, *urls = sys.argv[1:]
-opener = make_opener(DownloadConfig(connect_to={"ours.test": address, "shut.test": address}), Path(folder))
+opener = make_opener(DownloadConfig(connect_to={"ours.test": address, "shut.test": address}), HostState(Path(folder)))
 for url in urls:
     try:
         opener.open(url)

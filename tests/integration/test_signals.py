@@ -24,6 +24,7 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
 from tasks.web.fetch_error import FetchError
+from tasks.web.host_state import HostState
 from tests.downloads import fetched
 from tests.inline_executor import InlineExecutor
 from tests.servers.hostile_web import JUMBF, TDM, XMP, Answer, Web, picture, served, with_chunk
@@ -460,7 +461,7 @@ def test_only_the_configured_signals_drop_images(web: Web, tmp_path: Path):
     for chosen in ((), *((signal,) for signal in signals)):
         config = DownloadConfig(connect_to=web.connect_to(), host_rate=0, opt_out=chosen)
         dropped = []
-        with closing(make_opener(config, tmp_path / "".join(chosen))) as opener:
+        with closing(make_opener(config, HostState(tmp_path / "".join(chosen)))) as opener:
             for signal, name in names.items():
                 try:
                     opener.open(url(name, "1.png"))

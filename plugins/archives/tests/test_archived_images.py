@@ -21,6 +21,7 @@ from tasks.engine.context import Context
 from tasks.engine.stage import Work
 from tasks.extract.sources.warc import WarcSource
 from tasks.web.fetch_error import FetchError
+from tasks.web.host_state import HostState
 from tests.archived_images import DATE, http, record, redirect, write_archive
 from tests.image_files import as_file
 from tests.inline_executor import InlineExecutor
@@ -43,7 +44,9 @@ def open_archives(
     assert hook is not None
     with pickle.loads(pickle.dumps(hook)).open(draft) as opened:  # as for a worker process
         opened.begin(pa.table({"url": urls, "source": ["crawl"] * len(urls)}))
-        return make_opener(config, folder / "site-files", hooks=[*hooks, opened]), dict(hook.list_facts()["archive"])
+        return make_opener(config, HostState(folder / "site-files"), hooks=[*hooks, opened]), dict(
+            hook.list_facts()["archive"]
+        )
 
 
 def fetch(opener: SafeOpener, url: str) -> bytes | str:

@@ -15,6 +15,7 @@ from plugins.identity.keys import create_key
 from tasks.download.config import DownloadConfig
 from tasks.download.opener import make_opener
 from tasks.extract.config import Sources
+from tasks.web.host_state import HostState
 
 AGENT = "https://crawler.example.org"
 
@@ -43,7 +44,7 @@ def test_worker_without_the_key_ends_the_stage_with_the_remedy_of_its_machine(tm
     path, machine = tmp_path / "k.pem", os.uname().nodename
     config = pickle.loads(pickle.dumps(DownloadConfig(identity=identity(path), contact="mailto:a@b.test")))
     create_key(path)
-    with closing(make_opener(config, tmp_path / "site-files")):
+    with closing(make_opener(config, HostState(tmp_path / "site-files"))):
         kept = path.read_bytes()
     remedy = "each machine that downloads needs the key file of the run at this path: copy it"
     for change, message in (
@@ -56,7 +57,7 @@ def test_worker_without_the_key_ends_the_stage_with_the_remedy_of_its_machine(tm
     ):
         change()
         with pytest.raises(ConfigError) as raised:
-            make_opener(config, tmp_path / "site-files")
+            make_opener(config, HostState(tmp_path / "site-files"))
         assert str(raised.value).startswith(message)
 
 

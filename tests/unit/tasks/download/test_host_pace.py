@@ -8,7 +8,7 @@ import pytest
 from tasks.download import host_turns as host_pace
 from tasks.download.host_turns import HostPace, PaceLimits
 from tasks.web.fetch_error import FetchError
-from tasks.web.host_state import Pauses
+from tasks.web.host_state import HostState, MachinePace
 from tests.concurrency import at_once
 
 
@@ -31,7 +31,7 @@ def test_turns_limit_the_parallel_requests_of_each_host() -> None:
 
 @pytest.mark.parametrize("processes", [1, 3])
 def test_turns_keep_the_longer_of_both_intervals_for_all_processes(processes: int) -> None:
-    pace, starts = HostPace(PaceLimits(interval=0.02, processes=processes)), []
+    pace, starts = HostPace(PaceLimits(interval=0.02), processes=processes), []
 
     def work(interval: float) -> None:
         with pace.turn("a.test", interval):
@@ -42,6 +42,17 @@ def test_turns_keep_the_longer_of_both_intervals_for_all_processes(processes: in
     gaps = [after - before for before, after in pairwise(starts)]
     assert min(gaps[:3]) >= 0.02 * processes
     assert min(gaps[4:]) >= 0.04 * processes
+
+
+def test_row_waits_for_its_turn_however_long_that_takes() -> None:
+    pace, starts = HostPace(PaceLimits(interval=0.3, concurrency=1, max_pause=0.1, patience=0.1)), []
+
+    def work(_: int) -> None:
+        with pace.turn("a.test"):
+            starts.append(time.monotonic())
+
+    at_once(4, work)
+    assert starts[-1] - starts[0] >= 0.9, "neither patience nor the longest pause is for our own pace"
 
 
 def fails(pace: HostPace, error: FetchError, seconds: float) -> None:
@@ -107,35 +118,49 @@ def test_turns_of_a_dead_host_fail_once_its_patience_is_used() -> None:
         pass
 
 
-def test_turn_fails_as_host_busy_after_the_patience() -> None:
-    pace, release = HostPace(PaceLimits(concurrency=1, patience=0.1)), threading.Event()
+def test_processes_of_a_machine_share_turns_and_pauses_but_not_what_one_run_gives_up(tmp_path: Path) -> None:
+    limits = PaceLimits(interval=0.2, max_pause=10)
+    state = [HostState(tmp_path) for _ in range(3)]
+    paused, beside, other = (
+        HostPace(limits, MachinePace(one, run)) for one, run in zip(state, ["a", "a", "b"], strict=True)
+    )
+    starts: list[float] = []
 
-    def holds() -> None:
-        with pace.turn("slow.test"):
-            release.wait(5)
+    def work(number: int) -> None:
+        with (paused, beside, other)[number % 3].turn("busy.test"):
+            starts.append(time.time())
 
-    holder = threading.Thread(target=holds)
-    holder.start()
-    time.sleep(0.05)
-    with pytest.raises(FetchError, match="host_busy"), pace.turn("slow.test"):
-        pytest.fail("there was one turn")
-    release.set()
-    holder.join()
-    with pace.turn("slow.test"):
-        pass
-
-
-def test_pauses_are_shared_between_processes(tmp_path: Path) -> None:
-    paused, beside = (HostPace(PaceLimits(max_pause=10), Pauses(tmp_path)) for _ in range(2))
+    at_once(6, work)
+    assert min(after - before for before, after in pairwise(sorted(starts))) >= 0.19
     with pytest.raises(FetchError), paused.turn("a.test"):
         raise FetchError("http_429", "the server's answer", retry_after=60)
-    with pytest.raises(FetchError, match="http_429: the server's answer"), beside.turn("a.test"):
-        pytest.fail("it was asked")
+    for pace in (beside, other):
+        with pytest.raises(FetchError, match="http_429: the server's answer"), pace.turn("a.test"):
+            pytest.fail("it was asked")
     with beside.turn("b.test"):
         pass
-
     with pytest.raises(FetchError), paused.turn("c.test"):
-        raise FetchError("http_503", "the server's answer", retry_after=0.1)
+        raise FetchError("http_503", "the server's answer", retry_after=0.4)
     started = time.monotonic()
-    with beside.turn("c.test"):
-        assert time.monotonic() - started > 0.05, "a short one is waited for"
+    with other.turn("c.test"):
+        assert time.monotonic() - started > 0.2, "a short one is waited for"
+    paused.give_up("d.test", FetchError("host_cpu", "too much"))
+    with pytest.raises(FetchError, match="host_cpu"), beside.turn("d.test"):
+        pytest.fail("it was asked")
+    with other.turn("d.test"):
+        pass
+
+
+def test_pauses_and_files_move_to_another_machine_with_the_hosts(tmp_path: Path) -> None:
+    here, there = HostState(tmp_path / "here"), HostState(tmp_path / "there")
+    MachinePace(here).put_pause("a.test", "http_429", "the server's answer", 60)
+    MachinePace(here).put_pause("other.test", "http_429", "the server's answer", 60)
+    for number, origin in enumerate(("http://a.test", "http://a.test:81", "http://other.test")):
+        values = (f"{origin}/robots.txt", str(number), time.time() + 9)
+        here.execute("INSERT INTO files VALUES (?, ?, ?)", *values)
+    there.load(here.export({"http://a.test"}))
+    moved = MachinePace(there).find_pause("a.test")
+    assert moved is not None
+    assert 50 < moved[2] <= 60
+    assert MachinePace(there).find_pause("other.test") is None
+    assert there.execute("SELECT count(*), min(url) FROM files") == (1, "http://a.test/robots.txt")

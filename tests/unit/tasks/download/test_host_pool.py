@@ -1,13 +1,14 @@
 import threading
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from tasks.download.host_turns import CpuBudget, HostPace, HostPool, PaceLimits, UrlRow, parse_host
 from tasks.web.fetch_error import FetchError
-from tasks.web.host_state import Pauses
+from tasks.web.host_state import HostState, MachinePace
 
 
 def test_pool_limits_the_threads_of_a_slow_host() -> None:
@@ -41,8 +42,26 @@ def test_pool_limits_the_threads_of_a_slow_host() -> None:
     assert max(most.values()) == 2
 
 
+def test_hosts_that_are_asked_rarely_hold_no_thread_while_they_wait() -> None:
+    """20 hosts with an interval of a second, by 4 threads: each is asked at its own pace."""
+    pace = HostPace(PaceLimits(concurrency=4))
+    rows = [(n, f"http://h{n % 20}.test/{n}") for n in range(60)]
+    starts: dict[str, list[float]] = {}
+
+    def fetch(row: UrlRow) -> UrlRow:
+        host = parse_host(row[1])
+        with pace.turn(host, 1.0):
+            starts.setdefault(host, []).append(time.monotonic())
+        return row
+
+    started = time.monotonic()
+    assert sorted(HostPool(4, 4, pace).imap_unordered(fetch, rows)) == rows
+    assert 2 <= time.monotonic() - started < 20, "one host after the other would take 40 s"
+    assert all(b - a >= 1 for times in starts.values() for a, b in pairwise(times))
+
+
 def test_host_whose_images_cost_too_much_cpu_time_is_given_up_in_all_processes(tmp_path: Path) -> None:
-    pool, pace = HostPool(threads=1, per_host=1), HostPace(PaceLimits(), Pauses(tmp_path))
+    pool, pace = HostPool(threads=1, per_host=1), HostPace(PaceLimits(), MachinePace(HostState(tmp_path)))
     budget = CpuBudget(pool, pace, seconds=10)
     rows = [(number, f"http://{host}.test:80/{number}.webp") for number in range(9) for host in ("bad", "good")]
     refused = Counter[str]()
@@ -53,8 +72,8 @@ def test_host_whose_images_cost_too_much_cpu_time_is_given_up_in_all_processes(t
             refused[host] += 1
         else:
             budget.charge(*((2.2, 2500) if "bad" in host else (3.0, 8_000_000)))
-    assert refused == {"bad.test:80": 4}, "a large image may take long"
-    for other in (pace, HostPace(PaceLimits(), Pauses(tmp_path))):
+    assert refused == {"bad.test": 4}, "a large image may take long"
+    for other in (pace, HostPace(PaceLimits(), MachinePace(HostState(tmp_path)))):
         with pytest.raises(FetchError, match="host_cpu: images of this host took over 10 s"), other.turn("bad.test"):
             pass
         with other.turn("good.test"):

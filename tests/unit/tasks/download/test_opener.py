@@ -11,6 +11,7 @@ from tasks.download.hooks import ShardHook
 from tasks.download.opener import Evidence, make_opener
 from tasks.web.address_policy import AddressResolver, is_public
 from tasks.web.fetch_error import FetchError
+from tasks.web.host_state import HostState
 from tasks.web.request import split_url
 
 
@@ -89,7 +90,7 @@ def test_split_url_refuses_other_text(url: str) -> None:
 def test_opener_retries_only_temporary_failures_other_than_timeouts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str, requests: int
 ) -> None:
-    opener, checks = make_opener(DownloadConfig(), tmp_path), []
+    opener, checks = make_opener(DownloadConfig(), HostState(tmp_path)), []
 
     def check(parts: object) -> None:
         checks.append(parts)
@@ -137,7 +138,7 @@ def test_what_a_hook_drops_is_kept_by_no_other_and_may_leave_no_evidence(
         threading.Thread(target=answer, daemon=True).start()
         config = DownloadConfig(connect_to={"a.test": f"127.0.0.1:{listener.getsockname()[1]}"})
         recorder, other = Recorder(), Recorder()
-        opener = make_opener(config, tmp_path, hooks=[recorder, other])
+        opener = make_opener(config, HostState(tmp_path), hooks=[recorder, other])
         monkeypatch.setattr(opener.rules, "check", lambda parts: (0.0, []))
         urls = ["http://a.test/bad.png", "http://a.test/good.png"]
         with pytest.raises(FetchError, match=r"^forbidden: by a list$"):

@@ -38,7 +38,8 @@ def stored(store: FolderStore, sizes: list[int]) -> Manifest:
     draft, parts = Draft(store, "filter", "k"), []
     for number, size in enumerate(sizes):
         uids = [uid(str(number), str(i)) for i in range(size)]
-        parts.append(draft.put_table(f"part-{number:05d}.parquet", pa.table({"uid": uids})))
+        rows = pa.table({"uid": uids, "url": [f"http://a.test/{one}" for one in uids]})
+        parts.append(draft.put_table(f"part-{number:05d}.parquet", rows))
     return build_manifest("filter", parts, key="k")
 
 

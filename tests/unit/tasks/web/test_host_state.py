@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tasks.web.fetch_error import FetchError
-from tasks.web.host_state import OriginFile, OriginFiles
+from tasks.web.host_state import HostState, OriginFile, OriginFiles
 from tests.concurrency import at_once
 
 
@@ -13,7 +13,7 @@ class Files(OriginFiles):
     """Answers without a network."""
 
     def __init__(self, folder: Path, status: int = 200, **options: Any):
-        super().__init__(client=None, folder=folder, timeout=1.0, **options)  # type: ignore[arg-type]
+        super().__init__(client=None, state=HostState(folder), timeout=1.0, **options)  # type: ignore[arg-type]
         self.status, self.asked = status, []
 
     def _request(self, first: str) -> OriginFile:
@@ -85,18 +85,3 @@ def test_robots_cache_keeps_an_unforeseen_error_like_any_failure(tmp_path: Path,
         with pytest.raises(FetchError, match=f"^bad_response: {type(error).__name__}$"):
             files.get("http://a.test", "/ai.txt")
     assert len(asked) == 1
-
-
-def test_robots_cache_does_not_keep_a_missed_turn(tmp_path: Path) -> None:
-    files = Files(tmp_path)
-
-    class NoTurn:
-        def __enter__(self) -> None:
-            raise FetchError("host_busy", "no turn in time")
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-    with pytest.raises(FetchError, match="host_busy"):
-        files.get("http://a.test", "/robots.txt", NoTurn)
-    assert files.get("http://a.test", "/robots.txt").status == 200
