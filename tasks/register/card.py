@@ -11,8 +11,8 @@ cards", for the front matter, whose model-index is that of Papers with Code.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -119,7 +119,7 @@ class Card:
             *_list_licenses(self.packs),
             _recipe(self.manifests),
             *_list_weights(train),
-            *self._results(),
+            *([_scores(self.rows, self.comparisons)] if self.rows else []),
             describe_contamination(self.manifests, only_own=self.is_mixture),
             Section("Limits", list_limits(self.manifests, self.rows, only_own=self.is_mixture)),
             Section("Licence and rights", list_rights(self.packs, self.license, train)),
@@ -153,26 +153,33 @@ class Card:
         """Return the document as a page."""
         return render_document(f"Model card: {self.title()}", self._body())
 
-    def summary(self, links: Mapping[str, str]) -> str:
+    def summary(self, links: Mapping[str, str], main: Collection[str]) -> str:
         """Return the description of a run and a version in MLflow: whole lines, at most SUMMARY_LENGTH characters.
 
-        Lists of versions show its beginning as it is, so the first sentences have no markup.
+        Lists of versions show its beginning as it is, so the first sentences have no markup. The main results come first,
+        and what does not fit is left out from the end.
 
         Args:
             links: of further pages, by title.
+            main: keys of the metrics that it has.
         """
         linked = " · ".join(f"[{name}]({url})" for name, url in links.items())
         datasets = [_list_datasets(self.datasets)] if self.is_mixture else [_training_data(self.manifests)]
-        # MLflow's style sheet sets no space between the columns of a table
-        found = _write([self.lineage(), *self._results(), *datasets], self.headline(), links=linked, space="&emsp;")
-        text = f"{self.description}\n\n{found}".strip()
-        return text if len(text) <= SUMMARY_LENGTH else text[: SUMMARY_LENGTH - 2].rpartition("\n")[0] + "\n…"
+        results = [row for row in self.rows if row["key"] in main]
+        sections = [*([_scores(results, self.comparisons)] if results else []), self.lineage(), *datasets]
+        more = ""
+        while True:
+            # MLflow's style sheet sets no space between the columns of a table
+            found = _write(sections, self.headline(), links=linked, space="&emsp;")
+            text = f"{self.description}\n\n{found}".strip() + more
+            if len(text) <= SUMMARY_LENGTH or not sections:
+                return text if len(text) <= SUMMARY_LENGTH else text[: SUMMARY_LENGTH - 2].rpartition("\n")[0] + "\n…"
+            more, last = "\n\n…", sections.pop()
+            if len(last.rows) > 1:
+                sections.append(replace(last, rows=last.rows[:-1]))
 
     def _body(self) -> str:
         return _write(self.sections(), self.headline(), description=self.description)
-
-    def _results(self) -> list[Section]:
-        return [_scores(self.rows, self.comparisons)] if self.rows else []
 
     def lineage(self) -> Section:
         """Return the table that leads from the model stage by stage down to its source files."""

@@ -156,7 +156,9 @@ class Registration:
         if url := self.tags.get("prefect_flow_run_url"):
             links = {**links, "Prefect flow run": url}
         experiment, run_id = run.info.experiment_id, run.info.run_id
-        return self.card(lambda artefact: pages.run_path(experiment, run_id, artefact)).summary(links)
+        return self.card(lambda artefact: pages.run_path(experiment, run_id, artefact)).summary(
+            links, self.main_metrics
+        )
 
 
 _REMOTE = re.compile(

@@ -40,7 +40,9 @@ def manifests() -> dict[str, Manifest]:
     return found
 
 
-ROWS = [{"task": HOSTILE, "metric": "top1", "value": 0.5, "low": 0.0, "high": 0.6, "chance": 0.1, "n": 10}]
+ROWS = [
+    {"key": "t/top1", "task": HOSTILE, "metric": "top1", "value": 0.5, "low": 0.0, "high": 0.6, "chance": 0.1, "n": 10}
+]
 
 
 def registered(**values: Any) -> Card:
@@ -63,7 +65,7 @@ def read_page(markdown: str) -> LexborHTMLParser:
 
 
 def test_lineage_leads_stage_by_stage_down_to_the_sources() -> None:
-    for text in (registered().markdown(), registered().summary({"runs": "#/x"})):
+    for text in (registered().markdown(), registered().summary({"runs": "#/x"}, ())):
         page = read_page(split_front_matter(text)[1])
         links = {node.text(): node.attributes["href"] for node in page.css("td a")}
         assert links.keys() == {*manifests(), "source", "source file", "config", "code"}
@@ -77,6 +79,28 @@ def test_lineage_leads_stage_by_stage_down_to_the_sources() -> None:
             assert words in shown
     assert "](#/x)" in text
     assert not read_page(Card("m", manifests(), ROWS, "passed").markdown()).css("a"), "there is no run"
+
+
+def test_summary_begins_with_the_main_results_and_ends_with_whole_rows() -> None:
+    """MLflow's database holds 5,000 characters; a model of many tasks and source files has more to say."""
+    rows = [
+        {"key": f"task-{n}/{metric}", "task": f"task-{n}", "metric": metric, "value": 0.5, "low": 0.4, "high": 0.6}
+        | {"chance": 0.1, "n": 10}
+        for n in range(3)
+        for metric in ("top1", "top5")
+    ]
+    card = Card("m", balanced(), rows, "passed", link=lambda name: name + "?" + "x" * 500)
+    text = card.summary({"runs": "#/x"}, {f"task-{n}/top1" for n in range(3)})
+    assert len(text) <= 5000
+    assert text.endswith("…")
+    page = read_page(text)
+    results, *others = [[row.text(separator=" ").split()[:2] for row in table.css("tr")] for table in page.css("table")]
+    assert results == [["task", "metric"], *([f"task-{n}", "top1"] for n in range(3))]
+    assert len(others) == 1
+    assert len(others[0]) > 5, "the lineage is cut at its end"
+    whole = registered(description="").summary({}, ())
+    assert "…" not in whole
+    assert "Training data" in whole
 
 
 def test_card_escapes_hostile_text_and_names_missing_checks() -> None:
