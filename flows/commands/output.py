@@ -67,7 +67,7 @@ class _PlainConsole(Console):
 
     def _print_blocks(self, table: Table) -> None:
         """Print each row as its first cell, and below it the others with the names of their columns, none cut off."""
-        names = [str(column.header) for column in table.columns]
+        names = [str(column.header).replace("\n", " ") for column in table.columns]
         for first, *cells in zip(*(column.cells for column in table.columns), strict=True):
             super().print(str(first), soft_wrap=True)
             line = ""
@@ -82,10 +82,8 @@ class _PlainConsole(Console):
 def _is_wider(table: Table, width: int) -> bool:
     """Return whether a table has to cut a cell off."""
     columns = [(str(one.header), [str(one.header), *map(str, one.cells)]) for one in table.columns]
-    longest = (
-        min(max(map(cell_len, cells)), LEAST) if name in WRAPPED else max(map(cell_len, cells))
-        for name, cells in columns
-    )
+    lengths = [(name, max(cell_len(line) for cell in cells for line in cell.split("\n"))) for name, cells in columns]
+    longest = (min(length, LEAST) if name in WRAPPED else length for name, length in lengths)
     return sum(longest) + 2 * (len(columns) - 1) > width
 
 
