@@ -89,7 +89,7 @@ def test_summary_begins_with_the_main_results_and_ends_with_whole_rows() -> None
         for n in range(3)
         for metric in ("top1", "top5")
     ]
-    card = Card("m", balanced(), rows, "passed", link=lambda name: name + "?" + "x" * 500)
+    card = Card("m", manifests(), rows, "passed", link=lambda name: name + "?" + "x" * 500)
     text = card.summary({"runs": "#/x"}, {f"task-{n}/top1" for n in range(3)})
     assert len(text) <= 5000
     assert text.endswith("…")
