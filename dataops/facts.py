@@ -229,6 +229,8 @@ class DownloadFacts(Facts):
     """As in FetchedRows."""
     longest: dict[str, int] = {}
     """Number of rows of the hosts with the most rows."""
+    host_rate: float = 0.0
+    """Requests a second to a host; 0: no limit."""
 
 
 class CurateFacts(Facts):

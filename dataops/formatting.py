@@ -50,6 +50,13 @@ def format_bytes(size: float, unit: str = "bytes") -> str:
     return f"{size:,.1f} TB"
 
 
+def format_seconds(seconds: float) -> str:
+    """Return a duration with a unit that fits."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
 def format_counts(counts: Iterable[tuple[str, int]]) -> str:
     """Return names with their counts, in the given order: `language 1,204, too_small 673`."""
     return ", ".join(f"{name} {number:,}" for name, number in counts)

@@ -38,7 +38,7 @@ def image(text: str, preview: str = "aGk=") -> Values:
 def download_values(text: str) -> Values:
     row = {"url": text, "error_message": text}
     return {
-        "title": text, "counts": Counts(input=9, kept=4, dropped={text: 5}), "bytes": 1, "shards": 2,
+        "title": text, "longest": text, "counts": Counts(input=9, kept=4, dropped={text: 5}), "bytes": 1, "shards": 2,
         "reasons": [{"name": text, "dropped": 5, "examples": [row, row]}],
         "hosts": [{"name": text, "failed": 1, "rows": 2, "reasons": [(text, 1), (text, 2)]}],
         "kept": [image(text)], "dropped": [image(text), image(text, "")],

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from dataops.errors import NothingLeft
-from dataops.formatting import format_bytes, format_quantity
+from dataops.formatting import format_bytes, format_quantity, format_seconds
 from dataops.process import count_cores
 from dataops.stages import StageName
 from flows.commands.options import Json, Settings
@@ -113,13 +113,6 @@ def _reasons(one: PlannedStage) -> list[str]:
 
 def _rest(why: Sequence[str]) -> str:
     return f"and {len(why) - MAX_REASONS + 1} more differences (--json has all)"
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration with a unit that fits."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def format_rows(rows: float) -> str:

@@ -19,6 +19,7 @@ from flows.pipeline import PIPELINE
 from flows.planning.reasons import Wanted, choose_nearest, find_differences
 from flows.records import FINISHED, RunRecord, read_record
 from flows.run import Step
+from tasks.download.outcome import describe_longest, estimate_longest
 from tasks.engine.context import Context
 from tasks.engine.stage import plan as plan_snapshot
 from tasks.extract.sources.base import EarlierSource, Source, SourceEstimate
@@ -224,6 +225,9 @@ class _Planner:
             rows = new_rows = None if rows is None else rows + further
             if self._most is not None:
                 planned.warning = describe_few_steps(train, self._most + further) or ""
+        elif name == "download" and (source := self._manifests.get("filter")) is not None:
+            download = self.config.stage_config(step.table)
+            planned.warning = describe_longest(estimate_longest(source, self.store), download.host_rate)
         elif name not in BY_ROWS:
             rows = None
         found = planned.estimate = Estimate(rows)

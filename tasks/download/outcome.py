@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.errors import ConfigError, CorruptPart, PairmillError, SourceError
-from dataops.formatting import format_counts, format_quantity, format_share
+from dataops.formatting import format_counts, format_quantity, format_seconds, format_share
 from dataops.reasons import Reason
 from dataops.schema import DOWNLOADED, FETCH, conform, dropped_schema
-from dataops.snapshot import Counts, Draft, Part
+from dataops.snapshot import Counts, Draft, Manifest, Part, read_table
+from dataops.store import Store
 from dataops.web.urls import HOST
 from tasks.download.config import DownloadConfig, may_succeed_later
 from tasks.download.hooks import erased_reasons
@@ -146,6 +147,33 @@ def _to_values(evidence: Evidence) -> dict[str, Any]:
     """Return the values of the columns of EVIDENCE; `dataclasses.asdict` would take ten times as long."""
     lists = {name: list(map(vars, getattr(evidence, name))) for name in ("opt_out", "permissions")}
     return vars(evidence) | lists
+
+
+SAMPLED = 16
+"""Number of parts of which the hosts are counted for a plan."""
+
+
+def estimate_longest(manifest: Manifest, store: Store) -> dict[str, int]:
+    """Return the hosts with the most rows of a snapshot of pairs, estimated by a sample of its parts if it has many."""
+    parts = manifest.named("part-", ".parquet")
+    sampled = parts[:: -(-len(parts) // SAMPLED) or 1]
+    found, rows = Counter[str](), sum(part.rows for part in sampled)
+    for part in sampled:
+        urls = read_table(store, manifest.path(part.name), ["url"])["url"].to_pylist()
+        found.update(host[1] for host in (re.match(HOST, url or "") for url in urls) if host)
+    scale = sum(part.rows for part in parts) / max(rows, 1)
+    return {host: round(number * scale) for host, number in found.most_common(LISTED)}
+
+
+def describe_longest(longest: Mapping[str, int], rate: float, shown: int = 3) -> str:
+    """Return what the hosts with the most rows take at a rate, and what a limit would drop; empty for under a minute."""
+    hosts = sorted(longest.items(), key=lambda item: (-item[1], item[0]))
+    if not rate or not hosts or hosts[0][1] < 60 * rate:
+        return ""
+    times = [f"{host} {format_quantity(rows, 'row')}, {format_seconds(rows / rate)}" for host, rows in hosts[:shown]]
+    most, over = int(3600 * rate), sum(max(0, rows - 3600 * rate) for _, rows in hosts)
+    cap = f"; max_host_rows = {most} (an hour) would drop {format_quantity(int(over), 'row')}" if over else ""
+    return f"hosts with the most rows, at host_rate = {rate:g} a second: {'; '.join(times)}{cap}"
 
 
 HostCounts = dict[str, dict[str, int]]

@@ -7,7 +7,7 @@ from typing import Any
 from dataops.facts import DownloadFacts
 from dataops.snapshot import Manifest, read_table
 from dataops.store import Store
-from tasks.download.outcome import count_failed
+from tasks.download.outcome import count_failed, describe_longest
 from tasks.reports.page import evenly_spaced, gallery_rows, render
 
 KEPT, PER_REASON = 24, 4
@@ -29,6 +29,7 @@ def report_html(manifest: Manifest, store: Store) -> str:
         shards=facts.shards,
         reasons=_reasons(manifest.counts.dropped, rows),
         hosts=_hosts(facts.hosts),
+        longest=describe_longest(facts.longest, facts.host_rate, shown=10),
         kept=gallery_rows(_choose(rows, kept=True)),
         dropped=gallery_rows(_choose(rows, kept=False)),
     )

@@ -87,6 +87,7 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
         bytes_fetched=sum(shard.bytes for shard in shards),
         hosts=merge_hosts(shard.hosts for shard in shards),
         longest=longest,
+        host_rate=config.host_rate,
         **further,
     )
     for hook in load_hooks().values():

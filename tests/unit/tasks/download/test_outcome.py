@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import pytest
 
 from dataops.snapshot import Counts
+from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig
-from tasks.download.outcome import explain_failure
+from tasks.download.outcome import describe_longest, estimate_longest, explain_failure
+from tests.downloads import filtered
 
 
 @pytest.mark.parametrize(
@@ -40,3 +44,17 @@ def test_failure_is_retryable_only_if_a_rerun_may_fetch_enough_rows(
     assert f"download: fetched {kept} of 529 images, less than the share 0.05 of download.min_success. " in str(error)
     assert (error.retryable, error.exit_code) == ((True, 75) if retryable else (False, 2))
     assert "worst hosts, failed of all rows:" in str(error)
+
+
+def test_longest_hosts_are_described_with_their_time_and_what_a_limit_would_drop(tmp_path: Path) -> None:
+    urls = [f"http://{'big' if n % 3 else 'small'}.test/{n}" for n in range(300)]
+    source = filtered(FolderStore(tmp_path), urls, rows_a_part=10)
+    longest = estimate_longest(source, FolderStore(tmp_path))
+    assert list(longest) == ["big.test", "small.test"]
+    assert abs(longest["big.test"] - 200) < 10
+    text = describe_longest({"b.test": 10, "a.test": 1_200_000}, 20.0)
+    assert text.startswith(
+        "hosts with the most rows, at host_rate = 20 a second: a.test 1,200,000 rows, 16.7 h; b.test"
+    )
+    assert text.endswith("max_host_rows = 72000 (an hour) would drop 1,128,000 rows")
+    assert describe_longest({"a.test": 1_000}, 20.0) == describe_longest({"a.test": 10**9}, 0) == ""
