@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from infra.local.databases import prepare_database
 from infra.local.page_policy import OwnServerOnly
 from tasks.tracking.child_runs import EXPERIMENTS
 
@@ -99,6 +100,7 @@ def main() -> None:
         # A plugin of MLflow (--app-name) would have to be an installed distribution.
         uvicorn.main([*options, "--factory", "infra.local.mlflow_server:create_app"])
 
+    prepare_database("mlflow", lambda: cli.cli(["db", "upgrade", "sqlite:///mlflow.db"], standalone_mode=False))
     server._exec_cmd = serve  # pyright: ignore[reportPrivateImportUsage]
     cli.cli(["server", *sys.argv[1:]])
 

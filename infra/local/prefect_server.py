@@ -7,6 +7,7 @@ keeps its pages from sending requests to other servers.
 import sys
 from typing import Any
 
+from infra.local.databases import prepare_database
 from infra.local.page_policy import OwnServerOnly
 
 
@@ -28,6 +29,7 @@ def main() -> None:
         return add_policy(create(*arguments, **options))
 
     server.create_app = create_ours
+    prepare_database("prefect", lambda: None)  # which it migrates when it starts
     sys.argv[1:1] = ["server", "start"]
     app()
 

@@ -22,6 +22,7 @@ def put_database(name: str, folder: Path) -> None:
     if _kept(name).exists():
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(_kept(name), folder / f"{name}.db")
+        (folder / f"{name}.version").write_text(version(name))
 
 
 def keep_databases(home: Path) -> None:

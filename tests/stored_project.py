@@ -1,0 +1,72 @@
+"""A small project as this version leaves it: `python -m tests.stored_project` writes it into tests/data/stored.
+
+Two nights of a dataset that grows, one run over both nights with its record, and their lists. Make one for each release
+that changes a format or raises the version of a stage; tests/integration/test_stored_project.py reads them all.
+"""
+
+import json
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from dataops.formats import RELEASE
+from dataops.snapshot import Manifest
+from dataops.store import open_store
+from flows.config import RunConfig
+from flows.records import RunRecord, StageRun, create_run
+from tests.growing import ANSWERS, NIGHTS, configured, put_night, run
+from tests.servers.hostile_web import Web, served
+
+STORED = Path(__file__).parent / "data" / "stored"
+
+
+def whole(web: Web, folder: Path) -> RunConfig:
+    """Return the config of the run over all nights."""
+    return configured(web, folder).model_copy(update={"name": "whole", "grow": None})
+
+
+def record_run(config: RunConfig, home: Path, manifests: Mapping[str, Manifest]) -> RunRecord:
+    """Write the record of a completed run."""
+    record = create_run(config, home, "whole-20261130T030000-abcd", until="pack")
+    for stage, manifest in manifests.items():
+        record.set_stage(StageRun(stage=stage, key=manifest.key, state="Completed", counts=manifest.counts))
+    record.end("completed")
+    record.save(open_store(config.store.uri))
+    return record
+
+
+def main() -> None:
+    """Make the project, and write its store and lists as `project-RELEASE.tar.xz`."""
+    folder = Path(tempfile.mkdtemp(prefix="pairmill-scratch-"))
+    with served(ANSWERS) as web:
+        for number, night in enumerate(NIGHTS[:2], 1):
+            put_night(folder, number, night)
+            run(configured(web, folder), folder / "home")
+        config = whole(web, folder)
+        _, manifests = run(config, folder / "home")
+        record_run(config, folder / "home", manifests)
+    for path in (folder / "store" / "runs").iterdir():
+        path.write_text(path.read_text().replace(str(folder), "/project"))
+    with tarfile.open(STORED / f"project-{RELEASE}.tar.xz", "w:xz") as archive:
+        for path in sorted((*(folder / "store").rglob("*"), *(folder / "nights").rglob("*"))):
+            if path.is_file():
+                archive.add(path, path.relative_to(folder), filter=_anonymous)
+    shutil.rmtree(folder)
+
+
+def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
+
+
+def load_keys(folder: Path) -> dict[str, str]:
+    """Return the keys of the run over all nights, by stage."""
+    (path,) = (folder / "store" / "runs").glob("whole-*.json")
+    return {stage["stage"]: stage["key"] for stage in json.loads(path.read_text())["stages"]}
+
+
+if __name__ == "__main__":
+    main()
