@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from dataops import plugins
 from dataops.errors import ConfigError
 from dataops.formatting import format_counts, format_quantity
 from dataops.images.decode import Header, ImageRefused, read_header
@@ -151,9 +152,9 @@ def _survey(kind: "type[OwnImages]", keys: Mapping[str, object]) -> Survey:
 
 
 def has_weights() -> bool:
-    """Return whether the packages of pretrained weights are installed."""
+    """Return whether the packages of pretrained weights are installed, and the plugin that trains with them."""
     try:
-        return all(map(metadata.distribution, WEIGHTS))
+        return "start" in plugins.targets("training_hooks") and all(map(metadata.distribution, WEIGHTS))
     except metadata.PackageNotFoundError:
         return False
 

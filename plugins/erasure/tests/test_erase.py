@@ -83,8 +83,9 @@ def test_takedown_erases_what_others_wrote_and_leaves_the_rest(
     train = find_manifest(store, "train", "d" * 16, verify=True)
     assert train is not None
     assert store.read(train.path("tokenizer.json")) == VOCABULARY, "a token of a model"
-    (scores,) = store.names("scores")
-    assert pq.read_table(home / "store" / scores)["score"].to_pylist() == [0.25]
+    if "scores" in load("holders"):
+        (scores,) = store.names("scores")
+        assert pq.read_table(home / "store" / scores)["score"].to_pylist() == [0.25]
     if "answers" in load("holders"):
         assert store.names("captions") == []
     assert (home / "notes.txt").read_text() == PAGE, "a file of the user"
