@@ -61,17 +61,6 @@ def test_scores_do_not_depend_on_other_rows_or_threads(tmp_path: Path, loaded: L
     assert cut.sort_by("id").equals(whole.sort_by("id"))
 
 
-def test_an_undecodable_image_has_no_score_and_changes_no_other(tmp_path: Path, loaded: LoadedModel) -> None:
-    rows = samples(5)
-    whole = score_shard(loaded, to_score(tmp_path, "whole", rows))["score"].to_pylist()
-    rows[1] = (rows[1][0], rows[1][1][:200], rows[1][2])
-    rows[4] = (rows[4][0], b"<html>", rows[4][2])
-    scores = score_shard(loaded, to_score(tmp_path, "broken", rows))["score"].to_pylist()
-    assert scores == [whole[0], None, whole[2], whole[3], None]
-    none = score_shard(loaded, to_score(tmp_path, "none", [rows[1]]))
-    assert none["score"].to_pylist() == [None]
-
-
 def test_a_head_scores_the_image_alone(tmp_path: Path, loaded: LoadedModel) -> None:
     weight = torch.linspace(-1, 1, 16)[None]
     save_file({"weight": weight, "bias": torch.tensor([5.0])}, tmp_path / "head.safetensors")

@@ -78,7 +78,7 @@ def project(empty: Path) -> Path:
     [
         *(["show"], ["rerun"], ["promote"], ["export", "--format", "hf", "--out", "out"]),
         *(["browse"], ["summary"], ["verify", "--key", "key"], ["publish", "--to", "out"], ["bom", "--out", "out"]),
-        ["sign", "--key", "key"],
+        *(["sign", "--key", "key"], ["trace"], ["models"], ["diff", "r-1"]),
     ],
     ids=lambda command: command[0],
 )
@@ -98,7 +98,7 @@ def test_an_empty_name_is_not_the_newest_run_or_the_working_folder(
         *(["show"], ["show", "r-1"], ["rerun", "r-1"], ["runs"]),
         *(["takedown", "list"], ["takedown", "list.txt"]),
         *(["export", "r-1", "--format", "hf", "--out", "out"], ["browse"], ["try", "filter"]),
-        ["publish", "r-1", "--to", "out"],
+        *(["publish", "r-1", "--to", "out"], ["trace", "http://example.org/a.jpg"]),
     ],
     ids=" ".join,
 )

@@ -1,9 +1,7 @@
-import io
 import json
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import pytest
-from PIL import Image
 from selectolax.lexbor import LexborHTMLParser
 
 from dataops.errors import ConfigError
@@ -72,14 +70,6 @@ def test_a_folder_with_other_files_is_an_error(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_every_published_emoji_has_a_clean_english_caption(web, captions, split):
-    alts = {(url, text) for url, kind, text in captions if kind == "alt"}
-    published = split.published
-    assert len(published) == web.counts["published"]
-    for one in published:
-        assert (f"{web.base_url}/img/{one.hexcode}.png", one.name) in alts
-
-
 def test_nothing_held_out_is_on_the_site(web, captions, split):
     published, outside = split.published, (*split.held_out, *split.withheld)
     names = all_wordings(outside) - {fold_text(one.name) for one in published}
@@ -91,33 +81,6 @@ def test_nothing_held_out_is_on_the_site(web, captions, split):
     assert not {file.stem for file in web.site.rglob("*.*")} & hexcodes
     digests = {image_digest(file.read_bytes()) for file in web.site.rglob("*.png")}
     assert not digests & {image_digest(render(one.openmoji_svg)) for one in outside}
-
-
-def test_each_oddity_is_of_its_kind(web):
-    rules = json.loads((web.site / "site-rules.json").read_text())
-
-    def paths(kind):
-        return [urlsplit(url).path for url in web.fact_urls[kind]]
-
-    def open_image(path):
-        return Image.open(io.BytesIO((web.site / path.lstrip("/")).read_bytes()))
-
-    assert all(web.facts[kind] == len(urls) > 0 for kind, urls in web.fact_urls.items())
-    assert not any((web.site / path.lstrip("/")).exists() for path in paths("broken_link"))
-    for path in paths("truncated_picture"):
-        with open_image(path) as cut, pytest.raises(OSError, match=r"truncated|not enough"):
-            cut.load()
-    for path in paths("exact_duplicate"):
-        original = path.replace("/mirror/", "img/")
-        assert (web.site / path.lstrip("/")).read_bytes() == (web.site / original).read_bytes()
-    assert {open_image(path).format for path in paths("near_duplicate")} == {"JPEG", "WEBP", "PNG"}
-    assert open_image("/pixel.png").size == (1, 1)
-    width, height = open_image("/img/banner.png").size
-    assert width / height == 12
-    assert all(path.startswith("/members/") for path in paths("opted_out_by_header"))
-    assert "noai" in rules["headers"]["/members/"]["X-Robots-Tag"]
-    assert 'content="noai, noimageai"' in (web.site / "sketchbook" / "index.html").read_text()
-    assert rules["redirects"][paths("redirect_to_metadata")[0]].startswith("http://169.254.169.254/")
 
 
 def test_the_shop_has_two_captions_for_each_photograph_and_none_that_is_evaluated(web, captions):

@@ -9,7 +9,6 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Manifest
 from dataops.store import Store
-from flows.app import run_command
 from flows.records import RunRecord, StageRun
 from plugins.versions.diff import show_diff
 from tests.unit.tasks.dataset_chain import packed_in, pair
@@ -79,9 +78,3 @@ def test_show_diff_refuses_what_cannot_be_compared(datasets) -> None:
     ):
         with pytest.raises(ConfigError, match=what):
             show_diff(key, other, home, store.uri, rows, as_json=True)
-
-
-@pytest.mark.parametrize("command", [["models"], ["diff", "r-1"]], ids=lambda command: command[0])
-def test_an_empty_name_is_not_the_newest_run(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
-    assert run_command([*command, " "]) == 2
-    assert "is empty" in capsys.readouterr().err

@@ -16,7 +16,6 @@ from dataops.web.pages import extract_page_pairs
 AGENTS = Agents("pairmill", ("GPTBot",))
 WORDS = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=12)
 NUMBERS = st.integers().map(str) | st.floats().map(str)
-PERMITTED = {"1", "1.0", "true", "yes", "y", "on", "allow", "allowed"}
 QUOTES = st.sampled_from(["", '"', "'", "\u201c", " "])
 CASES = st.sampled_from([str.lower, str.upper, str.title])
 LABELS = st.sampled_from(["train-ai", "ai-train", "ai_train", "train_ai", "ai-training"])
