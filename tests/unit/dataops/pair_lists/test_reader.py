@@ -1,4 +1,4 @@
-"""Every format of pair list against a simple reader, and the handling of broken rows and files."""
+"""Every format of pair list as other libraries write it, and the handling of broken rows and files."""
 
 import csv
 import gzip
@@ -53,29 +53,14 @@ def write_csv(path: Path) -> None:
         csv.writer(file).writerows([("URL", "TEXT"), *PAIRS])
 
 
-def read_csv(path: Path) -> list[tuple[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return [(row["URL"], row["TEXT"]) for row in csv.DictReader(file)]
-
-
 def write_utf16(path: Path) -> None:
     with path.open("w", newline="", encoding="utf-16") as file:
         csv.writer(file, lineterminator="\r\n").writerows([("url", "text"), *PAIRS])
 
 
-def read_utf16(path: Path) -> list[tuple[str, str]]:
-    with path.open(newline="", encoding="utf-16") as file:
-        return [(row["url"], row["text"]) for row in csv.DictReader(file)]
-
-
 def write_bom(path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows([("Image URL", "extra", "Alt Text"), *((u, "x", c) for u, c in PAIRS)])
-
-
-def read_bom(path: Path) -> list[tuple[str, str]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return [(row["Image URL"], row["Alt Text"]) for row in csv.DictReader(file)]
 
 
 ONE_LINE = [(url, caption.replace("\n", " ")) for url, caption in PAIRS]
@@ -85,18 +70,8 @@ def write_cc12m(path: Path) -> None:
     path.write_bytes(gzip.compress("".join(f"{u}\t{c}\n" for u, c in ONE_LINE).encode()) * 2)  # two members
 
 
-def read_cc12m(path: Path) -> list[tuple[str, str]]:
-    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
-    return [(line.split("\t")[0], line.split("\t")[1]) for line in lines]
-
-
 def write_cc3m(path: Path) -> None:
     path.write_text("".join(f"{c}\t{u}\r\n" for u, c in ONE_LINE), encoding="utf-8", newline="")
-
-
-def read_cc3m(path: Path) -> list[tuple[str, str]]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [(line.split("\t")[1], line.split("\t")[0]) for line in lines]
 
 
 def write_jsonl(path: Path) -> None:
@@ -104,42 +79,28 @@ def write_jsonl(path: Path) -> None:
     path.write_bytes(pa.compress(text.encode(), "zstd", asbytes=True))
 
 
-def read_jsonl(path: Path) -> list[tuple[str, str]]:
-    with pa.input_stream(str(path), compression="zstd") as file:
-        values = map(json.loads, file.read().splitlines())
-        return [(value["url"], value["text"]) for value in values]
-
-
 def write_parquet(path: Path) -> None:
     columns = {"key": ["0"] * 200, "url": [u for u, _ in PAIRS], "caption": [c for _, c in PAIRS]}
     pq.write_table(pa.table(columns), path, row_group_size=64, compression="zstd")
 
 
-def read_parquet(path: Path) -> list[tuple[str, str]]:
-    return [(row["url"], row["caption"]) for row in pq.read_table(path).to_pylist()]
-
-
 @pytest.mark.parametrize(
-    ("name", "write", "reference"),
+    ("name", "write", "written"),
     [
-        ("laion.csv", write_csv, read_csv),
-        ("utf16.csv", write_utf16, read_utf16),
-        ("bom.CSV", write_bom, read_bom),
-        ("cc12m.tsv.gz", write_cc12m, read_cc12m),
-        ("cc3m.tsv", write_cc3m, read_cc3m),
-        ("datacomp.jsonl.zst", write_jsonl, read_jsonl),
-        ("img2dataset.parquet", write_parquet, read_parquet),
+        ("laion.csv", write_csv, PAIRS),
+        ("utf16.csv", write_utf16, PAIRS),
+        ("bom.CSV", write_bom, PAIRS),
+        ("cc12m.tsv.gz", write_cc12m, ONE_LINE * 2),
+        ("cc3m.tsv", write_cc3m, ONE_LINE),
+        ("datacomp.jsonl.zst", write_jsonl, PAIRS),
+        ("img2dataset.parquet", write_parquet, PAIRS),
     ],
 )
-def test_read_list_equals_a_reference_reader_for_each_format(
-    tmp_path: Path, name: str, write: Callable[[Path], None], reference: Callable[[Path], list[tuple[str, str]]]
+def test_read_list_returns_what_other_libraries_wrote_in_each_format(
+    tmp_path: Path, name: str, write: Callable[[Path], None], written: list[tuple[str, str]]
 ):
     write(tmp_path / name)
-    rows, reports = read(tmp_path / name)
-    assert [(url, caption) for _, url, caption in rows] == reference(tmp_path / name)
-    assert [number for number, _, _ in rows] == list(range(len(rows)))
-    assert not reports
-    assert len(rows) >= 200
+    assert read(tmp_path / name) == ([(number, *pair) for number, pair in enumerate(written)], [])
 
 
 def test_read_list_skips_only_bad_rows_of_csv(tmp_path: Path):
