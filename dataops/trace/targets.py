@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataops.images import decode as images
-from dataops.images.fingerprint import fingerprint
 from dataops.schema import CAPTIONS
 from dataops.web.urls import OWN_IMAGES, BadUrl, canonicalise_url
 
@@ -104,6 +103,8 @@ def image_targets(data: bytes, bits: int = PHASH_BITS) -> list[Target]:
 
     Raises: ImageRefused when the image cannot be decoded.
     """
+    from dataops.images.fingerprint import fingerprint  # loads OpenCV
+
     hashed = fingerprint(images.decode_pixels(data, max_area=64_000_000)).phash
     return [Target("sha256", hashlib.sha256(data).hexdigest()), Target("phash", f"{hashed:016x}", bits)]
 

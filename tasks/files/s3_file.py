@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from dataops.digest import text_sha256
 from dataops.errors import SourceError, UnusableSource
-from dataops.storage.s3_requests import CHANGED, MISSING, REFUSED, error_code
 from tasks.files.base import SourceFile
 from tasks.files.resumable import Connection, ConnectionBroken, ResumableStream, RetryLimit, mark_reached
 
@@ -119,6 +118,8 @@ class _S3Connection:
 def translate_s3_errors(uri: str, *, broken: bool = False) -> Iterator[None]:
     """Translate S3's errors into SourceError; with `broken`, those that a retry may solve into ConnectionBroken."""
     from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
+
+    from dataops.storage.s3_requests import CHANGED, MISSING, REFUSED, error_code  # loads boto3, in half a second
 
     try:
         yield

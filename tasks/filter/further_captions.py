@@ -8,6 +8,7 @@ an item of the column `captions` of the kept row, so the image is downloaded and
 3. `CaptionsOfRows` adds them when the parts are written.
 """
 
+from functools import cache
 from typing import cast
 
 import polars as pl
@@ -25,9 +26,13 @@ from tasks.filter.steps import URL, FilterJob, FilterStep, PartSlice, read_pairs
 
 BY_URL, BY_ROW = "captions-by-url", "captions-by-row"
 _FIELDS = [field.name for field in CAPTIONS.type.value_type]
-_TYPE = cast(pl.DataFrame, pl.from_arrow(pa.table([pa.array([], CAPTIONS.type)], [CAPTIONS.name]))).schema[
-    CAPTIONS.name
-]
+
+
+@cache
+def _captions_type() -> pl.DataType:
+    """Return the type of the column in Polars; the conversion imports pandas, which the main process does not need."""
+    empty = pa.table([pa.array([], CAPTIONS.type)], [CAPTIONS.name])
+    return cast(pl.DataFrame, pl.from_arrow(empty)).schema[CAPTIONS.name]
 
 
 def put_captions(draft: Draft, step: FilterStep) -> None:
@@ -75,6 +80,6 @@ class CaptionsOfRows:
         if part_slice.batch != self._batch:
             self._batch = part_slice.batch
             found = self._job.exchange(BY_ROW).read(self._draft, self._batch)
-            self._captions = found.select("row", pl.col(CAPTIONS.name).cast(_TYPE))
+            self._captions = found.select("row", pl.col(CAPTIONS.name).cast(_captions_type()))
         numbered = rows.with_row_index("row", part_slice.offset)
         return numbered.join(self._captions, on="row", how="left", maintain_order="left").drop("row")
