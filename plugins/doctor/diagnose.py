@@ -27,7 +27,7 @@ def diagnose(store_uri: str | None = None, config: Path | None = None) -> list[C
         config: a config file, to check also what it needs.
     """
     store = check_store(store_uri or str(services.home() / "store"))
-    store += check_executors(config) if config else []
+    store += [*check_executors(config), *check_proxy(config)] if config else []
     machine = [
         check_disk(services.home()),
         *check_growth(services.home()),
@@ -62,6 +62,18 @@ def _check_installation() -> list[Check]:
     except ModuleNotFoundError as error:  # the package `packaging`, a dependency of our dependencies
         remedy = f"cd {installation.CHECKOUT} && python -m pip install -e ."
         return [*checks, Check("packages", False, "error", f"no dependency is installed ({error})", remedy)]
+
+
+def check_proxy(config: Path) -> list[Check]:
+    """Check a proxy of the download: which hosts it refuses is not seen from here."""
+    proxy = str(_read_table(config, "download").get("proxy") or "")
+    if not proxy:
+        return []
+    place = proxy.rpartition("@")[2].rpartition("/")[2]
+    remedy = "let the proxy refuse private, loopback and link-local IP addresses, also those that names resolve to"
+    return [
+        Check("proxy", False, "warning", f"{place} resolves hosts, so only it can refuse private IP addresses", remedy)
+    ]
 
 
 def check_executors(config: Path) -> list[Check]:

@@ -17,7 +17,7 @@ from dataops.snapshot import Input
 from tasks.download import hooks
 from tasks.download.hooks import erased_reasons, load_hooks
 from tasks.web import signing
-from tasks.web.address_policy import parse_connect_to
+from tasks.web.address_policy import parse_connect_to, parse_resolver
 from tasks.web.fetch_error import TRANSIENT, is_transient
 from tasks.web.request import format_user_agent
 
@@ -124,7 +124,7 @@ class _DownloadTable(StageConfig):
     """The keys of the core."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset(
-        {"contact", "connect_to", "host_concurrency", "host_rate", "threads"}
+        {"contact", "connect_to", "host_concurrency", "host_rate", "proxy", "resolvers", "threads"}
     )
 
     image_size: int = Field(default=224, ge=1, le=8192)
@@ -171,6 +171,11 @@ class _DownloadTable(StageConfig):
     connect_to: dict[str, str] = Field(default_factory=dict)
     """{"host" = "127.0.0.1:8123"}: connect there instead of resolving the host. The only way to a private IP
     address."""
+    proxy: str | None = None
+    """Proxy to all hosts but those of `connect_to`: `http://HOST:PORT` (by CONNECT) or `socks5://HOST:PORT`, with `USER@`
+    if it needs a login, whose password is in PAIRMILL_PROXY_PASSWORD. The proxy must refuse private IP addresses."""
+    resolvers: tuple[str, ...] = ()
+    """DNS servers (`10.0.0.2`, `10.0.0.2:5353`) that are asked instead of the system's."""
     host_concurrency: int = Field(default=4, ge=1, le=64)
     """Parallel requests to one host, of all worker processes together."""
     host_rate: float = Field(default=20.0, ge=0, le=10_000)
@@ -211,6 +216,22 @@ class _DownloadTable(StageConfig):
     @classmethod
     def _plain_addresses(cls, value: dict[str, str]) -> dict[str, str]:
         parse_connect_to(value)
+        return value
+
+    @field_validator("proxy")
+    @classmethod
+    def _known_proxy(cls, value: str | None) -> str | None:
+        if value is not None:
+            from tasks.web.connection import parse_proxy  # loads TLS
+
+            parse_proxy(value)
+        return value
+
+    @field_validator("resolvers")
+    @classmethod
+    def _known_resolvers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            parse_resolver(one)
         return value
 
     @property

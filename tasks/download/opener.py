@@ -13,12 +13,15 @@ A failure is a FetchError, whose text begins with its failure class. img2dataset
 """
 
 import io
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.message import Message
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.request import OpenerDirector, Request  # noqa: TID251  replaces it by the safe fetch
 
@@ -36,7 +39,8 @@ from tasks.download.config import DownloadConfig
 from tasks.download.hooks import ShardHook, erased_reasons
 from tasks.download.host_rules import HostRules, RuleLimits
 from tasks.download.host_turns import HostPace, PaceLimits, parse_host
-from tasks.web.address_policy import AddressResolver, parse_connect_to, shared_dns
+from tasks.web.address_policy import AddressResolver, DnsCache, ask_resolvers, parse_connect_to, parse_resolver
+from tasks.web.connection import parse_proxy
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import HostState, MachinePace, OriginFiles
 from tasks.web.request import (
@@ -392,6 +396,13 @@ class Fetch:
                 raise FetchError(Reason.OPT_OUT, f"{one.signal} {one.detail}")
 
 
+@lru_cache(maxsize=1)
+def open_dns(folder: Path, resolvers: Sequence[str] = ()) -> DnsCache:
+    """Return the cache of this process, which shares its results in a folder of the state of hosts."""
+    lookup = ask_resolvers([parse_resolver(one) for one in resolvers]) if resolvers else None
+    return DnsCache(lookup=lookup, shared=HostState(folder))
+
+
 def make_opener(
     config: DownloadConfig,
     state: HostState,
@@ -413,9 +424,11 @@ def make_opener(
 
     Raises: ConfigError if the requests cannot be signed on this machine.
     """
-    addresses = AddressResolver(parse_connect_to(config.connect_to), shared_dns())
+    proxy = parse_proxy(config.proxy, os.environ.get("PAIRMILL_PROXY_PASSWORD", "")) if config.proxy else None
+    place = (proxy.host, proxy.port) if proxy else None
+    addresses = AddressResolver(parse_connect_to(config.connect_to), open_dns(state.folder, config.resolvers), place)
     sign = open_signer(config, is_worker=True)
-    client = HttpClient(addresses, config.user_agent_header, contact=config.contact is not None, sign=sign)
+    client = HttpClient(addresses, config.user_agent_header, contact=config.contact is not None, sign=sign, proxy=proxy)
     pace = HostPace(
         PaceLimits(
             concurrency=config.concurrency(processes),

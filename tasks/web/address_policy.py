@@ -8,12 +8,12 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from functools import lru_cache
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from dataops.reasons import Reason
 
@@ -79,6 +79,21 @@ def parse_connect_to(table: Mapping[str, str]) -> dict[str, tuple[str, int]]:
 
 SocketAddresses = list[tuple[socket.AddressFamily, Any]]
 """Socket addresses with port 0; empty if the host has none."""
+Lookup = Callable[[str], tuple[SocketAddresses, float | None]]
+"""Returns the addresses of a host, and the seconds for which they hold, if the answer says it."""
+
+
+class SharedAddresses(Protocol):
+    """Keeps results for all processes of a machine."""
+
+    def find_addresses(self, host: str) -> tuple[SocketAddresses, float] | None:
+        """Return the kept result of a host and the seconds for which it holds, or None."""
+        ...
+
+    def put_addresses(self, host: str, found: SocketAddresses, seconds: float) -> None:
+        """Keep a result."""
+        ...
+
 
 _MAX_WAIT = 5.0
 """Seconds that a caller waits for a host at most, whatever its deadline."""
@@ -88,12 +103,23 @@ class DnsCache:
     """A cache in front of getaddrinfo. Safe to use from many threads.
 
     Args:
-        seconds: time for which a result is kept: getaddrinfo does not return the TTL of the record.
-        failed_seconds: time for which the absence of an address is kept.
+        seconds: time for which a result is kept whose TTL is not known, as that of getaddrinfo; a longer TTL is cut.
+        failed_seconds: time for which the absence of an address is kept, and the shortest TTL that counts.
         most: maximum number of names.
+        lookup: asks for a name; by default getaddrinfo.
+        shared: results of the other processes of this machine.
     """
 
-    def __init__(self, threads: int = 32, seconds: float = 300.0, failed_seconds: float = 30.0, most: int = 100_000):
+    def __init__(
+        self,
+        threads: int = 32,
+        seconds: float = 3600.0,
+        failed_seconds: float = 30.0,
+        most: int = 100_000,
+        lookup: Lookup | None = None,
+        shared: SharedAddresses | None = None,
+    ):
+        self._lookup, self._shared = lookup or _addresses, shared
         self._threads, self._seconds, self._failed_seconds, self._most = threads, seconds, failed_seconds, most
         self._lock = threading.Lock()
         self._cached: dict[str, tuple[float, SocketAddresses]] = {}
@@ -129,13 +155,23 @@ class DnsCache:
     def _work(self) -> None:
         while True:
             host = self._queue.get()
-            found = _addresses(host)
+            found, seconds = self._find(host)
             with self._lock:
                 if len(self._cached) >= self._most:
                     self._forget()
-                self._cached[host] = (time.monotonic() + (self._seconds if found else self._failed_seconds), found)
+                self._cached[host] = (time.monotonic() + seconds, found)
                 pending = self._pending.pop(host)
             pending.set_result(found)
+
+    def _find(self, host: str) -> tuple[SocketAddresses, float]:
+        if self._shared and (kept := self._shared.find_addresses(host)):
+            return kept
+        found, ttl = self._lookup(host)
+        longest = self._seconds if ttl is None else min(ttl, self._seconds)
+        seconds = max(longest, min(self._failed_seconds, self._seconds)) if found else self._failed_seconds
+        if self._shared:
+            self._shared.put_addresses(host, found, seconds)
+        return found, seconds
 
     def _forget(self) -> None:
         """Drop the expired results, and the older half of the others if that is not enough."""
@@ -151,12 +187,54 @@ def shared_dns() -> DnsCache:
     return DnsCache()
 
 
-def _addresses(host: str) -> SocketAddresses:
+def _addresses(host: str) -> tuple[SocketAddresses, float | None]:
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)  # noqa: TID251  resolves for the safe fetch
     except (OSError, UnicodeError):
-        return []
-    return [(family, address) for family, _, _, _, address in found]
+        return [], None
+    return [(family, address) for family, _, _, _, address in found], None
+
+
+def parse_resolver(value: str) -> tuple[str, int]:
+    """Return the IP address and port of a DNS server such as `10.0.0.2` or `[::1]:5353`. Raises: ValueError."""
+    try:
+        return str(ipaddress.ip_address(value)), 53
+    except ValueError:
+        return parse_connect_to({"resolver": value})["resolver"]
+
+
+def ask_resolvers(servers: Sequence[tuple[str, int]]) -> Lookup:
+    """Return a lookup that asks DNS servers (IP address, port), one after the other."""
+    from dns import exception
+    from dns.nameserver import Do53Nameserver
+    from dns.resolver import Resolver
+
+    resolver = Resolver(configure=False)
+    resolver.nameservers = [Do53Nameserver(address, port) for address, port in servers]
+    resolver.lifetime = _MAX_WAIT
+
+    def lookup(host: str) -> tuple[SocketAddresses, float | None]:
+        found, ttls = list[tuple[socket.AddressFamily, Any]](), list[float]()
+        for kind, family in (("A", socket.AF_INET), ("AAAA", socket.AF_INET6)):
+            try:
+                answer = resolver.resolve(host, kind, search=False)
+            except (exception.DNSException, UnicodeError, ValueError):
+                continue
+            more = (0, 0) if family == socket.AF_INET6 else ()
+            found += [(family, (str(one), 0, *more)) for one in answer]
+            ttls += [float(answer.rrset.ttl)] if answer.rrset is not None else []
+        return found, min(ttls, default=None)
+
+    return lookup
+
+
+def _is_private_name(host: str) -> bool:
+    """Return whether a host is this machine by its name, or an IP address in any notation that is not public."""
+    try:
+        address = host if ":" in host else socket.inet_ntoa(socket.inet_aton(host))
+    except OSError:
+        return host == "localhost" or host.endswith(".localhost")
+    return not is_public(address)
 
 
 class AddressResolver:
@@ -164,10 +242,12 @@ class AddressResolver:
 
     Args:
         dns: the cache to resolve through; by default a new one.
+        proxy: host and port to connect to for all hosts but those of `connect_to`. It resolves their names, and only
+            what is written as a private IP address is refused here.
     """
 
-    def __init__(self, connect_to: ConnectTo, dns: DnsCache | None = None):
-        self.connect_to = connect_to
+    def __init__(self, connect_to: ConnectTo, dns: DnsCache | None = None, proxy: tuple[str, int] | None = None):
+        self.connect_to, self._proxy = connect_to, proxy
         self._dns = dns or DnsCache()
 
     def resolve(self, host: str, port: int, deadline: float = float("inf")) -> Resolution:
@@ -180,6 +260,12 @@ class AddressResolver:
             address, port = self.connect_to[host]
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             return None, [(family, (address, port))]
+        if self._proxy:
+            if _is_private_name(host):
+                return (Reason.PRIVATE_ADDRESS, "the host is not on the public internet"), []
+            found = self._dns.resolve(self._proxy[0], deadline) or []
+            targets = [(family, (at[0], self._proxy[1], *at[2:])) for family, at in found]
+            return (None, targets) if targets else ((Reason.CONNECT, "the proxy has no address"), [])
         found = self._dns.resolve(host, deadline)
         if not found:
             return (Reason.DNS, "the host has no address" if found is not None else "no answer in time"), []

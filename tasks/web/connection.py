@@ -7,6 +7,7 @@ limits neither interim responses nor chunk extensions, and answers nothing where
 Source: RFC 9112, sections 2.2, 5.2, 6.3, 7.1 and 9.3; docs/decisions/download.md.
 """
 
+import base64
 import re
 import select
 import socket
@@ -17,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping
 from email.message import Message
 from functools import lru_cache
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult
+from urllib.parse import SplitResult, urlsplit
 
 import h11
 
@@ -83,6 +84,21 @@ class Connection:
         self._sock.sendall(data)
         return Response(self, parser)
 
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        self._sock.settimeout(seconds_left(self.deadline))
+        self._sock.sendall(data)
+
+    def receive_exactly(self, size: int) -> bytes:
+        """Return the next bytes that arrive. Raises: FetchError if they do not."""
+        data = b""
+        while len(data) < size:
+            self._sock.settimeout(seconds_left(self.deadline))
+            if not (some := self._sock.recv(size - len(data))):
+                raise FetchError(Reason.CONNECT, "the connection ended early")
+            data += some
+        return data
+
     def receive(self) -> bytes:
         """Return what has arrived, at least one byte, or none at the end. Raises: FetchError, OSError."""
         self._sock.settimeout(seconds_left(self.deadline))
@@ -106,10 +122,80 @@ class Connection:
         self._sock.close()
 
 
-def open_connection(parts: SplitResult, targets: Iterable[Target], deadline: float) -> Connection:
+class Proxy(NamedTuple):
+    """A proxy that opens connections to hosts: by HTTP's CONNECT, or SOCKS5 (RFC 1928, 1929)."""
+
+    kind: str
+    """http or socks5."""
+    host: str
+    port: int
+    user: str = ""
+    password: str = ""
+
+    def open_tunnel(self, connection: Connection, host: str, port: int) -> None:
+        """Let the proxy at the other end connect to a host, whose name it resolves. Raises: FetchError."""
+        refusal = (self._connect if self.kind == "http" else self._connect_socks)(connection, host, port)
+        if refusal:
+            raise FetchError(Reason.CONNECT, f"the proxy {refusal}")
+
+    def _connect(self, connection: Connection, host: str, port: int) -> str:
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        lines = [f"CONNECT {place} HTTP/1.1", f"Host: {place}"]
+        if self.user:
+            login = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+            lines.append(f"Proxy-Authorization: Basic {login}")
+        connection.write("\r\n".join([*lines, "", ""]).encode())
+        head = b""
+        while not (end := _HEAD_END.search(head)):
+            data = connection.receive()
+            head += data
+            if not data or len(head) > MAX_HEADER_BYTES:
+                return "gives no answer of HTTP/1"
+        status = re.match(rb"HTTP/1\.[01] (\d{3})\b", head)
+        if not status or end.end() != len(head):  # what follows the head would be taken for the host's
+            return "gives no answer of HTTP/1"
+        return "" if status[1][:1] == b"2" else f"answers {status[1].decode()}"
+
+    def _connect_socks(self, connection: Connection, host: str, port: int) -> str:
+        method = 2 if self.user else 0
+        connection.write(bytes([5, 1, method]))
+        version, chosen = connection.receive_exactly(2)
+        if version != 5 or chosen != method:
+            return "wants another login" if version == 5 else "does not speak SOCKS5"
+        if self.user:
+            texts = [text.encode()[:255] for text in (self.user, self.password)]
+            connection.write(b"\1" + b"".join(bytes([len(text)]) + text for text in texts))
+            if connection.receive_exactly(2)[1] != 0:
+                return "refuses the login"
+        name = host.encode()
+        connection.write(bytes([5, 1, 0, 3, len(name)]) + name + port.to_bytes(2, "big"))
+        _, reply, _, kind = connection.receive_exactly(4)
+        if kind not in (1, 3, 4):
+            return "does not speak SOCKS5"
+        connection.receive_exactly({1: 4, 4: 16}.get(kind) or connection.receive_exactly(1)[0])
+        connection.receive_exactly(2)
+        return "" if reply == 0 else f"refuses the host (SOCKS5 reply {reply})"
+
+
+def parse_proxy(value: str, password: str = "") -> Proxy:
+    """Return the proxy of a URL such as `http://user@proxy.example:3128`. Raises: ValueError."""
+    parts = urlsplit(value)
+    if parts.password is not None:
+        raise ValueError("the password of a proxy does not belong into a config; set PAIRMILL_PROXY_PASSWORD")
+    if parts.scheme not in ("http", "socks5") or not parts.hostname or not parts.port or parts.path.strip("/"):
+        raise ValueError(f"{value!r} is no proxy; write http://HOST:PORT or socks5://HOST:PORT")
+    return Proxy(parts.scheme, parts.hostname, parts.port, parts.username or "", password)
+
+
+def open_connection(
+    parts: SplitResult, targets: Iterable[Target], deadline: float, proxy: Proxy | None = None
+) -> Connection:
     """Return a connection to the first of `targets` that accepts one, over TLS if the URL has it.
 
     The host is not resolved again; its certificate is checked.
+
+    Args:
+        proxy: the proxy at `targets`, which connects to the host of the URL.
 
     Raises: the errors that `translate_errors` translates.
     """
@@ -124,6 +210,10 @@ def open_connection(parts: SplitResult, targets: Iterable[Target], deadline: flo
             failure = error
             continue
         try:
+            if proxy:
+                tunnel = Connection(sock)
+                tunnel.deadline, tunnel.budget = deadline, ByteBudget(2 * MAX_HEADER_BYTES)
+                proxy.open_tunnel(tunnel, parts.hostname or "", parts.port or STANDARD_PORTS[parts.scheme])
             if parts.scheme == "https":
                 sock.settimeout(seconds_left(deadline))  # of the whole handshake
                 sock = _tls_context().wrap_socket(sock, server_hostname=parts.hostname or "")

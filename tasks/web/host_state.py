@@ -14,9 +14,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from socket import AddressFamily
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from dataops.reasons import Reason
 from dataops.rights.refusals import BOT_MANAGER, find_challenge
 from dataops.rights.robots_txt import decode_file
 from dataops.rights.signals import Agents, find_header_opt_outs
+from tasks.web.address_policy import SocketAddresses
 from tasks.web.connection import Response
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import (
@@ -68,7 +70,7 @@ class HostState:
     """
 
     def __init__(self, folder: Path):
-        self._folder, self._lock = folder, threading.Lock()
+        self.folder, self._lock = folder, threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)  # on another machine than the run's it does not exist yet
         self._database = sqlite3.connect(
             folder / "notes.sqlite", timeout=60, isolation_level=None, check_same_thread=False
@@ -119,13 +121,28 @@ class HostState:
                 self.execute(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
         return {"/".join(url.split("/", 3)[:3]) for url, *_ in found["files"]}
 
+    def find_addresses(self, host: str) -> tuple[SocketAddresses, float] | None:
+        """Return the kept addresses of a host and the seconds for which they hold, or None."""
+        now = time.time()
+        with suppress(sqlite3.Error):  # of a temporary folder that is gone
+            row = self.execute("SELECT found, until FROM addresses WHERE host = ? AND until > ?", host, now)
+            if row:
+                return [(AddressFamily(kind), tuple(at)) for kind, at in json.loads(row[0])], row[1] - now
+        return None
+
+    def put_addresses(self, host: str, found: SocketAddresses, seconds: float) -> None:
+        """Keep the addresses of a host."""
+        with suppress(sqlite3.Error):
+            values = (host, json.dumps(found), time.time() + seconds)
+            self.execute("INSERT OR REPLACE INTO addresses VALUES (?, ?, ?)", *values)
+
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
         """Hold the lock of this name alone among all threads and processes. Waits until it is free.
 
         The lock is fcntl's: filelock waits by polling, and the many threads of a download may wait for one host.
         """
-        with (self._folder / f"lock-{name}").open("w") as lock:
+        with (self.folder / f"lock-{name}").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -28,6 +28,7 @@ from tasks.web.connection import (
     Connection,
     IdleConnections,
     Origin,
+    Proxy,
     Response,
     list_header_values,
     open_connection,
@@ -48,9 +49,19 @@ class HttpClient:
         user_agent: value of the User-Agent header.
         contact: whether `user_agent` names a contact. Without one, only the hosts of `addresses.connect_to` are requested.
         sign: returns the headers that sign a request; None: requests are not signed.
+        proxy: connects to all hosts but those of `addresses.connect_to`.
     """
 
-    def __init__(self, addresses: AddressResolver, user_agent: str, *, contact: bool, sign: Sign | None = None):
+    def __init__(
+        self,
+        addresses: AddressResolver,
+        user_agent: str,
+        *,
+        contact: bool,
+        sign: Sign | None = None,
+        proxy: Proxy | None = None,
+    ):
+        self._proxy = proxy
         self.addresses, self.user_agent, self.contact, self._make_signature = addresses, user_agent, contact, sign
         self._idle = IdleConnections()
 
@@ -108,7 +119,8 @@ class HttpClient:
         """Send the request over a kept connection, or over a new one if there is none or the server closed it."""
         kept, left = self._idle.take(origin, targets), budget.left
         for connection in (kept, None) if kept else (None,):
-            connection = connection or open_connection(parts, targets, deadline)
+            proxy = None if origin[1] in self.addresses.connect_to else self._proxy
+            connection = connection or open_connection(parts, targets, deadline, proxy)
             try:
                 return connection, connection.send(parts, deadline, budget, self._sign(parts, headers))
             except BaseException as error:

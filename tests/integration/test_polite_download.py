@@ -169,7 +169,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         raise ConnectionRefusedError(111, "Connection refused")
 
     monkeypatch.setattr("socket.socket.connect", connect)
-    monkeypatch.setattr("tasks.download.opener.shared_dns", lambda: None)  # which makes a Dns of its own
+    monkeypatch.setattr("tasks.download.opener.open_dns", lambda *_: None)  # which makes a cache of its own
     return addresses
 
 

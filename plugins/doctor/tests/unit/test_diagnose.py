@@ -15,7 +15,7 @@ from plugins.doctor import servers as server_checks
 from plugins.doctor import store as store_checks
 from plugins.doctor.check import Check
 from plugins.doctor.command import show_checks
-from plugins.doctor.diagnose import check_executors
+from plugins.doctor.diagnose import check_executors, check_proxy
 
 
 @pytest.fixture(autouse=True)
@@ -152,3 +152,12 @@ def test_growth_names_what_is_larger_than_a_year_makes_it(tmp_path: Path):
     assert fine.ok
     (found,) = machine_checks.check_growth(tmp_path, {"services/*/log*": (5e-6, "pairmill up"), "nothing*": (0, "")})
     assert (found.ok, found.severity, found.remedy) == (False, "warning", "pairmill up")
+
+
+def test_proxy_of_a_download_is_named_without_its_login(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[download]\nproxy = "http://me:secret@proxy.test:3128"\n')
+    (check,) = check_proxy(tmp_path / "c.toml")
+    assert (check.ok, check.severity) == (False, "warning")
+    assert check.detail == "proxy.test:3128 resolves hosts, so only it can refuse private IP addresses"
+    (tmp_path / "c.toml").write_text("[download]\n")
+    assert check_proxy(tmp_path / "c.toml") == []
