@@ -44,9 +44,12 @@ IMPATIENT = """
 from datetime import timedelta
 from prefect.client.orchestration import get_client
 from flows.deployment.deployer import Deployer
-from flows.deployment.automations import late_automations
+from flows.deployment.automations import absence_automation, late_automations
 with get_client(sync_client=True) as client:
     block = client.read_block_document_by_name("hook", "custom-webhook").id
+    deployment = client.read_deployment_by_name("curate/nightly").id
+    absence = absence_automation([block], deployment, "curate/nightly", timedelta(seconds=20))
+    Deployer(client).put_automation(absence)
     for automation in late_automations([block], "http://ui", (), timedelta(seconds=10)):
         Deployer(client).put_automation(automation)
 """
@@ -350,7 +353,7 @@ def test_repeated_event_trains_nothing_twice_on_a_machine_with_only_the_store(pa
     assert {(r["name"], r["state"]["name"]) for r in ends} == {(run["run_id"], "Completed")}
 
     def trained() -> list[str]:
-        return sorted(state for end in ends for state in prefect.tasks_of(end["id"]).get("train", []))
+        return sorted(state for end in ends for state in prefect.tasks_of(end["id"]).get("train", [])[-1:])
 
     wait_for(lambda: trained() == ["Completed", "Reused"])
     assert (weights.stat().st_ino, weights.stat().st_mtime_ns) == before
@@ -367,8 +370,10 @@ def test_scheduled_run_waits_while_another_runs(prefect, deployed):
     assert len(prefect.runs_of("train")) == 2, "there is no new dataset, so nothing is trained"
 
 
-def test_late_run_is_told(prefect, hook, deployed):
+def test_late_run_and_schedule_without_a_run_are_told(prefect, hook, deployed):
     prefect.run_script(IMPATIENT)
+    done = prefect.start("curate/nightly")
+    wait_for(lambda: prefect.state(done) == "Completed")
     prefect.post("work_pools/pairmill/queues", {"name": "nobody", "is_paused": True})
     identity = prefect.get("deployments/name/curate/nightly")["id"]
     late = prefect.post(f"deployments/{identity}/create_flow_run", {"work_queue_name": "nobody"})
@@ -376,6 +381,8 @@ def test_late_run_is_told(prefect, hook, deployed):
     assert f"curate run {late['name']} has not begun" in message["body"]
     assert "pairmill up --worker" in message["body"]
     prefect.send("DELETE", f"flow_runs/{late['id']}").raise_for_status()
+    (message, *_) = wait_for(lambda: hook.messages_with("curate/nightly has no run"))
+    assert "No run of curate/nightly has begun for" in message["body"]
 
 
 def list_an_image(config: Path, store: Path) -> None:
