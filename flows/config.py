@@ -179,14 +179,8 @@ class RunConfig(_Table):
 
     @model_validator(mode="after")
     def _decides_by_itself(self) -> Self:
-        """Refuse what compares all pairs of a dataset: a run that adds to one has only its own."""
-        wrong = [
-            *(["filter.balance"] if self.filter.balance is not None else []),
-            *(["filter.max_caption_count"] if self.filter.max_caption_count is not None else []),
-            *(["filter.captions_per_image"] if self.filter.captions_per_image > 1 else []),
-            *(['"caption" in filter.dedupe'] if "caption" in self.filter.dedupe else []),
-            *(f"filter.{step.table}" for step, _ in used_steps(self.filter)),
-        ]
+        """Refuse steps that compare all pairs of a dataset: a run that adds to one has only its own."""
+        wrong = [f"filter.{step.table}" for step, _ in used_steps(self.filter) if not step.kinds]
         if self.grow is not None and wrong:
             raise ValueError(
                 f"grow: {' and '.join(wrong)} compares all pairs of a dataset, and a run that adds to one has only its "

@@ -1,7 +1,7 @@
 """Make the next version of a dataset that grows, of the snapshots of a run."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 import numpy as np
@@ -9,19 +9,21 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.errors import CorruptPart, NothingLeft
-from dataops.formatting import format_quantity
-from dataops.kernels.hashes import hash128, uid_halves
+from dataops.kernels.hashes import hash128, hash128_folded, uid_halves
 from dataops.reasons import Reason
-from dataops.snapshot import Manifest, read_parts
+from dataops.snapshot import Manifest, read_parts, read_table
 from dataops.stages import SOURCE
 from dataops.store import Store
 from flows.config import RunConfig
 from flows.listeners.base import LiveRun
 from tasks.curate.inspect_images import THUMBNAILS, caption_scopes
 from tasks.download.config import may_succeed_later
-from tasks.filter.added_steps import SEEN
+from tasks.filter.added_steps import BALANCED, NO_QUERY, SEEN, kinds_of_rows, used_steps
+from tasks.filter.config import FilterConfig
+from tasks.filter.steps import CAPTION, DROP_REASONS
+from tasks.filter.write import QUERY_COUNTS_PART
 from tasks.growth.tables import SCHEMAS, add_rows, put_object
-from tasks.growth.versions import Added, Kind, Table, Version, create_version
+from tasks.growth.versions import Added, Table, Version, create_version
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def adds_nothing(run: LiveRun, error: BaseException) -> bool:
     base = run.config.base
     if base is None or not base.packs or not isinstance(error, NothingLeft):
         return False
-    logger.info("nothing is new to version %d of %s: %s", base.number, base.line, error)
+    logger.info("nothing is new: %s. %s", error, base.describe())
     if "extract" not in run.manifests:  # there is no next version
         run.record.version = base.name
     return True
@@ -49,13 +51,9 @@ def grow(run: LiveRun) -> None:
     if base is None or run.record.version:
         return
     version = add_run(run.context.store, run.config, run.manifests, run.record.run_id)
-    run.record.version = version.name
+    run.record.version, run.version = version.name, version
     run.save()
-    logger.info(
-        "version %d of %s: %s new, %s repeated, %s in all (%s)",
-        *(version.number, version.line, f"{version.new:,}", f"{version.repeated:,}"),
-        *(format_quantity(version.pairs, "pair"), format_quantity(len(version.packs), "pack")),
-    )
+    logger.info("%s", version.describe())
 
 
 def add_run(store: Store, config: RunConfig, manifests: Mapping[str, Manifest], run_id: str) -> Version:
@@ -71,22 +69,22 @@ def add_run(store: Store, config: RunConfig, manifests: Mapping[str, Manifest], 
     assert base is not None
     assert number is not None
     images = _list_images(store, manifests.get("curate"), pack)
-    rows: dict[Kind, pa.Table] = {
+    places = images.with_row_index("row").with_columns(version=pl.lit(number, pl.UInt32))
+    rows = {
         "files": _list_files(manifests["extract"]),
         "urls": _list_urls(store, manifests.get("download")),
         "images": images.select(SCHEMAS["images"].names).to_arrow(),
-        "places": images.with_row_index("row")
-        .with_columns(version=pl.lit(number, pl.UInt32))
-        .select(SCHEMAS["places"].names)
-        .to_arrow(),
+        "places": places.select(SCHEMAS["places"].names).to_arrow(),
+        **_list_captions(store, config.filter, manifests, pack),
     }
     tables = base.tables_of("thumbnails")
     for kind, new in rows.items():
-        tables += add_rows(store, base, number, kind, new)
+        tables += add_rows(store, base, number, kind, new.cast(SCHEMAS.get(kind, new.schema)))
     if thumbnails := b"".join(images["thumbnail"].to_list()):
         tables.append(put_object(store, base.line, "thumbnails", (number, number), images.height, thumbnails, "bin"))
     added = [Added(key=pack.key, digest=pack.content_digest, pairs=pack.counts.kept)] if pack else []
     dropped = [reason for manifest in manifests.values() for reason in manifest.counts.dropped.items()]
+    repeated = sum(count for reason, count in dropped if reason in REPEATED)
     return create_version(
         store,
         Version(
@@ -95,7 +93,9 @@ def add_run(store: Store, config: RunConfig, manifests: Mapping[str, Manifest], 
             packs=(*base.packs, *added),
             tables=tuple(sorted(tables, key=_order)),
             new=pack.counts.kept if pack else 0,
-            repeated=sum(count for reason, count in dropped if reason in REPEATED),
+            repeated=repeated,
+            dropped=sum(count for _, count in dropped) - repeated,
+            base=base.number,
             run_id=run_id,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
@@ -149,3 +149,53 @@ def _list_images(store: Store, curate: Manifest | None, pack: Manifest | None) -
     return found.select("thumbnail").with_columns(
         pl.Series(name, np.ascontiguousarray(values)) for name, values in columns.items()
     )
+
+
+def _list_captions(
+    store: Store, config: FilterConfig, manifests: Mapping[str, Manifest], pack: Manifest | None
+) -> dict[str, pa.Table]:
+    """Return the rows of each kind of `kinds_of_rows` by which the filter of later runs knows the captions of this one."""
+    kinds, found = kinds_of_rows(config), dict[str, pa.Table]()
+    extract, filtered = manifests["extract"], manifests.get("filter")
+    if filtered is None:
+        return found
+    if "caption_counts" in kinds:
+        late = [*DROP_REASONS, *(step.reason for step, _ in used_steps(config)), NO_QUERY, BALANCED]
+        counts = [
+            _hash_captions(rows).join(pl.concat([kept, dropped.filter(is_late).drop("drop_reason")]), on="uid")
+            for is_late in [pl.col("drop_reason").is_in(late)]
+            for rows, kept, dropped in zip(
+                _read(store, extract, "part-", ["uid", "caption"]),
+                _read(store, filtered, "part-", ["uid"]),
+                _read(store, filtered, "dropped-", ["uid", "drop_reason"]),
+                strict=True,
+            )
+        ]
+        found["caption_counts"] = pl.concat(counts).group_by(CAPTION).agg(count=pl.len()).sort(CAPTION).to_arrow()
+    if "queries" in kinds:
+        found["queries"] = read_parts(store, filtered, QUERY_COUNTS_PART)
+    if pack is None:
+        return found
+    pairs = pl.concat(_read(store, pack, "part-", ["uid", "url", "caption"])).sort("uid")
+    if "captions" in kinds:  # as they were before personal data was masked: the filter compares these
+        captions = [
+            _hash_captions(rows).join(pairs, on="uid", how="semi")
+            for rows in _read(store, extract, "part-", ["uid", "caption"])
+        ]
+        found["captions"] = pl.concat(captions).select(CAPTION).unique().sort(CAPTION).to_arrow()
+    for step, table in used_steps(config):
+        found |= step.keep(table, pairs)
+    return found
+
+
+def _read(store: Store, manifest: Manifest, prefix: str, columns: list[str]) -> Iterator[pl.DataFrame]:
+    for part in manifest.named(prefix, ".parquet"):
+        yield pl.DataFrame(pl.from_arrow(read_table(store, manifest.path(part.name), columns)))
+
+
+def _hash_captions(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the distinct uids of rows (columns uid, caption) with the halves of the hashes of their captions."""
+    rows = rows.unique("uid")
+    hashes = hash128_folded(rows["caption"].to_arrow())
+    halves = {name: np.ascontiguousarray(hashes[:, number]) for number, name in enumerate(CAPTION)}
+    return rows.select("uid", **{name: pl.Series(values) for name, values in halves.items()})

@@ -12,6 +12,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_UI_URL
 
 from dataops.config import SCHEDULED
+from dataops.digest import text_sha256
 from dataops.errors import ConfigError
 from dataops.process import count_cores
 from dataops.redaction import remove_credentials
@@ -67,26 +68,42 @@ def _find_default_ui(ui: str) -> str:
 logger = logging.getLogger(__name__)
 
 
-def open_new(path: str, until: str | None, *, verify: bool = False, grow: bool = False) -> Run:
+def open_new(
+    path: str,
+    until: str | None,
+    *,
+    verify: bool = False,
+    grow: bool = False,
+    setting: str | None = None,
+    flow: str | None = None,
+) -> Run:
     """Open the run of a scheduled flow run.
 
     The run's id is the flow run's name, so a retried flow run finds its record again. It keeps the config of the
     record, even if the file has changed since.
+
+    Args:
+        setting: a setting `a.b=value` of one of several runs of the flow run; its digest is then a part of the run's id.
+        flow: name of the flow that begins the run; by default that of the flow run.
     """
-    run_id = str(flow_run.name)
+    run_id, settings = str(flow_run.name), with_growth(Path(path)) if grow else []
+    if setting is not None:
+        settings.append(setting)
+        run_id = f"{run_id[:-4]}{text_sha256(run_id + setting)[:4]}"
     if (found := find_run(run_id, home())) is None:
         scheduled = SCHEDULED.set(flow_run.scheduled_start_time)
         try:
-            config = load_config(Path(path), with_growth(Path(path)) if grow else (), until)
+            config = load_config(Path(path), settings, until).with_recorded_base()
         finally:
             SCHEDULED.reset(scheduled)
         check_store(config.store.uri, home())
         if (found := find_run(run_id, home(), config.store.uri)) is None:
-            record = create_run(config, home(), run_id, flow=str(flow_run.flow_name), until=until)
+            record = create_run(config, home(), run_id, flow=flow or str(flow_run.flow_name), until=until)
             store = open_store(config.store.uri)
-            return _open(record, config, store, until, is_scheduled=True, verify=verify)
+            return _open(record, config, store, until, is_scheduled=True, verify=verify, flow=flow)
     record, store = found
-    return _open(record, _recorded_config(record, store, until), store, until, is_scheduled=True, verify=verify)
+    config = _recorded_config(record, store, until)
+    return _open(record, config, store, until, is_scheduled=True, verify=verify, flow=flow)
 
 
 def open_recorded(
@@ -126,7 +143,14 @@ def continue_run(
 
 
 def _open(
-    record: RunRecord, config: RunConfig, store: Store, until: str | None, *, is_scheduled: bool, verify: bool
+    record: RunRecord,
+    config: RunConfig,
+    store: Store,
+    until: str | None,
+    *,
+    is_scheduled: bool,
+    verify: bool,
+    flow: str | None = None,
 ) -> Run:
     flow_run_id = str(flow_run.id)
     context = Context(
@@ -145,7 +169,7 @@ def _open(
         logger.info("watch this run at %s", url)
     remember_store(record.run_id, store, home())
     is_retried = any(attempt.flow_run_id == flow_run_id for attempt in record.attempts)
-    record.begin(str(flow_run.flow_name), until, flow_run_id)
+    record.begin(flow or str(flow_run.flow_name), until, flow_run_id)
     record.save(store)
     with get_client(sync_client=True) as client:  # only flow runs of a deployment get its tags from Prefect
         client.update_flow_run(flow_run.id, tags={*flow_run.tags, f"config:{record.name}"})

@@ -34,6 +34,8 @@ from tasks.train.stage import TRAIN
 
 logger = logging.getLogger(__name__)
 
+BACKFILL = "backfill"
+"""Name under which `curate` begins the runs that start no training."""
 PIPELINE = (
     Step(EXTRACT, "source", reads=()),
     Step(FILTER, "filter", reads=("extract",)),
@@ -93,15 +95,21 @@ def pipeline(
 
 @flow(name="curate", flow_run_name=name_flow_run)
 @scrub_errors()
-def curate(config: str, grow: bool = False) -> Any:
+def curate(config: str, grow: bool = False, each: tuple[str, ...] = ()) -> Any:
     """Make a new version of the dataset, `extract` to `pack`, and emit an event that starts its training.
 
     Args:
         config: path of the TOML file.
         grow: add what is new to the dataset of the run before, as the table [grow] does. A schedule passes it.
+        each: settings such as source.crawl="CC-MAIN-2026-43": make a run with each, in this order, which adds what it
+            brings to the dataset. Only the last one starts a training.
     """
     prepare_process()
-    return run_stages(open_new(config, "pack", grow=grow))
+    for setting in each[:-1]:
+        result = run_stages(open_new(config, "pack", grow=True, setting=setting, flow=BACKFILL))
+        if not isinstance(result, dict):  # it failed
+            return result
+    return run_stages(open_new(config, "pack", grow=grow or bool(each), setting=each[-1] if each else None))
 
 
 @flow(name="train", flow_run_name=name_flow_run)

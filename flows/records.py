@@ -33,6 +33,7 @@ from dataops.store import Store, open_store
 from tasks.checks.check import CheckReport
 from tasks.engine.context import LEASE_TIMES, LeaseTimes
 from tasks.engine.lease import find_holder
+from tasks.growth.versions import Version, find_version, has_version
 
 if TYPE_CHECKING:  # importing it takes half a second, which commands that read records need not wait
     from flows.config import RunConfig
@@ -466,6 +467,16 @@ def find_snapshot(key: str, home: Path, store_uri: str | None) -> tuple[Manifest
             if (manifest := find_manifest(store, stage, key)) is not None:
                 return manifest, store
     return None
+
+
+def find_named_version(name: str, home: Path, store_uri: str | None) -> tuple[Version, Store] | None:
+    """Return the version of a dataset that grows with this name, `line/number`, and its store, or None."""
+    if not re.fullmatch(r"[^/]+-[0-9a-f]{12}/[1-9]\d{0,8}", name):
+        return None
+    return next(
+        ((find_version(store, name), store) for store in known_stores(home, store_uri) if has_version(store, name)),
+        None,
+    )
 
 
 def find_dataset(name: str, home: Path, store_uri: str | None) -> tuple[Manifest, Store]:

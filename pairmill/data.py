@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch.utils.data
 
-    from dataops.snapshot import Manifest
     from dataops.store import Store
+    from tasks.growth.versions import Version
 
 
 class Sample(NamedTuple):
@@ -121,32 +121,37 @@ def dataset(name: str | None = None, *, store: str | None = None) -> Dataset:
 
     Args:
         name: the name of a config, whose newest complete dataset is returned; a run; or a dataset's key. By default the
-            newest complete dataset of the project.
+            newest complete dataset of the project. Or the version `NAME-DIGEST/NUMBER` of one that grows.
         store: a further store to search: a folder, or s3://bucket/prefix.
 
     Raises: LookupError if there is none.
     """
     with our_modules():
-        from flows.records import find_snapshot, list_runs, load_manifests, load_run
+        from flows.records import find_named_version, find_snapshot, list_runs, load_manifests, load_run
         from infra.local.services import home
+        from tasks.growth.versions import find_version
 
         place: Path = home()
         if name is not None and (found := find_snapshot(name, place, store)) and found[0].stage == "pack":
             return Dataset(found[0].key, found[1].uri, json.loads(found[0].model_dump_json()))
+        if name is not None and (version := find_named_version(name, place, store)):
+            return _open_version(*version)
         for record in reversed(list_runs(place, store)):
             if name in (None, record.name, record.run_id):
                 record, opened = load_run(record.run_id, place, store)
+                if record.version:
+                    return _open_version(find_version(opened, record.version), opened)
                 for manifest in load_manifests(record, opened):
                     if manifest.stage == "pack":
-                        return _open(manifest, opened, record.version)
+                        return Dataset(manifest.key, opened.uri, json.loads(manifest.model_dump_json()))
     what = "complete dataset" if name is None else f"complete dataset of a config or run {name!r}, or with that key"
     raise LookupError(f"{place} has no {what}; `pairmill runs` lists the runs")
 
 
-def _open(own: "Manifest", store: "Store", version: str | None) -> Dataset:
-    """Return a dataset, with those that earlier runs added to the version `line/number`."""
-    from tasks.growth.versions import find_packs, find_version
+def _open_version(version: "Version", store: "Store") -> Dataset:
+    """Return the newest dataset of a version, with those that earlier runs added."""
+    from tasks.growth.versions import find_packs
 
-    packs = find_packs(store, find_version(store, version)) if version else [own]
+    packs = find_packs(store, version)
     found = [Dataset(pack.key, store.uri, json.loads(pack.model_dump_json())) for pack in packs]
     return replace(found[-1], earlier=tuple(found[:-1]))

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from dataops.errors import ConfigError
 from dataops.facts import EvaluateFacts, ExtractFacts, PackFacts, RegisterFacts
-from dataops.formatting import format_counts, format_quantity, format_share
+from dataops.formatting import format_bytes, format_counts, format_quantity, format_share
 from dataops.funnel import funnel_stages
 from dataops.redaction import escape_for_display
 from dataops.snapshot import Manifest
@@ -26,10 +26,20 @@ from dataops.trace.sources import count_filtered, list_named_sources
 from flows.commands.options import Json, OptionalName, StoreUri
 from flows.commands.output import console, first_of, message, new_table, print_json, score_cells, show_links, text
 from flows.dataset_checks import complete_page, find_report
-from flows.records import FINISHED, RunRecord, find_snapshot, list_runs, load_manifests, load_run, newest_run, no_runs
+from flows.records import (
+    FINISHED,
+    RunRecord,
+    find_named_version,
+    find_snapshot,
+    list_runs,
+    load_manifests,
+    load_run,
+    newest_run,
+    no_runs,
+)
 from infra.local import services
 from tasks.checks.check import CheckReport
-from tasks.growth.versions import find_version
+from tasks.growth.versions import Version, find_packs, find_version
 from tasks.register.config import NO_GATE
 from training.evaluation.contamination import format_overlap
 from training.evaluation.intervals import flatten_metrics
@@ -72,7 +82,8 @@ def show(
     """Show one run, or one snapshot by its key.
 
     Args:
-        run_or_key: A run id, or the 16 hex digits of a snapshot's key; by default the newest run.
+        run_or_key: A run id, the 16 hex digits of a snapshot's key, or a version of a dataset that grows
+            (NAME-DIGEST/NUMBER); by default the newest run.
     """
     name = run_or_key or newest_run(services.home(), store)
     code = show_run_or_key(name, services.home(), store, as_json=json)
@@ -128,6 +139,9 @@ def show_run_or_key(name: str, home: Path, store_uri: str | None, *, as_json: bo
     if found := find_snapshot(name, home, store_uri):
         show_snapshot(*found, as_json=as_json)
         return 0
+    if version := find_named_version(name, home, store_uri):
+        _show_version(*version, as_json=as_json)
+        return 0
     try:
         record, store = load_run(name, home, store_uri)
     except ConfigError as error:
@@ -137,6 +151,23 @@ def show_run_or_key(name: str, home: Path, store_uri: str | None, *, as_json: bo
     else:
         show_run(record, store)
     return 0
+
+
+def _show_version(version: Version, store: Store, *, as_json: bool) -> None:
+    """Print what a version of a dataset that grows added, and its packs, as takedowns have left them."""
+    packs = find_packs(store, version)
+    if as_json:
+        print_json(
+            {**version.model_dump(mode="json"), "packs": [{"key": p.key, "pairs": p.counts.kept} for p in packs]}
+        )
+        return
+    console().print(text(version.describe()), soft_wrap=True)
+    table = new_table("Packs", "key", "pairs", "shards", "bytes", right=["pairs", "shards", "bytes"])
+    for pack in packs:
+        shards = pack.named("", ".tar")
+        size = format_bytes(sum(shard.bytes for shard in shards), "B")
+        table.add_row(pack.key, f"{pack.counts.kept:,}", f"{len(shards):,}", size)
+    console().print(table)
 
 
 def _print_run_json(record: RunRecord, store: Store) -> None:
@@ -194,13 +225,7 @@ def show_run(record: RunRecord, store: Store, *, with_error: bool = True) -> Non
 def _describe_version(record: RunRecord, name: str, store: Store) -> Text:
     """Return a line on what a run added to a dataset that grows."""
     one = find_version(store, name)
-    packs = format_quantity(len(one.packs), "pack")
-    if one.run_id != record.run_id:
-        pairs = format_quantity(one.pairs, "pair")
-        return text(f"Nothing was new to version {one.number} of {one.line}, which has {pairs} ({packs})")
-    return text(
-        f"Version {one.number} of {one.line}: {one.new:,} new, {one.repeated:,} repeated, {one.pairs:,} in all ({packs})"
-    )
+    return text(one.describe() if one.run_id == record.run_id else f"Nothing was new. {one.describe()}")
 
 
 def _show_attempts(record: RunRecord, out: Console) -> None:

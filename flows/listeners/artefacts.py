@@ -112,7 +112,8 @@ class Artefacts(RunListener):
         self._links = self.run.record.model_links
         if self._card is None:
             return
-        data, title = render_card(self.run.record, self.run.manifests), render_title(self.run.record)
+        line = self.run.version.describe() if self.run.version else ""
+        data, title = render_card(self.run.record, self.run.manifests, line), render_title(self.run.record)
         self._send(lambda: self._write_card(ArtifactUpdate(data=data, description=title)))
 
     def _write_card(self, update: ArtifactUpdate) -> None:
@@ -135,11 +136,11 @@ def render_title(record: RunRecord) -> str:
     return f"{record.state}, {record.model_version or 'no model'}: links to all pages of {record.run_id}"
 
 
-def render_card(record: RunRecord, manifests: Mapping[str, Manifest]) -> str:
-    """Return the Markdown of the card: the state, the model, links to all pages, and the stages."""
+def render_card(record: RunRecord, manifests: Mapping[str, Manifest], version: str = "") -> str:
+    """Return the Markdown of the card: the state, the version, the model, links to all pages, and the stages."""
     error = record.attempts[-1].error if record.attempts else None
     state = f"**{record.state.capitalize()}**" + (f": {escape_markdown(redact(error)[:ERROR_LENGTH])}" if error else "")
-    blocks = [state]
+    blocks = [state, escape_markdown(version)]
     if register := manifests.get("register"):
         facts = RegisterFacts.of(register)
         alias = f", alias `{facts.alias}`" if facts.alias else ""

@@ -17,6 +17,7 @@ from flows.config import RunConfig
 from flows.records import RunRecord
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan
+from tasks.growth.versions import Version
 
 logger = logging.getLogger(__name__)
 for _package in ("flows", "infra", "plugins", "tasks"):  # Prefect adds its handlers and leaves these at WARNING
@@ -39,6 +40,8 @@ class LiveRun:
     """Snapshots that it has so far, by stage."""
     stage: str = ""
     """Name of the stage that is being made, or was made last."""
+    version: Version | None = None
+    """The version that it added to a dataset that grows."""
 
     def save(self) -> None:
         """Write the record into the store."""

@@ -1,7 +1,6 @@
 """Show a run in MLflow: its run there begins with the first stage that is made, and ends when the flow run ends."""
 
 import logging
-from dataclasses import replace
 from datetime import datetime
 
 from dataops.stages import RunState
@@ -35,9 +34,15 @@ class MlflowRun(RunListener):
         run, report = self.run, self.run.record.checks
         status: Status = "FINISHED" if state == "completed" else "FAILED" if state == "failed" else "KILLED"
         reached = [one.model_dump() for one in run.record.stages if one.stage in {*run.manifests, run.stage}]
-        outcome = RunOutcome(status, error or f"up to {run.until or run.stage}", reached, self._began_ms())
+        tags, figures = dict[str, str](), dict[str, float]()
         if report is not None and report.results:
-            outcome = replace(outcome, verdict=report.verdict, figures=report.figures)
+            tags, figures = {"checks": report.verdict}, {f"checks/{name}": one for name, one in report.figures.items()}
+        if run.version is not None:
+            tags["version"] = run.version.describe()
+            figures |= {f"version/{name}": one for name, one in run.version.figures.items()}
+        outcome = RunOutcome(
+            status, error or f"up to {run.until or run.stage}", reached, self._began_ms(), tags, figures
+        )
         page = parent_run.record_outcome(run.context, run.manifests, outcome)
         if page and not run.record.model_links:
             run.record.model_links = {"run": page}

@@ -1,1 +1,1 @@
-"""`pairmill backfill`: a dataset version for each crawl, or for each value of a key, each without the pairs before it."""
+"""`pairmill backfill`: a version of a dataset that grows for each of several crawls, or for each value of a key."""

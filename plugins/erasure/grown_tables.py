@@ -30,7 +30,7 @@ class GrownTables:
         store, erased = scope.context.store, Erased()
         try:
             found = _find_rows(store, traces.uids)
-            erased.objects += _blank_thumbnails(store, found)
+            erased.objects += _blank_thumbnails(store, found) + _blank_captions(store, traces.uids)
             for name, (images, hit) in found.items():
                 store.put(name, encode_table(_blank(images, hit).to_arrow(), ROW_GROUP).to_pybytes())
                 erased.objects += 1
@@ -50,8 +50,7 @@ def _find_rows(store: Store, uids: set[str]) -> "dict[str, tuple[pl.DataFrame, p
     from tasks.growth.tables import ERASED
     from tasks.growth.versions import list_versions
 
-    halves = [(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids]
-    removed = pl.DataFrame(halves, schema={"uid_high": pl.UInt64, "uid_low": pl.UInt64}, orient="row")
+    removed = _split(uids)
     versions = list_versions(store) if uids else []
     tables = {
         (images.name, places.name)
@@ -86,6 +85,39 @@ def _blank_thumbnails(store: Store, found: "dict[str, tuple[pl.DataFrame, pl.Dat
             data[row * size : (row + 1) * size] = bytes(size)
         store.put(table.name, bytes(data))
     return len(places)
+
+
+def _blank_captions(store: Store, uids: set[str]) -> int:
+    """Empty the captions of removed pairs in tables that steps of the filter keep, and return how many tables had any."""
+    import polars as pl
+
+    from dataops.parquet import encode_table
+    from dataops.snapshot import fetch_table
+    from tasks.growth.tables import ROW_GROUP
+    from tasks.growth.versions import list_versions
+
+    removed, changed = _split(uids), 0
+    tables = {table.name for version in list_versions(store) for table in version.tables} if uids else ()
+    for name in sorted(name for name in tables if name.endswith(".parquet")):
+        rows = fetch_table(store, name)
+        if not {"uid_high", "caption"} <= set(rows.column_names):
+            continue
+        keys = pl.DataFrame(pl.from_arrow(rows.select([*removed.columns, "caption"]))).with_row_index()
+        hit = keys.filter(pl.col("caption") != "").join(removed, on=removed.columns, how="semi")["index"]
+        if len(hit):
+            empty = pl.Series([""] * len(hit))
+            captions = keys["caption"].scatter(hit, empty).to_arrow().cast(rows.schema.field("caption").type)
+            rows = rows.set_column(rows.column_names.index("caption"), "caption", captions)
+            store.put(name, encode_table(rows, ROW_GROUP).to_pybytes())
+            changed += 1
+    return changed
+
+
+def _split(uids: set[str]) -> "pl.DataFrame":
+    import polars as pl
+
+    halves = [(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids]
+    return pl.DataFrame(halves, schema={"uid_high": pl.UInt64, "uid_low": pl.UInt64}, orient="row")
 
 
 def _blank(images: "pl.DataFrame", hit: "pl.DataFrame") -> "pl.DataFrame":

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -104,14 +104,10 @@ def _last_active(record: RunRecord) -> float:
 
 def _list_named_datasets(record: RunRecord) -> list[str]:
     """Return the datasets that the config of a run names, which it may not have read yet."""
-
-    def find(table: str, key: str) -> list[Any]:
-        values = record.config.get(table)
-        found = values.get(key) if isinstance(values, Mapping) else None
-        return found if isinstance(found, list) else []
-
-    tables = [table.get("key") for table in find("train", "dataset") if isinstance(table, Mapping)]
-    return [key for key in [*find("filter", "seen"), *tables] if isinstance(key, str)]
+    values = record.config.get("train")
+    found = values.get("dataset") if isinstance(values, Mapping) else None
+    tables = found if isinstance(found, list) else []
+    return [key for table in tables if isinstance(table, Mapping) and isinstance(key := table.get("key"), str)]
 
 
 class Roots:

@@ -7,6 +7,8 @@ from pydantic import Field
 from dataops.config import StageConfig
 
 REASON, TABLE = "duplicate_near_caption", "near_captions"
+KIND = "near_captions"
+"""Tables of the captions of a dataset that grows: the halves of the uid, the caption and the bands of its signature."""
 
 
 class NearCaptionsConfig(StageConfig):

@@ -15,14 +15,15 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dataops.kernels.hashes import hash128
+from dataops.kernels.hashes import hash128, uid_halves
 from dataops.rules.captions import kept_caption
 from dataops.rules.urls import host
-from dataops.snapshot import Draft
+from dataops.snapshot import Draft, read_table
 from dataops.text.duplicates import find_duplicates
-from plugins.textdedup.config import REASON, TABLE, NearCaptionsConfig
+from plugins.textdedup.config import KIND, REASON, TABLE, NearCaptionsConfig
 from plugins.textdedup.minhash import choose_scheme, hash_bands
 from plugins.textdedup.near_captions import (
+    MEMBERS,
     bound_ranks,
     compute_ranks,
     find_dropped,
@@ -35,6 +36,8 @@ from tasks.filter.steps import FilterStep, drop_reason_tables, put_dropped, read
 
 _BOUNDS = "near-bounds.table"
 """Scratch table with the ranks at which the partitions of the ranks begin."""
+_KNOWN = 1 << 63
+"""Ids from here on are those of captions that an earlier version has."""
 _COPIES = 4
 """Maximum number of copies of a batch's captions in memory, while they are sorted and compared."""
 _SAMPLE = 1000
@@ -67,10 +70,24 @@ def put_signatures(draft: Draft, step: FilterStep) -> None:
     step.job.exchange("near-bands").write_by_hash(draft, step.number, bands, "bucket")
 
 
+def put_known_bands(draft: Draft, step: FilterStep) -> None:
+    """Put the bands of some tables of earlier versions by partition of the band's hash."""
+    bands = np.concatenate([_read_bands(draft, name) for name in step.inputs])
+    rows = np.repeat(np.arange(len(bands), dtype=np.uint32), bands.shape[1])
+    found = pl.DataFrame({"bucket": bands.ravel(), "row": rows})
+    step.job.exchange("near-known-bands").write_by_hash(draft, step.number, found, "bucket")
+
+
 def find_candidates(draft: Draft, step: FilterStep) -> None:
-    """Find the bands of a partition that several rows have, and put them by batch."""
+    """Find the bands of a partition that several rows have, or a row and an earlier version, and put them by batch."""
     bands = step.job.exchange("near-bands").read(draft, step.number)
-    shared = bands.filter(pl.col("bucket").is_duplicated())
+    is_shared = pl.col("bucket").is_duplicated()
+    if KIND in step.job.known:
+        known = step.job.exchange("near-known-bands").read(draft, step.number)
+        known = known.join(bands, on="bucket", how="semi")
+        step.job.exchange("near-known-candidates").write(draft, step.number, known.drop("part"), known["part"])
+        is_shared |= pl.col("bucket").is_in(known["bucket"].unique().implode())
+    shared = bands.filter(is_shared)
     step.job.exchange("near-candidates").write(draft, step.number, shared.drop("part"), shared["part"])
 
 
@@ -90,6 +107,20 @@ def put_candidates(draft: Draft, step: FilterStep) -> None:
     step.job.exchange("near-captions").write_by_hash(draft, step.number, found, "bucket")
 
 
+def put_known_candidates(draft: Draft, step: FilterStep) -> None:
+    """Put the candidates of some tables of earlier versions by partition of the band's hash; they have the best rank."""
+    candidates = step.job.exchange("near-known-candidates").read(draft, step.number).drop("part")
+    captions = pa.concat_tables([read_table(draft.store, name, ["caption"]) for name in step.inputs])["caption"]
+    found = candidates.select(
+        "bucket",
+        rank=pl.lit(0, pl.UInt64),
+        origin=pl.lit(0, pl.UInt64),
+        id=pl.lit(_KNOWN + step.number * (1 << 32), pl.UInt64) + pl.col("row").cast(pl.UInt64),
+        caption=pl.Series(captions.combine_chunks(), dtype=pl.String).gather(candidates["row"]),
+    )
+    step.job.exchange("near-known-captions").write_by_hash(draft, step.number, found, "bucket")
+
+
 def choose_rank_bounds(draft: Draft, step: FilterStep) -> None:
     """Choose the ranks at which the partitions of the ranks begin, from the samples of all batches."""
     samples = pl.concat(read_frame(draft, _samples_name(batch)) for batch in range(step.job.batches))["rank"]
@@ -100,6 +131,7 @@ def compare_captions(draft: Draft, step: FilterStep) -> None:
     """Find the near-duplicates in a partition of bands, and put the pairs by partition of the better row's rank."""
     batches = _read_batches(draft, step)
     pairs = pl.concat(find_near_pairs(members, _config(step).threshold) for members in batches).unique()
+    pairs = pairs.filter(pl.col("worse") < _KNOWN)  # what an earlier version has stays
     step.job.exchange("near-pairs").write(draft, step.number, pairs, _number_ranks(draft, pairs["better_rank"]))
 
 
@@ -121,6 +153,32 @@ def drop_near_captions(draft: Draft, step: FilterStep) -> None:
     dropped_rows.write(draft, step.number, dropped.select("worse"), _number_ranks(draft, dropped["worse_rank"]))
     part, row = (pl.col("worse") // (1 << 32)).cast(pl.UInt32), (pl.col("worse") % (1 << 32)).cast(pl.UInt32)
     _put_dropped(draft, step, "drop-reasons-near", dropped.select(part=part, row=row))
+
+
+def known_captions(config: NearCaptionsConfig, pairs: pl.DataFrame) -> pa.Table:
+    """Return the captions of pairs (columns uid, url, caption) as rows of a table of KIND."""
+    captions, uids = pairs["caption"].to_arrow(), uid_halves(pairs["uid"].to_arrow())
+    scopes = _hash_scopes(config, pairs)
+    bands = hash_bands(captions, scopes, choose_scheme(config.threshold))
+    return pa.table(
+        {
+            "uid_high": np.ascontiguousarray(uids[:, 0]),
+            "uid_low": np.ascontiguousarray(uids[:, 1]),
+            "caption": captions.cast(pa.large_string()),
+            "bands": pa.FixedSizeListArray.from_arrays(pa.array(bands.ravel()), bands.shape[1]),
+        }
+    )
+
+
+def _read_bands(draft: Draft, name: str) -> NDArray[np.uint64]:
+    bands = read_table(draft.store, name, ["bands"])["bands"].combine_chunks()
+    return bands.flatten().to_numpy().reshape(-1, bands.type.list_size)
+
+
+def _hash_scopes(config: NearCaptionsConfig, rows: pl.DataFrame) -> NDArray[np.uint64]:
+    if config.scope == "all":
+        return np.zeros(rows.height, np.uint64)
+    return hash128(rows.select(host(pl.col("url"))).to_series().to_arrow())[:, 0]
 
 
 def _config(step: FilterStep) -> NearCaptionsConfig:
@@ -154,8 +212,7 @@ def _read_captions(draft: Draft, step: FilterStep, rows: pl.Series) -> tuple[pa.
         start, end = np.searchsorted(rows.to_numpy(), [part_slice.offset, part_slice.offset + part_slice.rows]).tolist()
         texts = read_rows(draft, part_slice, ["url", "caption"])[rows[start:end] - part_slice.offset]
         captions.append(texts.select(kept_caption(step.job.config)).to_series().to_arrow())
-        hosts = texts.select(host(pl.col("url"))).to_series() if _config(step).scope == "host" else None
-        scopes.append(np.zeros(texts.height, np.uint64) if hosts is None else hash128(hosts.to_arrow())[:, 0])
+        scopes.append(_hash_scopes(_config(step), texts))
     return pa.concat_arrays(captions), np.concatenate(scopes)
 
 
@@ -168,9 +225,12 @@ def _read_batches(draft: Draft, step: FilterStep) -> Iterator[pl.DataFrame]:
     """Yield the candidates of a partition in batches that fit in memory, since captions may be long."""
 
     def tables() -> Iterator[pl.DataFrame]:
-        return step.job.exchange("near-captions").read_tables(draft, step.number)
+        kinds = ["near-captions", *(["near-known-captions"] if KIND in step.job.known else [])]
+        for kind in kinds:
+            for table in step.job.exchange(kind).read_tables(draft, step.number):
+                yield table.select(*MEMBERS)
 
     size = sum(table.estimated_size() for table in tables())
     count = 1 + int(size * _COPIES // step.job.memory_bytes)
     for number in range(count):
-        yield pl.concat(table.filter(pl.col("bucket") % count == number) for table in tables()).drop("part")
+        yield pl.concat(table.filter(pl.col("bucket") % count == number) for table in tables())

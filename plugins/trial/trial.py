@@ -187,9 +187,6 @@ def _without_side_effects(config: Any, notes: list[str]) -> Any:
     if isinstance(config, CurateConfig) and (asking := [one.table for one in list_steps(config) if one.asks_model]):
         notes.extend(f"curate.{table} is left out: a trial asks no model" for table in asking)
         return config.model_copy(update=dict.fromkeys(asking))
-    if getattr(config, "seen", None):
-        notes.append("filter.seen is left out: a trial reads no other dataset")
-        return config.model_copy(update={"seen": []})
     return config
 
 

@@ -14,7 +14,7 @@ from dataops.redaction import redact
 from dataops.snapshot import Manifest, find_manifest, read_table
 from dataops.stages import PAIR_STAGES, STAGES
 from dataops.store import Store
-from plugins.versions.datasets import Difference, compare_datasets, compare_settings
+from plugins.versions.datasets import Difference, compare_datasets, compare_settings, of_snapshot
 from tasks.evaluate.run_suite import read_evaluation
 from tasks.reports.page import shorten
 from tasks.tracking import run_metadata
@@ -140,7 +140,7 @@ def _compare_pairs(a: VersionSide, b: VersionSide) -> tuple[Difference | None, s
         return None, f"The dataset of {missing} is not in the store."
     if first.content_digest == second.content_digest:
         return None, "Both were trained on the same dataset."
-    return compare_datasets((first, a.store), (second, b.store)), ""
+    return compare_datasets(of_snapshot(first, a.store), of_snapshot(second, b.store)), ""
 
 
 def _compare_settings(a: VersionSide, b: VersionSide) -> dict[str, tuple[Any, Any]]:

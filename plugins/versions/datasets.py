@@ -17,6 +17,8 @@ from dataops.snapshot import Manifest, load_ancestors
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from dataops.trace.sources import key_sources_by_name
+from flows.records import load_manifests, read_record
+from tasks.growth.versions import Version, find_packs, list_history
 
 ABSENT = ("extract", "not_in_source")
 """Reason of a row that no stage dropped, because the source does not have it."""
@@ -27,7 +29,39 @@ _BATCH = 1 << 16
 
 Reason = tuple[str, str]
 """A stage and its drop reason."""
-Dataset = tuple[Manifest, Store]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A snapshot of pairs, or several that are one dataset."""
+
+    name: str
+    stage: str
+    parts: Sequence[Manifest]
+    lineages: Sequence[Mapping[str, Manifest]]
+    """Of the runs that made it, newest first: their snapshots by stage."""
+    store: Store
+
+    @property
+    def pairs(self) -> int:
+        """Number of its pairs."""
+        return sum(part.counts.kept for part in self.parts)
+
+
+def of_snapshot(manifest: Manifest, store: Store) -> Dataset:
+    """Return a snapshot as a dataset."""
+    return Dataset(manifest.key, manifest.stage, [manifest], [load_ancestors(store, manifest)], store)
+
+
+def of_version(version: Version, store: Store) -> Dataset:
+    """Return a version of a dataset that grows, with the snapshots of runs that added no pair."""
+    packs = find_packs(store, version)
+    lineages = [load_ancestors(store, pack) for pack in reversed(packs)]
+    for one in list_history(store, version):
+        if not one.new:
+            record = read_record(store, f"runs/{one.run_id}.json")
+            lineages.append({manifest.stage: manifest for manifest in load_manifests(record, store)})
+    return Dataset(version.name, "pack", packs, lineages, store)
 
 
 @dataclass(frozen=True)
@@ -58,21 +92,22 @@ class Difference:
 
 
 def compare_datasets(a: Dataset, b: Dataset) -> Difference:
-    """Compare two snapshots of one stage over pairs."""
-    keys_a, keys_b = _read_keys(*a), _read_keys(*b)
+    """Compare two datasets of one stage."""
+    keys_a, keys_b = _read_keys(a), _read_keys(b)
     both = keys_a.join(keys_b, on=KEY, how="inner")
     changed = int((both["image"] != both["image_right"]).sum())
     added, removed = Side(_missing_rows(b, a, keys_a)), Side(_missing_rows(a, b, keys_b))
-    settings = compare_settings(load_ancestors(a[1], a[0]), load_ancestors(b[1], b[0]))
+    settings = compare_settings(a.lineages[0], b.lineages[0])
     return Difference(both.height, changed, added, removed, settings)
 
 
-def _read_keys(manifest: Manifest, store: Store) -> pl.DataFrame:
+def _read_keys(dataset: Dataset) -> pl.DataFrame:
     """Return `high, low, image` of each row: the uid as two numbers, and a hash of the image's sha256."""
     empty = pl.DataFrame(schema=dict.fromkeys([*KEY, "image"], pl.UInt64))
     frames = (
         rows.select(*KEY, image=pl.col("sha256").hash() if "sha256" in rows.columns else pl.lit(0, pl.UInt64))
-        for rows in _read_batches(manifest, store, "part-", ["uid", "sha256"])
+        for part in dataset.parts
+        for rows in _read_batches(part, dataset.store, "part-", ["uid", "sha256"])
     )
     return pl.concat([empty, *frames])
 
@@ -100,12 +135,17 @@ def _missing_rows(complete: Dataset, lacking: Dataset, keys: pl.DataFrame) -> pl
     columns = {"uid": pl.String, "url": pl.String, "caption": pl.String, "high": pl.UInt64, "low": pl.UInt64}
     frames = [
         rows.join(keys, on=KEY, how="anti").select(*columns)
-        for rows in _read_batches(*complete, "part-", ["uid", "url", "caption"])
+        for part in complete.parts
+        for rows in _read_batches(part, complete.store, "part-", ["uid", "url", "caption"])
     ]
     missing = pl.concat([pl.DataFrame(schema=columns), *frames]).unique(KEY, maintain_order=True)
-    lineage = load_ancestors(lacking[1], lacking[0])
-    reasons = _read_reasons(missing, lineage, lacking[1])
-    known = all(stage in lineage for stage in PAIR_STAGES[: PAIR_STAGES.index(lacking[0].stage)])
+    found = [_read_reasons(missing, lineage, lacking.store) for lineage in lacking.lineages]
+    stages = {stage: number for number, stage in enumerate(PAIR_STAGES)}
+    latest = pl.concat(found).sort(pl.col("stage").replace_strict(stages, return_dtype=pl.Int32), descending=True)
+    reasons = latest.unique(KEY, keep="first", maintain_order=True)
+    needed = PAIR_STAGES[: PAIR_STAGES.index(lacking.stage)]
+    whole = [lineage for lineage in lacking.lineages if lacking.stage in lineage]
+    known = all(stage in lineage for lineage in whole for stage in needed)
     stage, reason = ABSENT if known else UNKNOWN
     explained = missing.join(reasons, on=KEY, how="left", maintain_order="left")
     return explained.select(

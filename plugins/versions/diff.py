@@ -8,13 +8,12 @@ from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
-from dataops.snapshot import Manifest
 from dataops.spreadsheets import write_csv
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, new_table, print_json, text
-from flows.records import find_dataset
+from flows.records import find_dataset, find_named_version
 from infra.local import services
-from plugins.versions.datasets import Difference, Side, compare_datasets
+from plugins.versions.datasets import Dataset, Difference, Side, compare_datasets, of_snapshot, of_version
 from tasks.tracking.registry import is_model
 
 SETTING_LENGTH = 60
@@ -37,14 +36,16 @@ def diff(
     """Show what differs between two datasets (pairs, and why) or two registered models (metrics, data and settings).
 
     Args:
-        a: The key of a dataset (a snapshot of pack), a run that made or reused one, or a model: NAME/VERSION, NAME@ALIAS.
+        a: The key of a dataset (a snapshot of pack), a run that made or reused one, a version of a dataset that grows
+            (NAME-DIGEST/NUMBER), or a model: NAME/VERSION, NAME@ALIAS.
         b: Another one; `added` pairs are in B and not in A.
     """
     from plugins.versions.models import show_model_diff
 
-    if is_model(a) != is_model(b):
+    models = [is_model(name) and not find_named_version(name, services.home(), store) for name in (a, b)]
+    if models[0] != models[1]:
         raise ConfigError(f"{a} and {b}: name two datasets, or two registered models")
-    if is_model(a):
+    if all(models):
         if rows is not None:
             raise ConfigError("--rows is for two datasets: name the keys that `pairmill models` lists")
         return show_model_diff(a, b, services.home(), store, as_json=json)
@@ -56,25 +57,31 @@ def show_diff(a: str, b: str, home: Path, store_uri: str | None, rows: Path | No
 
     Raises: ConfigError if there is no such dataset, if the two are of different stages, or if `rows` cannot be written.
     """
-    first, second = (find_dataset(name, home, store_uri) for name in (a, b))
-    if first[0].stage != second[0].stage:
+    first, second = (_find(name, home, store_uri) for name in (a, b))
+    if first.stage != second.stage:
         raise ConfigError(
-            f"{a} is a snapshot of {first[0].stage}, {b} a snapshot of {second[0].stage}: name two of one stage"
+            f"{a} is a snapshot of {first.stage}, {b} a snapshot of {second.stage}: name two of one stage"
         )
     difference = compare_datasets(first, second)
     if rows is not None:
         write_rows(difference, rows)
     if as_json:
-        print_json(as_value(first[0], second[0], difference))
+        print_json(as_value(first, second, difference))
     else:
-        _print(first[0], second[0], difference)
+        _print(first, second, difference)
     return 0
 
 
-def as_value(a: Manifest, b: Manifest, difference: Difference) -> dict[str, Any]:
+def _find(name: str, home: Path, store_uri: str | None) -> Dataset:
+    if found := find_named_version(name, home, store_uri):
+        return of_version(*found)
+    return of_snapshot(*find_dataset(name, home, store_uri))
+
+
+def as_value(a: Dataset, b: Dataset, difference: Difference) -> dict[str, Any]:
     """Return the difference as JSON values."""
     return {
-        **{name: {"stage": m.stage, "key": m.key, "rows": m.counts.kept} for name, m in (("a", a), ("b", b))},
+        **{name: {"stage": one.stage, "key": one.name, "rows": one.pairs} for name, one in (("a", a), ("b", b))},
         "common": difference.common,
         "changed": difference.changed,
         "added": _side(difference.added),
@@ -106,10 +113,10 @@ def write_rows(difference: Difference, path: Path) -> None:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _print(a: Manifest, b: Manifest, difference: Difference) -> None:
+def _print(a: Dataset, b: Dataset, difference: Difference) -> None:
     out = console()
     for name, dataset in (("A", a), ("B", b)):
-        out.print(text(f"{name}: {dataset.stage}/{dataset.key}, {format_quantity(dataset.counts.kept, 'pair')}"))
+        out.print(text(f"{name}: {dataset.stage}/{dataset.name}, {format_quantity(dataset.pairs, 'pair')}"))
     are = "is" if difference.common == 1 else "are"
     changed = f", {difference.changed:,} of them with another image" if difference.changed else ""
     out.print(text(f"{format_quantity(difference.common, 'pair')} {are} in both{changed}."))

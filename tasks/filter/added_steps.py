@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import polars as pl
+import pyarrow as pa
 from pydantic import BaseModel
 
 from dataops import plugins
@@ -51,6 +53,11 @@ class AddedStep:
     """Returns, for its table, the maximum bytes that all partitions together hold of one row."""
     units: Callable[[int, int], Mapping[str, int]] = lambda rows, memory_bytes: {}
     """Returns the number of its own units, by name, for a number of rows and the memory of all workers."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of the tables that a dataset that grows keeps for it (tasks/growth/tables.py). Without any, no dataset with
+    this step grows."""
+    keep: Callable[[Any, pl.DataFrame], Mapping[str, pa.Table]] = lambda config, pairs: {}
+    """Returns, for its table and the pairs that a version adds (uid, url, caption), the rows of its tables."""
     order: int = 100
     version: int = 1
     """Raise it if it drops other rows for the same config."""
@@ -60,6 +67,16 @@ def used_steps(config: BaseModel) -> list[tuple[AddedStep, Any]]:
     """Return the added steps whose table a config sets, with the table."""
     steps: list[AddedStep] = list(plugins.load("filter_steps").values())
     return [(step, table) for step in steps if (table := getattr(config, step.table)) is not None]
+
+
+def kinds_of_rows(config: Any) -> list[str]:
+    """Return the kinds of tables, beside `urls`, that a dataset that grows needs for a config of the filter."""
+    return [
+        *(["captions"] if "caption" in config.dedupe else []),
+        *(["caption_counts"] if config.max_caption_count is not None else []),
+        *(["queries"] if config.balance is not None else []),
+        *(kind for step, _ in used_steps(config) for kind in step.kinds),
+    ]
 
 
 LANGUAGE, BOILERPLATE, SEEN = "language", "boilerplate", "seen"
@@ -75,7 +92,7 @@ _AFTER_RULES = {
         "`filter.language_min_score`, `filter.language_candidates`, `filter.language_page_weight`",
     ),
     BOILERPLATE: DropReason("The caption occurs too often.", "`filter.max_caption_count`"),
-    SEEN: DropReason("An earlier dataset has the URL.", "`filter.seen`"),
+    SEEN: DropReason("An earlier version of the dataset has asked for the URL.", "`grow.base`"),
     f"{DUPLICATE}uid": DropReason("Another row has the same URL and caption."),
     f"{DUPLICATE}pair": DropReason(
         "Another row has the same URL and caption, except for upper and lower case.", "`filter.dedupe`"

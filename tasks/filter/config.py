@@ -62,9 +62,6 @@ class FilterConfig(extend(extend(SourceOrder, "rules"), "filter_steps")):
     language_declared_prior: float = Field(default=0.8, ge=0, lt=1)
     """Probability that a site is in the language that its pages declare, before any caption is considered; 0 ignores
     the declaration. Only used where `language_page_weight` is not set."""
-    seen: list[str] = Field(default=[])
-    """Keys of datasets (pack snapshots) whose URLs are dropped as seen, so that an incremental run has only new
-    pairs."""
     dedupe: list[Dedupe] = Field(default=["uid", "pair", "url"])
     """Keep one row of each uid (always, since it names the image in the shards), of each URL and caption (in any case),
     of each URL, and with "caption" of each caption over all hosts."""

@@ -14,12 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
+
 from dataops import plugins
 from dataops.digest import text_sha256
-from dataops.errors import ConfigError, ContractError, StorageError
+from dataops.errors import ContractError, StorageError
 from dataops.facts import FilteredParts, FilterFacts
 from dataops.formatting import format_quantity, format_share
-from dataops.snapshot import Counts, Draft, Input, Record, find_manifest, read_table
+from dataops.snapshot import Counts, Draft, Input, Part, Record, read_table
 from dataops.stages import SOURCE
 from dataops.text.duplicates import KEY_BYTES
 from dataops.text.query_list import read_queries
@@ -30,10 +32,11 @@ from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.filter import further_captions, steps, write
-from tasks.filter.added_steps import Map, used_steps
+from tasks.filter.added_steps import Map, kinds_of_rows, used_steps
 from tasks.filter.config import FilterConfig
-from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice
+from tasks.filter.steps import NAME, FilterJob, FilterStep, Known, PartSlice
 from tasks.filter.summary import merge_balance, merge_parts
+from tasks.growth.versions import Table
 from tasks.lists.opt_outs import count_matches, put_lists, read_inputs, recall_lists
 
 logger = logging.getLogger(__name__)
@@ -76,6 +79,7 @@ def make(work: Work[FilterConfig], sizes: Sizes | None = None) -> StageOutput:
             tasks.map_all()
         records = tasks.write_parts()
         parts, counts = merge_records(records)
+        parts += tasks.put_query_counts()
         if counts.kept or work.config.base is None:
             check_kept_rows(counts, work.config.max_drop_fraction)
         return StageOutput(parts, counts, tasks.facts(records))
@@ -88,17 +92,16 @@ class _FilterTasks:
         self.draft, self.config, self.context = work.draft, work.config, context
         found = work.inputs["extract"].named("part-", ".parquet")
         parts = [(work.inputs["extract"].path(part.name), part.rows) for part in found]
-        seen, self.rows = _find_seen_parts(work), sum(part.rows for part in found)
+        known, self.rows = _find_known(work), sum(part.rows for part in found)
         neighbours = context.workers_per_machine or context.workers
         limit = self.config.memory_limit_bytes
-        sizes = sizes or plan_sizes(self.rows, context.workers, limit // neighbours, _row_bytes(self.config))
+        rows = self.rows + sum(table.rows for tables in known.values() for table in tables)
+        sizes = sizes or plan_sizes(rows, context.workers, limit // neighbours, _row_bytes(self.config))
         self.batches = cut_batches(parts, sizes.batch_rows, sizes.slice_rows)
-        self.seen = group_units([name for name, _ in seen], [rows for _, rows in seen], sizes.batch_rows)
         self.job = FilterJob(
             self.config,
             self.rows,
             len(self.batches),
-            len(self.seen),
             sizes.partitions,
             limit // neighbours,
             {
@@ -107,6 +110,7 @@ class _FilterTasks:
                 for name, count in step.units(self.rows, limit).items()
             },
             put_lists(self.draft, recall_lists("filter.opt_out_lists", self.config.opt_out_lists, work.made_of)),
+            {kind: _group(tables, sizes.batch_rows) for kind, tables in known.items()},
         )
 
     def list_maps(self) -> list[Map]:
@@ -115,13 +119,19 @@ class _FilterTasks:
         partitions = [()] * self.job.partitions
         counts = [] if config.max_caption_count is None else ["captions"]
         maps = [Map(batches, steps.apply_rules, ["keys", *counts])]
+        known = [
+            (kind, number, *names)
+            for kind, tables in self.job.known.items()
+            if f"known-{kind}" in steps.EXCHANGES
+            for number, names in enumerate(tables.batches)
+        ]
+        if known:
+            maps += [Map(known, steps.put_known, list(dict.fromkeys(f"known-{kind}" for kind, *_ in known)))]
         if counts:
             maps += [
                 Map(partitions, steps.find_frequent_captions, ["frequent"]),
                 Map(once, steps.collect_frequent_captions),
             ]
-        if self.seen:
-            maps += [Map(self.seen, steps.put_seen_urls, ["seen"])]
         maps += [Map(partitions, steps.drop_duplicates, ["drop-reasons"])]
         if "caption" in config.dedupe:
             maps += [
@@ -156,6 +166,13 @@ class _FilterTasks:
     def write_parts(self) -> list[Record]:
         """Write the kept and the dropped part of each input part, and show progress."""
         return map_parts(run_step, self._write_steps(), self.draft, self.context)
+
+    def put_query_counts(self) -> list[Part]:
+        """Write how often each query occurs, for the next version of a dataset that grows."""
+        if self.config.balance is None or self.config.base is None:
+            return []
+        counts = read_frame(self.draft, write.QUERY_COUNTS).select("query", "count").filter(pl.col("count") > 0)
+        return [self.draft.put_table(write.QUERY_COUNTS_PART, counts.sort("query").to_arrow())]
 
     def are_written(self) -> bool:
         """Return whether all parts are written, and what `facts` reads is there, so that no map is needed again."""
@@ -277,17 +294,17 @@ def external_inputs(config: FilterConfig) -> list[Input]:
     return inputs + [one for rule in plugins.load("rules").values() for one in rule.inputs(config)]
 
 
-def _find_seen_parts(work: Work[FilterConfig]) -> list[tuple[str, int]]:
-    """Return the name and the number of rows of each part of the datasets that `seen` names, and of each table of URLs."""
-    parts: list[tuple[str, int]] = []
-    for key in work.config.seen:
-        manifest = find_manifest(work.context.store, "pack", key)
-        if manifest is None:
-            raise ConfigError(f"filter.seen: there is no complete dataset pack/{key} in {work.context.store.uri}")
-        parts += [(manifest.path(part.name), part.rows) for part in manifest.named("part-", ".parquet")]
-    if (base := work.config.base) is not None:
-        parts += [(table.name, table.rows) for table in base.tables_of("urls")]
-    return parts
+def _find_known(work: Work[FilterConfig]) -> dict[str, list[Table]]:
+    """Return the tables of earlier versions that the stage reads, by kind; only kinds that have any."""
+    if (base := work.config.base) is None:
+        return {}
+    kinds = ["urls", *kinds_of_rows(work.config)]
+    return {kind: tables for kind in kinds if (tables := base.tables_of(kind))}
+
+
+def _group(tables: Sequence[Table], batch_rows: int) -> Known:
+    rows = [table.rows for table in tables]
+    return Known(tuple(group_units([table.name for table in tables], rows, batch_rows)), sum(rows))
 
 
 FILTER = Stage(name=NAME, version=VERSION, make=make, external_inputs=external_inputs)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from dataops.errors import CorruptPart
 from dataops.facts import FilterFacts
 from dataops.filters import evaluate_rules, first_drop_reason
-from dataops.kernels.hashes import hash128
 from dataops.lists.value_set import ValueSet
 from dataops.parquet import read_row_range
 from dataops.schema import PAIRS, conform
@@ -49,7 +48,9 @@ CAPTION_BYTES = 400
 EXCHANGES: dict[str, Units] = {
     "captions": ("batches", "partitions", 20),
     "frequent": ("partitions", "one", 0),
-    "seen": ("seen_batches", "partitions", 16),
+    "known-urls": ("urls", "partitions", 16),
+    "known-captions": ("captions", "partitions", 16),
+    "known-caption_counts": ("caption_counts", "partitions", 24),
     "keys": ("batches", "partitions", ROW_BYTES),
     "drop-reasons": ("partitions", "batches", REASON_BYTES),
     "keys-by-caption": ("batches", "partitions", ROW_BYTES),
@@ -58,6 +59,14 @@ EXCHANGES: dict[str, Units] = {
     "captions-by-row": ("partitions", "batches", CAPTION_BYTES),
 }
 """The exchanges of the stage: those of added steps are further ones."""
+
+
+class Known(NamedTuple):
+    """Tables of one kind of earlier versions of the dataset."""
+
+    batches: tuple[tuple[str, ...], ...]
+    """Their names in the store."""
+    rows: int
 
 
 class PartSlice(NamedTuple):
@@ -84,13 +93,14 @@ class FilterJob:
     config: FilterConfig
     rows: int
     batches: int
-    seen_batches: int
     partitions: int
     memory_bytes: int
     """Memory for the rows of a task."""
     units: Mapping[str, int] = field(default_factory=dict)
     """Number of the units of added steps, by name."""
     opt_outs: StoredLists = NO_LISTS
+    known: Mapping[str, Known] = field(default_factory=dict)
+    """Tables of earlier versions of the dataset by kind (tasks/growth/tables.py), those that have rows."""
 
     @property
     def layout(self) -> str:
@@ -108,13 +118,14 @@ class FilterJob:
             name: units for step, table in used_steps(self.config) for name, units in step.exchanges(table).items()
         }
         writers, readers, row_bytes = {**EXCHANGES, **added}[kind]
-        sizes = {"batches": self.batches, "seen_batches": self.seen_batches, "partitions": self.partitions, "one": 1}
-        sizes |= self.units
-        return Exchange(kind, sizes[writers], sizes[readers], self.rows * row_bytes, self.memory_bytes)
+        sizes = {"batches": self.batches, "partitions": self.partitions, "one": 1, **self.units}
+        sizes |= {name: len(known.batches) for name, known in self.known.items()}
+        rows = self.known[writers].rows if writers in self.known else self.rows
+        return Exchange(kind, sizes[writers], sizes[readers], rows * row_bytes, self.memory_bytes)
 
 
 FilterStep = Step[FilterJob]
-"""A step of the stage. `inputs` of a batch are its slices (PartSlice); of a batch of seen parts, their names."""
+"""A step of the stage. `inputs` of a batch are its slices (PartSlice)."""
 
 
 def apply_rules(draft: Draft, step: FilterStep) -> Record:
@@ -182,7 +193,11 @@ def _put_keys(draft: Draft, step: FilterStep, keys: pl.DataFrame) -> None:
 
 def find_frequent_captions(draft: Draft, step: FilterStep) -> None:
     """Find the captions of a partition that occur more than `max_caption_count` times."""
-    captions = step.job.exchange("captions").read(draft, step.number).group_by(CAPTION).agg(pl.col("len").sum())
+    found = step.job.exchange("captions").read(draft, step.number).select(*CAPTION, pl.col("len").cast(pl.UInt64))
+    if (known := read_known(draft, step, "caption_counts")) is not None:
+        earlier = known.join(found, on=CAPTION, how="semi").select(*CAPTION, pl.col("count").alias("len"))
+        found = pl.concat([found, earlier])
+    captions = found.group_by(CAPTION).agg(pl.col("len").sum())
     frequent = captions.filter(pl.col("len") > step.job.config.max_caption_count).select(CAPTION)
     step.job.exchange("frequent").write(draft, step.number, frequent, np.zeros(frequent.height, np.uint16))
 
@@ -192,25 +207,23 @@ def collect_frequent_captions(draft: Draft, step: FilterStep) -> None:
     put_frame(draft, FREQUENT, step.job.exchange("frequent").read(draft, 0).select(CAPTION))
 
 
-def put_seen_urls(draft: Draft, step: FilterStep) -> None:
-    """Put the URLs of some parts of earlier datasets, or those of tables of their hashes, by partition."""
-    found = (read_table(draft.store, name, URL) for name in step.inputs)
-    frames = [
-        pl.DataFrame(hash128(rows["url"].combine_chunks()), schema=URL)
-        if rows.column_names == URL[:1]
-        else pl.DataFrame(pl.from_arrow(rows))
-        for rows in found
-    ]
-    urls = pl.concat(frames or [pl.DataFrame(schema=dict.fromkeys(URL, pl.UInt64))]).unique(maintain_order=True)
-    step.job.exchange("seen").write_by_hash(draft, step.number, urls, "url")
+def put_known(draft: Draft, step: FilterStep) -> None:
+    """Put the rows of some tables of one kind, of earlier versions of the dataset, by partition of their first column."""
+    kind, writer, *names = step.inputs
+    rows = pl.concat(pl.DataFrame(pl.from_arrow(read_table(draft.store, name))) for name in names)
+    step.job.exchange(f"known-{kind}").write_by_hash(draft, writer, rows, rows.columns[0])
+
+
+def read_known(draft: Draft, step: FilterStep, kind: str) -> pl.DataFrame | None:
+    """Return the rows in a partition that earlier versions of the dataset have of a kind; None if there are none."""
+    return step.job.exchange(f"known-{kind}").read(draft, step.number) if kind in step.job.known else None
 
 
 def drop_duplicates(draft: Draft, step: FilterStep) -> None:
     """Drop boilerplate, seen URLs and duplicates in a partition of URLs, and put the drop reasons by batch."""
     job, rows = step.job, step.job.exchange("keys").read(draft, step.number)
     reasons = np.zeros(rows.height, np.uint8)
-    if job.seen_batches:
-        seen = job.exchange("seen").read(draft, step.number)
+    if (seen := read_known(draft, step, "urls")) is not None:
         reasons[_find_members(rows, seen, URL)] = DROP_REASONS.index(SEEN) + 1
     if job.config.max_caption_count is not None:  # after "seen", which it overwrites
         frequent = read_frame(draft, FREQUENT)
@@ -236,7 +249,10 @@ def put_by_caption(draft: Draft, step: FilterStep) -> None:
 def drop_duplicate_captions(draft: Draft, step: FilterStep) -> None:
     """Drop all but one row of each caption in a partition of captions, and put the drop reasons by batch."""
     rows = step.job.exchange("keys-by-caption").read(draft, step.number)
-    put_dropped(draft, step, "drop-reasons-captions", rows["part", "row"], find_duplicates(rows, ["caption"]))
+    reasons = find_duplicates(rows, ["caption"])
+    if (known := read_known(draft, step, "captions")) is not None:
+        reasons[_find_members(rows, known, CAPTION)] = DEDUPE_STEPS.index("caption") + 1
+    put_dropped(draft, step, "drop-reasons-captions", rows["part", "row"], reasons)
 
 
 def read_kept_keys(draft: Draft, step: FilterStep, kinds: list[str]) -> pl.DataFrame:

@@ -15,10 +15,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.facts import BalancedRows, FilteredParts
-from dataops.kernels.hashes import uid_halves
+from dataops.kernels.hashes import hash128, uid_halves
 from dataops.rules.captions import kept_caption
 from dataops.schema import CAPTIONS, FILTERED, conform, dropped_schema
-from dataops.snapshot import Counts, Draft, Part, Record
+from dataops.snapshot import Counts, Draft, Part, Record, read_table
 from dataops.text.balance import (
     compute_probabilities,
     count_query_matches,
@@ -38,8 +38,9 @@ from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice, read_pair
 from tasks.filter.summary import merge_balanced_slices, merge_slices, summarise_balanced_slice, summarise_slice
 from tasks.lists.opt_outs import DROP_REASON, mark_rows, match_rows
 
-QUERY_COUNTS = "query-counts.table"
-"""Scratch table with the number of kept captions that each query matches."""
+QUERY_COUNTS, QUERY_COUNTS_PART = "query-counts.table", "query-counts.parquet"
+"""Scratch table with the number of kept captions that each query matches, `total` with those of earlier versions; and the
+part with the same of a dataset that grows."""
 
 
 def count_queries(draft: Draft, step: FilterStep) -> None:
@@ -54,7 +55,17 @@ def count_queries(draft: Draft, step: FilterStep) -> None:
 
 def sum_query_counts(draft: Draft, step: FilterStep) -> None:
     """Write how often each query occurs in the rows of all batches."""
-    put_frame(draft, QUERY_COUNTS, pl.DataFrame({"count": sum_counts(draft, "queries", step.job.batches)}))
+    texts = load_queries(_balance_config(step.job).queries).texts
+    found = pl.DataFrame(
+        {
+            "query": np.ascontiguousarray(hash128(pa.array(texts, pa.large_string()))[:, 0]),
+            "count": sum_counts(draft, "queries", step.job.batches),
+        }
+    )
+    names = [name for batch in known.batches for name in batch] if (known := step.job.known.get("queries")) else []
+    tables = [pl.DataFrame(pl.from_arrow(read_table(draft.store, name))).cast(found.schema) for name in names]
+    total = pl.concat([found, *tables]).group_by("query").agg(total=pl.col("count").sum())
+    put_frame(draft, QUERY_COUNTS, found.join(total, on="query", how="left", maintain_order="left"))
 
 
 def sum_counts(draft: Draft, kind: str, number: int) -> NDArray[Any]:
@@ -176,7 +187,7 @@ def _balance(
     """
     balance = _balance_config(job)
     matches = _match(rows, job.config)
-    probabilities = compute_probabilities(read_frame(draft, QUERY_COUNTS)["count"].to_numpy(), balance.max_per_query)
+    probabilities = compute_probabilities(read_frame(draft, QUERY_COUNTS)["total"].to_numpy(), balance.max_per_query)
     salts = hash_queries(load_queries(balance.queries).texts, balance.seed)
     sampled, probability = sample_pairs(uid_halves(rows["uid"].to_arrow()), matches, probabilities, salts)
     unmatched = pl.Series(matches).list.len() == 0

@@ -7,7 +7,13 @@
     places        for the same images: the uid; the version and the row of its thumbnail
     thumbnails    for each image that a version added, in the order of its rows: the bytes
 
-A version adds a table of each kind. Tables of the first four kinds are merged like the digits of a binary number when one
+Where the config needs them, and those that added steps of the filter keep:
+
+    captions          halves of the hash of each caption of the dataset
+    caption_counts    how often each caption occurred in the rows of all files, after the rules
+    queries           hash of each query, and how many captions matched it before balancing
+
+A version adds a table of each kind. All but the thumbnails are merged like the digits of a binary number when one
 is added: after 100 versions there are seven at most, and a row has been written again seven times.
 
 Source: the logarithmic method (Bentley and Saxe 1980, "Decomposable searching problems").
@@ -29,7 +35,7 @@ from dataops.parquet import encode_table
 from dataops.reasons import Reason
 from dataops.snapshot import Input, fetch_table
 from dataops.store import Store, open_store
-from tasks.growth.versions import FOLDER, Kind, Table, Version
+from tasks.growth.versions import FOLDER, Table, Version
 
 SCHEMAS = {
     "files": pa.schema([("file", pa.string()), ("digest", pa.string())]),
@@ -38,35 +44,39 @@ SCHEMAS = {
     "places": pa.schema(
         [("uid_high", pa.uint64()), ("uid_low", pa.uint64()), ("version", pa.uint32()), ("row", pa.uint32())]
     ),
+    "captions": pa.schema([("caption", pa.uint64()), ("caption_low", pa.uint64())]),
+    "caption_counts": pa.schema([("caption", pa.uint64()), ("caption_low", pa.uint64()), ("count", pa.uint64())]),
+    "queries": pa.schema([("query", pa.uint64()), ("count", pa.uint64())]),
 }
 ERASED = (1 << 64) - 1
 """`scope` of an image that a takedown has erased: no other image is like it."""
 ROW_GROUP = 1 << 16
 
 
-def add_rows(store: Store, base: Version, number: int, kind: Kind, rows: pa.Table) -> list[Table]:
+def add_rows(store: Store, base: Version, number: int, kind: str, rows: pa.Table) -> list[Table]:
     """Return the tables of a kind of a version: those of its base with these rows, merged with the newest if those are few.
 
     A table is written before the version that names it; its name has its digest, so that of two runs none overwrites it.
     """
     kept = base.tables_of(kind)
-    first, parts = number, [rows.cast(SCHEMAS[kind])]
+    first, parts = number, [rows]
     while kept and kept[-1].last - kept[-1].first <= number - first:
         older = kept.pop()
         first = older.first
         parts.insert(0, read_table(store, older))
     if not sum(part.num_rows for part in parts):
         return [*kept]
-    return [*kept, _put(store, base.line, kind, (first, number), pa.concat_tables(parts))]
-
-
-def _put(store: Store, line: str, kind: Kind, span: tuple[int, int], rows: pa.Table) -> Table:
-    data = encode_table(rows.combine_chunks(), ROW_GROUP).to_pybytes()
-    return put_object(store, line, kind, span, rows.num_rows, data, "parquet")
+    merged = pa.concat_tables(part.cast(parts[-1].schema) for part in parts)
+    if "count" in merged.column_names:
+        frame = pl.DataFrame(pl.from_arrow(merged))
+        names = frame.columns[:-1]
+        merged = frame.group_by(names).agg(pl.col("count").sum()).sort(names).to_arrow()
+    data = encode_table(merged.combine_chunks(), ROW_GROUP).to_pybytes()
+    return [*kept, put_object(store, base.line, kind, (first, number), merged.num_rows, data, "parquet")]
 
 
 def put_object(
-    store: Store, line: str, kind: Kind, span: tuple[int, int], rows: int, data: bytes, extension: str
+    store: Store, line: str, kind: str, span: tuple[int, int], rows: int, data: bytes, extension: str
 ) -> Table:
     """Write the bytes of a table of consecutive versions."""
     digest = hashlib.sha256(data).hexdigest()
@@ -132,7 +142,7 @@ def _differ_at_most(one: bytes, other: bytes, tolerance: int) -> bool:
 
 
 @lru_cache(maxsize=2)
-def _load(store_uri: str, kind: Kind, tables: tuple[Table, ...]) -> pl.DataFrame:
+def _load(store_uri: str, kind: str, tables: tuple[Table, ...]) -> pl.DataFrame:
     """Return the rows of all tables of a kind; a worker reads them once."""
     store = open_store(store_uri)
     rows = pa.concat_tables([SCHEMAS[kind].empty_table(), *(read_table(store, table) for table in tables)])

@@ -12,20 +12,20 @@ The line is named after the config and a digest of the settings that decide its 
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ContractError, CorruptPart
 from dataops.formats import RELEASE, Stored
+from dataops.formatting import format_quantity
 from dataops.snapshot import Input, Manifest, load_manifest
 from dataops.store import Store
 from dataops.trace.requests import list_reports, load_report
 
 FOLDER = "grown"
 _VERSION = re.compile(rf"{FOLDER}/([^/]+)/version-(\d{{6,9}})\.json")
-Kind = Literal["files", "urls", "images", "places", "thumbnails"]
 
 
 class Table(BaseModel):
@@ -33,7 +33,7 @@ class Table(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    kind: Kind
+    kind: str
     first: int
     last: int
     name: str
@@ -65,6 +65,10 @@ class Version(Stored):
     """Pairs that this version added."""
     repeated: int = 0
     """Pairs of this version that an earlier one had, by URL or image."""
+    dropped: int = 0
+    """Pairs that its run dropped for other reasons."""
+    base: int | None = None
+    """Number of the version that it adds to; None where an older release has made it."""
     run_id: str = ""
     created_at: str = ""
     release: str = RELEASE
@@ -80,6 +84,16 @@ class Version(Stored):
         return sum(pack.pairs for pack in self.packs)
 
     @property
+    def figures(self) -> dict[str, int]:
+        """What the run found: pairs that are new, repeated and dropped, and the total with those of earlier versions."""
+        return {"new": self.new, "repeated": self.repeated, "dropped": self.dropped, "total": self.pairs}
+
+    def describe(self) -> str:
+        """Return a line with the figures."""
+        found = f"{self.new:,} new, {self.repeated:,} repeated, {self.dropped:,} dropped, {self.pairs:,} in all"
+        return f"Version {self.number} of {self.line}: {found} ({format_quantity(len(self.packs), 'pack')})"
+
+    @property
     def digest(self) -> str:
         """Digest of all that a run reads of this version."""
         content = [[pack.digest for pack in self.packs], [[one.kind, one.sha256] for one in self.tables]]
@@ -89,7 +103,7 @@ class Version(Stored):
         """Return this version as an input of a stage."""
         return Input(stage=FOLDER, key=self.name, digest=self.digest)
 
-    def tables_of(self, kind: Kind) -> list[Table]:
+    def tables_of(self, kind: str) -> list[Table]:
         """Return the tables of a kind, oldest first."""
         return sorted((table for table in self.tables if table.kind == kind), key=lambda table: table.first)
 
@@ -135,6 +149,19 @@ def find_version(store: Store, name: str) -> Version:
     """Return a version by its name. Raises: as load_version."""
     line, _, number = name.rpartition("/")
     return load_version(store, line, int(number))
+
+
+def list_history(store: Store, version: Version) -> Iterator[Version]:
+    """Yield a version and those that it adds to, newest first."""
+    while version.number:
+        yield version
+        version = load_version(store, version.line, version.number - 1 if version.base is None else version.base)
+
+
+def has_version(store: Store, name: str) -> bool:
+    """Return whether a store has a version of this name."""
+    line, _, number = name.rpartition("/")
+    return store.size(_object_name(line, int(number))) is not None
 
 
 def create_version(store: Store, version: Version) -> Version:

@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 ERROR_LENGTH = 2000
-CHECKS = "checks"
-"""Tag with the result of the checks of the dataset, and prefix of the metrics with their figures."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,10 @@ class RunOutcome:
     """`stage`, `key`, `state` and `seconds` of each stage that it reached."""
     began_ms: int
     """Unix time of its start, in milliseconds."""
-    verdict: str = ""
-    """The result of the checks of its dataset, on one line."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Further tags: the results of the checks of its dataset, and of a dataset that grows, on one line each."""
     figures: Mapping[str, float] = field(default_factory=dict)
-    """The figure of each check."""
+    """Metrics."""
 
 
 def record_outcome(context: Context, manifests: Mapping[str, Manifest], outcome: RunOutcome) -> str | None:
@@ -126,7 +124,7 @@ def _write_run(context: Context, manifests: Mapping[str, Manifest], outcome: Run
         run = _create_run(context, experiment, outcome.began_ms)
     run_id = run["info"]["run_id"]
     _post("runs/log-batch", run_id=run_id, tags=_build_tags(context, manifests, outcome))
-    _log_checks(run_id, outcome)
+    _log_figures(run_id, outcome)
     if packs := stored_manifests(_list_datasets(context, manifests)) or [m for m in [manifests.get("pack")] if m]:
         tags = [{"key": "mlflow.data.context", "value": "training"}]
         described = [run_metadata.describe_training_dataset(pack, context.store.uri) for pack in packs]
@@ -143,21 +141,19 @@ def _end_registered(experiment: str, runs: Sequence[Mapping[str, Any]], key: str
     """End the run of a registration, which has written all else; None if another pipeline run registered the version."""
     for run in runs:
         if _tags(run).get(tracking.KEY_TAG) == key:
-            _log_checks(run["info"]["run_id"], outcome)
+            _log_figures(run["info"]["run_id"], outcome)
             _end_run(run, outcome.status)
             return _page_url(experiment, run)
     return None
 
 
-def _log_checks(run_id: str, outcome: RunOutcome) -> None:
-    if outcome.verdict:
+def _log_figures(run_id: str, outcome: RunOutcome) -> None:
+    if outcome.tags:
         now = int(time.time() * 1000)
         metrics = [
-            {"key": f"{CHECKS}/{name}", "value": value, "timestamp": now, "step": 0}
-            for name, value in outcome.figures.items()
+            {"key": name, "value": value, "timestamp": now, "step": 0} for name, value in outcome.figures.items()
         ]
-        tags = _list_tags({CHECKS: outcome.verdict})
-        _post("runs/log-batch", run_id=run_id, tags=tags, metrics=metrics)
+        _post("runs/log-batch", run_id=run_id, tags=_list_tags(outcome.tags), metrics=metrics)
 
 
 def _end_run(run: Mapping[str, Any], status: Status) -> None:
@@ -214,7 +210,7 @@ def _list_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
 def _render_note(context: Context, manifests: Mapping[str, Manifest], outcome: RunOutcome) -> str:
     """Return the Markdown of the run's page: the outcome, and a table of the stages."""
     blocks = [f"**{outcome.status.capitalize()}**: {escape_markdown(redact(outcome.summary)[:ERROR_LENGTH])}"]
-    blocks += [f"Checks: {escape_markdown(outcome.verdict)}"] if outcome.verdict else []
+    blocks += [f"{name.capitalize()}: {escape_markdown(value)}" for name, value in outcome.tags.items()]
     blocks += [run_metadata.render_stages(outcome.stages, manifests), run_metadata.SPACE] if outcome.stages else []
     if outcome.status != "FAILED":  # the summary of a failed run has the remedy
         blocks.append(f"`pairmill rerun {context.run_id}` continues it")

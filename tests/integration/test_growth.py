@@ -12,12 +12,23 @@ from dataops.errors import ContractError, NothingLeft
 from dataops.images import decode
 from dataops.images.fingerprint import Fingerprint, fingerprint
 from dataops.schema import uid
-from dataops.snapshot import Manifest, read_parts
-from dataops.store import FolderStore, Store
+from dataops.store import FolderStore
 from flows.config import validate_values
 from tasks.growth.versions import Version, find_newest, find_packs, list_newest, load_version
 from tasks.train.stage import find_datasets
-from tests.growing import ANSWERS, HOST, NIGHTS, Night, configured, encoded, put_night, run
+from tests.growing import (
+    ANSWERS,
+    HOST,
+    NIGHTS,
+    Killed,
+    MortalStore,
+    Night,
+    configured,
+    encoded,
+    list_uids,
+    put_night,
+    run,
+)
 from tests.servers.hostile_web import Web, served
 
 pytestmark = pytest.mark.timeout(300)
@@ -38,12 +49,6 @@ def run_nights(web: Web, folder: Path, nights: Sequence[Night] = NIGHTS) -> list
         version, _ = run(configured(web, folder), folder)
         found.append((version, sorted(path for _, _, path in web.log if path[1:2].isdigit())))
     return found
-
-
-def uids(store: Store, packs: Sequence[Manifest]) -> set[str]:
-    rows = [uid for pack in packs for uid in read_parts(store, pack, "part-", ["uid"])["uid"].to_pylist()]
-    assert len(rows) == len(set(rows))
-    return set(rows)
 
 
 def reference(nights: Sequence[Night]) -> tuple[set[str], list[list[str]]]:
@@ -90,7 +95,7 @@ def test_each_night_asks_for_new_images_only_and_the_union_is_that_of_the_refere
     store = FolderStore(folder / "store")
     [newest] = list_newest(store)
     assert newest == nights[-1][0]
-    assert uids(store, find_packs(store, newest)) == kept
+    assert list_uids(store, find_packs(store, newest)) == kept
     assert newest.pairs == len(kept)
     assert [len(version.packs) for version, _ in nights] == [1, 2, 3, 3, 4]
     assert [version.repeated for version, _ in nights[1:4]] == [4, 4, 4]
@@ -125,35 +130,6 @@ def test_a_training_reads_all_versions(grown: Any, web: Web):
     own = find_packs(store, last)[-1]
     found = find_datasets(config.stage_config("train"), own, store)
     assert {manifest.key for manifest in found} == {pack.key for pack in last.packs}
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing handles it."""
-
-
-class MortalStore(FolderStore):
-    """A store whose process dies before one of its writes."""
-
-    def __init__(self, root: Path, lives: int):
-        super().__init__(root)
-        self.lives = lives
-
-    def _die(self) -> None:
-        self.lives -= 1
-        if self.lives < 0:
-            raise Killed
-
-    def put(self, *args: Any, **options: Any) -> None:
-        self._die()
-        super().put(*args, **options)
-
-    def put_chunks(self, *args: Any, **options: Any) -> None:
-        self._die()
-        super().put_chunks(*args, **options)
-
-    def create(self, *args: Any, **options: Any) -> bool:
-        self._die()
-        return super().create(*args, **options)
 
 
 def contents(folder: Path) -> Mapping[str, bytes]:
@@ -200,7 +176,7 @@ def test_of_two_nights_at_the_same_time_one_is_refused(web: Web, tmp_path: Path)
     assert again is not None
     assert (again.number, again.packs[:2]) == (3, made.packs)
     assert (
-        uids(FolderStore(tmp_path / "store"), find_packs(FolderStore(tmp_path / "store"), again))
+        list_uids(FolderStore(tmp_path / "store"), find_packs(FolderStore(tmp_path / "store"), again))
         == reference(NIGHTS[:3])[0]
     )
 
@@ -215,11 +191,11 @@ def test_a_line_begins_anew_from_an_earlier_version_and_goes_on(web: Web, tmp_pa
     assert (anew.number, len(anew.packs)) == (3, 1)
     again, _ = run(configured(web, tmp_path, grow={"base": 1}), tmp_path)
     assert again is not None
-    assert (again.number, uids(store, find_packs(store, again))) == (4, reference(NIGHTS[:2])[0])
+    assert (again.number, list_uids(store, find_packs(store, again))) == (4, reference(NIGHTS[:2])[0])
     put_night(tmp_path, 3, NIGHTS[2])
     after, _ = run(configured(web, tmp_path), tmp_path)
     assert after is not None
-    assert (after.number, uids(store, find_packs(store, after))) == (5, reference(NIGHTS[:3])[0])
+    assert (after.number, list_uids(store, find_packs(store, after))) == (5, reference(NIGHTS[:3])[0])
 
 
 def test_other_objects_among_the_versions_are_ignored(web: Web, tmp_path: Path):
@@ -245,9 +221,6 @@ def test_other_settings_begin_another_line(web: Web, tmp_path: Path):
 @pytest.mark.parametrize(
     "table",
     [
-        {"filter": {"max_caption_count": 3}},
-        {"filter": {"captions_per_image": 2}},
-        {"filter": {"dedupe": ["caption"]}},
         {"train": {"dataset": [{"weight": 1}, {"key": "0" * 16, "weight": 1}]}},
     ],
 )

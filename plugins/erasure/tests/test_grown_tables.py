@@ -22,10 +22,11 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def test_removed_pair_leaves_hashes_and_zeros_and_is_not_asked_for_again(tmp_path: Path):
+    captions = {"filter": {"near_captions": {"threshold": 1}}}
     with served(ANSWERS) as web:
         for number, night in enumerate(NIGHTS[:2], 1):
             put_night(tmp_path, number, night)
-            run(configured(web, tmp_path), tmp_path)
+            run(configured(web, tmp_path, **captions), tmp_path)
         store = FolderStore(tmp_path / "store")
         [before] = list_newest(store)
         url, caption = NIGHTS[0][2]
@@ -42,6 +43,9 @@ def test_removed_pair_leaves_hashes_and_zeros_and_is_not_asked_for_again(tmp_pat
         assert [data[row * size : (row + 1) * size] for row in range(changed.rows)].count(bytes(size)) == 1
         images = [read_table(store, table) for table in before.tables_of("images")]
         assert sum((table["scope"].to_numpy() == ERASED).sum() for table in images) == 1
+        tables = [read_table(store, table) for table in before.tables_of("near_captions")]
+        kept = [text for table in tables for text in table["caption"].to_pylist()]
+        assert (kept.count(""), caption in kept, len(kept)) == (1, False, before.pairs)
 
         _, refused = erase_rows(Lineage(store), context, {removed})
         assert not refused
@@ -51,7 +55,7 @@ def test_removed_pair_leaves_hashes_and_zeros_and_is_not_asked_for_again(tmp_pat
 
         put_night(tmp_path, 3, [NIGHTS[0][2], NIGHTS[0][3], *NIGHTS[2]])
         web.log.clear()
-        after, _ = run(configured(web, tmp_path), tmp_path)
+        after, _ = run(configured(web, tmp_path, **captions), tmp_path)
         assert url.partition(HOST)[2] not in {path for _, _, path in web.log}
         assert after is not None
         assert after.number == 3

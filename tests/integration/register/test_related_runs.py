@@ -63,7 +63,7 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
     failed = [*reached, {"stage": "train", "key": "train00000000000", "state": "Failed", "seconds": 2.0}]
     mlflow = connect()
     training = tracking.open_run(mlflow, "early", "train-train00000000000", "its live curve", {})
-    checks = "1 check passed; failed: max_host_share (blocks)", {"max_host_share": 0.9}
+    checks = {"checks": "1 check passed; failed: max_host_share (blocks)"}, {"checks/max_host_share": 0.9}
     error = "JobFailed: <script>[x](javascript:1) s3://u:hunter2@bucket"
     opened = parent_run.open_run(context, 5)
     (run,) = mlflow.search_runs([training.info.experiment_id], f"tags.`{tracking.PIPELINE_TAG}` = '{context.run_id}'")
@@ -95,7 +95,7 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
     assert r"JobFailed: \<script\>\[x\]" in note
     assert "hunter2" not in note
     assert r"Checks: 1 check passed; failed: max\_host\_share (blocks)" in note
-    assert (run.data.tags["checks"], run.data.metrics) == (checks[0], {"checks/max_host_share": 0.9})
+    assert (run.data.tags["checks"], run.data.metrics) == (checks[0]["checks"], checks[1])
     assert "| filter&emsp; | `filter0000000000`&emsp; | Completed&emsp; | 900&emsp; | 500&emsp; |" in note
     assert [one.dataset.name for one in run.inputs.dataset_inputs] == [f"pack-{manifests['pack'].key}"]
     assert mlflow.get_run(training.info.run_id).data.tags["mlflow.parentRunId"] == run.info.run_id
@@ -103,7 +103,7 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
     manifest = stage.make(plan, context)
     assert manifest.mlflow_run_id == run.info.run_id
     registered = [*failed, {"stage": "register", "key": plan.key, "state": "Failed", "seconds": 2.0}]
-    refused = RunOutcome("FAILED", "refused by the gate", registered, 7, "2 checks passed", {})
+    refused = RunOutcome("FAILED", "refused by the gate", registered, 7, {"checks": "2 checks passed"})
     assert parent_run.record_outcome(context, manifests, refused) == page
     (run,) = parents()
     assert (run.info.status, run.info.start_time, run.data.tags["checks"]) == ("FAILED", 5, "2 checks passed")

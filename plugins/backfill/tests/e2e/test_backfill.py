@@ -1,12 +1,16 @@
-"""`pairmill backfill` makes a dataset of each crawl of a server in Common Crawl's layout."""
+"""`pairmill backfill` adds each crawl of a server in Common Crawl's layout to one dataset."""
 
+import json
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 
-from dataops.home import CHECKOUT
-from dataops.snapshot import find_manifest, read_parts
+from dataops.snapshot import read_parts
 from dataops.store import FolderStore
+from infra.local import services
+from tasks.growth.versions import find_packs, list_newest
 from tests.servers.common_crawl import CrawlServer
 from tests.small_pipeline import Pairmill
 from tests.small_web import HOST
@@ -15,10 +19,10 @@ from tests.wat_files import json_record, page_value, warcinfo
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_backfill_makes_a_dataset_of_each_crawl_without_the_pairs_before_it(pairmill: Pairmill):
-    """Killed after the first version, the same command makes the second one only."""
+def test_backfill_makes_a_version_of_each_crawl_also_after_a_kill_and_as_a_flow(pairmill: Pairmill):
+    """Killed after the first version, the same command makes the second one only; the flow `curate` makes the third."""
     store = FolderStore(pairmill.folder / "store-backfill")
-    images = sorted(pairmill.web.site.rglob("*.png"))[:9]
+    images = sorted(pairmill.web.site.rglob("*.png"))[:12]
     urls = [f"http://{HOST}/{image.relative_to(pairmill.web.site)}" for image in images]
 
     def wat_of(chosen: list[str]) -> bytes:
@@ -27,23 +31,29 @@ def test_backfill_makes_a_dataset_of_each_crawl_without_the_pairs_before_it(pair
 
     with CrawlServer() as crawl:
         crawl.publish("CC-MAIN-2026-43", {"a": wat_of(urls[:6])})
-        crawl.publish("CC-MAIN-2026-47", {"b": wat_of(urls[3:])})
-        changed = [
-            f"store.uri={store.uri}",
-            f"source.base_url={crawl.url}",
-            f'download.connect_to={{"{HOST}"="{pairmill.site}"}}',
-            "download.host_rate=0",
-            "curate.near_duplicates=false",
-        ]
-        settings = [argument for value in changed for argument in ("--set", value)]
-        crawls = ["--crawl", "CC-MAIN-2026-43", "--crawl", "CC-MAIN-2026-47"]
-        command = ["backfill", CHECKOUT / "configs" / "common-crawl.toml", *crawls, *settings]
-        pairmill.run_and_kill(
-            *command, when=lambda: any(name.endswith("manifest.json") for name in store.names("pack"))
+        crawl.publish("CC-MAIN-2026-47", {"b": wat_of(urls[3:9])})
+        crawl.publish("CC-MAIN-2026-51", {"c": wat_of([*urls[:2], *urls[9:]])})
+        config = pairmill.folder / "backfill.toml"
+        config.write_text(
+            f'name = "backfill"\nstore.uri = "{store.uri}"\ncurate.near_duplicates = false\n'
+            f'[source]\nkind = "common_crawl"\ncrawl = "CC-MAIN-2026-43"\nnum_files = 1\nbase_url = "{crawl.url}"\n'
+            f'[download]\nhost_rate = 0\ncontact = "mailto:a@b.test"\nconnect_to = {{"{HOST}" = "{pairmill.site}"}}\n'
         )
-        result = pairmill.json(*command)
-    assert [version["state"] for version in result["versions"]] == ["reused", "made"]
-    datasets = [find_manifest(store, "pack", version["dataset"]) for version in result["versions"]]
-    found = [set(read_parts(store, one, columns=["url"])["url"].to_pylist()) for one in datasets if one is not None]
-    assert found == [set(urls[:6]), set(urls[6:])]
-    assert Counter(crawl.read()) == {"a": 1, "b": 1}
+        command = ["backfill", config, "--crawl", "CC-MAIN-2026-43", "--crawl", "CC-MAIN-2026-47"]
+        pairmill.run_and_kill(*command, when=lambda: any("version-" in name for name in store.names("grown")))
+        pairmill(*command)
+        flow = "from flows.pipeline import curate; curate(sys.argv[1], each=sys.argv[2:])"
+        each = ['source.crawl="CC-MAIN-2026-47"', 'source.crawl="CC-MAIN-2026-51"']
+        subprocess.run(
+            [sys.executable, "-c", f"import sys; {flow}", config, *each],
+            env=pairmill.env | services.client_environment(),
+            check=True,
+            timeout=300,
+        )
+    [newest] = list_newest(store)
+    packs = find_packs(store, newest)
+    found = [set(read_parts(store, one, columns=["url"])["url"].to_pylist()) for one in packs]
+    assert found == [set(urls[:6]), set(urls[6:9]), set(urls[9:])]
+    assert Counter(crawl.read()) == {"a": 1, "b": 1, "c": 1}
+    runs = [json.loads(store.read(name)) for name in store.names("runs") if name.endswith(".json")]
+    assert {run["attempts"][0]["flow"] for run in runs} == {"pipeline", "backfill", "curate"}

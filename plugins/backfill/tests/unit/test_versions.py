@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import ConfigError
-from plugins.backfill.versions import list_settings, load_versions
+from plugins.backfill.command import check_versions, list_settings
 
 CRAWL = '[[source]]\nkind = "common_crawl"\ncrawl = "x"\nnum_files = 1\n'
 LIST = '[[source]]\nkind = "pairs"\npaths = ["a.csv"]\n'
@@ -33,8 +33,12 @@ def test_the_config_of_every_version_is_checked_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.csv").write_text("url,caption\n")
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("url,caption\n")
     config = write(tmp_path, LIST + '[download]\ncontact = "mailto:a@b.test"\n')
-    load_versions(config, (), ["seed=1", "seed=2"])
+    settings = ("grow={}",)
+    check_versions(config, settings, ["source.0.paths=['a.csv']", "source.0.paths=['b.csv']"])
     with pytest.raises(ConfigError, match=r"seed: -1.*\(--set\)"):
-        load_versions(config, (), ["seed=1", "seed=-1"])
+        check_versions(config, settings, ["seed=1", "seed=-1"])
+    with pytest.raises(ConfigError, match="seed=1 and seed=2 make datasets of their own"):
+        check_versions(config, settings, ["seed=1", "seed=2"])

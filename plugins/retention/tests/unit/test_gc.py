@@ -256,9 +256,6 @@ def test_gc_keeps_the_datasets_that_the_config_of_a_kept_run_names(store):
     record["config"] = {"train": {"dataset": [{"key": None, "weight": 1}, {"key": other.key, "weight": 1}]}}
     store.put("runs/mixed.json", json.dumps(record).encode())
     assert gc(store, Policy()) == {pack, other}, "before the training has read it"
-    record["config"] = {"filter": {"seen": [other.key]}}
-    store.put("runs/mixed.json", json.dumps(record).encode())
-    assert gc(store, Policy()) == {pack, other}, "the filter may be rebuilt"
     record["config"] = {"train": {"dataset": "damaged"}}
     store.put("runs/mixed.json", json.dumps(record).encode())
     put(store, train, [pack, other])

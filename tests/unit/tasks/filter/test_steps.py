@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataops.errors import ConfigError, CorruptPart
-from dataops.schema import CURATED, uid
 from dataops.snapshot import read_parts, read_table
 from dataops.store import FolderStore
 from tasks.engine.context import Context
@@ -18,20 +17,6 @@ from tasks.filter.stage import FILTER
 from tasks.filter.write import write_parts
 from tests.filter_runs import SUBJECTS, filtered, kept, snapshot, some_pairs, with_sizes
 from tests.inline_executor import InlineExecutor
-
-
-def test_urls_of_an_earlier_dataset_are_dropped_as_seen(tmp_path: Path):
-    rows = some_pairs(200)
-    seen = sorted({row["url"] for row in rows})[:40]
-    earlier = snapshot(
-        tmp_path, "pack", [[{"uid": uid(url, "x"), "url": url} for url in seen[i::2]] for i in range(2)], CURATED
-    )
-    manifest = filtered(tmp_path, rows, seen=[earlier.key], dedupe=[])
-    assert not {row["url"] for row in kept(tmp_path, manifest)} & set(seen)
-    left = [row for row in rows if row["url"] not in seen and row["caption"] != "IMG_0042.jpg"]
-    assert manifest.counts.kept == len(left)
-    with pytest.raises(ConfigError, match="no complete dataset pack/ffff"):
-        filtered(tmp_path, rows, seen=["ffff"])
 
 
 def queries(tmp_path: Path) -> str:
