@@ -139,6 +139,8 @@ class GrowConfig(_Table):
     number: int | None = Field(default=None, ge=1)
     """Number of the version that a run makes, which the run records: by default the one after `base`, and where `base` is
     set the one after the newest."""
+    compact: int | None = Field(default=32, ge=2)
+    """Number of datasets without a full shard at which a run packs these again as one; None: they stay small."""
 
 
 _TABLES = {"extract": "source", "register": "register_"}
@@ -213,7 +215,7 @@ class RunConfig(_Table):
         # Not the newest one where a run adds to what was the newest: another run may have made the next one meanwhile.
         newest = base if grow.base is None else find_newest(open_store(self.store.uri), self.line)
         number = grow.number or newest.number + 1
-        return self.model_copy(update={"grow": GrowConfig(base=base.number, number=number)})
+        return self.model_copy(update={"grow": grow.model_copy(update={"base": base.number, "number": number})})
 
     def stage_config(self, name: str) -> Any:
         """Return a table by the name of its field, that of a stage with what it takes from other tables."""

@@ -8,22 +8,27 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from dataops.errors import CorruptPart, NothingLeft
+from dataops.errors import ContractError, CorruptPart, NothingLeft
+from dataops.formatting import format_quantity
 from dataops.kernels.hashes import hash128, hash128_folded, uid_halves
 from dataops.reasons import Reason
-from dataops.snapshot import Manifest, read_parts, read_table
+from dataops.snapshot import Manifest, load_manifest, read_parts, read_table
 from dataops.stages import SOURCE
 from dataops.store import Store
 from flows.config import RunConfig
 from flows.listeners.base import LiveRun
 from tasks.curate.inspect_images import THUMBNAILS, caption_scopes
 from tasks.download.config import may_succeed_later
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan, reuse
 from tasks.filter.added_steps import BALANCED, NO_QUERY, SEEN, kinds_of_rows, used_steps
 from tasks.filter.config import FilterConfig
 from tasks.filter.steps import CAPTION, DROP_REASONS
 from tasks.filter.write import QUERY_COUNTS_PART
 from tasks.growth.tables import SCHEMAS, add_rows, put_object
-from tasks.growth.versions import Added, Table, Version, create_version
+from tasks.growth.versions import Added, Table, Version, create_version, find_packs
+from tasks.pack.config import PackConfig
+from tasks.pack.stage import PACK
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +59,8 @@ def grow(run: LiveRun) -> None:
     run.record.version, run.version = version.name, version
     run.save()
     logger.info("%s", version.describe())
+    if run.config.grow is not None and run.config.grow.compact is not None:
+        compact(run.context, version, run.config.stage_config("pack"), run.config.seed, run.config.grow.compact)
 
 
 def add_run(store: Store, config: RunConfig, manifests: Mapping[str, Manifest], run_id: str) -> Version:
@@ -82,7 +89,7 @@ def add_run(store: Store, config: RunConfig, manifests: Mapping[str, Manifest], 
         tables += add_rows(store, base, number, kind, new.cast(SCHEMAS.get(kind, new.schema)))
     if thumbnails := b"".join(images["thumbnail"].to_list()):
         tables.append(put_object(store, base.line, "thumbnails", (number, number), images.height, thumbnails, "bin"))
-    added = [Added(key=pack.key, digest=pack.content_digest, pairs=pack.counts.kept)] if pack else []
+    added = [Added.of(pack)] if pack else []
     dropped = [reason for manifest in manifests.values() for reason in manifest.counts.dropped.items()]
     repeated = sum(count for reason, count in dropped if reason in REPEATED)
     return create_version(
@@ -100,6 +107,43 @@ def add_run(store: Store, config: RunConfig, manifests: Mapping[str, Manifest], 
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
     )
+
+
+def compact(context: Context, version: Version, config: PackConfig, seed: int, limit: int) -> Version | None:
+    """Make the next version, with one dataset in place of those that fill no shard; None if there are fewer than `limit`.
+
+    They are packed again from their snapshots of curate and download; those of which one was deleted stay. So a pair is
+    packed again once in `limit` runs until its dataset fills a shard. Earlier versions keep their datasets.
+    """
+    store = context.store
+    small = [one.pairs < config.shard_size and one.bytes < config.shard_bytes for one in version.packs]
+    if sum(small) < limit:
+        return None
+    found = [_load_sources(store, pack) for pack in find_packs(store, version)]
+    small = [is_small and bool(sources) for is_small, sources in zip(small, found, strict=True)]
+    if sum(small) < limit:
+        return None
+    upstream = [source for sources, chosen in zip(found, small, strict=True) if chosen for source in sources]
+    planned = plan(PACK, config, seed, upstream, store)
+    merged = reuse(planned, context) or make(planned, context)
+    kept = [one for one, chosen in zip(version.packs, small, strict=True) if not chosen]
+    kept.insert(small.index(True), Added.of(merged))
+    number = version.number + 1
+    update = {"number": number, "base": version.number, "packs": tuple(kept), "run_id": "", "new": 0, "repeated": 0}
+    update |= {"dropped": 0, "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    try:
+        compacted = create_version(store, version.model_copy(update=update))
+    except ContractError as error:  # a run has added to the version meanwhile; the next one finds the small ones again
+        logger.info("%s of %s stay small: %s", format_quantity(sum(small), "dataset"), version.line, error)
+        return None
+    logger.info("version %d of %s has one dataset in place of %d small ones", number, version.line, sum(small))
+    return compacted
+
+
+def _load_sources(store: Store, pack: Manifest) -> list[Manifest]:
+    """Return the snapshots of curate and download of a dataset, in the order of its inputs; none if one was deleted."""
+    found = [load_manifest(store, one.stage, one.key) for one in pack.inputs if one.stage in ("curate", "download")]
+    return [one for one in found if one is not None] if all(found) else []
 
 
 def _order(table: Table) -> tuple[str, int]:

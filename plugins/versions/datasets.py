@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from dataops.kernels.hashes import uid_halves
 from dataops.parquet import open_parquet
-from dataops.snapshot import Manifest, load_ancestors
+from dataops.snapshot import Manifest, load_ancestors, load_manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from dataops.trace.sources import key_sources_by_name
@@ -55,10 +55,12 @@ def of_snapshot(manifest: Manifest, store: Store) -> Dataset:
 
 def of_version(version: Version, store: Store) -> Dataset:
     """Return a version of a dataset that grows, with the snapshots of runs that added no pair."""
-    packs = find_packs(store, version)
-    lineages = [load_ancestors(store, pack) for pack in reversed(packs)]
+    packs, lineages = find_packs(store, version), list[Mapping[str, Manifest]]()
+    for pack in reversed(packs):
+        curates = (load_manifest(store, "curate", one.key) for one in pack.inputs if one.stage == "curate")
+        lineages += [{**(load_ancestors(store, curate) if curate else {}), "pack": pack} for curate in curates]
     for one in list_history(store, version):
-        if not one.new:
+        if not one.new and one.run_id:
             record = read_record(store, f"runs/{one.run_id}.json")
             lineages.append({manifest.stage: manifest for manifest in load_manifests(record, store)})
     return Dataset(version.name, "pack", packs, lineages, store)

@@ -55,6 +55,8 @@ class Work(Generic[ConfigT]):
     context: Context
     made_of: tuple[Input, ...] = ()
     """All inputs of the key, also those from outside the store and the takedown requests."""
+    upstream: tuple[Manifest, ...] = ()
+    """The snapshots of the plan, in its order: several of one stage where packs are merged."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def _make(planned: Plan[Any], held: HeldLease) -> Manifest:
     context.store.sweep(f"{draft.stage}/{draft.key}")
     stage, code = planned.stage, code_version()
     upstream = {manifest.stage: manifest for manifest in planned.upstream}
-    made = stage.make(Work(planned.config, planned.seed, upstream, draft, context, planned.inputs))
+    made = stage.make(Work(planned.config, planned.seed, upstream, draft, context, planned.inputs, planned.upstream))
     if stage.conserves_rows:
         check_conservation(stage.name, made, planned.upstream)
     manifest = Manifest(
@@ -242,7 +244,8 @@ def check_conservation(stage: str, made: StageOutput, upstream: Sequence[Manifes
     dropped = sum(counts.dropped.values())
     if counts.kept + dropped != counts.input:
         raise ContractError(f"{stage}: {counts.input} input rows, but {counts.kept} were kept and {dropped} dropped")
-    input_parts = [p for m in upstream[:1] for p in m.named("part-", ".parquet")]
+    read = [m for m in upstream if m.stage == upstream[0].stage]  # several where packs are merged
+    input_parts = [p for m in read for p in m.named("part-", ".parquet")]
     output_parts = [p for p in made.parts if p.name.startswith(("part-", "dropped-"))]
     if input_parts and (
         _total(input_parts) != _total(output_parts) or sum(p.rows for p in input_parts) != counts.input

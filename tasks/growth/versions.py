@@ -12,7 +12,7 @@ The line is named after the config and a digest of the settings that decide its 
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -50,6 +50,14 @@ class Added(BaseModel):
     key: str
     digest: str
     pairs: int
+    bytes: int = 0
+    """Size of its shards; 0 where an older release has added it."""
+
+    @classmethod
+    def of(cls, pack: Manifest) -> Self:
+        """Return the entry of a snapshot of pack."""
+        size = sum(shard.bytes for shard in pack.named("", ".tar"))
+        return cls(key=pack.key, digest=pack.content_digest, pairs=pack.counts.kept, bytes=size)
 
 
 class Version(Stored):

@@ -35,6 +35,8 @@ class CuratedParts:
     image_extension: str
     seed: int
     layout: SortLayout
+    raw_key: str = ""
+    """Prefix of the names of the raw shards in the folder, where there are several snapshots of download."""
 
     @property
     def id(self) -> str:
@@ -65,7 +67,9 @@ def write_runs(draft: Draft, task: CuratedParts) -> Record:
         rows = conform(read_table(draft.store, part), task.layout.columns, f"pack {part}")
         rank, low = shuffle_keys(rows["uid"].to_pylist(), task.seed)
         by_shard = defaultdict[str, list[int]](list)
-        for row, shard in enumerate(rows["shard"].to_pylist()):
+        shards = [f"{task.raw_key}{shard}" for shard in rows["shard"].to_pylist()]
+        rows = rows.set_column(rows.schema.get_field_index("shard"), "shard", pa.array(shards, pa.string()))
+        for row, shard in enumerate(shards):
             by_shard[shard].append(row)
         for shard, chosen in by_shard.items():
             name = f"{task.raw_folder}/{shard}"

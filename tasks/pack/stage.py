@@ -75,7 +75,7 @@ def make(work: Work[PackConfig]) -> StageOutput:
 
     Raises: NothingLeft, with the numbers of rows of each stage, if curate kept no pair.
     """
-    if not work.inputs["curate"].counts.kept:
+    if not any(curate.counts.kept for curate, _ in _list_sources(work)):
         counts = "; ".join(_format_manifest_counts(work.inputs[stage]) for stage in ("download", "curate"))
         raise NothingLeft(f"no pair is left to pack: {counts}")
     with shared_workers(work.context) as context:
@@ -144,33 +144,46 @@ def _pack_shards(
     return map_parts(pack_shards, tasks_of_shards, draft, progress.of_map("write shards", _PACK_WEIGHT))
 
 
+def _list_sources(work: Work[PackConfig]) -> list[tuple[Manifest, Manifest]]:
+    """Return the snapshots of curate and of download whose rows are packed: several where packs are merged."""
+    upstream = work.upstream or (work.inputs["curate"], work.inputs["download"])
+    by_stage = [[one for one in upstream if one.stage == stage] for stage in ("curate", "download")]
+    return list(zip(*by_stage, strict=True))
+
+
 def _choose_layout(work: Work[PackConfig], context: Context) -> SortLayout:
-    download, curate = work.inputs["download"].counts, work.inputs["curate"].counts
-    raw = sum(part.bytes for part in work.inputs["download"].named("", ".tar"))
-    image_bytes = raw * curate.kept // max(download.kept, curate.kept)
+    kept = image_bytes = 0
+    for curate, download in _list_sources(work):
+        raw = sum(part.bytes for part in download.named("", ".tar"))
+        image_bytes += raw * curate.counts.kept // max(download.counts.kept, curate.counts.kept, 1)
+        kept += curate.counts.kept
     config = work.config
-    shards = max(-(-curate.kept // config.shard_size), -(-image_bytes // config.shard_bytes))
+    shards = max(-(-kept // config.shard_size), -(-image_bytes // config.shard_bytes))
     workers = context.workers_per_machine or context.workers
     limit = int(IMAGES_SHARE * config.memory_limit_bytes / workers)
-    layout = choose_layout(curate.kept, image_bytes, shards, limit, is_remote=work.draft.store.is_remote)
+    layout = choose_layout(kept, image_bytes, shards, limit, is_remote=work.draft.store.is_remote)
     return replace(layout, columns=_read_columns(work))
 
 
 def _read_columns(work: Work[PackConfig]) -> pa.Schema:
     """Return the columns of the rows that curate kept, with those of its steps."""
-    curate = work.inputs["curate"]
+    curate = next(curate for curate, _ in _list_sources(work) if curate.counts.kept)
     with work.draft.store.open(curate.path(curate.named("part-", ".parquet")[0].name)) as file:
         return pq.read_schema(file).remove_metadata()
 
 
 def _list_parts(work: Work[PackConfig], layout: SortLayout) -> list[CuratedParts]:
     """Return tasks of consecutive parts, each with about `run_bytes` of rows and images."""
-    download, curate = work.inputs["download"], work.inputs["curate"]
-    extension, folder = str(download.config["encode_format"]), download.path("").rstrip("/")
-    parts = curate.named("part-", ".parquet")
-    names, limit = [curate.path(part.name) for part in parts], layout.run_bytes * curate.counts.kept
-    groups = group_units(names, [part.rows for part in parts], limit // layout.expected_bytes)
-    return [CuratedParts(number, group, folder, extension, work.seed, layout) for number, group in enumerate(groups)]
+    sources, tasks = _list_sources(work), list[CuratedParts]()
+    limit = layout.run_bytes * sum(curate.counts.kept for curate, _ in sources) // layout.expected_bytes
+    for curate, download in sources:
+        extension, folder = str(download.config["encode_format"]), download.path("").rstrip("/")
+        parts = curate.named("part-", ".parquet")
+        names = [curate.path(part.name) for part in parts]
+        for group in group_units(names, [part.rows for part in parts], limit):
+            place = (download.stage, f"{download.key}/") if len(sources) > 1 else (folder, "")
+            tasks.append(CuratedParts(len(tasks), group, place[0], extension, work.seed, layout, place[1]))
+    return tasks
 
 
 def _list_merges(draft: Draft, runs: Sequence[tuple[str, int]], layout: SortLayout) -> list[MergedRuns]:

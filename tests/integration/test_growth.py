@@ -12,9 +12,18 @@ from dataops.errors import ContractError, NothingLeft
 from dataops.images import decode
 from dataops.images.fingerprint import Fingerprint, fingerprint
 from dataops.schema import uid
-from dataops.store import FolderStore
+from dataops.shards.tar import read_samples
+from dataops.snapshot import Manifest, load_manifest, read_parts
+from dataops.store import FolderStore, Store
+from dataops.trace.requests import make_request, record_request
+from dataops.trace.targets import Target
 from flows.config import validate_values
+from flows.next_version import compact
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
 from tasks.growth.versions import Version, find_newest, find_packs, list_newest, load_version
+from tasks.pack.make_runs import shuffle_keys
+from tasks.pack.stage import PACK
 from tasks.train.stage import find_datasets
 from tests.growing import (
     ANSWERS,
@@ -29,6 +38,7 @@ from tests.growing import (
     put_night,
     run,
 )
+from tests.inline_executor import InlineExecutor
 from tests.servers.hostile_web import Web, served
 
 pytestmark = pytest.mark.timeout(300)
@@ -229,6 +239,71 @@ def test_what_compares_all_pairs_is_refused(table: dict[str, Any]):
     config, problems = validate_values(values)
     assert config is None
     assert "grow" in problems[0]
+
+
+def read_samples_of(store: Store, packs: Sequence[Manifest]) -> dict[str, Mapping[str, bytes]]:
+    found = dict[str, Mapping[str, bytes]]()
+    for pack in packs:
+        for shard in pack.named("", ".tar"):
+            with store.open(pack.path(shard.name)) as file:
+                for key, members in read_samples(file, shard.name):
+                    assert key not in found
+                    found[key] = {name: data for name, data in members.items() if name != "json"}
+    return found
+
+
+def test_small_packs_become_one_with_the_same_samples_also_after_kills(web: Web, tmp_path: Path):
+    store, made = FolderStore(tmp_path / "store"), None
+    versions = [version for version, _ in run_nights(web, tmp_path, NIGHTS[:3]) if version is not None]
+    grown, config = versions[-1], configured(web, tmp_path)
+    before = read_samples_of(store, find_packs(store, grown))
+
+    def compacted(to: Store, limit: int) -> Version | None:
+        context = Context(store=to, home=tmp_path, workers=1, pool=InlineExecutor())
+        return compact(context, grown, config.stage_config("pack"), config.seed, limit)
+
+    assert compacted(store, 4) is None
+    for lives in range(99):
+        try:
+            made = compacted(MortalStore(tmp_path / "store", lives), 3)
+            break
+        except Killed:
+            continue
+    assert lives > 5
+    assert made is not None
+    assert (made.number, made.base, len(made.packs), made.pairs) == (4, 3, 1, grown.pairs)
+    assert made.tables == grown.tables
+    assert read_samples_of(store, find_packs(store, made)) == before
+    assert compacted(store, 3) == made, "it is made once"
+    assert read_samples_of(store, find_packs(store, grown)) == before, "the version before stays readable"
+    [merged] = find_packs(store, made)
+    order, _ = shuffle_keys(read_parts(store, merged, "part-", ["uid"])["uid"].to_pylist(), config.seed)
+    assert order.tolist() == sorted(order.tolist()), "one order over all nights"
+    put_night(tmp_path, 5, NIGHTS[4])
+    after, _ = run(configured(web, tmp_path), tmp_path)
+    assert after is not None
+    assert list_uids(store, find_packs(store, after)) == reference([*NIGHTS[:3], NIGHTS[4]])[0]
+    own = find_packs(store, after)[-1]
+    read = find_datasets(configured(web, tmp_path, grow={"base": 4}).stage_config("train"), own, store)
+    assert {manifest.key for manifest in read} == {merged.key, own.key}
+
+
+def test_a_pair_of_a_compacted_dataset_is_taken_down(web: Web, tmp_path: Path):
+    store = FolderStore(tmp_path / "store")
+    run_nights(web, tmp_path, NIGHTS[:3])
+    config, [grown] = configured(web, tmp_path), list_newest(store)
+    context = Context(store=store, home=tmp_path, workers=1, pool=InlineExecutor())
+    first = compact(context, grown, config.stage_config("pack"), config.seed, 2)
+    assert first is not None
+    [merged], url = find_packs(store, first), NIGHTS[1][0][0]
+    record_request(store, make_request([Target("url", url)], "the owner asks"))
+    sources = [load_manifest(store, one.stage, one.key) for one in merged.inputs if one.stage in ("curate", "download")]
+    planned = plan(PACK, config.stage_config("pack"), config.seed, [one for one in sources if one], store)
+    assert planned.key != merged.key
+    successor = make(planned, context)
+    gone = {uid(*NIGHTS[1][0])}
+    assert list_uids(store, [successor]) == list_uids(store, [merged]) - gone
+    assert set(read_samples_of(store, [successor])) == set(read_samples_of(store, [merged])) - gone
 
 
 def test_a_first_night_without_a_row_is_an_error(web: Web, tmp_path: Path):
