@@ -124,7 +124,7 @@ def mark_earlier(
     if distance is None:
         return reasons
     left = [row for row, value in enumerate(images["phash"].to_pylist()) if value is not None and reasons[row] is None]
-    queries = images["phash"].take(left).to_numpy().astype(np.uint64)
+    queries = images["phash"].take(pa.array(left, pa.int64())).to_numpy().astype(np.uint64)
     scopes, known_scopes = images["scope"].to_numpy(), known["scope"].to_numpy()
     for pairs in find_close_pairs(queries, known["phash"].to_numpy(), distance):
         pairs = pairs[scopes[np.array(left)[pairs[:, 0]]] == known_scopes[pairs[:, 1]]]
