@@ -1,14 +1,16 @@
 """A dataset that grows: each night asks hosts for new images only, and the union is that of a slow reference."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from dataops.errors import ContractError, NothingLeft
+from dataops.errors import ContractError, NothingLeft, PairmillError
 from dataops.images import decode
 from dataops.images.fingerprint import Fingerprint, fingerprint
 from dataops.schema import uid
@@ -208,6 +210,30 @@ def test_a_line_begins_anew_from_an_earlier_version_and_goes_on(web: Web, tmp_pa
     assert (after.number, list_uids(store, find_packs(store, after))) == (5, reference(NIGHTS[:3])[0])
 
 
+def test_what_is_listed_but_lost_or_broken_is_one_error_that_names_it(web: Web, tmp_path: Path):
+    store = FolderStore(tmp_path / "store")
+    put_night(tmp_path, 1, NIGHTS[0])
+    made, _ = run(configured(web, tmp_path), tmp_path)
+    assert made is not None
+    put_night(tmp_path, 2, NIGHTS[1])
+    for table in made.tables:
+        data = store.read(table.name)
+        for broken in (None, data[: len(data) // 2]):
+            if broken is None:
+                store.delete([table.name])
+            else:
+                store.put(table.name, broken)
+            with pytest.raises(PairmillError, match=re.escape(table.name.rpartition("/")[2])):
+                run(configured(web, tmp_path), tmp_path)
+            store.put(table.name, data)
+    again, _ = run(configured(web, tmp_path), tmp_path)
+    assert again is not None
+    assert list_uids(store, find_packs(store, again)) == reference(NIGHTS[:2])[0]
+    store.delete([f"pack/{made.packs[0].key}/manifest.json"])
+    with pytest.raises(ContractError, match=f"pack/{made.packs[0].key}, which version 2"):
+        find_packs(store, again)
+
+
 def test_other_objects_among_the_versions_are_ignored(web: Web, tmp_path: Path):
     put_night(tmp_path, 1, NIGHTS[0])
     made, _ = run(configured(web, tmp_path), tmp_path)
@@ -253,7 +279,7 @@ def read_samples_of(store: Store, packs: Sequence[Manifest]) -> dict[str, Mappin
 
 
 def test_small_packs_become_one_with_the_same_samples_also_after_kills(web: Web, tmp_path: Path):
-    store, made = FolderStore(tmp_path / "store"), None
+    store, made = FolderStore(tmp_path / "store"), cast("Version | None", None)
     versions = [version for version, _ in run_nights(web, tmp_path, NIGHTS[:3]) if version is not None]
     grown, config = versions[-1], configured(web, tmp_path)
     before = read_samples_of(store, find_packs(store, grown))
@@ -263,14 +289,12 @@ def test_small_packs_become_one_with_the_same_samples_also_after_kills(web: Web,
         return compact(context, grown, config.stage_config("pack"), config.seed, limit)
 
     assert compacted(store, 4) is None
-    for lives in range(99):
-        try:
+    lives = 0
+    while made is None:
+        with suppress(Killed):
             made = compacted(MortalStore(tmp_path / "store", lives), 3)
-            break
-        except Killed:
-            continue
+        lives += 1
     assert lives > 5
-    assert made is not None
     assert (made.number, made.base, len(made.packs), made.pairs) == (4, 3, 1, grown.pairs)
     assert made.tables == grown.tables
     assert read_samples_of(store, find_packs(store, made)) == before
