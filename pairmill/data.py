@@ -129,7 +129,7 @@ def dataset(name: str | None = None, *, store: str | None = None) -> Dataset:
     with our_modules():
         from flows.records import find_named_version, find_snapshot, list_runs, load_manifests, load_run
         from infra.local.services import home
-        from tasks.growth.versions import find_version
+        from tasks.growth.versions import find_newest, find_version
 
         place: Path = home()
         if name is not None and (found := find_snapshot(name, place, store)) and found[0].stage == "pack":
@@ -140,7 +140,10 @@ def dataset(name: str | None = None, *, store: str | None = None) -> Dataset:
             if name in (None, record.name, record.run_id):
                 record, opened = load_run(record.run_id, place, store)
                 if record.version:
-                    return _open_version(find_version(opened, record.version), opened)
+                    version = find_version(opened, record.version)
+                    return _open_version(
+                        version if name == record.run_id else find_newest(opened, version.line), opened
+                    )
                 for manifest in load_manifests(record, opened):
                     if manifest.stage == "pack":
                         return Dataset(manifest.key, opened.uri, json.loads(manifest.model_dump_json()))

@@ -74,7 +74,11 @@ class Trace:
     def _describe_path(self, hit: Hit, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the verdict of each stage on a pair, from extract to the snapshot of the hit."""
         steps: list[dict[str, Any]] = []
-        for name, manifest in self.lineage.path(hit.rows.manifest):
+
+        def has_pair(manifest: Manifest) -> bool:
+            return bool(self.search.find(Rows(manifest, KEPT), [Target("uid", row["uid"])]))
+
+        for name, manifest in self.lineage.path(hit.rows.manifest, has_pair):
             is_final = name == (hit.rows.manifest.stage, hit.rows.manifest.key)
             dropped = is_final and hit.rows.prefix == DROPPED
             step: dict[str, Any] = {"stage": name.stage, "key": name.key, "verdict": "dropped" if dropped else "kept"}
