@@ -157,4 +157,7 @@ def _read_thumbnails(store: Store, version: Version, images: NDArray[np.int64]) 
         table = objects[number]
         size = table.bytes // table.rows
         ranges.append((table.name, row * size, size))
-    yield from store.read_each(ranges)
+    for (name, _, size), data in zip(ranges, store.read_each(ranges), strict=True):
+        if len(data) != size:
+            raise CorruptPart(f"{store.uri}/{name} ends before a thumbnail that it lists; restore it")
+        yield data

@@ -218,7 +218,7 @@ def test_what_is_listed_but_lost_or_broken_is_one_error_that_names_it(web: Web, 
     put_night(tmp_path, 2, NIGHTS[1])
     for table in made.tables:
         data = store.read(table.name)
-        for broken in (None, data[: len(data) // 2]):
+        for broken in (None, data[: 1 if table.kind == "thumbnails" else len(data) // 2]):
             if broken is None:
                 store.delete([table.name])
             else:
