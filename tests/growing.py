@@ -48,7 +48,7 @@ def encoded(path: str) -> bytes:
 
 
 def answer(handler: Handler) -> None:
-    handler.answer(
+    handler.respond(
         (404, {}, b"") if "gone" in handler.path else (200, {"Content-Type": "image/png"}, encoded(handler.path))
     )
 

@@ -10,12 +10,11 @@ The bytes depend only on the code and the version of Pillow.
 
 import gzip
 import io
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -25,6 +24,7 @@ from PIL import Image, ImageDraw
 
 from tasks.evaluate.suite_writer import Member, write_classification, write_shard
 from tests.archived_images import http, record
+from tests.servers.loopback import serving
 
 HOST = "shapes.pairmill.test"
 COLOURS = ("red", "green", "blue", "black", "orange", "purple", "brown", "grey", "pink", "navy")
@@ -176,22 +176,8 @@ class _SiteHandler(SimpleHTTPRequestHandler):
         pass
 
 
-class _Site(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore what killed clients cause."""
-
-
 @contextmanager
 def serve_site(web: SmallWeb) -> Iterator[str]:
     """Serve the images on loopback, and yield the server's IP address and port."""
-    with _Site(("127.0.0.1", 0), partial(_SiteHandler, directory=str(web.site))) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(partial(_SiteHandler, directory=str(web.site))) as server:
+        yield f"127.0.0.1:{server.server_port}"

@@ -1,18 +1,15 @@
 """`pairmill deploy` with a real Prefect server, its automations, and two real process workers."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import polars as pl
 import psutil
 import pytest
@@ -21,6 +18,9 @@ from dataops.home import CHECKOUT
 from dataops.store import FolderStore
 from infra.local import services, supervisor
 from infra.local import supervisor as processes
+from tests import concurrency
+from tests.servers.prefect_api import PrefectApi
+from tests.servers.recorder import Recorder, serve_recorder
 from tests.small_pipeline import Pairmill
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("deploy")]
@@ -70,61 +70,15 @@ AUTOMATIONS = {
 CRON = ("--cron", "0 3 * * *", "--timezone", "Europe/Berlin", "--until", "pack", "--whole")
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 400) -> Any:
-    """Poll until the condition returns a true value, and return that value."""
-    deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.2)
-    return answer
+wait_for = partial(concurrency.wait_for, seconds=400, pause=0.2)
 
 
-class NotificationServer(ThreadingHTTPServer):
-    """A chat service on loopback that keeps the messages it receives."""
+class Deployments(PrefectApi):
+    """The server's flow runs and deployments."""
 
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.messages: list[dict[str, str]] = []
-        hook = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                hook.messages.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None: ...
-
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    def messages_with(self, text: str) -> list[dict[str, str]]:
-        return [m for m in self.messages if text in m["subject"] + m["body"]]
-
-
-class PrefectApi:
-    """The REST interface of the Prefect server, as its UI uses it."""
-
-    def __init__(self, api: str, env: dict[str, str], client: httpx.Client):
-        self.api, self.env, self.client = api, env, client
-
-    def send(self, method: str, path: str, value: Any = None) -> httpx.Response:
-        """Send one request; like Prefect's own client, retry if SQLite was locked (503)."""
-        for _ in range(10):
-            login = services.authorization(f"{self.api}/{path}")
-            answer = self.client.request(method, f"{self.api}/{path}", json=value, headers=login)
-            if answer.status_code != 503:
-                break
-            time.sleep(0.5)
-        return answer
-
-    def get(self, path: str) -> Any:
-        answer = self.send("GET", path)
-        return answer.json() if answer.status_code == 200 else None
-
-    def post(self, path: str, value: Any) -> Any:
-        answer = self.send("POST", path, value).raise_for_status()
-        return answer.json() if answer.content else None
+    def __init__(self, url: str, env: dict[str, str]):
+        super().__init__(url)
+        self.env = env
 
     def run_script(self, script: str, *arguments: str) -> None:
         subprocess.run([sys.executable, "-c", script, *arguments], env=self.env, check=True, timeout=60)
@@ -134,15 +88,10 @@ class PrefectApi:
         identity = self.get(f"deployments/name/{deployment}")["id"]
         return self.post(f"deployments/{identity}/create_flow_run", {"parameters": parameters})["id"]
 
-    def set_state(self, flow_run_id: str, kind: str, name: str) -> None:
-        """Set a state, as the buttons Retry and Cancel on a flow run's page do."""
-        answer = self.post(f"flow_runs/{flow_run_id}/set_state", {"state": {"type": kind, "name": name}})
-        assert answer["status"] == "ACCEPT", answer
-
-    def cancel(self, flow_run_id: str) -> bool:
-        """Cancel, as the button does; return False if the flow run has ended."""
-        state = {"type": "CANCELLING", "name": "Cancelling"}
-        return self.post(f"flow_runs/{flow_run_id}/set_state", {"state": state})["status"] == "ACCEPT"
+    def set_state(self, flow_run_id: str, kind: str, name: str) -> str:
+        """Set a state, as the buttons Retry and Cancel on a flow run's page do; return `ACCEPT` if it is set."""
+        state = {"state": {"type": kind, "name": name}}
+        return self.post(f"flow_runs/{flow_run_id}/set_state", state)["status"]
 
     def state(self, flow_run_id: str) -> str:
         return self.get(f"flow_runs/{flow_run_id}")["state"]["name"]
@@ -161,19 +110,19 @@ class PrefectApi:
 
 
 @pytest.fixture(scope="module")
-def prefect(pairmill: Pairmill) -> Iterator[PrefectApi]:
-    api = next(s.url for s in services.status() if s.name == "prefect")
-    # verify=False: plain HTTP, and reading all certificates of the system takes longer than a request.
-    with httpx.Client(verify=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0)) as client:
-        yield PrefectApi(api, pairmill.env | services.client_environment(), client)
+def prefect(pairmill: Pairmill) -> Deployments:
+    return Deployments(services.status()[0].url, pairmill.env | services.client_environment())
 
 
 @pytest.fixture(scope="module")
-def hook() -> Iterator[NotificationServer]:
-    with NotificationServer() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+def hook() -> Iterator[Recorder]:
+    """Run a chat service on loopback that keeps the messages it receives."""
+    with serve_recorder() as recorder:
+        yield recorder
+
+
+def messages_with(hook: Recorder, text: str) -> list[dict[str, str]]:
+    return [m for m in (call.json() for call in hook.calls) if text in m["subject"] + m["body"]]
 
 
 @pytest.fixture(scope="module")
@@ -182,11 +131,9 @@ def nightly(pairmill: Pairmill) -> Path:
 
 
 @pytest.fixture(scope="module")
-def deployed(
-    pairmill: Pairmill, prefect: PrefectApi, hook: NotificationServer, nightly: Path
-) -> Iterator[dict[str, Any]]:
+def deployed(pairmill: Pairmill, prefect: Deployments, hook: Recorder, nightly: Path) -> Iterator[dict[str, Any]]:
     """Deploy the nightly config and start workers; remove both at the end."""
-    prefect.run_script(BLOCK, f"http://127.0.0.1:{hook.server_address[1]}")
+    prefect.run_script(BLOCK, hook.url)
     answer = pairmill.json("deploy", nightly, *CRON, "--notify", "custom-webhook/hook")
     pairmill.env["PREFECT_WORKER_QUERY_SECONDS"] = "1"
     pairmill("up", "--worker")
@@ -227,18 +174,13 @@ def trainers(pairmill: Pairmill) -> list[int]:
 def test_prefect_deploy_creates_the_same_from_the_project_file(prefect, deployed):
     names = ("pipeline/nightly", "curate/nightly", "train/gpu", "evaluate/evaluate")
     ours = {name.replace("nightly", "demo"): prefect.get(f"deployments/name/{name}") for name in names}
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "--no-prompt",
-        "deploy",
-        "--all",
-        "--prefect-file",
-        "infra/prefect.yaml",
-    ]
+    options = ("--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml")
     done = subprocess.run(
-        command, cwd=CHECKOUT, env=prefect.env | {"PWD": str(CHECKOUT)}, capture_output=True, text=True
+        [sys.executable, "-m", "prefect", *options],
+        cwd=CHECKOUT,
+        env=prefect.env | {"PWD": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     same = (
@@ -288,7 +230,7 @@ def test_new_dataset_is_trained_on_evaluated_and_registered_in_one_run(pairmill,
     assert [r["run_id"] for r in pairmill.json("runs") if r["name"] == "nightly"] == [run_id]
     assert set(training["tags"]) == {"gpu", "config:nightly"}
 
-    (message,) = wait_for(lambda: hook.messages_with("New champion"))
+    (message,) = wait_for(lambda: messages_with(hook, "New champion"))
     assert shown["model_version"] in message["body"]
     assert f"pairmill show {run_id}" in message["body"]
     assert "shapes-seen" in message["body"]
@@ -377,7 +319,7 @@ def test_late_run_and_schedule_without_a_run_are_told(prefect, hook, deployed):
     prefect.post("work_pools/pairmill/queues", {"name": "nobody", "is_paused": True})
     identity = prefect.get("deployments/name/curate/nightly")["id"]
     late = prefect.post(f"deployments/{identity}/create_flow_run", {"work_queue_name": "nobody"})
-    (message,) = wait_for(lambda: hook.messages_with("is late"))
+    (message,) = wait_for(lambda: messages_with(hook, "is late"))
     assert f"curate run {late['name']} has not begun" in message["body"]
     assert "pairmill up --worker" in message["body"]
     prefect.send("DELETE", f"flow_runs/{late['id']}").raise_for_status()
@@ -418,21 +360,21 @@ def test_failed_run_sends_notifications_and_is_retried_from_its_page(pairmill, p
     run_id = prefect.get(f"flow_runs/{flow_run}")["name"]
     state = prefect.get(f"flow_runs/{flow_run}")["state"]["message"]
     assert state.startswith("train failed: ")
-    (message,) = wait_for(lambda: hook.messages_with(f"{run_id} failed"))
+    (message,) = wait_for(lambda: messages_with(hook, f"{run_id} failed"))
     for text in ("pipeline run", "train failed: ", "Error. ", flow_run, f"pairmill rerun {run_id}"):
         assert text in message["body"]
-    (alert,) = wait_for(lambda: hook.messages_with("Known harmful images"))
+    (alert,) = wait_for(lambda: messages_with(hook, "Known harmful images"))
     matches = alert["subject"].removeprefix("Known harmful images: ").removesuffix(f" in {run_id}")
     assert alert["body"].splitlines() == [
         f"hotline: {int(matches)}",
         "They were dropped before anything was written. What to do: docs/rights/hash-lists.md",
         f"Run: pairmill show {run_id}",
     ]
-    (due,) = wait_for(lambda: hook.messages_with("takedown"))
+    (due,) = wait_for(lambda: messages_with(hook, "takedown"))
     assert due["subject"] == f"takedown {overdue.request} was due on 2026-01-31"
-    assert "Jane" not in str(hook.messages)
+    assert "Jane" not in str(hook.calls)
 
-    prefect.set_state(flow_run, "SCHEDULED", "AwaitingRetry")
+    assert prefect.set_state(flow_run, "SCHEDULED", "AwaitingRetry") == "ACCEPT"
     wait_for(lambda: prefect.state(flow_run) == "Completed")
     shown = pairmill.json("show", run_id)
     assert prefect.get(f"flow_runs/{flow_run}")["name"] == run_id
@@ -468,28 +410,28 @@ def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(pairmill, p
         return found if len(found) == number and trainers(pairmill) else []
 
     os.kill(attempts(1)[0]["pid"], signal.SIGKILL)
-    wait_for(lambda: hook.messages_with(f"{run_id} crashed"))
+    wait_for(lambda: messages_with(hook, f"{run_id} crashed"))
     second = wait_for(lambda: attempts(2))[-1]["pid"]
     time.sleep(5)  # the worker's second report of the killed process comes within them
     assert prefect.state(flow_run) == "Running"
 
     lose_machine(pairmill, second)
-    wait_for(lambda: len(hook.messages_with(f"{run_id} crashed")) == 2, seconds=120)
+    wait_for(lambda: len(messages_with(hook, f"{run_id} crashed")) == 2, seconds=120)
     assert prefect.state(flow_run) in ("AwaitingRetry", "Late")
     wait_for(lambda: not trainers(pairmill), seconds=45)
     pairmill("up", "--worker")
     third = wait_for(lambda: attempts(3))[-1]["pid"]
     os.kill(third, signal.SIGKILL)
-    wait_for(lambda: len(hook.messages_with(f"{run_id} crashed")) == 3)
+    wait_for(lambda: len(messages_with(hook, f"{run_id} crashed")) == 3)
     time.sleep(5)
     assert prefect.state(flow_run) == "Crashed"
     assert prefect.get(f"flow_runs/{flow_run}")["run_count"] == 3
 
-    prefect.set_state(flow_run, "SCHEDULED", "AwaitingRetry")
+    assert prefect.set_state(flow_run, "SCHEDULED", "AwaitingRetry") == "ACCEPT"
     (trainer,) = wait_for(lambda: attempts(4) and trainers(pairmill))
     os.kill(trainer, signal.SIGSTOP)  # its checkpoint takes long
     try:
-        assert prefect.cancel(flow_run)
+        assert prefect.set_state(flow_run, "CANCELLING", "Cancelling") == "ACCEPT"
         wait_for(lambda: pairmill.json("show", run_id)["state"] == "stopped", seconds=20)
         time.sleep(32)  # Prefect's own worker kills a cancelled flow run after 30 s
         assert prefect.state(flow_run) == "Cancelling"
@@ -502,32 +444,9 @@ def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(pairmill, p
     assert "stopped in train" in last["error"]
 
 
-def write_pool_config(pairmill: Pairmill, nightly: Path, name: str, epochs: int) -> Path:
-    """Write a variant that trains on the work pool."""
-    path = write_variant(pairmill, nightly, name, epochs)
-    launched = f'epochs = {epochs}\nlaunch = "work_pool"\ndevice = "cpu"'
-    path.write_text(path.read_text().replace(f"epochs = {epochs}", launched))
-    return path
-
-
-def pool_trainings(pairmill: Pairmill, prefect: PrefectApi, run_id: str) -> list[dict[str, Any]]:
-    """Return the flow runs that train for a run on the pool."""
-    return [run for run in prefect.runs_of("train") if run["name"] == run_id]
-
-
-def test_run_command_trains_on_the_work_pool(pairmill, prefect, nightly, deployed):
-    answer = pairmill.json("run", write_pool_config(pairmill, nightly, "pooled", epochs=1), "--until", "train")
-    states = {stage["stage"]: stage["state"] for stage in answer["stages"]}
-    assert states["train"] == "Reused", "the flow run on the pool made it"
-    (child,) = pool_trainings(pairmill, prefect, answer["run_id"])
-    assert child["state"]["name"] == "Completed"
-    key = next(stage["key"] for stage in answer["stages"] if stage["stage"] == "train")
-    assert f"train:{key}" in child["tags"]
-    assert pairmill.json("show", answer["run_id"])["state"] == "completed"
-
-
 def test_rerun_waits_for_the_training_on_the_pool_and_cancels_it_when_stopped(pairmill, prefect, nightly, deployed):
-    config = write_pool_config(pairmill, nightly, "adrift", epochs=4002)
+    config = write_variant(pairmill, nightly, "adrift", epochs=4002)
+    config.write_text(config.read_text().replace("epochs =", 'launch = "work_pool"\ndevice = "cpu"\nepochs ='))
     pairmill.run_and_kill("run", config, "--until", "train", when=lambda: bool(trainers(pairmill)))
     (child,) = [run for run in prefect.runs_of("train") if run["name"].startswith("adrift-")]
     log, before = pairmill.folder / "adrift.log", trainers(pairmill)
@@ -546,7 +465,7 @@ def test_rerun_waits_for_the_training_on_the_pool_and_cancels_it_when_stopped(pa
         again.wait()
     wait_for(lambda: prefect.state(child["id"]) == "Cancelled", seconds=60)
     wait_for(lambda: not trainers(pairmill), seconds=45)
-    assert len(pool_trainings(pairmill, prefect, child["name"])) == 1
+    assert len([run for run in prefect.runs_of("train") if run["name"] == child["name"]]) == 1
 
 
 def test_zombie_automation_marks_a_killed_command_as_crashed(pairmill, prefect, nightly, deployed):

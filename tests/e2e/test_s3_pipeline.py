@@ -5,9 +5,8 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,22 +14,12 @@ import pytest
 from dataops.stages import PAIR_STAGES
 from dataops.storage.s3 import S3Store
 from dataops.store import Store
+from tests.concurrency import wait_for
 from tests.kills.seaweed import SeaweedFS
 from tests.small_pipeline import Pairmill
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pipeline")]
 COMPARED_STAGES = (*PAIR_STAGES, "train", "evaluate")
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
-    server = SeaweedFS(tmp_path_factory.mktemp("weed"))
-    try:
-        server.start()
-        server.create_bucket("mill")
-        yield server
-    finally:
-        server.stop()
 
 
 def other_machine(pairmill: Pairmill, s3: SeaweedFS, name: str) -> Pairmill:
@@ -46,10 +35,8 @@ def other_machine(pairmill: Pairmill, s3: SeaweedFS, name: str) -> Pairmill:
 
 
 @pytest.fixture
-def store(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Store:
+def store(s3_environment: None, monkeypatch: pytest.MonkeyPatch) -> S3Store:
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
-    for name, value in {**s3.environment, "PAIRMILL_HOME": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
     return S3Store("mill", "whole")
 
 
@@ -102,17 +89,16 @@ def assert_made_once(store: Store, first: dict[str, Any], second: dict[str, Any]
     assert not [name for name in store.names("") if "/_work/" in name or name.startswith("_probe")]
 
 
-def test_two_machines_make_one_model_with_equal_digests_through_a_restart_of_s3(pairmill, s3, store, undisturbed):
-    machines = [other_machine(pairmill, s3, name) for name in ("here", "there")]
+def test_two_machines_make_one_model_with_equal_digests_through_a_restart_of_s3(
+    pairmill, s3_server, store, undisturbed
+):
+    machines = [other_machine(pairmill, s3_server, name) for name in ("here", "there")]
 
     def restart() -> None:
-        deadline = time.monotonic() + 120
-        while not any("/_work/shard-" in name for name in store.names("download")):
-            assert time.monotonic() < deadline, "no shard was ever downloaded"
-            time.sleep(0.05)
-        s3.stop(at_once=True)
+        wait_for(lambda: any("/_work/shard-" in name for name in store.names("download")), 120)
+        s3_server.stop(at_once=True)
         time.sleep(4)
-        s3.start()
+        s3_server.start()
 
     first, second = run_at_the_same_time(machines, store, "register", restart)
     assert_made_once(store, first, second)

@@ -26,6 +26,7 @@ import pytest
 
 from infra.local import services
 from infra.local import supervisor as processes
+from tests.servers.prefect_api import PrefectApi
 from tests.small_pipeline import PLANTED, Pairmill
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("deploy")]
@@ -205,15 +206,11 @@ def test_no_written_file_has_a_secret(runs, pairmill):
 
 
 def test_databases_have_the_failures_without_secrets(runs, pairmill):
-    prefect = api(pairmill)["prefect"].removesuffix("/api")
-    login = services.authorization(f"{prefect}/api/")
-    query = {"task_runs": {"state": {"type": {"any_": ["FAILED"]}}}, "limit": 50}
-    messages = [
-        t["state"]["message"] for t in httpx.post(f"{prefect}/api/task_runs/filter", json=query, headers=login).json()
-    ]
+    prefect = PrefectApi(api(pairmill)["prefect"])
+    failed = prefect.post("task_runs/filter", {"task_runs": {"state": {"type": {"any_": ["FAILED"]}}}, "limit": 50})
+    messages = [task["state"]["message"] for task in failed]
     assert any("http://host/x ***" in str(message) for message in messages), messages
-    query = {"sort": "TIMESTAMP_DESC", "limit": 200}
-    logs = httpx.post(f"{prefect}/api/logs/filter", json=query, headers=login).json()
+    logs = prefect.post("logs/filter", {"sort": "TIMESTAMP_DESC", "limit": 200})
     assert any("***" in line["message"] for line in logs)
 
 

@@ -1,6 +1,7 @@
 """Other tools read packed shards without conversion: webdataset, open_clip, img2dataset, datasets."""
 
 import re
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -142,3 +143,7 @@ def test_datasets_loads_a_dataset_by_the_printed_code(
         assert sample["txt"] == row["caption"]
         assert sample["jpg"].size == (48, 48)
         assert sample["json"] == row
+    published = Path(shutil.copytree(folder, tmp_path / "published"))
+    (published / "DATASET.md").rename(published / "README.md")  # its front matter alone
+    by_card = datasets.load_dataset(str(published), split="train", cache_dir=str(tmp_path / "of_card"), streaming=True)
+    assert {sample["json"]["uid"]: sample["json"] for sample in by_card} == rows

@@ -23,7 +23,8 @@ from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make, plan
 from tests.downloads import filtered
-from tests.servers.image_site import Site, picture, serve_images
+from tests.servers.hostile_web import picture
+from tests.servers.image_site import Site, serve_images
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,12 +27,13 @@ from tasks.engine.stage import make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tests.downloads import GONE, MOODY, URLS, planned_in
-from tests.servers.image_site import picture
+from tests.servers.hostile_web import picture
+from tests.servers.loopback import Handler, serving
 
 pytestmark = pytest.mark.timeout(240)
 
 
-class Moody(BaseHTTPRequestHandler):
+class Moody(Handler):
     """/ok/N.png answers; /moody/N.png only once `mood` is good, with 500 before; /gone/N.png never, with 404.
 
     Not 503: that asks for a rest, and which rows are still asked for then depends on the threads.
@@ -55,24 +56,14 @@ class Moody(BaseHTTPRequestHandler):
         elif kind == "gone" or (kind == "moody" and Moody.mood == "bad"):
             self.send_error(404 if kind == "gone" else 500)
         else:
-            body = picture(int(self.path.rpartition("/")[2].split(".")[0]))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+            self.answer(200, picture(int(self.path.rpartition("/")[2].split(".")[0])))
 
 
 @pytest.fixture
 def moody() -> Iterator[ThreadingHTTPServer]:
     Moody.mood, Moody.seen, Moody.patience = "good", Counter(), 0
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Moody)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving(Moody) as server:
+        yield server
 
 
 @pytest.fixture

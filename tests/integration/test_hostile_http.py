@@ -1,26 +1,21 @@
 """Fetches from a server that sends raw bytes: what is legal is kept, whatever is not costs its own row, and few bytes."""
 
 import io
-from concurrent.futures import Executor
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from PIL import Image
 
 from dataops.plugins import find
-from dataops.schema import FILTERED, conform, uid
-from dataops.snapshot import Draft, read_parts, read_table
+from dataops.snapshot import read_table
 from dataops.store import FolderStore
-from tasks.download.config import DownloadConfig, RetryConfig
-from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
 from tasks.files.http_file import HttpFile
 from tasks.files.resumable import ConnectionBroken
 from tasks.web.host_state import MAX_BYTES as MAX_ROBOTS_BYTES
-from tests.manifests import build_manifest
+from tests.downloads import fetched
 from tests.servers.raw_http import Answer, Endless, RawWeb, served
 
 pytestmark = pytest.mark.timeout(240)
@@ -142,35 +137,17 @@ HOSTILE: dict[str, tuple[Answer, str]] = {
 }  # fmt: skip
 
 
-def download(folder: Path, pool: Executor, web: RawWeb, urls: list[str]) -> dict[str, str | None]:
+def download(folder: Path, web: RawWeb, urls: list[str]) -> dict[str, str | None]:
     """Return the drop reason of each URL, None for one that is kept."""
-    store = FolderStore(folder / "store")
-    draft = Draft(store, "filter", "0123456789abcdef")
-    rows = [{"url": url, "caption": "x", "uid": uid(url, "x")} for url in urls]
-    part = draft.put_table("part-00000.parquet", conform(pa.Table.from_pylist(rows), FILTERED, "list"))
-    source = draft.commit(build_manifest("filter", [part], key=draft.key))
-    config = DownloadConfig(
-        image_size=64,
-        timeout=20.0,
-        threads=12,
-        retries=0,
-        retry=RetryConfig(rounds=0),
-        max_bytes=MAX_BYTES,
-        contact="https://example.org/bot",
-        connect_to=web.connect_to(),
-    )
-    made = make(plan(DOWNLOAD, config, 0, [source]), Context(store, folder, workers=1, pool=pool))
-    found = {row["url"]: row["drop_reason"] for row in read_parts(store, made, "dropped-").to_pylist()}
-    return found | {row["url"]: None for row in read_parts(store, made).to_pylist()}
+    options = {"retries": 0, "max_bytes": MAX_BYTES, "contact": "https://example.org/bot"}
+    return fetched(folder, urls, threads=12, connect_to=web.connect_to(), **options)[0]
 
 
-def test_each_raw_answer_is_a_row_and_reads_within_its_budget(
-    tmp_path: Path, one_thread: Executor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_raw_answer_is_a_row_and_reads_within_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {f"{name}.good.test": answer for name, answer in GOOD.items()}
     answers |= {f"{name}.bad.test": answer for name, (answer, _) in HOSTILE.items()}
     with served(answers, monkeypatch) as web:
-        found = download(tmp_path, one_thread, web, [f"http://{host}/" for host in answers])
+        found = download(tmp_path, web, [f"http://{host}/" for host in answers])
         read = web.read_bytes()
     expected: dict[str, str | None] = {f"http://{name}.good.test/": None for name in GOOD}
     assert found == expected | {f"http://{name}.bad.test/": reason for name, (_, reason) in HOSTILE.items()}
@@ -180,7 +157,7 @@ def test_each_raw_answer_is_a_row_and_reads_within_its_budget(
 
 
 def test_each_raw_robots_txt_is_read_once_and_within_its_budget(
-    tmp_path: Path, one_thread: Executor, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a file that is too long, the first 500 KiB count."""
     names = ("chunk-minus-1", "chunk-huge", "chunks-without-end", "extensions", "trailers", "early-hints", "headers")
@@ -189,7 +166,7 @@ def test_each_raw_robots_txt_is_read_once_and_within_its_budget(
     answers |= {f"{name}.test": GOOD["case"] for name in hostile}
     with served(answers, monkeypatch) as web:
         urls = [f"http://{name}.test/{number}" for name in hostile for number in range(3)]
-        found = download(tmp_path, one_thread, web, urls)
+        found = download(tmp_path, web, urls)
         read = web.read_bytes()
     cut = {"chunk-huge", "chunks-without-end"}
     reasons = {name: {found[f"http://{name}.test/{number}"] for number in range(3)} for name in hostile}

@@ -20,10 +20,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-def store(s3_server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Store:
-    for name, value in s3_server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+def store(s3_environment: None, tmp_path: Path) -> S3Store:
     return S3Store("mill", f"pack/{tmp_path.name}")
 
 

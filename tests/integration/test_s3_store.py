@@ -17,6 +17,7 @@ from dataops.errors import ConfigError, StorageError
 from dataops.storage.s3 import S3Store, Transfers
 from dataops.store import open_store
 from flows.config import check_config
+from tests.concurrency import at_once, wait_for
 from tests.kills.faulty_proxy import Exchange, meddler
 from tests.kills.seaweed import KEY_ID, SECRET, SeaweedFS, free_port
 
@@ -85,24 +86,13 @@ def test_create_succeeds_for_one_of_many_writers(store):
         if store.create("stage/key/manifest.json", str(number).encode()):
             won.append(number)
 
-    threads = [threading.Thread(target=race, args=(n,)) for n in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(6, race)
     assert len(won) == 1
     assert store.read("stage/key/manifest.json") == str(won[0]).encode()
 
 
 def test_names_and_delete_handle_more_objects_than_one_page(store):
-    threads = [
-        threading.Thread(target=lambda s=s: [store.put(f"many/{n:04d}", b"") for n in range(s, 1050, 8)])
-        for s in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(8, lambda start: [store.put(f"many/{n:04d}", b"") for n in range(start, 1050, 8)])
     requests: list[str] = []
     for operation in ("ListObjectsV2", "DeleteObjects", "DeleteObject"):
         store._s3.meta.events.register(f"before-call.s3.{operation}", lambda model, **_: requests.append(model.name))
@@ -252,14 +242,11 @@ def test_requests_continue_after_a_server_restart(s3_environment, s3_server, tmp
     time.sleep(3)
     before = dict(done)
     s3_server.start()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not failures and not all(done[k] > before[k] + 1 for k in done):
-        time.sleep(0.2)
+    wait_for(lambda: failures or all(done[k] > before[k] + 1 for k in done))
     ended.set()
     for thread in threads:
         thread.join()
     assert not failures
-    assert all(done[kind] > before[kind] + 1 for kind in done)
     for number in range(1, done["put"] + 1):
         assert store.read(f"put/{number}") == str(number).encode()
 

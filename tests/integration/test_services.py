@@ -16,6 +16,7 @@ import pytest
 from dataops.home import CHECKOUT
 from infra.local import services, supervisor
 from infra.local import supervisor as processes
+from tests.servers.databases import put_databases
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -50,6 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name in (*services.client_environment(), *services.CLIENT_VARIABLE.values()):
             patch.delenv(name, raising=False)
         patch.setenv("PAIRMILL_HOME", str(folder))
+        put_databases(folder)
         for server in ("PREFECT", "MLFLOW"):
             patch.setattr(services, server, replace(getattr(services, server), port=None))
         # Variables that a user's shell may have and that servers must not get.
@@ -101,27 +103,6 @@ def test_servers_outlive_the_starting_process_and_serve_api_and_ui(home: Path):
     assert "<html" in get(mlflow.ui_url)
     assert json.loads(get(f"{mlflow.url}/ajax-api/3.0/mlflow/ui-telemetry"))["disable_ui_telemetry"] is True
     assert all(os.getsid(status.pid or 0) == status.pid for status in (prefect, mlflow))
-
-
-def test_clients_reach_the_servers_through_the_environment(home: Path, tmp_path: Path):
-    client = """
-from infra.local import services
-services.apply_environment()
-import mlflow, prefect
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
-mlflow.set_experiment("e")
-with mlflow.start_run() as run:
-    mlflow.log_text("hello", "note.txt")
-assert run.info.artifact_uri.startswith("mlflow-artifacts:"), run.info.artifact_uri
-assert mlflow.artifacts.load_text(run.info.artifact_uri + "/note.txt") == "hello"
-with get_client(sync_client=True) as client:
-    client.create_work_pool(WorkPoolCreate(name="pairmill", type="process"))
-"""
-    env = clean_environment() | {"PYTHONPATH": str(CHECKOUT)}
-    subprocess.run([sys.executable, "-c", client], cwd=tmp_path, env=env, check=True)
-    assert list(tmp_path.iterdir()) == []  # neither mlflow.db nor mlruns in the user's folder
-    assert list((home / "services/mlflow/artifacts").rglob("note.txt"))
 
 
 def test_killed_server_is_restarted(home: Path, keeper: subprocess.Popen[bytes]):

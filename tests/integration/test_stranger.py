@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from dataops.home import CHECKOUT
+from tests.servers.databases import put_database
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -193,6 +194,8 @@ def test_source_rule_executor_and_listener_serve_a_run(stranger: Environment, tm
         '[execution]\nengine = "here"\n'
     )
     command = ("-m", "flows.cli")
+    for server in ("prefect", "mlflow"):
+        put_database(server, tmp_path / "home" / "services" / server)
     try:
         shown = json.loads(stranger.run(tmp_path, *command, "run", "mine.toml", "--until", "filter", "--json"))
     finally:
@@ -281,9 +284,17 @@ def test_loss_trains(stranger: Environment, tmp_path: Path):
     from tasks.engine.stage import make, plan
     from tasks.train.stage import TRAIN
     from tests.manifests import build_manifest
+    import tasks.train.stage
     from tests.trainings import VIT, packed
     from training.config import TrainConfig
+    from training.train import main
 
+    def run_here(module, job, folder, **_):  # another process takes 4 s of CPU time to load torch
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "job.json").write_text(json.dumps(job))
+        assert main([str(folder / "job.json")]) == 0
+
+    tasks.train.stage.run_job = run_here
     store = FolderStore(Path("store"))
     draft = Draft(store, "pack", "a" * 16)
     dataset = build_manifest("pack", packed(draft, 2, 4), key=draft.key, counts=Counts(input=8, kept=8))

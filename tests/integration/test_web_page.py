@@ -10,8 +10,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,8 +25,10 @@ from dataops.home import CHECKOUT
 from flows.config import load_config
 from flows.records import create_run
 from infra.local import services, worker
+from tests import concurrency
 from tests.servers.browser import Browser, find_browser, record_requests, serve_page, start_browser
-from tests.servers.databases import put_databases
+from tests.servers.prefect_api import PrefectApi
+from tests.small_pipeline import local_servers
 
 pytestmark = pytest.mark.timeout(600)
 EVIL = "http://evil.example:8000"
@@ -61,56 +63,28 @@ split = "test"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Start both servers on free ports."""
+    """Start both servers."""
     folder = tmp_path_factory.mktemp("page") / "home"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PAIRMILL_HOME", str(folder))
-        for server in ("PREFECT", "MLFLOW"):
-            patch.setattr(services, server, replace(getattr(services, server), port=None))
-        put_databases(folder)
-        services.up()
+    with local_servers(folder):
         yield folder
-        services.down()
 
 
-class Api:
-    """The REST interface of the Prefect server for a client that has its login."""
+wait_for = partial(concurrency.wait_for, seconds=300, pause=0.3)
 
-    def __init__(self, url: str):
-        self.url = url
 
-    def __call__(self, method: str, path: str, value: Any = None) -> Any:
-        login = services.authorization(f"{self.url}{path}")
-        for _ in range(20):
-            # verify=False: plain HTTP, and reading all certificates of the system takes longer than the request.
-            answer = httpx.request(method, self.url + path, json=value, headers=login, timeout=60, verify=False)
-            if answer.status_code != 503:  # as Prefect's client does: SQLite was locked
-                break
-            time.sleep(0.5)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+class Api(PrefectApi):
+    """What the attacks may have changed."""
 
     def flows(self) -> set[str]:
-        return {flow["name"] for flow in self("POST", "/flows/filter", {})}
+        return {flow["name"] for flow in self.post("flows/filter", {})}
 
     def events(self) -> set[str]:
-        return {event["event"] for event in self("POST", "/events/filter", {"filter": {}, "limit": 50})["events"]}
+        return {event["event"] for event in self.post("events/filter", {"filter": {}, "limit": 50})["events"]}
 
-    def wait(self, flow_run: str, seconds: float = 300) -> dict[str, Any]:
+    def wait(self, flow_run: str) -> dict[str, Any]:
         """Return the final state of a flow run."""
-        return wait_for(lambda: (s := self("GET", f"/flow_runs/{flow_run}")["state"]) and _is_final(s) and s, seconds)
-
-
-def _is_final(state: dict[str, Any]) -> bool:
-    return state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 300) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.5)
-    return answer
+        ends = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        return wait_for(lambda: (s := self.get(f"flow_runs/{flow_run}")["state"]) and s["type"] in ends and s)
 
 
 @pytest.fixture(scope="module")
@@ -146,16 +120,16 @@ def test_page_cannot_post_to_prefect(api: Api, body: str):
 
 
 def test_page_cannot_create_a_deployment_that_runs_a_command(api: Api):
-    flow = api("POST", "/flows/", {"name": "known"})["id"]
+    flow = api.post("flows/", {"name": "known"})["id"]
     deployment = {"name": PLANTED, "flow_id": flow, "work_pool_name": None, "job_variables": {"command": "id"}}
     body = json.dumps(deployment).encode()
     assert httpx.post(f"{api.url}/deployments/", content=body, headers={"Origin": EVIL}).status_code == 401
-    assert api("POST", "/deployments/filter", {}) == []
+    assert api.post("deployments/filter", {}) == []
 
 
 def test_no_route_of_prefect_answers_without_the_login(api: Api):
     """Each method of each path that the server itself lists, also under another host name (DNS rebinding)."""
-    listed = api("GET", "/openapi.json")["paths"]
+    listed = api.get("openapi.json")["paths"]
     routes = [(method, path.removeprefix("/api")) for path, methods in listed.items() for method in methods]
     assert len(routes) > 150
     statuses = {}
@@ -314,8 +288,8 @@ LOGIN = """
 
 def test_links_to_prefect_work_after_one_login(browser: Browser, api: Api):
     """The page that `pairmill up` names asks for the login; then the links that we print ask for none, in either UI."""
-    flow = api("POST", "/flows/", {"name": "shown-flow"})["id"]
-    run = api("POST", "/flow_runs/", {"flow_id": flow, "name": "shown-run", "state": {"type": "COMPLETED"}})["id"]
+    flow = api.post("flows/", {"name": "shown-flow"})["id"]
+    run = api.post("flow_runs/", {"flow_id": flow, "name": "shown-run", "state": {"type": "COMPLETED"}})["id"]
     server = services.status()[0].ui_url
     browser.open(server)
     browser.wait_for("document.querySelector('input[type=password]') && document.readyState == 'complete'")
@@ -348,10 +322,10 @@ def test_servers_send_the_policy_of_their_pages(home: Path):
 
 def test_no_page_requests_anything_from_another_server(tmp_path: Path, api: Api, mlflow: str):
     """Pages of Prefect's two UIs and of MLflow, with Markdown that names images of another site."""
-    flow = api("POST", "/flows/", {"name": "quiet"})["id"]
-    run = api("POST", "/flow_runs/", {"flow_id": flow, "name": "quiet-run", "state": {"type": "COMPLETED"}})["id"]
+    flow = api.post("flows/", {"name": "quiet"})["id"]
+    run = api.post("flow_runs/", {"flow_id": flow, "name": "quiet-run", "state": {"type": "COMPLETED"}})["id"]
     artefact = {"key": "planted", "type": "markdown", "data": MARKDOWN, "flow_run_id": run}
-    artefact = api("POST", "/artifacts/", artefact)["id"]
+    artefact = api.post("artifacts/", artefact)["id"]
     rest = f"{mlflow}/api/2.0/mlflow"
     tags = [{"key": "mlflow.note.content", "value": MARKDOWN}]
     created = httpx.post(f"{rest}/runs/create", json={"experiment_id": "0", "run_name": "quiet", "tags": tags}).json()
@@ -414,13 +388,13 @@ def test_worker_refuses_deployments_that_run_something_else(api: Api, workers: P
         "pull steps": {"pull_steps": shell},
         "entrypoint": {"entrypoint": "evil.py:train"},
     }
-    flow = api("POST", "/flows/", {"name": "train"})["id"]
+    flow = api.post("flows/", {"name": "train"})["id"]
     usual = {"flow_id": flow, "work_pool_name": "pairmill", "entrypoint": "flows.pipeline.train", "pull_steps": pull}
     runs = {}
     for name, changed in jobs.items():
-        deployment = api("POST", "/deployments/", {**usual, "name": f"evil {name}", **changed})["id"]
+        deployment = api.post("deployments/", {**usual, "name": f"evil {name}", **changed})["id"]
         asked = {"parameters": {"run_id": "x"}, "state": {"type": "SCHEDULED"}}
-        runs[name] = api("POST", f"/deployments/{deployment}/create_flow_run", asked)["id"]
+        runs[name] = api.post(f"deployments/{deployment}/create_flow_run", asked)["id"]
     for name, run in runs.items():
         state = api.wait(run)
         assert (name, state["type"]) == (name, "CRASHED")
@@ -433,9 +407,9 @@ def _land(api: Api, run_id: str, store: str) -> dict[str, Any]:
     """Send the event that starts a training, and return the state in which it ended."""
     labels = {"run": run_id, "store": store, "until": "pack", "begun-by": "curate"}
     event = _event("pairmill.dataset.landed", **{f"pairmill.{name}": value for name, value in labels.items()})
-    api("POST", "/events", [event])
+    api.post("events", [event])
     query = {"flow_runs": {"name": {"any_": [run_id]}}}
-    (run,) = wait_for(lambda: api("POST", "/flow_runs/filter", query))
+    (run,) = wait_for(lambda: api.post("flow_runs/filter", query))
     return api.wait(run["id"])
 
 

@@ -1,13 +1,11 @@
 """Run a proxy in front of an HTTP server that changes, delays or breaks requests and responses."""
 
 import http.client
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import urlsplit
+
+from tests.servers.loopback import Handler, serving
 
 Meddle = Callable[["Exchange"], None]
 
@@ -34,15 +32,6 @@ class Exchange:
         self.status, self.answer = status, ([("Content-Type", "application/xml")], body)
 
 
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 128
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore connections that a killed client has closed."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
 @contextmanager
 def meddler(target: str, meddle: Meddle) -> Iterator[str]:
     """Yield the URL of a proxy to `target`.
@@ -51,12 +40,12 @@ def meddler(target: str, meddle: Meddle) -> Iterator[str]:
         meddle: called with each exchange before it is forwarded, unless it is dropped, and again with the response.
     """
 
-    class Handler(BaseHTTPRequestHandler):
+    class Proxy(Handler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # headers and body are two writes
 
         def _any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self.read_body()
             exchange = Exchange(self.command, self.path, dict(self.headers.items()), body)
             meddle(exchange)
             if not exchange.is_answered and not exchange.dropped:
@@ -80,18 +69,8 @@ def meddler(target: str, meddle: Meddle) -> Iterator[str]:
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _any
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = _Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Proxy) as server:
+        yield server.url
 
 
 def _forward(target: str, exchange: Exchange) -> None:

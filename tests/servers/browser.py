@@ -1,12 +1,10 @@
 """A headless Chromium, driven over its DevTools protocol, a web site that serves one page to it, and a recording proxy."""
 
 import contextlib
-import http.server
 import json
 import os
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any
 
 import pytest
 from websockets.sync.client import ClientConnection, connect
+
+from tests.servers.loopback import Handler, serving
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -146,35 +146,24 @@ def record_requests() -> Iterator[tuple[str, list[str]]]:
     """
     requested: list[str] = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Proxy(Handler):
         def refuse(self) -> None:
             requested.append(self.requestline)
             self.send_error(502)
 
         do_CONNECT = do_GET = do_POST = do_HEAD = do_OPTIONS = do_PUT = refuse
 
-        def log_message(self, *_: Any) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", requested
-        server.shutdown()
+    with serving(Proxy) as server:
+        yield server.url, requested
 
 
 @contextlib.contextmanager
 def serve_page(host: str) -> Iterator[str]:
     """Serve an empty page on this machine, and return its URL on the host."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Page(Handler):
         def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            self.wfile.write(b"<!doctype html><title>another site</title>")
+            self.answer(200, b"<!doctype html><title>another site</title>", Content_Type="text/html")
 
-        def log_message(self, *_: Any) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Page) as server:
         yield f"http://{host}:{server.server_port}/"
-        server.shutdown()

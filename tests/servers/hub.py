@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
+
+from tests.servers.loopback import Handler, serving
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -24,12 +25,8 @@ class Hub:
     """(method, file, Range) of each request for content."""
 
     def __enter__(self) -> "Hub":
-        class Handler(self.handler()):
-            state = self
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self._serving = serving(type("Handler", (self.handler(),), {"state": self}))
+        self.url = self._serving.__enter__().url
         return self
 
     def handler(self) -> "type[_Handler]":
@@ -37,8 +34,7 @@ class Hub:
         return _Handler
 
     def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        self._serving.__exit__(None, None, None)
 
 
 def is_large(name: str) -> bool:
@@ -50,12 +46,9 @@ def git_id(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     state: Hub
     protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
     def do_GET(self) -> None:
         path = unquote(self.path.partition("?")[0])
@@ -99,17 +92,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _json(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        for key, text in {**(headers or {}), "Content-Length": str(len(body))}.items():
-            self.send_header(key, text)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
+        self.answer(status, json.dumps(value).encode(), **(headers or {}))
 
 
-def _sibling(file: str, data: bytes) -> dict[str, object]:
+def _sibling(file: str, data: bytes, of_lfs: Callable[[str], bool] = is_large) -> dict[str, object]:
     found: dict[str, object] = {"rfilename": file, "size": len(data), "blobId": git_id(data)}
-    if is_large(file):
+    if of_lfs(file):
         found["lfs"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 134}
     return found

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.servers.loopback import Handler, serving
 from tests.servers.signatures import Guard
 
 
@@ -31,7 +31,7 @@ class Web:
         self.guard: Guard | None = None
         web = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Answering(Handler):
             protocol_version = "HTTP/1.1"
 
             def handle(self) -> None:
@@ -48,22 +48,14 @@ class Web:
             def send(
                 self, body: bytes | str, status: int = 200, kind: str = "text/html; charset=utf-8", **more: str
             ) -> None:
-                data = body.encode() if isinstance(body, str) else body
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(data)))
-                for name, value in more.items():
-                    self.send_header(name.replace("_", "-"), value)
-                self.end_headers()
-                self.wfile.write(data)
+                self.answer(status, body.encode() if isinstance(body, str) else body, Content_Type=kind, **more)
 
-            def log_message(self, *_: object) -> None:
-                pass
+        self.handler = Answering
+        self.port = 0
 
-        self.handler = Handler
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.address = f"127.0.0.1:{self.server.server_port}"
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
     def requests_to(self, host: str, path: str | None = None) -> list[LoggedRequest]:
         return [a for a in self.log if a.host == host and path in (None, a.path)]
@@ -102,7 +94,7 @@ class Web:
         elif path == "/loop":
             to.send("", 302, Location="/loop")
         elif path == "/inner":
-            to.send("", 302, Location=f"http://127.0.0.1:{self.server.server_port}/admin")
+            to.send("", 302, Location=f"http://127.0.0.1:{self.port}/admin")
         elif path == "/photo.jpg":
             to.send_response(200)
             to.send_header("Content-Type", "image/jpeg")
@@ -165,7 +157,7 @@ class Web:
 
     def linker(self, to, path: str) -> None:
         """Serve a page that links to private IP addresses."""
-        port = self.server.server_port
+        port = self.port
         hosts = (f"127.0.0.1:{port}", f"localhost:{port}", f"[::ffff:127.0.0.1]:{port}", "169.254.169.254")
         links = "".join(f'<a href="http://{host}/">in</a>' for host in hosts)
         to.send(f'{links}<img src=/x.jpg alt="A page with links">', 404 if path == "/robots.txt" else 200)
@@ -189,12 +181,7 @@ class Web:
 @contextmanager
 def served() -> Iterator[Web]:
     web = Web()
-    thread = threading.Thread(target=web.server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(web.handler) as server:
+        web.port = server.server_port
         yield web
-    finally:
         web.closing.set()
-        web.server.shutdown()
-        web.server.server_close()
-        thread.join()

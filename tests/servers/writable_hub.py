@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from tests.servers.hub import Hub, _Handler, _sibling, git_id
+from tests.servers.hub import Hub, _Handler, _sibling
 
 TOKEN = "hf_" + "t" * 34
 
@@ -43,20 +43,14 @@ class _WritableHandler(_Handler):
             if name not in self.state.repositories:
                 self._json(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
                 return
-            siblings = [self._describe(file, data) for file, data in self.state.repositories[name].items()]
+            siblings = [_sibling(file, data, is_lfs) for file, data in self.state.repositories[name].items()]
             info = {"id": name, "sha": f"{len(self.state.commits):040x}", "private": self.state.private[name]}
             self._json(200, {**info, "tags": [], "siblings": siblings})
         else:
             self._content(path)
 
-    def _describe(self, file: str, data: bytes) -> dict[str, object]:
-        found = _sibling(file, data)
-        if is_lfs(file):
-            found["lfs"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 134}
-        return found
-
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0))) if "Content-Length" in self.headers else b""
+        body = self.read_body()
         if self.headers.get("Transfer-Encoding") == "chunked":
             body = b"".join(self._chunks())
         path = unquote(self.path.partition("?")[0])
@@ -84,7 +78,7 @@ class _WritableHandler(_Handler):
             self._json(404, {"error": path})
 
     def do_PUT(self) -> None:
-        data = self.rfile.read(int(self.headers["Content-Length"]))
+        data = self.read_body()
         if self.path.startswith("/upload/"):
             digest = self.path.removeprefix("/upload/")
             if digest in self.state.failing or hashlib.sha256(data).hexdigest() != digest:
@@ -130,18 +124,7 @@ class _WritableHandler(_Handler):
             self.rfile.readline()
         self.rfile.readline()
 
-    def _json(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        for key, text in {**(headers or {}), "Content-Length": str(len(body))}.items():
-            self.send_header(key, text)
-        self.end_headers()
-        self.wfile.write(body)
-
 
 def is_lfs(name: str) -> bool:
     """Return whether the Hub stores a file as LFS."""
     return name.endswith((".tar", ".parquet", ".safetensors"))
-
-
-__all__ = ["TOKEN", "WritableHub", "git_id", "is_lfs"]

@@ -20,7 +20,6 @@ import pytest
 from dataops.errors import StorageError
 from dataops.home import CHECKOUT
 from infra.bucket import create_bucket
-from tasks.register.gate import promote, read_trail
 from tasks.tracking import client as tracking
 from tests.servers.topology import Topology
 from tests.small_pipeline import write_config
@@ -183,72 +182,24 @@ def test_run_on_the_cluster_survives_a_restart_of_the_prefect_server(cluster: To
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cluster.client().items():
             patch.setenv(name, value)
-        _check_lineage(shown, s3)
-        _check_gate_and_promotion(cluster, config)
+        _check_lineage(shown)
     _check_takedown(cluster, config.parent)
 
 
-def _check_lineage(shown: dict[str, Any], s3: Any) -> None:
-    """Check runs, datasets, logged model, version, card, graph and events in Postgres and the bucket."""
+def _check_lineage(shown: dict[str, Any]) -> None:
+    """Check the version, the inputs and the metrics of the run, in Postgres."""
     client, stages = tracking.connect(), {stage["stage"]: stage for stage in shown["stages"]}
     version = client.get_model_version_by_alias("clustered", "champion")
     assert (version.version, version.tags["gate"]) == ("1", "passed")
-    assert version.tags["snapshot.extract"] == stages["extract"]["key"]
     run = client.get_run(str(version.run_id))
     assert run.info.status == "FINISHED"
-    pack, tasks = f"pack-{stages['pack']['key']}", {"shapes-seen", "shapes-retrieval"}
+    pack = f"pack-{stages['pack']['key']}"
     inputs = {one.dataset.name: one for one in run.inputs.dataset_inputs}  # pyright: ignore[reportOptionalMemberAccess]
-    assert {pack} | tasks <= inputs.keys()
-    assert inputs[pack].dataset.source_type == "s3"
+    assert {pack, "shapes-seen", "shapes-retrieval"} <= inputs.keys()
     assert json.loads(inputs[pack].dataset.source) == {"uri": f"s3://pairmill/store/pack/{stages['pack']['key']}"}
-    nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
-    assert sorted(str(run.info.run_name).partition(" ")[0] for run in nested) == ["evaluate", "train"]
     (model,) = client.search_logged_models([run.info.experiment_id], "name = 'clip'")
     used = {metric.key: metric.dataset_name for metric in model.metrics or []}
     assert used["train/final_loss"] == pack
-    assert used["shapes-seen/top1"] == "shapes-seen"
-    assert version.source == f"models:/{model.model_id}"
-
-    def artefact(name: str) -> str:
-        path = str(run.info.artifact_uri).removeprefix("mlflow-artifacts:/")
-        return s3.get_object(Bucket="pairmill", Key=f"mlflow/{path}/{name}")["Body"].read().decode()
-
-    card, plain, pairs = artefact("model_card.html"), artefact("model_card.md"), stages["pack"]["counts"]["kept"]
-    for text in (f"{pairs:,} pairs", "Contamination", "shapes-seen", "top1"):
-        assert text in card
-        assert text in plain
-    assert f"version {version.version}" in card
-    assert 'href="dataset.html"' in card
-    assert all(stage["key"] in card for stage in stages.values() if stage["stage"] != "register")
-    events = [json.loads(line) for line in artefact("lineage.jsonl").splitlines()]
-    assert [event["job"]["name"] for event in events] == [name for name in stages if name != "register"]
-    assert {event["outputs"][0]["namespace"] for event in events} == {"s3://pairmill/store"}
-
-
-def _check_gate_and_promotion(cluster: Topology, config: Path) -> None:
-    """Check that a model below a floor becomes a candidate, and that aliases move by hand, with an audit trail."""
-    gates = ('register.floors={"shapes-seen/top1" = 0.99}', 'register.not_worse=["shapes-seen"]')
-    sets = [word for gate in gates for word in ("--set", gate)]
-    result = pairmill(cluster, "run", str(config), *sets, code=5, PAIRMILL_HOME=str(config.parent / "home"))
-    assert [stage["state"] for stage in result["stages"]] == ["Reused"] * 7 + ["Failed"]
-    assert (result["error"]["exit_code"], result["model_version"]) == (5, None)
-    assert "shapes-seen/top1" in result["error"]["message"]
-    client = tracking.connect()
-    refused = client.get_model_version_by_alias("clustered", "candidate")
-    assert refused.version == "2"
-    assert refused.tags["gate"].startswith("refused: shapes-seen/top1 is 0.")
-    assert refused.tags["gate"].endswith(", floor 0.99")
-    assert refused.tags["gate"] in str(refused.description)
-    assert refused.tags["champion_test"].startswith("shapes-seen: ")
-    assert "(0 only the champion, 0 only this one, p 1)" in refused.tags["champion_test"], (
-        "the predictions are the same"
-    )
-    for version in ("2", "1"):
-        promote("clustered", version, "champion", f"to {version}")
-    assert client.get_model_version_by_alias("clustered", "champion").version == "1"
-    moves = [(move["alias"], move["before"], move["after"]) for move in read_trail("clustered")]
-    assert moves == [("champion", None, "1"), ("candidate", None, "2"), ("champion", "1", "2"), ("champion", "2", "1")]
-    assert read_trail("clustered")[-1]["why"] == "to 1"
 
 
 def _check_takedown(cluster: Topology, folder: Path) -> None:
@@ -264,10 +215,10 @@ def _check_takedown(cluster: Topology, folder: Path) -> None:
         r for r in pairmill(cluster, "takedown", str(folder / "request.txt"), *store)["stores"] if r["datasets"]
     )
     (outcome,) = report["datasets"]
-    assert outcome["models_tagged"] == ["models:/clustered/1", "models:/clustered/2"]
+    assert outcome["models_tagged"] == ["models:/clustered/1"]
     assert outcome["proof"]
     query = "select value from model_version_tags where key = 'takedowns'"
-    assert cluster.psql("--command", query, database="mlflow").split() == [report["request"]["digest"]] * 2
+    assert cluster.psql("--command", query, database="mlflow") == report["request"]["digest"]
     (after,) = pairmill(cluster, "trace", url, *store)["stores"]
     assert {d["key"] for d in after["datasets"]} == {dataset["key"]}, "the next version does not have it"
 

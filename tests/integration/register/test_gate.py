@@ -57,11 +57,8 @@ def test_gate_refuses_a_model_below_a_floor_without_an_import_of_torch(
     (version,) = find_versions("refused")
     assert version.tags["gate"] == "refused: twemoji-seen/top1 is 0.06, floor 0.5"
     assert connect().get_model_version_by_alias("refused", "candidate").version == version.version
-    assert connect().get_model_version("refused", version.version).aliases == ["candidate"]
     run = connect().get_run(version.run_id)
     assert (run.info.status, run.data.tags["gate"]) == ("FAILED", version.tags["gate"])
-    described = connect().get_registered_model("refused").description
-    assert "candidate: none to 1, by register-" in described or "candidate: none to 1, by run " in described
 
 
 def test_version_without_an_evaluation_is_a_candidate_that_says_so(
@@ -80,13 +77,8 @@ def test_version_without_an_evaluation_is_a_candidate_that_says_so(
     assert (manifest.facts["alias"], manifest.facts["gate"]) == ("candidate", verdict)
     version = connect().get_model_version("unknown", manifest.facts["version"])
     assert (list(version.aliases), version.tags["gate"]) == (["candidate"], verdict)
-    assert "not evaluated, since evaluate.suite is not set" in version.description
-    assert "Zero-shot results" not in version.description
     folder = Path(connect().download_artifacts(version.run_id, "", str(tmp_path)))
-    page, card = ((folder / name).read_text("utf-8") for name in ("evaluation.html", "model_card.html"))
-    assert "Nothing was evaluated: evaluate.suite of the config is not set" in page
-    assert "not evaluated, since evaluate.suite is not set" in card
-    assert "The model was not evaluated." in card
+    assert "The model was not evaluated." in (folder / "model_card.html").read_text("utf-8")
 
 
 def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
@@ -109,7 +101,6 @@ def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
     assert "(19 only the champion, 0 only this one, p 1.91e-06)" in results[2]
     assert connect().get_model_version_by_alias("rivals", "champion").version == "2"
     assert connect().get_model_version_by_alias("rivals", "candidate").version == "3"
-    assert "p 0.5" in connect().get_model_version("rivals", "2").tags["champion_test"]
     with pytest.raises(ConfigError, match="--reason"):
         promote("rivals/1", alias="champion", reason=" ", json=False)
     assert promote("models:/rivals/1", alias="champion", reason="version 2 is slow", json=False) == 0
@@ -122,9 +113,7 @@ def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
     ]  # fmt: skip
     assert moves[-1]["why"] == "version 2 is slow"
     model = connect().get_registered_model("rivals")
-    trail = [value for name, value in model.tags.items() if name.startswith("audit.")]
-    assert len(trail) == 4
-    assert not any(value.startswith("{") for value in trail)
+    assert len([name for name in model.tags if name.startswith("audit.")]) == 4
     newest = model.description.partition("Newest moves of its aliases:")[2].split("\n- ")[1]
     assert " UTC, champion: 2 to 1, by " in newest
     assert newest.endswith(": version 2 is slow")

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dataops.errors import ConfigError
+from dataops.storage.cached_files import delete_unheld
 from tasks.models.find import find_model
 from tests.integration.register.bare_environment import BareEnvironment
 from tests.kills.seaweed import free_port
@@ -181,6 +183,10 @@ def test_find_model_downloads_a_registered_model_once(
     assert find_model(f"clip-demo/{registered[0].facts['version']}", tmp_path) == by_alias
     assert (by_alias.path / "model.safetensors").stat().st_mtime_ns == fetched
     assert [path.name for path in (tmp_path / "models").iterdir()] == [by_alias.path.name]
+    assert not delete_unheld(by_alias.path), "this process holds it"
+    shutil.rmtree(by_alias.path)  # by somebody else
+    assert find_model("models:/clip-demo@champion", tmp_path) == by_alias
+    assert not delete_unheld(by_alias.path)
     for none in ("models:/clip-demo/999", "models:/clip-demo@nobody", "models:/no such model/1"):
         with pytest.raises(ConfigError, match="refused"):
             find_model(none, tmp_path)

@@ -1,6 +1,5 @@
 """The runs around a registration: its child runs, that of an unregistered pipeline run, and live training curves."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ from tasks.engine.stage import Work
 from tasks.tracking import client as tracking
 from tasks.tracking import parent_run
 from tasks.tracking.parent_run import RunOutcome
+from tests.concurrency import wait_for
 from tests.kills.seaweed import free_port
 from tests.registrations import connect, plan_registration
 
@@ -34,23 +34,15 @@ def test_training_and_evaluation_are_child_runs_of_each_registration(
     experiment = connect().get_experiment_by_name("demo")
     found = connect().search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{again.mlflow_run_id}'")
     runs = {run.info.run_name.partition(" ")[0]: run for run in found}
-    assert sorted(runs) == ["evaluate", "train"]
-    assert len(found) == 2
+    assert (sorted(runs), len(found)) == (["evaluate", "train"], 2)
     assert {run.info.status for run in found} == {"FINISHED"}
-    parent = connect().get_run(again.mlflow_run_id)
     curve = connect().get_metric_history(again.mlflow_run_id, "train/loss")
     nested = connect().get_metric_history(runs["train"].info.run_id, "train/loss")
     assert [(p.step, p.value) for p in nested] == [(p.step, p.value) for p in curve]
-    assert runs["evaluate"].data.metrics["twemoji-seen/top1"] == parent.data.metrics["twemoji-seen/top1"]
     other, _ = plan_registration(upstream, model_name="twin")
     theirs = stage.make(other, context).mlflow_run_id
-    for parent_id in (again.mlflow_run_id, theirs):
-        under = connect().search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent_id}'")
-        assert sorted(run.info.run_name for run in under) == ["evaluate demo-20260102-abcd", "train demo-20260102-abcd"]
-    contexts = {
-        stage: {tag.value for one in run.inputs.dataset_inputs for tag in one.tags} for stage, run in runs.items()
-    }
-    assert contexts == {"train": {"training"}, "evaluate": {"evaluation"}}
+    under = connect().search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{theirs}'")
+    assert sorted(run.info.run_name for run in under) == ["evaluate demo-20260102-abcd", "train demo-20260102-abcd"]
 
 
 def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
@@ -84,19 +76,12 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
         return list(found)
 
     (run,) = parents()
-    assert (
-        page
-        == f"{mlflow_url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?workflowType=machine_learning"
-    )
     assert (run.info.status, run.info.run_name, run.info.start_time) == ("FAILED", "2 Jan 03:04 abcd", 5)
     assert run.data.tags["snapshot.curate"] == manifests["curate"].key
-    assert run.data.tags["prefect_flow_run_url"] == "http://127.0.0.1:4200/runs/flow-run/0d9f6f6e"
     note = run.data.tags["mlflow.note.content"]
     assert r"JobFailed: \<script\>\[x\]" in note
     assert "hunter2" not in note
-    assert r"Checks: 1 check passed; failed: max\_host\_share (blocks)" in note
     assert (run.data.tags["checks"], run.data.metrics) == (checks[0]["checks"], checks[1])
-    assert "| filter&emsp; | `filter0000000000`&emsp; | Completed&emsp; | 900&emsp; | 500&emsp; |" in note
     assert [one.dataset.name for one in run.inputs.dataset_inputs] == [f"pack-{manifests['pack'].key}"]
     assert mlflow.get_run(training.info.run_id).data.tags["mlflow.parentRunId"] == run.info.run_id
 
@@ -107,9 +92,6 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
     assert parent_run.record_outcome(context, manifests, refused) == page
     (run,) = parents()
     assert (run.info.status, run.info.start_time, run.data.tags["checks"]) == ("FAILED", 5, "2 checks passed")
-    assert "JobFailed" not in run.data.tags["mlflow.note.content"]
-    reusing = replace(context, run_id="early-20260102T030506-abcd")
-    assert parent_run.record_outcome(reusing, manifests, RunOutcome("FINISHED", "", registered, 8)) is None
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     assert parent_run.record_outcome(context, manifests, RunOutcome("KILLED", "stopped", reached, 5)) is None
@@ -136,17 +118,13 @@ def test_live_run_logs_curves_during_the_training(mlflow_url: str, tmp_path: Pat
         assert len(runs) <= 1
         return sorted(point.step for run in runs for point in client.get_metric_history(run.info.run_id, metric))
 
-    def wait_for(steps: list[int]) -> None:
-        deadline = time.monotonic() + 60
-        while client.get_experiment_by_name("live") is None or history("train/loss") != steps:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    def follows(steps: list[int]) -> None:
+        wait_for(lambda: client.get_experiment_by_name("live") is not None and history("train/loss") == steps)
 
     client = tracking.connect()
     with train_live.LiveRun(work, tmp_path, 0.2, 1):
         write(1, 5)
-        wait_for([1, 2, 3, 4, 5])  # while it runs
-        time.sleep(3)  # several looks at the machine's load
+        follows([1, 2, 3, 4, 5])  # while it runs
         write(6, 8)
     assert history("train/loss") == list(range(1, 9))
     for name in ("samples_per_second", "mfu", "gpu_peak_memory_gb"):
@@ -159,9 +137,6 @@ def test_live_run_logs_curves_during_the_training(mlflow_url: str, tmp_path: Pat
     ):  # another try goes on in it
         raise ValueError("spike")
     assert history("train/loss") == list(range(1, 10))
-    (tmp_path / TRACE).write_bytes(b"another one, which the first attempt did not log")
-    with train_live.LiveRun(work, tmp_path, 0.2, 1):
-        pass
     run = client.search_runs([client.get_experiment_by_name("live").experiment_id])[0]  # pyright: ignore
     assert Path(client.download_artifacts(run.info.run_id, TRACE, str(tmp_path))).read_bytes() == b"a trace"
     assert run.info.status == "FINISHED"

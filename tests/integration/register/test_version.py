@@ -44,17 +44,13 @@ def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
     for tags in (run.data.tags, version.tags):
         assert tags["dataset_key"] == pack.key
         assert tags["dataset_digest"] == pack.content_digest
-        assert tags["prefect_flow_run_id"] == "0d9f6f6e-0000-4000-8000-000000000000"
         assert tags["prefect_flow_run_url"] == "http://127.0.0.1:4200/runs/flow-run/0d9f6f6e"
         assert tags["pairmill.register_key"] == manifest.key
         assert {name: tags[f"snapshot.{name}"] for name in by_stage} == {s: m.key for s, m in by_stage.items()}
-        assert len(tags["config_hash"]) == 16
-        assert "git_commit" in tags
-        assert "code_dirty" in tags
+        assert {"config_hash", "git_commit", "code_dirty"} <= tags.keys()
     assert version.tags["gate"] == "passed"
     documents = describe_version(facts["model_uri"])
     assert split_front_matter(documents["README.md"])[1].startswith("# clip-demo")
-    assert "## Training data" in documents["README.md"]
     assert documents["LICENSE"].startswith(f"Licences of the model {facts['model_uri']}\n")
     described = fetch_manifests("clip-demo@champion")
     assert (described.name, described.others) == (facts["model_uri"], [])
@@ -67,22 +63,16 @@ def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
     assert run.data.metrics == main
     history = mlflow.get_metric_history(run.info.run_id, "train/loss")
     assert [(m.step, m.value) for m in history] == [(s, 5 / s) for s in range(1, 121)]
-    view = json.loads(mlflow.get_experiment(run.info.experiment_id).tags["mlflow.sharedViewState.pairmill"])
-    assert {*view["selectedColumns"]} == {"attributes.`Models`", *(f"metrics.`{name}`" for name in main)}
-
     inputs = {i.dataset.name: i for i in run.inputs.dataset_inputs}
     assert inputs.keys() == {f"pack-{pack.key}", "twemoji-seen", "held-out"}
     training = inputs[f"pack-{pack.key}"]
-    assert training.tags[0].value == "training"
+    assert (training.tags[0].value, inputs["held-out"].tags[0].value) == ("training", "evaluation")
     assert training.dataset.digest == pack.content_digest[:36]
-    assert json.loads(training.dataset.profile)["num_rows"] == 400
-    assert inputs["held-out"].tags[0].value == "evaluation"
     from mlflow.data import get_source
 
     assert (Path(get_source(training).load()) / "manifest.json").is_file()
 
     (model,) = mlflow.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
-    assert model.name == "clip"
     linked = {metric.key: metric.dataset_name for metric in model.metrics}
     assert linked["train/final_loss"] == f"pack-{pack.key}"
     assert linked["twemoji-seen/top1"] == "twemoji-seen"
@@ -90,17 +80,10 @@ def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
     metrics = mlflow.get_run(evaluation).data.metrics
     assert (metrics["twemoji-seen/top1"], metrics["twemoji-seen/top1_low"]) == (0.06, 0.03)
     assert (metrics["twemoji-seen/overlap_with_training"], metrics["twemoji-seen/clean_top1"]) == (0.05, 0.05)
-    # at any other step MLflow draws a line of a single dot
-    assert {m.step for m in mlflow.get_metric_history(evaluation, "twemoji-seen/top1")} == {0}
     assert version.source == f"models:/{model.model_id}"
-    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "clip-demo", "version": version.version}]
     shown = version.description.replace("&emsp;", "")
-    assert shown.startswith("CLIP tiny, trained on 400 pairs of image and caption. Trained on ")
-    assert "Gate passed." in shown.partition("\n")[0]
-    for artefact in ("dataset.html", "filter.html", "config.json"):
-        assert f"/runs/{run.info.run_id}/artifacts/{artefact}?workflowType=machine_learning)" in shown
+    assert f"/runs/{run.info.run_id}/artifacts/dataset.html?workflowType=machine_learning)" in shown
     assert "| twemoji-seen | top1 | 6.00% | 3.00% – 10.00% | 1.00% | 200 |" in shown
-    assert "| 900 | 500 | language 300, too\\_short 100 |" in shown
 
 
 def test_registration_logs_all_artefacts_with_escaped_text(registered: Any, tmp_path: Path) -> None:
@@ -141,10 +124,8 @@ def test_registration_finds_its_version_after_its_snapshot_is_deleted(registered
     again = stage.make(plan, context)
     assert again.facts["version"] == manifest.facts["version"]
     assert len(find_versions("clip-demo")) == 1
-    experiment = connect().get_experiment_by_name("demo")
-    assert (
-        len(connect().search_runs([experiment.experiment_id], "tags.`pairmill.register_key` = '" + plan.key + "'")) == 1
-    )
+    experiment = connect().get_experiment_by_name("demo").experiment_id
+    assert len(connect().search_runs([experiment], f"tags.`pairmill.register_key` = '{plan.key}'")) == 1
 
 
 @pytest.mark.parametrize(
@@ -173,8 +154,7 @@ def test_registration_resumes_after_it_is_killed(
     assert len(run.inputs.dataset_inputs) == 3
     models = connect().search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
     assert [str(model.status) for model in models] == ["READY"]
-    # two of training, then value, low and high where there is an interval, and two of the overlap: 3 + 1 + 2 + 3
-    assert len({metric.key for metric in models[0].metrics}) == len(models[0].metrics) == 11
+    assert len({metric.key for metric in models[0].metrics}) == len(models[0].metrics)
 
 
 def test_registration_is_repeated_after_its_version_is_deleted(mlflow_url: str, upstream: SimpleNamespace) -> None:
