@@ -242,7 +242,7 @@ def test_requests_continue_after_a_server_restart(s3_environment, s3_server, tmp
     time.sleep(3)
     before = dict(done)
     s3_server.start()
-    wait_for(lambda: failures or all(done[k] > before[k] + 1 for k in done))
+    wait_for(lambda: failures or all(done[k] > before[k] + 1 for k in done), 100)
     ended.set()
     for thread in threads:
         thread.join()

@@ -15,7 +15,7 @@ from tasks.curate.inspect_images import INSPECTED, RawShard, inspected_name
 from tasks.engine.exchange import Step, run
 
 Rows = list[dict[str, Any]]
-DROPS = {"overlap": {"paths": ["sets"]}, "max_addresses": 3}
+DROPS = {"overlap": {"paths": ["sets"]}, "max_addresses": 2}
 
 
 def choose(
@@ -142,6 +142,7 @@ def test_choose_rows_equals_brute_force(tmp_path: Path, config: dict[str, Any], 
     named = {row["uid"] for row in found if row["evaluation_overlap"] == "a,b"}
     assert named == (set(overlaps) if parsed.overlap else set())
     assert len({reason for reason, _ in expected}) > 3
+    assert ("placeholder" in {reason for reason, _ in expected}) == ("max_addresses" in config)
 
 
 def test_choose_rows_keeps_the_image_of_the_first_source(tmp_path: Path) -> None:
