@@ -15,8 +15,8 @@ from dataops.stages import PAIR_STAGES
 from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore, Store
 from flows.records import RunRecord
-from infra.local import services
 from tasks.lineage.inventory import Inventory
+from tests.servers.prefect_api import PrefectApi
 
 
 def load_manifests(record: RunRecord, store: Store) -> dict[str, Manifest]:
@@ -155,8 +155,7 @@ def check_flow_runs(api: str, record: RunRecord) -> Iterator[str]:
     """Check that all flow runs and task runs of a completed run have ended in Prefect, also those that were killed."""
     ids = [attempt.flow_run_id for attempt in record.attempts if attempt.flow_run_id]
     query = {"flow_runs": {"id": {"any_": ids}}, "limit": 200}
-    login = services.authorization(f"{api}/flow_runs/filter")
     for kind in ("flow_runs", "task_runs"):
-        for run in httpx.post(f"{api}/{kind}/filter", json=query, headers=login, timeout=30).json():
+        for run in PrefectApi(api).post(f"{kind}/filter", query):
             if run["state_type"] not in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
                 yield f"Prefect: {run['name']} ({run['id']}) is {run['state_name']}"

@@ -3,11 +3,10 @@
 import io
 
 from rich.console import Console
-from rich.text import Text
 
 from dataops.messages.waiting import Wait
 from flows.listeners.progress import StageProgress
-from flows.listeners.terminal import ProgressBlock, TerminalBlock
+from flows.listeners.terminal import ProgressBlock
 
 
 class Clock:
@@ -36,19 +35,3 @@ def render(progress: StageProgress, width: int, waits: tuple[Wait, ...] = (), no
 def test_no_control_codes_come_from_the_line_of_a_stage():
     progress = progress_of("filter", (1.0, 1, 2, "\x1b[31mred\nforged"))
     assert not {"\x1b", "\n"} & set("".join(render(progress, 80)))
-
-
-def terminal_block(width: int = 40) -> tuple[TerminalBlock, Console, io.StringIO]:
-    out = io.StringIO()
-    console = Console(file=out, width=width, force_terminal=True, color_system=None)
-    return TerminalBlock(console, lambda: Text("a" * 30 + "\n" + "b" * 10)), console, out
-
-
-def test_a_frozen_block_stays_and_nothing_is_drawn_over_what_follows():
-    drawn, _, out = terminal_block()
-    with drawn:
-        drawn.print_above(Text("first"))
-        assert drawn.freeze()
-        before = out.getvalue()
-    drawn.print_above(Text("stopped"))
-    assert out.getvalue() == before + "stopped\n"

@@ -1,6 +1,5 @@
 import dataclasses
 import fcntl
-import json
 import os
 import re
 import signal
@@ -151,30 +150,6 @@ def test_process_with_our_pid_and_port_after_a_reboot_is_not_ours(services: Path
             assert stranger.poll() is None
         finally:
             stranger.kill()
-
-
-def test_servers_get_a_clean_environment(services: Path, monkeypatch: pytest.MonkeyPatch):
-    for name in (
-        "PREFECT_API_URL",
-        "MLFLOW_STATIC_PREFIX",
-        "_MLFLOW_SERVER_FILE_STORE",
-        "PYTHONPATH",
-        "PYTHONWARNINGS",
-    ):
-        monkeypatch.setenv(name, "bent")
-    monkeypatch.setenv("PYTHONUTF8", "1")
-    dump = (
-        "import json, os, sys; json.dump([dict(os.environ), sys.path], open('seen', 'w'));"
-        "from http.server import *; server = HTTPServer(('127.0.0.1', int(sys.argv[1])), SimpleHTTPRequestHandler);"
-        "server.serve_forever()"
-    )
-    service = Service("dump", (sys.executable, "-c", dump, "{port}"), "/", {"OWN": "{port} {folder}"})
-    record = start(services, service)
-    environ, path = json.loads((services / "dump/seen").read_text())
-    assert "bent" not in environ.values()
-    assert (environ["PYTHONUTF8"], environ["OWN"]) == ("1", f"{record.port} {services / 'dump'}")
-    assert "" not in path
-    assert str(services / "dump") not in path
 
 
 def test_a_server_gets_the_variables_of_a_list_and_a_worker_those_of_a_longer_one():

@@ -7,11 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataops.errors import ConfigError, CorruptPart
+from dataops.errors import ConfigError
 from dataops.snapshot import read_parts, read_table
 from dataops.store import FolderStore
-from tasks.engine.context import Context
-from tasks.engine.stage import make, plan
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
 from tasks.filter.write import write_parts
@@ -60,17 +58,6 @@ def test_the_size_of_slices_does_not_change_the_output(tmp_path: Path):
             read_table(FolderStore(tmp_path / at), m.path(name)) for at, m in (("whole", whole), ("sliced", sliced))
         )
         assert one.equals(other)
-
-
-def test_a_damaged_part_is_named(tmp_path: Path):
-    pairs = snapshot(tmp_path, "extract", [some_pairs(20)])
-    path = tmp_path / pairs.path("part-00000.parquet")
-    path.write_bytes(b"PAR1" + bytes(path.stat().st_size - 4))
-    with pytest.raises(CorruptPart, match=r"is damaged.*`run --verify` remakes it"):
-        make(
-            plan(FILTER, FilterConfig(), 0, [pairs]),
-            Context(store=FolderStore(tmp_path), home=tmp_path, workers=1, pool=InlineExecutor()),
-        )
 
 
 def test_resuming_with_other_partitions_gives_the_same_output(tmp_path: Path):
