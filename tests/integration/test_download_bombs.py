@@ -55,7 +55,7 @@ class BombSite(Site):
     def transparent(self) -> None:
         image = io.BytesIO()
         Image.new("RGBA", (8000, 8000), (200, 30, 60, 128)).save(image, "WEBP", lossless=True, quality=0, method=0)
-        self.answer(image.getvalue())
+        self.answer(200, image.getvalue())
 
 
 @pytest.fixture
