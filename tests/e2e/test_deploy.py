@@ -323,7 +323,7 @@ def test_late_run_and_schedule_without_a_run_are_told(prefect, hook, deployed):
     assert f"curate run {late['name']} has not begun" in message["body"]
     assert "pairmill up --worker" in message["body"]
     prefect.send("DELETE", f"flow_runs/{late['id']}").raise_for_status()
-    (message, *_) = wait_for(lambda: hook.messages_with("curate/nightly has no run"))
+    (message, *_) = wait_for(lambda: messages_with(hook, "curate/nightly has no run"))
     assert "No run of curate/nightly has begun for" in message["body"]
 
 
