@@ -13,7 +13,7 @@ from dataops.store import FolderStore
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
 from tasks.filter.write import write_parts
-from tests.filter_runs import SUBJECTS, filtered, kept, snapshot, some_pairs, with_sizes
+from tests.filter_runs import SUBJECTS, filtered, kept, some_pairs, with_sizes
 from tests.inline_executor import InlineExecutor
 
 
