@@ -19,9 +19,10 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -35,7 +36,7 @@ from dataops.stages import STAGES
 from dataops.store import Store
 
 MANIFEST = "manifest.json"
-EVIDENCE = "evidence-"
+EVIDENCE, INDEX = "evidence-", "index-"
 UNDIGESTED = frozenset({"DATASET.md", "croissant.json", "dataset.html", "evaluation.html"})
 """Parts that describe a dataset or an evaluation to people; the content digest excludes them."""
 
@@ -66,6 +67,8 @@ class Part(_Frozen):
     sha256: str
     uid_sum: str | None = None
     """Fingerprint of the uids of its rows (dataops.schema.uid_sum), or None without a column uid."""
+    home: str = Field(default="", pattern=r"^([a-z]+/[0-9a-f]{16})?$", exclude_if=lambda home: not home)
+    """Name of the snapshot whose object it is; empty: of the snapshot itself."""
 
     @field_validator("name")
     @classmethod
@@ -115,9 +118,11 @@ class _Log(_Frozen):
 
 
 class Manifest(Stored):
-    """manifest.json: parts, counts and inputs of a complete snapshot."""
+    """manifest.json: parts, counts and inputs of a complete snapshot. Format 2 has parts with a home."""
 
     model_config = ConfigDict(frozen=True)
+
+    newest_format: ClassVar[int] = 2
 
     stage: str
     stage_version: int
@@ -156,9 +161,20 @@ class Manifest(Stored):
             raise ValueError("its bytes differ from its own sha256")
         return cls.parse(b"{" + rest, where)
 
+    @cached_property
+    def homes(self) -> dict[str, str]:
+        """Names of the snapshots whose objects some of the parts are, by the names of these parts."""
+        return {part.name: part.home for part in self.parts if part.home}
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy, for whose parts `homes` is computed again."""
+        copied = super().model_copy(update=update, deep=deep)
+        vars(copied).pop("homes", None)
+        return copied
+
     def path(self, name: str) -> str:
         """Return the name in the store of one of the snapshot's parts."""
-        return f"{self.stage}/{self.key}/{name}"
+        return f"{self.homes.get(name) or f'{self.stage}/{self.key}'}/{name}"
 
     def named(self, prefix: str, suffix: str = "") -> list[Part]:
         """Return the parts whose names have this prefix and suffix, sorted by name."""
@@ -187,8 +203,8 @@ def snapshot_key(stage: str, version: int, config: Mapping[str, object], seed: i
 
 
 def content_digest(parts: Iterable[Part]) -> str:
-    """Return the sha256 of the sorted digests of all parts except `evidence-*` and UNDIGESTED."""
-    digests = sorted(p.sha256 for p in parts if not p.name.startswith(EVIDENCE) and p.name not in UNDIGESTED)
+    """Return the sha256 of the sorted digests of all parts except `evidence-*`, `index-*` and UNDIGESTED."""
+    digests = sorted(p.sha256 for p in parts if not p.name.startswith((EVIDENCE, INDEX)) and p.name not in UNDIGESTED)
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
@@ -201,10 +217,13 @@ def find_manifest(store: Store, stage: str, key: str, *, verify: bool = False) -
     Raises: CorruptPart when a part is missing or differs from the manifest, or the manifest is invalid (a power loss may
         leave an empty file); it names the object and the remedy.
     """
-    manifest = load_manifest(store, stage, key)
-    sizes = _list_sizes(store, f"{stage}/{key}") if manifest and len(manifest.parts) > LISTED else {}
-    for part in manifest.parts if manifest else ():
-        where = f"{stage}/{key}/{part.name}"
+    if (manifest := load_manifest(store, stage, key)) is None:
+        return None
+    sizes: dict[str, int] = {}
+    for folder in {f"{stage}/{key}", *manifest.homes.values()} if len(manifest.parts) > LISTED else ():
+        sizes |= _list_sizes(store, folder)
+    for part in manifest.parts:
+        where = manifest.path(part.name)
         size = sizes.get(where) or store.size(where)
         what = None
         if size is None:
@@ -278,6 +297,7 @@ class Draft:
     def __init__(self, store: Store, stage: str, key: str, fence: Fence | None = None):
         self.store, self.stage, self.key, self.fence = store, stage, key, fence
         self._written: list[tuple[str, int]] = []  # scratch objects of the task that runs
+        self._is_checked = False
 
     def lease_name(self, generation: int) -> str:
         """Return the name in the store of the lease of one generation. The highest existing one is valid."""
@@ -293,11 +313,21 @@ class Draft:
 
     def check_fence(self) -> None:
         """Raise LeaseLost when this draft has a lease and another run has taken over, or cleared the snapshot."""
-        if self.fence is None:
+        if self.fence is None or self._is_checked:
             return
         mine, next_one = (self.lease_name(self.fence.generation + more) for more in (0, 1))
         if self.store.size(next_one) is not None or not self._is_mine(self.store.find(mine)):
             raise LeaseLost(f"{self.stage} {self.key}: another run took over this snapshot, so this run stops")
+
+    @contextmanager
+    def checked_once(self) -> Iterator[None]:
+        """Check the lease now, and not for each of some small objects that are written in the `with` by this thread."""
+        self.check_fence()
+        before, self._is_checked = self._is_checked, True
+        try:
+            yield
+        finally:
+            self._is_checked = before
 
     def _is_mine(self, lease: bytes | None) -> bool:
         try:
@@ -308,6 +338,10 @@ class Draft:
     def path(self, name: str) -> str:
         """Return the name in the store of one of the snapshot's objects."""
         return f"{self.stage}/{self.key}/{name}"
+
+    def folder_of(self, part: Part) -> str:
+        """Return the name in the store of the snapshot that has the object of a part."""
+        return part.home or f"{self.stage}/{self.key}"
 
     def put_table(self, name: str, table: pa.Table) -> Part:
         """Write a table as a zstd Parquet part. The same table gives the same bytes."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -97,10 +98,13 @@ class Dataset:
 
     def _list_shards(self) -> list[str]:
         """Return the names of the tars in the store, in their order."""
-        names = sorted(part["name"] for part in self.manifest["parts"] if part["name"].endswith(".tar"))
+        tars = [part for part in self.manifest["parts"] if part["name"].endswith(".tar")]
         return [
             *(name for one in self.earlier for name in one._list_shards()),
-            *(f"pack/{self.key}/{n}" for n in names),
+            *(
+                f"{part.get('home') or f'pack/{self.key}'}/{part['name']}"
+                for part in sorted(tars, key=itemgetter("name"))
+            ),
         ]
 
     def _samples(self, shards: Sequence[int] | None) -> Iterator[Sample]:

@@ -6,6 +6,7 @@ leave the store.
 """
 
 import errno
+import io
 import os
 import secrets
 from abc import ABC, abstractmethod
@@ -34,6 +35,9 @@ PAGE = 4096
 """Bytes; a multiple of the block size of every disk."""
 
 ReadInto = Callable[[str, Sequence[tuple[int, memoryview]]], None]
+
+AHEAD = 1 << 16
+"""Bytes that a small read fetches: a Parquet reader reads the footer's length, the footer, then neighbouring columns."""
 
 
 class Entry(NamedTuple):
@@ -250,6 +254,45 @@ class Store(ABC):
     def delete_probe(self, name: str) -> None:
         """Delete an object that tested the store."""
         self.delete([name])
+
+
+class RangeFile(io.RawIOBase):
+    """Seekable, read-only file over `Store.read_each`, which keeps the last range in memory."""
+
+    def __init__(self, store: Store, name: str, size: int):
+        super().__init__()
+        self._store, self._name, self._size = store, name, size
+        self._at, self._start, self._piece = 0, 0, b""
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position of the next read."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Set the position of the next read."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, or all that remain if no size is given."""
+        left = max(self._size - self._at, 0)
+        size = left if size < 0 else min(size, left)
+        if not self._start <= self._at <= self._at + size <= self._start + len(self._piece):
+            start = self._at if size >= AHEAD else max(min(self._at, self._size - AHEAD), 0)
+            length = min(max(size + self._at - start, AHEAD), self._size - start)
+            self._piece = next(iter(self._store.read_each([(self._name, start, length)])))
+            self._start = start
+        begin = self._at - self._start
+        self._at += size
+        return self._piece[begin : begin + size]
 
 
 def copy_into(data: bytes, places: Sequence[memoryview]) -> int:

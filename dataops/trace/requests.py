@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -97,10 +98,10 @@ def load_report(store: Store, name: str) -> Report:
 
     Raises: CorruptPart if it is damaged.
     """
-    if store.size(name) is None:
+    if (data := store.find(name)) is None:
         return Report()
     try:
-        return Report.model_validate_json(store.read(name))
+        return Report.model_validate_json(data)
     except ValidationError as error:
         raise CorruptPart(
             f"{store.uri}/{name} is not a report of a takedown; delete it, and repeat the takedown"
@@ -134,19 +135,22 @@ def load_targets(store: Store, requests: Sequence[Input]) -> tuple[Target, ...]:
 
     Raises: CorruptPart if a record is damaged: nothing may be made before its targets are known.
     """
-    found: dict[Target, None] = {}
-    for request in requests:
-        name = f"{FOLDER}/{request.key}.json"
-        try:
-            read = Request.model_validate_json(store.read(name))
-            targets = read.parsed()
-        except (ValidationError, ValueError) as error:
-            raise CorruptPart(
-                f"{store.uri}/{name} is no takedown request ({error}); write it again with `pairmill takedown`"
-            ) from error
-        if read.digest != request.key:
-            raise CorruptPart(
-                f"{store.uri}/{name} has other targets than those of its name; write it again with `pairmill takedown`"
-            )
-        found |= dict.fromkeys(targets)
-    return tuple(found)
+    return tuple(dict.fromkeys(target for request in requests for target in _load_request(store, request.key)))
+
+
+@lru_cache(maxsize=1 << 12)
+def _load_request(store: Store, digest: str) -> tuple[Target, ...]:
+    """Return the targets of a request, which its name determines; each process reads it once."""
+    name = f"{FOLDER}/{digest}.json"
+    try:
+        read = Request.model_validate_json(store.read(name))
+        targets = read.parsed()
+    except (ValidationError, ValueError) as error:
+        raise CorruptPart(
+            f"{store.uri}/{name} is no takedown request ({error}); write it again with `pairmill takedown`"
+        ) from error
+    if read.digest != digest:
+        raise CorruptPart(
+            f"{store.uri}/{name} has other targets than those of its name; write it again with `pairmill takedown`"
+        )
+    return tuple(targets)

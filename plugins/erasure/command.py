@@ -37,7 +37,7 @@ from plugins.erasure.request_log import Letter, load_log, make_letter
 from plugins.erasure.target_files import LISTED, read_targets
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
-from tasks.lineage.search import Search
+from tasks.search.rows import Search
 from tasks.tracking.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def _take_down_in_store(work: _Work, store: Store) -> dict[str, Any]:
     log = load_log(store, request.digest, len(targets))
     log = log.begin(work.letter, is_named=is_named, deletes_raw=options.delete_raw)
     log.save(store)
-    found = find_affected(lineage, search, targets, Registry())
+    found = find_affected(lineage, search, request, Registry())
     context = Context(store=store, home=home, run_id=f"takedown-{request.digest}")
     outcomes = replace_affected(lineage, context, request, found)
     earlier = load_report(store, report_name(request.digest))  # its datasets may be deleted

@@ -33,8 +33,7 @@ from plugins.erasure.traces import collect_traces, load_traces, save_traces
 from tasks.download.hooks import load_hooks
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
-from tasks.lineage.inventory import Inventory
-from tasks.lineage.search import Search
+from tasks.search.rows import Search
 from tasks.takedown.holders import RecordKind, Scope
 
 logger = logging.getLogger(__name__)
@@ -78,7 +77,9 @@ class Erasure:
         removal.uids = uids
         self.targets = [*removal.targets, *(Target("uid", uid) for uid in sorted(uids | self.traces.uids))]
         self.raw = find_raw_snapshots(removal.lineage, removal.search, self.targets)
-        self.leftovers = find_leftovers(Inventory(self.store), self.targets)  # with the next versions
+        inventory = removal.lineage.inventory
+        inventory.add([outcome.successor for outcome in removal.outcomes if outcome.successor])
+        self.leftovers = find_leftovers(inventory, self.targets)
 
     def find_unmatched(self, matched: set[Target]) -> list[Target]:
         """Return the targets that match no pair of a dataset version and no raw image."""

@@ -7,7 +7,7 @@ are in `download` and `pack` only; the tables of the other stages have URLs and 
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dataops.errors import CorruptPart
@@ -18,7 +18,7 @@ from dataops.trace.targets import COLUMNS, Target, matching_rows
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder, hold_lease
 from tasks.lineage.inventory import Inventory
-from tasks.lineage.search import read_columns
+from tasks.search.rows import read_columns
 
 _SHARD_OBJECT = re.compile(r"(?:part-|dropped-|evidence-)?(\d+(?:-r\d+)?)(?:-t)?\.(?:tar|idx|parquet)")
 _PAGES = (".html", ".md")
@@ -42,17 +42,22 @@ def find_leftovers(inventory: Inventory, targets: Sequence[Target]) -> list[Left
     store = inventory.store
     snapshots = [name for name in sorted(inventory.snapshots) if name.stage in PAIR_STAGES]
     found = [
-        Leftovers(name, tuple(_find_in(inventory, name, targets, is_held=find_holder(store, *name) is not None)))
+        Leftovers(
+            name, tuple(_find_in(inventory, name, targets, lambda name=name: find_holder(store, *name) is not None))
+        )
         for name in snapshots
     ]
     return [leftovers for leftovers in found if leftovers.objects]
 
 
-def _find_in(inventory: Inventory, name: SnapshotName, targets: Sequence[Target], *, is_held: bool) -> list[str]:
+def _find_in(
+    inventory: Inventory, name: SnapshotName, targets: Sequence[Target], is_held: Callable[[], bool]
+) -> list[str]:
     snapshot = inventory.snapshots[name]
-    objects = [entry.name for entry in snapshot.objects]
+    shared = inventory.list_shared(name)
+    objects = [entry.name for entry in snapshot.objects if entry.name not in shared]
     if not snapshot.is_complete:
-        return _find_in_unfinished(inventory.store, name, objects, targets, is_held=is_held)
+        return _find_in_unfinished(inventory.store, name, objects, targets, is_held=is_held()) if objects else []
     manifest = inventory.manifest(name)
     return _find_unlisted(manifest, objects) if manifest else []
 
@@ -105,7 +110,7 @@ def delete_leftovers(context: Context, name: SnapshotName, targets: Sequence[Tar
     """
     with hold_lease(Draft(context.store, *name), context, wait=False, remake=True) as held:
         assert held is not None
-        objects = _find_in(Inventory(context.store, str(name)), name, targets, is_held=False)
+        objects = _find_in(Inventory(context.store, name.stage), name, targets, lambda: False)
         held.draft.check_fence()
         context.store.delete(objects)
     return len(objects)

@@ -5,39 +5,51 @@ reuses it and trains on it. Its rows, samples and checksums are read again, as t
 plugins/erasure deletes.
 """
 
+import hashlib
+import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
-
-import pyarrow as pa
+from typing import Any, BinaryIO
 
 from dataops.digest import file_sha256
 from dataops.errors import ContractError, PairmillError
 from dataops.facts import RegisterFacts
 from dataops.formatting import format_quantity
-from dataops.schema import CAPTIONS
+from dataops.parquet import read_parquet
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Manifest, read_table, snapshot_key
+from dataops.snapshot import Input, Manifest, Part, find_manifest, snapshot_key
 from dataops.store import Store
-from dataops.trace.requests import STAGE, Request, list_reports, list_requests, load_report, load_targets
+from dataops.trace.requests import (
+    STAGE,
+    Request,
+    list_reports,
+    list_requests,
+    load_report,
+    load_targets,
+    select_requests,
+)
 from dataops.trace.sources import find_source, list_named_sources
-from dataops.trace.targets import COLUMNS, Target, matching_rows
+from dataops.trace.targets import Target, matching_rows
 from plugins.erasure.matched_targets import matched_targets
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make
 from tasks.lineage.graph import KEPT, Lineage
-from tasks.lineage.search import Rows, Search
 from tasks.lists.locations import OPT_OUT_LIST
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
+from tasks.search.applied_requests import list_applied, load_applied, name_dataset, save_applied
+from tasks.search.rows import Rows, Search
 from tasks.tracking import client as tracking
 from tasks.tracking.registry import RegisteredVersion, Registry
 
 logger = logging.getLogger(__name__)
 
+SMALL_BYTES = 8 << 20
+"""Maximum size of a part that the proof reads into memory."""
 TAG = "takedowns"
 """Tag of a model version: the digests of the requests whose targets were in its training data."""
 
@@ -89,17 +101,18 @@ class TakedownResult:
         }
 
 
-def find_affected(
-    lineage: Lineage, search: Search, targets: Sequence[Target], registry: Registry
-) -> list[AffectedDataset]:
-    """Return the dataset versions with rows that match a target, and the models trained on them."""
+def find_affected(lineage: Lineage, search: Search, request: Request, registry: Registry) -> list[AffectedDataset]:
+    """Return the dataset versions with rows that match a target, and the models trained on them; record which have none."""
+    targets, as_input = request.parsed(), Input(stage=STAGE, key=request.digest, digest=request.digest)
     found: list[AffectedDataset] = []
     for manifest in lineage.manifests.values():
         if manifest.stage != "pack":
             continue
         hits = search.find(Rows(manifest, KEPT), targets)
-        rows = [row for row in search.rows(hits) if _matches(row, targets)]
-        if rows:
+        rows = search.rows(hits)
+        if not rows:
+            _save_applied(search.store, manifest, select_requests(manifest.inputs), [as_input])
+        else:
             uids, shards = sorted(row["uid"] for row in rows), sorted({row["shard"] for row in rows})
             matched = matched_targets(rows, targets)
             models, sources = _trained_models(lineage, registry, manifest), _count_sources(lineage, manifest, rows)
@@ -107,16 +120,15 @@ def find_affected(
     return found
 
 
+def _save_applied(store: Store, version: Manifest, applied: Sequence[Input], unmatched: Sequence[Input] = ()) -> None:
+    dataset = name_dataset(version)
+    save_applied(store, dataset, load_applied(store, dataset), applied, unmatched)
+
+
 def _count_sources(lineage: Lineage, dataset: Manifest, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     names = [source.name for source in list_named_sources(lineage.ancestors(dataset))]
     counted = Counter(find_source(row["source"], names) for row in rows)
     return {name: counted[name] for name in names if counted[name]}
-
-
-def _matches(row: dict[str, object], targets: Sequence[Target]) -> bool:
-    types = {column: CAPTIONS.type if column == CAPTIONS.name else pa.string() for column in COLUMNS}
-    table = pa.table({column: pa.array([row.get(column)], kind) for column, kind in types.items()})
-    return bool(matching_rows(table, targets)[0])
 
 
 def _trained_models(lineage: Lineage, registry: Registry, pack: Manifest) -> list[RegisteredVersion]:
@@ -167,23 +179,32 @@ def replace_affected(
 
 def _make_successor(lineage: Lineage, context: Context, result: TakedownResult) -> None:
     store, old = context.store, result.affected.dataset
-    requests = list_requests(store)
-    inputs = [i for i in old.inputs if i.stage != STAGE] + requests
+    config, sources = PackConfig.model_validate(old.config), [i for i in old.inputs if i.stage != STAGE]
+
+    def key_of(requests: list[Input]) -> str:
+        return snapshot_key(PACK.name, PACK.version, config.key_config(), old.seed, [*sources, *requests])
+
+    if applied := select_requests(old.inputs):  # of an older pairmill, which did not record it
+        _save_applied(store, old, applied)
+    recorded = list_requests(store)
+    requests = list_applied(store, key_of, recorded)
+    inputs = [*sources, *requests]
     upstream = [m for i in inputs if (m := lineage.parent(i)) is not None]
     stored = [i for i in inputs if i.stage not in (STAGE, OPT_OUT_LIST)]
     if missing := [f"{i.stage}/{i.key}" for i in stored if lineage.parent(i) is None]:
         raise ContractError(
             f"its {' and '.join(missing)} is no longer in the store; run its config again, which applies the takedown"
         )
-    config = PackConfig.model_validate(old.config)
-    key = snapshot_key(PACK.name, PACK.version, config.key_config(), old.seed, inputs)
-    result.successor = make(Plan(PACK, config, old.seed, tuple(upstream), tuple(inputs), key), context)
+    planned = Plan(PACK, config, old.seed, tuple(upstream), tuple(inputs), key_of(requests))
+    result.successor = make(planned, context)
     before = {part.name: part.sha256 for part in old.parts}
     tars = result.successor.named("", ".tar")
     result.rewritten = [part.name for part in tars if before.get(part.name) != part.sha256]
     result.unchanged = len(tars) - len(result.rewritten)
-    targets = load_targets(store, requests)
+    targets = load_targets(store, [one for one in requests if one not in old.inputs])
     result.proof = prove_removal(store, result.successor, targets, result.affected.uids, before)
+    if unmatched := [one for one in recorded if one not in requests]:
+        _save_applied(store, old, requests, unmatched)
 
 
 def _tag_models(result: TakedownResult, request: Request) -> None:
@@ -217,38 +238,52 @@ def prove_removal(
     Returns: one sentence for each check, for the report.
     Raises: ContractError that names the row, shard or sample that is left.
     """
-    removed, rows, samples, unchanged = set(uids), 0, 0, 0
-    for part in dataset.named(KEPT, ".parquet"):
-        table = read_table(store, dataset.path(part.name))
-        if matching_rows(table, targets).any() or removed & {*table["uid"].to_pylist()}:
-            raise ContractError(f"{dataset.path(part.name)} still has a row of what was taken down")
-        rows += table.num_rows
-    for part in dataset.parts:
-        if file_sha256(store.local(dataset.path(part.name))) != part.sha256:
-            raise ContractError(f"{dataset.path(part.name)} differs from the sha256 in its manifest")
-        if part.name.endswith(".tar") and before.get(part.name) == part.sha256:
-            unchanged += 1
-        elif part.name.endswith(".tar"):
-            samples += _count_samples(store, dataset.path(part.name), removed)
+    removed, rows, samples = set(uids), 0, 0
+    sought = [*targets, *(Target("uid", uid) for uid in uids)]
+    for hit in Search(store).find(Rows(dataset, KEPT), sought):
+        raise ContractError(f"{dataset.path(hit.part.name)} still has a row of what was taken down")
+    written = [part for part in dataset.parts if before.get(part.name) != part.sha256]
+    for part in written:
+        path = dataset.path(part.name)
+        with _open_verified(store, path, part) as file:
+            if part.name.startswith(KEPT):
+                table = read_parquet(file, path)
+                if matching_rows(table, sought).any():
+                    raise ContractError(f"{path} still has a row of what was taken down")
+                rows += table.num_rows
+            elif part.name.endswith(".tar"):
+                samples += _count_samples(file, path, removed)
+    find_manifest(store, dataset.stage, dataset.key)
+    tars = dataset.named("", ".tar")
+    unchanged = sum(before.get(part.name) == part.sha256 for part in tars)
     return [
-        f"{format_quantity(rows, 'row')} of the new version {_were(rows)} read again: no row matches a target",
-        f"{format_quantity(samples, 'sample')} of its rewritten shards {_were(samples)} read again: "
-        "none belongs to a removed pair",
-        f"the sha256 of all {len(dataset.parts):,} parts was computed again; unchanged shards: {unchanged:,}",
+        f"{format_quantity(rows, 'row')} of rewritten shards {_were(rows)} read again: no row matches a target",
+        f"{format_quantity(samples, 'sample')} of them {_were(samples)} read again: none belongs to a removed pair",
+        f"the sha256 of each new part was computed again; unchanged shards without a target: {unchanged:,}",
     ]
+
+
+@contextmanager
+def _open_verified(store: Store, path: str, part: Part) -> Iterator[BinaryIO]:
+    """Open a part after its sha256 was compared; a small one is read by one request."""
+    is_small = part.bytes <= SMALL_BYTES
+    data = store.read(path) if is_small else b""
+    if (hashlib.sha256(data).hexdigest() if is_small else file_sha256(store.local(path))) != part.sha256:
+        raise ContractError(f"{path} differs from the sha256 in its manifest")
+    with io.BytesIO(data) if is_small else store.open(path) as file:
+        yield file
 
 
 def _were(number: int) -> str:
     return "was" if number == 1 else "were"
 
 
-def _count_samples(store: Store, tar: str, removed: set[str]) -> int:
+def _count_samples(file: BinaryIO, tar: str, removed: set[str]) -> int:
     """Return the number of samples of a shard. Raises: ContractError if one belongs to a removed pair, by key or uid."""
     count = 0
-    with store.open(tar) as file:
-        for key, members in read_samples(file, tar):
-            row = json.loads(members.get("json", b"{}"))
-            if key in removed or row.get("uid") in removed:
-                raise ContractError(f"{tar} still has the sample {key}")
-            count += 1
+    for key, members in read_samples(file, tar):
+        row = json.loads(members.get("json", b"{}"))
+        if key in removed or row.get("uid") in removed:
+            raise ContractError(f"{tar} still has the sample {key}")
+        count += 1
     return count

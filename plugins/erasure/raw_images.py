@@ -17,15 +17,15 @@ import pyarrow as pa
 
 from dataops.schema import DOWNLOADED, conform, dropped_schema
 from dataops.shards.tar import ShardWriter, read_samples
-from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Part, content_digest, read_table
+from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Part, SnapshotName, content_digest, read_table
 from dataops.trace.targets import Target, matching_rows
 from plugins.erasure.matched_targets import matched_targets
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
-from tasks.lineage.inventory import delete_snapshot
-from tasks.lineage.search import Hit, Rows, Search
+from tasks.lineage.inventory import Inventory, delete_snapshot
 from tasks.pack.write_shard import TAKEDOWN
+from tasks.search.rows import Hit, Rows, Search
 
 logger = logging.getLogger(__name__)
 
@@ -173,4 +173,6 @@ def find_urls(search: Search, raw: Sequence[RawSnapshot]) -> list[str]:
 
 def delete_superseded(context: Context, manifest: Manifest) -> str | None:
     """Delete a dataset version that has a next version; return why it was kept, if it was."""
-    return delete_snapshot(Draft(context.store, manifest.stage, manifest.key), context)
+    name = SnapshotName(manifest.stage, manifest.key)
+    shared = Inventory(context.store, manifest.stage).list_shared(name)
+    return delete_snapshot(Draft(context.store, *name), context, shared)

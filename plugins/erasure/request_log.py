@@ -145,16 +145,16 @@ def _parse_date(option: str, value: str) -> date | None:
 def load_log(store: Store, request: str, targets: int) -> RequestLog:
     """Return the log of a request; a new one if there is none. Raises: CorruptPart if it is damaged."""
     new = RequestLog(request=request, targets=targets)
-    return new if store.size(new.name) is None else _read(store, new.name)
+    return new if (data := store.find(new.name)) is None else _parse(store, new.name, data)
 
 
 def list_logs(store: Store) -> list[RequestLog]:
     """Return the logs of all requests of a store. Raises: CorruptPart if one is damaged."""
-    return [_read(store, name) for name in store.names(FOLDER) if name.endswith(SUFFIX)]
+    return [_parse(store, name, store.read(name)) for name in store.names(FOLDER) if name.endswith(SUFFIX)]
 
 
-def _read(store: Store, name: str) -> RequestLog:
+def _parse(store: Store, name: str, data: bytes) -> RequestLog:
     try:
-        return RequestLog.model_validate_json(store.read(name))
+        return RequestLog.model_validate_json(data)
     except ValidationError as error:
         raise CorruptPart(f"{store.uri}/{name} is no log of a request; correct it, or delete it") from error

@@ -18,6 +18,9 @@ from tasks.engine.lease import find_holder
 from tasks.extract.source_index import read_indexed_key
 from tasks.lineage.inventory import DAY, Inventory, delete_snapshot
 
+PACK = "pack"
+"""Stage whose snapshots may share objects."""
+
 
 @dataclass(frozen=True)
 class Deletion:
@@ -64,14 +67,12 @@ def plan_deletions(store: Store, roots: Mapping[SnapshotName, str], now: float |
                 f"{store.uri}/{name}/{MANIFEST} is unreadable, so what it was made of is unknown, and nothing is deleted: "
                 "a run of its config remakes it; or delete that folder"
             )
-    deletions = [
-        Deletion(
-            name, snapshot.bytes, snapshot.modified,
-            "no kept run or model needs it" if snapshot.is_complete else "unfinished, and no kept run resumes it",
-        )
-        for name, snapshot in sorted(inventory.snapshots.items())
-        if name not in kept
-    ]  # fmt: skip
+    deletions: list[Deletion] = []
+    for name, snapshot in sorted(inventory.snapshots.items()):
+        shared = inventory.list_shared(name) if name not in kept else ()
+        if own := [entry for entry in snapshot.objects if name not in kept and entry.name not in shared]:
+            why = "no kept run or model needs it" if snapshot.is_complete else "unfinished, and no kept run resumes it"
+            deletions.append(Deletion(name, sum(entry.bytes for entry in own), snapshot.modified, why))
     work = [
         name
         for name in sorted(kept)
@@ -108,9 +109,11 @@ def delete_unneeded(
         unfinished_seconds: age from which on unfinished uploads and probes are deleted.
     """
     store, result = context.store, DeletionResult()
-    for deletion in plan.snapshots:
+    newest_first = sorted(plan.snapshots, key=lambda one: (one.name.stage, -one.modified, one.name))
+    for deletion in newest_first:  # versions that share objects of others before these
         reason = plan.newly_needed(roots_now()).get(deletion.name) or _in_use_now(store, deletion.name)
-        if reason := reason or delete_snapshot(Draft(store, *deletion.name), context):
+        shared = plan.inventory.refreshed(PACK).list_shared(deletion.name) if deletion.name.stage == PACK else ()
+        if reason := reason or delete_snapshot(Draft(store, *deletion.name), context, shared):
             result.spared[deletion.name] = reason
         else:
             result.deleted.append(deletion)

@@ -17,7 +17,7 @@ from dataops.stages import PAIR_STAGES, SOURCE, STAGES
 from dataops.trace.sources import find_source, list_named_sources, list_shares, offset_unit
 from dataops.trace.targets import Target
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
-from tasks.lineage.search import Hit, Rows, Search, read_columns, read_rows
+from tasks.search.rows import Hit, Rows, Search, read_columns, read_rows
 from tasks.tracking.registry import MODEL, RegisteredVersion, Registry
 from tasks.tracking.run_metadata import model_name
 

@@ -19,7 +19,7 @@ from dataops.facts import DownloadFacts, FetchedShard, ReopenedShards
 from dataops.formatting import format_quantity
 from dataops.messages.waiting import pause
 from dataops.schema import FILTERED, conform
-from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Record, find_manifest, read_table
+from dataops.snapshot import INDEX, MANIFEST, Counts, Draft, Manifest, Record, find_manifest, read_table
 from dataops.store import Store
 from dataops.trace.targets import Target
 from tasks.download.config import DownloadConfig, RetryConfig, matches_class
@@ -243,7 +243,7 @@ def reopen(planned: Plan, context: Context, classes: Sequence[str]) -> None:
 
 def _take_over(draft: Draft, manifest: Manifest, classes: Sequence[str]) -> tuple[Record, list[str]]:
     """Write the rows to be retried; return one record of what stays, and the names of the parts that are replaced."""
-    parts = [part for part in manifest.parts if not part.name.startswith("dropped-")]
+    parts = [part for part in manifest.parts if not part.name.startswith(("dropped-", INDEX))]
     objects: list[tuple[str, int]] = []
     tables: list[pa.Table] = []
     replaced: list[str] = []

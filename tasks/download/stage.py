@@ -9,6 +9,8 @@ consists of
     part-{i:05d}.parquet      the rows whose image is in the tar
     dropped-{i:05d}.parquet   the others, each with status, error_message and drop_reason
     evidence-{i:05d}.parquet  the server's answer for each row, which no digest covers
+
+and an index over the rows of all shards (tasks/search/row_index.py).
 """
 
 import json
@@ -29,6 +31,7 @@ from tasks.download.rounds import REOPENED, Objects, ShardCut, ShardTask, cut_ob
 from tasks.engine.map_parts import TaskOrder, map_parts, shared_workers
 from tasks.engine.map_progress import MapView, describe_fetched
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
+from tasks.search.row_index import write_index
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +78,9 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
             return map_parts(download_shard, tasks, draft, context, view, order)
 
         fetched = run_rounds(draft, objects, start, config.retry, cut, fetch)
-    records += fetched
-    parts, counts = merge_records(records)
+        records += fetched
+        parts, counts = merge_records(records)
+        index = write_index(draft, [part for part in parts if part.name.startswith("part-")], context)
     shards = [FetchedRows.of(record) for record in records]
     further = _sum_erased(shards)
     for hook in hooks:
@@ -95,7 +99,7 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     if counts.kept < config.min_success * counts.input:
         _delete_failed_shards(draft, fetched, config)
         raise explain_failure(counts, facts.hosts, config)
-    return StageOutput(parts, counts, facts)
+    return StageOutput(parts + index, counts, facts)
 
 
 def _digest_web(config: DownloadConfig) -> str:

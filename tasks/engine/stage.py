@@ -84,8 +84,9 @@ class Stage(Generic[ConfigT]):
     """Returns digests of what it reads from outside the store (source files, an evaluation suite)."""
     config_inputs: Callable[[ConfigT, Store], list[Input]] = lambda config, store: []
     """Returns the snapshots of the store that the config names (datasets of a mixture)."""
-    store_inputs: Callable[[Store], list[Input]] = lambda store: []
-    """Returns inputs that are recorded in the store itself (takedown requests); they enter the key."""
+    store_inputs: Callable[[Store, Callable[[list[Input]], str]], list[Input]] = lambda store, key_of: []
+    """Returns inputs that are recorded in the store itself (takedown requests); they enter the key. It gets a function that
+    returns the key with some such inputs."""
     still_valid: Callable[[Manifest, ConfigT, Context], bool] = lambda manifest, config, context: True
     """Returns whether what a complete snapshot made elsewhere (a registered model) still exists."""
     conserves_rows: bool = True
@@ -122,8 +123,12 @@ def plan(
         accept: False: the key is that of today's version.
     """
     named = stage.config_inputs(config, store) if store is not None else []
-    stored = stage.store_inputs(store) if store is not None else []
-    inputs = [manifest.as_input() for manifest in upstream] + named + stage.external_inputs(config) + stored
+    inputs = [manifest.as_input() for manifest in upstream] + named + stage.external_inputs(config)
+
+    def key_of(stored: list[Input]) -> str:
+        return snapshot_key(stage.name, stage.version, config.key_config(), seed, [*inputs, *stored])
+
+    inputs += stage.store_inputs(store, key_of) if store is not None else []
     key = snapshot_key(stage.name, stage.version, config.key_config(), seed, inputs)
     if accept and stage.accepts and store is not None and not Draft(store, stage.name, key).is_complete():
         versions = sorted(stage.accepts, reverse=True)
@@ -208,6 +213,7 @@ def _make(planned: Plan[Any], held: HeldLease) -> Manifest:
     if stage.conserves_rows:
         check_conservation(stage.name, made, planned.upstream)
     manifest = Manifest(
+        schema_version=2 if any(part.home for part in made.parts) else 1,
         stage=stage.name,
         stage_version=stage.version,
         key=planned.key,

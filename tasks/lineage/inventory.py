@@ -1,7 +1,7 @@
 """List the snapshots of a store, with their manifests, their ancestors, and whether a process works on them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dataops.errors import ConfigError, StorageError
@@ -57,7 +57,10 @@ class Inventory:
         self.snapshots: dict[SnapshotName, StoredSnapshot] = {}
         self.memories: list[Entry] = []
         self._manifests: dict[SnapshotName, Manifest | None] = {}
-        for entry in store.entries(prefix):
+        self._add_objects(prefix)
+
+    def _add_objects(self, prefix: str) -> None:
+        for entry in self.store.entries(prefix):
             if entry.name.startswith(f"{SOURCE_INDEX}/"):
                 self.memories.append(entry)
                 continue
@@ -65,6 +68,15 @@ class Inventory:
             if rest and stage in STAGES:
                 name = SnapshotName(stage, key)
                 self.snapshots.setdefault(name, StoredSnapshot(name)).objects.append(entry)
+
+    def add(self, made: Iterable[Manifest]) -> None:
+        """Add complete snapshots that were made since."""
+        for manifest in made:
+            name = SnapshotName(manifest.stage, manifest.key)
+            if self._manifests.get(name) is None:
+                self.snapshots.pop(name, None)
+                self._manifests[name] = manifest
+                self._add_objects(str(name))
 
     def manifest(self, name: SnapshotName) -> Manifest | None:
         """Return the manifest of a complete snapshot; None if it is incomplete or unreadable. Raises: NewerFormat."""
@@ -84,6 +96,18 @@ class Inventory:
                 name, MANIFEST, type(error).__name__,
             )  # fmt: skip
             return None
+
+    def refreshed(self, prefix: str) -> "Inventory":
+        """Return the snapshots below a prefix as they are now; only manifests that are not known are read."""
+        found = Inventory(self.store, prefix)
+        found._manifests = {name: manifest for name, manifest in self._manifests.items() if manifest is not None}
+        return found
+
+    def list_shared(self, name: SnapshotName) -> set[str]:
+        """Return the objects of a snapshot that are parts of complete versions made from it by takedowns."""
+        others = [other for other in self.snapshots if other.stage == name.stage == "pack" and other != name]
+        found = [manifest for other in others if (manifest := self.manifest(other)) is not None]
+        return {one.path(part) for one in found for part, home in one.homes.items() if home == str(name)}
 
     def with_ancestors(self, roots: Mapping[SnapshotName, str]) -> dict[SnapshotName, str]:
         """Return the roots and all their ancestors in the store, each with the reason of its root."""
@@ -111,14 +135,19 @@ class Inventory:
         return None
 
 
-def delete_snapshot(draft: Draft, context: Context) -> str | None:
-    """Delete a snapshot under its lease, so that no run starts to make it; return why it was kept, if it was."""
+def delete_snapshot(draft: Draft, context: Context, shared: Collection[str] = ()) -> str | None:
+    """Delete a snapshot under its lease, so that no run starts to make it; return why it was kept, if it was.
+
+    Args:
+        shared: objects that stay, since they are parts of other snapshots.
+    """
     try:
         with hold_lease(draft, context, wait=False, remake=True) as held:
             if held is not None:
                 held.stop()  # a later beat would write the lease again
             draft.store.delete([draft.path(MANIFEST)])
-            draft.store.delete_tree(f"{draft.stage}/{draft.key}")
+            names = draft.store.names(f"{draft.stage}/{draft.key}")
+            draft.store.delete([name for name in names if name not in shared])
     except ConfigError as error:  # a run holds the lease
         return str(error)
     except StorageError as error:

@@ -55,8 +55,9 @@ def sample_kept(draft: Draft, parts: Iterable[Part], image_extension: str) -> li
     found: list[Row] = []
     for part in parts:
         if part.name.startswith("part-") and len(found) < KEPT:
-            rows = _read_first_rows(draft.store, draft.path(part.name)).head(KEPT - len(found)).to_dicts()
-            shard = draft.path(rows[0]["shard"])
+            folder = draft.folder_of(part)
+            rows = _read_first_rows(draft.store, f"{folder}/{part.name}").head(KEPT - len(found)).to_dicts()
+            shard = f"{folder}/{rows[0]['shard']}"
             index = shard.removesuffix(".tar") + ".idx"
             samples = read_index(draft.store.read(index).decode(), index)
             images = [members[image_extension] for members in islice(samples, len(rows))]

@@ -1,26 +1,46 @@
 """Make a dataset version from an earlier one, without the pairs that a takedown removes.
 
-Only the shards that hold such pairs are written again. The others are linked (on S3: copied by the server), so their
-sha256 stays. The bytes equal those of packing from the raw shards.
+Only the shards that hold such pairs are read and written again. The others are linked; on S3 the manifest names the version
+that has them. The bytes equal those of packing from the raw shards.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import polars as pl
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
-from dataops.schema import CURATED, conform
+from dataops.facts import PackFacts
+from dataops.schema import conform
 from dataops.shards.tar import read_samples
-from dataops.snapshot import MANIFEST, Draft, Input, Manifest, Part, Record, find_manifest, read_table
+from dataops.snapshot import INDEX, Counts, Draft, Manifest, Part, Record, fetch_table, find_manifest, snapshot_key
 from dataops.store import Store
+from dataops.text.tallies import Tally
 from dataops.trace.requests import STAGE
 from dataops.trace.targets import Target, matching_rows
+from tasks.engine.context import Context
+from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import Work
 from tasks.pack.config import PackConfig
-from tasks.pack.summary import summarise
-from tasks.pack.write_shard import DroppedPair, copy_images, make_record, write_shard
+from tasks.pack.summary import TOTALS, add_tallies, load_totals, summarise
+from tasks.pack.write_shard import TAKEDOWN, DroppedPair, copy_images, make_record, write_shard
+from tasks.search.applied_requests import load_applied, save_applied
+from tasks.search.row_index import select_parts
+
+
+class Rewritten(NamedTuple):
+    """A version that was made from an earlier one."""
+
+    parts: list[Part]
+    counts: Counts
+    totals: Mapping[str, Tally]
+    """Number of pairs with each value, by kind."""
+    shards: int
+    """Number of shards, also of those that have no pair left."""
 
 
 @dataclass(frozen=True)
@@ -37,56 +57,90 @@ class EarlierShard:
 
 
 def find_earlier_version(work: Work[PackConfig], version: int) -> Manifest | None:
-    """Return the version that differs only in its takedowns and has the most of them; None where there is none.
+    """Return the newest complete version that differs only in its takedowns and has fewer; None where there is none.
 
     Args:
         version: of the pack stage.
     """
     store, config = work.draft.store, work.config.key_config()
-    sources, takedowns = _split(work.made_of)
-    found: list[tuple[int, str, Manifest]] = []
-    for key in sorted({name.split("/")[1] for name in store.names("pack") if name.endswith(f"/{MANIFEST}")}):
-        try:
-            other = find_manifest(store, "pack", key)
-        except CorruptPart:
-            continue
-        if other is None or (other.stage_version, other.config, other.seed) != (version, config, work.seed):
-            continue
-        other_sources, other_takedowns = _split(other.inputs)
-        if other_sources == sources and other_takedowns < takedowns:
-            found.append((len(other_takedowns), other.key, other))
-    return max(found, key=lambda candidate: candidate[:2])[2] if found else None
+    sources = [one for one in work.made_of if one.stage != STAGE]
+    applied = {one.key: one for one in work.made_of if one.stage == STAGE}
+
+    def key_of(requests: Iterable[str]) -> str:
+        inputs = [*sources, *(applied[request] for request in requests)]
+        return snapshot_key("pack", version, config, work.seed, inputs)
+
+    dataset, found = key_of([]), None
+    known = load_applied(store, dataset)
+    for requests in [*reversed(known.versions), []]:
+        if found is None and applied.keys() > {*requests}:
+            with suppress(CorruptPart):
+                found = find_manifest(store, "pack", key_of(requests))
+    save_applied(store, dataset, known, applied.values())
+    return found
 
 
-def _split(inputs: Iterable[Input]) -> tuple[list[tuple[str, str]], set[str]]:
-    """Return the snapshots that a version was made of, and the keys of the takedowns that it applies."""
-    inputs = list(inputs)
-    return [(i.stage, i.digest) for i in inputs if i.stage != STAGE], {i.key for i in inputs if i.stage == STAGE}
+def rewrite(work: Work[PackConfig], base: Manifest, takedowns: tuple[Target, ...], context: Context) -> Rewritten:
+    """Write the shards of an earlier version again that hold a pair to remove; the others are parts of this version too."""
+    draft = work.draft
+    chosen = select_parts(draft.store, base, base.named("part-", ".parquet"), takedowns)
+    totals = load_totals(draft.store, base)
+    if totals is None:  # of an older pairmill: all rows are read
+        chosen = [*base.named("part-", ".parquet")]
+    shards = [EarlierShard(_number_of(part), base, takedowns) for part in chosen]
+    records = map_parts(rewrite_shard, shards, draft, context)
+    numbers = {shard.number for shard in shards}
+    rest = [part for part in base.parts if _number_of(part) not in numbers | {""}]
+    written = [part for record in records for part in record.parts] + _keep_parts(draft, base, rest)
+    tallies = [tally for record in records for tally in record.facts["shards"]]
+    if totals is not None:
+        removed = [tally for record in records for tally in record.facts["before"]]
+        totals = add_tallies([totals, *tallies], removed)
+        written += _keep_parts(draft, base, [part for part in base.named(INDEX) if part.name != TOTALS])
+    kept = sum(part.rows for part in written if part.name.startswith("part-"))
+    gone = base.counts.kept - kept
+    return Rewritten(
+        sorted(written, key=lambda part: part.name),
+        base.counts + Counts(kept=-gone, dropped={TAKEDOWN: gone}),
+        totals or add_tallies(tallies),
+        PackFacts.of(base).shards,
+    )
 
 
-def list_shards(base: Manifest, takedowns: tuple[Target, ...]) -> list[EarlierShard]:
-    """Return a task for each shard of the earlier version, also for those that have no row left."""
-    numbers = {p.name.removesuffix(".parquet").partition("-")[2] for p in base.parts if p.name.endswith(".parquet")}
-    return [EarlierShard(number, base, takedowns) for number in sorted(numbers)]
+def _number_of(part: Part) -> str:
+    """Return the number of the shard to which a part belongs; empty for pages and the index."""
+    found = re.fullmatch(r"(?:part-|dropped-)?(\d+)\.\w+", part.name)
+    return found[1] if found else ""
+
+
+def _keep_parts(draft: Draft, base: Manifest, parts: Sequence[Part]) -> list[Part]:
+    """Return parts of an earlier version as those of this one. In a folder they are linked, so that it has all shards."""
+    if draft.store.is_remote:
+        return [part.model_copy(update={"home": part.home or f"{base.stage}/{base.key}"}) for part in parts]
+    draft.check_fence()
+    for part in parts:
+        draft.store.copy(base.path(part.name), draft.path(part.name))
+    return [*parts]
 
 
 def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
-    """Link one shard, or write it again without the pairs that the takedowns remove."""
+    """Write one shard again without the pairs that the takedowns remove; keep it if it has none."""
     base, store = shard.base, draft.store
-    by_name = {part.name: part for part in base.parts}
+    by_name = {part.name: part for part in base.parts if _number_of(part) == shard.number}
     dropped: list[DroppedPair] = []
     if (part := by_name.get(f"dropped-{shard.number}.parquet")) is not None:
-        left = read_table(store, base.path(part.name), list(DroppedPair._fields))
+        left = fetch_table(store, base.path(part.name), list(DroppedPair._fields))
         dropped = [DroppedPair(**row) for row in left.to_pylist()]
-    if (part := by_name.get(f"part-{shard.number}.parquet")) is None:
-        return make_record(draft, shard.number, 0, [], summarise(CURATED.empty_table()), dropped)
-    rows = read_table(store, base.path(part.name))
+    name = f"part-{shard.number}.parquet"
+    rows = fetch_table(store, base.path(name))
     mask = matching_rows(rows, shard.takedowns)
-    dropped += map(DroppedPair, rows.filter(pa.array(mask))["uid"].to_pylist())
+    before = {"before": [summarise(rows)]}
     if not mask.any():
-        names = (f"{shard.number}.tar", f"{shard.number}.idx", part.name)
-        parts = [_link_part(draft, base, by_name[name]) for name in names if name in by_name]
-        return make_record(draft, shard.number, rows.num_rows, parts, summarise(rows), dropped)
+        record = make_record(draft, shard.number, rows.num_rows, [], summarise(rows), [])
+        return record.model_copy(
+            update={"parts": _keep_parts(draft, base, [*by_name.values()]), "facts": record.facts | before}
+        )
+    dropped += map(DroppedPair, rows.filter(pa.array(mask))["uid"].to_pylist())
     # through Polars, as tasks/pack/write_shard.py does: the same rows in other buffers give other bytes of Parquet
     frame = pl.DataFrame(pl.from_arrow(rows)).filter(~mask)
     kept = conform(frame.to_arrow(), rows.schema, f"pack {shard.number}")
@@ -95,14 +149,10 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
     def read(start: int, buffers: list[memoryview]) -> None:
         copy_images(images[start : start + len(buffers)], buffers)
 
-    parts = write_shard(draft, shard.number, kept, [len(image) for image in images], extension, read)
-    return make_record(draft, shard.number, kept.num_rows, parts, summarise(kept), dropped)
-
-
-def _link_part(draft: Draft, base: Manifest, part: Part) -> Part:
-    draft.check_fence()
-    draft.store.copy(base.path(part.name), draft.path(part.name))
-    return part
+    with draft.checked_once():
+        parts = write_shard(draft, shard.number, kept, [len(image) for image in images], extension, read)
+        record = make_record(draft, shard.number, kept.num_rows, parts, summarise(kept), dropped)
+    return record.model_copy(update={"facts": record.facts | before})
 
 
 def _read_images(store: Store, tar: str, keys: Sequence[str]) -> tuple[str, list[bytes]]:

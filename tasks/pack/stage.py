@@ -6,6 +6,8 @@ For shard i the snapshot holds
 - `{i:05d}.idx`, with the offset and size of each member;
 - `part-{i:05d}.parquet`, with the rows.
 
+An index over all rows (tasks/search/row_index.py) finds the shards that a takedown or a trace concerns.
+
 The bytes of the images are those of the raw shards, never encoded again. The keys are those of the download (the uids),
 so a member can be traced. Beside the shards lie `DATASET.md` and `dataset.html` (tasks/pack/card.py).
 
@@ -37,8 +39,9 @@ from dataops.errors import ContractError, NothingLeft
 from dataops.facts import PackFacts
 from dataops.formatting import format_counts
 from dataops.schema import CAPTIONS, CURATED
-from dataops.snapshot import Counts, Draft, Manifest, Record
-from dataops.trace.requests import list_requests, load_targets, select_requests
+from dataops.snapshot import INDEX, Draft, Manifest, Record
+from dataops.text.tallies import Tally
+from dataops.trace.requests import load_targets, select_requests
 from dataops.trace.sources import list_named_sources
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
@@ -55,10 +58,12 @@ from tasks.pack.card_text import DatasetFacts
 from tasks.pack.config import PackConfig
 from tasks.pack.cut_shards import CutShard, cut_shards
 from tasks.pack.make_runs import CuratedParts, MergedRuns, merge_runs, run_names, write_runs
-from tasks.pack.rewrite import find_earlier_version, list_shards, rewrite_shard
+from tasks.pack.rewrite import Rewritten, find_earlier_version, rewrite
 from tasks.pack.sorted_runs import ROW_BYTES, RunSet, SortLayout, choose_layout
-from tasks.pack.summary import SOURCES, count_sources, merge
+from tasks.pack.summary import SOURCES, add_tallies, count_sources, merge, write_totals
 from tasks.pack.write_shard import TrainingShards, pack_shards
+from tasks.search.applied_requests import list_applied
+from tasks.search.row_index import write_index
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +71,8 @@ LISTS_KEY = "filter.opt_out_lists or pack.opt_out_lists"
 """Keys of the config whose lists apply, for messages."""
 IMAGES_SHARE = 0.75
 """Share of the memory that the images take; the rest is for their rows and the requests."""
+SAMPLED = 2
+"""Maximum number of shards from which the page of a version that a takedown makes shows pairs."""
 _PACK_WEIGHT = 6
 """Cost of writing the shards, relative to each map before it; for the progress."""
 
@@ -91,13 +98,22 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
         dropped = thread.submit(sample_dropped, work.draft.store, lineage, takedowns)
         if base is None:
             records = _pack_shards(work, context, takedowns, opt_outs)
+            tallies = [tally for record in records for tally in record.facts["shards"]]
+            made = Rewritten(*merge_records(records), add_tallies(tallies), len(tallies))
         else:
-            records = map_parts(rewrite_shard, list_shards(base, takedowns), work.draft, context)
-        written, counts = merge_records(records)
-        facts = PackFacts(**_facts(work, records, counts, base), **_count_sources(records, lineage))
-        dataset = DatasetFacts.collect(work, counts, facts, written, lineage)
-        kept = sample_kept(work.draft, written, work.inputs["download"].config["encode_format"])
-        return StageOutput(written + put_pages(work.draft, dataset, Samples(kept, dropped.result())), counts, facts)
+            newer = [request for request in select_requests(work.made_of) if request not in base.inputs]
+            made = rewrite(work, base, load_targets(work.draft.store, newer), context)
+        written, counts = made.parts, made.counts
+        facts = PackFacts(**_facts(work, made, base), **_count_sources(made.totals, lineage))
+        if not any(part.name.startswith(INDEX) for part in written):
+            written += write_index(work.draft, [part for part in written if part.name.startswith("part-")], context)
+        rows = [part for part in written if part.name.startswith("part-")][: SAMPLED if base else None]
+        kept = sample_kept(work.draft, rows, work.inputs["download"].config["encode_format"])
+        with work.draft.checked_once():
+            written.append(write_totals(work.draft, made.totals))
+            dataset = DatasetFacts.collect(work, counts, facts, written, lineage)
+            written += put_pages(work.draft, dataset, Samples(kept, dropped.result()))
+        return StageOutput(written, counts, facts)
 
 
 def _put_opt_outs(work: Work[PackConfig]) -> StoredLists:
@@ -219,27 +235,26 @@ def _list_shards(
     return tasks
 
 
-def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, base: Manifest | None) -> dict[str, Any]:
+def _facts(work: Work[PackConfig], made: Rewritten, base: Manifest | None) -> dict[str, Any]:
     """Return the facts of the manifest. Raises: NothingLeft if takedowns and opt-out lists removed all pairs."""
+    counts = made.counts
     if not counts.kept:
         listed = counts.dropped.get(OPT_OUTS, 0)
         more = f" or are named by an opt-out list ({listed:,})" if listed else ""
         raise NothingLeft(f"no pair is left to pack: all {counts.input:,} were taken down{more}")
-    size = sum(part.bytes for record in records for part in record.parts if part.name.endswith(".tar"))
-    shards = [facts for record in records for facts in record.facts["shards"]]
+    size = sum(part.bytes for part in made.parts if part.name.endswith(".tar"))
     known = {*CURATED.names, CAPTIONS.name}
     added = PackFacts.of(base).columns if base else [name for name in _read_columns(work).names if name not in known]
-    facts = {"samples": counts.kept, "shards": len(shards), "bytes": size, "columns": added} | merge(shards)
+    facts = {"samples": counts.kept, "shards": made.shards, "bytes": size, "columns": added} | merge([made.totals])
     if requests := select_requests(work.made_of):
         facts |= {"takedowns": [request.key for request in requests], "parent": base.key if base else None}
     return facts
 
 
-def _count_sources(records: Sequence[Record], lineage: Mapping[str, Manifest]) -> dict[str, Any]:
+def _count_sources(totals: Mapping[str, Tally], lineage: Mapping[str, Manifest]) -> dict[str, Any]:
     """Return the number of pairs of each source, if the sources have names."""
     names = [source.name for source in list_named_sources(lineage)]
-    shards = (facts for record in records for facts in record.facts["shards"])
-    return {SOURCES: count_sources(shards, names)} if names else {}
+    return {SOURCES: count_sources([totals], names)} if names else {}
 
 
 def _format_manifest_counts(manifest: Manifest) -> str:
@@ -253,5 +268,5 @@ PACK = Stage(
     version=7,
     make=make,
     external_inputs=lambda config: read_inputs(LISTS_KEY, config.all_lists),
-    store_inputs=list_requests,
+    store_inputs=list_applied,
 )

@@ -1,5 +1,6 @@
 """Count the pairs of a dataset by language, host, licence, crawl, size, length and scores, for its manifest."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -7,9 +8,12 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.schema import CAPTIONS
+from dataops.snapshot import INDEX, Draft, Manifest, Part, fetch_table
+from dataops.store import Store
 from dataops.text.tallies import Tally, Totals, count_values
 from dataops.web.urls import HOST
 
+TOTALS = f"{INDEX}totals.parquet"
 LISTED = 40
 """Number of values of a kind that the manifest has, most frequent first."""
 LENGTH_STEP, LENGTH_STEPS = 10, 30
@@ -58,6 +62,36 @@ def summarise(packed: pa.Table) -> dict[str, Tally]:
         further = rows[CAPTIONS.name].explode().drop_nulls()
         tallies[FURTHER_CAPTIONS] = count_values(further.struct.field("caption_source").fill_null(""))
     return {kind: counts for kind, counts in tallies.items() if not kind.startswith("score:") or set(counts) != {""}}
+
+
+def add_tallies(
+    tallies: Iterable[Mapping[str, Tally]], removed: Iterable[Mapping[str, Tally]] = ()
+) -> dict[str, Tally]:
+    """Return the sum over shards as that of one; values that occur no more are left out."""
+    sums = defaultdict[str, Counter[str]](Counter)
+    for sign, some in ((1, tallies), (-1, removed)):
+        for tally in some:
+            for kind, counts in tally.items():
+                for value, count in counts.items():
+                    sums[kind][value] += sign * count
+    return {kind: dict(sorted((+counts).items())) for kind, counts in sums.items() if +counts}
+
+
+def write_totals(draft: Draft, totals: Mapping[str, Tally]) -> Part:
+    """Write how many pairs of a dataset have each value, for the version that a takedown makes of it."""
+    rows = [(kind, value, count) for kind, counts in sorted(totals.items()) for value, count in counts.items()]
+    columns = zip(*rows, strict=True)
+    return draft.put_table(TOTALS, pa.table(dict(zip(("kind", "value", "pairs"), columns, strict=True))))
+
+
+def load_totals(store: Store, dataset: Manifest) -> dict[str, Tally] | None:
+    """Return what `write_totals` wrote; None if the dataset has no index."""
+    if not dataset.named(TOTALS):
+        return None
+    totals = defaultdict[str, Tally](dict)
+    for row in fetch_table(store, dataset.path(TOTALS)).to_pylist():
+        totals[row["kind"]][row["value"]] = row["pairs"]
+    return totals
 
 
 def _steps(number: pl.Expr, step: int, last: int) -> pl.Expr:

@@ -24,13 +24,14 @@ from dataops.formatting import format_quantity
 from dataops.process import ELSEWHERE
 from dataops.snapshot import Counts, Input, Manifest, Part, Record, find_manifest
 from dataops.store import Store
-from dataops.trace.requests import list_requests, load_report, load_targets, report_name, select_requests
+from dataops.trace.requests import load_report, load_targets, report_name
 from tasks.engine.context import IS_PROGRESS, READ
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.engine.subprocess_job import ranks_launcher, run_job, torchrun_launcher
 from tasks.evaluate.config import EvaluateConfig
 from tasks.growth.versions import find_packs
-from tasks.lineage.search import Rows, Search
+from tasks.search.applied_requests import find_unapplied
+from tasks.search.rows import Rows, Search
 from tasks.train.curves import CurveFollower, LiveRun
 from tasks.train.transfers import CheckpointMirror, ShardSupply
 from training.config import TRACE, TrainConfig
@@ -112,12 +113,9 @@ def _check_takedowns(manifest: Manifest, store: Store) -> None:
     The dataset of the run itself is rebuilt without these pairs, since requests are inputs of
     `pack`.
     """
-    applied = {source.key for source in select_requests(manifest.inputs)}
-    newer = [source for source in list_requests(store) if source.key not in applied]
-    if not newer or not (targets := load_targets(store, newer)):
-        return
-    search = Search(store)
-    if hits := search.find(Rows(manifest, "part-"), targets):
+    newer = find_unapplied(store, manifest)
+    if newer:
+        hits = Search(store).find(Rows(manifest, "part-"), load_targets(store, newer))
         versions = [load_report(store, report_name(source.key)).versions.get(manifest.key) for source in newer]
         successor = next((key for key in reversed(versions) if key), None)
         remedy = f'its next version, key = "{successor}"' if successor else "a version that was made after them"

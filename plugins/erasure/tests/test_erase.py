@@ -30,7 +30,7 @@ from tasks.curate.score import put_scores
 from tasks.engine.context import Context
 from tasks.extract.source_index import SOURCE_INDEX, copy_indexed_parts, write_entry
 from tasks.lineage.graph import Lineage
-from tasks.lineage.search import Search
+from tasks.search.rows import Search
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, jpeg, pair
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import time
@@ -58,6 +59,33 @@ def test_takedown_killed_at_any_change_is_completed_by_the_next_call(
         assert take_down(home, store, monkeypatch) == 0, kill_at
         assert find_images(home) == set(), kill_at
         assert find_texts(home) == set(), kill_at
+        assert digests(store) == expected, kill_at
+        shutil.rmtree(home)
+    capsys.readouterr()
+
+
+class RemoteStore(FailingStore):
+    """A store whose versions share parts."""
+
+    is_remote = True
+
+
+@pytest.mark.timeout(600)  # 41 takedowns
+def test_takedown_killed_at_random_moments_leaves_versions_that_share_parts_whole(
+    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = copy_home("whole")
+    whole = RemoteStore(home / "store", kill_at=10**9)
+    assert take_down(home, whole, monkeypatch) == 0
+    expected = digests(whole)
+    assert any("pack/" in name for name in expected)
+    for kill_at in random.Random(39).sample(range(1, len(whole.changes) + 1), 20):
+        home = copy_home(f"killed-{kill_at}")
+        with pytest.raises(KilledError):
+            take_down(home, RemoteStore(home / "store", kill_at), monkeypatch)
+        store = RemoteStore(home / "store", 10**9)
+        assert take_down(home, store, monkeypatch) == 0, kill_at
+        assert (find_images(home), find_texts(home)) == (set(), set()), kill_at
         assert digests(store) == expected, kill_at
         shutil.rmtree(home)
     capsys.readouterr()

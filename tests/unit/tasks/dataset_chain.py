@@ -34,6 +34,7 @@ from tasks.engine.stage import make, plan
 from tasks.filter.summary import summarise_slice
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
+from tasks.search.row_index import write_index
 from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
 from tests.unit.tasks import raw_images
@@ -96,6 +97,10 @@ def chain(store: Store, pairs: Rows, raw_size: int = 7, **settings: Any) -> dict
         )
         fetched = [row for row in pairs if row["drop_stage"] not in ("extract", "filter")]
         parts = _parts(Draft(store, stage, digest[:16]), fetched if stage == "curate" else rows, raw_size)
+        if stage == "download":
+            draft = Draft(store, stage, digest[:16])
+            context = Context(store, Path(), pool=INLINE)
+            parts += write_index(draft, [part for part in parts if part.name.startswith("part-")], context)
         counts = Counts(
             input=len(rows), kept=len(rows) - len(dropped), dropped=Counter(row["drop_reason"] for row in dropped)
         )

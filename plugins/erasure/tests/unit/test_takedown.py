@@ -23,9 +23,9 @@ from plugins.erasure.target_files import read_targets
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.lineage.graph import Lineage
-from tasks.lineage.search import Search
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
+from tasks.search.rows import Search
 from tasks.tracking.registry import Registry
 from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
@@ -59,7 +59,7 @@ def take_down(store: FolderStore, *targets: Target) -> list[takedown.TakedownRes
     request = takedown_requests.make_request(targets, "a letter")
     lineage, registry = Lineage(store), Registry(query=False)
     takedown_requests.record_request(store, request)
-    found = takedown.find_affected(lineage, Search(store), targets, registry)
+    found = takedown.find_affected(lineage, Search(store), request, registry)
     return takedown.replace_affected(lineage, Context(store, store.root, pool=InlineExecutor()), request, found)
 
 
@@ -162,13 +162,18 @@ def test_second_takedown_builds_on_the_first_and_changes_the_key(store: FolderSt
     assert take_down(store, TARGETS["sha256"][0])[0].successor == second, "a repeated takedown makes nothing"
 
 
-def test_takedown_without_matches_changes_the_key_but_not_the_content(store: FolderStore) -> None:
+def test_takedown_without_matches_changes_nothing(store: FolderStore) -> None:
     upstream = curated(store, some_pairs(), 7)
     old = packed(store, upstream)
     assert take_down(store, Target("domain", "elsewhere.example")) == []
-    again = packed(store, upstream)
-    assert again.key != old.key
-    assert again.content_digest == old.content_digest, "so training on it is reused"
+    assert packed(store, upstream) == old
+    store.delete_tree("takedowns/datasets")
+    assert packed(store, upstream) == old, "it is searched again"
+    (outcome,) = take_down(store, TARGETS["url"][0])
+    assert outcome.successor is not None
+    assert packed(store, upstream).key == outcome.successor.key
+    store.delete_tree("takedowns/datasets")
+    assert packed(store, upstream).key == outcome.successor.key
 
 
 def test_prove_removal_raises_when_a_row_is_left(store: FolderStore) -> None:
@@ -299,5 +304,6 @@ def test_model_trained_on_a_version_that_was_replaced_and_deleted_has_seen_the_p
         register = build_manifest("register", [], key=f"{number}" * 16, inputs=[train.as_input()], facts=facts)
         Draft(store, "register", register.key).commit(register)
     url = Target("url", "http://host1.example/4.jpg")
-    (found,) = takedown.find_affected(Lineage(store), Search(store), [url], Registry(query=False))
+    request = takedown_requests.make_request([url], "")
+    (found,) = takedown.find_affected(Lineage(store), Search(store), request, Registry(query=False))
     assert [model.uri for model in found.models] == ["models:/model0/1"]

@@ -1,22 +1,21 @@
 """Search the rows of snapshots for targets, by reading the columns that are compared."""
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataops.errors import CorruptPart
+from dataops.errors import CorruptPart, StorageError
 from dataops.parquet import open_parquet
-from dataops.snapshot import Manifest, Part
+from dataops.snapshot import READS_AT_ONCE, Manifest, Part
+from dataops.storage.base import RangeFile
 from dataops.store import Store
 from dataops.trace.targets import COLUMNS, Target, matching_rows, phash_distances
-
-AHEAD = 1 << 16
-"""Bytes that a small read fetches: a Parquet reader reads the footer's length, the footer, then neighbouring columns."""
+from tasks.search.row_index import select_parts
 
 
 class Rows(NamedTuple):
@@ -53,13 +52,22 @@ class Search(NamedTuple):
     store: Store
 
     def find(self, rows: Rows, targets: Sequence[Target]) -> list[Hit]:
-        """Return each row that matches a target once, by phash distance, then in the order of the parts."""
-        hits: list[Hit] = []
-        for number, part in enumerate(rows.parts):
-            table = read_columns(self.store, rows.manifest.path(part.name), COLUMNS)
-            matches = matching_rows(table, targets).nonzero()[0]
-            apart = phash_distances(table.take(pa.array(matches)), targets)
-            hits += map(partial(Hit, rows, number), matches.tolist(), apart)
+        """Return each row that matches a target once, by phash distance, then in the order of the parts.
+
+        Only parts in which the index of the snapshot finds a target are read.
+        """
+        parts, hits = rows.parts, list[Hit]()
+        numbers = {part.name: number for number, part in enumerate(parts)}
+        chosen = select_parts(self.store, rows.manifest, parts, targets) if rows.prefix == "part-" else parts
+
+        def read(part: Part) -> pa.Table:
+            return read_columns(self.store, rows.manifest.path(part.name), COLUMNS, part.bytes)
+
+        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+            for part, table in zip(chosen, pool.map(read, chosen), strict=True):
+                matches = matching_rows(table, targets).nonzero()[0]
+                apart = phash_distances(table.take(pa.array(matches)), targets)
+                hits += map(partial(Hit, rows, numbers[part.name]), matches.tolist(), apart)
         return sorted(hits, key=lambda hit: (hit.apart, hit.number, hit.row))
 
     def rows(self, hits: Iterable[Hit]) -> list[dict[str, Any]]:
@@ -74,16 +82,26 @@ class Search(NamedTuple):
         return [found[hit.rows.manifest.path(hit.part.name), hit.row] for hit in hits]
 
 
-def _open_part(store: Store, name: str) -> AbstractContextManager[pq.ParquetFile]:
-    size = store.size(name)
-    if size is None:
-        raise CorruptPart(f"{store.uri}/{name} is missing, but its manifest names it; `run --verify` remakes it")
-    return open_parquet(RangeFile(store, name, size), f"{store.uri}/{name}")
+@contextmanager
+def _open_part(store: Store, name: str, size: int | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a part; its size is requested if it is not known."""
+    if size is None and (size := store.size(name)) is None:
+        raise CorruptPart(f"{store.uri}/{name} {_MISSING}")
+    try:
+        with open_parquet(RangeFile(store, name, size), f"{store.uri}/{name}") as file:
+            yield file
+    except StorageError as error:
+        if store.size(name) is None:
+            raise CorruptPart(f"{store.uri}/{name} {_MISSING}") from error
+        raise
 
 
-def read_columns(store: Store, name: str, columns: Sequence[str]) -> pa.Table:
+_MISSING = "is missing, but its manifest names it; `run --verify` remakes it"
+
+
+def read_columns(store: Store, name: str, columns: Sequence[str], size: int | None = None) -> pa.Table:
     """Read those of the columns that a part has."""
-    with _open_part(store, name) as file:
+    with _open_part(store, name, size) as file:
         return file.read(columns=list(columns), use_threads=False)
 
 
@@ -98,42 +116,3 @@ def read_rows(store: Store, name: str, numbers: Iterable[int]) -> Iterator[tuple
                 table = file.read_row_group(group, use_threads=False)
                 yield from zip(in_group, table.take([row - start for row in in_group]).to_pylist(), strict=True)
             start = end
-
-
-class RangeFile(io.RawIOBase):
-    """Seekable, read-only file over `Store.read_ranges`, which keeps the last range in memory."""
-
-    def __init__(self, store: Store, name: str, size: int):
-        super().__init__()
-        self._store, self._name, self._size = store, name, size
-        self._at, self._start, self._piece = 0, 0, b""
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position of the next read."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the position of the next read."""
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next bytes, or all that remain if no size is given."""
-        left = max(self._size - self._at, 0)
-        size = left if size < 0 else min(size, left)
-        if not self._start <= self._at <= self._at + size <= self._start + len(self._piece):
-            start = self._at if size >= AHEAD else max(min(self._at, self._size - AHEAD), 0)
-            length = min(max(size + self._at - start, AHEAD), self._size - start)
-            self._piece = next(iter(self._store.read_ranges(self._name, [(start, length)])))
-            self._start = start
-        begin = self._at - self._start
-        self._at += size
-        return self._piece[begin : begin + size]

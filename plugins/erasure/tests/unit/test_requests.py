@@ -1,0 +1,159 @@
+"""The work of a takedown is in proportion to the shards that hold the pairs, on a store whose versions share parts."""
+
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.snapshot import Draft, Manifest, SnapshotName, find_manifest, read_parts
+from dataops.store import FolderStore
+from plugins.erasure import command as takedown
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan, reuse
+from tasks.lineage.inventory import Inventory, delete_snapshot
+from tasks.pack.config import PackConfig
+from tasks.pack.stage import PACK
+from tests.inline_executor import InlineExecutor
+from tests.unit.tasks.dataset_chain import chain, pair
+
+SHARDS = 1000
+
+
+COSTS = {
+    **dict.fromkeys(("size", "find", "read", "put", "put_chunks", "create", "delete", "sweep", "sha256", "entries"), 1),
+    **dict.fromkeys(("local", "delete_tree", "download"), 2),
+    **dict.fromkeys(("copy", "read_ranges"), 3),
+}
+"""Requests of a call of dataops/storage/s3.py; a listing is one for each 1,000 names."""
+
+
+class CountingStore(FolderStore):
+    """A folder that counts the requests that S3 would get."""
+
+    is_remote = True
+
+    def __init__(self, root: Path):
+        super().__init__(root)
+        self.requests, self._calls = Counter[str](), threading.local()
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name not in COSTS and name != "read_each":
+            return found
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if vars(self._calls).get("is_inside"):  # one call of the store by another
+                return found(*arguments, **options)
+            self._calls.is_inside = True
+            try:
+                answer = found(*arguments, **options)
+                answer = list(answer) if isinstance(answer, Iterator) else answer
+            finally:
+                self._calls.is_inside = False
+            pages = len(answer) // 1000 if name == "entries" else 0
+            self.requests[name] += len(arguments[0]) if name == "read_each" else COSTS[name] + pages
+            return answer
+
+        return call
+
+
+class Project:
+    """A store of which each request is counted, with a dataset of some pairs."""
+
+    def __init__(self, folder: Path, pairs: int, monkeypatch: pytest.MonkeyPatch):
+        self.home, self.store = folder, CountingStore(folder / "store")
+        self.pairs = [pair(n, data=n.to_bytes(3) * 9) for n in range(pairs)]
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        monkeypatch.setattr(os, "fsync", lambda handle: None)
+        monkeypatch.setattr("tasks.engine.map_parts.open_store", lambda uri: self.store)
+        monkeypatch.setattr(takedown, "Context", lambda store, home, run_id: self.context(run_id))
+        monkeypatch.setattr(takedown, "known_stores", lambda *_: [self.store])
+        made = chain(self.store, self.pairs, 2)
+        self.upstream = [made["curate"], made["download"]]
+
+    def context(self, run_id: str = "run") -> Context:
+        return Context(self.store, self.home, run_id=run_id, pool=InlineExecutor())
+
+    def run(self) -> Manifest:
+        planned = plan(PACK, PackConfig(shard_size=2), 0, self.upstream, self.store)
+        return reuse(planned, self.context()) or make(planned, self.context())
+
+    def take_down(self, capsys: pytest.CaptureFixture[str], *urls: str) -> dict[str, Any]:
+        (self.home / "request.txt").write_text("\n".join(urls))
+        options = takedown.TakedownOptions(self.home / "request.txt")
+        assert takedown.takedown(options, self.home, None, as_json=True) == 0
+        (report,) = json.loads(capsys.readouterr().out)["stores"]
+        return report
+
+    def load(self, key: str) -> Manifest:
+        manifest = find_manifest(self.store, "pack", key, verify=True)
+        assert manifest is not None
+        return manifest
+
+
+@pytest.mark.timeout(900)
+def test_one_url_in_a_thousand_shards_takes_few_requests_and_the_next_run_reuses_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = Project(tmp_path, 2 * SHARDS, monkeypatch)
+    old, requests = project.run(), project.store.requests
+    assert len(old.named("", ".tar")) == SHARDS
+    requests.clear()
+    report = project.take_down(capsys, project.pairs[7]["url"])
+    assert requests.total() <= 120, requests
+    (dataset,) = report["datasets"]
+    assert (dataset["pairs"], len(dataset["rewritten"]), dataset["unchanged"]) == (1, 1, SHARDS - 1)
+    requests.clear()
+    new = project.run()
+    assert new.key == dataset["next"]
+    assert requests.total() <= len(new.parts) / 500 + 20, requests
+    requests.clear()
+    assert project.take_down(capsys, "http://elsewhere.example/1.jpg")["datasets"] == []
+    assert requests.total() <= 50, requests
+    requests.clear()
+    assert project.run() == new, "a request that matches nothing changes nothing"
+    assert requests.total() <= len(new.parts) / 500 + 20, requests
+
+
+def test_ten_versions_that_share_a_shard_cost_one_rewrite_and_are_deleted_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = Project(tmp_path / "a", 40, monkeypatch)
+    store, versions = project.store, [project.run()]
+    shards = {row["url"]: row["shard"] for row in read_parts(store, versions[0]).to_pylist()}
+    urls = list({shard: url for url, shard in shards.items()}.items())  # one of each shard
+    for _, url in urls[:9]:
+        (next_key,) = {one["next"] for one in project.take_down(capsys, url)["datasets"]}
+        versions.append(project.load(next_key))
+    assert len({one.key for one in versions}) == 10
+    assert len({one.named(urls[9][0])[0].sha256 for one in versions}) == 1
+    before = {name for name in store.names("pack") if name.endswith(".tar")}
+    report = project.take_down(capsys, urls[9][1])
+    assert len(report["datasets"]) == 10
+    (next_key,) = {one["next"] for one in report["datasets"]}
+    assert len({name for name in store.names("pack") if name.endswith(".tar")} - before) == 1
+    last = project.load(next_key)
+    assert project.run() == last
+    removed = {url for _, url in urls[:10]}
+    assert {row["url"] for row in read_parts(store, last).to_pylist()} == shards.keys() - removed
+    other = Project(tmp_path / "b", 40, monkeypatch)
+    for _, url in urls[:10]:
+        other.take_down(capsys, url)
+    anew = other.run()
+    assert not anew.homes
+    assert anew.content_digest == last.content_digest, "packing anew gives the same bytes"
+    same = ("parent", "takedowns")
+    assert {k: v for k, v in anew.facts.items() if k not in same} == {
+        k: v for k, v in last.facts.items() if k not in same
+    }
+    monkeypatch.setattr("tasks.engine.map_parts.open_store", lambda uri: store)
+    for version in versions:
+        shared = Inventory(store, "pack").list_shared(SnapshotName("pack", version.key))
+        delete_snapshot(Draft(store, "pack", version.key), project.context("gc"), shared)
+        assert project.load(last.key) == last
+        assert project.run() == last

@@ -1,0 +1,1 @@
+"""Search the rows of snapshots: by an index, and for takedown requests."""
