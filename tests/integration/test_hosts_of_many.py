@@ -90,6 +90,10 @@ def web() -> Iterator[Web]:
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     server.close()
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0.1))
+    loop.close()
 
 
 def fetch(draft: Draft, task: ShardTask) -> Record:
