@@ -104,7 +104,7 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     ]
     memory, slots = DEDUPE_MEMORY // DEDUPE_WORKERS, Semaphore(DEDUPE_WORKERS)
     partitions = plan_sizes(sum(sizes), DEDUPE_WORKERS, memory).partitions
-    job = steps.FilterJob(config, sum(sizes), len(slices), 0, partitions, memory)
+    job = steps.FilterJob(config, sum(sizes), len(slices), partitions, memory)
     keyed, reasons = job.exchange("keys"), job.exchange("drop-reasons")
 
     def put_keys(number: int) -> None:

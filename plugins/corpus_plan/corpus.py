@@ -179,7 +179,7 @@ def plan_filter_stage(pairs: float, files: int, p: Prices, c: Costs) -> StagePla
     sizes = plan_sizes(rows, p.cores, memory)
     batches = cut_batches([("", rows // files)] * files, sizes.batch_rows)
     slices, units = sum(map(len, batches)), len(join_batches(batches))
-    job = FilterJob(FilterConfig(), rows, len(batches), 0, sizes.partitions, memory)
+    job = FilterJob(FilterConfig(), rows, len(batches), sizes.partitions, memory)
     exchanges = [job.exchange(kind) for kind in ("keys", "drop-reasons")]
     requests, merges = exchange_requests(exchanges)
     requests = requests.plus(len(batches) * (TASK + 2) + slices * 2, len(batches) * PUT + slices)  # apply_rules

@@ -230,6 +230,8 @@ class _DownloadTable(StageConfig):
     @field_validator("resolvers")
     @classmethod
     def _known_resolvers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value:
+            plugins.require(("dns",), "resolvers", "download.resolvers")
         for one in value:
             parse_resolver(one)
         return value
