@@ -113,6 +113,8 @@ class TrainTable(StageConfig):
     epochs: Annotated[int, Field(ge=1)] = 32
     """Passes over the dataset; each sample is seen once in each, or with its sampling_probability where it has one. With
     `dataset`, an epoch has as many samples as one pass over all datasets, in the shares that their weights give."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Seed of this training only: another one trains again on the same dataset. Default: the seed of the run."""
     dataset: Datasets = ()
     """Datasets that the training reads. Default: only the run's own."""
     blur_faces: bool = False
@@ -301,6 +303,8 @@ class TrainConfig(reduce(plugins.extend, KINDS, TrainTable)):
         """
         values = super().key_config()
         values["precision"] = self.with_precision().precision
+        if self.seed is None:
+            del values["seed"]
         named = [(kind, getattr(self, key)) for key, kind in CHOICES.items()]
         chosen = {name: plugins.plugin_version(kind, name) for kind, name in named}
         if used := {name: version for name, version in chosen.items() if version is not None}:

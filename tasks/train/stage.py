@@ -323,7 +323,7 @@ def build_job(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, 
     is_mixture = len(local) > 1
     job: dict[str, Any] = {
         "train": work.config.with_precision().model_dump(mode="json"),
-        "seed": work.seed,
+        "seed": work.seed if work.config.seed is None else work.config.seed,
         "shards": [str(path) for path, _ in files],
         "datasets": [len(one.shards) for one in local] if work.config.dataset else [],
         "checksums": {str(path) if is_mixture else path.name: part.sha256 for path, part in files},

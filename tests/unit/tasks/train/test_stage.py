@@ -21,3 +21,9 @@ def test_key_changes_with_the_content_of_the_initial_weights(tmp_path: Path) -> 
         assert key(config) == first
         file.write_bytes(b"2")
         assert key(config) != first
+
+
+def test_key_has_the_seed_of_a_training_only_where_it_is_set() -> None:
+    """So a dataset is trained on again, and keys from before that setting stay."""
+    assert "seed" not in TrainConfig().key_config()
+    assert len({key(TrainConfig(seed=seed)) for seed in (None, 0, 1)}) == 3

@@ -1,0 +1,204 @@
+"""The file of an experiment: the base config, its variants, and what decides. Everything is checked before work starts."""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dataops.digest import canonical_json
+from dataops.errors import ConfigError
+from dataops.regular_files import read_text
+from dataops.toml_text import parse_toml
+from flows.config import RunConfig, load_config
+from training.evaluation.suite import Suite
+
+LAST = "evaluate"
+"""Last stage of a run: nothing is registered."""
+SEED = "train.seed"
+EPOCHS = "train.epochs"
+DECIDING = ("source", "filter", "download", "curate", "pack", "train")
+"""Tables by which variants differ."""
+METRIC = re.compile(r"top[15]|mean_per_class|(mean|image_to_text|text_to_image)_R_at_\d+|accuracy|jaccard")
+"""Metrics that have a value for each image, which a paired comparison needs."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Control(_Table):
+    """The `[control]` table: what is equal in all variants."""
+
+    equal: Literal["epochs", "samples_seen"] = "epochs"
+    """epochs: as the config has them. samples_seen: so many epochs that each variant sees about as many samples as the
+    first one."""
+
+
+class Decide(_Table):
+    """The `[decide]` table: what decides which variant is better."""
+
+    metric: str = "mean"
+    """mean: the mean of the main metrics of the suite's tasks; or TASK, or TASK/METRIC."""
+    confidence: float = Field(default=0.95, ge=0.5, lt=1)
+    """Confidence of the intervals, and of all verdicts together."""
+
+
+class ExperimentFile(_Table):
+    """The file of an experiment."""
+
+    name: Name
+    base: Path
+    """The config that the variants change; a relative path starts at the folder of this file."""
+    seeds: int = Field(default=3, ge=2, le=100)
+    """Trainings of each variant, with `train.seed` 0, 1, ...: one seed shows no noise."""
+    variants: dict[Name, dict[str, Any]] = Field(min_length=2)
+    """Settings of each variant by its name; none for the base config as it is."""
+    control: Control = Control()
+    decide: Decide = Decide()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One variant: its settings, as `--set` takes them, and its config."""
+
+    name: str
+    settings: tuple[str, ...]
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment whose file was checked."""
+
+    file: ExperimentFile
+    base: Path
+    variants: tuple[Variant, ...]
+    tasks: Mapping[str, str]
+    """Names of the tasks whose mean decides, each with its metric."""
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    @property
+    def store_uri(self) -> str:
+        """URI of the store of all runs."""
+        return self.variants[0].config.store.uri
+
+
+def load_experiment(path: Path, *, writes: bool = True) -> Experiment:
+    """Read the file of an experiment, and check it with the config of each variant.
+
+    Args:
+        writes: False if nothing may be written, not even to test the store.
+
+    Raises: ConfigError with what is wrong.
+    """
+    file = _read(path)
+    base = path.parent / file.base
+    variants = tuple(_load_variant(path, base, name, values, writes) for name, values in file.variants.items())
+    _check_differences(path, base, variants)
+    own_epochs = [one.name for one in variants if any(line.startswith(f"{EPOCHS}=") for line in one.settings)]
+    if file.control.equal == "samples_seen" and own_epochs:
+        raise ConfigError(
+            f'{path}: control.equal = "samples_seen" sets {EPOCHS}, and variant {own_epochs[0]} sets it too; leave out one'
+        )
+    return Experiment(file, base, variants, _choose_tasks(path, variants[0].config, file.decide.metric))
+
+
+def list_settings(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the values of a variant as settings `dotted.path=value`, in their order; tables are opened."""
+    found: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += list_settings(value, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}={json.dumps(value, ensure_ascii=False, default=str)}")
+    return found
+
+
+def _read(path: Path) -> ExperimentFile:
+    try:
+        return ExperimentFile.model_validate(parse_toml(read_text(path)))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, one['loc']))}: {_describe(one)}" for one in error.errors()]
+        raise ConfigError("\n  ".join([f"{path}: the file of the experiment has problems:", *lines])) from error
+
+
+def _describe(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "unknown key; known are name, base, seeds, [variants], [control] equal, and [decide] metric, confidence"
+    return problem["msg"]
+
+
+def _load_variant(path: Path, base: Path, name: str, values: Mapping[str, Any], writes: bool) -> Variant:
+    settings = tuple(list_settings(values))
+    keys = {line.partition("=")[0] for line in settings}
+    if set_here := sorted(key for key in keys if key in (SEED, "name") or key.split(".")[0] in ("store", "evaluate")):
+        raise ConfigError(
+            f"{path}: variant {name} sets {set_here[0]}; seeds, store and suite are the same in all variants: set it in "
+            f"{base}"
+        )
+    try:
+        config = load_config(base, (*settings, f"{SEED}=0"), LAST, writes=writes)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: variant {name}: {error}") from error
+    if config.grow is not None:
+        raise ConfigError(f"{path}: {base} has a table [grow]: each run would add to the dataset of the variant before")
+    return Variant(name, settings, config)
+
+
+def _check_differences(path: Path, base: Path, variants: Sequence[Variant]) -> None:
+    """Check that each variant with settings differs from the base config, and all from each other."""
+    unchanged = _fingerprint(load_config(base, (f"{SEED}=0",), LAST, writes=False))
+    known: dict[str, str] = {}
+    for one in variants:
+        found = _fingerprint(one.config)
+        if one.settings and found == unchanged:
+            raise ConfigError(
+                f"{path}: variant {one.name} changes nothing: {base} has {', '.join(one.settings)} already; "
+                "write it as {} if it stands for the base config"
+            )
+        if found in known:
+            raise ConfigError(f"{path}: variants {known[found]} and {one.name} are equal; leave out one")
+        known[found] = one.name
+
+
+def _fingerprint(config: RunConfig) -> str:
+    """Return what decides the keys of a config's snapshots."""
+    return canonical_json([config.seed, *(config.stage_config(table).key_config() for table in DECIDING)])
+
+
+def _choose_tasks(path: Path, config: RunConfig, metric: str) -> dict[str, str]:
+    """Return the tasks whose mean decides, each with its metric. Raises: ConfigError if the suite lacks it."""
+    if config.evaluate.suite is None:
+        raise ConfigError(f"{path}: the base config has no evaluate.suite, so nothing could be compared; set it there")
+    suite: Suite = config.evaluate.load()
+    if metric == "mean":
+        chosen = {task.name: task.main_metric for task in suite.tasks if task.in_average}
+    else:
+        name, _, of_task = metric.partition("/")
+        chosen = {task.name: of_task or task.main_metric for task in suite.tasks if task.name == name}
+        if chosen and of_task and of_task not in next(one for one in suite.tasks if one.name == name).measure.metrics:
+            chosen = {}
+    if not chosen:
+        listed = ", ".join(f"{task.name}/{task.main_metric}" for task in suite.tasks)
+        raise ConfigError(
+            f"{path}: decide.metric {metric!r} is not in the suite {suite.name}; it has {listed}, and `mean` of them"
+        )
+    if wrong := [f"{task}/{one}" for task, one in chosen.items() if not METRIC.fullmatch(one)]:
+        raise ConfigError(
+            f"{path}: decide.metric: {', '.join(wrong)} has no value for each image, which a paired comparison needs; "
+            "name another metric of the suite"
+        )
+    return chosen

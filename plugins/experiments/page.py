@@ -1,0 +1,87 @@
+"""The page of an experiment: the decision, a forest plot, and what each variant kept and dropped."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataops.formatting import format_percent
+from plugins.experiments.decide import Result, VariantResult, list_differences
+from tasks.reports.page import encode_page, render
+
+TEMPLATE = Path(__file__).parent / "experiment.html"
+WIDTH = 640
+"""Width of a row of the plot, in units of the picture."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the forest plot, in units of the picture."""
+
+    label: str
+    low: float
+    high: float
+    at: float
+    style: str
+    """`better`, `worse` or `open`."""
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A forest plot: the differences of all variants from the first one."""
+
+    base: str
+    lines: list[Line]
+    zero: float
+    ends: tuple[str, str]
+    """Labels of the left and the right end of the axis, in points."""
+
+
+def write_page(result: Result, path: Path) -> None:
+    """Write the page of an experiment as one HTML file."""
+    path.write_bytes(encode_page(render_page(result)))
+
+
+def render_page(result: Result) -> str:
+    """Return the page of an experiment."""
+    reasons = sorted({reason for one in result.variants for reason in one.dropped})
+    known = [one for one in result.variants if one.values]
+    return render(
+        TEMPLATE,
+        title=f"Experiment {result.name}",
+        result=result,
+        forest=lay_out(result),
+        variants=[_describe(one) for one in result.variants],
+        differences=list_differences(result),
+        dropped_columns=["stage: reason", *(one.name for one in known)],
+        dropped=[[reason, *(f"{one.dropped.get(reason, 0):,}" for one in known)] for reason in reasons],
+    )
+
+
+def _describe(one: VariantResult) -> list[str]:
+    first = [one.name, ", ".join(one.settings) or "the base config", one.state]
+    if not one.values:
+        return [*first, *[""] * 5]
+    seeds = " ".join(map(format_percent, one.values))
+    return [*first, format_percent(one.value), seeds, *(f"{n:,}" for n in (one.rows, one.samples_seen, one.matched))]
+
+
+def lay_out(result: Result) -> Forest | None:
+    """Return the forest plot; None if nothing is compared."""
+    shown = [one for one in result.comparisons if one.first == 0]
+    if not shown:
+        return None
+    most = max(max(abs(one.low), abs(one.high)) for one in shown) or 0.01
+
+    def place(value: float) -> float:
+        return round(WIDTH * (value / most + 1) / 2, 1)
+
+    lines = [
+        Line(
+            f"{result.compared[one.second]} {100 * one.difference:+.2f}",
+            place(one.low),
+            place(one.high),
+            place(one.difference),
+            "open" if not one.distinct else "better" if one.difference > 0 else "worse",
+        )
+        for one in shown
+    ]
+    return Forest(result.compared[0], lines, place(0.0), (f"{-100 * most:+.2f}", f"{100 * most:+.2f}"))

@@ -1,0 +1,32 @@
+"""`pairmill experiment` over a small web, killed during the second training, and continued."""
+
+import pytest
+
+from dataops.store import FolderStore
+from tests.small_pipeline import Pairmill
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_an_experiment_that_is_killed_continues_and_decides(pairmill: Pairmill):
+    """Two variants with two seeds over one dataset: each training is made once, and one variant hardly trains."""
+    config = pairmill.write_config("variants")
+    store = FolderStore(pairmill.folder / "store-variants")
+    file = pairmill.folder / "which.toml"
+    file.write_text(
+        f'name = "which"\nbase = "{config.name}"\nseeds = 2\n'
+        '[variants]\ntrained = {}\nhardly = { "train.lr" = 1e-9 }\n[decide]\nmetric = "shapes-seen/top1"\n'
+    )
+    pairmill.run_and_kill(
+        "experiment", file, when=lambda: sum(name.endswith("manifest.json") for name in store.names("train")) == 1
+    )
+    page = pairmill.folder / "which.html"
+    result = pairmill.json("experiment", file, "--page", page)
+    assert [one["state"] for one in result["runs"]] == ["complete"] * 4
+    made = {stage: len({name.split("/")[1] for name in store.names(stage)}) for stage in ("pack", "train", "evaluate")}
+    assert made == {"pack": 1, "train": 4, "evaluate": 4}
+    assert result["comparisons"][0]["difference"] == pytest.approx(
+        sum(result["variants"][1]["values"]) / 2 - sum(result["variants"][0]["values"]) / 2
+    )
+    assert "<svg" in page.read_text()
+    assert result["decision"] == pairmill.json("experiment", "show", "which")["decision"]

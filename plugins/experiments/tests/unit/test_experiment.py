@@ -1,0 +1,307 @@
+"""Variants are checked before anything is spent, equal snapshots are made once, and the result names what decides."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dataops.errors import ConfigError
+from dataops.snapshot import Counts, Draft, Part
+from dataops.store import open_store
+from flows.app import run_command
+from flows.config import load_config
+from flows.pipeline import PIPELINE
+from plugins.experiments import command
+from plugins.experiments.config import load_experiment
+from plugins.experiments.decide import read_result, score_images
+from plugins.experiments.run import Outcome, Work, load_record
+from tasks.engine.stage import plan
+from tests.colour_sets import NAMES, shown, write_set
+from tests.manifests import build_manifest
+from training.evaluation.zero_shot import PREDICTIONS
+
+IMAGES = 400
+VARIANTS = {"none": "{}", "long": '{ "filter.min_chars" = 20 }', "short": "{ filter.max_chars = 50 }"}
+Right = Callable[[str, int, np.random.Generator], float]
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a config of pairs with a suite of one set of colours, and work in its folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    write_set(tmp_path / "sets" / "colours", [shown(name, name) for name in NAMES])
+    (tmp_path / "suite.toml").write_text(
+        'name = "small"\n[[task]]\nname = "colours"\nkind = "classification"\nroot = "sets/colours"\n'
+    )
+    (tmp_path / "a.csv").write_text("url,caption\n")
+    (tmp_path / "mine.toml").write_text(
+        f'name = "mine"\n[store]\nuri = "{tmp_path / "store"}"\n[source]\nkind = "pairs"\npaths = ["a.csv"]\n'
+        '[download]\ncontact = "mailto:a@b.test"\n[train]\nepochs = 8\n[evaluate]\nsuite = "suite.toml"\n'
+    )
+    return tmp_path
+
+
+def write(variants: Mapping[str, str] = VARIANTS, more: str = "") -> Path:
+    """Write the file of an experiment, and return its path."""
+    lines = [
+        'name = "which"',
+        'base = "mine.toml"',
+        "[variants]",
+        *(f"{name} = {one}" for name, one in variants.items()),
+    ]
+    path = Path("which.toml").absolute()
+    path.write_text("\n".join([*lines, more, ""]))
+    return path
+
+
+@dataclass
+class MadeRuns:
+    """Stands for the runs: it commits the snapshots that are missing, with predictions that are right by chance.
+
+    Args:
+        right: probability of a right answer, by variant, seed and a generator of the run.
+        matched: names of test images in the training data of a variant.
+        before: called with the variant's setting and the seed; may raise, or return an exit code.
+    """
+
+    right: Right = lambda variant, seed, generator: 0.6
+    matched: Mapping[str, int] = field(default_factory=dict)
+    before: Callable[[str, int], int] = lambda variant, seed: 0
+    made: list[str] = field(default_factory=list)
+    runs: int = 0
+    rows: Mapping[str, int] = field(default_factory=dict)
+
+    def __call__(self, path: Path, settings: tuple[str, ...], until: str) -> Outcome:
+        name = next(
+            (one for one in ("long", "short") if any(f"filter.m{s}" in settings[0] for s in _KEYS[one])), "none"
+        )
+        config = load_config(path, settings, until)
+        seed = config.train.seed or 0
+        if code := self.before(name, seed):
+            return Outcome(f"run-{name}-{seed}", code, f"no {name}", stopped=code == 130)
+        store, found, self.runs = open_store(config.store.uri), {}, self.runs + 1
+        for step in PIPELINE:
+            stage, table = step.stage.name, config.stage_config(step.table)
+            planned = plan(step.stage, table, config.seed, [found[one] for one in step.reads], store)
+            if store.size(f"{stage}/{planned.key}/manifest.json") is None:
+                self.made.append(f"{stage}/{planned.key}")
+            draft = Draft(store, stage, planned.key)
+            parts, facts = self._evaluate(draft, name, seed) if stage == "evaluate" else ([], {})
+            kept = self.rows.get(name, 100)
+            counts = (
+                Counts(input=kept + 5, kept=kept, dropped={"too_short": 5}) if stage == "filter" else Counts(kept=kept)
+            )
+            manifest = build_manifest(
+                stage, parts, key=planned.key, inputs=list(planned.inputs), counts=counts, facts=facts,
+                content_digest=planned.key, config=json.loads(json.dumps(table.key_config())),
+            )  # fmt: skip
+            found[stage] = draft.commit(manifest)
+            if stage == until:
+                break
+        return Outcome(f"run-{name}-{seed}", 0)
+
+    def _evaluate(self, draft: Draft, name: str, seed: int) -> tuple[list[Part], dict[str, Any]]:
+        own = np.random.default_rng([len(name), seed, 5])
+        right = own.random(IMAGES) < self.right(name, seed, own)
+        matched = np.arange(IMAGES) < self.matched.get(name, 0)
+        rows = [
+            {"key": f"s{n}", "label": n % 10, "rank": 1 if hit or known else 3, "status": "ok"}
+            for n, (hit, known) in enumerate(zip(right, matched, strict=True))
+        ]
+        table = pa.Table.from_pylist(rows, schema=PREDICTIONS)
+        keys = [f"s{n}" for n in np.flatnonzero(matched)]
+        matches = pa.table(
+            {"uid": [f"{n:032x}" for n in range(len(keys))], "evaluation_set": ["colours"] * len(keys), "member": keys}
+        )
+        value = float((right | matched).mean())
+        metrics = {
+            "colours": {
+                "kind": "classification", "n": IMAGES, "main_metric": "top1", "in_average": True,
+                "metrics": {"top1": {"value": value, "low": value, "high": value, "chance": 0.1}},
+            }
+        }  # fmt: skip
+        parts = [
+            draft.put_table("predictions-colours.parquet", table),
+            draft.put_table("evaluation-matches.parquet", matches),
+            draft.put_bytes("metrics.json", json.dumps(metrics).encode()),
+        ]
+        return parts, {"metrics": metrics}
+
+
+_KEYS = {"long": ("in_chars",), "short": ("ax_chars",)}
+
+
+def make(runs: MadeRuns, path: Path | None = None) -> tuple[int, Any, Any]:
+    work = Work(load_experiment(path or write()), Path("home").absolute(), runs)
+    code = work.make()
+    return code, work.record, read_result(work.record, work.store)
+
+
+def by_noise(gap: Mapping[str, float]) -> Right:
+    return lambda variant, seed, generator: 0.5 + gap.get(variant, 0.0) + generator.normal(0, 0.005)
+
+
+@pytest.mark.parametrize(
+    ("variants", "more", "said"),
+    [
+        ({"a": "{}", "b": '{ "filter.min_chras" = 3 }'}, "", "variant b: .*min_chras"),
+        ({"a": "{}", "b": '{ "train.epochs" = 8 }'}, "", "variant b changes nothing.*train.epochs=8 already"),
+        ({"a": "{}", "b": "{}"}, "", "variants a and b are equal"),
+        ({"a": "{ train.epochs = 3 }", "b": '{ "train.epochs" = 3 }'}, "", "variants a and b are equal"),
+        ({"a": "{}"}, "", "at least 2"),
+        ({"a": "{}", "b": "{ train.seed = 4 }"}, "", "variant b sets train.seed"),
+        ({"a": "{}", "b": '{ store.uri = "else" }'}, "", "variant b sets store.uri"),
+        (VARIANTS, '[decide]\nmetric = "birds"', "'birds' is not in the suite small; it has colours/top1"),
+        (VARIANTS, '[decide]\nmetric = "colours/jaccard"', "is not in the suite small"),
+        (VARIANTS, "[decide]\nconfidence = 1.0", "decide.confidence"),
+        (VARIANTS, "[ladder]\nsamples_seen = [1e5]", "ladder: unknown key"),
+        (VARIANTS, '[control]\nequal = "seconds"', "'epochs' or 'samples_seen'"),
+        ({"a": "{}", "b": "{ train.epochs = 3 }"}, '[control]\nequal = "samples_seen"', "b sets it too"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_an_error_before_anything_is_made(variants: dict[str, str], more: str, said: str, project: Path):
+    with pytest.raises(ConfigError, match=f"(?s){said}"):
+        load_experiment(write(variants, more), writes=False)
+    assert not (project / "store").exists()
+
+
+def test_equal_snapshots_are_made_once_and_a_second_call_makes_none():
+    runs = MadeRuns()
+    code, record, _ = make(runs)
+    assert code == 0
+    keys = {f"{stage}/{key}" for cell in record.cells for stage, key in cell.keys.items()}
+    assert sorted(runs.made) == sorted(keys)  # no key twice
+    stages = [name.partition("/")[0] for name in runs.made]
+    assert {stage: stages.count(stage) for stage in set(stages)} == {
+        "extract": 1, "filter": 3, "download": 3, "curate": 3, "pack": 3, "train": 9, "evaluate": 9,
+    }  # fmt: skip
+    again = MadeRuns()
+    assert make(again)[0] == again.runs == 0
+
+
+def test_a_killed_experiment_continues_where_it_stopped():
+    class Killed(BaseException):
+        pass
+
+    def kill(variant: str, seed: int) -> int:
+        if (variant, seed) == ("long", 1):
+            raise Killed
+        return 0
+
+    first, second = MadeRuns(before=kill), MadeRuns()
+    with pytest.raises(Killed):
+        make(first)
+    record = load_record("which", open_store(str(Path("store").absolute())))
+    assert record is not None
+    assert [cell.state for cell in record.cells[:5]] == ["complete"] * 4 + ["running"]
+    make(second)
+    whole = MadeRuns()
+    assert not {*first.made} & {*second.made}
+    assert len(first.made) + len(second.made) == 31
+    assert make(whole)[1].cells[0].run_id == "run-none-0"  # that of the call before
+
+
+def test_a_signal_ends_the_experiment_and_keeps_its_exit_code():
+    runs = MadeRuns(before=lambda variant, seed: 130 if (variant, seed) == ("short", 0) else 0)
+    work = Work(load_experiment(write()), Path("home").absolute(), runs)
+    assert work.make() == 130
+    assert [cell.state for cell in work.record.cells[:4]] == ["complete", "complete", "stopped", "waiting"]
+
+
+def test_a_failed_variant_is_shown_and_the_others_are_compared():
+    runs = MadeRuns(by_noise({"short": 0.3}), before=lambda variant, seed: 3 if variant == "long" else 0)
+    code, record, result = make(runs)
+    assert code == 3
+    assert [cell.state for cell in record.cells if cell.variant == "long"] == ["failed", "skipped", "skipped"]
+    assert result.compared == ["none", "short"]
+    assert result.decision == "short is better than none (95% confidence)."
+    assert result.notes == ["long has no result: no long"]
+    repaired = MadeRuns(by_noise({"short": 0.3}))
+    assert (make(repaired)[0], repaired.runs) == (0, 3)
+
+
+def test_equal_samples_give_a_smaller_dataset_more_epochs():
+    runs = MadeRuns(rows={"none": 100, "long": 50, "short": 33})
+    _, record, result = make(runs, write(more='[control]\nequal = "samples_seen"'))
+    assert record.epochs == {"none": 8, "long": 16, "short": 24}
+    assert [one.samples_seen for one in result.variants] == [800, 800, 792]
+
+
+def test_the_decision_names_a_winner_a_tie_and_a_suite_at_chance():
+    assert (
+        make(MadeRuns(by_noise({"long": 0.25})))[2].decision == "long is better than none and short (95% confidence)."
+    )
+
+
+def test_a_tie_states_what_would_be_needed():
+    decision = make(MadeRuns(by_noise({"long": 0.02})))[2].decision
+    assert "is not distinguishable from" in decision
+    assert "seeds" in decision or "test images" in decision
+
+
+def test_a_suite_at_chance_decides_nothing():
+    result = make(MadeRuns(lambda variant, seed, generator: 0.1))[2]
+    assert (
+        result.decision == "Nothing is decided: every variant is at chance on the suite, so it cannot tell them apart."
+    )
+
+
+def test_a_variant_that_is_ahead_by_contamination_is_named():
+    result = make(MadeRuns(by_noise({"short": 0.03}), matched={"long": 120}))[2]
+    assert result.decision.startswith("long is better than none and short")
+    assert (
+        "long is ahead by contamination: without the test images that are in training data, short leads."
+        in result.decision
+    )
+    assert "120 test images are in the training data of long" in result.notes
+
+
+def test_commands_print_plan_result_and_page(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    runs = MadeRuns(by_noise({"long": 0.25}))
+    monkeypatch.setattr(command, "run_cell", runs)
+    monkeypatch.setattr(command, "start_servers", lambda: None)
+    assert run_command(["experiment", str(write()), "--dry-run", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["total"]["stages"] == 31
+    assert [one["make"] for one in planned["runs"][3:4]] == [["train", "evaluate"]]
+    assert not (project / "store").exists()
+    assert run_command(["experiment", "which.toml", "--page", "page.html"]) == 0
+    assert "long is better than none and short" in capsys.readouterr().out
+    assert run_command(["experiment", "show", "which", "--store", "store", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [one["rows"] for one in shown["variants"]] == [100] * 3
+    assert shown["comparisons"][0]["second"] == "long"
+    page = Path("page.html").read_text()
+    assert page.count("<circle") == 2
+    assert "filter: too_short" in page
+    assert run_command(["experiment", "show", "other"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("image_to_text_R_at_5", 2 / 3), ("text_to_image_R_at_1", 2 / 4), ("mean_R_at_1", (1 / 3 + 2 / 4) / 2)],
+)
+def test_scores_of_images_have_the_metric_as_their_weighted_mean(metric: str, value: float):
+    table = pa.table(
+        {
+            "captions": [["a", "b"], ["c"], ["d"]],
+            "image_to_text_rank": pa.array([1, 3, None], pa.int32()),
+            "text_to_image_ranks": pa.array([[1, 9], [1], None], pa.list_(pa.int32())),
+        }
+    )
+    scores, weights = score_images(metric, table)
+    assert scores @ weights / weights.sum() == pytest.approx(value)
+
+
+def test_the_mean_per_class_weighs_classes_alike():
+    table = pa.table({"label": [0, 0, 0, 1], "rank": pa.array([1, 1, 2, None], pa.int32())})
+    scores, weights = score_images("mean_per_class", table)
+    assert scores @ weights / weights.sum() == pytest.approx((2 / 3 + 0) / 2)

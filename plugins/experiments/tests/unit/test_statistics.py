@@ -1,0 +1,139 @@
+"""Intervals cover a known effect as often as they state, and verdicts raise no more false alarms than they may."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import false_discovery_control, ttest_rel
+
+from plugins.experiments.statistics import Comparison, TaskScores, adjust_holm, compare_variants
+
+EFFECTS = np.array([0.0, 0.02, 0.05])
+"""Added to the scores of the variants."""
+
+
+def draw_tasks(
+    generator: np.random.Generator,
+    effects: NDArray[np.float64],
+    *,
+    seeds: int = 3,
+    classes: int = 40,
+    of_seeds: float = 0.03,
+    of_classes: float = 0.05,
+    sets: int = 1,
+) -> list[TaskScores]:
+    """Return tasks whose images are right with probability 0.5 + effect + noise of seed + noise of class."""
+    variants = len(effects)
+    seed_noise = generator.normal(0, of_seeds, (variants, seeds, 1))
+    tasks = []
+    for number in range(sets):
+        classes_N = np.repeat(np.arange(classes), generator.integers(3, 8, classes))
+        class_noise = generator.normal(0, of_classes, (variants, 1, classes))[:, :, classes_N]
+        right = 0.5 + effects[:, None, None] + seed_noise + class_noise
+        scores = (generator.random((variants, seeds, classes_N.size)) < right).astype(float)
+        tasks.append(TaskScores(f"set{number}", scores, np.ones(classes_N.size), classes_N))
+    return tasks
+
+
+CASES = {
+    "seeds": {"of_seeds": 0.08, "of_classes": 0.0},
+    "images": {"of_seeds": 0.0, "of_classes": 0.0},
+    "classes": {"of_seeds": 0.01, "of_classes": 0.15},
+    "sets": {"sets": 2, "of_seeds": 0.03},
+    "many-seeds": {"seeds": 6},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_intervals_cover_known_differences_in_93_to_97_percent(case: str):
+    """With the tolerance of two standard errors; of three comparisons, two are independent."""
+    generator, repetitions, covered, alarms, count = np.random.default_rng(7), 500, 0, 0, 0
+    for _ in range(repetitions):
+        for one in compare_variants(draw_tasks(generator, EFFECTS, **CASES[case]), resamples=200):
+            covered += one.low <= EFFECTS[one.second] - EFFECTS[one.first] <= one.high
+            count += 1
+        found = compare_variants(draw_tasks(generator, np.zeros(3), **CASES[case]), resamples=200)
+        alarms += any(one.distinct for one in found)
+    error = 2 * np.sqrt(0.05 * 0.95 / repetitions)
+    assert 0.93 - error / np.sqrt(2) <= covered / count <= 0.97 + error / np.sqrt(2)
+    assert alarms / repetitions <= 0.05 + error
+
+
+def test_two_variants_with_three_seeds_raise_no_more_alarms_than_stated():
+    """Two degrees of freedom: intervals may be too wide, and are never too narrow."""
+    generator, repetitions = np.random.default_rng(3), 400
+    for of_seeds in (0.0, 0.15):
+        found = [
+            compare_variants(draw_tasks(generator, np.zeros(2), of_seeds=of_seeds), resamples=200)[0]
+            for _ in range(repetitions)
+        ]
+        assert np.mean([one.distinct for one in found]) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / repetitions)
+
+
+def test_where_only_seeds_differ_the_p_value_is_that_of_a_paired_t_test():
+    """Each image answers alike with one seed, so images show nothing."""
+    values = np.random.default_rng(1).normal(0.5, 0.1, (2, 6))
+    tasks = [TaskScores("a", np.repeat(values[:, :, None], 50, axis=2), np.ones(50), np.arange(50))]
+    (found,) = compare_variants(tasks)
+    assert found.p_value == pytest.approx(ttest_rel(values[1], values[0]).pvalue, rel=1e-6)
+    assert found.difference == pytest.approx(values[1].mean() - values[0].mean())
+
+
+def test_equal_arguments_give_equal_bits_and_another_seed_others():
+    def compare(seed: int) -> list[Comparison]:
+        return compare_variants(draw_tasks(np.random.default_rng(5), EFFECTS), seed=seed, resamples=50)
+
+    assert compare(0) == compare(0) != compare(1)
+
+
+def test_holm_agrees_with_its_definition_and_keeps_the_order():
+    """Each p-value, times the number of those that are not smaller; never below that of a smaller one."""
+    values = [0.04, 0.001, 0.03, 0.03, 0.6]
+    assert adjust_holm(values) == pytest.approx([0.12, 0.005, 0.12, 0.12, 0.6])
+    for case in product((0.001, 0.2, 0.9), repeat=3):
+        adjusted = np.array(adjust_holm(case))
+        assert (adjusted >= false_discovery_control(case)).all()
+        assert (adjusted <= np.minimum(3 * np.array(case), 1)).all()
+
+
+def test_variants_that_answer_alike_are_equal_and_need_nothing():
+    scores = np.repeat(np.random.default_rng(0).integers(0, 2, (1, 3, 60)).astype(float), 2, axis=0)
+    (found,) = compare_variants([TaskScores("a", scores, np.ones(60), np.arange(60))])
+    assert (found.difference, found.low, found.high, found.p_value, found.needed) == (0, 0, 0, 1, None)
+
+
+def test_the_seeds_and_images_that_are_needed_do_distinguish():
+    """Of experiments with as many seeds as advised, about the stated share finds the difference."""
+    effects, generator = np.array([0.0, 0.04]), np.random.default_rng(11)
+    advised = [
+        needed.seeds
+        for _ in range(60)
+        if (
+            needed := compare_variants(draw_tasks(generator, effects, seeds=4, of_classes=0.0), resamples=200)[0].needed
+        )
+        and needed.seeds is not None
+    ]
+    seeds = int(np.median(advised))
+    found = [
+        compare_variants(draw_tasks(generator, effects, seeds=seeds, of_classes=0.0), resamples=200)[0].distinct
+        for _ in range(60)
+    ]
+    assert 4 < seeds < 60
+    assert np.mean(found) > 0.5
+
+
+def test_a_difference_that_more_seeds_cannot_show_needs_images():
+    """With one image per class and no noise of seeds, only images help."""
+    scores = np.zeros((2, 3, 30))
+    scores[1, :, :12] = scores[0, :, 12:22] = 1  # the same with each seed
+    (found,) = compare_variants([TaskScores("a", scores, np.ones(30), np.arange(30))])
+    assert found.needed is not None
+    assert found.needed.seeds is None
+    assert found.needed.images is not None
+    assert found.needed.images > 30
+
+
+def test_a_comparison_of_one_seed_is_refused():
+    with pytest.raises(ValueError, match="two seeds"):
+        compare_variants([TaskScores("a", np.zeros((2, 1, 5)), np.ones(5), np.arange(5))])
