@@ -13,9 +13,9 @@ from dataops.formatting import format_percent, format_quantity
 from dataops.snapshot import Manifest, find_manifest, read_table
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
+from plugins.experiments.comparisons import Comparison, Floats, TaskScores, compare_variants
 from plugins.experiments.config import LAST
 from plugins.experiments.run import Cell, Record
-from plugins.experiments.statistics import Comparison, Floats, TaskScores, compare_variants
 from tasks.evaluate.run_suite import read_evaluation
 from training.evaluation.comparison import count_captions
 from training.evaluation.contamination import group_by_task
@@ -237,7 +237,7 @@ def _decide(result: Result) -> tuple[str, list[str]]:
             notes,
         )
     if _is_at_chance(result):
-        return "Nothing is decided: every variant is at chance on the suite, so it cannot tell them apart.", notes
+        return "Nothing is decided: every variant is at chance on the suite, so it cannot distinguish them.", notes
     leader, open_ = find_leader(result.comparisons, len(names))
     best = names[leader]
     if not open_:

@@ -248,7 +248,7 @@ def test_a_tie_states_what_would_be_needed():
 def test_a_suite_at_chance_decides_nothing():
     result = make(MadeRuns(lambda variant, seed, generator: 0.1))[2]
     assert (
-        result.decision == "Nothing is decided: every variant is at chance on the suite, so it cannot tell them apart."
+        result.decision == "Nothing is decided: every variant is at chance on the suite, so it cannot distinguish them."
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, ttest_rel
 
-from plugins.experiments.statistics import Comparison, TaskScores, adjust_holm, compare_variants
+from plugins.experiments.comparisons import Comparison, TaskScores, adjust_holm, compare_variants
 
 EFFECTS = np.array([0.0, 0.02, 0.05])
 """Added to the scores of the variants."""
