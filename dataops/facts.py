@@ -8,7 +8,7 @@ The type of a field states where a file quotes a pair: `Quoted` is text that som
 or the message of an error. A takedown overwrites only such text (plugins/erasure/quotes.py).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,7 +17,7 @@ from dataops import plugins
 from dataops.errors import CorruptPart
 from dataops.formatting import format_quantity
 from dataops.snapshot import MANIFEST, Counts, Manifest, Record
-from dataops.stages import StageName
+from dataops.stages import PAIR_STAGES, StageName
 
 QUOTES_PAIRS = "quotes pairs"
 """Mark of a type whose texts may quote a pair, also in what it contains."""
@@ -343,3 +343,38 @@ def list_facts(stage: str) -> Iterator[type[Facts]]:
     """Yield the models of the facts of a stage: its own, and those of installed steps and hooks."""
     objects = [*plugins.load("steps").values(), *plugins.load("fetch_hooks").values()]
     yield from (one for one in (*CORE_FACTS, *(made.facts for made in objects)) if one.stage == stage)
+
+
+# The funnel: how many rows came into each stage, how many were kept, and why the others left --------------------------
+
+
+def funnel_rows(manifests: Iterable[Manifest]) -> list[dict[str, Any]]:
+    """Return one row per (stage, reason) for every stage over pairs, most frequent reason first.
+
+    The order of `manifests` does not matter; a stage may be missing (of a run that was stopped early).
+
+    Returns: dicts of `stage, input, kept, dropped, reason, share`. `input` and `kept` are the stage's and repeat in each
+        of its rows; `dropped` is what left for this `reason`, `share` its part of `input` (0-1). A stage that dropped
+        nothing has one row, with an empty reason.
+    """
+    rows: list[dict[str, Any]] = []
+    by_stage = {manifest.stage: manifest for manifest in manifests}
+    for manifest in (by_stage[stage] for stage in PAIR_STAGES if stage in by_stage):
+        counts = manifest.counts
+        reasons = sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0]))
+        for reason, dropped in [(name, n) for name, n in reasons if n] or [("", 0)]:
+            stage = {"stage": manifest.stage, "input": counts.input, "kept": counts.kept}
+            rows.append({**stage, "dropped": dropped, "reason": reason, "share": dropped / max(counts.input, 1)})
+    return rows
+
+
+def funnel_stages(manifests: Iterable[Manifest]) -> list[dict[str, Any]]:
+    """Return one row per stage: `stage, input, kept, dropped` (total) and `reasons` (`{reason: rows}`, by frequency)."""
+    stages: dict[str, dict[str, Any]] = {}
+    for row in funnel_rows(manifests):
+        empty = {"stage": row["stage"], "input": row["input"], "kept": row["kept"], "dropped": 0, "reasons": {}}
+        stage = stages.setdefault(row["stage"], empty)
+        stage["dropped"] += row["dropped"]
+        if row["reason"]:
+            stage["reasons"][row["reason"]] = row["dropped"]
+    return list(stages.values())

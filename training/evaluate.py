@@ -16,7 +16,7 @@ The same weights, data, batch size and kind of machine give the same bytes: no f
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -35,7 +35,6 @@ from dataops.store import FolderStore
 from training import distributed
 from training.evaluation.encode import EvaluatedModel, get_device_and_dtype
 from training.evaluation.features import EncodedSet, Examples, FeatureCache, encode_set
-from training.evaluation.robustness import compute_gaps
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.job import FAILURE, RanksJob, resolve_device, run_command, run_process
@@ -97,6 +96,24 @@ def evaluate(
     if distributed.rank() == 0:
         store.put(METRICS, _to_json(metrics))
     return metrics
+
+
+def compute_gaps(bases: Mapping[str, str], metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return for each shifted task: task, base, value, base_value, gap (base - shift), the cost of its natural shift.
+
+    Source: Radford et al. 2021, section 3.3 and figure 13.
+
+    Args:
+        bases: shifted task to its base; pairs of which one was not measured are left out.
+        metrics: the content of metrics.json.
+    """
+    rows = []
+    for task, base in bases.items():
+        if task in metrics and base in metrics:
+            value, base_value = (metrics[name]["metrics"]["top1"]["value"] for name in (task, base))
+            rows.append({"task": task, "base": base, "value": value, "base_value": base_value})
+            rows[-1]["gap"] = base_value - value
+    return rows
 
 
 def _evaluate_task(

@@ -15,9 +15,8 @@ from rich.console import Console
 from rich.text import Text
 
 from dataops.errors import ConfigError
-from dataops.facts import EvaluateFacts, ExtractFacts, PackFacts, RegisterFacts
+from dataops.facts import EvaluateFacts, ExtractFacts, PackFacts, RegisterFacts, funnel_stages
 from dataops.formatting import format_bytes, format_counts, format_quantity, format_share
-from dataops.funnel import funnel_stages
 from dataops.redaction import escape_for_display
 from dataops.snapshot import Manifest
 from dataops.stages import STAGES, RunState

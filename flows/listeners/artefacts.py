@@ -22,9 +22,8 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
 from dataops.escaping import escape_markdown
-from dataops.facts import RegisterFacts
+from dataops.facts import RegisterFacts, funnel_rows
 from dataops.formatting import format_percent
-from dataops.funnel import funnel_rows
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from dataops.stages import STAGES, RunState

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from dataops.facts import funnel_stages
 from dataops.formatting import format_counts, format_quantity, format_share
-from dataops.funnel import funnel_stages
 from dataops.schema import find_meanings
 from dataops.trace.sources import list_sources
 from tasks.pack.card_text import (

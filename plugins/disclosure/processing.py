@@ -3,9 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from dataops.facts import CurateFacts, PackFacts
+from dataops.facts import CurateFacts, PackFacts, funnel_stages
 from dataops.formatting import format_counts, format_quantity
-from dataops.funnel import funnel_stages
 from dataops.rights.robots_txt import ROBOTS_AI_AGENTS
 from dataops.snapshot import Manifest
 from plugins.disclosure.answers import Answer, Answers, answer, fill, leave_open

@@ -37,7 +37,7 @@ from plugins.erasure.request_log import Letter, load_log, make_letter
 from plugins.erasure.target_files import LISTED, read_targets
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
-from tasks.search.rows import Search
+from tasks.search import Search
 from tasks.tracking.registry import Registry
 
 logger = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ from plugins.erasure.traces import collect_traces, load_traces, save_traces
 from tasks.download.hooks import load_hooks
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
-from tasks.search.rows import Search
+from tasks.search import Search
 from tasks.takedown.holders import RecordKind, Scope
 
 logger = logging.getLogger(__name__)

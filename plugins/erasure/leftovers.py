@@ -18,7 +18,7 @@ from dataops.trace.targets import COLUMNS, Target, matching_rows
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder, hold_lease
 from tasks.lineage.inventory import Inventory
-from tasks.search.rows import read_columns
+from tasks.search import read_columns
 
 _SHARD_OBJECT = re.compile(r"(?:part-|dropped-|evidence-)?(\d+(?:-r\d+)?)(?:-t)?\.(?:tar|idx|parquet)")
 _PAGES = (".html", ".md")

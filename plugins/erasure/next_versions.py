@@ -41,8 +41,7 @@ from tasks.lineage.graph import KEPT, Lineage
 from tasks.lists.locations import OPT_OUT_LIST
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
-from tasks.search.applied_requests import list_applied, load_applied, name_dataset, save_applied
-from tasks.search.rows import Rows, Search
+from tasks.search import Rows, Search, list_applied, load_applied, name_dataset, save_applied
 from tasks.tracking import client as tracking
 from tasks.tracking.registry import RegisteredVersion, Registry
 

@@ -25,7 +25,7 @@ from tasks.engine.lease import hold_lease
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.inventory import Inventory, delete_snapshot
 from tasks.pack.write_shard import TAKEDOWN
-from tasks.search.rows import Hit, Rows, Search
+from tasks.search import Hit, Rows, Search
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
 from dataops.images.decode import ImageRefused, decode, make_preview
-from dataops.images.score_tables import compute_score_ids
 from dataops.parquet import open_parquet
 from dataops.schema import CAPTIONS
 from dataops.shards.tar import read_samples
@@ -29,6 +28,7 @@ from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from dataops.trace.requests import traces_name
 from dataops.trace.targets import COLUMNS, Target, list_captions, matching_rows
+from tasks.curate.score import compute_score_ids
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.takedown.holders import Traces
 

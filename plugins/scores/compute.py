@@ -14,10 +14,9 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
-from dataops.images.score_tables import TO_SCORE, compute_score_ids
 from dataops.snapshot import Draft, Part, Record, read_table
 from tasks.curate.inspect_images import RawShard
-from tasks.curate.score import Scorer, ScoringTask, read_scores
+from tasks.curate.score import TO_SCORE, Scorer, ScoringTask, compute_score_ids, read_scores
 from tasks.curate.stage import images_name
 from tasks.engine.context import Context
 from tasks.engine.exchange import Exchange, Step, number_partitions, run_steps

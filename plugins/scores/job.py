@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dataops.errors import ContractError
-from dataops.images.score_tables import SCORES, TO_SCORE
 from dataops.parquet import encode_table, read_parquet
 from dataops.regular_files import open_regular
 from dataops.shards.tar import read_samples
 from dataops.store import FolderStore
+from tasks.curate.score import SCORES, TO_SCORE
 from training.evaluation.encode import EvaluatedModel, encode_captions, encode_shard_images
 from training.job import JobFile, resolve_device, run_command, run_process
 from training.model.load import load_any

@@ -22,7 +22,7 @@ from infra.local import services
 from plugins.trace.tracing import Trace
 from tasks.lineage.graph import Lineage
 from tasks.register.config import describe_gate
-from tasks.search.rows import Search
+from tasks.search import Search
 from tasks.tracking.registry import Registry, is_model
 
 _KEY = re.compile(r"[0-9a-f]{16}")

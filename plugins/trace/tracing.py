@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dataops.facts import PackFacts, RegisterFacts
-from dataops.funnel import funnel_stages
+from dataops.facts import PackFacts, RegisterFacts, funnel_stages
 from dataops.snapshot import Input, Manifest, SnapshotName
 from dataops.stages import PAIR_STAGES, SOURCE, STAGES
 from dataops.trace.sources import find_source, list_named_sources, list_shares, offset_unit
 from dataops.trace.targets import Target
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
-from tasks.search.rows import Hit, Rows, Search, read_columns, read_rows
+from tasks.search import Hit, Rows, Search, read_columns, read_rows
 from tasks.tracking.registry import MODEL, RegisteredVersion, Registry
 from tasks.tracking.run_metadata import model_name
 

@@ -26,7 +26,6 @@ from pydantic import BaseModel, ConfigDict
 
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import CorruptPart
-from dataops.images.score_tables import ID
 from dataops.parquet import encode_table
 from dataops.schema import Column
 from dataops.shards.tar import read_samples
@@ -36,6 +35,27 @@ from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
 
 logger = logging.getLogger(__name__)
+
+ID = pa.binary(16)
+TO_SCORE = pa.schema([("key", pa.string()), ("caption", pa.string()), ("id", ID)])
+"""Samples of a shard to score, one per row; `id` is returned with the score."""
+SCORES = pa.schema([("id", ID), ("score", pa.float32())])
+"""Scores of samples; null if the image cannot be decoded."""
+
+
+def compute_score_ids(digests: Sequence[str], captions: Sequence[str] | None) -> pa.Array:
+    """Return the identity of each score (ID): 128 bits of BLAKE2b over the image's digest and, if given, the caption.
+
+    Args:
+        digests: hex digests of the bytes of the images.
+        captions: one per image; None: the score depends on the image alone.
+    """
+    texts = ["\0" + caption for caption in captions] if captions is not None else [""] * len(digests)
+    ids = (
+        hashlib.blake2b((image + text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        for image, text in zip(digests, texts, strict=True)
+    )
+    return pa.array(ids, ID)
 
 
 class ScoreConfig(BaseModel):
@@ -57,7 +77,7 @@ class ScoringTask:
     extension: str
     """Extension of the image members."""
     rows: str
-    """Store name of the table (dataops.images.score_tables.TO_SCORE) of the samples to score."""
+    """Store name of the table (TO_SCORE) of the samples to score."""
 
     @property
     def id(self) -> str:

@@ -10,7 +10,7 @@ consists of
     dropped-{i:05d}.parquet   the others, each with status, error_message and drop_reason
     evidence-{i:05d}.parquet  the server's answer for each row, which no digest covers
 
-and an index over the rows of all shards (tasks/search/row_index.py).
+and an index over the rows of all shards (tasks/search.py).
 """
 
 import json
@@ -31,7 +31,7 @@ from tasks.download.rounds import REOPENED, Objects, ShardCut, ShardTask, cut_ob
 from tasks.engine.map_parts import TaskOrder, map_parts, shared_workers
 from tasks.engine.map_progress import MapView, describe_fetched
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
-from tasks.search.row_index import write_index
+from tasks.search import write_index
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataops.snapshot import Input, Manifest, SnapshotName
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from tasks.lineage.inventory import Inventory
-from tasks.search.rows import Rows
+from tasks.search import Rows
 
 KEPT, DROPPED = "part-", "dropped-"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dataops import plugins
-from dataops.funnel import PAIR_STAGES, funnel_stages
+from dataops.facts import PAIR_STAGES, funnel_stages
 from dataops.rights.licenses import ROW_TITLES, list_rows
 from dataops.snapshot import Draft, Manifest, Part, load_ancestors
 from tasks.engine.stage import Work

@@ -28,8 +28,7 @@ from tasks.engine.stage import Work
 from tasks.pack.config import PackConfig
 from tasks.pack.summary import TOTALS, add_tallies, load_totals, summarise
 from tasks.pack.write_shard import TAKEDOWN, DroppedPair, copy_images, make_record, write_shard
-from tasks.search.applied_requests import load_applied, save_applied
-from tasks.search.row_index import select_parts
+from tasks.search import load_applied, save_applied, select_parts
 
 
 class Rewritten(NamedTuple):

@@ -6,7 +6,7 @@ For shard i the snapshot holds
 - `{i:05d}.idx`, with the offset and size of each member;
 - `part-{i:05d}.parquet`, with the rows.
 
-An index over all rows (tasks/search/row_index.py) finds the shards that a takedown or a trace concerns.
+An index over all rows (tasks/search.py) finds the shards that a takedown or a trace concerns.
 
 The bytes of the images are those of the raw shards, never encoded again. The keys are those of the download (the uids),
 so a member can be traced. Beside the shards lie `DATASET.md` and `dataset.html` (tasks/pack/card.py).
@@ -62,8 +62,7 @@ from tasks.pack.rewrite import Rewritten, find_earlier_version, rewrite
 from tasks.pack.sorted_runs import ROW_BYTES, RunSet, SortLayout, choose_layout
 from tasks.pack.summary import SOURCES, add_tallies, count_sources, merge, write_totals
 from tasks.pack.write_shard import TrainingShards, pack_shards
-from tasks.search.applied_requests import list_applied
-from tasks.search.row_index import write_index
+from tasks.search import list_applied, write_index
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,8 @@ from typing import Any
 import yaml
 
 from dataops.escaping import escape_markdown
-from dataops.facts import EvaluateFacts, PackFacts, TrainFacts
+from dataops.facts import EvaluateFacts, PackFacts, TrainFacts, funnel_stages
 from dataops.formatting import format_counts, format_interval, format_percent, format_quantity, format_share
-from dataops.funnel import funnel_stages
 from dataops.redaction import redact
 from dataops.rights.licenses import (
     ROW_TITLES,

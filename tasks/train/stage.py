@@ -30,8 +30,7 @@ from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.engine.subprocess_job import ranks_launcher, run_job, torchrun_launcher
 from tasks.evaluate.config import EvaluateConfig
 from tasks.growth.versions import find_packs
-from tasks.search.applied_requests import find_unapplied
-from tasks.search.rows import Rows, Search
+from tasks.search import Rows, Search, find_unapplied
 from tasks.train.curves import CurveFollower, LiveRun
 from tasks.train.transfers import CheckpointMirror, ShardSupply
 from training.config import TRACE, TrainConfig

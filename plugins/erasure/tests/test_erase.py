@@ -15,7 +15,6 @@ import pytest
 from dataops.digest import file_sha256
 from dataops.facts import FilterFacts
 from dataops.images.decode import decode, make_preview
-from dataops.images.score_tables import SCORES, compute_score_ids
 from dataops.plugins import load
 from dataops.snapshot import Draft, Record, SnapshotName, find_manifest, load_manifest, read_parts
 from dataops.storage import cached_files
@@ -26,11 +25,11 @@ from dataops.trace.targets import Target
 from plugins.erasure.erase_rows import erase_rows
 from plugins.erasure.raw_images import delete_raw, find_raw_snapshots
 from plugins.erasure.tests.homes import REMOVED, find_images, take_down
-from tasks.curate.score import put_scores
+from tasks.curate.score import SCORES, compute_score_ids, put_scores
 from tasks.engine.context import Context
 from tasks.extract.source_index import SOURCE_INDEX, copy_indexed_parts, write_entry
 from tasks.lineage.graph import Lineage
-from tasks.search.rows import Search
+from tasks.search import Search
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, jpeg, pair
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from dataops.errors import ContractError
-from dataops.images.score_tables import TO_SCORE
 from plugins.scores.job import ShardToScore, main, read_head, score_shard
+from tasks.curate.score import TO_SCORE
 from tests.small_model import write_model
 from tests.trainings import jpeg, write_shard
 from training.model.checkpoint import LoadedModel, load_model

@@ -1,4 +1,4 @@
-from dataops.funnel import funnel_rows
+from dataops.facts import funnel_rows
 from dataops.snapshot import Counts, Manifest
 from tests.manifests import build_manifest
 

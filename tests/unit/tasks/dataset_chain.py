@@ -34,7 +34,7 @@ from tasks.engine.stage import make, plan
 from tasks.filter.summary import summarise_slice
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
-from tasks.search.row_index import write_index
+from tasks.search import write_index
 from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
 from tests.unit.tasks import raw_images

@@ -25,7 +25,7 @@ from tasks.engine.stage import make, plan
 from tasks.lineage.graph import Lineage
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
-from tasks.search.rows import Search
+from tasks.search import Search
 from tasks.tracking.registry import Registry
 from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest

@@ -14,7 +14,7 @@ from dataops.trace.targets import Target, image_targets
 from plugins.trace import command as flow
 from plugins.trace.tracing import Trace
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
-from tasks.search.rows import Search
+from tasks.search import Search
 from tasks.tracking.registry import Registry
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, dropped_pairs, jpeg, packed, pair, some_pairs

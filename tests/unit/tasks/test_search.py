@@ -14,8 +14,7 @@ from dataops.snapshot import Draft, Manifest, Part, read_table
 from dataops.store import FolderStore
 from dataops.trace.targets import Target, matching_rows, parse_target
 from tasks.engine.context import Context
-from tasks.search.row_index import select_parts, write_index
-from tasks.search.rows import Rows, Search
+from tasks.search import Rows, Search, select_parts, write_index
 from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
 

@@ -1,1 +1,0 @@
-"""Search the rows of snapshots: by an index, and for takedown requests."""
