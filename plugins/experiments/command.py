@@ -19,7 +19,7 @@ from flows.commands.run import run_record, start_servers
 from flows.records import create_run, known_stores, load_run
 from infra.local import services
 from plugins.experiments.config import Experiment, load_experiment
-from plugins.experiments.decide import Result, list_differences, read_result
+from plugins.experiments.decide import Result, format_time, list_differences, read_result
 from plugins.experiments.page import write_page
 from plugins.experiments.run import Cell, Outcome, Record, Work, find_first, load_record
 
@@ -65,16 +65,16 @@ def show(name: Name, *, page: Page = None, store: StoreUri = None, json: Json = 
     )
 
 
-def run_cell(config: Path, settings: tuple[str, ...], until: str) -> Outcome:
+def run_cell(run_id: str, config: Path, settings: tuple[str, ...], until: str) -> Outcome:
     """Run a config in this process, as `pairmill run` does."""
     from flows.config import load_config
 
     checked = load_config(config, settings, until)
-    record = create_run(checked, services.make_home(), until=until)
-    code = run_record(record.run_id, until=until)
-    ended = load_run(record.run_id, services.home())[0]
+    create_run(checked, services.make_home(), run_id, until=until)
+    code = run_record(run_id, until=until)
+    ended = load_run(run_id, services.home())[0]
     error = (ended.attempts[-1].error or "") if code and ended.attempts else ""
-    return Outcome(record.run_id, code, error, stopped=bool(code) and ended.state == "stopped")
+    return Outcome(code, error, stopped=bool(code) and ended.state == "stopped")
 
 
 def _print_cell(cell: Cell) -> None:
@@ -128,7 +128,7 @@ def _show_result(result: Result, record: Record, page: Path | None, *, as_json: 
         print_json(as_dict(result, record))
         return 0
     out = console()
-    numbers = ("value", "by seed", "pairs", "samples seen", "in training")
+    numbers = ("value", "by seed", "pairs", "samples seen", "time", "in training")
     table = new_table(f"{result.name}: {result.metric}", "variant", "state", *numbers, right=numbers)
     for one in result.variants:
         is_known = bool(one.values)
@@ -139,6 +139,7 @@ def _show_result(result: Result, record: Record, page: Path | None, *, as_json: 
             " ".join(format_percent(value) for value in one.values),
             f"{one.rows:,}" if is_known else "",
             f"{one.samples_seen:,}" if is_known else "",
+            format_time(one.seconds) if is_known else "",
             f"{one.matched:,}" if is_known else "",
         )
     out.print(table)

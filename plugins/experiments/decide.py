@@ -13,6 +13,7 @@ from dataops.formatting import format_percent, format_quantity
 from dataops.snapshot import Manifest, find_manifest, read_table
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
+from flows.records import read_record
 from plugins.experiments.comparisons import Comparison, Floats, TaskScores, compare_variants
 from plugins.experiments.config import LAST
 from plugins.experiments.run import Cell, Record
@@ -45,6 +46,8 @@ class VariantResult:
     """Rows by `stage: reason`."""
     matched: int = 0
     """Test images that are in the training data."""
+    seconds: float | None = None
+    """Time of all its stages, also of those that it shares with other variants; None if runs do not show it."""
     run_ids: list[str] = field(default_factory=list)
 
     @property
@@ -82,9 +85,10 @@ def read_result(record: Record, store: Store) -> Result:
     result = Result(record.name, record.metric, record.confidence, seeds, [])
     scores: list[list[dict[str, pa.Table]]] = []
     matches: dict[str, set[str]] = {}
+    seconds = _read_seconds(record, store)
     for name in names:
         cells = [cell for cell in record.cells if cell.variant == name]
-        one, tables = _read_variant(name, cells, record.tasks, store, matches)
+        one, tables = _read_variant(name, cells, record.tasks, store, matches, seconds)
         result.variants.append(one)
         if tables:
             result.compared.append(name)
@@ -129,18 +133,26 @@ def score_images(metric: str, table: pa.Table) -> tuple[Floats, Floats]:
 
 
 def _read_variant(
-    name: str, cells: Sequence[Cell], tasks: Mapping[str, str], store: Store, matches: dict[str, set[str]]
+    name: str,
+    cells: Sequence[Cell],
+    tasks: Mapping[str, str],
+    store: Store,
+    matches: dict[str, set[str]],
+    seconds: Mapping[tuple[str, str], float],
 ) -> tuple[VariantResult, list[dict[str, pa.Table]]]:
     """Return what a variant measured, and its predictions by task for each seed; none if a seed has no result.
 
     Args:
         matches: test images in training data by task; those of this variant are added.
+        seconds: time of each snapshot.
     """
     settings = tuple(one for one in cells[0].settings if not one.startswith("train.seed="))
     lacking = next((cell for cell in cells if cell.state != "complete"), None)
     if lacking is not None:
         return VariantResult(name, settings, lacking.state, lacking.error), []
-    one = VariantResult(name, settings, "complete", run_ids=[cell.run_id for cell in cells if cell.run_id])
+    one = VariantResult(name, settings, "complete", run_ids=[one for cell in cells for one in cell.run_ids])
+    known = [seconds.get((stage, key)) for stage, key in {item for cell in cells for item in cell.keys.items()}]
+    one.seconds = None if None in known else round(sum(filter(None, known)), 1)
     found: list[dict[str, pa.Table]] = []
     own: set[tuple[str, str]] = set()
     for cell in cells:
@@ -166,6 +178,25 @@ def _read_variant(
     for task, key in own:
         matches.setdefault(task, set()).add(key)
     return one, found
+
+
+def _read_seconds(record: Record, store: Store) -> dict[tuple[str, str], float]:
+    """Return the time that the runs of an experiment took for each snapshot that they made."""
+    found: dict[tuple[str, str], float] = {}
+    for run_id in (one for cell in record.cells for one in cell.run_ids):
+        if store.size(name := f"runs/{run_id}.json") is None:
+            continue
+        for stage in read_record(store, name).stages:
+            if stage.state == "Completed":
+                found[stage.stage, stage.key] = stage.seconds
+    return found
+
+
+def format_time(seconds: float | None) -> str:
+    """Return a time in minutes, or in hours from two hours on; nothing for an unknown one."""
+    if seconds is None:
+        return ""
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def _load(store: Store, stage: str, key: str) -> Manifest:

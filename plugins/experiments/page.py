@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataops.formatting import format_percent
-from plugins.experiments.decide import Result, VariantResult, list_differences
+from plugins.experiments.decide import Result, VariantResult, format_time, list_differences
 from tasks.reports.page import encode_page, render
 
 TEMPLATE = Path(__file__).parent / "experiment.html"
@@ -59,9 +59,10 @@ def render_page(result: Result) -> str:
 def _describe(one: VariantResult) -> list[str]:
     first = [one.name, ", ".join(one.settings) or "the base config", one.state]
     if not one.values:
-        return [*first, *[""] * 5]
+        return [*first, *[""] * 6]
     seeds = " ".join(map(format_percent, one.values))
-    return [*first, format_percent(one.value), seeds, *(f"{n:,}" for n in (one.rows, one.samples_seen, one.matched))]
+    counts = (f"{count:,}" for count in (one.rows, one.samples_seen, one.matched))
+    return [*first, format_percent(one.value), seeds, *counts, format_time(one.seconds)]
 
 
 def lay_out(result: Result) -> Forest | None:

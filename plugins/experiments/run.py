@@ -15,6 +15,7 @@ from dataops.process import count_cores
 from dataops.stages import STAGES
 from dataops.store import Store, open_store
 from flows.config import load_config
+from flows.records import new_run_id
 from plugins.experiments.config import EPOCHS, LAST, SEED, Experiment, Variant
 
 if TYPE_CHECKING:  # it imports Prefect, which reads the environment of the servers only then
@@ -27,7 +28,6 @@ CellState = Literal["waiting", "running", "complete", "failed", "stopped", "skip
 class Outcome:
     """How a run ended."""
 
-    run_id: str | None
     exit_code: int
     error: str = ""
     stopped: bool = False
@@ -42,8 +42,8 @@ class Stopped(Exception):
         self.exit_code = exit_code
 
 
-RunOne = Callable[[Path, tuple[str, ...], str], Outcome]
-"""Runs a config with settings up to a stage."""
+RunOne = Callable[[str, Path, tuple[str, ...], str], Outcome]
+"""Makes a run with an id: a config with settings, up to a stage."""
 
 
 @dataclass
@@ -54,7 +54,8 @@ class Cell:
     seed: int
     settings: tuple[str, ...] = ()
     state: CellState = "waiting"
-    run_id: str | None = None
+    run_ids: list[str] = field(default_factory=list)
+    """Its runs, also those that were killed; none where others had made all its snapshots."""
     error: str = ""
     keys: dict[str, str] = field(default_factory=dict)
     """Key of the snapshot of each stage, once it is complete."""
@@ -115,9 +116,9 @@ class Work:
         decide = one.file.decide
         self.record = Record(one.name, decide.metric, decide.confidence, dict(one.tasks), cells)
         known = load_record(one.name, self.store)
-        run_ids = {(cell.variant, cell.seed): cell.run_id for cell in known.cells} if known else {}
+        run_ids = {(cell.variant, cell.seed): cell.run_ids for cell in known.cells} if known else {}
         for cell in cells:
-            cell.run_id = run_ids.get((cell.variant, cell.seed))
+            cell.run_ids = run_ids.get((cell.variant, cell.seed), [])
 
     def plan(self) -> "list[tuple[Cell, RunPlan]]":
         """Return the plan of each run; epochs are as known so far."""
@@ -159,13 +160,13 @@ class Work:
     def _run(self, cell: Cell, until: str) -> Outcome:
         """Make the run of a cell. The record is saved before, since a signal may end this process. Raises: Stopped."""
         cell.state, cell.settings = "running", self._settings(cell)
+        cell.run_ids.append(new_run_id(self._variant(cell).config.name))
         self.record.save(self.store)
         self.on_cell(cell)
         try:
-            outcome = self.run_one(self.experiment.base, cell.settings, until)
+            outcome = self.run_one(cell.run_ids[-1], self.experiment.base, cell.settings, until)
         except PairmillError as error:
-            outcome = Outcome(None, error.exit_code, str(error))
-        cell.run_id = outcome.run_id or cell.run_id
+            outcome = Outcome(error.exit_code, str(error))
         if outcome.stopped:
             cell.state = "stopped"
             raise Stopped(outcome.exit_code)

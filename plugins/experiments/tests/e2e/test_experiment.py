@@ -28,5 +28,7 @@ def test_an_experiment_that_is_killed_continues_and_decides(pairmill: Pairmill):
     assert result["comparisons"][0]["difference"] == pytest.approx(
         sum(result["variants"][1]["values"]) / 2 - sum(result["variants"][0]["values"]) / 2
     )
+    shared, alone = result["variants"][0]["seconds"], result["variants"][1]["seconds"]
+    assert min(shared, alone) > 0  # also of the stages that the killed run made
     assert "<svg" in page.read_text()
     assert result["decision"] == pairmill.json("experiment", "show", "which")["decision"]
