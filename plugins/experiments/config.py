@@ -113,14 +113,25 @@ def load_experiment(path: Path, *, writes: bool = True) -> Experiment:
 
 
 def list_settings(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the values of a variant as settings `dotted.path=value`, in their order; tables are opened."""
+    """Return the values of a variant as settings `dotted.path=value`, in their order.
+
+    Tables are opened, except for those that are empty or have a key with a dot, such as a host.
+    """
     found: list[str] = []
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value and not any("." in name for name in value):
             found += list_settings(value, f"{prefix}{key}.")
         else:
-            found.append(f"{prefix}{key}={json.dumps(value, ensure_ascii=False, default=str)}")
+            found.append(f"{prefix}{key}={_as_toml(value)}")
     return found
+
+
+def _as_toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{json.dumps(key)} = {_as_toml(one)}' for key, one in value.items())} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _read(path: Path) -> ExperimentFile:

@@ -1,6 +1,7 @@
 """Variants are checked before anything is spent, equal snapshots are made once, and the result names what decides."""
 
 import json
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from flows.app import run_command
 from flows.config import load_config
 from flows.pipeline import PIPELINE
 from plugins.experiments import command
-from plugins.experiments.config import load_experiment
+from plugins.experiments.config import list_settings, load_experiment
 from plugins.experiments.decide import read_result, score_images
 from plugins.experiments.run import Outcome, Work, load_record
 from tasks.engine.stage import plan
@@ -169,6 +170,21 @@ def test_bad_input_is_an_error_before_anything_is_made(variants: dict[str, str],
     with pytest.raises(ConfigError, match=f"(?s){said}"):
         load_experiment(write(variants, more), writes=False)
     assert not (project / "store").exists()
+
+
+def test_a_variant_may_set_tables_lists_and_keys_with_dots():
+    """Each setting gives the value back that the file has."""
+    values: dict[str, Any] = {
+        "filter": {"languages": ["en", "de"], "min_chars": 3},
+        "download.connect_to": {"a.test": "127.0.0.1:80"},
+        "train.dataset": [{"weight": 0.5}, {"key": "0" * 16, "weight": 1e-9}],
+        "x": {},
+        "quoted": 'a "b" = c',
+    }
+    settings = list_settings(values)
+    found = {line.partition("=")[0]: tomllib.loads(f"value = {line.partition('=')[2]}")["value"] for line in settings}
+    opened = {f"filter.{key}": one for key, one in values.pop("filter").items()}
+    assert found == opened | values
 
 
 def test_equal_snapshots_are_made_once_and_a_second_call_makes_none():
