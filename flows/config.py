@@ -74,7 +74,7 @@ class StoreConfig(_Table):
     uri: Annotated[str, AfterValidator(_resolve_store), PATH[1]] = Field(
         default=_DEFAULT_STORE, min_length=1, validate_default=True
     )
-    """A folder, or s3://bucket/prefix. The default starts at the project's folder, wherever the config lies: the nearest
+    """A folder, or s3://bucket/prefix. The default starts at the project's folder, wherever the config is: the nearest
     folder upwards from the current one that has a `.pairmill`, else the current folder."""
 
     def problems(self, *, writes: bool = True) -> list[str]:
@@ -135,7 +135,7 @@ class GrowConfig(_Table):
     """The `[grow]` table: the dataset grows. A run adds what is new to the newest version, and trains on all versions."""
 
     base: int | None = Field(default=None, ge=0)
-    """Number of the version that a run adds to; by default the newest one, which the run records. 0 begins anew."""
+    """Number of the version that a run adds to; by default the newest one, which the run records. 0 starts the line again."""
     number: int | None = Field(default=None, ge=1)
     """Number of the version that a run makes, which the run records: by default the one after `base`, and where `base` is
     set the one after the newest."""

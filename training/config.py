@@ -217,7 +217,7 @@ class TrainTable(StageConfig):
     grad_checkpointing: bool = False
     """Recompute the activations of transformer blocks in the backward pass: less memory for a third more work."""
     patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of an image's patches that is left out, drawn anew at each step (FLIP)."""
+    """Share of an image's patches that is left out, drawn again at each step (FLIP)."""
     unmasked_tail: Share = 0.02
     """Share of all steps, the last ones, in which every patch is seen."""
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] = ("{}",)
