@@ -281,7 +281,8 @@ def test_repeated_event_trains_nothing_twice_on_a_machine_with_only_the_store(pa
     shown = pairmill.json("show", run["run_id"])
     weights = Path(next(s["path"] for s in shown["stages"] if s["stage"] == "train")) / "model.safetensors"
     before = (weights.stat().st_ino, weights.stat().st_mtime_ns)
-    (landed,) = prefect.post("events/filter", {"filter": {"event": {"name": ["pairmill.dataset.landed"]}}})["events"]
+    landed, *_ = prefect.post("events/filter", {"filter": {"event": {"name": ["pairmill.dataset.landed"]}}})["events"]
+    known = len(prefect.runs_of("train"))
     copy = {key: landed[key] for key in ("event", "resource", "related", "payload", "occurred")}
     (
         services.home() / "runs" / run["run_id"]
@@ -289,7 +290,7 @@ def test_repeated_event_trains_nothing_twice_on_a_machine_with_only_the_store(pa
     aside = pairmill.web.archive.rename(pairmill.web.archive.with_name("archive-aside"))
     try:
         prefect.post("events", [copy | {"id": "0190a0a0-0000-7000-8000-000000000001"}])
-        ends = wait_for(lambda: (r := prefect.runs_of("train"))[1:] and all(x["end_time"] for x in r) and r)
+        ends = wait_for(lambda: (r := prefect.runs_of("train"))[known:] and all(x["end_time"] for x in r) and r)
     finally:
         aside.rename(pairmill.web.archive)
     assert {(r["name"], r["state"]["name"]) for r in ends} == {(run["run_id"], "Completed")}
@@ -297,7 +298,7 @@ def test_repeated_event_trains_nothing_twice_on_a_machine_with_only_the_store(pa
     def trained() -> list[str]:
         return sorted(state for end in ends for state in prefect.tasks_of(end["id"]).get("train", [])[-1:])
 
-    wait_for(lambda: trained() == ["Completed", "Reused"])
+    wait_for(lambda: trained() == ["Completed", *["Reused"] * (len(ends) - 1)])
     assert (weights.stat().st_ino, weights.stat().st_mtime_ns) == before
     assert len(prefect.runs_of("evaluate")) == 1, "a reused candidate emits no event"
 
