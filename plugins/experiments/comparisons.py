@@ -36,7 +36,7 @@ POWER = 0.8
 """Probability with which the numbers of `Needed` would find a difference of the measured size."""
 SHRINKING = 0.1
 """Exponent of the share of `var_seeds` that is of seeds alone, by which its uncertainty counts. Over all mixes of the three
-parts, simulated intervals then cover 94 to 97%, and verdicts raise false alarms in 2.4 to 5.8% of experiments at 95%
+parts, simulated intervals then cover 94 to 98%, and verdicts raise false alarms in 2.4 to 6.7% of experiments at 95%
 (30 November 2026). Without it the intervals would cover up to 99.7%, since seeds alone hardly matter in many trainings."""
 FEW_DEGREES = 4
 """Degrees of freedom of seeds below which they are those of the whole variance: intervals are too wide, and never too
