@@ -43,5 +43,5 @@ def test_folders_of_the_home_are_listed_in_the_docs() -> None:
         re.findall(r"`([a-z-]+)(?:/[a-z/]*)?`", " ".join(row.split("|")[1] for row in table.splitlines() if "|" in row))
     )
     assert found | set(WRITTEN) | {group.partition("/")[0] for group in GROUPS} <= listed
-    unsearched = {"store", "demo", "prefect-login", "mlflow-webhook-key"}
+    unsearched = {"store", "demo", "hosts", "metrics", "prefect-login", "mlflow-webhook-key"}
     assert found - set(WRITTEN) <= unsearched, "a takedown searches what a run writes into the home"

@@ -52,7 +52,8 @@ def test_unknown_fields_of_the_same_format_are_kept(tmp_path: Path):
 def test_a_newer_manifest_is_refused_and_never_deleted(tmp_path: Path, changes: dict[str, object]):
     retention = pytest.importorskip("plugins.retention.command")
     store, manifest = open_store(str(tmp_path)), build_manifest("pack", key="a" * 16)
-    value = manifest.model_dump(mode="json") | {"schema_version": 2, "code": {"release": "1.2.0"}} | changes
+    value = manifest.model_dump(mode="json") | {"schema_version": Manifest.newest_format + 1} | changes
+    value["code"] = {"release": "1.2.0"}
     store.put(manifest.path(MANIFEST), json.dumps(value).encode())
     for read in (lambda: find_manifest(store, "pack", "a" * 16), lambda: retention.plan_deletions(store, {})):
         with pytest.raises(NewerFormat, match=r"use pairmill 1\.2\.0 or newer"):

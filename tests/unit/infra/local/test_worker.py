@@ -11,7 +11,10 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[tuple[str, l
     """Collect the services that would be started."""
     calls: list[tuple[str, list[str], dict[str, str]]] = []
 
-    def ensure(name: str, command: Sequence[str], path: str, env: Mapping[str, str], port: int | None) -> None:
+    def ensure(
+        name: str, command: Sequence[str], path: str, env: Mapping[str, str], port: int | None, stop_grace_s: float
+    ) -> None:
+        assert stop_grace_s > 100, "a training writes its checkpoint in this time"
         calls.append((name, list(command), dict(env)))
 
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
