@@ -135,7 +135,7 @@ class GrowConfig(_Table):
     """The `[grow]` table: the dataset grows. A run adds what is new to the newest version, and trains on all versions."""
 
     base: int | None = Field(default=None, ge=0)
-    """Number of the version that a run adds to; by default the newest one, which the run records. 0 starts the line again."""
+    """Number of the version that a run adds to; by default the newest one, which the run records. 0 starts again."""
     number: int | None = Field(default=None, ge=1)
     """Number of the version that a run makes, which the run records: by default the one after `base`, and where `base` is
     set the one after the newest."""

@@ -2,9 +2,9 @@
 
 The index of a snapshot's kept rows says which parts have a uid, URL, domain or image:
 
-    index-00000.parquet ...           hashes of values, sorted, each with a part that has it; a file per range of hashes
-    index-images-00000.parquet ...    the perceptual hash of each image, with its part
-    index-parts.parquet               the parts that are indexed
+    index-00000.pq ...                hashes of values, sorted, each with a part that has it; a file per range of hashes
+    index-images-00000.pq ...         the perceptual hash of each image, with its part
+    index-parts.pq                    the parts that are indexed
 
 A part is named by the first 64 bits of its sha256. So a part that was rewritten counts as not indexed, and is read; parts
 that a later version shares are found in the index of the earlier one. What the index finds is a superset, which the rows
@@ -71,7 +71,7 @@ TASK_BYTES = 1 << 29
 ROW_GROUP = 1 << 12
 """Entries of a row group: both columns are read by one request of 64 KiB."""
 
-_PARTS, _IMAGES = f"{INDEX}parts.parquet", f"{INDEX}images-"
+_PARTS, _IMAGES = f"{INDEX}parts.pq", f"{INDEX}images-"
 
 VERSIONS = 8
 """Versions of a dataset that are remembered."""
@@ -117,14 +117,14 @@ def hash_rows(draft: Draft, step: Step[Exchange]) -> Record:
             whole = hashes.filter(pl.col("phash").str.len_bytes() == 16)
             images.append(whole.select(pl.col("phash").str.to_integer(base=16, dtype=pl.UInt64), _name_part(part)))
     step.job.write_by_hash(draft, step.number, pl.concat(entries), "hash")
-    parts = [_put(draft, f"{_IMAGES}{step.number:05d}.parquet", pl.concat(images))] if images else []
+    parts = [_put(draft, f"{_IMAGES}{step.number:05d}.pq", pl.concat(images))] if images else []
     return Record(task=step.id, parts=parts)
 
 
 def sort_hashes(draft: Draft, step: Step[Exchange]) -> Record:
     """Write the file of one range of hashes."""
     entries = step.job.read(draft, step.number).select("hash", "part_sha").unique().sort("hash", "part_sha")
-    return Record(task=step.id, parts=[_put(draft, f"{INDEX}{step.number:05d}.parquet", entries)])
+    return Record(task=step.id, parts=[_put(draft, f"{INDEX}{step.number:05d}.pq", entries)])
 
 
 def _put(draft: Draft, name: str, rows: pl.DataFrame) -> Part:

@@ -97,6 +97,7 @@ class S3Requests:
         self.where, self.outlast_seconds, self.first_pause = where, outlast_seconds, first_pause
         self._jitter = random.Random()
         self._outage_since: float | None = None
+        self._has_answered = False
         self._lock = threading.Lock()
 
     def __call__(self, what: str, request: Callable[[], T]) -> T:
@@ -116,7 +117,7 @@ class S3Requests:
                 error = _innermost(raised)
                 waited = time.monotonic() - started
                 again = attempt < CORRUPT_ATTEMPTS if _is_corrupt(error) else waited < self.outlast_seconds
-                if not (again and is_transient(error)):
+                if not (again and (is_transient(error) or (self._has_answered and _is_unnamed_404(error)))):
                     raise self._explained(what, error, waited) from error
                 self._log_outage(what, error)
                 longest = min(LONGEST_PAUSE, self.first_pause * 2 ** min(attempt - 1, 10))
@@ -125,6 +126,7 @@ class S3Requests:
                 pause(seconds, reason, since=since, deadline=since + self.outlast_seconds)
             else:
                 self._log_recovery()
+                self._has_answered = True
                 return answer
 
     def _log_outage(self, what: str, error: BaseException) -> None:
@@ -180,6 +182,11 @@ def _innermost(error: BaseException) -> BaseException:
 def _is_named(error: boto.ClientError) -> bool:
     """Return whether the answer has an error code in XML, as S3's answers have, except those to HEAD requests."""
     return bool(error_code(error)) and not error_code(error).isdigit()
+
+
+def _is_unnamed_404(error: BaseException) -> bool:
+    """Return whether an answer is what servers such as SeaweedFS send while they start, and servers that are not S3."""
+    return isinstance(error, boto.ClientError) and http_status(error) == 404 and not _is_named(error)
 
 
 def _is_corrupt(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from dataops.store import Store
 from dataops.text.tallies import Tally, Totals, count_values
 from dataops.web.urls import HOST
 
-TOTALS = f"{INDEX}totals.parquet"
+TOTALS = f"{INDEX}totals.pq"
 LISTED = 40
 """Number of values of a kind that the manifest has, most frequent first."""
 LENGTH_STEP, LENGTH_STEPS = 10, 30

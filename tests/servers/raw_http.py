@@ -72,13 +72,19 @@ def served(answers: dict[str, Answer], monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def _count_reads(web: RawWeb, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(self: socket.socket, address: Any) -> None:
+        super(socket.socket, self).connect(address)
+        if self.family == socket.AF_INET and address[1] == web.port:
+            web.received[self.getsockname()[1]] += 0
+
     def recv(self: socket.socket, *args: Any) -> bytes:
         data = super(socket.socket, self).recv(*args)
-        if self.family == socket.AF_INET and self.getpeername()[1] == web.port:
-            web.received[self.getsockname()[1]] += len(data)
+        if self.family == socket.AF_INET and (port := self.getsockname()[1]) in web.received:
+            web.received[port] += len(data)  # the server may have closed the connection: it has no peer
         return data
 
-    monkeypatch.setattr(socket.socket, "recv", recv, raising=False)
+    for method in (connect, recv):
+        monkeypatch.setattr(socket.socket, method.__name__, method, raising=False)
 
 
 @dataclass(frozen=True)

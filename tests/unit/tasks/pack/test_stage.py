@@ -69,8 +69,8 @@ class TestWithoutProcesses:
         left = {f"{n:05d}{end}" for n in range(3) for end in (".tar", ".idx")} | {"DATASET.md", "dataset.html"}
         left |= {document.file for document in plugins.load("documents").values()}
         left |= {"manifest.json", *(f"part-{n:05d}.parquet" for n in range(3))}
-        left |= {"index-00000.parquet", "index-images-00000.parquet", "index-parts.parquet"}
-        left |= {"index-totals.parquet"}
+        left |= {"index-00000.pq", "index-images-00000.pq", "index-parts.pq"}
+        left |= {"index-totals.pq"}
         assert set(store.names("pack")) == {packed_dataset.path(name) for name in left}, "no scratch file stays"
 
     def test_make_gives_the_same_bytes_whatever_parts_the_rows_came_in(
