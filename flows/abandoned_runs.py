@@ -50,11 +50,11 @@ def close_killed_attempts(record: RunRecord) -> None:
             is_over = attempt in record.own_attempts or attempt.has_died()
             if not is_over or not attempt.flow_run_id:
                 continue
-            close = close_flow_run if attempt.ended_at is None else close_task_runs
-            close(client, attempt.flow_run_id)
+            # One that ended itself was killed before Prefect knew, or waits for Prefect to retry it.
+            close_flow_run(client, attempt.flow_run_id, only_running=attempt.ended_at is not None)
 
 
-def close_flow_run(client: SyncPrefectClient, flow_run_id: str) -> None:
+def close_flow_run(client: SyncPrefectClient, flow_run_id: str, *, only_running: bool = False) -> None:
     """Set a flow run and its task runs to Crashed, unless they have ended; Prefect refuses to retry a running one.
 
     A flow run that the server does not have is skipped: its database was lost, and the store alone is enough.
@@ -63,7 +63,8 @@ def close_flow_run(client: SyncPrefectClient, flow_run_id: str) -> None:
         flow_run = client.read_flow_run(UUID(flow_run_id))
     except ObjectNotFound:
         return
-    if flow_run.state is None or not flow_run.state.is_final():
+    state = flow_run.state
+    if state is None or state.is_running() or not (only_running or state.is_final()):
         client.set_flow_run_state(flow_run.id, Crashed(message=MESSAGE), force=True)
     close_task_runs(client, flow_run_id)
 

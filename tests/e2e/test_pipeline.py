@@ -173,7 +173,10 @@ def test_rerun_after_a_kill_in_download_and_ctrl_c_in_train_ends_with_the_same_d
     assert {tar: tar.stat().st_ino for tar in before} == before, "finished parts were made again"
     assert not list(store.glob("train/*/manifest.json"))
 
+    stopped = f"flow_runs/{interrupted['attempts'][-1]['flow_run_id']}"  # as if killed before Prefect knew of its end
+    prefect_api().post(f"{stopped}/set_state", {"state": {"type": "RUNNING"}, "force": True})
     result = pairmill.json("rerun", run_id)
+    assert prefect_api().get(stopped)["state_type"] == "CRASHED"
     assert result["run_id"] == run_id
     states = {name: stage["state"] for name, stage in stages(result).items()}
     assert [states[name] for name in PAIR_STAGES] == ["Reused"] * 5
