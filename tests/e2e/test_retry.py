@@ -21,7 +21,7 @@ def config(pairmill: Pairmill, chaos: Chaos) -> Iterator[Path]:
     shutil.copytree(folder / "peace", folder / "retried", ignore=shutil.ignore_patterns("pack", "register", "runs"))
     yield chaos.environment.config(folder / "retried")
     registry = next(service["url"] for service in pairmill.json("status") if service["name"] == "mlflow")
-    # The snapshots of `peace` have the same keys, and test_gc.py expects one model that needs them.
+    # test_chaos.py expects one model that needs the snapshots of `peace`, which have the same keys.
     delete = f"{registry}/api/2.0/mlflow/registered-models/delete"
     httpx.request("DELETE", delete, json={"name": "retried"}).raise_for_status()
 
