@@ -1,6 +1,6 @@
 """Simulate how long a download takes that asks each host at its rate, with the real cut and order of tasks.
 
-A web of hosts with Zipf sizes is cut into shards by tasks.download.host_cut; tasks.engine.map_parts.TaskQueue says which
+A web of hosts with Zipf sizes is cut into shards by tasks.download.host_cut; tasks.engine.map_parts.TaskQueue decides which
 task starts next, and a virtual clock runs them on many workers. A shard takes as long as a worker needs for its images, or
 as the host with the most rows in it at its rate, and two seconds to start and to commit. No process can be faster than the
 bound: the time of the longest host at its rate, or that of all images on all workers.

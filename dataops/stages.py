@@ -14,3 +14,8 @@ PAIR_STAGES = STAGES[:5]
 
 RunState = Literal["running", "completed", "failed", "stopped", "crashed"]
 """State of a run of the pipeline. stopped: by Ctrl-C, SIGTERM or its cancellation; crashed: its process was killed."""
+
+
+def find_table(stage: str) -> str:
+    """Return the name of the table of a stage in a config file."""
+    return "source" if stage == "extract" else stage

@@ -66,9 +66,9 @@ def pipeline(
         config: path of a TOML file, for a new run. A schedule passes it.
         run_id: an existing run to continue instead, with its own config; `config` and `grow` have no effect then.
         until: the last stage to run; by default the last one, or where the existing run was to end.
-        from_stage: with run_id: make this stage and all later ones again.
+        from_stage: with run_id: rebuild this stage and all later ones.
         retry: with from_stage download: only fetch the rows again that failed in these ways, such as timeout or http_5xx.
-        remake: single stages whose snapshots are made again.
+        remake: single stages whose snapshots are rebuilt.
         verify: compare the sha256 of every part before a snapshot is reused.
         grow: add what is new to the dataset of the run before, as the table [grow] does. A schedule passes it.
     """
@@ -81,7 +81,7 @@ def pipeline(
             "from_stage continues an existing run: set run_id, the name of its flow run; or name stages in remake"
         )
     if from_stage and remake:
-        raise ConfigError("from_stage makes all later stages again, and remake single ones: set one of them")
+        raise ConfigError("from_stage rebuilds all later stages, and remake single ones: set one of them")
     prepare_process()
     if not run_id:
         if retry:

@@ -212,7 +212,7 @@ class Continuation:
     until: str | None
     """The last stage; None for all."""
     remake: tuple[str, ...] = ()
-    """Stages whose snapshots are made again."""
+    """Stages whose snapshots are rebuilt."""
     retry: tuple[str, ...] = ()
     """Classes of failure whose rows `download` fetches again."""
 
@@ -237,7 +237,7 @@ class Continuation:
         last = until or record.last_stage
         if not until and last and from_stage and STAGES.index(last) < STAGES.index(from_stage):
             last = None
-        # With `retry`, no complete snapshot is made again: `download` fetches rows, and the later stages follow from them.
+        # With `retry`, no complete snapshot is rebuilt: `download` fetches rows, and the later stages follow from them.
         return cls(last, STAGES[STAGES.index(from_stage) :] if from_stage and not classes else (), classes)
 
 

@@ -1,6 +1,6 @@
 """Search the rows of snapshots for targets, by an index, and find the takedown requests that a dataset applies.
 
-The index of a snapshot's kept rows says which parts have a uid, URL, domain or image:
+The index of a snapshot's kept rows states which parts have a uid, URL, domain or image:
 
     index-00000.pq ...                hashes of values, sorted, each with a part that has it; a file per range of hashes
     index-images-00000.pq ...         the perceptual hash of each image, with its part
@@ -56,7 +56,7 @@ from dataops.snapshot import (
 from dataops.storage.base import RangeFile
 from dataops.store import Store
 from dataops.trace.requests import FOLDER, STAGE, list_requests, load_targets
-from dataops.trace.targets import COLUMNS, Target, list_captions, matching_rows, phash_distances
+from dataops.trace.targets import COLUMNS, Target, list_captions, list_domains, matching_rows, phash_distances
 from tasks.engine.context import Context
 from tasks.engine.exchange import Exchange, Step, group_units, number_partitions, run_steps
 
@@ -150,13 +150,9 @@ def hash_values(rows: pa.Table) -> NDArray[np.uint64]:
                 (urls if column.endswith("url") else texts).append(values)
     if urls:
         hosts = pl.concat(urls).str.extract(r"^https?://([^/?#:]+)").drop_nulls().unique().to_list()
-        domains = {host[at:] for host in hosts for at in _starts_of_labels(host)}
+        domains = {domain for host in hosts for domain in list_domains(host)}
         texts += [*urls, pl.Series(sorted(domains), dtype=pl.String)]
     return np.unique(_hash(pl.concat(texts).unique().to_arrow())) if texts else np.zeros(0, np.uint64)
-
-
-def _starts_of_labels(host: str) -> list[int]:
-    return [0, *(at + 1 for at, letter in enumerate(host) if letter == ".")]
 
 
 def _hash(texts: pa.Array) -> NDArray[np.uint64]:

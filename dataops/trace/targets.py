@@ -115,6 +115,12 @@ def parse_host(url: str | None) -> str | None:
     return found[1] if found else None
 
 
+def list_domains(host: str) -> list[str]:
+    """Return a host and each domain above it."""
+    labels = host.split(".")
+    return [".".join(labels[at:]) for at in range(len(labels))]
+
+
 def matching_rows(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
     """Return whether each row of a table matches a target (N,)."""
     if not targets:
@@ -162,8 +168,7 @@ def list_captions(table: pa.Table) -> tuple[pa.Table, np.ndarray]:
 
 
 def _is_on_domain(url: str | None, domains: set[str]) -> bool:
-    labels = (parse_host(url) or "").split(".")
-    return any(".".join(labels[at:]) in domains for at in range(len(labels)))
+    return any(domain in domains for domain in list_domains(parse_host(url) or ""))
 
 
 def match_phash(hashes: Sequence[str | None], targets: Iterable[Target]) -> np.ndarray:

@@ -43,12 +43,18 @@ _OF_OUR_FLOWS: dict[str, Any] = {
 }
 
 
-def _missing(after: str, expect: set[str], within: timedelta, **chosen: Any) -> EventTrigger:
-    """Return the trigger that fires when a resource emits none of the expected events in a time after another one."""
+def _missing(
+    after: str, expect: set[str], within: timedelta, for_each: Sequence[str] = ("prefect.resource.id",), **chosen: Any
+) -> EventTrigger:
+    """Return the trigger that fires when a resource emits none of the expected events in a time after another one.
+
+    Args:
+        for_each: labels that events of one resource share; without any, all chosen resources count as one.
+    """
     return EventTrigger(
         after={after},
         expect=expect,
-        for_each={"prefect.resource.id"},
+        for_each={*for_each},
         posture=Posture.Proactive,
         threshold=1,
         within=within,
@@ -91,7 +97,7 @@ def retry_automation(retries: int) -> AutomationCore:
         trigger=EventTrigger(
             expect={"prefect.flow-run.Crashed"},
             match={
-                "prefect.resource.id": "prefect.flow-run.*",
+                **_OF_OUR_FLOWS["match"],
                 "prefect.run-count": [str(number) for number in range(1, retries + 1)],
             },
             match_related=[*_OF_OUR_FLOWS["match_related"], {"prefect.resource.role": "deployment"}],
@@ -118,20 +124,19 @@ def absence_automation(blocks: Sequence[UUID], deployment: UUID, name: str, with
         within: the time, from the beginning of its last run.
     """
     hours = f"{within.total_seconds() / 3600:g} hours"
-    begins = {"prefect.flow-run.Running"}
+    begins = "prefect.flow-run.Running"
     return AutomationCore(
         name=absence_name(name),
         description=f"No run of {name} has begun for {hours}, which is longer than its schedule allows.",
-        trigger=EventTrigger(
-            after=begins,
-            expect=begins,
-            match={"prefect.resource.id": "prefect.flow-run.*"},
+        trigger=_missing(
+            begins,
+            {begins},
+            within,
+            for_each=(),
+            match=_OF_OUR_FLOWS["match"],
             match_related=[
                 {"prefect.resource.role": "deployment", "prefect.resource.id": f"prefect.deployment.{deployment}"}
             ],
-            posture=Posture.Proactive,
-            threshold=1,
-            within=within,
         ),
         actions=_send(
             blocks,

@@ -42,7 +42,7 @@ from flows.pipeline import FLOWS
 
 PROJECT = CHECKOUT / "infra" / "prefect.yaml"
 GRACE = timedelta(hours=3)
-"""How long after its time a scheduled run may begin, before people are told that there is none."""
+"""How long after its time a scheduled run may begin, before a notification says that there is none."""
 PREFIX = "pairmill: "
 """Prefix of the names of our automations."""
 SCHEDULED = {"register": "pipeline", "pack": "curate"}

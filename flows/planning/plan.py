@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from dataops.errors import ConfigError, CorruptPart, PairmillError
 from dataops.snapshot import Draft, Manifest, find_manifest, load_manifest
+from dataops.stages import find_table
 from dataops.store import Store, open_store
 from dataops.trace.sources import list_sources
 from flows.config import RunConfig
@@ -177,7 +178,7 @@ class _Planner:
 
     def _find_key(self, step: Step) -> tuple[Wanted, str | None]:
         """Return what determines the key, and the key if all inputs are known."""
-        table = "register" if step.table == "register_" else step.table
+        table = find_table(step.stage.name)
         config, seed = self.config.stage_config(step.table), self.config.seed
         upstream = [self._manifests[name] for name in step.reads if name in self._manifests]
         planned = plan_snapshot(step.stage, config, seed, upstream, self.store)

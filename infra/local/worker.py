@@ -71,7 +71,7 @@ def keep_running(start: Callable[[], list[ServiceStatus]], interval: float = 30.
 
     Args:
         start: starts what does not run.
-        interval: seconds between two looks.
+        interval: seconds between two checks.
     """
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -80,7 +80,7 @@ def keep_running(start: Callable[[], list[ServiceStatus]], interval: float = 30.
     while not ended.wait(interval):
         try:
             running = {service.name: service.pid for service in start()}
-        except PairmillError as error:  # such as a full disk: the next look may find it mended
+        except PairmillError as error:  # such as a full disk: the next check may find it solved
             logger.error("%s", error)
             continue
         for name, pid in running.items():

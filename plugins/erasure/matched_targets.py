@@ -1,11 +1,10 @@
 """Finds the targets of a takedown that rows match."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dataops.schema import CAPTIONS
-from dataops.trace.targets import COLUMNS, Target, match_phash, parse_host
+from dataops.trace.targets import COLUMNS, Target, list_domains, match_phash, parse_host
 
 
 def matched_targets(rows: Sequence[Mapping[str, Any]], targets: Iterable[Target]) -> set[Target]:
@@ -17,7 +16,7 @@ def matched_targets(rows: Sequence[Mapping[str, Any]], targets: Iterable[Target]
     hosts = {parse_host(url) or "" for url in urls}
     known = {
         **{"uid": values["uid"], "sha256": values["sha256"], "url": urls},
-        "domain": {host[at:] for host in hosts for at in _list_label_starts(host)},
+        "domain": {domain for host in hosts for domain in list_domains(host)},
     }
     hashes = sorted(values["phash"])
     return {
@@ -25,7 +24,3 @@ def matched_targets(rows: Sequence[Mapping[str, Any]], targets: Iterable[Target]
         for target in targets
         if (match_phash(hashes, [target]).any() if target.kind == "phash" else target.value in known[target.kind])
     }
-
-
-def _list_label_starts(host: str) -> list[int]:
-    return [0, *(found.end() for found in re.finditer(r"\.", host))]

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from dataops.command_name import name_command
 from dataops.errors import ConfigError
 from dataops.escaping import escape_controls
-from dataops.formatting import format_bytes, format_percent, format_quantity
+from dataops.formatting import format_bytes, format_percent, format_quantity, format_seconds
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, message, new_table, print_json, text
 from flows.commands.run import run_record, start_servers
@@ -72,9 +72,7 @@ def run_cell(run_id: str, config: Path, settings: tuple[str, ...], until: str) -
     checked = load_config(config, settings, until)
     create_run(checked, services.make_home(), run_id, until=until)
     code = run_record(run_id, until=until)
-    ended = load_run(run_id, services.home())[0]
-    error = (ended.attempts[-1].error or "") if code and ended.attempts else ""
-    return Outcome(code, error, stopped=bool(code) and ended.state == "stopped")
+    return Outcome(code, stopped=bool(code) and load_run(run_id, services.home())[0].state == "stopped")
 
 
 def _print_cell(cell: Cell) -> None:
@@ -84,7 +82,7 @@ def _print_cell(cell: Cell) -> None:
 
 def _show_plan(found: Experiment, *, as_json: bool) -> int:
     """Print what each run makes that none before it makes, with rows, time and bytes as `pairmill plan` has them."""
-    from flows.commands.plan import format_rows, format_seconds  # imports Prefect
+    from flows.commands.plan import format_rows  # imports Prefect
 
     plans = list(find_first(Work(found, services.home(), run_cell).plan()))
     estimates = [one.estimate for _, _, made in plans for one in made]

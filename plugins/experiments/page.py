@@ -9,12 +9,12 @@ from tasks.reports.page import encode_page, render
 
 TEMPLATE = Path(__file__).parent / "experiment.html"
 WIDTH = 640
-"""Width of a row of the plot, in units of the picture."""
+"""Width of a row of the plot, in its own units."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the forest plot, in units of the picture."""
+    """One row of the forest plot, in its own units."""
 
     label: str
     low: float

@@ -5,6 +5,7 @@ snapshots, so an experiment continues after a kill, and the record only names wh
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dataops.errors import ConfigError, PairmillError
 from dataops.process import count_cores
-from dataops.stages import STAGES
+from dataops.stages import STAGES, find_table
 from dataops.store import Store, open_store
 from flows.config import load_config
 from flows.records import new_run_id
@@ -20,6 +21,8 @@ from plugins.experiments.config import EPOCHS, LAST, SEED, Experiment, Variant
 
 if TYPE_CHECKING:  # it imports Prefect, which reads the environment of the servers only then
     from flows.planning.plan import PlannedStage, RunPlan
+
+logger = logging.getLogger(__name__)
 
 CellState = Literal["waiting", "running", "complete", "failed", "stopped", "skipped"]
 
@@ -29,7 +32,6 @@ class Outcome:
     """How a run ended."""
 
     exit_code: int
-    error: str = ""
     stopped: bool = False
     """Whether a signal ended it."""
 
@@ -57,6 +59,7 @@ class Cell:
     run_ids: list[str] = field(default_factory=list)
     """Its runs, also those that were killed; none where others had made all its snapshots."""
     error: str = ""
+    """Why it has no result, in our own words: the error of a run may quote a pair, and stands in the run's record."""
     keys: dict[str, str] = field(default_factory=dict)
     """Key of the snapshot of each stage, once it is complete."""
 
@@ -151,7 +154,7 @@ class Work:
             outcome = self._run(cell, LAST)
             if outcome.exit_code or not self._reuse(cell):
                 code = outcome.exit_code or 1
-                cell.state, cell.error = "failed", outcome.error or f"its run ended with exit code {code}"
+                cell.state, cell.error = "failed", f"exit code {code}; `pairmill show {cell.run_ids[-1]}` has the error"
                 failed[cell.variant] = f"not run, since seed {cell.seed} failed"
         self.record.save(self.store)
         self.on_cell(cell)
@@ -166,7 +169,8 @@ class Work:
         try:
             outcome = self.run_one(cell.run_ids[-1], self.experiment.base, cell.settings, until)
         except PairmillError as error:
-            outcome = Outcome(error.exit_code, str(error))
+            logger.error("%s", error)
+            outcome = Outcome(error.exit_code)
         if outcome.stopped:
             cell.state = "stopped"
             raise Stopped(outcome.exit_code)
@@ -212,7 +216,7 @@ class Work:
                 outcome = self._run(cell, "pack")
                 stages = self._plan(cell, "pack").stages
                 if outcome.exit_code:
-                    code, failed[cell.variant] = code or outcome.exit_code, outcome.error or "its dataset failed"
+                    code, failed[cell.variant] = code or outcome.exit_code, "its dataset failed"
             if stages[-1].action == "reuse" and stages[-1].estimate.kept:
                 rows[cell.variant] = int(stages[-1].estimate.kept)
         first = self.experiment.variants[0]
@@ -240,5 +244,5 @@ def find_first(plans: "Iterable[tuple[Cell, RunPlan]]") -> "Iterator[tuple[Cell,
 
 def _settings_up_to(cell: Cell, stage: str) -> list[str]:
     """Return the settings of a cell that change a stage or one before it."""
-    tables = {"source" if one == "extract" else one for one in STAGES[: STAGES.index(stage) + 1]} | {"seed"}
+    tables = {*map(find_table, STAGES[: STAGES.index(stage) + 1]), "seed"}
     return sorted(one for one in cell.settings if one.partition("=")[0].partition(".")[0] in tables)

@@ -23,7 +23,7 @@ COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "dropped_rows": ("Rows that stages dropped.", ("stage", "reason")),
     "written_bytes": ("Bytes of new snapshots.", ("stage",)),
     "fetched_bytes": ("Bytes of the responses to image requests.", ()),
-    "image_requests": ("Images that were asked for, by ok or the reason of the failure.", ("result",)),
+    "image_requests": ("Images that were requested, by ok or the reason of the failure.", ("result",)),
     "failed_attempts": ("Attempts to make a snapshot that failed; most are retried.", ("stage", "error")),
 }
 """What only grows, with its labels; each also has the label `config`."""
@@ -70,5 +70,5 @@ def read(path: Path) -> dict[Sample, float]:
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError) as error:
-        logger.warning("%s is not valid and begins anew: %s", path, error)
+        logger.warning("%s is not valid and starts again: %s", path, error)
         return {}

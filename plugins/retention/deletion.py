@@ -110,7 +110,7 @@ def delete_unneeded(
     """
     store, result = context.store, DeletionResult()
     newest_first = sorted(plan.snapshots, key=lambda one: (one.name.stage, -one.modified, one.name))
-    for deletion in newest_first:  # versions that share objects of others before these
+    for deletion in newest_first:  # versions before those whose objects they share
         reason = plan.newly_needed(roots_now()).get(deletion.name) or _in_use_now(store, deletion.name)
         shared = plan.inventory.refreshed(PACK).list_shared(deletion.name) if deletion.name.stage == PACK else ()
         if reason := reason or delete_snapshot(Draft(store, *deletion.name), context, shared):

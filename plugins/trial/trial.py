@@ -15,6 +15,7 @@ from dataops.config import StageConfig
 from dataops.errors import ConfigError
 from dataops.process import count_cores
 from dataops.snapshot import Manifest, find_manifest, read_parts
+from dataops.stages import find_table
 from dataops.store import Store, open_store
 from flows.config import RunConfig, apply_setting, validate_values
 from flows.config_problems import format_problems
@@ -87,7 +88,7 @@ def try_stage(
     record, store, manifest = _find_run(name, reads, home, store_uri, run_id)
     config = _validate(record, store, [])
     changed = _validate(record, store, settings)
-    table = "source" if name == "extract" else name
+    table = find_table(name)
     before, after = config.stage_config(table), changed.stage_config(table)
     if settings and before.key_config() == after.key_config():
         raise ConfigError(f"these settings change nothing in {name}: {', '.join(settings)}; set keys of [{table}]")

@@ -1,4 +1,4 @@
-"""Show in Prefect what a run of a dataset that grows found, why each stage was made, and what beginning anew changed."""
+"""Show in Prefect what a run of a dataset that grows found, why each stage was made, and what a new start changed."""
 
 import logging
 
@@ -6,7 +6,7 @@ from dataops.escaping import escape_markdown
 from dataops.formatting import format_quantity
 from dataops.redaction import redact
 from dataops.snapshot import find_manifest
-from dataops.stages import RunState
+from dataops.stages import RunState, find_table
 from flows.listeners.base import LiveRun, RunListener, StageEnd
 from tasks.engine.stage import Plan
 from tasks.growth.versions import Version, load_version
@@ -51,8 +51,8 @@ class GrownVersion(RunListener):
         before = find_manifest(self.run.context.store, stage.name, key) if key else None
         if before is None:
             return f"{base.run_id}, which made version {base.number}, has no snapshot of it"
-        table = {"extract": "source", "register": "register"}.get(stage.name, stage.name)
-        wanted = Wanted(stage.name, stage.version, planned.config.key_config(), planned.seed, planned.inputs, table)
+        settings, table = planned.config.key_config(), find_table(stage.name)
+        wanted = Wanted(stage.name, stage.version, settings, planned.seed, planned.inputs, table)
         return "; ".join(find_differences(wanted, before)) or "its snapshot was deleted"
 
     def ended(self, state: RunState, error: str | None) -> None:
@@ -79,7 +79,7 @@ def render_difference(run: LiveRun, earlier: Version, version: Version) -> str:
     store = run.context.store
     found = compare_datasets(of_version(earlier, store), of_version(version, store))
     lines = [
-        f"**In version {version.number}, which began anew, and in version {earlier.number}**: {found.common:,} pairs."
+        f"**In version {version.number}, which started again, and in version {earlier.number}**: {found.common:,} pairs."
     ]
     for side, here, there in ((found.removed, earlier, version), (found.added, version, earlier)):
         lines.append(f"**Only in version {here.number}**: {format_quantity(side.rows.height, 'pair')}.")

@@ -183,8 +183,8 @@ class _DownloadTable(StageConfig):
     host_patience: float = Field(default=30.0, gt=0, le=3600)
     """Maximum seconds that a host may waste in a shard (timeouts, requested pauses) before its other rows fail."""
     max_host_rows: int | None = Field(default=None, ge=1)
-    """Maximum number of images that are requested from one host; the rows of its others are dropped as `host_limit`. They
-    are chosen by their uids, which are hashes."""
+    """Maximum number of images that are requested from one host, chosen by the uids of their rows, which are hashes. The
+    rows of its further images are dropped as `host_limit`."""
     max_crawl_delay: float = Field(default=10.0, ge=0, le=3600)
     """Maximum Crawl-delay of a robots.txt, in seconds; a host with a longer one gets no requests."""
     opt_out: tuple[DownloadSignal, ...] = list_defaults("download")

@@ -103,7 +103,7 @@ class HostJob:
     Attributes:
         wave: number of the wave.
         size: maximum rows of a shard.
-        max_host_rows: maximum number of images that are requested from one host; the rows of others are refused.
+        max_host_rows: maximum number of images that are requested from one host; rows of further images are refused.
     """
 
     wave: int

@@ -173,7 +173,7 @@ def describe_longest(longest: Mapping[str, int], rate: float, shown: int = 3) ->
     times = [f"{host} {format_quantity(rows, 'row')}, {format_seconds(rows / rate)}" for host, rows in hosts[:shown]]
     most, over = int(3600 * rate), sum(max(0, rows - 3600 * rate) for _, rows in hosts)
     cap = f"; max_host_rows = {most} (an hour) would drop {format_quantity(int(over), 'row')}" if over else ""
-    return f"hosts with the most rows, at host_rate = {rate:g} a second: {'; '.join(times)}{cap}"
+    return f"hosts with the most rows, at host_rate = {rate:g} per second: {'; '.join(times)}{cap}"
 
 
 HostCounts = dict[str, dict[str, int]]

@@ -92,7 +92,7 @@ _AFTER_RULES = {
         "`filter.language_min_score`, `filter.language_candidates`, `filter.language_page_weight`",
     ),
     BOILERPLATE: DropReason("The caption occurs too often.", "`filter.max_caption_count`"),
-    SEEN: DropReason("An earlier version of the dataset has asked for the URL.", "`grow.base`"),
+    SEEN: DropReason("An earlier version of the dataset has requested the URL.", "`grow.base`"),
     f"{DUPLICATE}uid": DropReason("Another row has the same URL and caption."),
     f"{DUPLICATE}pair": DropReason(
         "Another row has the same URL and caption, except for upper and lower case.", "`filter.dedupe`"

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from dataops import plugins
-from dataops.facts import PAIR_STAGES, funnel_stages
+from dataops.facts import funnel_stages
 from dataops.rights.licenses import ROW_TITLES, list_rows
 from dataops.snapshot import Draft, Manifest, Part, load_ancestors
+from dataops.stages import PAIR_STAGES
 from tasks.engine.stage import Work
 from tasks.pack.card_samples import Samples
 from tasks.pack.card_text import (

@@ -97,10 +97,10 @@ def rewrite(work: Work[PackConfig], base: Manifest, takedowns: tuple[Target, ...
         totals = add_tallies([totals, *tallies], removed)
         written += _keep_parts(draft, base, [part for part in base.named(INDEX) if part.name != TOTALS])
     kept = sum(part.rows for part in written if part.name.startswith("part-"))
-    gone = base.counts.kept - kept
+    removed_pairs = base.counts.kept - kept
     return Rewritten(
         sorted(written, key=lambda part: part.name),
-        base.counts + Counts(kept=-gone, dropped={TAKEDOWN: gone}),
+        base.counts + Counts(kept=-removed_pairs, dropped={TAKEDOWN: removed_pairs}),
         totals or add_tallies(tallies),
         PackFacts.of(base).shards,
     )

@@ -216,7 +216,7 @@ class OriginFiles:
     Args:
         client: the client that makes the requests.
         timeout: seconds for one file, redirects included.
-        attempt: name of the run and the round of its download; failures of others do not count.
+        attempt: name of the run and the round of its download; failures of another one do not count.
     """
 
     def __init__(self, client: HttpClient, state: HostState, timeout: float, attempt: str = ""):

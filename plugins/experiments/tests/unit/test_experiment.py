@@ -85,7 +85,7 @@ class MadeRuns:
         config = load_config(path, settings, until)
         seed = config.train.seed or 0
         if code := self.before(name, seed):
-            return Outcome(code, f"no {name}", stopped=code == 130)
+            return Outcome(code, stopped=code == 130)
         store, found, self.runs = open_store(config.store.uri), {}, self.runs + 1
         for step in PIPELINE:
             stage, table = step.stage.name, config.stage_config(step.table)
@@ -238,7 +238,8 @@ def test_a_failed_variant_is_shown_and_the_others_are_compared():
     assert [cell.state for cell in record.cells if cell.variant == "long"] == ["failed", "skipped", "skipped"]
     assert result.compared == ["none", "short"]
     assert result.decision == "short is better than none (95% confidence)."
-    assert result.notes == ["long has no result: no long"]
+    (failed,) = [cell.run_ids[-1] for cell in record.cells if cell.state == "failed"]
+    assert result.notes == [f"long has no result: exit code 3; `pairmill show {failed}` has the error"]
     repaired = MadeRuns(by_noise({"short": 0.3}))
     assert (make(repaired)[0], repaired.runs) == (0, 3)
 

@@ -32,7 +32,7 @@ def files_of(version: Any) -> list[str]:
     return [file.path for file in list_artifacts(artifact_uri=version.source)]
 
 
-def gone(version: Any) -> bool:
+def is_deleted(version: Any) -> bool:
     """Return whether MLflow has no file of a version."""
     from mlflow.exceptions import MlflowException
 
@@ -72,4 +72,4 @@ def test_versions_are_deleted_with_their_files_but_for_aliases_the_newest_and_th
     delete_old_models([left])
     assert find_old_models(1, [], [], unversioned_seconds=0) == []
     for number in "13":
-        assert gone(versions[number])
+        assert is_deleted(versions[number])

@@ -54,7 +54,7 @@ def test_longest_hosts_are_described_with_their_time_and_what_a_limit_would_drop
     assert abs(longest["big.test"] - 200) < 10
     text = describe_longest({"b.test": 10, "a.test": 1_200_000}, 20.0)
     assert text.startswith(
-        "hosts with the most rows, at host_rate = 20 a second: a.test 1,200,000 rows, 16.7 h; b.test"
+        "hosts with the most rows, at host_rate = 20 per second: a.test 1,200,000 rows, 16.7 h; b.test"
     )
     assert text.endswith("max_host_rows = 72000 (an hour) would drop 1,128,000 rows")
     assert describe_longest({"a.test": 1_000}, 20.0) == describe_longest({"a.test": 10**9}, 0) == ""
