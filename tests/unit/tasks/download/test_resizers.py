@@ -1,6 +1,8 @@
 """Compares the fast resizer with the exact one, which is img2dataset's."""
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
+from dataops.home import CHECKOUT
 from dataops.images.orientation import ORIENTATION_TAG, turn_image
 from tasks.download.guarded_process import GuardedProcess, ServerLimits
 from tasks.download.host_turns import CpuBudget, HostPace, HostPool, PaceLimits
@@ -216,11 +219,16 @@ def read_status(name: str) -> int:
 
 
 def test_image_that_takes_more_memory_than_the_limit_is_a_row() -> None:
+    """In a process of its own: what the heap of this one has free would be added to the limit."""
+    code = f"import {__name__} as tests; tests.check_image_beyond_the_limit()"
+    subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=True)
+
+
+def check_image_beyond_the_limit() -> None:
     _, checked, _ = resizers()
-    data = plain("PNG", "RGBA", 5000)
     with GuardedProcess(resize_functions(checked), ServerLimits(12 << 20)) as process:
         resize = GuardedResizer(process, Previews(), CpuBudget(HostPool(1, 1), HostPace(PaceLimits())))
-        message = resize(io.BytesIO(data))[5]
+        message = resize(io.BytesIO(plain("PNG", "RGBA", 5000)))[5]
         assert message.startswith(("out_of_memory: ", "worker_died: ", "decode: "))
         assert resize(io.BytesIO(drawing("PNG", "RGB")))[5] is None
 
