@@ -3,48 +3,43 @@
 Seeds and images are crossed: each seed of a variant answers for each image. So the variance of a difference has three
 parts, that of seeds, that of images, and that of both together, as with readers and cases in radiology:
 
-    var = var_seeds + var_images - var_both
+    var = var_seeds + var_shared,    var_shared = var_images - var_both
 
-`var_seeds` is the variance of the mean over seeds. It is pooled over all variants, as in an analysis of variance, because
-three seeds of two variants hardly show it. Those of images and of both come from a bootstrap over classes: a class is drawn
-with all its images, since drawing again within the class would count the noise of its images twice. A task that has few
-classes, or one image per class, draws images. Intervals are of Student's t with Satterthwaite's degrees of freedom, because
-percentiles of a bootstrap over three seeds are far too narrow. The seeds of training are drawn, and not those of the data.
+`var_seeds` is the variance of the mean over seeds, which includes `var_both`. It is pooled over all variants, as in an
+analysis of variance, because three seeds of two variants hardly show it. Those of images and of both are what a bootstrap
+over classes converges to, in closed form: a class is drawn with all its images, since drawing again within the class would
+count the noise of its images twice. A task that has few classes, or one image per class, draws images.
+
+The two parts of `var` are known with very different degrees of freedom, which is the problem of Behrens and Fisher. The
+quantile is Cochran's mean of Student's two, weighted by the parts. It keeps the stated rate of errors with any mix of the
+parts: the degrees of freedom of Satterthwaite raise up to 7.8% of false alarms where they should raise 5%, as they become
+large just when three seeds happen to agree. The seeds of training are drawn, and not those of the data.
 
 Sources: Davison and Hinkley 1997, "Bootstrap methods and their application", section 3.8 (draws of hierarchical data);
-Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2) (crossed factors); Hillis 2007, "A comparison of
-denominator degrees of freedom methods for multiple observer ROC analysis", Statistics in Medicine 26; Holm 1979, "A simple
-sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6.
+Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2) (crossed factors); Cochran 1964, "Approximate
+significance levels of the Behrens-Fisher test", Biometrics 20; Holm 1979, "A simple sequentially rejective multiple test
+procedure", Scandinavian Journal of Statistics 6.
 
-Shape suffixes: V variants, S seeds, N images, C classes that are drawn, B draws.
+Shape suffixes: V variants, S seeds, N images, C classes that are drawn.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import ceil, sqrt
+from math import ceil, exp, log, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES = 2000
-"""Number of draws; the standard error of an interval's width is then below 2%."""
 MIN_CLASSES = 8
 """A task with fewer classes draws images: the variance of so few classes is hardly known."""
 POWER = 0.8
 """Probability with which the numbers of `Needed` would find a difference of the measured size."""
-SHRINKING = 0.1
-"""Exponent of the share of `var_seeds` that is of seeds alone, by which its uncertainty counts. Over all mixes of the three
-parts, simulated intervals then cover 94 to 98%, and verdicts raise false alarms in 2.4 to 6.7% of experiments at 95%
-(30 November 2026). Without it the intervals would cover up to 99.7%, since seeds alone hardly matter in many trainings."""
-FEW_DEGREES = 4
-"""Degrees of freedom of seeds below which they are those of the whole variance: intervals are too wide, and never too
-narrow."""
+LEAST_TAIL = 1e-100
+"""Least probability of one tail that is looked for."""
 MOST = 1000
 """Factor above which more seeds or images are no advice."""
-_CELLS = 1 << 22
-"""Numbers in memory at a time."""
 
 Floats = NDArray[np.float64]
 
@@ -90,38 +85,47 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Variance:
+    """The variance of a difference: that of seeds with the part that is of both, and that of images alone."""
+
     seeds: float
-    images: float
     both: float
+    shared: float
     degrees_seeds: float
     degrees_images: float
 
-    def scaled(self, seeds: float = 1.0, images: float = 1.0) -> tuple[float, float]:
-        """Return the variance and its degrees of freedom with so many times the seeds and images."""
+    def scaled(self, seeds: float = 1.0, images: float = 1.0) -> "_Variance":
+        """Return that with so many times the seeds and images."""
         both = self.both / (seeds * images)
         alone = max(self.seeds - self.both, 0.0) / seeds
-        shared = min(self.both / self.images, 1.0) if self.images else 0.0
-        of_images = self.images * (1 - shared + shared / seeds) / images
-        total = alone + of_images
-        if not total:
-            return 0.0, 1.0
-        degrees_seeds = self.degrees_seeds * seeds
-        share = alone / (alone + both) if alone else 0.0
-        if degrees_seeds < FEW_DEGREES:
-            return total, degrees_seeds
-        parts = share**SHRINKING * (alone + both) ** 2 / degrees_seeds + of_images**2 / (self.degrees_images * images)
-        return total, total**2 / parts
+        degrees = self.degrees_seeds * seeds, self.degrees_images * images
+        return _Variance(alone + min(self.seeds / (seeds * images), both), both, self.shared / images, *degrees)
+
+    def reach(self, tail: float) -> float:
+        """Return the difference above which chance comes with a probability of `tail`."""
+        from scipy.special import stdtrit  # slow to import
+
+        total = self.seeds + self.shared
+        of_seeds, of_images = stdtrit((self.degrees_seeds, self.degrees_images), tail)
+        return -float(self.seeds * of_seeds + self.shared * of_images) / sqrt(total) if total else 0.0
+
+    def p_value(self, difference: float) -> float:
+        """Return the probability of a difference of at least this size by chance."""
+        from scipy.optimize import brentq
+
+        if not self.reach(LEAST_TAIL) or not difference:
+            return float(difference == 0)
+        if self.reach(LEAST_TAIL) <= abs(difference):
+            return 2 * LEAST_TAIL
+        found: Any = brentq(lambda tail: self.reach(exp(tail)) - abs(difference), log(LEAST_TAIL), log(0.5))
+        return 2 * exp(found)
 
 
-def compare_variants(
-    tasks: Sequence[TaskScores], confidence: float = 0.95, *, resamples: int = RESAMPLES, seed: int = 0
-) -> list[Comparison]:
+def compare_variants(tasks: Sequence[TaskScores], confidence: float = 0.95) -> list[Comparison]:
     """Compare each variant with each other, by the mean over tasks of their weighted scores.
 
     Args:
         tasks: with the same variants and seeds, at least two of both.
         confidence: of the intervals, and of all verdicts together.
-        seed: of the draws: the same arguments give the same bits.
 
     Returns: the pairs (0, 1), (0, 2), ..., (1, 2), ....
     Raises: ValueError if there are fewer than two variants or seeds, or no image.
@@ -129,31 +133,25 @@ def compare_variants(
     variants, seeds = tasks[0].scores_VSN.shape[:2]
     if min(variants, seeds) < 2 or any(task.weights_N.sum() <= 0 for task in tasks):
         raise ValueError("a comparison needs two variants, two seeds and an image")
-    generator = np.random.default_rng(seed)
     values_VS = np.mean([_mean(task) for task in tasks], axis=0)
-    drawn = [_draw(task, resamples, generator) / len(tasks) for task in tasks]
-    counted = [len(np.unique(_drawn_classes(task))) for task in tasks]
+    deviations = [_sum_classes(task) / len(tasks) for task in tasks]
     images = sum(task.weights_N.size for task in tasks)
     residuals_VS = values_VS - values_VS.mean(axis=0) - values_VS.mean(axis=1, keepdims=True) + values_VS.mean()
-    pooled = float((residuals_VS**2).sum()) / ((variants - 1) * (seeds - 1))
+    degrees = (variants - 1) * (seeds - 1)
+    of_seeds = 2 * float((residuals_VS**2).sum()) / degrees / seeds
     pairs = list(combinations(range(variants), 2))
     found = []
     for first, second in pairs:
-        difference_S = values_VS[second] - values_VS[first]
-        of_seeds = 2 * pooled / seeds, (variants - 1) * (seeds - 1)
-        variance = _find_variance(of_seeds, seeds, [one[:, second] - one[:, first] for one in drawn], counted)
-        found.append((float(difference_S.mean()), variance))
-    p_values = [_p_value(difference, variance) for difference, variance in found]
-    adjusted = adjust_holm(p_values)
+        difference = float((values_VS[second] - values_VS[first]).mean())
+        variance = _find_variance(of_seeds, degrees, [one[second] - one[first] for one in deviations])
+        found.append((difference, variance, variance.p_value(difference)))
+    adjusted = adjust_holm([p_value for _, _, p_value in found])
     comparisons = []
-    for (first, second), (difference, variance), p_value, corrected in zip(
-        pairs, found, p_values, adjusted, strict=True
-    ):
-        total, degrees = variance.scaled()
-        half = _quantile((1 + confidence) / 2, degrees) * sqrt(total)
+    for (first, second), (difference, variance, p_value), corrected in zip(pairs, found, adjusted, strict=True):
+        half = variance.reach((1 - confidence) / 2)
         distinct = corrected < 1 - confidence
-        level = 1 - (1 - confidence) / len(pairs)
-        needed = None if distinct or not total else _find_needed(difference, variance, level, seeds, images)
+        tail = (1 - confidence) / len(pairs) / 2
+        needed = None if distinct or not half else _find_needed(difference, variance, tail, seeds, images)
         low, high = difference - half, difference + half
         comparisons.append(Comparison(first, second, difference, low, high, p_value, corrected, distinct, needed))
     return comparisons
@@ -179,71 +177,42 @@ def _drawn_classes(task: TaskScores) -> NDArray[np.intp]:
     return classes_N if len(found) >= MIN_CLASSES else np.arange(task.weights_N.size)
 
 
-def _draw(task: TaskScores, resamples: int, generator: np.random.Generator) -> Floats:
-    """Return the deviation of each draw of classes from the measured values (B, V, S), without the bias of few classes."""
-    variants, seeds, _ = task.scores_VSN.shape
+def _sum_classes(task: TaskScores) -> Floats:
+    """Return by how much each class moves the mean of a variant and seed (V, S, C); their squares add up to a variance."""
     classes_N = _drawn_classes(task)
-    count = int(classes_N.max()) + 1
     order = np.argsort(classes_N, kind="stable")
+    count = int(classes_N.max()) + 1
     starts = np.searchsorted(classes_N[order], np.arange(count))
-    weighted = (task.scores_VSN * task.weights_N).reshape(variants * seeds, -1)[:, order]
-    sums_CX = np.add.reduceat(weighted, starts, axis=1).T
-    weights_C = np.add.reduceat(task.weights_N[order], starts)
-    sums_CX = sums_CX - weights_C[:, None] * _mean(task).reshape(-1)
-    step = max(_CELLS // count, 1)
-    chunks = []
-    for start in range(0, resamples, step):
-        drawn_BC = generator.multinomial(count, np.full(count, 1 / count), size=min(step, resamples - start))
-        weights_B1 = np.maximum(drawn_BC @ weights_C, weights_C[weights_C > 0].min())[:, None]
-        chunks.append(drawn_BC @ sums_CX / weights_B1)
-    deviations_BX = np.concatenate(chunks) * sqrt(count / max(count - 1, 1))
-    return deviations_BX.reshape(-1, variants, seeds)
+    deviations_VSN = (task.scores_VSN - _mean(task)[:, :, None]) * task.weights_N / task.weights_N.sum()
+    return np.add.reduceat(deviations_VSN[:, :, order], starts, axis=2) * sqrt(count / max(count - 1, 1))
 
 
-def _find_variance(
-    of_seeds: tuple[float, float], seeds: int, drawn: Sequence[Floats], counted: Sequence[int]
-) -> _Variance:
+def _find_variance(of_seeds: float, degrees: float, deviations: Sequence[Floats]) -> _Variance:
     """Return the variance of the mean difference.
 
     Args:
         of_seeds: that of seeds, with its degrees of freedom.
-        drawn: deviations of the differences in each task (B, S).
-        counted: number of classes that are drawn in each task.
+        deviations: by how much each class moves the difference in each task (S, C).
     """
-    of_tasks = np.array([one.mean(axis=1).var() for one in drawn])
-    both = sum((one - one.mean(axis=1, keepdims=True)).var(axis=0).sum() for one in drawn) / (seeds * (seeds - 1))
-    squares = float((of_tasks**2 / np.maximum(np.array(counted) - 1, 1)).sum())
-    images = float(of_tasks.sum())
-    degrees = images**2 / squares if squares else float(max(counted))
-    return _Variance(of_seeds[0], images, float(both), of_seeds[1], degrees)
+    seeds = len(deviations[0])
+    counted = np.array([max(one.shape[1] - 1, 1) for one in deviations])
+    of_tasks = np.array([(one.mean(axis=0) ** 2).sum() for one in deviations])
+    both = sum(float(((one - one.mean(axis=0)) ** 2).sum()) for one in deviations) / (seeds * (seeds - 1))
+    images, squares = float(of_tasks.sum()), float((of_tasks**2 / counted).sum())
+    degrees_images = images**2 / squares if squares else float(counted.max())
+    return _Variance(of_seeds, both, max(images - both, 0.0), degrees, degrees_images)
 
 
-def _quantile(probability: float, degrees: float) -> float:
-    from scipy.special import stdtrit  # slow to import
-
-    return float(stdtrit(degrees, probability))
-
-
-def _p_value(difference: float, variance: _Variance) -> float:
-    from scipy.special import stdtr
-
-    total, degrees = variance.scaled()
-    if not total:
-        return float(difference == 0)
-    return float(2 * stdtr(degrees, -abs(difference) / sqrt(total)))
-
-
-def _find_needed(difference: float, variance: _Variance, level: float, seeds: int, images: int) -> Needed:
+def _find_needed(difference: float, variance: _Variance, tail: float, seeds: int, images: int) -> Needed:
     """Return the numbers with which a difference of this size would be found with POWER.
 
     Args:
-        level: confidence of the hardest of all verdicts, the first one of Holm's method.
+        tail: half the error of the hardest of all verdicts, the first one of Holm's method.
     """
 
     def suffices(**factor: float) -> bool:
-        total, degrees = variance.scaled(**factor)
-        reach = _quantile((1 + level) / 2, degrees) + _quantile(POWER, degrees)
-        return abs(difference) >= reach * sqrt(total)
+        scaled = variance.scaled(**factor)
+        return abs(difference) >= scaled.reach(tail) + scaled.reach(1 - POWER)
 
     def find(name: str, least: int) -> int | None:
         if not suffices(**{name: MOST}):
