@@ -4,7 +4,7 @@ Each stage is one Prefect task run. Its snapshot in the store decides whether th
 task run ends at once in the state `Reused`; if not, it is resumed. Prefect adds order, retries, schedules and a UI.
 
 `pipeline` runs all stages. `curate`, `train` and `evaluate` split the same stages over the machines that fit them. They
-work on one run record, one after the other: each is started by an event of the one before (flows/listeners/events.py).
+work on one run record, one after the other: each is started by an event of the one before (plugins/deployment/events.py).
 """
 
 import logging

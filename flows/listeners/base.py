@@ -1,7 +1,7 @@
 """The seam between a run and what shows it: `RunListener`, registered under `pairmill.listeners`.
 
 An entry point names a class, which is called with the run when the run is opened. The core's own are registered in the same
-way: the terminal, Prefect's artefacts, MLflow's run, and Prefect's events.
+way: the terminal and MLflow's run.
 """
 
 import logging
@@ -20,6 +20,8 @@ from tasks.engine.stage import Plan
 from tasks.growth.versions import Version
 
 logger = logging.getLogger(__name__)
+TAKEDOWN_DUE = "pairmill.takedown.due"
+"""Event of Prefect: an open takedown request is near or past its deadline."""
 for _package in ("flows", "infra", "plugins", "tasks"):  # Prefect adds its handlers and leaves these at WARNING
     logging.getLogger(_package).setLevel(logging.INFO)
 

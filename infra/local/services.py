@@ -8,15 +8,17 @@ stopped. This module imports neither prefect nor mlflow, so that `apply_environm
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dataops.errors import ConfigError, ServiceError
+from dataops.errors import ConfigError, PairmillError, ServiceError
 from dataops.home import CHECKOUT, home, private_folder
 from dataops.messages.waiting import pause
 from dataops.process import is_utf8
@@ -99,7 +101,7 @@ _CLIENT_SETTINGS = {
     # Our log lines reach the Prefect UI inside a flow run, and cause no warning outside of one.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,infra,tasks,training,dataops",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    # Seconds; the zombie automation (flows/deployment/automations.py) waits for heartbeats.
+    # Seconds; the zombie automation (plugins/deployment/automations.py) waits for heartbeats.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # The default of 7 waits for minutes if the server is down; 3 gives up after 12.5 s, long enough for its restart.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
@@ -194,6 +196,31 @@ def status() -> list[ServiceStatus]:
     """Return the states of the Prefect and the MLflow server, then of those that `ensure_service` started."""
     extra = [folder.name for folder in _folders() if folder.name not in CLIENT_VARIABLE]
     return [_status(name) for name in (*CLIENT_VARIABLE, *extra)]
+
+
+def keep_running(start: Callable[[], list[ServiceStatus]], interval: float = 30.0) -> None:
+    """Start servers or workers again when one has ended or hangs, until SIGTERM or Ctrl-C; then stop all of the home.
+
+    Args:
+        start: starts what does not run.
+        interval: seconds between two checks.
+    """
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    pids = {service.name: service.pid for service in status()}
+    while not ended.wait(interval):
+        try:
+            running = {service.name: service.pid for service in start()}
+        except PairmillError as error:  # such as a full disk: the next check may find it solved
+            logger.error("%s", error)
+            continue
+        for name, pid in running.items():
+            if pid != pids.get(name, pid):
+                logger.warning("%s had ended and runs again, as process %s", name, pid)
+        pids |= running
+    logger.info("stopping the servers and workers")
+    down()
 
 
 def ensure_service(

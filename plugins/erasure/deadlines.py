@@ -12,7 +12,7 @@ from typing import Any
 from dataops.errors import PairmillError, ServiceError
 from dataops.redaction import remove_credentials
 from dataops.store import Store
-from flows.listeners.base import RunListener
+from flows.listeners.base import TAKEDOWN_DUE, RunListener
 from plugins.erasure.request_log import list_logs
 
 logger = logging.getLogger(__name__)
@@ -54,8 +54,6 @@ def announce(rows: Sequence[dict[str, Any]], today: date) -> None:
     from prefect.client.orchestration import get_client
     from prefect.events import Event, Resource
     from prefect.settings import PREFECT_API_URL
-
-    from flows.listeners.events import TAKEDOWN_DUE
 
     sent = [
         Event(

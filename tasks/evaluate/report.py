@@ -3,6 +3,7 @@
 import base64
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pkgutil import resolve_name
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from PIL import Image
 
 from dataops.formatting import format_interval, format_percent, format_quantity
 from dataops.images.decode import PREVIEW_SIDE, ImageRefused, decode, make_preview, read_header
+from dataops.plugins import load
 from tasks.evaluate.run_suite import Evaluation, average_metrics
 from tasks.reports.page import Section, render
 from training.evaluation.intervals import flatten_metrics
@@ -66,12 +68,8 @@ def _describe_task(task: Task, result: Mapping[str, Any], predictions: pa.Table)
         galleries = _choose_examples(task, rows)
     elif task.kind == "retrieval":
         galleries = [_choose_late_captions(task, rows)]
-    elif task.kind == "association":
-        sections.append(find_worst_words(rows))
-    elif task.kind == "choice":
-        sections.append(_find_wrong_choices(rows))
-    else:
-        sections.append(find_worst_classes(result["average_precision"], task.data.class_names()))
+    elif (describe := load("measures")[task.kind].page) is not None:
+        sections.append(resolve_name(describe)(task, result, rows))
     return {"name": task.name, "summary": _summarise(task, result), "sections": sections, "galleries": galleries}
 
 
@@ -150,14 +148,9 @@ def describe_details(result: Mapping[str, Any]) -> list[Section]:
     if shift := result.get("robustness"):
         values = f"{percent(shift['base_value'])} on `{shift['base']}`, {percent(shift['value'])} here"
         sections.append(Section("", [f"Natural shift: {values}, a gap of {100 * shift['gap']:.2f} points."]))
-    if probe := result.get("linear_probe"):
-        top1 = f"{percent(probe['top1']['value'])} ({interval(probe['top1'])})"
-        images = f"after {probe['train']:,} labelled images, L2 strength {probe['strength']:.3g}"
-        sections.append(Section("", [f"Linear probe, features {result['probe_features']}: {top1} {images}."]))
-    if shots := result.get("few_shot"):
-        rows = [[f"{s['shots']}", percent(s["top1"]["value"]), interval(s["top1"]), f"{s['train']:,}"] for s in shots]
-        columns = ["shots a class", "top-1", "99.5% interval", "labelled images"]
-        sections.append(Section("Few shots", (), columns, rows, numbers=range(4)))
+    for name, protocol in load("protocols").items():
+        if result.get(name):
+            sections.append(resolve_name(protocol.page)(result))
     if prompts := result.get("each_template"):
         spread = 100 * (prompts[0]["value"] - prompts[-1]["value"])
         title = f"Single prompts, best and worst ({spread:.2f} points apart)"
@@ -224,28 +217,6 @@ def _format_classes(counts: Counter[str]) -> str:
     """Return the most frequent classes, with the number of images where there are several of one."""
     names = [f"{name} ({count:,})" if count > 1 else name for name, count in counts.most_common(LISTED)]
     return ", ".join(names) + (", …" if len(counts) > LISTED else "")
-
-
-def find_worst_words(rows: Iterable[Mapping[str, Any]]) -> Section:
-    """Return the cues of an association task with the lowest Jaccard index."""
-    worst = sorted(rows, key=lambda row: row["jaccard"])[:WORST]
-    body = [[row["cue"], percent(row["jaccard"]), ", ".join(row["associations"])] for row in worst]
-    return Section("Words with the lowest score", (), ["word", "Jaccard index", "its images"], body, numbers=(1,))
-
-
-def _find_wrong_choices(rows: Iterable[Mapping[str, Any]]) -> Section:
-    """Return the images of a choice task that prefer a wrong caption by most."""
-    wrong = [(max(row["scores"][1:]) - row["scores"][0], row) for row in rows if row["scores"] and not row["is_right"]]
-    wrong = sorted(wrong, key=lambda each: (-each[0], each[1]["key"]))[:WORST]
-    body = [[row["captions"][0], row["captions"][row["scores"].index(max(row["scores"]))]] for _, row in wrong]
-    return Section("Wrong choices by the largest difference", (), ["right caption", "chosen caption"], body)
-
-
-def find_worst_classes(precisions: Sequence[float], names: Sequence[str]) -> Section:
-    """Return the classes of a multi-label task with the lowest average precision."""
-    worst = sorted(zip(precisions, names, strict=True))[:WORST]
-    body = [[name, percent(value)] for value, name in worst]
-    return Section("Classes with the lowest precision", (), ["class", "average precision"], body, numbers=(1,))
 
 
 def describe_overlap(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, object] | None:

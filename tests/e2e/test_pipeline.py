@@ -207,14 +207,15 @@ def test_prefect_and_mlflow_record_the_run(pairmill, undisturbed):
     flow_run_id = undisturbed["attempts"][0]["flow_run_id"]
     flow_run = prefect.get(f"flow_runs/{flow_run_id}")
     assert (flow_run["name"], flow_run["state_type"]) == (undisturbed["run_id"], "COMPLETED")
-    artefacts = prefect.post("artifacts/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
-    assert sorted(a["key"] for a in artefacts) == ["checks", "config", "funnel", "progress", "result"]
-    database = services.home() / "services" / "prefect" / "prefect.db"
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        events_of_artefacts = connection.execute("SELECT payload FROM events WHERE event LIKE 'prefect.artifact%'")
-        payloads = str([*events_of_artefacts])
-    assert "result" in payloads
-    assert "data:image" not in payloads, "a takedown cannot delete events"
+    if "prefect" in plugins.load("listeners"):  # of the plugin deployment
+        artefacts = prefect.post("artifacts/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
+        assert sorted(a["key"] for a in artefacts) == ["checks", "config", "funnel", "progress", "result"]
+        database = services.home() / "services" / "prefect" / "prefect.db"
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            events_of_artefacts = connection.execute("SELECT payload FROM events WHERE event LIKE 'prefect.artifact%'")
+            payloads = str([*events_of_artefacts])
+        assert "result" in payloads
+        assert "data:image" not in payloads, "a takedown cannot delete events"
     made = {t["name"].split()[0]: t for t in task_runs(flow_run_id)}
     assert made.keys() == {*STAGES}
     edges = {(one["id"], stage) for stage, t in made.items() for one in t["task_inputs"].get("wait_for", [])}

@@ -24,7 +24,7 @@ from websockets.sync.client import connect
 from dataops.home import CHECKOUT
 from flows.config import load_config
 from flows.records import create_run
-from infra.local import services, worker
+from infra.local import services
 from tests import concurrency
 from tests.servers.browser import Browser, find_browser, record_requests, serve_page, start_browser
 from tests.servers.prefect_api import PrefectApi
@@ -352,6 +352,7 @@ def test_no_page_requests_anything_from_another_server(tmp_path: Path, api: Api,
 @pytest.fixture(scope="module")
 def workers(home: Path, api: Api) -> Iterator[Path]:
     """Deploy a config and start the workers, as `pairmill up --worker`; return the folder of the config."""
+    deployed = pytest.importorskip("plugins.deployment.workers")
     folder = home.parent
     (folder / "pages.warc.gz").write_bytes(b"")
     (folder / "held-out" / "test" / "0").mkdir(parents=True)
@@ -365,7 +366,7 @@ def workers(home: Path, api: Api) -> Iterator[Path]:
     assert done.returncode == 0, done.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_WORKER_QUERY_SECONDS", "1")
-        worker.start_workers("pairmill", gpus=1)
+        deployed.start_workers("pairmill", gpus=1)
         yield folder
 
 

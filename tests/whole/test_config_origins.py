@@ -1,8 +1,8 @@
 import tomllib
 from pathlib import Path
 
-from flows.commands.config import format_line, resolve_config
 from flows.config import RunConfig
+from plugins.init.config import format_line, resolve_config
 
 
 def resolve(path: Path, *settings: str) -> tuple[RunConfig, dict[str, tuple[object, str]], str]:

@@ -9,9 +9,9 @@ import pytest
 
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
-from flows.commands.config import format_line, resolve_config
 from flows.config import RunConfig, load_config
 from flows.config_schema import config_schema
+from plugins.init.config import format_line, resolve_config
 
 
 @pytest.mark.parametrize("path", sorted((CHECKOUT / "configs").glob("*.toml")), ids=lambda path: path.stem)

@@ -8,8 +8,8 @@ import jsonschema
 import pytest
 
 from dataops.errors import ConfigError
-from flows.commands.init import init
 from flows.config import load_config
+from plugins.init.init import init
 from training.evaluation.suite import load_suite
 
 KINDS = ("warc", "common_crawl", "pairs", "site")

@@ -26,6 +26,8 @@ class Measure:
     inputs: tuple[str, ...] = ("loaded", "task", "encoded", "threads", "weights")
     """What it takes, in order: the EvaluatedModel, the Task, its EncodedSet, a number of threads or None, and the features
     of classes by prompts and names, which tasks share."""
+    page: str | None = None
+    """`module:function` of the Task, its result and the rows of its predictions: a Section of the evaluation's page."""
 
     def run(self, **inputs: object) -> tuple[dict[str, Any], Any]:
         """Return the entry and the predictions of a task; all inputs are given by name."""
@@ -41,6 +43,8 @@ class Protocol:
     without features, which count as wrong. It returns an entry of the task's result under the protocol's name."""
     figures: Callable[[Any], dict[str, Any]]
     """Returns further metrics by name, of such an entry."""
+    page: str
+    """`module:function` of a task's result, which returns a Section of the evaluation's page."""
     order: int = 100
     """Place among the protocols of a task."""
 

@@ -31,7 +31,6 @@ READ_ONLY = [
     (["eval", "missing", "--suite", "{suite}"], 2),
     (["datasets", "fetch", "missing.toml"], 2),
     (["config", "show", "missing.toml"], 2),
-    (["config", "schema"], 0),
     (["plan", "missing.toml"], 2),
     (["try", "filter"], 2),
     (["--version"], 0),

@@ -16,6 +16,7 @@ from tests.small_pipeline import Pairmill
 from tests.small_web import HOST
 from tests.wat_files import json_record, page_value, warcinfo
 
+pytest.importorskip("plugins.common_crawl")
 pytestmark = pytest.mark.timeout(600)
 
 

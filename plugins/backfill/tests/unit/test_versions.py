@@ -25,6 +25,7 @@ def write(folder: Path, sources: str) -> Path:
 def test_crawls_are_values_of_the_only_source_of_common_crawl(
     tmp_path: Path, sources: str, settings: tuple[str, ...], key: str
 ) -> None:
+    pytest.importorskip("plugins.common_crawl")
     found = list_settings(write(tmp_path, sources), settings, ("CC-MAIN-2026-43", "2026"), ())
     assert found == [f'{key}="CC-MAIN-2026-43"', f'{key}="2026"']
 

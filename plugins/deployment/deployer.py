@@ -27,7 +27,9 @@ from pydantic import TypeAdapter, ValidationError
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from flows.config import RunConfig
-from flows.deployment.automations import (
+from flows.opening import ui_url
+from flows.pipeline import FLOWS
+from plugins.deployment.automations import (
     RETRY,
     absence_automation,
     absence_name,
@@ -36,9 +38,7 @@ from flows.deployment.automations import (
     retry_automation,
     zombie_automation,
 )
-from flows.deployment.request import DeployedObject, DeployRequest
-from flows.opening import ui_url
-from flows.pipeline import FLOWS
+from plugins.deployment.request import DeployedObject, DeployRequest
 
 PROJECT = CHECKOUT / "infra" / "prefect.yaml"
 GRACE = timedelta(hours=3)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import ConfigError
-from infra.systemd import render_unit
+from plugins.deployment.systemd import render_unit
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")

@@ -3,20 +3,13 @@
 A worker polls its pool and runs each flow run in a separate process. This module does not import prefect.
 """
 
-import logging
 import os
-import signal
 import socket
-import threading
-from collections.abc import Callable
 
-from dataops.errors import PairmillError
 from dataops.home import CHECKOUT
 from infra.local import services, supervisor
 from infra.local.services import ServiceStatus
 from tasks.engine.process_guard import GRACE_SECONDS
-
-logger = logging.getLogger(__name__)
 
 # Variables that clients of the servers may need; `ensure_service` removes them from the environment of servers.
 _CLIENT_VARIABLES = (
@@ -47,7 +40,7 @@ def start_workers(pool: str, gpus: int) -> list[ServiceStatus]:
 
 
 def _start(name: str, pool: str, gpu: int | None, limit: int | None = None) -> ServiceStatus:
-    command = ["python", "-m", "infra.local.process_worker", "--pool", pool]
+    command = ["python", "-m", "plugins.deployment.process_worker", "--pool", pool]
     command += ["--name", f"{name}@{socket.gethostname()}", "--with-healthcheck"]
     command += ["--limit", str(limit)] if limit else []
     env = supervisor.worker_environment(os.environ)
@@ -64,28 +57,3 @@ def _start(name: str, pool: str, gpu: int | None, limit: int | None = None) -> S
     return services.ensure_service(
         f"worker-{name}", command, "/health", env, port=None, stop_grace_s=GRACE_SECONDS + 20
     )
-
-
-def keep_running(start: Callable[[], list[ServiceStatus]], interval: float = 30.0) -> None:
-    """Start servers or workers again when one has ended or hangs, until SIGTERM or Ctrl-C; then stop all of the home.
-
-    Args:
-        start: starts what does not run.
-        interval: seconds between two checks.
-    """
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    pids = {service.name: service.pid for service in services.status()}
-    while not ended.wait(interval):
-        try:
-            running = {service.name: service.pid for service in start()}
-        except PairmillError as error:  # such as a full disk: the next check may find it solved
-            logger.error("%s", error)
-            continue
-        for name, pid in running.items():
-            if pid != pids.get(name, pid):
-                logger.warning("%s had ended and runs again, as process %s", name, pid)
-        pids |= running
-    logger.info("stopping the servers and workers")
-    services.down()

@@ -11,11 +11,11 @@ import pytest
 
 from dataops.errors import ConfigError
 from flows.config import RunConfig
-from flows.deployment.automations import NAMES, zombie_automation
-from flows.deployment.deploy import check_request
-from flows.deployment.deployer import Deployer, fill_specifications
-from flows.deployment.request import DeployRequest
 from flows.pipeline import FLOWS
+from plugins.deployment.automations import NAMES, zombie_automation
+from plugins.deployment.deploy import check_request
+from plugins.deployment.deployer import Deployer, fill_specifications
+from plugins.deployment.request import DeployRequest
 
 CONFIG = RunConfig.model_validate(
     {"name": "nightly", "source": {"kind": "warc", "paths": ["x.warc.gz"]}, "register": {"model_name": "clip"}}

@@ -8,10 +8,10 @@ import pytest
 from prefect.server.utilities.user_templates import render_user_template_sync
 
 from dataops.snapshot import Counts
-from flows.deployment.automations import notification_automations
-from flows.listeners import events
 from flows.listeners.base import StageEnd
-from flows.listeners.events import MATCHED
+from plugins.deployment import events
+from plugins.deployment.automations import notification_automations
+from plugins.deployment.events import MATCHED
 from tests.live_runs import build_live_run
 from tests.manifests import build_manifest
 

@@ -4,8 +4,8 @@ from typing import Any
 import httpx
 import pytest
 
-from flows.listeners import artefacts
 from flows.records import Attempt, RunRecord, StageRun
+from plugins.deployment import artefacts
 from tests.hostile_text import HOSTILE_MARKDOWN, Page
 from tests.live_runs import build_live_run, build_plan
 
@@ -56,3 +56,20 @@ def test_progress_is_one_artefact_that_a_lost_server_does_not_fail(
         shown.progress(1, 1, "loss 4.1")
     assert sent == [("one", 100.0)] * 2
     assert "no more will be sent: ConnectError: down" in caplog.text
+
+
+@pytest.mark.parametrize("line", [HOSTILE_MARKDOWN, "\x1b[31mred", "host http://user:hunter2@evil.example"])
+def test_progress_artefacts_show_a_line_as_text(line, tmp_path, monkeypatch):
+    from markdown_it import MarkdownIt
+
+    descriptions: list[str] = []
+    for kind in ("markdown", "progress"):
+        monkeypatch.setattr(artefacts, f"create_{kind}_artifact", lambda *_, **__: "one")
+    monkeypatch.setattr(artefacts, "update_progress_artifact", lambda *_, description: descriptions.append(description))
+    shown = artefacts.Artefacts(build_live_run(tmp_path))
+    shown.begin()
+    shown.progress(1, 2, line)
+    tags = Page(MarkdownIt("commonmark", {"html": True}).render(descriptions[0]))
+    assert tags.tags == ["p"]
+    assert not set(descriptions[0]) & set("\x1b\n")
+    assert "hunter2" not in descriptions[0]

@@ -19,11 +19,11 @@ from httpx import HTTPError
 from dataops.errors import ConfigError, ServiceError
 from flows.allowed_stores import forget_deployed, remember_deployed
 from flows.config import config_name, load_config, with_growth
-from flows.deployment.request import DeployedObject, DeployRequest
 from infra.local import services
+from plugins.deployment.request import DeployedObject, DeployRequest
 
 if TYPE_CHECKING:  # it imports prefect
-    from flows.deployment.deployer import Deployer
+    from plugins.deployment.deployer import Deployer
 
 
 def deploy(request: DeployRequest) -> list[DeployedObject]:
@@ -61,7 +61,7 @@ def worker_commands(request: DeployRequest) -> Sequence[str]:
 
     There are none for other machines if they cannot reach the Prefect server.
     """
-    store, worker = shlex.quote(load_config(request.config).store.uri), "python -m infra.local.process_worker"
+    store, worker = shlex.quote(load_config(request.config).store.uri), "python -m plugins.deployment.process_worker"
     api = next(s.url for s in services.status() if s.name == "prefect")
     pool = "" if request.pool == DeployRequest.pool else f" --pool {request.pool}"
     gpus = "" if request.gpus == 1 else f" --gpus {request.gpus}"
@@ -91,7 +91,7 @@ def _connect() -> Iterator["Deployer"]:
     services.apply_environment()
     from prefect.client.orchestration import get_client
 
-    from flows.deployment.deployer import Deployer
+    from plugins.deployment.deployer import Deployer
 
     try:
         with get_client(sync_client=True) as client:

@@ -1,6 +1,7 @@
-"""`python -m infra.systemd [OPTIONS]`: prints a systemd service that keeps the servers and workers of this project running.
+"""Prints a systemd service that keeps the servers and workers of this project running.
 
-The options are those of `pairmill up --worker`, such as --pool and --gpus. docs/operate/service.md has the steps.
+It is `python -m plugins.deployment.systemd [OPTIONS]`. The options are those of `pairmill up --worker`, such as --pool and
+--gpus. docs/operate/service.md has the steps.
 """
 
 import re

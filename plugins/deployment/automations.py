@@ -12,7 +12,8 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypesOrUnknown, ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-from flows.listeners.events import MATCHED, PROMOTED, TAKEDOWN_DUE
+from flows.listeners.base import TAKEDOWN_DUE
+from plugins.deployment.events import MATCHED, PROMOTED
 
 NAMES = ("pipeline", "curate", "train", "evaluate")
 """The flows that the automations watch."""

@@ -1,4 +1,6 @@
-"""Prefect's process worker, restricted to the flows of this checkout: `python -m infra.local.process_worker --pool POOL`.
+"""Prefect's process worker, restricted to the flows of this checkout.
+
+It is `python -m plugins.deployment.process_worker --pool POOL`.
 
 Prefect's own worker runs whatever command, code and environment a deployment, a flow run or a work pool names, so whoever
 can write to the Prefect server runs programs on the worker's machine. This one runs `flows.pipeline` only. It takes the
@@ -54,7 +56,7 @@ class FlowJobConfiguration(ProcessJobConfiguration):
                 " `pairmill deploy`, and see SECURITY.md"
             )
         # With a command of its own Prefect does not put the folder of the deployment on the path of Python.
-        self.command = command_to_string([get_sys_executable(), "-m", "infra.local.flow_engine"])
+        self.command = command_to_string([get_sys_executable(), "-m", "plugins.deployment.flow_engine"])
         super().prepare_for_flow_run(flow_run, deployment, *args, **options)
         path = os.environ.get("PYTHONPATH")
         self.env |= {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), *([path] if path else [])]), "PYTHONSAFEPATH": "1"}

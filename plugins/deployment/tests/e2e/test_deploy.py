@@ -35,16 +35,16 @@ SHORT_SILENCE = """
 import sys
 from datetime import timedelta
 from prefect.client.orchestration import get_client
-from flows.deployment.deployer import Deployer
-from flows.deployment.automations import zombie_automation
+from plugins.deployment.deployer import Deployer
+from plugins.deployment.automations import zombie_automation
 with get_client(sync_client=True) as client:
     Deployer(client).put_automation(zombie_automation(timedelta(seconds=int(sys.argv[1]))))
 """
 IMPATIENT = """
 from datetime import timedelta
 from prefect.client.orchestration import get_client
-from flows.deployment.deployer import Deployer
-from flows.deployment.automations import absence_automation, late_automations
+from plugins.deployment.deployer import Deployer
+from plugins.deployment.automations import absence_automation, late_automations
 with get_client(sync_client=True) as client:
     block = client.read_block_document_by_name("hook", "custom-webhook").id
     deployment = client.read_deployment_by_name("curate/nightly").id

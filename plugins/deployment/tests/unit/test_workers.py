@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from infra.local import services, worker
+from infra.local import services
+from plugins.deployment import workers
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[tuple[str, l
 
 
 def test_start_workers_gives_each_gpu_its_own_worker(started):
-    worker.start_workers("mill", gpus=2)
+    workers.start_workers("mill", gpus=2)
     assert [
         (name, command[command.index("--pool") + 1], env.get("CUDA_VISIBLE_DEVICES")) for name, command, env in started
     ] == [
@@ -39,9 +40,9 @@ def test_worker_runs_our_class_on_loopback_without_credentials_in_its_command(st
     monkeypatch.setattr(services, "client_environment", lambda: {"PREFECT_API_AUTH_STRING": "pairmill:ours"})
     for name, value in (("PREFECT_API_KEY", "pnu_secret"), ("AWS_PROFILE", "mine"), ("HF_TOKEN", "hf_secret")):
         monkeypatch.setenv(name, value)
-    worker.start_workers("mill", gpus=0)
+    workers.start_workers("mill", gpus=0)
     ((_, command, env),) = started
-    assert command[:5] == ["python", "-m", "infra.local.process_worker", "--pool", "mill"]
+    assert command[:5] == ["python", "-m", "plugins.deployment.process_worker", "--pool", "mill"]
     assert (env["AWS_PROFILE"], env.get("HF_TOKEN")) == ("mine", None), "flows may need any setting"
     assert env["PREFECT_WORKER_WEBSERVER_HOST"] == "127.0.0.1"
     assert (env["PREFECT_API_KEY"], env["PREFECT_API_AUTH_STRING"]) == ("pnu_secret", "pairmill:ours")

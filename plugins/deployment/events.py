@@ -28,7 +28,6 @@ PROMOTED = "pairmill.champion.promoted"
 MATCHED = "pairmill.harm.matched"
 """Images of a download are on lists of known harmful images."""
 EVENTS = {"download": MATCHED, "pack": LANDED, "train": TRAINED, "register": PROMOTED}
-TAKEDOWN_DUE = "pairmill.takedown.due"
 SCORES = 8
 """Maximum number of scores in the event of a new champion."""
 

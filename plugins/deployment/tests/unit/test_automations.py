@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from jinja2 import Environment
 
-from flows.deployment.automations import notification_automations
+from plugins.deployment.automations import notification_automations
 
 
 @pytest.mark.parametrize(

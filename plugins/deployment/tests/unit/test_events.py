@@ -4,8 +4,8 @@ import pytest
 
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore
-from flows.listeners import events
 from flows.records import Attempt, RunRecord
+from plugins.deployment import events
 from tasks.checks.check import CheckReport, CheckResult
 from tests.manifests import build_manifest
 

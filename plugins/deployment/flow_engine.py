@@ -1,4 +1,4 @@
-"""`python -m infra.local.flow_engine`: Prefect's engine, for a flow run of pairmill.
+"""`python -m plugins.deployment.flow_engine`: Prefect's engine, for a flow run of pairmill.
 
 Prefect puts the folder of a deployment first on the import path before it loads a flow. A user's own `tasks` or `flows`
 there would be imported in place of ours, so ours are imported before.

@@ -14,7 +14,7 @@ from prefect.workers.process import ProcessWorker
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from flows.pipeline import FLOWS
-from infra.local.process_worker import FlowJobConfiguration, FlowWorker
+from plugins.deployment.process_worker import FlowJobConfiguration, FlowWorker
 
 FOLDER = "prefect.deployments.steps.set_working_directory"
 PULL = [{FOLDER: {"directory": "/somewhere"}}]
@@ -44,7 +44,7 @@ def prepare(values: dict[str, Any], of: Any, template: dict[str, Any] | None = N
 def test_flows_of_this_checkout_run_in_this_installation(flow: str):
     job = prepare({"env": OURS}, deployment(f"flows.pipeline.{flow}"))
     assert job.command is not None
-    assert job.command.split() == [sys.executable, "-m", "infra.local.flow_engine"]
+    assert job.command.split() == [sys.executable, "-m", "plugins.deployment.flow_engine"]
     assert str(job.env["PYTHONPATH"]).split(":")[0] == str(CHECKOUT)
     assert job.env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
     in_checkout = [{FOLDER: {"directory": str(CHECKOUT)}}]

@@ -15,8 +15,8 @@ import pytest
 from dataops import plugins
 from dataops.config import recorded_path
 from dataops.errors import ConfigError
-from flows.commands.init import fit_training, init
 from flows.config import load_config
+from plugins.init.init import fit_training, init
 from plugins.own_images.tests.made import write_files, write_tar
 from tests.image_files import photo
 

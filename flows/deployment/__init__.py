@@ -1,1 +1,0 @@
-"""Deployments in Prefect: schedules, automations and limits."""
