@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -78,6 +79,11 @@ def _on_white(image: bytes) -> Image.Image:
 def _in_processes(function: Callable[[T], bytes], items: Sequence[T], workers: int) -> list[bytes]:
     """Map in processes, because resvg and Pillow's encoder hold the GIL; few items are mapped in this process."""
     if workers <= 1 or len(items) < _SERIAL_BELOW:
-        return [function(item) for item in items]
+        return _in_turn(function, items)
+    chunks = [items[start : start + 64] for start in range(0, len(items), 64)]
     with worker_pool(workers) as pool:
-        return list(pool.map(function, items, chunksize=64))
+        return [image for chunk in pool.map(partial(_in_turn, function), chunks) for image in chunk]
+
+
+def _in_turn(function: Callable[[T], bytes], items: Sequence[T]) -> list[bytes]:
+    return [function(item) for item in items]

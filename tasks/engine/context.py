@@ -3,12 +3,16 @@
 import multiprocessing
 import os
 import re
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures import Executor as Pool
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,24 +101,84 @@ class LocalExecutor:
 LOCAL = Engine(lambda execution: LocalExecutor())
 
 
-class _WorkerPool(ProcessPoolExecutor):
-    """Its workers do not get Ctrl-C, which a terminal sends to all processes of a command: their parent ends them."""
+class WorkerPool(Pool):
+    """Worker processes of this machine. Each has one task at a time; if one dies, the others and their tasks go on.
+
+    A ProcessPoolExecutor is lost with any of its processes, and with it the tasks of all; so this has one for each worker.
+    Workers do not get Ctrl-C, which a terminal sends to all processes of a command: their parent ends them.
+    """
+
+    def __init__(self, number: int):
+        self._number = number
+        self._workers, self._idle = list[ProcessPoolExecutor](), list[ProcessPoolExecutor]()
+        self._waiting = deque[tuple[Future[Any], Callable[[], Any]]]()
+        self._lock = threading.Lock()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        with block_interrupts():  # a submit may start a worker
-            return super().submit(fn, *args, **kwargs)
+        """Submit a call. Its future raises BrokenProcessPool if the worker that executed it died."""
+        future: Future[Any] = Future()
+        with self._lock:
+            self._waiting.append((future, partial(fn, *args, **kwargs)))
+        self._start()
+        return future
+
+    def _start(self) -> None:
+        """Give each worker that has nothing to do the next call."""
+        while True:
+            with self._lock:
+                if not self._waiting or not (self._idle or len(self._workers) < self._number):
+                    return
+                future, call = self._waiting.popleft()
+                if not future.set_running_or_notify_cancel():
+                    continue
+                worker, started = self._submit(call)
+            started.add_done_callback(partial(self._end, worker, future))
+
+    def _submit(self, call: Callable[[], Any]) -> tuple[ProcessPoolExecutor, Future[Any]]:
+        with block_interrupts():  # it may start a process
+            if self._idle:
+                worker = self._idle.pop()
+                try:
+                    return worker, worker.submit(call)
+                except BrokenProcessPool:  # it died while idle
+                    self._workers.remove(worker)
+            spawn = multiprocessing.get_context("spawn")
+            worker = ProcessPoolExecutor(1, spawn, initializer=start_worker, initargs=(os.getpid(),))
+            self._workers.append(worker)
+            return worker, worker.submit(call)
+
+    def _end(self, worker: ProcessPoolExecutor, future: Future[Any], ended: Future[Any]) -> None:
+        error = ended.exception() if not ended.cancelled() else CancelledError()
+        with self._lock:
+            if isinstance(error, BrokenProcessPool):
+                self._workers.remove(worker)
+            else:
+                self._idle.append(worker)
+        self._start()
+        if error is None:
+            future.set_result(ended.result())
+        else:
+            future.set_exception(error)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let the workers end, once they have done what they are at; calls that wait are cancelled."""
+        with self._lock:
+            workers, waiting = list(self._workers), list(self._waiting)
+            self._waiting.clear()
+        for future, _ in waiting:
+            future.cancel()
+        for worker in workers:
+            worker.shutdown(wait, cancel_futures=cancel_futures)
 
 
 @contextmanager
-def worker_pool(number: int, end_seconds: float = 10.0) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(number: int, end_seconds: float = 10.0) -> Iterator[Pool]:
     """Return a pool of worker processes, which have ended at the end of the `with`.
 
-    The executor's own shutdown waits without limit: a worker that was killed while it read its queue holds the lock that
-    the others need to read it.
+    The executor's own shutdown waits without limit for a worker that is stopped.
     """
     before = set(multiprocessing.active_children())
-    spawn = multiprocessing.get_context("spawn")
-    pool = _WorkerPool(number, spawn, initializer=start_worker, initargs=(os.getpid(),))
+    pool = WorkerPool(number)
     grace = end_seconds
     try:
         yield pool

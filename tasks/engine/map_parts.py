@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """Attempts of a task whose error is retryable."""
+ALONE = ATTEMPTS + 1
+"""Number of the attempt after the worker of a task died: it runs once all others are finished."""
 WAITING = 3
 """Tasks per worker that are submitted ahead, so that no worker waits for the next one."""
 
@@ -104,8 +106,9 @@ def map_parts(
         view: what progress counts and shows; by default the tasks, and the rows kept and dropped.
         order: in which order tasks start; by default that of `tasks`.
 
-    Raises: the error of the first task that failed, after ATTEMPTS attempts if it is retryable; JobFailed (75) if a worker
-    process died (killed, or out of memory); ServiceError (75) if a cluster does not answer or is lost.
+    Raises: the error of the first task that failed, after ATTEMPTS attempts if it is retryable; JobFailed (75), once all
+    other tasks are finished, if the worker of a task died (killed, or out of memory) and that of its second attempt, which
+    runs alone, too; ServiceError (75) if a cluster does not answer or is lost.
     """
     records = draft.finished(task.id for task in tasks)
     todo = [task for task in tasks if task.id not in records]
@@ -166,7 +169,7 @@ def _run(
             except Empty:
                 progress.show(task for task, _ in running.values())
 
-    task, log = todo[0], RecordLog(draft)
+    log, died, failed = RecordLog(draft), deque[T](), list[str]()
     with progress.reports_of_workers(shared_disk=context.executor.shares_disk):
         try:
             submit_next()
@@ -178,21 +181,34 @@ def _run(
                     log.add(future.result())
                     progress.finish(task, future.result())
                     progress.show(task for task, _ in running.values())
-                    queue.end(task)
-                    submit_next()
+                elif isinstance(error, BrokenProcessPool):
+                    logger.warning("%s %s: its worker process died (killed, or out of memory)", draft.stage, task.id)
+                    if attempt == ALONE:
+                        failed.append(task.id)
+                    else:
+                        died.append(task)
                 elif _is_retryable(error) and attempt < ATTEMPTS:
                     logger.warning("%s %s: attempt %d failed: %s", draft.stage, task.id, attempt, error)
                     pause(
                         attempt, f"{draft.stage} {task.id} failed, attempt {attempt + 1} of {ATTEMPTS} follows: {error}"
                     )
                     submit(task, attempt + 1)
+                    continue
                 else:
                     raise error
+                if attempt != ALONE:
+                    queue.end(task)
+                submit_next()
+                if not running and died:
+                    submit(died.popleft(), ALONE)
             log.end()
-        except BrokenProcessPool as error:  # also of a worker that died while idle
-            raise JobFailed(
-                f"{draft.stage}: a worker process died (killed, or out of memory) at or near {task.id}", exit_code=75
-            ) from error
+            if failed:
+                raise JobFailed(
+                    f"{draft.stage}: a worker process died (killed, or out of memory) in each of two attempts of "
+                    f"{', '.join(failed[:5])}{' ...' * (len(failed) > 5)} ({len(failed)} of {len(todo)} tasks), the second "
+                    "with no other task beside it. All others are finished",
+                    exit_code=75,
+                )
         finally:
             begun = [future for future in running if not future.cancel()]
             if not running or isinstance(sys.exc_info()[1], Exception):

@@ -1,5 +1,6 @@
 """A stage that is only arithmetic, and logs each part that it makes."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +35,10 @@ def square(draft: Draft, task: Number) -> Record:
         log.write(f"{task.value}\n")
     if task.value == 3 and Path(f"{task.log}.fail").exists():
         raise SourceError("three failed")
-    if task.value == 2 and Path(f"{task.log}.die").exists():
-        Path(f"{task.log}.die").unlink()
-        __import__("os")._exit(9)
+    times = Path(f"{task.log}.die")
+    if task.value == 2 and times.exists() and (left := times.read_text()):
+        times.write_text(left[1:])
+        os._exit(9)
     part = draft.put_table(f"part-{task.value:05d}.parquet", pa.table({"uid": [uid("u", str(task.value**2))]}))
     return Record(task=task.id, parts=[part], counts=Counts(input=1, kept=1))
 

@@ -62,20 +62,30 @@ def test_a_damaged_snapshot_of_an_older_version_is_not_accepted(context, tmp_pat
     assert make(planned, context).stage_version == newer.version
 
 
-def test_make_repeats_only_missing_parts_after_a_worker_died(context, tmp_path):
-    log = tmp_path / "log"
-    Path(f"{log}.die").touch()
-    planned = plan(SQUARES, SquareConfig(log=str(log), count=6), 0, [])
-    with pytest.raises(JobFailed, match="worker process died") as caught:
+def test_a_worker_that_dies_costs_its_own_task_only(context, tmp_path):
+    """The task runs again alone; one whose worker dies then, too, is named once all others are finished."""
+    log, times = tmp_path / "log", Path(f"{tmp_path / 'log'}.die")
+    config = SquareConfig(log=str(log), count=9)
+    planned = plan(SQUARES, config.model_copy(update={"log": str(tmp_path / "other")}), 0, [])
+    undisturbed = make(planned, context).content_digest
+    discard(planned, context)
+    planned = plan(SQUARES, config, 0, [])
+    times.write_text("x")
+    assert make(planned, context).content_digest == undisturbed
+    assert done(log) == [0, 1, 2, 2, *range(3, 9)]
+    assert log.read_text().split()[-1] == "2", "the second attempt came last"
+
+    discard(planned, context)
+    times.write_text("xxx")
+    with pytest.raises(JobFailed, match=r"worker process died.* two attempts of part-00002 \(1 of 9 tasks\)") as caught:
         make(planned, context)
     assert caught.value.exit_code == 75
     assert caught.value.retryable
-    finished = [n for n in range(6) if Draft(context.store, "filter", planned.key).done(f"part-{n:05d}")]
-    before = done(log)
-    manifest = make(planned, context)
-    assert len(manifest.parts) == 6
-    again = done(log)
-    assert all(again.count(n) == before.count(n) for n in finished)
+    finished = [n for n in range(9) if Draft(context.store, "filter", planned.key).done(f"part-{n:05d}")]
+    assert finished == [0, 1, *range(3, 9)]
+    assert make(planned, context).content_digest == undisturbed
+    assert done(log).count(2) == 2 + 4
+    assert all(done(log).count(n) == 2 for n in finished)
 
 
 def test_map_parts_tries_a_retryable_part_three_times(context, tmp_path, monkeypatch):
