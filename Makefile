@@ -10,8 +10,9 @@ INSTALL := $(BIN)/python infra/install.py --constraint=constraints.txt
 KERNELS := $(BIN)/python -m infra.kernels || true
 # Two test files at a time; conftest.py orders them.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
-# Three where tests wait for servers and processes.
+# More where tests wait for servers and processes.
 PYTEST_WAITING := $(PYTEST) -n 3
+PYTEST_E2E := $(PYTEST) -n 4
 
 .PHONY: demo install test checks lint audit unit stage flaky integration e2e core plugin ray export peers docs docs-reference docs-outputs \
 	clean
@@ -55,7 +56,7 @@ integration: .venv/installed-dev
 	$(PYTEST_WAITING) tests/integration $(wildcard plugins/*/tests/integration)
 
 e2e: .venv/installed-dev
-	$(PYTEST_WAITING) tests/e2e $(wildcard plugins/*/tests/e2e)
+	$(PYTEST_E2E) tests/e2e $(wildcard plugins/*/tests/e2e)
 
 # A copy in build/$(1) without plugins/ but $(2), with an environment of its own that has only the extras $(3).
 define copy
@@ -69,7 +70,7 @@ endef
 # The core's own tests (all but tests/whole) without plugins; not part of `test`, since it installs a second environment.
 core:
 	$(call copy,core,,test)
-	cd build/core && $(PYTEST) tests/unit && $(PYTEST_WAITING) tests/integration tests/e2e
+	cd build/core && $(PYTEST) tests/unit && $(PYTEST_WAITING) tests/integration && $(PYTEST_E2E) tests/e2e
 
 # The tests of one plugin with the core and itself: make plugin PLUGIN=browse
 PLUGIN ?= browse

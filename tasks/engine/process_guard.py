@@ -1,5 +1,7 @@
 """Keep secrets and control characters out of the log records and last traceback of a process; let it print any text."""
 
+import atexit
+import gc
 import logging
 import signal
 import sys
@@ -27,6 +29,7 @@ def guard_process() -> None:
     escape_unencodable_output()
     if not isinstance(logging.getLogRecordFactory(), _CleanRecordFactory):
         logging.setLogRecordFactory(_CleanRecordFactory(logging.getLogRecordFactory()))
+        atexit.register(gc.freeze)  # else Python looks for garbage in all modules at its end, which takes a second
     sys.excepthook, threading.excepthook = _print_exception, _print_thread_exception
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 DIGIT_TEMPLATES = ('a photo of the number: "{c}".',)
 """The prompt that CLIP's authors published for MNIST."""
@@ -39,6 +38,8 @@ def write_classification(
 
 def write_digits(task: Path) -> int:
     """Write 1,797 scans of 8 x 8 pixels, light ink on black, with values 0..16 scaled to 0..255."""
+    from sklearn.datasets import load_digits  # here: it takes 2 s to load, and other sets need none of it
+
     scans, labels = load_digits(return_X_y=True)
     grey = np.rint(np.asarray(scans).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     pngs = [_encode_png(Image.fromarray(scan)) for scan in grey]

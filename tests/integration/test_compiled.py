@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torch._dynamo.utils import counters
 
 from tests import trainings
 from tests.trainings import VIT, output_of, rows_of
@@ -25,6 +24,8 @@ def test_a_compiled_training_has_five_graphs_for_all_steps_and_the_losses_of_ano
     make_job: Callable[..., Path],
 ) -> None:
     """Pixels, the image tower, embeddings of words, the blocks of the text tower, and those of the loss."""
+    from torch._dynamo.utils import counters  # here, since each test process would load the compiler
+
     plain, compiled = (
         make_job(name, "vit", compile=name == "compiled", patch_dropout=0.5) for name in ("plain", "compiled")
     )
