@@ -19,6 +19,13 @@ _PART = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')){{{MAX_DEPTH}}}", re.ASCII)
 
 
+class TomlRefused(tomllib.TOMLDecodeError):
+    """A document that is valid, and not read."""
+
+    def __init__(self, message: str):
+        ValueError.__init__(self, message)  # from Python 3.14 on, its own takes a place in the document
+
+
 def parse_toml(text: str) -> dict[str, Any]:
     """Parse a TOML document.
 
@@ -26,26 +33,26 @@ def parse_toml(text: str) -> dict[str, Any]:
         64 bits.
     """
     if len(text) > MAX_CHARS:
-        raise tomllib.TOMLDecodeError(f"it has over {MAX_CHARS:,} characters")
+        raise TomlRefused(f"it has over {MAX_CHARS:,} characters")
     too_deep = f"it is nested over {MAX_DEPTH} levels deep"
     if _LONG_KEY.search(text):
-        raise tomllib.TOMLDecodeError(too_deep)
+        raise TomlRefused(too_deep)
     try:
         values = tomllib.loads(text)
     except RecursionError:
-        raise tomllib.TOMLDecodeError(too_deep) from None
+        raise TomlRefused(too_deep) from None
     except tomllib.TOMLDecodeError:
         raise
     except ValueError:  # Python limits the digits of an integer
-        raise tomllib.TOMLDecodeError(_LONG_INTEGER) from None
+        raise TomlRefused(_LONG_INTEGER) from None
     level: list[Any] = [values]
     for _ in range(MAX_DEPTH):
         inner = [part for value in level for part in (value.values() if isinstance(value, dict) else value)]
         if any(isinstance(value, int) and not -(1 << 63) <= value < 1 << 63 for value in inner):
-            raise tomllib.TOMLDecodeError(_LONG_INTEGER)
+            raise TomlRefused(_LONG_INTEGER)
         level = [value for value in inner if isinstance(value, dict | list)]
     if level:
-        raise tomllib.TOMLDecodeError(too_deep)
+        raise TomlRefused(too_deep)
     return values
 
 

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from training.train import main
 make_job, shards, process_state = trainings.make_job, trainings.shards, trainings.process_state  # fixtures
 
 
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C compiler is installed: apt install g++")
+
+
+@needs_compiler
 @pytest.mark.usefixtures("process_state")
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own code
@@ -43,6 +48,7 @@ def test_a_compiled_training_has_five_graphs_for_all_steps_and_the_losses_of_ano
     )
 
 
+@needs_compiler
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_the_folder_of_kernels_is_the_first_that_runs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device
