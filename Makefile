@@ -7,7 +7,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python infra/install.py --constraint=constraints.txt
 # Compiles the functions of the stages into the user's cache, so that no run waits for that; without a cache, each run does.
-KERNELS := $(BIN)/python -m infra.kernels || true
+KERNELS := $(BIN)/python -m plugins.kernels || true
 # Two test files at a time; conftest.py orders them.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 # More where tests wait for servers and processes.

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
+from dataops import plugins
 from dataops.errors import ConfigError
 from dataops.facts import EvaluateFacts, ExtractFacts, PackFacts, RegisterFacts, funnel_stages
 from dataops.formatting import format_bytes, format_counts, format_quantity, format_share
@@ -424,18 +425,11 @@ def open_page(page: Path) -> None:
 
 
 def _page(manifest: Manifest, store: Store) -> bytes:
-    from tasks.download.report import report_html as download_html
-    from tasks.filter.summary import report_html as filter_html
     from tasks.pack.card import HTML_PAGE
-    from tasks.register.stage_page import stage_html
     from tasks.reports.page import encode_page
 
-    if manifest.stage == "filter":
-        return filter_html(manifest).encode("utf-8", "replace")
-    if manifest.stage in ("extract", "curate", "train"):
-        return encode_page(stage_html(manifest, store))
-    if manifest.stage == "download":
-        return download_html(manifest, store).encode("utf-8", "replace")
+    if manifest.stage != "pack":
+        return encode_page(plugins.find("pages", manifest.stage)(manifest, store))
     if not manifest.named(HTML_PAGE):
         raise ConfigError(
             f"pack/{manifest.key} was made by an earlier version of pairmill, which wrote no page; make it again"

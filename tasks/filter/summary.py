@@ -1,21 +1,18 @@
 """Summarises the kept and dropped pairs of a filter: slice by slice, then merged by part and over all parts."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from dataops.facts import BalancedRows, FilterFacts
+from dataops.facts import BalancedRows
 from dataops.rules.urls import host
-from dataops.snapshot import Manifest
 from dataops.text import tallies
 from dataops.text.balance import compute_effective_number
 from dataops.text.tallies import Totals, count_values
 from dataops.trace.sources import number_sources
-from tasks.filter.added_steps import BALANCED, BOILERPLATE, DUPLICATE, LANGUAGE, NO_QUERY, SEEN
-from tasks.reports.page import label_steps, render
 
 LENGTH_STEP, LENGTH_STEPS = 10, 30
 """Characters of a step of the histogram of caption lengths, and its number of steps; the last holds all longer
@@ -158,56 +155,3 @@ def merge_balance(
         "curve": [[int(rank) + 1, int(before[order[rank]]), round(float(after[order[rank]]), 2)] for rank in ranks],
         "head": [[queries[n], int(before[n]), round(float(after[n]), 2)] for n in order[:LISTED] if before[n]],
     }
-
-
-STEPS = (
-    ("language", (LANGUAGE,)),
-    ("boilerplate", (BOILERPLATE,)),
-    ("seen before", (SEEN,)),
-    ("duplicates", (DUPLICATE,)),
-    ("balance", (NO_QUERY, BALANCED)),
-)
-"""The steps after the rules, in their order, and how their reasons begin."""
-CURVE_ROWS = 12
-
-
-def report_html(manifest: Manifest) -> str:
-    """Return the page of a snapshot of the stage `filter`, for MLflow and `pairmill show --page`."""
-    facts = FilterFacts.of(manifest)
-    return render(
-        "filter.html",
-        title=f"Filter {manifest.key}",
-        counts=manifest.counts,
-        steps=_steps(manifest),
-        reasons=list(_reasons(manifest)),
-        most_dropped=max(manifest.counts.dropped.values(), default=1),
-        languages=facts.languages,
-        lengths=label_steps(facts.lengths, LENGTH_STEP, LENGTH_STEPS),
-        balance=facts.balance,
-        config=manifest.config.get("balance") or {},
-        curve=facts.balance.curve[:: max(len(facts.balance.curve) // CURVE_ROWS, 1)] if facts.balance else [],
-        hosts=facts.hosts,
-        captions=facts.captions,
-    )
-
-
-def _steps(manifest: Manifest) -> list[dict[str, object]]:
-    """Return the steps that dropped pairs: name, number of pairs dropped and left."""
-    dropped = dict.fromkeys(["rules", *(name for name, _ in STEPS)], 0)
-    for reason, count in manifest.counts.dropped.items():
-        dropped[next((name for name, prefixes in STEPS if reason.startswith(prefixes)), "rules")] += count
-    left = manifest.counts.input
-    steps = []
-    for name, count in dropped.items():
-        left -= count
-        steps += [{"name": name, "dropped": count, "left": left}] if count else []
-    return steps
-
-
-def _reasons(manifest: Manifest) -> Iterator[dict[str, object]]:
-    """Yield each reason with the pairs that it dropped, all pairs that its rule holds for, and examples."""
-    facts, dropped = FilterFacts.of(manifest), manifest.counts.dropped
-    for name in sorted({*dropped, *facts.alone}, key=lambda name: (-dropped.get(name, 0), name)):
-        if dropped.get(name, 0) or facts.alone.get(name):
-            row = {"dropped": dropped.get(name, 0), "alone": facts.alone.get(name)}
-            yield {"name": name, **row, "examples": facts.examples.get(name, [])}

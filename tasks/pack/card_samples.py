@@ -12,10 +12,9 @@ from dataops.facts import FilterFacts
 from dataops.images.decode import ImageRefused, decode, make_preview
 from dataops.parquet import open_parquet
 from dataops.shards.tar import find_spans, read_index
-from dataops.snapshot import Draft, Manifest, Part
+from dataops.snapshot import Draft, Manifest, Part, read_table
 from dataops.store import Store
 from dataops.trace.targets import Target
-from tasks.download.report import read_samples
 from tasks.reports.page import evenly_spaced
 
 KEPT, PER_REASON = 24, 4
@@ -94,6 +93,24 @@ def sample_dropped(
         found[stage] = _first_of_each_reason(rows)
     add_raw_previews(store, lineage["download"], [row for rows in found.get("curate", {}).values() for row in rows])
     return found
+
+
+def read_samples(
+    manifest: Manifest, store: Store, prefixes: Sequence[str] = ("part-", "dropped-")
+) -> list[dict[str, object]]:
+    """Return the rows of some parts of a download with their `preview`, in the order of their uids."""
+    found: list[dict[str, Any]] = []
+    columns = ["uid", "url", "caption", "error_message", "original_width", "original_height"]
+    for prefix in prefixes:
+        more = ["drop_reason"] if prefix == "dropped-" else []
+        for part in evenly_spaced(manifest.named(prefix, ".parquet")):
+            rows = read_table(store, manifest.path(part.name), [*columns, *more]).to_pylist()
+            found += (row for row in rows if row["url"])  # a takedown or a list of harmful images blanks it
+    previews: dict[str, bytes] = {}
+    for part in evenly_spaced(manifest.named("evidence-", ".parquet")):
+        evidence = read_table(store, manifest.path(part.name), ["uid", "preview"]).to_pylist()
+        previews |= {row["uid"]: row["preview"] for row in evidence if row["preview"]}
+    return sorted(({**row, "preview": previews.get(row["uid"])} for row in found), key=lambda row: row["uid"])
 
 
 def add_raw_previews(store: Store, download: Manifest, rows: Iterable[Row]) -> None:

@@ -20,6 +20,7 @@ import yaml
 from dataops.escaping import escape_markdown
 from dataops.facts import EvaluateFacts, PackFacts, TrainFacts, funnel_stages
 from dataops.formatting import format_counts, format_interval, format_percent, format_quantity, format_share
+from dataops.plugins import targets
 from dataops.redaction import redact
 from dataops.rights.licenses import (
     ROW_TITLES,
@@ -46,16 +47,11 @@ SUMMARY_LENGTH = 5000
 NO_LICENSE = "Its owner has stated no licence for the weights."
 TAGS = ("clip", "zero-shot-image-classification", "pairmill")
 PAGES = {
-    "extract": "extract.html",
-    "filter": "filter.html",
-    "download": "download.html",
-    "curate": "curate.html",
     "pack": "dataset.html",
-    "train": "train.html",
     "evaluate": "evaluation.html",
     "config": "config.json",
 }
-"""Path in the MLflow run of what a row of the lineage links to."""
+"""Path in the MLflow run of what a row of the lineage links to, beside the pages of `pairmill.pages`."""
 _SHOWN_CONFIG = {
     "filter": ("languages", "dedupe", "near_captions", "balance"),
     "download": ("image_size", "resize_mode", "encode_format", "opt_out"),
@@ -194,10 +190,10 @@ class Card:
 
     def _lineage_rows(self) -> Iterator[tuple[str, str, str, str, str, str]]:
         """Yield name, page, identity, rows in, rows kept, and a note of each of the model's ancestors, sources last."""
-        found = self.manifests
+        found, pages = self.manifests, PAGES | {stage: f"{stage}.html" for stage in targets("pages")}
         funnel = {stage["stage"]: stage for stage in funnel_stages(found.values())}
         for stage, manifest in ((name, found[name]) for name in reversed(STAGES) if name in found):
-            page = PAGES.get(stage, "")
+            page = pages.get(stage, "")
             if stage == "pack" and not manifest.named(page):  # made by an earlier version of pairmill
                 page = "manifests/pack.json"
             if stage in funnel:
@@ -212,16 +208,16 @@ class Card:
                 if source.stage == "suite":
                     yield "suite", PAGES["evaluate"], source.digest[:16], "", "", source.key
                 if stage == "filter" and manifest.config.get("balance") and source.stage == SOURCE:
-                    yield "word list", PAGES["filter"], source.digest[:16], "", "", source.key
-        yield from self._source_rows(found["extract"]) if "extract" in found else ()
+                    yield "word list", pages.get("filter", ""), source.digest[:16], "", "", source.key
+        yield from self._source_rows(found["extract"], pages.get("extract", "")) if "extract" in found else ()
         code = found["train"].code if "train" in found else {}
         dirty = "git commit with changes" if code.get("dirty") else "git commit"
         yield from [("code", "", str(code["commit"])[:16], "", "", dirty)] if code.get("commit") else []
         yield from [("config", PAGES["config"], self.config_hash, "", "", "")] if self.config_hash else []
 
-    def _source_rows(self, extract: Manifest) -> Iterator[tuple[str, str, str, str, str, str]]:
+    def _source_rows(self, extract: Manifest, page: str) -> Iterator[tuple[str, str, str, str, str, str]]:
         """Yield the same of each source and of its first files."""
-        page, sources = PAGES["extract"], list_sources(extract)
+        sources = list_sources(extract)
         for source in sources:
             yield f"source {source.name}".strip(), page, "", "", "", source.describe()
         files = [one for one in extract.inputs if one.stage == SOURCE]

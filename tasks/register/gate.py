@@ -11,10 +11,8 @@ Source: McNemar 1947, "Note on the sampling error of the difference between corr
 Psychometrika 12, in its exact (binomial) form; one-sided.
 """
 
-import os
 import re
 import secrets
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -274,7 +272,7 @@ def describe_model(client: "MlflowClient", name: str) -> None:
         "CLIP models made by pairmill. Each version's page has its results, data, config and code. "
         f"The whole trail: pairmill promote {name}"
     )
-    moves = [f"- {_format_time(move['time'])}, {escape_markdown(_describe(move))}" for move in _parse_trail(model.tags)]
+    moves = [f"- {_format_time(move['time'])}, {escape_markdown(_describe(move))}" for move in parse_trail(model.tags)]
     text = f"{intro}\n\n{HEADING}:\n\n" + "\n".join(moves[: -SHOWN_MOVES - 1 : -1])
     if text != shown:
         client.update_registered_model(name, text)
@@ -294,41 +292,7 @@ def _describe(move: Mapping[str, Any]) -> str:
     )
 
 
-def promote(name: str, version: str, alias: str, why: str) -> tuple[AliasMove | None, str]:
-    """Give a version the alias at a user's request; return the move and the gate's verdict on the version.
-
-    Raises: ConfigError if there is no such version or no reason is given.
-    """
-    if not why.strip():
-        raise ConfigError("no reason is given; pass --reason, for the audit trail")
-    client = tracking.connect()
-    with tracking.mlflow_errors():
-        gate = client.get_model_version(name, version).tags.get("gate", "unknown")
-        user = os.environ.get("MLFLOW_TRACKING_USERNAME") or os.environ.get("USER") or "somebody"
-        move = move_alias(client, name, alias, version, f"{user} on {socket.gethostname()}", why)
-        _correct_description(client, name, version)
-        return move, gate
-
-
-def _correct_description(client: "MlflowClient", name: str, version: str) -> None:
-    """Remove from a version's description that it is only a candidate; the gate's tag keeps the verdict as it was."""
-    shown = client.get_model_version(name, version).description or ""
-    if ONLY_CANDIDATE in shown:
-        client.update_model_version(name, version, shown.replace(ONLY_CANDIDATE, ""))
-
-
-def read_trail(name: str) -> list[dict[str, Any]]:
-    """Return all moves of a model's aliases, oldest first: `time` and the fields of AliasMove.
-
-    Raises: ConfigError if there is no such model.
-    """
-    client = tracking.connect()
-    with tracking.mlflow_errors():
-        tags: Mapping[str, str] = client.get_registered_model(name).tags
-    return _parse_trail(tags)
-
-
-def _parse_trail(tags: Mapping[str, str]) -> list[dict[str, Any]]:
+def parse_trail(tags: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the moves in the tags of a model, oldest first; a tag that is no move has only `time` and `why`."""
     moves: list[dict[str, Any]] = []
     for tag in sorted(tag for tag in tags if tag.startswith(AUDIT)):

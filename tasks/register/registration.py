@@ -23,16 +23,13 @@ from dataops.facts import RegisteredPages, RegisterFacts
 from dataops.home import CHECKOUT
 from dataops.snapshot import UNDIGESTED, Manifest, load_ancestors
 from dataops.trace.sources import TrainingDataset, list_training_datasets, stored_manifests
-from tasks.download.report import report_html as download_html
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.engine.stage import Work, code_version
 from tasks.evaluate.stage import PAGE
-from tasks.filter.summary import report_html as filter_html
 from tasks.models.packaging import MODEL_FILES, write_model
 from tasks.register.card import Card
 from tasks.register.config import CANDIDATE, RegisterConfig
 from tasks.register.gate import Verdict, describe_model, move_alias
-from tasks.register.stage_page import stage_html
 from tasks.tracking import child_runs as pages
 from tasks.tracking import client as tracking
 from tasks.tracking import run_metadata
@@ -219,7 +216,7 @@ def write_version(registration: Registration, run: "Run", model_id: str) -> "Mod
     paths = page_paths(
         RegisteredPages(model_name=name, version=number, run_id=info.run_id, experiment_id=info.experiment_id)
     )
-    links = {title: paths[page] for page, title in LINKED.items()}
+    links = {title: paths[page] for page, title in LINKED.items() if page in paths}
     client.update_model_version(name, number, registration.describe(run, links))
     if verdict.comparisons:
         compared = "; ".join(verdict.comparisons)[: tracking.TAG_LENGTH]
@@ -252,7 +249,11 @@ def page_paths(facts: RegisteredPages) -> dict[str, str]:
         "run": pages.run_path(experiment_id, run_id),
         "runs": pages.runs_path(experiment_id),
         "model version": pages.version_path(facts.model_name, facts.version),
-        **{name: pages.run_path(experiment_id, run_id, artefact) for name, artefact in ARTEFACTS.items()},
+        **{
+            name: pages.run_path(experiment_id, run_id, artefact)
+            for name, artefact in ARTEFACTS.items()
+            if not name.endswith(" report") or name.partition(" ")[0] in plugins.targets("pages")
+        },
     }
 
 
@@ -347,9 +348,7 @@ def _list_artefacts(registration: Registration) -> dict[str, bytes | str]:
     config = run_metadata.redact_values(work.context.run_config)
     return {
         "config.json": json.dumps(config, indent=2, ensure_ascii=False),
-        "filter.html": filter_html(inputs["filter"]),
-        "download.html": download_html(inputs["download"], store),
-        **{f"{stage}.html": stage_html(inputs[stage], store) for stage in ("extract", "curate", "train")},
+        **{f"{stage}.html": page(inputs[stage], store) for stage, page in plugins.load("pages").items()},
         "evaluation.html": registration.read("evaluate", PAGE),
         "metrics.json": json.dumps(registration.metrics, indent=2, ensure_ascii=False),
         "metrics.jsonl": registration.read("train", "metrics.jsonl"),

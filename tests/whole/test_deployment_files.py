@@ -18,7 +18,7 @@ from dataops.home import CHECKOUT
 from dataops.snapshot import Counts
 from dataops.store import open_store
 from flows.interruption import END_SECONDS
-from infra import dotenv
+from plugins.deployment import dotenv
 from tasks.engine import stage
 from tasks.engine.context import Context
 from tasks.engine.process_guard import GRACE_SECONDS

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from selectolax.lexbor import LexborHTMLParser
@@ -65,6 +66,7 @@ def read_page(markdown: str) -> LexborHTMLParser:
 
 
 def test_lineage_leads_stage_by_stage_down_to_the_sources() -> None:
+    pytest.importorskip("plugins.pages")
     for text in (registered().markdown(), registered().summary({"runs": "#/x"}, ())):
         page = read_page(split_front_matter(text)[1])
         links = {node.text(): node.attributes["href"] for node in page.css("td a")}

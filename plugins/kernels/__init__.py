@@ -1,4 +1,4 @@
-"""Compile the functions of the stages before the first run: `python -m infra.kernels`.
+"""Compile the functions of the stages before the first run: `python -m plugins.kernels`.
 
 The stages run on a few synthetic pages, rows and images, with the variants of their configs that
 need further functions, so the compiled versions are those that a run needs. Each sample runs in a
@@ -205,10 +205,3 @@ def main() -> None:
     started = time.monotonic()
     compile_all()
     sys.stderr.write(f"compiled in {time.monotonic() - started:.0f} s\n")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except PairmillError as error:
-        sys.exit(f"pairmill: {error}")

@@ -22,8 +22,8 @@ import pytest
 
 from dataops.home import CHECKOUT
 from dataops.kernels.cache_folder import caches
-from infra import dotenv
 from infra.local.supervisor import choose_port
+from plugins.deployment import dotenv
 
 COMPOSE = CHECKOUT / "infra/compose.yaml"
 PORTS = {"postgres": 5432, "prefect": 4200, "mlflow": 5000, "s3": 8333, "worker": 8080}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import PairmillError
-from infra import kernels
+from plugins import kernels
 
 
 @pytest.fixture(autouse=True)

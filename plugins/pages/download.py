@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from dataops.facts import DownloadFacts
-from dataops.snapshot import Manifest, read_table
+from dataops.snapshot import Manifest
 from dataops.store import Store
 from tasks.download.outcome import count_failed, describe_longest
-from tasks.reports.page import evenly_spaced, gallery_rows, render
+from tasks.pack.card_samples import read_samples
+from tasks.reports.page import gallery_rows, render
 
 KEPT, PER_REASON = 24, 4
 """Number of images that are shown of those kept, and for each drop reason."""
@@ -18,7 +18,7 @@ QUOTED = 2
 """Number of rows of each drop reason whose URL and error message are quoted."""
 
 
-def report_html(manifest: Manifest, store: Store) -> str:
+def render_download(manifest: Manifest, store: Store) -> str:
     """Return the page of a snapshot of the stage `download`, with examples from its parts."""
     facts, rows = DownloadFacts.of(manifest), read_samples(manifest, store)
     return render(
@@ -33,24 +33,6 @@ def report_html(manifest: Manifest, store: Store) -> str:
         kept=gallery_rows(_choose(rows, kept=True)),
         dropped=gallery_rows(_choose(rows, kept=False)),
     )
-
-
-def read_samples(
-    manifest: Manifest, store: Store, prefixes: Sequence[str] = ("part-", "dropped-")
-) -> list[dict[str, object]]:
-    """Return the rows of some parts with their `preview`, in the order of their uids, whichever part they came from."""
-    found: list[dict[str, Any]] = []
-    columns = ["uid", "url", "caption", "error_message", "original_width", "original_height"]
-    for prefix in prefixes:
-        more = ["drop_reason"] if prefix == "dropped-" else []
-        for part in evenly_spaced(manifest.named(prefix, ".parquet")):
-            rows = read_table(store, manifest.path(part.name), [*columns, *more]).to_pylist()
-            found += (row for row in rows if row["url"])  # a takedown or a list of harmful images blanks it
-    previews: dict[str, bytes] = {}
-    for part in evenly_spaced(manifest.named("evidence-", ".parquet")):
-        evidence = read_table(store, manifest.path(part.name), ["uid", "preview"]).to_pylist()
-        previews |= {row["uid"]: row["preview"] for row in evidence if row["preview"]}
-    return sorted(({**row, "preview": previews.get(row["uid"])} for row in found), key=lambda row: row["uid"])
 
 
 def _choose(rows: Iterable[dict[str, object]], *, kept: bool) -> list[dict[str, object]]:

@@ -1,6 +1,6 @@
-"""Health check of a container: `python -m infra.healthcheck URL` exits with 0 if the URL answers 2xx within 5 seconds.
+"""Health check of a container, so that the images need no curl.
 
-So the images need no curl.
+`python -m plugins.deployment.healthcheck URL` exits with 0 if the URL answers 2xx within 5 seconds.
 """
 
 import sys

@@ -21,7 +21,7 @@ CURVES = ("step", "samples_seen", "loss", "image_to_text_recall", "text_to_image
 """Columns of a training's curve that the page has."""
 
 
-def stage_html(manifest: Manifest, store: Store) -> str:
+def render_snapshot(manifest: Manifest, store: Store) -> str:
     """Return the page of a snapshot."""
     sections = [*_rows(manifest), *_sources(manifest), *_training(manifest, store), _settings(manifest)]
     made_from = ", ".join(_name(one) for one in manifest.inputs if one.stage in STAGES)

@@ -19,9 +19,9 @@ import pytest
 
 from dataops.errors import StorageError
 from dataops.home import CHECKOUT
-from infra.bucket import create_bucket
+from plugins.deployment.bucket import create_bucket
+from plugins.deployment.tests.topology import Topology
 from tasks.tracking import client as tracking
-from tests.servers.topology import Topology
 from tests.small_pipeline import write_config
 from tests.small_web import HOST, build_small_web, serve_site
 

@@ -1,4 +1,4 @@
-"""Writes infra/.env from infra/.env.example, with a random secret for each empty value: `python -m infra.dotenv`."""
+"""`python -m plugins.deployment.dotenv`: writes infra/.env from infra/.env.example, with a secret for each empty value."""
 
 import os
 import re
@@ -6,7 +6,9 @@ import secrets
 import sys
 from pathlib import Path
 
-EXAMPLE = Path(__file__).with_name(".env.example")
+from dataops.home import CHECKOUT
+
+EXAMPLE = CHECKOUT / "infra" / ".env.example"
 
 
 def fill_secrets(example: str) -> str:

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from dataops.home import CHECKOUT
-from tests.servers.topology import Topology
+from plugins.deployment.tests.topology import Topology
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="the extras `kubernetes` and `dev` have it")
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]

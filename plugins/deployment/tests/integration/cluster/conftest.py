@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers.topology import Topology
+from plugins.deployment.tests.topology import Topology
 
 
 @pytest.fixture(scope="session")

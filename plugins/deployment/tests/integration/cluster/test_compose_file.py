@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from infra import dotenv
-from tests.servers.topology import resolve_compose
+from plugins.deployment import dotenv
+from plugins.deployment.tests.topology import resolve_compose
 
 pytestmark = pytest.mark.xdist_group("cluster")
 

@@ -1,4 +1,7 @@
-"""Creates an S3 bucket if it does not exist: `python -m infra.bucket NAME`. Endpoint and credentials come from AWS_*."""
+"""Creates an S3 bucket if it does not exist: `python -m plugins.deployment.bucket NAME`.
+
+Endpoint and credentials come from AWS_*.
+"""
 
 import sys
 import time
@@ -58,7 +61,7 @@ def _code(error: Exception) -> str:
 def main(arguments: list[str]) -> int:
     """Create one bucket, and print one line on standard error."""
     if len(arguments) != 1:
-        sys.stderr.write("usage: python -m infra.bucket NAME\n")
+        sys.stderr.write("usage: python -m plugins.deployment.bucket NAME\n")
         return 2
     try:
         created = create_bucket(arguments[0])

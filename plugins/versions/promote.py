@@ -1,16 +1,23 @@
 """`pairmill promote`: moves an alias by hand, forward or back, and prints who moved it, when and why."""
 
+import os
+import socket
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from dataops.errors import ConfigError
 from flows.commands.options import Json, Name
 from flows.commands.output import console, message, new_table, print_json, text
 from tasks.register.config import describe_gate
-from tasks.register.gate import ONLY_CANDIDATE, read_trail
-from tasks.register.gate import promote as move_alias
+from tasks.register.gate import ONLY_CANDIDATE, AliasMove, move_alias, parse_trail
+from tasks.tracking import client as tracking
 from tasks.tracking.registry import parse_model
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 def promote(
@@ -31,7 +38,7 @@ def promote(
     name, version = parse_model(model)
     if version is None:
         return _show_trail(name, as_json=json)
-    move, gate = move_alias(name, version, alias, reason)
+    move, gate = give_alias(name, version, alias, reason)
     if json:
         print_json({"model": name, "move": asdict(move) if move else None, "gate": gate})
         return 0
@@ -59,3 +66,37 @@ def _show_trail(name: str, *, as_json: bool) -> int:
         table.add_row(move["time"][:15], *cells)
     console().print(table)
     return 0
+
+
+def give_alias(name: str, version: str, alias: str, why: str) -> tuple[AliasMove | None, str]:
+    """Give a version the alias at a user's request; return the move and the gate's verdict on the version.
+
+    Raises: ConfigError if there is no such version or no reason is given.
+    """
+    if not why.strip():
+        raise ConfigError("no reason is given; pass --reason, for the audit trail")
+    client = tracking.connect()
+    with tracking.mlflow_errors():
+        gate = client.get_model_version(name, version).tags.get("gate", "unknown")
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME") or os.environ.get("USER") or "somebody"
+        move = move_alias(client, name, alias, version, f"{user} on {socket.gethostname()}", why)
+        _correct_description(client, name, version)
+        return move, gate
+
+
+def _correct_description(client: "MlflowClient", name: str, version: str) -> None:
+    """Remove from a version's description that it is only a candidate; the gate's tag keeps the verdict as it was."""
+    shown = client.get_model_version(name, version).description or ""
+    if ONLY_CANDIDATE in shown:
+        client.update_model_version(name, version, shown.replace(ONLY_CANDIDATE, ""))
+
+
+def read_trail(name: str) -> list[dict[str, Any]]:
+    """Return all moves of a model's aliases, oldest first: `time` and the fields of AliasMove.
+
+    Raises: ConfigError if there is no such model.
+    """
+    client = tracking.connect()
+    with tracking.mlflow_errors():
+        tags: Mapping[str, str] = client.get_registered_model(name).tags
+    return parse_trail(tags)

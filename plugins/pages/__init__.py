@@ -1,0 +1,1 @@
+"""Pages of snapshots of extract, filter, download, curate and train: in MLflow, and by `pairmill show --page`."""
