@@ -1,9 +1,11 @@
-"""Locations on this machine: the checkout that runs, and the folder of everything local."""
+"""Locations on this machine: the checkout that runs, with its digest, and the folder of everything local."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -14,11 +16,27 @@ logger = logging.getLogger(__name__)
 CHECKOUT = Path(__file__).resolve().parent.parent
 """Root of the checkout, or of the image's copy of it, that this process runs."""
 
+PACKAGES = ("dataops", "plugins", "tasks", "training")
+"""Packages with the code that makes parts."""
+
 HOME_NAME = ".pairmill"
 SERVERS = "services"
 """Folder of the home folder with the databases and logs of the local servers, which only the servers may write."""
 WRITTEN = (
-    *("browse", "cache", "deployed", "evaluations", "features", "jobs", "models", "overlap", "pages", "runs", "wandb"),
+    *(
+        "browse",
+        "cache",
+        "deployed",
+        "evaluations",
+        "features",
+        "jobs",
+        "models",
+        "overlap",
+        "pages",
+        "runs",
+        "slurm",
+        "wandb",
+    ),
     SERVERS,
 )
 """Folders of the home folder that runs and commands write, which a takedown searches; others are sources, stores, or files
@@ -111,3 +129,12 @@ def private_folder(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
     return path
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Return the sha256 over the Python files that make parts, and their names."""
+    digest = hashlib.sha256()
+    for file in sorted(file for name in PACKAGES for file in (CHECKOUT / name).rglob("*.py")):
+        digest.update(f"{file.relative_to(CHECKOUT)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()

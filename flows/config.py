@@ -110,7 +110,7 @@ class _Execution(_Table):
 
     engine: Annotated[str, AfterValidator(_find_engine)] = "local"
     """Where the tasks of a stage run: `local` in processes of this machine, `ray` on a Ray cluster
-    (docs/operate/scale.md)."""
+    (docs/operate/scale.md), `slurm` in array jobs (docs/operate/slurm.md)."""
     workers: int | None = Field(default=None, ge=1)
     """Number of tasks at a time. Default: one per core, or on a cluster as many as it has resources for. Set it if the
     cluster grows with its work."""

@@ -4,7 +4,6 @@ The process submits calls as Ray tasks and sends their results back, in any orde
 that only a dead worker or node counts as a failure: Ray runs such a call again on another one, `max_retries` times.
 """
 
-import hashlib
 import logging
 import os
 import re
@@ -14,21 +13,18 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError, JobFailed, PairmillError, ServiceError
-from dataops.home import CHECKOUT
+from dataops.home import CHECKOUT, code_digest
 from dataops.process import exit_with_parent
 from dataops.redaction import redact, scrub
 from dataops.store import FolderStore, open_store
 from plugins.ray.cluster import ClusterCapacity, RayCluster, import_ray
 from tasks.engine.process_guard import guard_process
 
-PACKAGES = ("dataops", "plugins", "tasks", "training")
-"""Packages with the code that makes parts."""
 SAME_EVERYWHERE = "Each machine of the cluster needs this commit, and `ray start` from an environment that has it"
 """Remedy if a worker cannot run the calls."""
 
@@ -201,12 +197,3 @@ def check_worker(caller: Caller) -> None:
         raise ConfigError(
             f"{socket.gethostname()} has no folder {store.root}: each machine of the Ray cluster must see the store there"
         )
-
-
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """Return the sha256 over the Python files that make parts, and their names."""
-    digest = hashlib.sha256()
-    for file in sorted(file for name in PACKAGES for file in (CHECKOUT / name).rglob("*.py")):
-        digest.update(f"{file.relative_to(CHECKOUT)}\0".encode() + file.read_bytes() + b"\0")
-    return digest.hexdigest()

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError, JobFailed, ServiceError
+from dataops.home import code_digest
 from dataops.process import exit_with_parent
 from dataops.redaction import remove_credentials
 from dataops.snapshot import Manifest, find_manifest
 from plugins.ray.actor import ActorStatus, Trainer, TrainingRequest
 from plugins.ray.cluster import PROBE_SECONDS, ClusterCapacity, RayCluster, import_ray, is_listening
-from plugins.ray.driver import Caller, code_digest, explain_error
+from plugins.ray.driver import Caller, explain_error
 from plugins.ray.pool import (
     MAX_MISSED_PROBES,
     check_cluster,

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from dataops.errors import ConfigError, ContractError
+from dataops.home import code_digest
 from dataops.store import FolderStore
 from plugins.ray.cluster import ClusterCapacity
-from plugins.ray.driver import Caller, code_digest, run_call
+from plugins.ray.driver import Caller, run_call
 from plugins.ray.engine import RayExecutor
 from plugins.ray.pool import check_store
 

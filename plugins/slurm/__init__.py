@@ -1,0 +1,1 @@
+"""Run the tasks of stages, and trainings, as SLURM jobs: `execution.engine = "slurm"`, `train.launch = "slurm"`."""

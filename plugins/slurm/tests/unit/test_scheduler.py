@@ -1,0 +1,133 @@
+"""Arguments and errors of SLURM's commands, with fakes on PATH; plugins/slurm/tests/cluster has the real ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dataops.errors import ConfigError, ContractError, PairmillError
+from dataops.snapshot import Counts, Record
+from dataops.store import FolderStore
+from flows.config import check_config
+from plugins.slurm.config import SlurmConfig
+from plugins.slurm.engine import SLURM, SlurmExecutor
+from plugins.slurm.scheduler import list_nodes, name_job, run_command, submit
+from plugins.slurm.task import decode_outcome, encode_outcome
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that puts a command on PATH: it writes its arguments and input into files, prints and exits."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    (tmp_path / "bin").mkdir()
+
+    def put(name: str, *, says: str = "", complains: str = "", code: int = 0) -> None:
+        path = tmp_path / "bin" / name
+        log = tmp_path / name
+        path.write_text(
+            f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {log}.arguments\n"
+            f"/usr/bin/env > {log}.environment\n/bin/cat > {log}.input\n"
+            f"printf '%s' '{says}'\nprintf '%s' '{complains}' >&2\nexit {code}\n"
+        )
+        path.chmod(0o755)
+
+    return put
+
+
+def test_options_of_the_config_are_arguments_of_sbatch_and_the_script_carries_the_calls(
+    fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake("sbatch", says="17;cluster")
+    monkeypatch.setenv("SLURM_JOB_ID", "3")
+    monkeypatch.setenv("SLURM_CONF", "/etc/mine.conf")
+    table = {"account": "vision", "partition": "cpu", "time": "04:00:00", "extra": ["--exclude=n7", "--exclusive"]}
+    config = SlurmConfig.model_validate(table | {"train": {"partition": "gpu", "gres": "gpu:8"}})
+    assert [*config.for_training().arguments()] == [
+        *("--account=vision", "--partition=gpu", "--time=04:00:00", "--gres=gpu:8", "--exclude=n7", "--exclusive")
+    ]
+    name = name_job(FolderStore(tmp_path), "filter", "00ff")
+    assert submit(name, [*config.arguments(), "--array=0-1"], "", {"elements": 2}, ["AAAA", "BBBB"]) == "17"
+    arguments = (tmp_path / "sbatch.arguments").read_text().split("\n")
+    assert {"--parsable", f"--job-name={name}", "--partition=cpu", "--array=0-1", "--requeue"} <= {*arguments}
+    assert f"--output={tmp_path}/home/slurm/{name}-%A_%a.log" in arguments
+    header, *calls = (tmp_path / "sbatch.input").read_text().split("<<'CALLS'\n")[1].splitlines()
+    assert json.loads(header)["elements"] == 2
+    assert calls == ["AAAA", "BBBB", "CALLS"]
+    environment = (tmp_path / "sbatch.environment").read_text().splitlines()
+    assert "SLURM_CONF=/etc/mine.conf" in environment
+    assert not any(line.startswith("SLURM_JOB_ID=") for line in environment), "a run may itself be a job"
+
+
+@pytest.mark.parametrize(
+    "option", ["--output=/home/me/.bashrc", "--wrap=rm", "-p gpu", "--exclude=a\n#SBATCH", "--uid=0"]
+)
+def test_options_that_name_files_commands_or_the_environment_are_rejected(option: str) -> None:
+    with pytest.raises(ValidationError, match="is not allowed here"):
+        SlurmConfig.model_validate({"extra": [option]})
+
+
+def test_missing_commands_are_named_when_the_config_is_read(fake: Any, tmp_path: Path) -> None:
+    config = {"name": "x", "source": {"kind": "pairs", "paths": ["x.parquet"]}, "execution": {"engine": "slurm"}}
+    with pytest.raises(ConfigError, match="sbatch is not on PATH: run pairmill on a login node") as caught:
+        check_config(config, "mine.toml", sources=False)
+    assert caught.value.exit_code == 2
+    assert not SLURM.diagnose({}).ok
+
+
+@pytest.mark.parametrize(
+    ("complains", "code", "says"),
+    [
+        (
+            "sbatch: error: invalid partition specified: nope\nsbatch: error: Batch job",
+            2,
+            "`sinfo` lists the partitions",
+        ),
+        ("sbatch: error: Batch job submission failed: Invalid account or account/partition", 2, "Invalid account"),
+        ("sbatch: error: Batch job submission failed: Unable to contact slurm controller", 75, "`pairmill rerun`"),
+        ("sbatch: error: Batch job submission failed: Socket timed out on send/recv", 75, "see `scontrol ping`"),
+    ],
+)
+def test_errors_of_sbatch_have_a_remedy_and_the_right_exit_code(
+    fake: Any, complains: str, code: int, says: str
+) -> None:
+    fake("sbatch", complains=complains, code=1)
+    with pytest.raises(PairmillError) as caught:
+        run_command("sbatch")
+    assert caught.value.exit_code == code
+    assert says in str(caught.value)
+
+
+def test_workers_are_the_cores_of_the_partition_and_a_partition_without_nodes_is_an_error(
+    fake: Any, tmp_path: Path
+) -> None:
+    fake("sinfo", says="a 8 10.0.0.1\nb 3 10.0.0.2\na 8 10.0.0.1\n")
+    store = FolderStore(tmp_path)
+    with SlurmExecutor(SlurmConfig(cpus=2)).open(1, store) as opened:
+        assert (opened.number, opened.per_machine) == (5, 4)
+    with SlurmExecutor(SlurmConfig(cpus=2), workers=3).open(1, store) as opened:
+        assert opened.number == 3
+    fake("sinfo")
+    with pytest.raises(ConfigError, match="no partition nope with nodes"):
+        list_nodes(SlurmConfig(partition="nope"))
+
+
+def wrong() -> None:
+    raise ContractError("of hush-hush-hush")
+
+
+def test_outcomes_are_json_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "hush-hush-hush")
+    record = Record(task="a", counts=Counts(input=3, kept=3))
+    assert decode_outcome(encode_outcome(lambda: record)) == record
+    data = encode_outcome(wrong)
+    assert json.loads(data) == {"error": "ContractError", "text": "of ***", "exit_code": 3, "retryable": False}
+    with pytest.raises(ContractError, match=r"of \*\*\*"):
+        decode_outcome(data)
+    data = encode_outcome(lambda: int("hush-hush-hush"))
+    with pytest.raises(RuntimeError, match="ValueError: invalid literal") as bug:
+        decode_outcome(data)
+    assert "in encode_outcome" in bug.value.__notes__[0]
+    assert b"hush" not in data
