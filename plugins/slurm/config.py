@@ -6,13 +6,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,+@-]*$", max_length=256)]
+_Value = Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_][\w.,:;+@&|*()\[\]/-]*$", max_length=256)]
 
 EXTRA = frozenset({
-    *("begin", "comment", "contiguous", "core-spec", "cpu-freq", "deadline", "distribution", "exclude"),
-    *("exclusive", "gpu-bind", "gpu-freq", "gpus-per-node", "gpus-per-task", "hint", "licenses", "mail-type"),
-    *("mail-user", "mem-bind", "mem-per-cpu", "mem-per-gpu", "network", "nice", "nodelist", "oversubscribe"),
-    *("prefer", "priority", "reservation", "switches", "thread-spec", "threads-per-core", "tmp", "wckey"),
+    *("begin", "comment", "contiguous", "exclude", "exclusive", "gpus-per-node", "gpus-per-task"),
+    *("hint", "licenses", "mail-type", "mail-user", "mem-per-cpu", "mem-per-gpu", "network"),
+    *("nice", "nodelist", "reservation", "switches", "threads-per-core", "wckey"),
 })  # fmt: skip
 """Options that `extra` may have: none of them names a file, a command or the environment, since a run record in the store
 may have been written by somebody else."""
@@ -31,19 +30,19 @@ class SbatchOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    account: _Name | None = None
+    account: _Value = None
     """Account that is charged."""
-    partition: _Name | None = None
+    partition: _Value = None
     """Partition, or several separated by commas; default: that of the cluster."""
-    qos: _Name | None = None
+    qos: _Value = None
     """Quality of service."""
-    time: str | None = Field(default=None, pattern=r"^[0-9]+(-[0-9]+)?(:[0-9]+){0,2}$")
+    time: _Value = None
     """Maximum time of a job, such as 04:00:00 or 2-00:00:00; default: that of the partition."""
-    mem: str | None = Field(default=None, pattern=r"^[0-9]+[KMGT]?$")
+    mem: _Value = None
     """Memory that a job needs on each node, such as 8G."""
-    gres: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_:,.-]+$")
+    gres: _Value = None
     """Generic resources of each node, such as gpu:8."""
-    constraint: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_&|*()\[\],.:-]+$")
+    constraint: _Value = None
     """Features that the nodes must have."""
     extra: Annotated[tuple[str, ...], AfterValidator(_check_extra)] = Field(default=(), max_length=50)
     """Further options of sbatch, such as --exclude=node7 or --reservation=mine."""

@@ -9,7 +9,7 @@ from dataops.errors import PairmillError
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from plugins.slurm.config import SlurmConfig
-from plugins.slurm.scheduler import list_nodes, missing_slurm
+from plugins.slurm.scheduler import list_cores, missing_slurm
 from tasks.engine.context import Context, Engine, Finding, OpenWorkers
 from tasks.engine.stage import Plan
 
@@ -26,27 +26,22 @@ class SlurmExecutor:
 
     @contextmanager
     def open(self, workers: int, store: Store) -> Iterator[OpenWorkers]:
-        """Use the cluster as a pool inside the `with`; it has its own number of workers."""
-        from plugins.slurm.pool import slurm_pool
+        """Use the cluster as a pool inside the `with`, at whose end the jobs are cancelled."""
+        from plugins.slurm.pool import SlurmPool
 
-        with slurm_pool(self.config, store, self.workers) as opened:
-            yield OpenWorkers(*opened)
-
-
-def create(execution: Any) -> SlurmExecutor:
-    """Return the executor that the `[execution]` table describes."""
-    return SlurmExecutor(execution.slurm or SlurmConfig(), execution.workers)
+        slots = [cores // self.config.cpus for cores in list_cores(self.config)]
+        number = max(1, min(self.workers or sum(slots), sum(slots)))  # sbatch rejects what no node has room for
+        with SlurmPool(self.config, store, self.workers) as pool:
+            yield OpenWorkers(pool, number, min(number, max(slots)))
 
 
 def diagnose(execution: Mapping[str, Any]) -> Finding:
     """Check that SLURM's commands are here, its controller answers, and the partition exists."""
-    if problem := missing_slurm():
-        return Finding(False, *problem.split(": ", 1))
     try:
-        nodes = list_nodes(SlurmConfig.model_validate(execution.get("slurm") or {}))
+        cores = list_cores(SlurmConfig.model_validate(execution.get("slurm") or {}))
     except PairmillError as error:
         return Finding(False, *str(error).split(": ", 1))
-    return Finding(True, f"{len(nodes)} nodes with {sum(node.cpus for node in nodes)} cores")
+    return Finding(True, f"{len(cores)} nodes with {sum(cores)} cores")
 
 
 def train(executor: Any, planned: Plan[Any], context: Context) -> Manifest:
@@ -56,4 +51,11 @@ def train(executor: Any, planned: Plan[Any], context: Context) -> Manifest:
     return train_on_slurm(planned, context, executor.config)
 
 
-SLURM = Engine(create, SlurmConfig, table="slurm", missing=missing_slurm, train=train, diagnose=diagnose)
+SLURM = Engine(
+    lambda execution: SlurmExecutor(execution.slurm or SlurmConfig(), execution.workers),
+    SlurmConfig,
+    table="slurm",
+    missing=missing_slurm,
+    train=train,
+    diagnose=diagnose,
+)

@@ -10,13 +10,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataops.digest import canonical_json
 from dataops.errors import ConfigError, PairmillError, ServiceError
 from dataops.home import CHECKOUT, code_digest, home, private_folder
 from dataops.redaction import redact
@@ -27,26 +26,35 @@ logger = logging.getLogger(__name__)
 
 COMMAND_SECONDS = 90.0
 """Time limit of a command. SLURM's own commands give up after 10 to 60 s without an answer."""
+KEPT = ("SLURM_CONF", "SLURM_JWT")
 UNREACHABLE = re.compile(
     r"nable to contact|timed out|onnection (refused|reset)|not responding|establish a configuration|fetch_config|"
     r"temporarily|try again|Zero Bytes|Protocol authentication",
     re.IGNORECASE,
 )
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+LOOK = "see its log"
 REMEDIES = {
     "TIMEOUT": "raise execution.slurm.time",
     "OUT_OF_MEMORY": "raise execution.slurm.mem",
-    "CANCELLED": "somebody cancelled it",
 }
-REQUEUE_HELD = "requeued held"
-"""In the reason why a job is pending: SLURM could not start it, and does not try again by itself."""
+RUNNER = "srun --kill-on-bad-exit=1 --cpus-per-task=$SLURM_CPUS_PER_TASK "
+VISIBLE_SECONDS = 90.0
+"""Time until an outcome that was written is listed: NFS keeps the contents of a folder for up to 60 s."""
+PATIENCE_SECONDS = 600.0
+"""Time in which SLURM's controller, which may be started again, must answer for the states of jobs."""
+
+
+SILENT = (
+    "SLURM's controller does not answer: see `scontrol ping`. Finished parts are in the store, so `pairmill rerun` "
+    "continues when it is back: "
+)
+MISSING = "sbatch is not on PATH: run pairmill on a login node of a SLURM cluster, or choose another engine"
 
 
 def missing_slurm() -> str | None:
     """Return that SLURM's commands are not here, with the remedy; None if they are."""
-    if shutil.which("sbatch"):
-        return None
-    return "sbatch is not on PATH: run pairmill on a login node of a SLURM cluster, or choose another engine"
+    return None if shutil.which("sbatch") else MISSING
 
 
 def run_command(*command: str, text: str = "") -> str:
@@ -57,57 +65,46 @@ def run_command(*command: str, text: str = "") -> str:
 
     Raises: ConfigError if it is not installed or rejects its arguments; ServiceError (75) without an answer.
     """
-    # a run that is itself a job must not pass its own allocation on
-    inside = {name for name in os.environ if name.startswith("SLURM_")} - {"SLURM_CONF", "SLURM_JWT"}
-    environment = {name: value for name, value in os.environ.items() if name not in inside}
-    options: dict[str, Any] = {"input": text, "capture_output": True, "text": True, "errors": "replace"}
     try:
         done = subprocess.run(
-            command, **options, env=environment, timeout=COMMAND_SECONDS, start_new_session=True, check=False
+            command,
+            input=text,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            # a run that is itself a job must not pass its own allocation on
+            env={name: value for name, value in os.environ.items() if name in KEPT or not name.startswith("SLURM_")},
+            timeout=COMMAND_SECONDS,
+            start_new_session=True,
+            check=False,
         )
     except FileNotFoundError as error:
-        raise ConfigError(missing_slurm() or f"{command[0]} is not on PATH") from error
+        raise ConfigError(MISSING) from error
     except subprocess.TimeoutExpired as error:
-        raise ServiceError(_explain_silence(command[0], f"no answer within {COMMAND_SECONDS:.0f} s")) from error
+        raise ServiceError(f"{SILENT}{error}") from error
     if done.returncode == 0:
         return done.stdout
-    reason = redact(" ".join(line.partition(": error: ")[2] or line for line in done.stderr.strip().splitlines()))
+    reason = redact(" ".join(done.stderr.split()))
     if UNREACHABLE.search(reason):
-        raise ServiceError(_explain_silence(command[0], reason))
+        raise ServiceError(SILENT + reason)
     raise ConfigError(
-        f"SLURM rejects the job: {reason}. Correct [execution.slurm]; `sinfo` lists the partitions and their nodes"
-        if command[0] == "sbatch"
-        else f"{command[0]}: {reason}"
+        f"SLURM rejects {command[0]} ({reason}): correct [execution.slurm]; `sinfo` lists the partitions and their nodes"
     )
 
 
-def _explain_silence(command: str, reason: str) -> str:
-    return (
-        f"SLURM's controller does not answer {command} ({reason}): see `scontrol ping`. Finished parts are in the store: "
-        "`pairmill rerun` continues when it is back"
-    )
+def list_cores(options: SbatchOptions) -> list[int]:
+    """Return the number of cores of each node of the partition.
 
-
-@dataclass(frozen=True)
-class Node:
-    """A node of the partition."""
-
-    name: str
-    cpus: int
-    address: str
-
-
-def list_nodes(options: SbatchOptions) -> list[Node]:
-    """Return the nodes of the partition. Raises: ConfigError if it does not exist; ServiceError."""
+    Raises: ConfigError if it does not exist; ServiceError (75) if the controller does not answer.
+    """
     partition = [f"--partition={options.partition}"] if options.partition else []
-    lines = run_command("sinfo", "--noheader", "--Node", "--format=%N %c %o", *partition).splitlines()
+    lines = run_command("sinfo", "--noheader", "--Node", "--format=%N %c", *partition).splitlines()
     if not lines:
         raise ConfigError(
             f"SLURM has no partition {options.partition or 'at all'} with nodes: correct execution.slurm.partition; "
             "`sinfo` lists them"
         )
-    found = (line.split() for line in lines)
-    return list({name: Node(name, int(cpus), address) for name, cpus, address in found}.values())
+    return [int(line.split()[1]) for line in set(lines)]
 
 
 def name_job(store: Store, stage: str, key: str) -> str:
@@ -120,50 +117,56 @@ def log_folder() -> Path:
     return home() / "slurm"
 
 
-def submit(name: str, options: Sequence[str], call: str, header: dict[str, Any], calls: Sequence[str]) -> str:
+def submit(name: str, options: Sequence[str], store: Store, calls: Sequence[str], elements: int = 0) -> str:
     """Submit a job and return its id.
 
     Args:
         options: arguments of sbatch.
-        call: what the script runs before the arguments of Python; empty, or srun with its options.
-        header: what plugins/slurm/task.py reads first.
-        calls: from encode_call.
+        calls: name of the outcome in the store, a blank, and what encode_call returns.
+        elements: number of tasks of an array; 0: one job, with a process on each node.
 
     The script carries the calls: SLURM delivers it to the nodes as what this user has submitted, so whoever could change
     a call could change the commands around it as well.
     """
     logs = private_folder(log_folder())
-    python = shlex.join([sys.executable, "-m", "plugins.slurm.task"])
-    script = "\n".join([
-        "#!/bin/sh",
-        f"export PYTHONPATH={shlex.quote(str(CHECKOUT))} PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1",
-        f"exec {call} {python} <<'CALLS'",
-        canonical_json({**header, "code": code_digest()}),
-        *calls,
-        "CALLS",
-        "",
-    ])  # fmt: skip
-    command = ("sbatch", "--parsable", f"--job-name={name}", "--requeue", "--open-mode=append", *options)
-    log = f"{logs}/{name}-{'%A_%a' if 'elements' in header else '%j'}.log"
-    job = run_command(*command, f"--output={log}", text=script).strip().partition(";")[0]
+    python = shlex.join([sys.executable, "-m", "plugins.slurm.task", store.uri, code_digest(), str(elements)])
+    script = f"""#!/bin/sh
+export PYTHONPATH={shlex.quote(str(CHECKOUT))} PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
+exec {"" if elements else RUNNER}{python} <<'CALLS'
+"""
+    log = f"--output={logs}/{name}-{'%A_%a' if elements else '%j'}.log"
+    command = ("sbatch", "--parsable", "--requeue", "--open-mode=append", f"--job-name={name}", log, *options)
+    job = run_command(*command, text=script + "\n".join([*calls, "CALLS\n"])).strip()
     logger.info("SLURM job %s (%s): logs in %s", job, name, logs / f"{name}-{job}*.log")
     return job
 
 
-def encode_call(call: Any) -> str:
-    """Return a call as a line of a job's script."""
+def encode_call(*call: Any) -> str:
+    """Return a call (function, positional and keyword arguments) as text of a job's script."""
     return base64.b64encode(zlib.compress(pickle.dumps(call))).decode()
 
 
-def find_states(name: str | None = None) -> dict[str, tuple[str, str]]:
-    """Return state and reason of this user's jobs and array tasks that run, wait or have ended lately, by id.
+def watch_states(*options: str) -> Iterator[dict[str, tuple[str, str]]]:
+    """Yield at each step state and reason of jobs and array tasks that run, wait or have ended lately, by id.
 
     Args:
-        name: of jobs; None: of all.
+        options: of squeue, which select jobs of this user.
+
+    Raises: ServiceError without a first answer, or PATIENCE_SECONDS after the last one, which is repeated meanwhile.
     """
-    options = ("--noheader", "--me", "--array", "--states=all", "--format=%i|%T|%r")
-    lines = run_command("squeue", *options, *([f"--name={name}"] if name else [])).splitlines()
-    return {one[0]: (one[1], one[2]) for one in (line.split("|", 2) for line in lines)}
+    states, answered = None, time.monotonic()
+    while True:
+        try:
+            lines = run_command(
+                "squeue", "--noheader", "--me", "--array", "--states=all", "--format=%i|%T|%r", *options
+            ).splitlines()
+            states = {one[0]: (one[1], one[2]) for one in (line.split("|", 2) for line in lines)}
+            answered = time.monotonic()
+        except ServiceError as error:
+            if states is None or time.monotonic() > answered + PATIENCE_SECONDS:
+                raise
+            logger.warning("%s", error)
+        yield states
 
 
 def cancel(*selection: str) -> None:
@@ -177,5 +180,4 @@ def cancel(*selection: str) -> None:
 
 def explain_end(what: str, job: str, state: str, name: str) -> str:
     """Return how a job ended that reported no result, with the remedy and its log."""
-    remedy = REMEDIES.get(state, "see its log")
-    return f"{what}: SLURM job {job} ended as {state} without a result: {remedy} ({log_folder() / name}-{job}.log)"
+    return f"{what}: SLURM job {job} ended as {state} without a result: {REMEDIES.get(state, LOOK)} ({log_folder() / name}-{job}.log)"

@@ -45,8 +45,9 @@ def cluster(running_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch, tmp_
 
 def planned_in(folder: Path, **train: object) -> tuple[Plan, Context]:
     folder.mkdir(exist_ok=True)
-    (folder / "vit.json").write_text(json.dumps(VIT))
-    settings = {"model": str(folder / "vit.json"), "batch_size": 8, "vocab_size": 300, "threads": 1, "epochs": 6}
+    model = folder.parent / "vit.json"  # its path is in the key
+    model.write_text(json.dumps(VIT))
+    settings = {"model": str(model), "batch_size": 8, "vocab_size": 300, "threads": 1, "epochs": 6}
     settings |= {"checkpoint_every": 4, "log_every": 1, "precision": "fp32", "device": "cpu", "launch": "slurm"}
     store = FolderStore(folder / "store")
     planned = plan(TRAIN, TrainConfig.model_validate(settings | train), 0, [dataset(store)])
@@ -145,5 +146,5 @@ def test_training_survives_a_killed_flow_and_ends_with_a_checkpoint_when_cancell
 def test_error_of_the_training_is_raised_here(cluster: SlurmCluster, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="pairs a step are too few"):
         train_on_slurm(*planned_in(tmp_path, batch_size=2), LOW)
-    with pytest.raises(ConfigError, match=r"SLURM rejects the job: .*Correct \[execution\.slurm\]"):
+    with pytest.raises(ConfigError, match=r"SLURM rejects sbatch \(.*: correct \[execution\.slurm\]"):
         train_on_slurm(*planned_in(tmp_path / "large", nproc=64), LOW)

@@ -8,12 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 from dataops.errors import ConfigError, ContractError, PairmillError
+from dataops.home import code_digest
 from dataops.snapshot import Counts, Record
 from dataops.store import FolderStore
 from flows.config import check_config
 from plugins.slurm.config import SlurmConfig
 from plugins.slurm.engine import SLURM, SlurmExecutor
-from plugins.slurm.scheduler import list_nodes, name_job, run_command, submit
+from plugins.slurm.scheduler import list_cores, name_job, run_command, submit
 from plugins.slurm.task import decode_outcome, encode_outcome
 
 
@@ -40,7 +41,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_options_of_the_config_are_arguments_of_sbatch_and_the_script_carries_the_calls(
     fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake("sbatch", says="17;cluster")
+    fake("sbatch", says="17")
+    store = FolderStore(tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "3")
     monkeypatch.setenv("SLURM_CONF", "/etc/mine.conf")
     table = {"account": "vision", "partition": "cpu", "time": "04:00:00", "extra": ["--exclude=n7", "--exclusive"]}
@@ -48,14 +50,13 @@ def test_options_of_the_config_are_arguments_of_sbatch_and_the_script_carries_th
     assert [*config.for_training().arguments()] == [
         *("--account=vision", "--partition=gpu", "--time=04:00:00", "--gres=gpu:8", "--exclude=n7", "--exclusive")
     ]
-    name = name_job(FolderStore(tmp_path), "filter", "00ff")
-    assert submit(name, [*config.arguments(), "--array=0-1"], "", {"elements": 2}, ["AAAA", "BBBB"]) == "17"
+    name = name_job(store, "filter", "00ff")
+    assert submit(name, [*config.arguments(), "--array=0-1"], store, ["a.json AAAA", "b.json BBBB"], 2) == "17"
     arguments = (tmp_path / "sbatch.arguments").read_text().split("\n")
     assert {"--parsable", f"--job-name={name}", "--partition=cpu", "--array=0-1", "--requeue"} <= {*arguments}
     assert f"--output={tmp_path}/home/slurm/{name}-%A_%a.log" in arguments
-    header, *calls = (tmp_path / "sbatch.input").read_text().split("<<'CALLS'\n")[1].splitlines()
-    assert json.loads(header)["elements"] == 2
-    assert calls == ["AAAA", "BBBB", "CALLS"]
+    script = (tmp_path / "sbatch.input").read_text()
+    assert f"-m plugins.slurm.task {tmp_path} {code_digest()} 2 <<'CALLS'\na.json AAAA\nb.json BBBB\nCALLS\n" in script
     environment = (tmp_path / "sbatch.environment").read_text().splitlines()
     assert "SLURM_CONF=/etc/mine.conf" in environment
     assert not any(line.startswith("SLURM_JOB_ID=") for line in environment), "a run may itself be a job"
@@ -103,7 +104,7 @@ def test_errors_of_sbatch_have_a_remedy_and_the_right_exit_code(
 def test_workers_are_the_cores_of_the_partition_and_a_partition_without_nodes_is_an_error(
     fake: Any, tmp_path: Path
 ) -> None:
-    fake("sinfo", says="a 8 10.0.0.1\nb 3 10.0.0.2\na 8 10.0.0.1\n")
+    fake("sinfo", says="a 8\nb 3\na 8\n")
     store = FolderStore(tmp_path)
     with SlurmExecutor(SlurmConfig(cpus=2)).open(1, store) as opened:
         assert (opened.number, opened.per_machine) == (5, 4)
@@ -111,7 +112,7 @@ def test_workers_are_the_cores_of_the_partition_and_a_partition_without_nodes_is
         assert opened.number == 3
     fake("sinfo")
     with pytest.raises(ConfigError, match="no partition nope with nodes"):
-        list_nodes(SlurmConfig(partition="nope"))
+        list_cores(SlurmConfig(partition="nope"))
 
 
 def wrong() -> None:
@@ -124,10 +125,11 @@ def test_outcomes_are_json_without_secrets(monkeypatch: pytest.MonkeyPatch) -> N
     assert decode_outcome(encode_outcome(lambda: record)) == record
     data = encode_outcome(wrong)
     assert json.loads(data) == {"error": "ContractError", "text": "of ***", "exit_code": 3, "retryable": False}
-    with pytest.raises(ContractError, match=r"of \*\*\*"):
-        decode_outcome(data)
+    error: Any = decode_outcome(data)
+    assert (type(error), str(error), error.exit_code) == (ContractError, "of ***", 3)
     data = encode_outcome(lambda: int("hush-hush-hush"))
-    with pytest.raises(RuntimeError, match="ValueError: invalid literal") as bug:
-        decode_outcome(data)
-    assert "in encode_outcome" in bug.value.__notes__[0]
+    bug = decode_outcome(data)
+    assert isinstance(bug, RuntimeError)
+    assert "ValueError: invalid literal" in str(bug)
+    assert "in encode_outcome" in str(bug), "where it was"
     assert b"hush" not in data
