@@ -180,4 +180,5 @@ def cancel(*selection: str) -> None:
 
 def explain_end(what: str, job: str, state: str, name: str) -> str:
     """Return how a job ended that reported no result, with the remedy and its log."""
-    return f"{what}: SLURM job {job} ended as {state} without a result: {REMEDIES.get(state, LOOK)} ({log_folder() / name}-{job}.log)"
+    why = f"{what}: SLURM job {job} ended as {state} without a result"
+    return f"{why}: {REMEDIES.get(state, LOOK)} ({log_folder() / name}-{job}.log)"
