@@ -37,7 +37,7 @@ def interpolate(
     Choose on sets that you do not report: the best of several is a little too good on the sets that chose it.
 
     Args:
-        base: The model before it was adapted, as train.init takes it: a folder, a file, or hf-hub:owner/name.
+        base: The model before it was adapted: a folder, a file, hf-hub:owner/name, or a registered model.
         tuned: The adapted model: a folder, or a registered model: NAME/VERSION, NAME@ALIAS.
         output: Folder for the chosen model.
     """
@@ -51,7 +51,8 @@ def interpolate(
     work = output.with_name(f"{output.name}.candidates")
     folders = {f"{share:g}": share for share in sorted({*shares})}
     models = {str((work / name).absolute()): share for name, share in folders.items()}
-    job = {"base": base, "tuned": str(find_model(tuned, home).path), "models": models}
+    start = base if base.startswith("hf-hub:") else str(find_model(base, home).path)
+    job = {"base": start, "tuned": str(find_model(tuned, home).path), "models": models}
     run_job("plugins.recipes.interpolate_job", job, work / "job", on_line=logger.info)
     settings = EvaluationSettings(device=device)
     rows = [_score(Path(folder), share, suites, home, settings) for folder, share in models.items()]

@@ -47,12 +47,12 @@ def use_image_features(job: Job, config: TrainConfig, init: ImageInit, model: CL
 def _change_images(config: TrainConfig, device: torch.device) -> Change:
     """Return a function that makes the images of a copy as a step makes those of an epoch."""
 
-    def change(pixels_BSS3: np.ndarray, samples: np.ndarray, seed: int, copy: int) -> Tensor:
-        batch = Batch(step=0, epoch=copy, samples=samples, pixels_BSS3=pixels_BSS3, captions=[], skipped=[])
+    def change(pixels_BSS3: np.ndarray, hashes: np.ndarray, copy: int) -> Tensor:
+        batch = Batch(step=0, epoch=copy, samples=hashes, pixels_BSS3=pixels_BSS3, captions=[], skipped=[])
         named = {}
         for hook in used_step_hooks(config):
             if hook.changes_images:
-                named |= hook.make_inputs(batch, config, seed)
+                named |= hook.make_inputs(batch, config, seed=0)
         inputs = StepInputs(torch.from_numpy(pixels_BSS3), [], None, named).map(lambda tensor: tensor.to(device))
         return prepare_images(inputs, config)
 

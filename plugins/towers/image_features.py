@@ -6,6 +6,7 @@ Legend: B batch, S side of the input, N samples of a shard, W width of a feature
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +20,26 @@ from plugins.towers.feature_files import VERSION, name_shard_features, read_feat
 from training import distributed
 from training.data.loader import Dataset
 from training.data.shard_files import find_checksum
-from training.evaluation.encode import map_in_order
+from training.evaluation.encode import IMAGES_PER_THREAD, map_in_order
 from training.model.checkpoint import write_atomically
 from training.model.clip import autocast
 from training.model.preprocess import normalize
 from training.model.towers import BackboneTower
 from training.progress import Progress
 
-IMAGES_PER_BATCH = 32
-Change = Callable[[np.ndarray, np.ndarray, int, int], Tensor]
-"""Maps pixels (B, S, S, 3), the numbers of their samples in the shard, a seed and the number of a copy to the inputs
-(B, 3, S, S) of the image tower."""
+GPU_IMAGES_PER_BATCH = 256
+MOST_REMEMBERED = 1_000_000
+"""Maximum number of images whose features are not computed again for another shard."""
+Change = Callable[[np.ndarray, np.ndarray, int], Tensor]
+"""Maps pixels (B, S, S, 3), the hashes of their files and the number of a copy to the inputs (B, 3, S, S) of the image
+tower."""
+
+
+Image = tuple[int, int, str]
+"""The number of a copy, the hash of an image file, and its faces."""
+Images = dict[Image, list[int]]
+Known = dict[Image, np.ndarray]
+"""Features (W,) on disk."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,6 @@ class _File:
 
     path: Path
     samples: range
-    seed: int
     copy: int
 
     @property
@@ -81,6 +90,13 @@ class _File:
     def read_errors(self) -> dict[int, str]:
         mark_used(self.errors)
         return {int(row): reason for row, reason in json.loads(read_text(self.errors)).items()}
+
+    def read_images(self, same: Images, width: int) -> Known:
+        """Return the features of the images that could be read."""
+        errors, array = self.read_errors(), self.read(width)
+        assert array is not None
+        rows = {image: samples[0] - self.samples.start for image, samples in same.items()}
+        return {image: array[row] for image, row in rows.items() if row not in errors}
 
 
 def prepare_image_features(
@@ -104,7 +120,7 @@ def prepare_image_features(
             `decides`, the side of the input, the precision and the kind of device.
         precision: fp32, or bf16 for autocast.
         copies: number of changed copies of each image.
-        change: makes them, by a seed that depends on the shard's bytes alone.
+        change: makes them, by a seed that depends on the image's bytes alone.
         decides_change: all that decides what it does.
     """
     device, width = next(tower.parameters()).device, tower.feature_width
@@ -114,16 +130,21 @@ def prepare_image_features(
         of_all = [VERSION, *decides, device.type, precision, sha256, dataset.image_size]
         of_copies = [of_all, *([*of_all, decides_change, copy] for copy in range(1, copies + 1))]
         names = [name_shard_features(sha256, text_sha256(canonical_json(one))) for one in of_copies]
-        files.append([_File(folder / name, samples, int(sha256[:8], 16), copy) for copy, name in enumerate(names)])
+        files.append([_File(folder / name, samples, copy) for copy, name in enumerate(names)])
     share = [one for of_shard in files for one in of_shard][distributed.local_rank() :: distributed.local_world_size()]
 
     def prepare() -> None:
-        missing = [one for one in share if one.read(width) is None]
-        progress = Progress("pretrained network", "images", sum(len(one.samples) for one in missing))
+        missing = {one.path: len(one.samples) for one in share if one.read(width) is None}
+        known: Known = {}
+        progress = Progress("pretrained network", "images", sum(missing.values()))
         was_training = tower.training
         tower.eval()
-        for one in missing:
-            _compute_file(tower, dataset, one, change if one.copy else None, precision, progress)
+        for one in share if missing else ():
+            same = _group_samples(dataset, one)
+            if one.path in missing:
+                _compute_file(tower, dataset, one, same, change if one.copy else None, precision, progress, known)
+            if len(known) + len(same) <= MOST_REMEMBERED:
+                known |= one.read_images(same, width)
         tower.train(was_training)
         progress.end()
 
@@ -134,14 +155,26 @@ def prepare_image_features(
     return ImageFeatures([plain.samples.start for plain, *_ in files], arrays, errors)
 
 
+def _group_samples(dataset: Dataset, file: _File) -> Images:
+    """Return the samples of each image, which has several captions."""
+    same: Images = {}
+    for sample in file.samples:
+        same.setdefault((file.copy, dataset.image_hash(sample), str(dataset.index.faces(sample))), []).append(sample)
+    return same
+
+
 def _compute_file(
-    tower: BackboneTower, dataset: Dataset, file: _File, change: Change | None, precision: str, progress: Progress
+    tower: BackboneTower,
+    dataset: Dataset,
+    file: _File,
+    same: Images,
+    change: Change | None,
+    precision: str,
+    progress: Progress,
+    known: Known,
 ) -> None:
     device, width, samples = next(tower.parameters()).device, tower.feature_width, file.samples
     errors: dict[str, str] = {}
-    same: dict[object, list[int]] = {}  # samples of one image, which has several captions
-    for sample in samples:
-        same.setdefault((dataset.image_hash(sample), str(dataset.index.faces(sample))), []).append(sample)
 
     def load(batch: list[list[int]]) -> tuple[list[np.ndarray], np.ndarray]:
         rows, squares = [], []
@@ -162,14 +195,15 @@ def _compute_file(
         if change is None:
             images_B3SS = normalize(torch.from_numpy(pixels_BSS3).to(device).permute(0, 3, 1, 2).float() / 255)
         else:
-            firsts = np.array([numbers[0] for numbers in rows])
-            images_B3SS = change(pixels_BSS3, firsts, file.seed, file.copy)
+            hashes = np.array([dataset.image_hash(samples.start + int(numbers[0])) for numbers in rows])
+            images_B3SS = change(pixels_BSS3, hashes, file.copy)
         with torch.no_grad(), autocast(device, precision):
             features_BW = tower.encode(images_B3SS).float().cpu().numpy()
         return np.concatenate(rows), features_BW.repeat([len(numbers) for numbers in rows], axis=0)
 
-    images = list(same.values())
-    batches = [images[start : start + IMAGES_PER_BATCH] for start in range(0, len(images), IMAGES_PER_BATCH)]
+    images = [found for key, found in same.items() if key not in known]
+    size = IMAGES_PER_THREAD if device.type == "cpu" else GPU_IMAGES_PER_BATCH
+    batches = [images[start : start + size] for start in range(0, len(images), size)]
     if device.type == "cpu":
         results = map_in_order(lambda batch: encode(load(batch)), batches)
     else:
@@ -177,5 +211,11 @@ def _compute_file(
 
     file.path.parent.mkdir(parents=True, exist_ok=True)
     file.errors.unlink(missing_ok=True)
-    write_features(file.path, len(samples), width, progress.follow(results, lambda batch: len(batch[0])))
+    copied = (
+        (np.array(found) - samples.start, known[key][None].repeat(len(found), axis=0))
+        for key, found in same.items()
+        if key in known
+    )
+    results = progress.follow(chain(copied, results), lambda batch: len(batch[0]))
+    write_features(file.path, len(samples), width, results)
     write_atomically(file.errors, canonical_json(errors))

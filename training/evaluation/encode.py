@@ -77,8 +77,8 @@ class PooledFeatures:
 TOKENS_PER_BATCH = 1024
 """Tokens of a text batch on the CPU: batches of equal size in tokens cost the same, and these stay in a core's cache."""
 GPU_TOKENS_PER_BATCH = 65_536
-IMAGES_PER_THREAD = 32
-"""Maximum images of a batch on the CPU."""
+IMAGES_PER_THREAD = 16
+"""Maximum images of a batch on the CPU: with 32, the activations of a convolutional network leave a core's cache."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -229,6 +229,36 @@ def test_kept_features_serve_another_job_until_weights_or_data_change(
     assert run("h", **{**recipe, "augment": {"rotate": 5.0}}).count("images") == 4
 
 
+def test_an_image_of_several_shards_passes_through_the_network_once(
+    make_job: MakeJob, tables: dict[str, dict[str, object]], shards: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its plain feature and its copies are the same in each shard, also if one shard is computed by a later job."""
+    from tests.trainings import pairs, write_shard
+
+    again = [(f"1{name[1:]}", b"another caption" if name.endswith("txt") else data) for name, data in pairs(0, 12)]
+    write_shard(shards[1], again + pairs(12, 2))
+    images, encode = [], BackboneTower.encode
+
+    def count(tower: BackboneTower, images_B3SS: torch.Tensor) -> torch.Tensor:
+        images.append(len(images_B3SS))
+        return encode(tower, images_B3SS)
+
+    monkeypatch.setattr(BackboneTower, "encode", count)
+    path = make_job("a", image_size=32, **PLAIN, **with_recipe(tables))
+    for kept in ("together", "apart"):
+        for job_shards in ([shards[:1], shards] if kept == "apart" else [shards]):
+            job = {**json.loads(path.read_text()), "features": str(path.parent / kept), "checksums": {}}
+            job["shards"] = [str(shard) for shard in job_shards]
+            path.write_text(json.dumps(job))
+            dataset = set_up(read_job([str(path)], Job), torch.device("cpu")).dataset
+        assert sum(images) == 3 * 14
+        images.clear()
+        found = [np.concatenate(variants) for variants in zip(*dataset.image_features.arrays, strict=True)]
+        for features in found:
+            assert len(np.unique(features, axis=0)) == 14
+            np.testing.assert_array_equal(features[:12], features[13:25])
+
+
 def test_an_image_that_cannot_be_read_is_skipped_with_its_reason(
     make_job: MakeJob, tables: dict[str, dict[str, object]], shards: list[Path]
 ) -> None:
