@@ -299,12 +299,21 @@ class ModelConfig(FrozenModel):
         return self.model_copy(update={"init_logit_scale": math.log(10), "init_logit_bias": -10.0})
 
 
+def without_processing(fields: Any) -> Any:
+    """Return the fields of a model.json without those that a finished model adds to the dimensions."""
+    return (
+        {k: v for k, v in fields.items() if k not in ("preprocess", "tokenizer")}
+        if isinstance(fields, dict)
+        else fields
+    )
+
+
 def load_model_config(name_or_path: str) -> ModelConfig:
     """Read a model's dimensions.
 
     Args:
         name_or_path: a name in configs/models/, which `-quickgelu` may follow as in open_clip's names, or a path that
-            ends in .json.
+            ends in .json, such as the model.json of a finished model.
 
     Raises:
         ConfigError: no such model, or its file is not valid; names the file and what is allowed.
@@ -316,7 +325,7 @@ def load_model_config(name_or_path: str) -> ModelConfig:
     if not by_path and Path(name_or_path).name != name_or_path:
         raise ConfigError(f"model {name_or_path!r}: neither a path ending in .json nor one of the names {names}")
     try:
-        config = ModelConfig.model_validate(json.loads(read_text(path)))
+        config = ModelConfig.model_validate(without_processing(json.loads(read_text(path))))
         return config if by_path or base == name_or_path else config.model_copy(update={"quick_gelu": True})
     except (OSError, UnicodeDecodeError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)

@@ -22,7 +22,7 @@ from dataops.errors import ConfigError, SourceError
 from dataops.regular_files import check_regular, read_text
 from training.model.clip import CLIP
 from training.model.torchscript import MAX_TENSORS, check_legacy, is_archive, read_archive
-from training.model_config import ModelConfig
+from training.model_config import ModelConfig, without_processing
 
 # Position embeddings of another image size or context length ----------------------------------------------------------
 # Legend: L positions, D width, G side of the grid of an image's positions.
@@ -287,8 +287,7 @@ def _config_beside(file: Path) -> ModelConfig | None:
         if card.is_file():
             try:
                 fields = json.loads(read_text(card))
-                fields = fields.get("model_cfg", fields)
-                fields = {key: value for key, value in fields.items() if key not in ("preprocess", "tokenizer")}
+                fields = without_processing(fields.get("model_cfg", fields))
                 if (text := fields.get("text_cfg", {})).get("hf_tokenizer_name") == OWN_VOCABULARY:
                     del text["hf_tokenizer_name"]
                 return ModelConfig.model_validate(fields)

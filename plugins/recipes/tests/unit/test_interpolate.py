@@ -21,7 +21,8 @@ def test_models_lie_between_the_two(make_job: Callable[..., Path], tmp_path: Pat
     """theta = (1 - share) theta_0 + share theta_1 (WiSE-FT, section 3), and both ends are the models themselves."""
     base = make_job("base", tower, epochs=1)
     assert train([str(base)]) == 0
-    init = {"init": str(output_of(base)), "vocabulary": str(output_of(base) / "tokenizer.json")}
+    model, vocabulary = (str(output_of(base) / name) for name in ("model.json", "tokenizer.json"))
+    init = {"init": str(output_of(base)), "model": model, "vocabulary": vocabulary}
     tuned = make_job("tuned", tower, epochs=1, seed=1, **init)
     assert train([str(tuned)]) == 0
     folders = {str(tmp_path / name): share for name, share in {"zero": 0.0, "some": 0.25, "one": 1.0}.items()}

@@ -246,7 +246,7 @@ def test_an_image_of_several_shards_passes_through_the_network_once(
     monkeypatch.setattr(BackboneTower, "encode", count)
     path = make_job("a", image_size=32, **PLAIN, **with_recipe(tables))
     for kept in ("together", "apart"):
-        for job_shards in ([shards[:1], shards] if kept == "apart" else [shards]):
+        for job_shards in [shards[:1], shards] if kept == "apart" else [shards]:
             job = {**json.loads(path.read_text()), "features": str(path.parent / kept), "checksums": {}}
             job["shards"] = [str(shard) for shard in job_shards]
             path.write_text(json.dumps(job))
