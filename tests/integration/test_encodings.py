@@ -81,7 +81,7 @@ def prepare(folder: Path) -> tuple[str, str]:
 REAL = ("runs", "diff")
 """Commands that are started as a user does, with non-ASCII arguments too."""
 EACH = """
-import importlib, json, os, sys
+import gc, importlib, json, os, sys
 from dataops.process import use_utf8
 use_utf8()  # starts this process again, as the command does
 import polars, prefect, pyarrow.parquet
@@ -90,6 +90,7 @@ from flows.cli import main
 for group in plugins.kinds("commands."):
     for target in plugins.targets(group).values():
         importlib.import_module(target.partition(":")[0])
+gc.freeze()  # else each fork looks for garbage in all modules at its end, which takes a second
 for number, arguments in enumerate(json.loads(sys.argv[1])):
     if (child := os.fork()) == 0:
         for descriptor in (1, 2):

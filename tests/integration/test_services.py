@@ -30,9 +30,9 @@ print([status.pid for status in services.up()])
 
 KEEP = """
 from dataclasses import replace
-from infra.local import services, worker
+from infra.local import services
 services.PREFECT, services.MLFLOW = replace(services.PREFECT, port=None), replace(services.MLFLOW, port=None)
-worker.keep_running(services.up, interval=0.5)
+services.keep_running(services.up, interval=0.5)
 """
 
 

@@ -15,7 +15,7 @@ import pytest
 from dataops.home import CHECKOUT
 from tests.servers.databases import put_database
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("register_plugins")]
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", (CHECKOUT / "CONTRIBUTING.md").read_text("utf-8"), re.DOTALL)
 """A rule, a source and a signal, as CONTRIBUTING.md adds them to the core."""
@@ -185,7 +185,7 @@ CONFIG = """
 """
 
 
-def test_source_rule_executor_and_listener_serve_a_run(stranger: Environment, tmp_path: Path):
+def test_source_rule_executor_and_listener_serve_a_run(stranger: Environment, mlflow_url: str, tmp_path: Path):
     (tmp_path / "pairs.txt").write_text(
         "https://a.example/1.jpg\ta red kite on a hill\nhttps://a.example/2.jpg\t#kite #green\n"
     )
@@ -194,8 +194,7 @@ def test_source_rule_executor_and_listener_serve_a_run(stranger: Environment, tm
         '[execution]\nengine = "here"\n'
     )
     command = ("-m", "flows.cli")
-    for server in ("prefect", "mlflow"):
-        put_database(server, tmp_path / "home" / "services" / server)
+    put_database("prefect", tmp_path / "home" / "services" / "prefect")
     try:
         shown = json.loads(stranger.run(tmp_path, *command, "run", "mine.toml", "--until", "filter", "--json"))
     finally:

@@ -10,7 +10,8 @@ pytestmark = pytest.mark.timeout(600)
 
 def test_an_experiment_that_is_killed_continues_and_decides(pairmill: Pairmill):
     """Two variants with two seeds over one dataset: each training is made once, and one variant hardly trains."""
-    config = pairmill.write_config("variants")
+    pages = {"paths": [f"{pairmill.web.archive}/*-00000.warc.gz"]}
+    config = pairmill.write_config("variants", source=pages, train={"epochs": 2})
     store = FolderStore(pairmill.folder / "store-variants")
     file = pairmill.folder / "which.toml"
     file.write_text(

@@ -11,7 +11,7 @@ from dataops.stages import STAGES
 from tests.kills.loop import Chaos
 from tests.small_pipeline import Pairmill
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("chaos")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("chaos")]
 
 
 def gc(pairmill: Pairmill, store: Path, *arguments: str) -> dict[str, Any]:
