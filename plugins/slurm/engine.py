@@ -41,7 +41,7 @@ def diagnose(execution: Mapping[str, Any]) -> Finding:
         cores = list_cores(SlurmConfig.model_validate(execution.get("slurm") or {}))
     except PairmillError as error:
         return Finding(False, *str(error).split(": ", 1))
-    return Finding(True, f"{len(cores)} nodes with {sum(cores)} cores")
+    return Finding(True, f"{len(cores)} nodes")
 
 
 def train(executor: Any, planned: Plan[Any], context: Context) -> Manifest:

@@ -11,10 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
-from dataops.errors import JobFailed
 from dataops.store import Store
 from plugins.slurm.config import SlurmConfig
 from plugins.slurm.scheduler import (
@@ -63,7 +63,7 @@ class SlurmPool(Executor):
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._is_closed = False
         self._broken: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="slurm-pool", daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -130,7 +130,8 @@ class SlurmPool(Executor):
             return
         since = self._ended.setdefault(call.element, time.monotonic())
         if state != "COMPLETED" or time.monotonic() > since + VISIBLE_SECONDS:
-            self._end(name, JobFailed(explain_end(call.label, call.element, state, call.job_name), exit_code=75))
+            logger.warning("%s", explain_end(call.label, call.element, state, call.job_name))
+            self._end(name, BrokenProcessPool())  # map_parts makes it once more, alone
 
     def _show(self, states: dict[str, tuple[str, str]]) -> None:
         counts = Counter(" ".join(states.get(one, ("ended", ""))) for one in self._running())

@@ -103,9 +103,10 @@ def in_thread(call: Callable[[], list[Record]]) -> Callable[[], list[Record]]:
 
 
 def test_tasks_return_records_and_raise_the_errors_of_the_job(
-    cluster: SlurmCluster, executor: SlurmExecutor, tmp_path: Path
+    cluster: SlurmCluster, executor: SlurmExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = run_tasks(tmp_path, executor, *["plain"] * 9)
+    (tmp_path / "go").touch()
     assert [record.task for record in records] == [f"plain-{n}" for n in range(9)]
     assert {node for n in range(9) for node in nodes_of(tmp_path, f"plain-{n}")} == {"n1", "n2"}
     with pytest.raises(ContractError, match="wrong-0"):
@@ -114,8 +115,10 @@ def test_tasks_return_records_and_raise_the_errors_of_the_job(
     with pytest.raises(RuntimeError, match="ZeroDivisionError") as bug:
         run_tasks(tmp_path, executor, "bug")
     assert "in part" in str(bug.value), "where it was"
-    with pytest.raises(JobFailed, match=r"filter dies-0: SLURM job \d+_0 ended as FAILED .*\.log") as failed:
-        run_tasks(tmp_path, executor, "dies")
+    with pytest.raises(JobFailed, match=r"died .* in each of two attempts of dies-0 \(1 of 2 tasks\)") as failed:
+        run_tasks(tmp_path, executor, "dies", "waits")
+    assert re.search(r"filter dies-0: SLURM job \d+_0 ended as FAILED .*\.log", caplog.text)
+    assert len(nodes_of(tmp_path, "waits-1")) == 1, "a job that dies costs its own task only"
     assert failed.value.exit_code == 75
     wait_for(lambda: not cluster.jobs(), 60)
 
@@ -200,18 +203,13 @@ def test_partition_that_does_not_exist_and_a_silent_controller_are_clear_errors(
     assert "SLURM's controller does not answer: see `scontrol ping`" in str(error)
 
 
+@pytest.mark.timeout(1800)
 def test_pipeline_on_slurm_has_the_digests_of_a_local_run(cluster: SlurmCluster, pairmill: Any) -> None:
     ours, shown = (
         pairmill.json("show", pairmill.json("run", config, "--until", "pack", *options)["run_id"])
         for config, *options in (
             (pairmill.write_config("here"),),
-            (
-                pairmill.write_config("there"),
-                "--set",
-                "execution.engine=slurm",
-                "--set",
-                "execution.slurm.poll_seconds=0.5",
-            ),
+            (pairmill.write_config("there"), "--set=execution.engine=slurm", "--set=execution.slurm.poll_seconds=0.5"),
         )
     )
     digests = [
