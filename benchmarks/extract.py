@@ -43,7 +43,7 @@ Pairs = list[tuple[str, str]]
 def ours_pairs(path: Path) -> Pairs:
     """Return (canonical URL, unchanged alt) of the images with an alt."""
     from dataops.archives.warc import Damage
-    from dataops.web.urls import Resolver
+    from plugins.common_crawl.urls import ListResolver
     from plugins.common_crawl.wat import ImageLink, read_wat, resolve_base_url
 
     pairs: Pairs = []
@@ -56,7 +56,7 @@ def ours_pairs(path: Path) -> Pairs:
                 link for link in page.html.links if type(link) is ImageLink and link.alt and link.url[:5] != "data:"
             ]
             # cc2dataset resolves an empty reference to the page; our stage drops such a row as no_url
-            urls, reasons = Resolver(base, MAX_URL).resolve_all([image.url or base for image in images])
+            urls, reasons = ListResolver(base, MAX_URL).resolve_all([image.url or base for image in images])
             found = zip(urls, [image.alt for image in images], strict=True)
             pairs += found if not any(reasons) else [pair for pair, bad in zip(found, reasons, strict=True) if not bad]
     return pairs

@@ -181,9 +181,10 @@ def _load_srcset() -> Parser:
 
 
 def _load_urls() -> Parser:
-    from dataops.web.urls import BadUrl, Resolver, canonicalise_url, truncate_url
+    from dataops.web.urls import BadUrl, canonicalise_url, truncate_url
+    from plugins.common_crawl.urls import ListResolver
 
-    resolver = Resolver(_PAGE_URL, 2_000)
+    resolver = ListResolver(_PAGE_URL, 2_000)
 
     def parse(data: bytes) -> object:
         reference = data.decode("utf-8", "replace")

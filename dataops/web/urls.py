@@ -3,7 +3,6 @@
 import ipaddress
 import os
 import re
-from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote, unquote_to_bytes
@@ -33,21 +32,20 @@ _SAFE_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _DOTTED = re.compile(r"/(\.|%2e){1,2}(/|\Z)", re.IGNORECASE)
 # The characters that RFC 3986 (2.2, 2.3) allows literally, and "%", because existing escapes stay unchanged.
 _PATH_SAFE = "!$%&'()*+,-./:;=@_~"
-_QUERY_SAFE = _PATH_SAFE + "?[]|"
+QUERY_SAFE = _PATH_SAFE + "?[]|"
 
 # Matches references that need no parsing, as most do not: they are canonical, alone or after a prefix of the page's URL.
 # No segment starts with a dot, plain or escaped; a host of at most four labels of 62 characters is never too long.
 _SEGMENT = r"(?!\.|%2)[a-zA-Z0-9!$%&'()*+,.:=@_~-]++"
-_HOST_AND_PATH = rf"[a-z0-9_-]{{1,62}}+(?:\.[a-z0-9_-]{{1,62}}+){{0,3}}+(?:/(?:{_SEGMENT})?+)++"
+HOST_AND_PATH = rf"[a-z0-9_-]{{1,62}}+(?:\.[a-z0-9_-]{{1,62}}+){{0,3}}+(?:/(?:{_SEGMENT})?+)++"
 _PATH = rf"(?:/{_SEGMENT})*+/?+"
 _RELATIVE = rf"(?![^/?]*:){_SEGMENT}{_PATH}"
-_QUERY = r"(?:\?[a-zA-Z0-9!$%&'()*+,./:;=@_~?\[\]|-]++)?+"
+QUERY = r"(?:\?[a-zA-Z0-9!$%&'()*+,./:;=@_~?\[\]|-]++)?+"
 _PLAIN = re.compile(
-    rf"(?:(https?://{_HOST_AND_PATH})|(//{_HOST_AND_PATH})|(/(?:{_SEGMENT}{_PATH})?+)|({_RELATIVE})){_QUERY}"
+    rf"(?:(https?://{HOST_AND_PATH})|(//{HOST_AND_PATH})|(/(?:{_SEGMENT}{_PATH})?+)|({_RELATIVE})){QUERY}"
 ).fullmatch
 _ABSOLUTE = 1  # group of _PLAIN
-_PLAIN_LINES = re.compile(rf"(?:(https?://{_HOST_AND_PATH}{_QUERY})|[^\n]*+)\n").findall
-_UPWARD = re.compile(rf"(?:\./)?+((?:\.\./)*+)({_RELATIVE}{_QUERY})").fullmatch
+_UPWARD = re.compile(rf"(?:\./)?+((?:\.\./)*+)({_RELATIVE}{QUERY})").fullmatch
 
 
 OWN_IMAGES = "source://"
@@ -135,8 +133,8 @@ class Resolver:
         self.base, self.max_chars = base, max_chars
         self._path = base.find("/", base.find("//") + 2)
         scheme, root = base[: base.find(":") + 1], base[: self._path]
-        # The prefix of a plain reference, by its group in _PLAIN.
-        self._prefixes = ("", "", scheme, root, base.partition("?")[0].rpartition("/")[0] + "/")
+        self.prefixes = ("", "", scheme, root, base.partition("?")[0].rpartition("/")[0] + "/")
+        """The prefix of a plain reference, by its group in _PLAIN."""
         self._parents: dict[int, str | None] = {}  # folder by number of levels above the base
 
     def resolve(self, reference: str) -> str:
@@ -150,46 +148,10 @@ class Resolver:
                 up = len(dots) // 3
                 prefix = self._parents[up] if up in self._parents else self._parents.setdefault(up, self._folder(up))
         elif plain := _PLAIN(reference):
-            prefix = self._prefixes[plain.lastindex or 0]
+            prefix = self.prefixes[plain.lastindex or 0]
         if prefix is None or len(prefix) + len(rest) > self.max_chars or len(reference) > self.max_chars:
             return _resolve(reference, self.base, self.max_chars)
         return prefix + rest
-
-    def resolve_all(self, references: Sequence[str]) -> tuple[list[str], list[str | None]]:
-        """Return the URL and the reason (None if usable) of each reference; an unusable one is truncated.
-
-        The result is that of `resolve` for each reference, but one search handles all plain ones.
-        """
-        urls = self._resolve_plain(references)
-        reasons: list[str | None] = [None] * len(urls)
-        for i in [i for i, url in enumerate(urls) if not url]:
-            if references[i].startswith("data:"):  # one image of eight: too frequent for an exception each
-                urls[i], reasons[i] = truncate_url(references[i], self.max_chars), Reason.DATA_URL
-                continue
-            try:
-                urls[i] = self.resolve(references[i])
-            except BadUrl as bad:
-                urls[i], reasons[i] = truncate_url(references[i], self.max_chars), bad.reason
-        return urls, reasons
-
-    def _resolve_plain(self, references: Sequence[str]) -> list[str]:
-        """Return the URLs of the references that are canonical after their prefix is added, and "" for the others."""
-        _, _, scheme, root, folder = self._prefixes
-        absolute = [
-            reference
-            if reference[:4] == "http"
-            else (scheme if reference[1:2] == "/" else root) + reference
-            if reference[:1] == "/"
-            else folder + reference
-            if reference[:1] not in ".?#" and ":" not in reference
-            else ""
-            for reference in references
-        ]
-        lines = "\n".join([*absolute, ""])
-        urls: list[str] = _PLAIN_LINES(lines)
-        is_long = len(lines) > self.max_chars and max(map(len, urls)) > self.max_chars
-        # There are more URLs than references if a reference contains a line end.
-        return [""] * len(absolute) if is_long or len(urls) != len(absolute) else urls
 
     def _folder(self, up: int) -> str | None:
         """Return the folder `up` levels above the base's folder; None if empty segments require full parsing."""
@@ -259,7 +221,7 @@ def _build_url(parts: _Parts) -> str:
     path = quote(parts.path, safe=_PATH_SAFE, errors="replace") or "/"
     if _DOTTED.search(path):
         path = _remove_dot_segments(path)
-    query = "?" + quote(parts.query, safe=_QUERY_SAFE, errors="replace") if parts.query else ""
+    query = "?" + quote(parts.query, safe=QUERY_SAFE, errors="replace") if parts.query else ""
     return f"{parts.scheme}://{authority}{path}{query}"
 
 

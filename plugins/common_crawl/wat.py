@@ -30,6 +30,7 @@ from dataops.web.declarations import (
 )
 from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PageOrigin, PagePair, new_pair
 from dataops.web.urls import BadUrl, Resolver, canonicalise_url
+from plugins.common_crawl.urls import ListResolver
 
 MAX_RECORD_BYTES = 64 << 20
 """Maximum size of a record, in bytes; larger ones are damages."""
@@ -198,7 +199,7 @@ def extract_wat_pairs(
         opt_out: names of the signals by which a page forbids the use of its images.
     """
     head = page.html.head
-    resolver = Resolver(resolve_base_url(page, bounds.url), bounds.url)
+    resolver = ListResolver(resolve_base_url(page, bounds.url), bounds.url)
     images = [link for link in page.html.links if type(link) is ImageLink]
     used, metas = images[:MAX_IMAGES], _select_metas(head.metas)
     shared = parse_shared_images(metas)

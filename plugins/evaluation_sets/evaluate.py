@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, CorruptPart, SchemaError
 from dataops.formatting import format_percent, format_quantity
+from dataops.parquet import read_parquet
+from dataops.regular_files import check_regular
 from flows.commands.options import Json, Name
 from flows.commands.output import console, new_table, print_json, score_cells, text
 from infra.local import services
@@ -17,7 +19,7 @@ from plugins.evaluation_sets.robustness import effective_robustness
 from tasks.evaluate.report import report_html
 from tasks.evaluate.run_suite import Evaluation, EvaluationSettings, average_metrics, evaluate_model
 from training.evaluation.comparison import compare_all
-from training.evaluation.contamination import contamination, format_overlap, read_matches
+from training.evaluation.contamination import contamination, format_overlap, group_by_task
 from training.evaluation.intervals import flatten_metrics
 from training.evaluation.suite import FETCHED, Suite, load_suite, read_tasks
 
@@ -170,3 +172,23 @@ def _show_average(suite: Suite, found: Evaluation) -> None:
     console().print(text(f"Average over {mean['tasks']} of {format_quantity(of, 'set')}: {average}"))
     for name, reason in mean["missing"].items():
         console().print(text(f"  without {name}: {reason}"), soft_wrap=True)
+
+
+COLUMNS = ("uid", "evaluation_set", "member")
+"""Columns of a table of matches."""
+
+
+def read_matches(path: Path) -> dict[str, set[str]]:
+    """Read the members of each evaluation set that a training image matches.
+
+    Raises: SchemaError if the file is no such table.
+    """
+    try:
+        check_regular(path)
+        table = read_parquet(path, str(path))
+    except (OSError, CorruptPart) as error:
+        raise SchemaError(f"{path}: cannot be read as Parquet ({error})") from error
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise SchemaError(f"{path}: no column {', '.join(missing)}; a table of matches has {', '.join(COLUMNS)}")
+    return group_by_task(table)

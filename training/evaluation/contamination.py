@@ -8,42 +8,21 @@ the sets.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from dataops.errors import CorruptPart, SchemaError
 from dataops.formatting import format_interval, format_percent
-from dataops.parquet import read_parquet
-from dataops.regular_files import check_regular
 from training.evaluation.comparison import score_images
 from training.evaluation.intervals import clopper_pearson_interval
 
-COLUMNS = ("uid", "evaluation_set", "member")
 SIGNIFICANT = 0.05
 RANKS = ("rank", "image_to_text_rank")
 """Columns of tables with a row an image, which have one of them."""
 
 
-def read_matches(path: Path) -> dict[str, set[str]]:
-    """Read the members of each evaluation set that a training image matches.
-
-    Raises: SchemaError if the file is no such table.
-    """
-    try:
-        check_regular(path)
-        table = read_parquet(path, str(path))
-    except (OSError, CorruptPart) as error:
-        raise SchemaError(f"{path}: cannot be read as Parquet ({error})") from error
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise SchemaError(f"{path}: no column {', '.join(missing)}; a table of matches has {', '.join(COLUMNS)}")
-    return group_by_task(table)
-
-
 def group_by_task(matches: pa.Table) -> dict[str, set[str]]:
-    """Return the members of each evaluation set in a table with COLUMNS."""
+    """Return the members of each evaluation set in a table of matches."""
     found: dict[str, set[str]] = {}
     for task, member in zip(matches["evaluation_set"].to_pylist(), matches["member"].to_pylist(), strict=True):
         found.setdefault(task, set()).add(member)

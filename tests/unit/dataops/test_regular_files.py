@@ -22,7 +22,6 @@ from flows.records import known_stores
 from tasks.files.find import LocalFile, find_source_files
 from training.data.shard_files import ShardFiles, read_shard_rows
 from training.data.shard_index import _locate_members
-from training.evaluation.contamination import read_matches
 from training.evaluation.samples import read_members
 from training.evaluation.sets import EvalSet
 from training.evaluation.suite import load_suite
@@ -118,7 +117,6 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "weights": ("m.pt", read_state_dict),
     "safetensors": ("m.safetensors", read_state_dict),
     "suite": ("s.toml", load_suite),
-    "matches": ("m.parquet", read_matches),
     "image of a set": ("cat.jpg", read_set),
     "list of a set": ("classnames.txt", read_set_file),
     "training shard": ("0.tar", locate),
