@@ -1,24 +1,35 @@
-"""The real Prefect and MLflow servers in a separate home, on free ports. The tests run in order on the same servers."""
+"""The real Prefect and MLflow servers in a separate home, on free ports. The tests run in order on the same servers.
+
+Their databases are of the last minor versions but one, which the servers of today open.
+"""
 
 import json
+import lzma
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
+import httpx
 import pytest
 
+from dataops.errors import ServiceError
 from dataops.home import CHECKOUT
 from infra.local import services, supervisor
 from infra.local import supervisor as processes
-from tests.servers.databases import put_databases
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
+STORED = Path(__file__).parents[1] / "data" / "stored"
+OLD = {"mlflow": "3.15.2", "prefect": "3.7.8"}
+"""With an experiment, a run, and a version with an alias; with a flow."""
 
 # Free ports, because two homes that start at the same time would both try the default ones.
 UP = """
@@ -51,7 +62,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name in (*services.client_environment(), *services.CLIENT_VARIABLE.values()):
             patch.delenv(name, raising=False)
         patch.setenv("PAIRMILL_HOME", str(folder))
-        put_databases(folder)
+        for name, release in OLD.items():
+            place = folder / "services" / name
+            place.mkdir(parents=True)
+            (place / f"{name}.db").write_bytes(lzma.decompress((STORED / f"{name}-{release}.db.xz").read_bytes()))
+            (place / f"{name}.version").write_text(release)
         for server in ("PREFECT", "MLFLOW"):
             patch.setattr(services, server, replace(getattr(services, server), port=None))
         # Variables that a user's shell may have and that servers must not get.
@@ -103,6 +118,40 @@ def test_servers_outlive_the_starting_process_and_serve_api_and_ui(home: Path):
     assert "<html" in get(mlflow.ui_url)
     assert json.loads(get(f"{mlflow.url}/ajax-api/3.0/mlflow/ui-telemetry"))["disable_ui_telemetry"] is True
     assert all(os.getsid(status.pid or 0) == status.pid for status in (prefect, mlflow))
+
+
+def ask(name: str, path: str, body: object) -> object:
+    base = next(service.url for service in services.status() if service.name == name)
+    answer = httpx.post(f"{base}{path}", json=body, headers=services.authorization(f"{base}{path}"), timeout=60)
+    return answer.raise_for_status().json()
+
+
+def test_old_databases_are_migrated_with_a_copy(home: Path):
+    assert [flow["name"] for flow in ask("prefect", "/flows/filter", {})] == ["curate"]  # pyright: ignore
+    runs = ask("mlflow", "/api/2.0/mlflow/runs/search", {"experiment_ids": ["1"]})
+    assert runs["runs"][0]["data"]["metrics"][0]["value"] == 0.25  # pyright: ignore
+    for name, release in OLD.items():
+        place = home / "services" / name
+        assert (place / f"{name}.version").read_text() == version(name)
+        with closing(sqlite3.connect(place / f"{name}-{release}.db")) as copy:
+            (before,) = copy.execute("select version_num from alembic_version").fetchone()
+        with closing(sqlite3.connect(place / f"{name}.db")) as now:
+            (after,) = now.execute("select version_num from alembic_version").fetchone()
+        assert before != after
+
+
+def test_database_of_a_newer_version_is_refused_with_the_remedy_and_not_changed(home: Path):
+    place = home / "services" / "mlflow"
+    record, written_by = supervisor.load(place), place / "mlflow.version"
+    assert record is not None
+    supervisor.stop(place, record)
+    written_by.write_text("9.1.0")
+    before = (place / "mlflow.db").read_bytes()
+    with pytest.raises(ServiceError, match=r"written by mlflow 9\.1\.0.*install mlflow==9\.1\.0"):
+        services.up()
+    assert (place / "mlflow.db").read_bytes() == before
+    written_by.write_text(version("mlflow"))
+    services.up()
 
 
 def test_killed_server_is_restarted(home: Path, keeper: subprocess.Popen[bytes]):
