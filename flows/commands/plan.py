@@ -6,7 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dataops.errors import NothingLeft
+from dataops import plugins
+from dataops.errors import ConfigError, NothingLeft
 from dataops.formatting import format_bytes, format_quantity, format_seconds
 from dataops.process import count_cores
 from dataops.stages import StageName
@@ -27,6 +28,9 @@ def plan(
     set_: Settings = (),
     until: Annotated[StageName | None, Parameter(help="The last stage.")] = None,
     force: Annotated[tuple[StageName, ...], Parameter(help="Plan to make this stage again. May be repeated.")] = (),
+    target: Annotated[
+        str | None, Parameter(help="Show what reaches it, by experiments: `TASK METRIC = VALUE`, such as 60%.")
+    ] = None,
     json: Json = False,
 ) -> int:
     """Show what a run would reuse and make, why, and what it takes by earlier runs of this kind.
@@ -43,10 +47,17 @@ def plan(
         if not json:
             console().print(message(f"nothing to do: {nothing}"), soft_wrap=True)
             return 0
+    expected = [one for describe in plugins.load("forecasts").values() for one in describe(config, found, target)]
+    if target is not None and not expected:
+        raise ConfigError(
+            "--target: no experiment with a ladder trained this kind of data in this way, so nothing shows what it takes"
+        )
     if json:
-        print_json(found.as_dict())
-    else:
-        _print(found)
+        print_json({**found.as_dict(), "expected": expected})
+        return 0
+    _print(found)
+    for one in expected:
+        console().print(text(one["text"]), soft_wrap=True)
     return 0
 
 

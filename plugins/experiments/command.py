@@ -20,6 +20,7 @@ from flows.records import create_run, known_stores, load_run
 from infra.local import services
 from plugins.experiments.config import Experiment, load_experiment
 from plugins.experiments.decide import Result, format_time, list_differences, read_result
+from plugins.experiments.ladder import FACTORS, list_forecasts
 from plugins.experiments.page import write_page
 from plugins.experiments.run import Cell, Outcome, Record, Work, find_first, load_record
 
@@ -76,7 +77,8 @@ def run_cell(run_id: str, config: Path, settings: tuple[str, ...], until: str) -
 
 
 def _print_cell(cell: Cell) -> None:
-    line = f"{cell.variant}, seed {cell.seed}: {cell.state}{f': {cell.error}' if cell.error else ''}\n"
+    scale = f", {cell.samples:,.0f} samples" if cell.samples is not None else ""
+    line = f"{cell.variant}, seed {cell.seed}{scale}: {cell.state}{f': {cell.error}' if cell.error else ''}\n"
     sys.stderr.write(escape_controls(name_command(line)))
 
 
@@ -146,6 +148,13 @@ def _show_result(result: Result, record: Record, page: Path | None, *, as_json: 
         names = ("difference", "interval", "p, corrected")
         table = new_table("Differences in points", "variants", *names, "verdict", right=names)
         for row in list_differences(result):
+            table.add_row(*row)
+        out.print(table)
+    if result.forecasts:
+        out.print()
+        names = [f"{factor} times the samples" for factor in FACTORS]
+        table = new_table(f"Forecast of {result.metric}", "variant", "largest training", *names)
+        for row in list_forecasts(result.forecasts):
             table.add_row(*row)
         out.print(table)
     out.print()

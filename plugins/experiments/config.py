@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from dataops.digest import canonical_json
+from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError
 from dataops.regular_files import read_text
 from dataops.toml_text import parse_toml
 from flows.config import RunConfig, load_config
+from plugins.experiments.forecast import MIN_SCALES
 from training.evaluation.suite import Suite
 
 LAST = "evaluate"
@@ -49,6 +50,20 @@ class Decide(_Table):
     """Confidence of the intervals, and of all verdicts together."""
 
 
+class Ladder(_Table):
+    """The `[ladder]` table: smaller trainings, on which a forecast is fitted."""
+
+    samples_seen: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+    """Samples that the trainings see, at least three numbers: each variant sees about so many, in whole epochs."""
+
+    @field_validator("samples_seen")
+    @classmethod
+    def _has_scales(cls, samples: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(samples)) < MIN_SCALES:
+            raise ValueError(f"it has {len(set(samples))} scales; a curve needs at least {MIN_SCALES}")
+        return tuple(sorted(set(samples)))
+
+
 class ExperimentFile(_Table):
     """The file of an experiment."""
 
@@ -60,6 +75,7 @@ class ExperimentFile(_Table):
     variants: dict[Name, dict[str, Any]] = Field(min_length=2)
     """Settings of each variant by its name; none for the base config as it is."""
     control: Control = Control()
+    ladder: Ladder | None = None
     decide: Decide = Decide()
 
 
@@ -105,10 +121,9 @@ def load_experiment(path: Path, *, writes: bool = True) -> Experiment:
     variants = tuple(_load_variant(path, base, name, values, writes) for name, values in file.variants.items())
     _check_differences(path, base, variants)
     own_epochs = [one.name for one in variants if any(line.startswith(f"{EPOCHS}=") for line in one.settings)]
-    if file.control.equal == "samples_seen" and own_epochs:
-        raise ConfigError(
-            f'{path}: control.equal = "samples_seen" sets {EPOCHS}, and variant {own_epochs[0]} sets it too; leave out one'
-        )
+    if (file.control.equal == "samples_seen" or file.ladder) and own_epochs:
+        table = "[ladder]" if file.ladder else 'control.equal = "samples_seen"'
+        raise ConfigError(f"{path}: {table} sets {EPOCHS}, and variant {own_epochs[0]} sets it too; leave out one")
     return Experiment(file, base, variants, _choose_tasks(path, variants[0].config, file.decide.metric))
 
 
@@ -148,7 +163,10 @@ def _read(path: Path) -> ExperimentFile:
 
 def _describe(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
-        return "unknown key; known are name, base, seeds, [variants], [control] equal, and [decide] metric, confidence"
+        return (
+            "unknown key; known are name, base, seeds, [variants], [control] equal, [ladder] samples_seen, and [decide] "
+            "metric, confidence"
+        )
     return problem["msg"]
 
 
@@ -188,6 +206,16 @@ def _check_differences(path: Path, base: Path, variants: Sequence[Variant]) -> N
 def _fingerprint(config: RunConfig) -> str:
     """Return what decides the keys of a config's snapshots."""
     return canonical_json([config.seed, *(config.stage_config(table).key_config() for table in DECIDING)])
+
+
+def describe_kind(config: RunConfig) -> str:
+    """Return a digest of the kind of data and training: equal ones differ in source files, size, epochs and seeds only."""
+    tables = {table: config.stage_config(table).key_config() for table in DECIDING if table != "source"}
+    for key in ("epochs", "seed"):
+        tables["train"].pop(key, None)
+    kinds = sorted({one.kind for one in config.source.tables})
+    tasks = sorted(task.name for task in config.evaluate.load().tasks) if config.evaluate.suite is not None else []
+    return text_sha256(canonical_json([kinds, tables, tasks]))
 
 
 def _choose_tasks(path: Path, config: RunConfig, metric: str) -> dict[str, str]:

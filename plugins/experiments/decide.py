@@ -16,6 +16,7 @@ from dataops.store import Store
 from flows.records import read_record
 from plugins.experiments.comparisons import Comparison, Floats, TaskScores, compare_variants
 from plugins.experiments.config import LAST
+from plugins.experiments.ladder import Forecast, read_forecasts
 from plugins.experiments.run import Cell, Record
 from tasks.evaluate.run_suite import read_evaluation
 from training.evaluation.comparison import count_captions
@@ -73,6 +74,8 @@ class Result:
     """The same without the test images that are in the training data of any variant; empty if there are none."""
     decision: str = ""
     notes: list[str] = field(default_factory=list)
+    forecasts: list[Forecast] = field(default_factory=list)
+    """Of each variant that has a ladder."""
 
 
 def read_result(record: Record, store: Store) -> Result:
@@ -80,14 +83,14 @@ def read_result(record: Record, store: Store) -> Result:
 
     Raises: ConfigError if a snapshot was deleted; ContractError if variants were not measured on the same images.
     """
-    names = list(dict.fromkeys(cell.variant for cell in record.cells))
-    seeds = max(cell.seed for cell in record.cells) + 1
+    names = list(dict.fromkeys(cell.variant for cell in record.compared))
+    seeds = max(cell.seed for cell in record.compared) + 1
     result = Result(record.name, record.metric, record.confidence, seeds, [])
     scores: list[list[dict[str, pa.Table]]] = []
     matches: dict[str, set[str]] = {}
     seconds = _read_seconds(record, store)
     for name in names:
-        cells = [cell for cell in record.cells if cell.variant == name]
+        cells = [cell for cell in record.compared if cell.variant == name]
         one, tables = _read_variant(name, cells, record.tasks, store, matches, seconds)
         result.variants.append(one)
         if tables:
@@ -100,6 +103,9 @@ def read_result(record: Record, store: Store) -> Result:
         if clean := _without(tasks, scores[0][0], matches):
             result.clean = compare_variants(clean, record.confidence)
     result.decision, result.notes = _decide(result)
+    if len(record.compared) < len(record.cells):
+        result.forecasts, notes = read_forecasts(record, store, names)
+        result.notes += notes
     return result
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dataops.formatting import format_percent
 from plugins.experiments.decide import Result, VariantResult, format_time, list_differences
+from plugins.experiments.ladder import FACTORS, list_forecasts
 from tasks.reports.page import encode_page, render
 
 TEMPLATE = Path(__file__).parent / "experiment.html"
@@ -51,6 +52,12 @@ def render_page(result: Result) -> str:
         forest=lay_out(result),
         variants=[_describe(one) for one in result.variants],
         differences=list_differences(result),
+        forecast_columns=[
+            "variant",
+            "samples of the largest training",
+            *(f"with {one} times as many" for one in FACTORS),
+        ],
+        forecasts=list_forecasts(result.forecasts),
         dropped_columns=["stage: reason", *(one.name for one in known)],
         dropped=[[reason, *(f"{one.dropped.get(reason, 0):,}" for one in known)] for reason in reasons],
     )

@@ -17,7 +17,7 @@ from dataops.stages import STAGES, find_table
 from dataops.store import Store, open_store
 from flows.config import load_config
 from flows.records import new_run_id
-from plugins.experiments.config import EPOCHS, LAST, SEED, Experiment, Variant
+from plugins.experiments.config import EPOCHS, LAST, SEED, Experiment, Variant, describe_kind
 
 if TYPE_CHECKING:  # it imports Prefect, which reads the environment of the servers only then
     from flows.planning.plan import PlannedStage, RunPlan
@@ -62,6 +62,8 @@ class Cell:
     """Why it has no result, in our own words: the error of a run may quote a pair, and stands in the run's record."""
     keys: dict[str, str] = field(default_factory=dict)
     """Key of the snapshot of each stage, once it is complete."""
+    samples: float | None = None
+    """Samples that a training of the ladder sees; None for those that are compared."""
 
 
 @dataclass
@@ -75,6 +77,15 @@ class Record:
     cells: list[Cell]
     epochs: dict[str, int] = field(default_factory=dict)
     """Epochs of each variant, where the control sets them."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """Pairs of each variant's dataset, where it is made."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Digest of the kind of data and training of each variant (`describe_kind`)."""
+
+    @property
+    def compared(self) -> list[Cell]:
+        """Return the trainings that are compared: all but those of the ladder."""
+        return [cell for cell in self.cells if cell.samples is None]
 
     def save(self, store: Store) -> None:
         """Write the record."""
@@ -115,20 +126,24 @@ class Work:
 
     def __post_init__(self) -> None:
         one, self.store = self.experiment, open_store(self.experiment.store_uri)
-        cells = [Cell(variant.name, seed) for seed in range(one.file.seeds) for variant in one.variants]
+        scales = (None, *(one.file.ladder.samples_seen if one.file.ladder else ()))
+        of_scale = [(variant.name, seed) for seed in range(one.file.seeds) for variant in one.variants]
+        cells = [Cell(name, seed, samples=samples) for samples in scales for name, seed in of_scale]
         decide = one.file.decide
         self.record = Record(one.name, decide.metric, decide.confidence, dict(one.tasks), cells)
+        self.record.kinds = {variant.name: describe_kind(variant.config) for variant in one.variants}
         known = load_record(one.name, self.store)
-        run_ids = {(cell.variant, cell.seed): cell.run_ids for cell in known.cells} if known else {}
+        run_ids = {(cell.variant, cell.seed, cell.samples): cell.run_ids for cell in known.cells} if known else {}
         for cell in cells:
-            cell.run_ids = run_ids.get((cell.variant, cell.seed), [])
+            cell.run_ids = run_ids.get((cell.variant, cell.seed, cell.samples), [])
 
     def plan(self) -> "list[tuple[Cell, RunPlan]]":
         """Return the plan of each run; epochs are as known so far."""
         self._equalise(run=False)
+        plans = [(cell, self._plan(cell)) for cell in self.record.cells]
         for cell in self.record.cells:
             cell.settings = self._settings(cell)
-        return [(cell, self._plan(cell)) for cell in self.record.cells]
+        return plans
 
     def make(self) -> int:
         """Make the runs that are missing; return 0, or the exit code of the first that failed, or of a signal."""
@@ -188,11 +203,17 @@ class Work:
         from flows.planning.plan import plan_run
 
         config = load_config(self.experiment.base, self._settings(cell), until, writes=False)
-        return plan_run(config, self.home, config.execution.workers or count_cores(), until=until)
+        planned = plan_run(config, self.home, config.execution.workers or count_cores(), until=until)
+        pack = next(one for one in planned.stages if one.stage == "pack")
+        if pack.action == "reuse" and pack.estimate.kept:
+            self.record.rows[cell.variant] = int(pack.estimate.kept)
+        return planned
 
     def _settings(self, cell: Cell) -> tuple[str, ...]:
         variant = self._variant(cell)
-        epochs = self.record.epochs.get(cell.variant)
+        epochs, rows = self.record.epochs.get(cell.variant), self.record.rows.get(cell.variant)
+        if cell.samples is not None and rows:
+            epochs = max(1, round(cell.samples / rows))
         equal = (f"{EPOCHS}={epochs}",) if epochs is not None else ()
         return (*variant.settings, f"{SEED}={cell.seed}", *equal)
 
@@ -209,16 +230,14 @@ class Work:
         """
         if self.experiment.file.control.equal != "samples_seen":
             return 0, {}
-        code, failed, rows = 0, dict[str, str](), dict[str, int]()
+        code, failed, rows = 0, dict[str, str](), self.record.rows
         for cell in self.record.cells[: len(self.experiment.variants)]:
             stages = self._plan(cell, "pack").stages
             if run and any(one.action != "reuse" for one in stages):
                 outcome = self._run(cell, "pack")
-                stages = self._plan(cell, "pack").stages
+                self._plan(cell, "pack")
                 if outcome.exit_code:
                     code, failed[cell.variant] = code or outcome.exit_code, "its dataset failed"
-            if stages[-1].action == "reuse" and stages[-1].estimate.kept:
-                rows[cell.variant] = int(stages[-1].estimate.kept)
         first = self.experiment.variants[0]
         if first.name in rows:
             samples = rows[first.name] * first.config.train.epochs
@@ -245,4 +264,5 @@ def find_first(plans: "Iterable[tuple[Cell, RunPlan]]") -> "Iterator[tuple[Cell,
 def _settings_up_to(cell: Cell, stage: str) -> list[str]:
     """Return the settings of a cell that change a stage or one before it."""
     tables = {*map(find_table, STAGES[: STAGES.index(stage) + 1]), "seed"}
-    return sorted(one for one in cell.settings if one.partition("=")[0].partition(".")[0] in tables)
+    scale = [f"samples {cell.samples}"] if cell.samples is not None and "train" in tables else []
+    return scale + sorted(one for one in cell.settings if one.partition("=")[0].partition(".")[0] in tables)

@@ -20,6 +20,7 @@ from flows.pipeline import PIPELINE
 from plugins.experiments import command
 from plugins.experiments.config import list_settings, load_experiment
 from plugins.experiments.decide import read_result, score_images
+from plugins.experiments.ladder import parse_target
 from plugins.experiments.run import Outcome, Work, load_record
 from tasks.engine.stage import plan
 from tests.colour_sets import NAMES, shown, write_set
@@ -29,6 +30,7 @@ from training.evaluation.zero_shot import PREDICTIONS
 IMAGES = 400
 VARIANTS = {"none": "{}", "long": '{ "filter.min_chars" = 20 }', "short": "{ filter.max_chars = 50 }"}
 Right = Callable[[str, int, np.random.Generator], float]
+LADDER = "[ladder]\nsamples_seen = [100, 200, 400]"
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +79,8 @@ class MadeRuns:
     made: list[str] = field(default_factory=list)
     runs: int = 0
     rows: Mapping[str, int] = field(default_factory=dict)
+    missed: Callable[[str, int], float] | None = None
+    """Share of wrong answers by variant and epochs, in place of `right`."""
 
     def __call__(self, run_id: str, path: Path, settings: tuple[str, ...], until: str) -> Outcome:
         name = next(
@@ -93,7 +97,7 @@ class MadeRuns:
             if store.size(f"{stage}/{planned.key}/manifest.json") is None:
                 self.made.append(f"{stage}/{planned.key}")
             draft = Draft(store, stage, planned.key)
-            parts, facts = self._evaluate(draft, name, seed) if stage == "evaluate" else ([], {})
+            parts, facts = self._evaluate(draft, name, seed, config.train.epochs) if stage == "evaluate" else ([], {})
             kept = self.rows.get(name, 100)
             counts = (
                 Counts(input=kept + 5, kept=kept, dropped={"too_short": 5}) if stage == "filter" else Counts(kept=kept)
@@ -107,9 +111,10 @@ class MadeRuns:
                 break
         return Outcome(0)
 
-    def _evaluate(self, draft: Draft, name: str, seed: int) -> tuple[list[Part], dict[str, Any]]:
-        own = np.random.default_rng([len(name), seed, 5])
-        right = own.random(IMAGES) < self.right(name, seed, own)
+    def _evaluate(self, draft: Draft, name: str, seed: int, epochs: int) -> tuple[list[Part], dict[str, Any]]:
+        own = np.random.default_rng([len(name), seed, 5, *([epochs] if self.missed else [])])
+        share = 1 - self.missed(name, epochs) if self.missed else self.right(name, seed, own)
+        right = own.random(IMAGES) < share
         matched = np.arange(IMAGES) < self.matched.get(name, 0)
         rows = [
             {"key": f"s{n}", "label": n % 10, "rank": 1 if hit or known else 3, "status": "ok"}
@@ -161,7 +166,8 @@ def by_noise(gap: Mapping[str, float]) -> Right:
         (VARIANTS, '[decide]\nmetric = "birds"', "'birds' is not in the suite small; it has colours/top1"),
         (VARIANTS, '[decide]\nmetric = "colours/jaccard"', "is not in the suite small"),
         (VARIANTS, "[decide]\nconfidence = 1.0", "decide.confidence"),
-        (VARIANTS, "[ladder]\nsamples_seen = [1e5]", "ladder: unknown key"),
+        (VARIANTS, "[ladder]\nsamples_seen = [1e5, 1e5, 1e6]", "ladder.samples_seen: .*2 scales; a curve needs at least 3"),
+        ({"a": "{}", "b": "{ train.epochs = 3 }"}, LADDER, "b sets it too"),
         (VARIANTS, '[control]\nequal = "seconds"', "'epochs' or 'samples_seen'"),
         ({"a": "{}", "b": "{ train.epochs = 3 }"}, '[control]\nequal = "samples_seen"', "b sets it too"),
     ],
@@ -301,6 +307,41 @@ def test_commands_print_plan_result_and_page(
     assert page.count("<circle") == 2
     assert "filter: too_short" in page
     assert run_command(["experiment", "show", "other"]) == 2
+
+
+def test_a_ladder_forecasts_where_curves_cross_and_what_a_plan_reaches(capsys: pytest.CaptureFixture[str]):
+    """`long` starts ahead and hardly rises; `none` rises to 1 - 0.5 / sqrt(epochs). Trainings of equal epochs are one."""
+    missed = {"none": lambda epochs: 0.5 * epochs**-0.5, "long": lambda epochs: 0.15 + 0.04 * epochs**-0.5}
+    runs = MadeRuns(missed=lambda variant, epochs: missed[variant](epochs))
+    variants = {name: VARIANTS[name] for name in missed}
+    _, record, result = make(runs, write(variants, LADDER))
+    assert len(record.compared) == 6
+    assert sorted({cell.samples or 0 for cell in record.cells}) == [0, 100, 200, 400]
+    assert [name.partition("/")[0] for name in runs.made].count("train") == 24
+    none, long = result.forecasts
+    assert none.largest == long.largest == 800
+    assert none.expected[4] is not None
+    assert none.expected[4].low <= 1 - missed["none"](32) <= none.expected[4].high
+    assert any("none is expected to be better than long from" in note for note in result.notes)
+    assert run_command(["plan", "mine.toml", "--set", "train.epochs=16", "--json"]) == 0
+    (expected,) = json.loads(capsys.readouterr().out)["expected"]
+    assert expected["samples"] == 1600
+    assert expected["low"] < 1 - missed["none"](16) < expected["high"]
+    assert run_command(["plan", "mine.toml", "--target", "colours top1 = 90%", "--json"]) == 0
+    (reached,) = json.loads(capsys.readouterr().out)["expected"]
+    assert reached["low"] <= 2500 <= (reached["high"] or np.inf)
+    assert run_command(["plan", "mine.toml", "--target", "birds = 90%"]) == 2
+    assert "colours/top1" in capsys.readouterr().err
+    assert run_command(["plan", "mine.toml", "--set", "train.lr=0.1", "--target", "mean = 90%"]) == 2
+    assert "no experiment with a ladder" in capsys.readouterr().err
+    assert run_command(["plan", "mine.toml", "--set", "train.lr=0.1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["expected"] == []
+
+
+@pytest.mark.parametrize("target", ["60%", "top1 60%", "mean = ", "mean = 60", "mean = 1.2.3", "a b c = 0.5"])
+def test_a_target_that_cannot_be_read_is_an_error(target: str):
+    with pytest.raises(ConfigError, match="TASK METRIC = VALUE"):
+        parse_target(target)
 
 
 @pytest.mark.parametrize(
