@@ -3,7 +3,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.images.kinds import sniff
@@ -119,7 +119,6 @@ def test_find_in_image_searches_only_metadata(kind: str) -> None:
 @given(
     st.binary(max_size=400), st.sampled_from([b"", b"\xff\xd8\xff\xe1", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "])
 )
-@settings(max_examples=200, deadline=None)
 def test_find_in_image_accepts_any_bytes(data: bytes, start: bytes) -> None:
     data = start + data + b"DataMining training-mining"
     assert isinstance(find_in_image(data, sniff(data) or ""), list)
@@ -141,12 +140,12 @@ FLOODS = [
 
 @pytest.mark.parametrize("flood", FLOODS)
 def test_find_in_image_takes_linear_time(flood: bytes) -> None:
-    flood = b"DataMining training-mining " + flood * (8_000_000 // len(flood))
+    flood = b"DataMining training-mining " + flood * (3_000_000 // len(flood))
     started = time.process_time()
     for start in (b"GIF89a", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "):
         data = start + flood
         assert isinstance(find_in_image(data, sniff(data) or ""), list)
-    assert time.process_time() - started < 10  # about 0.2 s; the pattern of before took 20 s for one of them
+    assert time.process_time() - started < 1.5  # about 0.08 s; the pattern of before took 3 s for one of them
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])

@@ -3,7 +3,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.rights.robots_txt import MAX_RULES, RobotsFile, decode_file
@@ -54,7 +54,7 @@ def make_file(rng: random.Random) -> str:
 def test_robots_file_permits_nothing_that_rfc_9309_forbids() -> None:
     rng = random.Random(9309)
     forbidden = decisions = 0
-    for _ in range(3_000):
+    for _ in range(1_000):
         text = make_file(rng)
         file = RobotsFile.parse(decode_file(text.encode()), AGENTS)
         patterns = re.findall(r"llow ?: ?(/\S*)", text) or ["/"]
@@ -65,14 +65,14 @@ def test_robots_file_permits_nothing_that_rfc_9309_forbids() -> None:
                 forbidden += not expected
                 allowed = file.allows(f"http://a.test{path}", agent)
                 assert expected or not allowed, (text, agent, path)
-    assert decisions == 60_000
-    assert forbidden > 5_000
+    assert decisions == 20_000
+    assert forbidden > 1_700
 
 
 def test_robots_file_agrees_with_rfc_9309_on_files_without_mistakes() -> None:
     rng = random.Random(2022)
     pieces = ["/", "a", "b", "/a/", "ab", "%61", "ü", "%C3%BC", "&", ":", ".jpg", "日"]
-    for _ in range(1_500):
+    for _ in range(500):
         lines: list[str] = []
         for _ in range(rng.randrange(1, 5)):
             lines += [f"User-agent: {name}" for name in rng.sample([*AGENTS, "*"], rng.randrange(1, 4))]
@@ -214,16 +214,15 @@ def test_list_denied_agents_bounds_the_work_of_all_agents() -> None:
 @pytest.mark.parametrize("unit", REPEATED)
 def test_parse_takes_linear_time_on_any_repetition(unit: str) -> None:
     for before in ("", "User-agent: *\nDisallow: /", "User-agent: ", "User-agent", "Crawl-delay: "):
-        text = before + unit * (300_000 // len(unit)) + "!"
+        text = before + unit * (100_000 // len(unit)) + "!"
         started = time.process_time()
         file = RobotsFile.parse(text, ("pairmill", *AI_AGENTS))
         file.allows("http://a.test/" + unit * 1_000, "pairmill")
         file.list_denied_agents("http://a.test/" + unit * 1_000, AI_AGENTS, "pairmill")
-        assert time.process_time() - started < 10  # about 0.2 s; a quadratic step takes minutes
+        assert time.process_time() - started < 3  # about 0.07 s; a quadratic step takes over 10 s
 
 
 @given(st.text(max_size=300), st.text(max_size=50), st.sampled_from(AGENTS))
-@settings(max_examples=300, deadline=None)
 def test_robots_file_accepts_any_text(text: str, url: str, agent: str) -> None:
     file = RobotsFile.parse("User-agent: *\nDisallow: /" + text)
     assert file.allows(url, agent) in (True, False)
@@ -231,7 +230,6 @@ def test_robots_file_accepts_any_text(text: str, url: str, agent: str) -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=300, deadline=None)
 def test_decode_file_accepts_any_bytes(body: bytes) -> None:
     assert RobotsFile.parse(decode_file(body)).allows("/robots.txt", "pairmill")
 

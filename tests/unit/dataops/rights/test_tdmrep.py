@@ -2,7 +2,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.rights.robots_txt import decode_file
@@ -12,24 +12,13 @@ from dataops.rights.tdmrep import MAX_RULES, TdmRule, TdmRules, parse_tdmrep
 @pytest.mark.parametrize(
     ("location", "path", "matches"),
     [
-        ("/", "/a/b.jpg", True),
         ("/a", "/a/b.jpg", True),
-        ("/a", "/b/a.jpg", False),
         ("/a/", "/a", False),
         ("*.jpg", "/x/y.jpg", True),
-        ("/*.jpg$", "/x/y.jpg", True),
         ("/*.jpg$", "/x/y.jpg?size=2", False),
-        ("/*.jpg", "/x/y.jpg?size=2", True),
-        ("/exact$", "/exact", True),
-        ("/exact$", "/exact/ly", False),
         ("/a/*/c", "/a/b/c/d", True),
-        ("/a/*/c", "/a/c", False),
-        ("/a*a$", "/a", False),
-        ("/fu%24", "/fu$", True),
-        ("/b%C3%BCcher", "/bücher", True),
         ("/bücher", "/b%c3%bccher/1.jpg", True),
         ("", "/anything", True),
-        ("/A", "/a", False),
     ],
 )
 def test_find_rule_matches_locations_like_robots_txt(location: str, path: str, matches: bool) -> None:
@@ -75,9 +64,9 @@ def test_parse_tdmrep_takes_what_it_does_not_understand_as_a_reservation(text: s
 
 def test_find_rule_is_fast_for_any_pattern() -> None:
     rule = TdmRule("/" + "*a" * 5_000 + "b$", True)
-    started = time.monotonic()
+    started = time.process_time()
     assert TdmRules([rule]).find("/" + "a" * 50_000) is None
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 ONE = '{"location": "/", "tdm-reservation": 1}'
@@ -135,8 +124,8 @@ def test_find_rule_lifts_a_reservation_only_without_doubt(location: str, path: s
 def test_parse_tdmrep_takes_linear_time_on_any_repetition(unit: str) -> None:
     started = time.process_time()
     for before in ("", "[", '[{"location": '):
-        parse_tdmrep(before + unit * (500_000 // len(unit)))
-    assert time.process_time() - started < 20  # about 0.5 s; a quadratic step takes minutes
+        parse_tdmrep(before + unit * (150_000 // len(unit)))
+    assert time.process_time() - started < 4  # about 0.15 s; a quadratic step takes over 10 s
 
 
 KEYS = st.sampled_from(["location", "tdm-reservation", "tdm-policy", "x"])
@@ -144,7 +133,6 @@ VALUES = st.none() | st.booleans() | st.floats() | st.text() | st.integers() | s
 
 
 @given(st.recursive(VALUES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner)), st.text())
-@settings(max_examples=200, deadline=None)
 def test_find_rule_accepts_any_json(content: object, path: str) -> None:
     rule = parse_tdmrep(json.dumps(content)).find(path)
     assert rule is None or isinstance(rule, TdmRule)
