@@ -58,7 +58,7 @@ def test_list_runs_names_a_store_that_does_not_respond_and_lists_the_others(tmp_
         return names(self, folder)
 
     monkeypatch.setattr(FolderStore, "names", names_where_it_answers)
-    assert [r.run_id for r in list_runs(tmp_path, patience=0.3)] == ["b"]
+    assert [r.run_id for r in list_runs(tmp_path, patience=2)] == ["b"]
     (message,) = caplog.messages
     assert message.startswith(f"the runs of {away.uri} are not listed: ")
     with pytest.raises(StorageError):  # it was asked for
@@ -128,7 +128,7 @@ def test_is_alive_follows_the_lease_of_a_run_on_another_machine(tmp_path):
         0.1, lambda: store.put(name, lease.model_copy(update={"beat": 1}).model_dump_json().encode())
     )
     beats.start()
-    assert is_alive(one, store, times)
+    assert is_alive(one, store, LeaseTimes(stale=20, poll=0.02))
     beats.join()
 
 

@@ -74,7 +74,7 @@ def test_ensure_running_stops_and_reports_a_server_that_never_answers(services: 
     original = supervisor.is_healthy
     monkeypatch.setattr(supervisor, "is_healthy", is_healthy)
     with pytest.raises(ServiceError, match=r"(?s)silent is alive but does not answer, .*thinking") as caught:
-        supervisor.ensure_running(services, [SITE, silent], 1.0)
+        supervisor.ensure_running(services, [SITE, silent], 3.0)
     assert "shutdown" not in str(caught.value), "what it logged before it was stopped is the reason"
     assert "error in the shutdown" in (services / "silent/log").read_text()
     assert [
@@ -89,7 +89,7 @@ def test_ensure_running_restarts_a_hanging_server(services: Path, monkeypatch: p
     site = dataclasses.replace(SITE, silence_s=0.2, stop_grace_s=0.2)
     first = start(services, site)
     monkeypatch.setattr(
-        supervisor, "answers", lambda port, path, ask=supervisor.answers: ask(port, path, timeout_s=0.3)
+        supervisor, "answers", lambda port, path, ask=supervisor.answers: ask(port, path, timeout_s=1.0)
     )
     supervisor.save(services / "site", dataclasses.replace(first, started_at="2020-01-01T00:00:00+00:00"))
     assert first.pid

@@ -66,7 +66,7 @@ def test_make_runs_once_when_two_runs_need_the_same_snapshot(context, caplog):
 
     def slowly(work: Work) -> StageOutput:
         run_ids.append(str(work.context.run_id))
-        deadline = time.monotonic() + 4
+        deadline = time.monotonic() + 30
         while not messages and time.monotonic() < deadline:  # until the other one is known to wait
             messages.extend(wait.reason for wait in current_waits())
             time.sleep(0.01)
@@ -99,7 +99,7 @@ def test_lease_is_released_at_once_when_a_run_fails(context, error):
     assert find_holder(context.store, "filter", planned.key) is None
     started = time.monotonic()
     make(planned, context)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < FAST.stale / 2
 
 
 def test_lease_is_taken_over_at_once_when_its_release_could_not_be_written(context, draft, monkeypatch):
@@ -112,7 +112,7 @@ def test_lease_is_taken_over_at_once_when_its_release_could_not_be_written(conte
     with hold_lease(draft, context) as held:
         assert held is not None
         assert held.lease.generation == 2
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < FAST.stale / 2
 
 
 def test_lease_is_taken_over_at_once_when_its_process_was_killed(context, draft):
@@ -137,16 +137,16 @@ def test_lease_is_taken_over_at_once_when_its_process_was_killed(context, draft)
         with hold_lease(draft, context) as held:
             assert held is not None
             assert held.lease.generation == 2
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < FAST.stale / 2
 
 
 def test_lease_of_another_machine_is_respected_while_its_beat_changes(context, draft):
-    context = replace(context, lease_times=replace(FAST, stale=0.5))
+    context = replace(context, lease_times=replace(FAST, stale=1.5))  # a busy machine delays a beat
     leave(draft, foreign())
     stopped = threading.Event()
 
     def beat() -> None:
-        for number in range(1, 15):
+        for number in range(1, 21):
             time.sleep(0.1)
             leave(draft, foreign(beat=number))
         stopped.set()
@@ -174,6 +174,12 @@ def test_lease_watch_ignores_time_in_which_the_store_was_unreachable(monkeypatch
     assert watch.changed
 
 
+def _report_for_ever(work: Work) -> None:
+    while True:
+        work.context.progress(1, 2, "a line")
+        time.sleep(0.01)
+
+
 def test_holder_that_lost_its_lease_neither_writes_nor_commits(context, draft):
     context = replace(context, lease_times=replace(FAST, beat=0.02))
 
@@ -182,9 +188,8 @@ def test_holder_that_lost_its_lease_neither_writes_nor_commits(context, draft):
         leave(work.draft, foreign(2))
         with pytest.raises(LeaseLost):
             work.draft.put_bytes("part-00000", b"late", 1)
-        time.sleep(0.2)  # a beat notices it
         with pytest.raises(LeaseLost):
-            work.context.progress(1, 2, "a line")
+            _report_for_ever(work)  # until a beat notices it
         return StageOutput([part], Counts(input=1, kept=1))
 
     planned = plan(Stage("filter", 1, stall), StageConfig(), 0, [])

@@ -11,6 +11,8 @@ PUBLIC = [(2, 1, 6, "", ("8.8.8.8", 0))]
 
 def test_dns_cache_resolves_a_name_once_until_its_answer_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     resolved: list[str] = []
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     def slow(host: str, *args: object, **kinds: object) -> list[object]:
         resolved.append(host)
@@ -18,13 +20,13 @@ def test_dns_cache_resolves_a_name_once_until_its_answer_expires(monkeypatch: py
         return list(PUBLIC)
 
     monkeypatch.setattr("socket.getaddrinfo", slow)
-    names, answers = DnsCache(seconds=0.2), []
+    names, answers = DnsCache(seconds=9), []
     at_once(20, lambda _: answers.append(names.resolve("a.test")))
     assert answers == [[(2, ("8.8.8.8", 0))]] * 20
     assert resolved == ["a.test"]
     names.resolve("b.test")
     names.resolve("b.test")
-    time.sleep(0.21)
+    now[0] = 10.0
     names.resolve("b.test")
     assert resolved == ["a.test", "b.test", "b.test"]
 
@@ -44,7 +46,7 @@ def test_dns_cache_resolves_other_names_while_one_hangs(monkeypatch: pytest.Monk
     assert names.resolve("good.test") == [(2, ("8.8.8.8", 0))]
     assert names.resolve("hangs-too.test", time.monotonic() + 0.1) is None
     assert names.resolve("starved.test", time.monotonic() + 0.1) is None  # both threads hang
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8, "nothing waits for those that hang"
     release.set()
     assert names.resolve("starved.test") == [(2, ("8.8.8.8", 0))]
 

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import resource
 import struct
 import subprocess
 import sys
@@ -17,6 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 from dataops.errors import ConfigError, ContractError
+from tests.costs import bounded
+from training.model.clip import CLIP
 from training.model.load import load_any
 from training.model.pretrained import load_pretrained, read_state_dict
 from training.model_config import ModelConfig
@@ -97,7 +98,7 @@ ARCHIVES: dict[str, Writer] = {
     "21,000 storages": written(state_dict(tensor((4,), (1,))), {str(i): b"" for i in range(21_000)}),
 }
 READ = """
-import sys, resource
+import sys
 from pathlib import Path
 from dataops.errors import ConfigError
 from training.model.pretrained import load_pretrained
@@ -113,11 +114,9 @@ except ConfigError as error:
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_a_hostile_archive_raises_config_error_with_its_name(tmp_path: Path, name: str, script: bool):
     path = ARCHIVES[name](tmp_path / "model.pt", script)
-    started, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ConfigError, match=r"model\.pt: (the weights cannot be read safely|not the weights of a CLIP)"):
+    message = r"model\.pt: (the weights cannot be read safely|not the weights of a CLIP)"
+    with bounded(MAX_SECONDS, 500 << 20), pytest.raises(ConfigError, match=message):
         load_pretrained(path)
-    assert time.process_time() - started < MAX_SECONDS
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 500_000  # KiB
 
 
 def test_an_archive_whose_entries_share_bytes_is_refused(tmp_path: Path):
@@ -222,17 +221,12 @@ CARDS: dict[str, str] = {
 @pytest.mark.parametrize("card", ["open_clip_config.json", "model.json"])
 @pytest.mark.parametrize("name", CARDS)
 def test_a_hostile_card_raises_an_error_before_anything_is_allocated(tmp_path: Path, name: str, card: str):
-    from training.model.clip import CLIP
-
     weights = CLIP(ModelConfig.model_validate(SMALL)).state_dict()
     save_file({key: value.contiguous() for key, value in weights.items()}, tmp_path / "model.safetensors")
     (tmp_path / card).write_text(CARDS[name])
     (tmp_path / "tokenizer.json").write_text("{}")
-    started, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises((ConfigError, ContractError), match=str(tmp_path)):
+    with bounded(MAX_SECONDS, 1 << 30), pytest.raises((ConfigError, ContractError), match=str(tmp_path)):
         load_any(tmp_path)
-    assert time.process_time() - started < MAX_SECONDS
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 1_000_000  # KiB
 
 
 def test_the_process_of_a_hostile_file_ends_with_the_error(tmp_path: Path):
