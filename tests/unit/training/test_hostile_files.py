@@ -5,7 +5,6 @@ import json
 import pickle
 import struct
 import tarfile
-import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,11 @@ import pytest
 import torch
 
 from dataops.errors import ContractError
+from tests.bombs import Bomb
 from tests.image_files import noise, png_chunk
 from training.checkpoints import find_newest_checkpoint, restore_checkpoint
 from training.evaluation.sets import EvalSet
 from training.model.preprocess import decode_rgb
-
-
-class Bomb:
-    """Whose unpickling leaves a mark."""
-
-    def __init__(self, mark: Path):
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
-
 
 # Pickle ---------------------------------------------------------------------------------------------------------------
 
@@ -86,16 +75,6 @@ def test_each_damage_of_an_avif_raises_value_error():
         except ValueError:
             refused += 1
     assert refused > 20
-
-
-def test_compressed_text_in_an_image_is_not_decompressed():
-    data = png(8, 8, png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80 << 20))))
-    tracemalloc.start()
-    try:
-        assert decode_rgb(data).size == (8, 8)
-        assert tracemalloc.get_traced_memory()[1] < 8 << 20
-    finally:
-        tracemalloc.stop()
 
 
 # Evaluation sets ------------------------------------------------------------------------------------------------------

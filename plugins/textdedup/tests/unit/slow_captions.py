@@ -1,30 +1,14 @@
 """The comparison of captions in plain Python: what the compiled code must equal."""
 
 import random
-import unicodedata
 
 import numpy as np
 from scipy import sparse
 
-UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+from tests.slow_words import words
+
 MASK32, MASK64 = (1 << 32) - 1, (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
-
-
-def words(text: str) -> list[str]:
-    """Return the runs of letters, marks and digits in folded case; in scripts without spaces each character is a word."""
-    found, word = [], ""
-    for character in text:
-        letter = unicodedata.category(character)[0] in "LMN"
-        alone = letter and unicodedata.name(character, "").startswith(UNSPACED)
-        if word and (alone or not letter):
-            found.append(word)
-            word = ""
-        if alone:
-            found.append(character.casefold())
-        elif letter:
-            word += character.casefold()
-    return [*found, word] if word else found
 
 
 def normal(text: str | None) -> str:

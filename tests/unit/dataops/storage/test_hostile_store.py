@@ -15,6 +15,7 @@ from dataops.shards.tar import read_samples
 from dataops.snapshot import Counts, Manifest, Part, Record, find_manifest, read_table
 from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore, open_store
+from tests.bombs import Bomb
 
 KEY = "0123456789abcdef"
 
@@ -132,16 +133,6 @@ def test_find_manifest_rejects_an_invalid_manifest_or_one_of_another_snapshot(st
 
 
 # Pickle ---------------------------------------------------------------------------------------------------------------
-
-
-class Bomb:
-    """Whose unpickling leaves a mark."""
-
-    def __init__(self, mark: Path):
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
 
 
 def test_readers_reject_a_pickle_without_running_it(store, tmp_path):

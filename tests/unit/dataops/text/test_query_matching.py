@@ -1,30 +1,11 @@
 """Compares dataops.text.query_matching with dictionaries of words."""
 
-import unicodedata
-
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.text.query_matching import compile_queries, match_queries
-
-UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-
-
-def words(text: str) -> list[str]:
-    """Return the runs of letters, marks and digits in folded case; in scripts without spaces each character is a word."""
-    found, word = [], ""
-    for character in text:
-        letter = unicodedata.category(character)[0] in "LMN"
-        alone = letter and unicodedata.name(character, "").startswith(UNSPACED)
-        if word and (alone or not letter):
-            found.append(word)
-            word = ""
-        if alone:
-            found.append(character.casefold())
-        elif letter:
-            word += character.casefold()
-    return [*found, word] if word else found
+from tests.slow_words import words
 
 
 def match_slowly(captions: list[str | None], queries: list[str]) -> list[list[int]]:
@@ -39,7 +20,6 @@ def match_slowly(captions: list[str | None], queries: list[str]) -> list[list[in
     return result
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(max_size=30), max_size=5), st.lists(st.text(max_size=6).filter(words), min_size=1, max_size=6))
 def test_match_queries_equals_the_dictionary_on_any_text(captions: list[str], queries: list[str]):
     assert match_queries(pa.array(captions, pa.string()), compile_queries(queries)).to_pylist() == match_slowly(
