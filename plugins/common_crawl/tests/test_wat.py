@@ -46,7 +46,7 @@ def image(name: str, alt: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def wat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("wat") / "generated.wat.gz"
-    assert write_wat(path, 2000) >= 2000
+    assert write_wat(path, 600) >= 600
     return path
 
 
@@ -97,7 +97,7 @@ headers = st.dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(htmls | odd, headers | odd), min_size=1, max_size=3), st.booleans())
 def test_extract_wat_pairs_equals_the_reference_on_any_json(pages: list[tuple[object, object]], escaped: bool):
     data = warcinfo()

@@ -100,7 +100,6 @@ RULES = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(SCORES, SCORES, st.sampled_from(["en", "de", None])), max_size=40),
     st.lists(RULES, max_size=3),
@@ -142,7 +141,7 @@ def test_a_cut_counts_keys_by_few_bits_at_a_time() -> None:
         assert score_of_key(position["key"]) == pytest.approx(row["clip_score"])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(width=32, allow_nan=False), max_size=60))
 def test_quantiles_equal_those_of_polars(values: list[float]) -> None:
     shares = [0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0]

@@ -48,7 +48,7 @@ def test_each_reader_of_toml_refuses_it(read, text, tmp_path):
         read(path)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.recursive(
         st.booleans()

@@ -60,7 +60,7 @@ def find_by_reading(store: FolderStore, manifest: Manifest, targets: list[Target
     return found
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     PARTS,
     st.lists(TARGET, min_size=1, max_size=4),

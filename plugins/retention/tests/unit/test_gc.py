@@ -101,7 +101,7 @@ def reference(history: History) -> set[SnapshotName]:
         kept |= more
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(histories())
 def test_gc_keeps_what_a_slow_reference_keeps(history):
     with (

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.textdedup import minhash as caption_minhash
@@ -17,14 +17,12 @@ from plugins.textdedup.tests.unit import slow_captions as slow
 TEXT = st.one_of(st.text(max_size=40), st.text("aAbB ß市京İıΣςé\u0301-'\U0001f436ไทย1ŉ", max_size=20))
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(TEXT | st.none(), max_size=6), st.integers(0, 2**64 - 1))
 def test_bands_equal_a_reference_in_plain_python(texts: list[str | None], scope: int):
     found = hash_bands(pa.array(texts, pa.string()), np.full(len(texts), scope, np.uint64), Scheme(4, 3))
     assert found.tolist() == [slow.bands(text, scope, 4, 3) for text in texts]
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(TEXT | st.none(), max_size=8))
 def test_hashes_are_equal_if_normal_forms_are(texts: list[str | None]):
     halves = [tuple(half) for half in hash_normal_forms(pa.array(texts, pa.string())).tolist()]

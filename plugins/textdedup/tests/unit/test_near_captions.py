@@ -26,7 +26,6 @@ MEMBER = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(MEMBER, max_size=14), st.sampled_from([0.5, 0.7, 0.8, 1.0]), st.randoms(use_true_random=False))
 def test_find_near_pairs_equals_a_reference_in_plain_python(rows: list[dict], threshold: float, random):
     rows = [row | {"id": i} for i, row in enumerate(rows)]
@@ -82,7 +81,7 @@ def graph(
 GRAPH = st.builds(graph, st.sets(PAIR, max_size=40), st.lists(st.integers(0, 5), min_size=16, max_size=16))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(GRAPH)
 def test_find_dropped_drops_exactly_the_rows_with_a_better_kept_row(known):
     pairs, order = known

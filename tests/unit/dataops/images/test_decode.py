@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -151,7 +151,6 @@ def test_jpeg_that_is_cut_is_truncated_whatever_follows_or_lies_inside(coding: s
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "]))
-@settings(max_examples=200, deadline=None)
 def test_decoders_raise_only_image_refused_on_any_bytes(data: bytes, start: bytes) -> None:
     for function in (read_header, decode, decode_pixels):
         try:

@@ -58,7 +58,7 @@ def test_find_clusters_equals_brute_force(seed: int, distance: int) -> None:
 
 
 @given(st.permutations(range(60)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_find_clusters_does_not_depend_on_the_order_of_rows(order: list[int]) -> None:
     hashes, groups = synthetic_hashes(3, 60), np.arange(60) % 2
     found = find_clusters(hashes[order], groups[order], no_thumbnails(60), 6, 0)

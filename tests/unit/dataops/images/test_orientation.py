@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -136,7 +136,6 @@ ENTRIES = st.lists(
 
 
 @given(ENTRIES, st.sampled_from("<>"))
-@settings(max_examples=300, deadline=None)
 def test_random_entries_are_read_as_by_pillow(entries: list[tuple[int, int, int, bytes]], order: str) -> None:
     data = block(entries, order)
     found = Image.Exif()
@@ -148,7 +147,6 @@ def test_random_entries_are_read_as_by_pillow(entries: list[tuple[int, int, int,
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=300, deadline=None)
 def test_no_bytes_raise(data: bytes) -> None:
     for start in (b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"):
         assert parse_orientation(start + data) in range(1, 9)

@@ -2,13 +2,12 @@
 
 import mmh3
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.kernels.hashes import hash128, hash128_folded
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=70) | st.none(), max_size=6))
 def test_hash128_equals_the_reference_implementation(texts: list[str | None]):
     expected = [mmh3.hash64((text or "").encode(), 0, signed=False) for text in texts]
@@ -22,7 +21,6 @@ def test_hash128_accepts_every_length_and_slices():
     assert len({tuple(row) for row in whole}) == 70
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=20), max_size=6))
 def test_hash128_folded_equals_python_casefold(texts: list[str]):
     expected = [mmh3.hash64(text.casefold().encode(), 0, signed=False) for text in texts]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.errors import CorruptPart
@@ -57,7 +57,6 @@ def put_rows(store: FolderStore, place: str, partitions: int) -> Path:
     return store.root / "keys"
 
 
-@settings(deadline=None)
 @given(
     TABLES, st.sampled_from(["numbers", "texts", "nulls", "both"]), st.integers(1, PARTITIONS), st.sampled_from(PLACES)
 )

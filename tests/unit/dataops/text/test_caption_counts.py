@@ -4,7 +4,7 @@ import re
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.kernels.characters import UNSPACED
@@ -20,7 +20,6 @@ TEXT = st.text(
 )
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.lists(st.one_of(st.none(), TEXT), max_size=6))
 def test_count_captions_equals_the_regular_expressions(texts: list[str | None]):
     frame = pl.DataFrame({"caption": texts}, schema={"caption": pl.String})
@@ -35,7 +34,6 @@ def test_count_captions_equals_the_regular_expressions(texts: list[str | None]):
     assert count_captions(frame["caption"]).select(COUNTS[:-1]).rows() == slow.rows()
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.lists(TEXT, max_size=5))
 def test_caption_capitals_equals_a_change_of_case(texts: list[str]):
     frame = pl.DataFrame({"caption": texts}, schema={"caption": pl.String})
@@ -49,7 +47,6 @@ def test_caption_may_be_personal_has_no_false_negative(name: str):
     # Python knows this flag at the beginning only. What it makes is then asked of Rust's.
     pattern = re.compile(PATTERNS[name].replace("(?i)", ""), re.IGNORECASE if "(?i)" in PATTERNS[name] else 0)
 
-    @settings(deadline=None, max_examples=100)
     @given(st.from_regex(pattern), TEXT, TEXT)
     def check(found: str, before: str, after: str):
         text = f"{before} {found} {after}".encode(errors="ignore").decode()

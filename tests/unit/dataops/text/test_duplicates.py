@@ -48,7 +48,7 @@ ROW = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(ROW, max_size=30), st.integers(1, 5))
 def test_find_duplicates_gives_the_same_on_partitions(rows: list[tuple[str, str, str, str]], count: int):
     found = compute_keys(pairs(rows)).with_row_index()
@@ -98,7 +98,6 @@ def find_slowly(rows: list[tuple[str, str, str, str]], steps: list[str]) -> list
     return found
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.lists(ROW, max_size=25), st.sets(st.sampled_from(DEDUPE_STEPS)))
 def test_find_duplicates_equals_a_reference_in_plain_python(rows: list[tuple[str, str, str, str]], steps: set):
     assert named(find_duplicates(compute_keys(pairs(rows)), list(steps))) == find_slowly(rows, list(steps))

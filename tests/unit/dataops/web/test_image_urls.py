@@ -93,7 +93,7 @@ ATTRIBUTES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(ATTRIBUTES, st.lists(ATTRIBUTES, max_size=2))
 def test_choose_reference_equals_the_rule_for_any_attributes(
     image: dict[str, str | None], sources: list[dict[str, str | None]]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.schema import FILTERED, uid
@@ -92,7 +92,6 @@ units = st.lists(st.tuples(st.integers(1, 3_000), st.sampled_from([0.05, 0.05, 2
 
 
 @given(units)
-@settings(max_examples=200, deadline=None)
 def test_bundles_keep_each_unit_whole_and_waste_no_worker(found: list[tuple[int, float]]) -> None:
     all_units = [Unit(f"u{number:03d}", rows, interval) for number, (rows, interval) in enumerate(found)]
     bundles = bundle_units(all_units, 1000)

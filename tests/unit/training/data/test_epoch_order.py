@@ -20,7 +20,7 @@ def sort_at_once(seed: int, samples: int, sampling: Sampling | None, windows: Wi
     return (order if sampling is None else order[sampling.drawn(seed, epoch)[order]]).tolist()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(0, 60), min_size=1, max_size=9),
     at_once=st.integers(0, 4),

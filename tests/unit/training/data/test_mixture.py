@@ -68,7 +68,7 @@ def order_slowly(parts: list[Component], quotas: list[int], seed: int, epochs: i
     return result
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data(), sizes=SIZES, seed=st.integers(0, 2**32 - 1), is_sampled=st.booleans())
 def test_order_is_that_of_lists_for_any_number_of_ranks(
     data: st.DataObject, sizes: list[int], seed: int, is_sampled: bool
@@ -95,7 +95,7 @@ def test_order_is_that_of_lists_for_any_number_of_ranks(
     assert all(len(set(epoch)) == len(epoch) for epoch in epochs), "a repeated sample has another index"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data(), sizes=SIZES, epochs=st.integers(1, 4), batch_size=st.integers(2, 20))
 def test_each_epoch_and_batch_has_the_shares_and_each_sample_is_seen_equally_often(
     data: st.DataObject, sizes: list[int], epochs: int, batch_size: int

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from training.evaluation.intervals import clopper_pearson_interval, expected_recall
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_clopper_pearson_equals_scipys_exact_interval(case):
     successes, n = case

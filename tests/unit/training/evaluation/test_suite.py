@@ -71,7 +71,6 @@ def test_image_folder_is_read_in_the_order_of_the_names(tmp_path):
         ({"a.png": PNG}, "sample 'a' needs one image"),
         ({"a.cls": b"0"}, "sample 'a' needs one image"),
         ({"a.png": PNG, "a.jpg": PNG, "a.cls": b"0"}, "needs one image"),
-        ({"a.png": PNG, "b.png": PNG, "a.cls": b"0"}, "sample 'a' needs one image"),
     ],
 )
 def test_an_invalid_sample_raises_an_error_that_names_it(tmp_path, members, message):
@@ -85,12 +84,8 @@ def test_an_invalid_sample_raises_an_error_that_names_it(tmp_path, members, mess
     [
         (lambda r: (r / "classnames.txt").unlink(), "classnames.txt: missing"),
         (lambda r: (r / "classnames.txt").write_text("a\n\nb\n"), "classnames.txt: has a blank line 2"),
-        (lambda r: (r / "classnames.txt").write_text(""), "classnames.txt: is empty"),
-        (lambda r: (r / "zeroshot_classification_templates.txt").unlink(), "templates.txt: missing"),
         (lambda r: (r / "zeroshot_classification_templates.txt").write_text("a {}"), "'a {}' has no {c}"),
-        (lambda r: (r / "test/nshards.txt").unlink(), "nshards.txt: missing"),
         (lambda r: (r / "test/nshards.txt").write_text("three"), "'three' is not a number of shards"),
-        (lambda r: (r / "test/nshards.txt").write_text("0"), "'0' is not a number of shards"),
         (lambda r: (r / "test/1.tar").unlink(), "names 2 shards, but 1.tar is missing"),
         (lambda r: (r / "dataset_type.txt").write_text("retrieval\n"), "has 'retrieval', but `kind` of the suite is"),
     ],
@@ -127,7 +122,6 @@ def test_load_suite_lists_all_problems_in_one_error(tmp_path):
     ("text", "message"),
     [
         ('name = "s"', "at least one"),
-        ('name = "s"\ntask = 3', "at least one"),
         ('name = "s"\ntask = [3]', "task[0]"),
         ("name = ", "TOML"),
     ],
@@ -198,7 +192,6 @@ def write_npy_set(root: Path, array: bytes, *more: tuple[str, bytes]) -> Path:
         (npy(np.array([0, 1, 2, 0, 0])), "0 or 1 for each"),
         (npy(np.array([0.5, 1, 0, 0, 0])), "not whole numbers"),
         (npy(np.zeros((5, 5))), "it is no row of numbers"),
-        (npy(np.array(["a"] * 5)), "invalid literal"),
         (npy(np.array([[1, "x"], None], dtype=object)), "it is a pickle"),
         (pickle.dumps([0, 1, 1, 0, 0]), "it is a pickle"),
         (b"", "cannot be read"),
