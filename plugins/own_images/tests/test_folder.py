@@ -81,7 +81,7 @@ def slow_rows(files: dict[str, bytes | str]) -> dict[tuple[str, str], str | None
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80)
 @given(
     st.dictionaries(
         st.builds(str.__add__, st.sampled_from(STEMS), st.sampled_from(ENDINGS)), st.sampled_from(CONTENTS), max_size=9
@@ -171,7 +171,7 @@ LIST = [
 ]
 
 
-@pytest.mark.parametrize("name", ["list.csv", "list.tsv", "list.jsonl", "list.parquet", "list.csv.gz"])
+@pytest.mark.parametrize("name", ["list.tsv", "list.jsonl", "list.parquet", "list.csv.gz"])
 def test_list_in_any_format_gives_the_same_rows(name: str, tmp_path: Path) -> None:
     import gzip
 

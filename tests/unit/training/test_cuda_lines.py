@@ -5,16 +5,10 @@ Others are in test_failures.py, test_distributed.py, loop/test_inputs.py, loop/t
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from tests.trainings import VIT
-from training.config import TrainConfig
-from training.data.loader import Batch
-from training.loop.inputs import InputMaker
 from training.loop.step_recorder import DelayedValues
-from training.model_config import ModelConfig
 
 CUDA = torch.device("cuda", 1)
 
@@ -54,19 +48,3 @@ def test_values_travel_to_pinned_memory_and_are_waited_for_once(monkeypatch: pyt
     assert values.read() == (0, 1, 2, 3, 4, 5, 6, 7)
     assert calls[3:] == ["synchronize"]
     assert values.ended > before
-
-
-def test_a_batch_for_a_card_is_made_in_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    pinned: list[torch.Tensor] = []
-
-    def pin(tensor: torch.Tensor) -> torch.Tensor:
-        pinned.append(tensor)
-        return tensor.clone()
-
-    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    config = TrainConfig(precision="fp32", patch_dropout=0.5)
-    tokens = torch.tensor([[1, 299, 0], [7, 8, 299]])
-    batch = Batch(1, 0, np.arange(2), np.zeros((2, 32, 32, 3), np.uint8), ["a"] * 2, [], tokens)
-    inputs = InputMaker(config, ModelConfig.model_validate(VIT), 0, 100, pin=True)(batch)
-    assert inputs.kept_BK is not None
-    assert len(pinned) == 2 + len(inputs.texts[0])

@@ -8,15 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
 from dataops.errors import ConfigError
 from tests.colour_sets import COLOURS, content, png, shown, write_checkpoint, write_set
-from tests.image_files import as_file
 from training.evaluate import evaluate, main
-from training.evaluation.encode import encode_images
 from training.evaluation.features import encode_set
-from training.evaluation.samples import Sample
 from training.evaluation.sets import Kind
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
@@ -86,26 +82,6 @@ def test_classification_counts_correct_images(tmp_path, loaded):
     assert rows[0]["scores"] == sorted(rows[0]["scores"], reverse=True)
     assert rows[4]["rank"] is None
     assert "not a readable picture" in rows[4]["error_message"]
-
-
-def test_transparent_pixels_become_white(loaded):
-    """Check transparent pixels, which are black in the file: dropping alpha would show them."""
-    colours = {"a": (0, 0, 0, 0), "b": (255, 0, 0, 255)}
-    samples = [Sample(key, as_file(Image.new("RGBA", (8, 8), colour))) for key, colour in colours.items()]
-    (batch,) = encode_images(loaded, samples, 8)
-    white, red = batch.features_RD[:, :3] > 0
-    assert white.tolist() == [True, True, True]
-    assert red.tolist() == [True, False, False]
-
-
-def test_batches_and_threads_change_no_bit_and_no_order(loaded):
-    samples = [Sample(str(i), png((i * 3, 255 - i, i))) for i in range(70)]
-    features = []
-    for threads in (1, 4):
-        batches = list(encode_images(loaded, samples, 64, threads))
-        assert [s.key for b in batches for s in b.samples] == [str(i) for i in range(70)]
-        features.append(torch.cat([b.features_RD for b in batches]))
-    assert torch.equal(*features)
 
 
 @pytest.fixture

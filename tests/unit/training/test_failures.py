@@ -24,7 +24,6 @@ from training.job import DeviceFailed, RankLost, explain_failure, resolve_device
         (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), DeviceFailed),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceFailed),
         (RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"), DeviceFailed),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), DeviceFailed),
         (
             dist.DistBackendError("NCCL error in: X.cpp:1, remote process exited or there was a network error"),
             DeviceFailed,
@@ -32,11 +31,6 @@ from training.job import DeviceFailed, RankLost, explain_failure, resolve_device
         (dist.DistNetworkError("The client socket has timed out"), RankLost),
         (RuntimeError("[../gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:2"), RankLost),
         (RuntimeError("Timed out waiting 1800000ms for recv operation to complete"), RankLost),
-        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), DeviceFailed),
-        (
-            RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized"),
-            DeviceFailed,
-        ),
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), None),
         (RuntimeError("CUDA error: invalid argument"), None),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),

@@ -39,8 +39,7 @@ def build(folder: Path, **table: Any) -> tuple[CLIP, PretrainedTextTower, Tokeni
     return model, model.text, load_tower_tokenizer(path, dimensions.text_cfg)
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean"])
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt_neox"])
+@pytest.mark.parametrize(("kind", "pooling"), [("llama", "last"), ("qwen3", "mean"), ("gpt_neox", "last")])
 def test_features_are_those_of_one_text_at_a_time_without_padding(tmp_path: Path, kind: str, pooling: str) -> None:
     theirs = write_decoder(tmp_path, kind)
     _, tower, tokenizer = build(tmp_path, pooling=pooling)

@@ -1,6 +1,5 @@
 """The probability of each pair, and that draws depend on seed, epoch and uid alone."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from dataops.schema import uid
 from tests.trainings import jpeg, write_shard
 from training.config import TrainConfig
 from training.data.epoch_order import Sampling
-from training.data.loader import Dataset, Skipped, load_batches
+from training.data.loader import Dataset, Skipped
 from training.data.sampling_plan import Plan
 
 PAIRS = 500
@@ -99,19 +98,3 @@ def test_the_loader_reads_probabilities_from_the_shards(tmp_path: Path):
     dataset = Dataset([write_shard(tmp_path / "1.tar", rows({"b": None, "c": 1.0}) + foreign)], 32, 0)
     assert dataset.sampling is None
     dataset.close()
-
-
-def test_batches_hold_the_drawn_pairs_from_any_first_step(tmp_path: Path):
-    chances = {f"{i:03d}": round(i / 40, 3) for i in range(40)}
-    dataset = Dataset([write_shard(tmp_path / "0.tar", rows(chances))], 32, 10**7)
-    config = TrainConfig(epochs=6, batch_size=8, workers=2)
-    plan = Plan(len(dataset), config, 0, dataset.sampling)
-    batches = [(batch.epoch, batch.samples.tolist()) for batch in load_batches(dataset, plan, 1, 0, 1)]
-    again = [(batch.epoch, batch.samples.tolist()) for batch in load_batches(dataset, plan, 6, 0, 1)]
-    assert again == batches[5:]
-    assert dataset.sampling is not None
-    for epoch in range(6):
-        drawn = np.flatnonzero(dataset.sampling.drawn(0, epoch)).tolist()
-        assert sorted(i for at, samples in batches for i in samples if at == epoch) == drawn
-    dataset.close()
-    assert json.loads(rows(chances)[2][1])["sampling_probability"] == 0.0

@@ -49,7 +49,6 @@ def _forget_graphs() -> None:
 @pytest.mark.parametrize(
     ("tower", "kept", "settings", "expected"),
     [
-        (VIT, (2, 2, 4), "", ["VisionTransformer", "embed", "Block"]),
         (VIT, (2, 2, 4), "recompute", ["VisionTransformer", "embed", "Block"]),
         (VIT, (2, 2, 2), "recompute, by block", ["Block", "embed", "Block", "Block"]),
         (RESNET, (None, None, None), "", ["ModifiedResNet", "embed", "Block"]),
