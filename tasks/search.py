@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dataops.digest import text_sha256
 from dataops.errors import CorruptPart, StorageError
 from dataops.kernels.hashes import hash128
+from dataops.parquet import ROW_GROUP as ROWS
 from dataops.parquet import encode_table, open_parquet
 from dataops.schema import CAPTIONS
 from dataops.snapshot import (
@@ -102,8 +104,7 @@ def write_index(
     run_steps(exchange.merge_steps(), rows, draft, context)
     sorting = [Step(sort_hashes, number, exchange) for number in range(files)]
     written += [part for record in run_steps(sorting, rows, draft, context) for part in record.parts]
-    names = pa.array(sorted(map(_short_digest, parts)), pa.uint64())
-    return [*written, draft.put_table(_PARTS, pa.table({"part_sha": names}))]
+    return [*written, draft.put_bytes(_PARTS, _encode_names(parts), len(parts))]
 
 
 def hash_rows(draft: Draft, step: Step[Exchange]) -> Record:
@@ -129,6 +130,12 @@ def sort_hashes(draft: Draft, step: Step[Exchange]) -> Record:
 
 def _put(draft: Draft, name: str, rows: pl.DataFrame) -> Part:
     return draft.put_bytes(name, encode_table(rows.to_arrow(), ROW_GROUP).to_pybytes(), rows.height)
+
+
+def _encode_names(parts: Sequence[Part]) -> bytes:
+    """Return the table of the parts that are indexed."""
+    names = pa.array(sorted(map(_short_digest, parts)), pa.uint64())
+    return encode_table(pa.table({"part_sha": names}), ROWS).to_pybytes()
 
 
 def _name_part(part: Part) -> pl.Expr:
@@ -168,6 +175,8 @@ def select_parts(store: Store, manifest: Manifest, parts: Sequence[Part], target
     if _PARTS not in listed:
         return list(parts)
     found = _find(store, manifest, list(listed.values()), targets)
+    if sha256(_encode_names(parts)).hexdigest() == listed[_PARTS].sha256:  # the snapshot is as it was indexed
+        return [part for part in parts if _short_digest(part) in found]
     indexed = _load_parts(store, manifest.path(_PARTS), listed[_PARTS].sha256)
     return [part for part in parts if (name := _short_digest(part)) in found or name not in indexed]
 

@@ -40,6 +40,10 @@ AHEAD = 1 << 16
 """Bytes that a small read fetches: a Parquet reader reads the footer's length, the footer, then neighbouring columns."""
 
 
+SMALL_BYTES = 1 << 20
+"""Maximum size of an object of which all is requested where a part is needed."""
+
+
 class Entry(NamedTuple):
     """An object in a listing."""
 
@@ -161,6 +165,12 @@ class Store(ABC):
     def open(self, name: str) -> Iterator[BinaryIO]:
         """Open the object as a seekable binary file."""
         with open_regular(self.local(name)) as file:
+            yield file
+
+    @contextmanager
+    def open_sized(self, name: str, size: int) -> Iterator[BinaryIO]:
+        """Open an object of this size as `open` does; a small one by one request."""
+        with io.BytesIO(self.read(name)) if size <= SMALL_BYTES else self.open(name) as file:
             yield file
 
     @contextmanager

@@ -45,6 +45,11 @@ class Request(BaseModel):
         """16 hex digits over the targets, so that the same request twice is one."""
         return hashlib.sha256(canonical_json(list(self.targets)).encode()).hexdigest()[:16]
 
+    @property
+    def name(self) -> str:
+        """Name in the store."""
+        return f"{FOLDER}/{self.digest}.json"
+
     def parsed(self) -> list[Target]:
         """Return the targets. Raises: ValueError if another program wrote the record."""
         return [parse_target(text) for text in self.targets]
@@ -116,7 +121,7 @@ def make_request(targets: Sequence[Target], reason: str) -> Request:
 
 def record_request(store: Store, request: Request) -> bool:
     """Record a request. Return False if the store has it already."""
-    return store.create(f"{FOLDER}/{request.digest}.json", request.model_dump_json(indent=2).encode())
+    return store.create(request.name, request.model_dump_json(indent=2).encode())
 
 
 def list_requests(store: Store) -> list[Input]:

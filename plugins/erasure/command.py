@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +34,7 @@ from plugins.erasure.erasure import Erasure, Removal, show
 from plugins.erasure.leftovers import find_leftovers
 from plugins.erasure.next_versions import find_affected, replace_affected
 from plugins.erasure.request_log import Letter, load_log, make_letter
+from plugins.erasure.seen_store import remember
 from plugins.erasure.target_files import LISTED, read_targets
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
@@ -126,18 +127,20 @@ class _Work:
 
 def _take_down_in_store(work: _Work, store: Store) -> dict[str, Any]:
     home, options, request, targets, out = work.home, work.options, work.request, work.targets, work.out
-    lineage, search = Lineage(store), Search(store)
-    if not lineage.manifests and not find_leftovers(lineage.inventory, targets):
-        return {"store": store.uri, "incomplete": False, "datasets": []}
     new = record_request(store, request)  # before all else: runs that start from now on apply it
+    seen = remember(store)
+    lineage, search = Lineage(seen), Search(seen)
+    if new and not lineage.manifests and not find_leftovers(lineage.inventory, targets):
+        store.delete([request.name])
+        return {"store": store.uri, "incomplete": False, "datasets": []}
     is_named = bool(options.requested_by or options.received or options.due)
-    log = load_log(store, request.digest, len(targets))
+    log = load_log(seen, request.digest, len(targets))
     log = log.begin(work.letter, is_named=is_named, deletes_raw=options.delete_raw)
     log.save(store)
     found = find_affected(lineage, search, request, Registry())
     context = Context(store=store, home=home, run_id=f"takedown-{request.digest}")
-    outcomes = replace_affected(lineage, context, request, found)
-    earlier = load_report(store, report_name(request.digest))  # its datasets may be deleted
+    outcomes = replace_affected(lineage, replace(context, store=seen), request, found)
+    earlier = load_report(seen, report_name(request.digest))  # its datasets may be deleted
     uids = {uid for one in found for uid in one.uids}.union(earlier.uids)
     removal = Removal(
         context, home, work.stores, lineage, search, request.digest, targets, outcomes, uids, options.delete_raw
@@ -159,8 +162,9 @@ def _take_down_in_store(work: _Work, store: Store) -> dict[str, Any]:
     }
     held = {o.affected.dataset.key for o in outcomes} | earlier.versions.keys()
     notes = plugins.load("publications").values()
-    report["published"] = [one for note in notes for one in note(store, held, report["versions"])]
-    _put_report(store, request, report)  # before the deletion: a killed call leaves the uids and the next versions
+    report["published"] = [one for note in notes for one in note(seen, held, report["versions"])]
+    if options.delete_raw:  # a killed call leaves the uids and the next versions
+        _put_report(store, request, report)
     if out:
         _show_report(report, datasets=len(found), out=out)
     if options.delete_raw and (options.yes or _confirm(erasure.question())):

@@ -70,7 +70,7 @@ class Erasure:
     def __init__(self, removal: Removal):
         self.removal, self.store = removal, removal.context.store
         uids = removal.uids | find_uids_by_phash(removal.lineage, removal.search, removal.targets)
-        self.traces = load_traces(self.store, removal.request)
+        self.traces = load_traces(removal.lineage.store, removal.request)
         if removal.deletes_raw:
             known = (Target("uid", uid) for uid in uids | self.traces.uids)
             self.traces.add(collect_traces(removal.lineage, [*removal.targets, *known]))
@@ -78,7 +78,8 @@ class Erasure:
         self.targets = [*removal.targets, *(Target("uid", uid) for uid in sorted(uids | self.traces.uids))]
         self.raw = find_raw_snapshots(removal.lineage, removal.search, self.targets)
         inventory = removal.lineage.inventory
-        inventory.add([outcome.successor for outcome in removal.outcomes if outcome.successor])
+        if removal.deletes_raw:
+            inventory.add([outcome.successor for outcome in removal.outcomes if outcome.successor])
         self.leftovers = find_leftovers(inventory, self.targets)
 
     def find_unmatched(self, matched: set[Target]) -> list[Target]:

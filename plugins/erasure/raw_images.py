@@ -1,9 +1,10 @@
 """Delete what was taken down from raw shards and kept originals, and delete the dataset versions that still hold it.
 
-A raw snapshot is rewritten under its own key, as by a download round (tasks/download/rounds.py). Its digest changes, so the
-next run of its config curates and packs the remaining rows again and fetches nothing. New objects are written before the
-manifest is replaced, and old ones deleted after it: a killed call leaves either the old snapshot or the new one, complete,
-and objects that no manifest names, which the next call deletes (plugins/erasure/leftovers.py).
+A raw snapshot is rewritten under its own key, and keeps its digest as erased rows do (plugins/erasure/erase_rows.py): the
+next run of its config uses the rows of curate and the next version of the dataset, and makes nothing again. Whoever packs
+the rows of curate anew finds the shards by their numbers, and drops the pairs that were erased. New objects are written
+before the manifest is replaced, and old ones deleted after it: a killed call leaves either the old snapshot or the new one,
+complete, and objects that no manifest names, which the next call deletes (plugins/erasure/leftovers.py).
 """
 
 import io
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from dataops.schema import DOWNLOADED, conform, dropped_schema
 from dataops.shards.tar import ShardWriter, read_samples
-from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Part, SnapshotName, content_digest, read_table
+from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Part, SnapshotName, read_table
 from dataops.trace.targets import Target, matching_rows
 from plugins.erasure.matched_targets import matched_targets
 from tasks.engine.context import Context
@@ -154,8 +155,7 @@ def _update_manifest(manifest: Manifest, parts: list[Part], removed: int) -> Man
     counts = Counts(input=counts.input, kept=counts.kept - removed, dropped=dict(sorted(reasons.items())))
     facts = {**manifest.facts, "samples": counts.kept}
     ordered = sorted(parts, key=lambda part: part.name)
-    changed = {"parts": ordered, "counts": counts, "facts": facts, "content_digest": content_digest(ordered)}
-    return manifest.model_copy(update=changed)
+    return manifest.model_copy(update={"parts": ordered, "counts": counts, "facts": facts})
 
 
 def find_uids_by_phash(lineage: Lineage, search: Search, targets: Sequence[Target]) -> set[str]:

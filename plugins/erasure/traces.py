@@ -46,10 +46,10 @@ def save_traces(traces: Traces, store: Store, request: str) -> None:
 def load_traces(store: Store, request: str) -> Traces:
     """Return the traces of a request; empty ones if there are none. Raises: CorruptPart if they are damaged."""
     name = traces_name(request)
-    if store.size(name) is None:
+    if (data := store.find(name)) is None:
         return Traces()
     try:
-        values: dict[str, Any] = json.loads(store.read(name))
+        values: dict[str, Any] = json.loads(data)
         texts = {name: set(value) for name, value in values.items() if name != "images"}
         return Traces(**texts, images=dict(values["images"]))  # pyright: ignore[reportArgumentType]
     except (ValueError, TypeError, KeyError) as error:

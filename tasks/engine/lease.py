@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dataops.errors import ConfigError, LeaseLost, PairmillError, StorageError
 from dataops.messages.waiting import waiting
 from dataops.process import pid_namespace, process_fingerprint
-from dataops.snapshot import Draft, Fence
+from dataops.snapshot import Draft, Fence, Manifest
 from dataops.store import Store
 from tasks.engine.context import Context
 
@@ -74,6 +74,7 @@ class HeldLease:
         self.context = replace(context, progress=self._progress)
         self._show_progress = context.progress
         self._lost: LeaseLost | None = None
+        self._is_deleted = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{draft.stage}", daemon=True)
         self._thread.start()
@@ -103,10 +104,19 @@ class HeldLease:
         self._ended.set()
         self._thread.join()
 
+    def commit(self, manifest: Manifest) -> Manifest:
+        """Commit the snapshot, which deletes the lease."""
+        self.stop()  # a renewal after the commit would leave a lease behind
+        committed = self.draft.commit(manifest)
+        self._is_deleted = True
+        return committed
+
     def release(self) -> None:
         """Let the next run begin; if the snapshot is complete, delete the lease."""
         self.stop()
         try:
+            if self._is_deleted:
+                return
             with suppress(LeaseLost):  # the commit cleared it, or another run has taken over
                 self.draft.check_fence()
                 if self.draft.is_complete():
@@ -155,6 +165,9 @@ def _acquire(draft: Draft, context: Context, wait: bool, remake: bool) -> Lease 
     times = context.lease_times
     watch = _LeaseWatch(times.poll)
     announced, began = "", time.time()
+    first = _new_lease(context, 1)
+    if (remake or not draft.is_complete()) and _create(draft, first):  # mostly there is no lease yet
+        return first
     while True:
         if not remake and draft.is_complete():
             return None
@@ -164,7 +177,7 @@ def _acquire(draft: Draft, context: Context, wait: bool, remake: bool) -> Lease 
                 logger.warning("%s %s: taking over from %s", draft.stage, draft.key, newest)
                 time.sleep(times.orphan)
             mine = _new_lease(context, 1 + (newest.generation if newest else 0))
-            if draft.store.create(draft.lease_name(mine.generation), mine.model_dump_json().encode()):
+            if _create(draft, mine):
                 return mine
             continue
         if not wait and (newest.place == pid_namespace() or watch.changed):
@@ -209,6 +222,10 @@ def _new_lease(context: Context, generation: int) -> Lease:
         process=process_fingerprint(os.getpid()),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _create(draft: Draft, lease: Lease) -> bool:
+    return draft.store.create(draft.lease_name(lease.generation), lease.model_dump_json().encode())
 
 
 def _read_newest(draft: Draft) -> Lease | None:

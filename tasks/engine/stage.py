@@ -205,8 +205,8 @@ def make(planned: Plan[Any], context: Context) -> Manifest:
 
 def _make(planned: Plan[Any], held: HeldLease) -> Manifest:
     draft, context = held.draft, held.context
-    # Only this run writes here now: what is half written is of killed runs.
-    context.store.sweep(f"{draft.stage}/{draft.key}")
+    if held.lease.generation > 1:  # only this run writes here now: what is half written is of killed runs
+        context.store.sweep(f"{draft.stage}/{draft.key}")
     stage, code = planned.stage, code_version()
     upstream = {manifest.stage: manifest for manifest in planned.upstream}
     made = stage.make(Work(planned.config, planned.seed, upstream, draft, context, planned.inputs, planned.upstream))
@@ -229,8 +229,7 @@ def _make(planned: Plan[Any], held: HeldLease) -> Manifest:
         prefect_flow_run_id=context.flow_run_id,
         mlflow_run_id=made.mlflow_run_id,
     )
-    held.stop()  # a renewal after the commit would leave a lease behind
-    return draft.commit(manifest)
+    return held.commit(manifest)
 
 
 def _code_of(stage: str, start: dict[str, Any]) -> dict[str, Any]:

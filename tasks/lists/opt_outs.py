@@ -111,7 +111,11 @@ def match_copies(
     found: dict[int, list[str]] = {}
     for kind in dict.fromkeys(one.digest for one in lists):
         digest: Digest = plugins.find(KIND, kind)
-        values = rows[digest.column] if digest.column else (digest.compute(bytes(image)) for image in read())
+        values = (
+            rows[digest.column]
+            if digest.column
+            else (digest.compute(bytes(image)) if len(image) else None for image in read())
+        )
         sets = [(one, DistanceSet(one.entries[:, :-1])) for one in lists if one.digest == kind]
         for row, value in enumerate(values):
             if value is None:

@@ -13,6 +13,7 @@ from dataops.images.decode import ImageRefused, decode, make_preview
 from dataops.parquet import open_parquet
 from dataops.shards.tar import find_spans, read_index
 from dataops.snapshot import Draft, Manifest, Part, read_table
+from dataops.storage.base import RangeFile
 from dataops.store import Store
 from dataops.trace.targets import Target
 from tasks.reports.page import evenly_spaced
@@ -55,7 +56,8 @@ def sample_kept(draft: Draft, parts: Iterable[Part], image_extension: str) -> li
     for part in parts:
         if part.name.startswith("part-") and len(found) < KEPT:
             folder = draft.folder_of(part)
-            rows = _read_first_rows(draft.store, f"{folder}/{part.name}").head(KEPT - len(found)).to_dicts()
+            first = _read_first_rows(draft.store, f"{folder}/{part.name}", part.bytes)
+            rows = first.head(KEPT - len(found)).to_dicts()
             shard = f"{folder}/{rows[0]['shard']}"
             index = shard.removesuffix(".tar") + ".idx"
             samples = read_index(draft.store.read(index).decode(), index)
@@ -139,16 +141,16 @@ def _first_of_each_reason(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def _read_dropped(store: Store, manifest: Manifest) -> list[Row]:
     """Return the first rows for each reason of some parts, sorted by uid."""
     parts = [
-        _read_first_rows(store, manifest.path(part.name))
+        _read_first_rows(store, manifest.path(part.name), part.bytes)
         for part in evenly_spaced(manifest.named("dropped-", ".parquet"))
     ]
     firsts = [rows.group_by("drop_reason", maintain_order=True).head(PER_REASON).to_dicts() for rows in parts]
     return sorted((row for rows in firsts for row in rows), key=lambda row: row["uid"])
 
 
-def _read_first_rows(store: Store, name: str) -> pl.DataFrame:
+def _read_first_rows(store: Store, name: str, size: int) -> pl.DataFrame:
     """Return the first row group of a table, without images."""
-    with store.open(name) as file, open_parquet(file, f"{store.uri}/{name}") as parquet:
+    with open_parquet(RangeFile(store, name, size), f"{store.uri}/{name}") as parquet:
         names = [name for name in parquet.schema_arrow.names if name in COLUMNS]
         rows = parquet.read_row_groups([0] if parquet.num_row_groups else [], names)
         return pl.DataFrame(pl.from_arrow(rows)).with_columns(preview=pl.lit(None, pl.Binary))

@@ -18,6 +18,8 @@ from dataops.errors import CorruptPart
 from dataops.schema import conform
 from dataops.shards.tar import find_spans
 from dataops.snapshot import Draft, Record, read_table
+from dataops.store import Store
+from dataops.trace.requests import load_erased
 from tasks.pack.sorted_runs import ROW_BYTES, Rows, RunSet, SortLayout, concat_rows, run_schema, write_run
 
 _FULL = 1.25
@@ -37,6 +39,8 @@ class CuratedParts:
     layout: SortLayout
     raw_key: str = ""
     """Prefix of the names of the raw shards in the folder, where there are several snapshots of download."""
+    rewritten: tuple[str, ...] = ()
+    """Names of the raw shards from which takedowns have removed images since, such as 00003-r1.tar for 00003.tar."""
 
     @property
     def id(self) -> str:
@@ -60,14 +64,17 @@ class MergedRuns:
 def write_runs(draft: Draft, task: CuratedParts) -> Record:
     """Write the rows of some parts as runs; most tasks write one. The record has the size of each run in bytes.
 
+    The image of a pair that a takedown has erased is empty: `pack_shards` drops the pair.
+
     Raises: CorruptPart, which names an image that is missing.
     """
+    renamed = {_number_of(name): name for name in task.rewritten}
     waiting, writer = _Waiting(), _RunWriter(draft, task)
     for part in task.parts:
         rows = conform(read_table(draft.store, part), task.layout.columns, f"pack {part}")
         rank, low = shuffle_keys(rows["uid"].to_pylist(), task.seed)
         by_shard = defaultdict[str, list[int]](list)
-        shards = [f"{task.raw_key}{shard}" for shard in rows["shard"].to_pylist()]
+        shards = [f"{task.raw_key}{renamed.get(_number_of(one), one)}" for one in rows["shard"].to_pylist()]
         rows = rows.set_column(rows.schema.get_field_index("shard"), "shard", pa.array(shards, pa.string()))
         for row, shard in enumerate(shards):
             by_shard[shard].append(row)
@@ -75,7 +82,7 @@ def write_runs(draft: Draft, task: CuratedParts) -> Record:
             name = f"{task.raw_folder}/{shard}"
             members = [f"{key}.{task.image_extension}" for key in rows["key"].take(pa.array(chosen)).to_pylist()]
             with draft.store.open_once(name) as file:
-                spans = _find_images(members, file, name)
+                spans = _find_images(members, file, name, draft.store)
                 sizes = spans[:, 1] if task.layout.has_images else np.zeros(len(spans), np.int64)
                 for batch in _cut_batches(spans[:, 0], sizes, task.layout.run_bytes):
                     picked = np.array(chosen)[batch]
@@ -135,11 +142,18 @@ class _RunWriter:
         self.sizes.append(rows.table.num_rows * ROW_BYTES + int(rows.keys["size"].sum()))
 
 
-def _find_images(members: Sequence[str], file: BinaryIO, name: str) -> NDArray[np.int64]:
-    """Return offset and size in bytes of images in a raw shard, as (members, 2)."""
+def _number_of(shard: str) -> str:
+    return shard.removesuffix(".tar").partition("-r")[0]
+
+
+def _find_images(members: Sequence[str], file: BinaryIO, name: str, store: Store) -> NDArray[np.int64]:
+    """Return offset and size in bytes of images in a raw shard, as (members, 2); zeros for those that were erased."""
     found = find_spans(members, file, name)
     if missing := [member for member in members if member not in found]:
-        raise CorruptPart(f"{name}: no {missing[0]}, which a row of curate names")
+        erased = {target.value for target in load_erased(store)}
+        if kept := [member for member in missing if member.partition(".")[0] not in erased]:
+            raise CorruptPart(f"{name}: no {kept[0]}, which a row of curate names")
+        found |= dict.fromkeys(missing, (0, 0))
     return np.array([found[member] for member in members], np.int64)
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -18,7 +18,6 @@ from dataops.facts import PackFacts
 from dataops.schema import conform
 from dataops.shards.tar import read_samples
 from dataops.snapshot import INDEX, Counts, Draft, Manifest, Part, Record, fetch_table, find_manifest, snapshot_key
-from dataops.store import Store
 from dataops.text.tallies import Tally
 from dataops.trace.requests import STAGE
 from dataops.trace.targets import Target, matching_rows
@@ -143,7 +142,9 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
     # through Polars, as tasks/pack/write_shard.py does: the same rows in other buffers give other bytes of Parquet
     frame = pl.DataFrame(pl.from_arrow(rows)).filter(~mask)
     kept = conform(frame.to_arrow(), rows.schema, f"pack {shard.number}")
-    extension, images = _read_images(store, base.path(f"{shard.number}.tar"), kept["key"].to_pylist())
+    tar, keys = by_name[f"{shard.number}.tar"], kept["key"].to_pylist()
+    with store.open_sized(base.path(tar.name), tar.bytes) as file:
+        extension, images = _read_images(file, base.path(tar.name), keys)
 
     def read(start: int, buffers: list[memoryview]) -> None:
         copy_images(images[start : start + len(buffers)], buffers)
@@ -154,17 +155,16 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
     return record.model_copy(update={"facts": record.facts | before})
 
 
-def _read_images(store: Store, tar: str, keys: Sequence[str]) -> tuple[str, list[bytes]]:
+def _read_images(file: BinaryIO, tar: str, keys: Sequence[str]) -> tuple[str, list[bytes]]:
     """Return the file name extension of a shard's images, and the images of the keys in their order.
 
     Raises: CorruptPart, which names a sample that is missing.
     """
     extension, found, wanted = "", dict[str, bytes](), set(keys)
-    with store.open(tar) as file:
-        for key, sample in read_samples(file, tar):
-            extension = next(iter(sample))  # a sample's first member
-            if key in wanted:
-                found[key] = sample[extension]
+    for key, sample in read_samples(file, tar):
+        extension = next(iter(sample))  # a sample's first member
+        if key in wanted:
+            found[key] = sample[extension]
     if missing := wanted - found.keys():
         raise CorruptPart(f"{tar}: no sample {min(missing)}, which its rows name")
     return extension, [found[key] for key in keys]

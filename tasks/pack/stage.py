@@ -41,7 +41,7 @@ from dataops.formatting import format_counts
 from dataops.schema import CAPTIONS, CURATED
 from dataops.snapshot import INDEX, Draft, Manifest, Record
 from dataops.text.tallies import Tally
-from dataops.trace.requests import load_targets, select_requests
+from dataops.trace.requests import load_erased, load_targets, select_requests
 from dataops.trace.sources import list_named_sources
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
@@ -70,7 +70,7 @@ LISTS_KEY = "filter.opt_out_lists or pack.opt_out_lists"
 """Keys of the config whose lists apply, for messages."""
 IMAGES_SHARE = 0.75
 """Share of the memory that the images take; the rest is for their rows and the requests."""
-SAMPLED = 2
+SAMPLED = 1
 """Maximum number of shards from which the page of a version that a takedown makes shows pairs."""
 _PACK_WEIGHT = 6
 """Cost of writing the shards, relative to each map before it; for the progress."""
@@ -96,7 +96,8 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
     with ThreadPoolExecutor(1) as thread:  # it reads the examples of the page, while workers pack
         dropped = thread.submit(sample_dropped, work.draft.store, lineage, takedowns)
         if base is None:
-            records = _pack_shards(work, context, takedowns, opt_outs)
+            erased = load_erased(work.draft.store) if takedowns else ()  # their rows have no URL any more
+            records = _pack_shards(work, context, (*takedowns, *erased), opt_outs)
             tallies = [tally for record in records for tally in record.facts["shards"]]
             made = Rewritten(*merge_records(records), add_tallies(tallies), len(tallies))
         else:
@@ -195,9 +196,10 @@ def _list_parts(work: Work[PackConfig], layout: SortLayout) -> list[CuratedParts
         extension, folder = str(download.config["encode_format"]), download.path("").rstrip("/")
         parts = curate.named("part-", ".parquet")
         names = [curate.path(part.name) for part in parts]
+        rewritten = tuple(part.name for part in download.named("", ".tar") if "-r" in part.name)
         for group in group_units(names, [part.rows for part in parts], limit):
             place = (download.stage, f"{download.key}/") if len(sources) > 1 else (folder, "")
-            tasks.append(CuratedParts(len(tasks), group, place[0], extension, work.seed, layout, place[1]))
+            tasks.append(CuratedParts(len(tasks), group, place[0], extension, work.seed, layout, place[1], rewritten))
     return tasks
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, CorruptPart
+from dataops.shards.tar import read_samples
 from dataops.snapshot import Draft, SnapshotName, find_manifest
 from dataops.store import FolderStore
 from dataops.trace.targets import image_targets
@@ -28,7 +29,12 @@ from plugins.erasure.tests.homes import (
 )
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
+from tasks.engine.stage import make, plan, reuse
+from tasks.lineage.graph import Lineage
 from tasks.lineage.inventory import DAY
+from tasks.pack.config import PackConfig
+from tasks.pack.stage import PACK
+from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.dataset_chain import jpeg, pair
 
 
@@ -89,6 +95,40 @@ def test_takedown_killed_at_random_moments_leaves_versions_that_share_parts_whol
         assert digests(store) == expected, kill_at
         shutil.rmtree(home)
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("kind", [FailingStore, RemoteStore])
+def test_the_next_run_makes_nothing_again_and_another_packing_leaves_the_erased_pairs_out(
+    kind: type[FailingStore],
+    copy_home: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    home = copy_home("next")
+    store = kind(home / "store", 10**9)
+    before = {stage: one for (stage, _), one in Lineage(store).manifests.items()}
+    assert take_down(home, store, monkeypatch) == 0
+    capsys.readouterr()
+    upstream = [Lineage(store).manifests[SnapshotName(stage, before[stage].key)] for stage in ("curate", "download")]
+    assert [one.as_input() for one in upstream] == [before[stage].as_input() for stage in ("curate", "download")]
+    context = Context(store, home, pool=InlineExecutor())
+    after = reuse(plan(PACK, PackConfig(shard_size=3), 0, upstream, store), context)
+    assert after is not None, "the version that the takedown made"
+    other = make(plan(PACK, PackConfig(shard_size=4), 0, upstream, store), context)
+    assert other.counts == after.counts
+    left = {pair(n)["uid"]: pair(n)["data"] for n in range(20) if n not in {*REMOVED, 3, 7, 8}}
+    for version in (after, other):
+        samples = dict[str, bytes]()
+        for tar in version.named("", ".tar"):
+            with store.open(version.path(tar.name)) as file:
+                samples |= {key: members["jpg"] for key, members in read_samples(file, tar.name)}
+        assert samples == left
+    raw = upstream[1].named("00000", ".tar")[0]
+    lost = store.root / upstream[1].path(raw.name)
+    lost.chmod(0o600)
+    lost.write_bytes(bytes(1024))
+    with pytest.raises(CorruptPart, match="which a row of curate names"):
+        make(plan(PACK, PackConfig(shard_size=5), 0, upstream, store), context)
 
 
 def test_takedown_with_another_run_at_work_names_it_and_is_completed_after_it(

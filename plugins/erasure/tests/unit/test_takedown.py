@@ -181,8 +181,10 @@ def test_prove_removal_raises_when_a_row_is_left(store: FolderStore) -> None:
     uids = [read_parts(store, old)["uid"][3].as_py()]
     with pytest.raises(ContractError, match="still has a row"):
         prove_removal(store, old, [TARGETS["url"][0]], [], {})
-    with pytest.raises(ContractError, match="still has a row"):
+    with pytest.raises(ContractError, match="still has"):
         prove_removal(store, old, [], uids, {})
+    with pytest.raises(ContractError, match="still has a row"):
+        prove_removal(store, old, [], uids, {part.name: part.sha256 for part in old.parts})
     assert prove_removal(store, old, [], [], {})[1].startswith("24 samples")
 
 
@@ -196,7 +198,7 @@ def test_delete_raw_rewrites_shards_without_the_removed_samples(store: FolderSto
     assert raw_images.delete_raw(Context(store, store.root), raw, [target]) == len(removed)
     after = find_manifest(store, "download", download.key, verify=True)
     assert after is not None
-    assert after.content_digest != download.content_digest
+    assert after.content_digest == download.content_digest
     assert after.counts == Counts(input=24, kept=19, dropped={"takedown": 5})
     everything = b"".join(store.read(name) for name in store.names(f"download/{download.key}"))
     for row in pairs:

@@ -1,0 +1,94 @@
+"""`pairmill plan takedown`: shows what a takedown would change and what that takes; it writes nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dataops.formatting import format_bytes, format_quantity
+from dataops.snapshot import Manifest
+from dataops.store import Store
+from dataops.trace.requests import select_requests
+from dataops.trace.targets import Target
+from flows.commands.options import Json, StoreUri
+from flows.commands.output import console, print_json, text
+from flows.records import known_stores
+from infra.local import services
+from plugins.erasure.raw_images import find_raw_snapshots
+from plugins.erasure.seen_store import remember
+from plugins.erasure.target_files import read_targets
+from tasks.lineage.graph import KEPT, Lineage
+from tasks.search import Hit, Rows, Search, name_dataset
+
+REQUESTS, PER_SNAPSHOT, PER_VERSION, PER_SHARD = 4, 2, 24, 11
+"""Requests to a store on S3: of the register, to read a snapshot and search it, of a next version and a shard of it."""
+NAMES = 1000
+"""Names that a request lists."""
+
+
+def command(file: Path, *, store: StoreUri = None, json: Json = False) -> int:
+    """Show the datasets, shards and raw images that a takedown would change, with its bytes and requests; change nothing.
+
+    Args:
+        file: a request, as for `pairmill takedown`.
+    """
+    targets = read_targets(file)
+    plans = [plan_takedown(one, targets) for one in known_stores(services.home(), store)]
+    if json:
+        print_json({"targets": len(targets), "stores": plans})
+        return 0
+    out = console()
+    for plan in plans:
+        _show(plan, len(targets))
+    out.print(text("--delete-raw also reads everything that pairmill wrote, to search it"))
+    return 0
+
+
+def plan_takedown(store: Store, targets: Sequence[Target]) -> dict[str, Any]:
+    """Return what a takedown changes in a store, and about how many requests it takes without --delete-raw."""
+    seen = remember(store)
+    lineage, search = Lineage(seen), Search(seen)
+    datasets: dict[str, tuple[Manifest, list[Hit]]] = {}
+    affected = 0
+    for manifest in sorted(lineage.manifests.values(), key=lambda one: len(select_requests(one.inputs))):
+        if manifest.stage == "pack" and (hits := search.find(Rows(manifest, KEPT), targets)):
+            datasets[name_dataset(manifest)] = manifest, hits  # versions of one dataset have one next version
+            affected += 1
+    shards = {
+        (manifest.key, part): _size_of(manifest, part.removeprefix(KEPT).removesuffix(".parquet"))
+        for manifest, hits in datasets.values()
+        for part in {hit.part.name for hit in hits}
+    }
+    raw = find_raw_snapshots(lineage, search, targets)
+    searched = sum(one.stage in ("pack", "download") for one in lineage.manifests.values())
+    pages = len(seen.entries("")) // NAMES + 1
+    requests = pages + REQUESTS + len(lineage.manifests) + PER_SNAPSHOT * searched
+    return {
+        "store": store.uri,
+        "datasets": sorted(manifest.key for manifest, _ in datasets.values()),
+        "versions": affected,
+        "pairs": sum(len(hits) for _, hits in datasets.values()),
+        "shards": len(shards),
+        "bytes": sum(shards.values()),
+        "raw_images": sum(len(one.hits) for one in raw),
+        "raw_shards": sum(len(one.parts) for one in raw),
+        "requests": requests + PER_VERSION * len(datasets) + PER_SHARD * len(shards),
+    }
+
+
+def _size_of(dataset: Manifest, shard: str) -> int:
+    return sum(part.bytes for part in dataset.named(f"{shard}.tar"))
+
+
+def _show(plan: dict[str, Any], targets: int) -> None:
+    out = console()
+    out.print(
+        text(f"Takedown of {format_quantity(targets, 'target')} in {plan['store']}", style="bold"), soft_wrap=True
+    )
+    shards = f"{format_quantity(plan['shards'], 'shard')} ({format_bytes(plan['bytes'], 'B')})"
+    out.print(
+        text(f"  {format_quantity(plan['pairs'], 'pair')} in {format_quantity(len(plan['datasets']), 'dataset')}")
+    )
+    out.print(text(f"  {shards} to write again, each read once before and once as the proof"))
+    images, raw = format_quantity(plan["raw_images"], "image"), format_quantity(plan["raw_shards"], "raw shard")
+    out.print(text(f"  {images} in {raw} that --delete-raw writes again"))
+    out.print(text(f"  about {format_quantity(plan['requests'], 'request')} to the store, if it is on S3"))
