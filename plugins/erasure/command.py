@@ -6,7 +6,7 @@ It can be killed at any moment. Started again with the same file, it reuses what
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,11 +57,13 @@ class TakedownOptions:
     received: str = ""
     due: str = ""
     """Dates, as YYYY-MM-DD."""
+    more: tuple[Path, ...] = ()
+    """Files of further requests."""
 
 
 def command(
     file: Path,
-    *,
+    *more: Path,
     reason: Annotated[str, Parameter(help="Recorded with the request.", show_default=False)] = "",
     delete_raw: Annotated[
         bool,
@@ -86,8 +88,9 @@ def command(
 
     Args:
         file: URLs, domains, uids, sha256, phash:HEX, image:PATH, one per line; or CSV (kind, value), or TOML.
+        more: Files of further requests: all are applied by one next version of each dataset.
     """
-    options = TakedownOptions(file, reason, delete_raw, yes, requested_by, received, due)
+    options = TakedownOptions(file, reason, delete_raw, yes, requested_by, received, due, more)
     return takedown(options, services.home(), store, as_json=json)
 
 
@@ -97,19 +100,23 @@ def takedown(options: TakedownOptions, home: Path, store_uri: str | None, *, as_
     Raises: ConfigError if the file or a date is not valid, or --delete-raw needs a confirmation and there is no terminal
         for it.
     """
-    targets = read_targets(options.file)
-    request = make_request(targets, options.reason)
+    read = [read_targets(file) for file in (options.file, *options.more)]
+    requests = [make_request(targets, options.reason) for targets in read]
     letter = make_letter(options.requested_by, options.received, options.due, options.reason)
     if options.delete_raw and not options.yes and not sys.stdin.isatty():
         raise ConfigError(
             "--delete-raw deletes permanently, and there is no terminal on which to confirm it; add --yes"
         )
-    out = None if as_json else console()
-    work = _Work(home, options, request, letter, targets, known_stores(home, store_uri), out)
-    reports = [_take_down_in_store(work, store) for store in work.stores]
+    out, stores = None if as_json else console(), known_stores(home, store_uri)
+    works = [_Work(home, options, *one, stores, out) for one in zip(requests, [letter] * len(read), read, strict=True)]
+    reports = [[*_take_down_in_store(works, store)] for store in stores]
+    by_request = [
+        {"request": one.digest, "targets": list(one.targets), "stores": [found[number] for found in reports]}
+        for number, one in enumerate(requests)
+    ]
     if as_json:
-        print_json({"request": request.digest, "targets": list(request.targets), "stores": reports})
-    return 3 if any(report["incomplete"] for report in reports) else 0
+        print_json(by_request[0] if len(by_request) == 1 else {"requests": by_request})
+    return 3 if any(report["incomplete"] for found in reports for report in found) else 0
 
 
 @dataclass(frozen=True)
@@ -125,11 +132,20 @@ class _Work:
     out: Console | None
 
 
-def _take_down_in_store(work: _Work, store: Store) -> dict[str, Any]:
+def _take_down_in_store(works: Sequence[_Work], store: Store) -> Iterator[dict[str, Any]]:
+    """Yield the report of each request; the first next version of a dataset applies all of them."""
+    new = [record_request(store, work.request) for work in works]  # before all else: runs from now on apply them
+    lineage = Lineage(remember(store))
+    for number, work in enumerate(works):
+        if number and work.options.delete_raw:  # snapshots have changed
+            lineage = Lineage(remember(store))
+        yield _take_down(work, store, lineage, new=new[number])
+
+
+def _take_down(work: _Work, store: Store, lineage: Lineage, *, new: bool) -> dict[str, Any]:
     home, options, request, targets, out = work.home, work.options, work.request, work.targets, work.out
-    new = record_request(store, request)  # before all else: runs that start from now on apply it
-    seen = remember(store)
-    lineage, search = Lineage(seen), Search(seen)
+    seen = lineage.store
+    search = Search(seen)
     if new and not lineage.manifests and not find_leftovers(lineage.inventory, targets):
         store.delete([request.name])
         return {"store": store.uri, "incomplete": False, "datasets": []}

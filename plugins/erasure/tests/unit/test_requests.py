@@ -4,7 +4,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,14 @@ class Project:
         (report,) = json.loads(capsys.readouterr().out)["stores"]
         return report
 
+    def take_down_all(self, capsys: pytest.CaptureFixture[str], urls: Sequence[str]) -> list[dict[str, Any]]:
+        files = [self.home / f"{number}.txt" for number in range(len(urls))]
+        for file, url in zip(files, urls, strict=True):
+            file.write_text(url)
+        options = takedown.TakedownOptions(files[0], more=tuple(files[1:]))
+        assert takedown.takedown(options, self.home, None, as_json=True) == 0
+        return [one["stores"][0] for one in json.loads(capsys.readouterr().out)["requests"]]
+
     def load(self, key: str) -> Manifest:
         manifest = find_manifest(self.store, "pack", key, verify=True)
         assert manifest is not None
@@ -144,6 +152,27 @@ def test_one_url_in_a_thousand_shards_takes_few_requests_and_the_next_run_reuses
     took, *reused = counted[1]
     assert took <= 60, counted
     assert max(reused) <= 40, counted
+
+
+def test_the_requests_of_a_night_are_one_next_version_and_one_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = Project(tmp_path / "a", 24, monkeypatch)
+    old, store = project.run(), project.store
+    urls = [row["url"] for row in read_parts(store, old).to_pylist()[:5]]  # of three shards
+    before = {name for name in store.names("pack") if name.endswith(".tar")}
+    store.count()
+    reports = project.take_down_all(capsys, urls)
+    assert sum(names > 50 for names in store.listed) == 1, "the store is listed once"
+    assert len(reports) == 5
+    assert {key for report in reports for key in report["versions"]} == {old.key}
+    (next_key,) = {key for report in reports for key in report["versions"].values()}
+    rewritten = {name for name in store.names("pack") if name.endswith(".tar")} - before
+    assert len(rewritten) == 1, "of three shards two are empty now"
+    assert [len(report["uids"]) for report in reports] == [1] * 5
+    new = project.run()
+    assert (new.key, new.counts.dropped) == (next_key, {"takedown": 5})
+    assert not {row["url"] for row in read_parts(store, new).to_pylist()} & {*urls}
 
 
 def test_ten_versions_that_share_a_shard_cost_one_rewrite_and_are_deleted_one_by_one(
