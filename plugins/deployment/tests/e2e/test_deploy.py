@@ -4,43 +4,31 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import psutil
 import pytest
 
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from dataops.store import FolderStore
-from infra.local import services, supervisor
-from infra.local import supervisor as processes
-from tests import concurrency
-from tests.servers.prefect_api import PrefectApi
-from tests.servers.recorder import Recorder, serve_recorder
+from infra.local import services
+from plugins.deployment.tests import deployments
+from plugins.deployment.tests.deployments import (
+    Deployments,
+    deploying,
+    messages_with,
+    read_run,
+    wait_for,
+    write_variant,
+)
+from tests.servers.recorder import Recorder
 from tests.small_pipeline import Pairmill
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("deploy")]
-BLOCK = """
-import sys
-from prefect.blocks.notifications import CustomWebhookNotificationBlock
-CustomWebhookNotificationBlock(
-    name="hook", url=sys.argv[1], json_data={"subject": "{{subject}}", "body": "{{body}}"}
-).save("hook", overwrite=True)
-"""
-SHORT_SILENCE = """
-import sys
-from datetime import timedelta
-from prefect.client.orchestration import get_client
-from plugins.deployment.deployer import Deployer
-from plugins.deployment.automations import zombie_automation
-with get_client(sync_client=True) as client:
-    Deployer(client).put_automation(zombie_automation(timedelta(seconds=int(sys.argv[1]))))
-"""
+prefect, hook = deployments.prefect, deployments.hook  # fixtures
 IMPATIENT = """
 from datetime import timedelta
 from prefect.client.orchestration import get_client
@@ -54,7 +42,6 @@ with get_client(sync_client=True) as client:
     for automation in late_automations([block], "http://ui", (), timedelta(seconds=10)):
         Deployer(client).put_automation(automation)
 """
-WORKERS = ("worker-pairmill", "worker-pairmill-gpu")
 AUTOMATIONS = {
     "pairmill: a dead run has crashed",
     "pairmill: run a crashed flow run again",
@@ -71,61 +58,6 @@ AUTOMATIONS = {
 CRON = ("--cron", "0 3 * * *", "--timezone", "Europe/Berlin", "--until", "pack", "--whole")
 
 
-wait_for = partial(concurrency.wait_for, seconds=400, pause=0.5)
-
-
-class Deployments(PrefectApi):
-    """The server's flow runs and deployments."""
-
-    def __init__(self, url: str, env: dict[str, str]):
-        super().__init__(url)
-        self.env = env
-
-    def run_script(self, script: str, *arguments: str) -> None:
-        subprocess.run([sys.executable, "-c", script, *arguments], env=self.env, check=True)
-
-    def start(self, deployment: str, **parameters: Any) -> str:
-        """Start a flow run of a deployment, as Quick run does, and return its id."""
-        identity = self.get(f"deployments/name/{deployment}")["id"]
-        return self.post(f"deployments/{identity}/create_flow_run", {"parameters": parameters})["id"]
-
-    def set_state(self, flow_run_id: str, kind: str, name: str) -> str:
-        """Set a state, as the buttons Retry and Cancel on a flow run's page do; return `ACCEPT` if it is set."""
-        state = {"state": {"type": kind, "name": name}}
-        return self.post(f"flow_runs/{flow_run_id}/set_state", state)["status"]
-
-    def state(self, flow_run_id: str) -> str:
-        return self.get(f"flow_runs/{flow_run_id}")["state"]["name"]
-
-    def runs_of(self, flow: str) -> list[dict[str, Any]]:
-        return self.post("flow_runs/filter", {"flows": {"name": {"any_": [flow]}}})
-
-    def tasks_of(self, flow_run_id: str) -> dict[str, list[str]]:
-        """Return the states of each stage's task runs, oldest first; Prefect may write them after the flow has ended."""
-        query = {"flow_runs": {"id": {"any_": [flow_run_id]}}, "sort": "EXPECTED_START_TIME_ASC"}
-        found: dict[str, list[str]] = {}
-        for task in self.post("task_runs/filter", query):
-            state = (task["state"] or {"name": "not written yet"})["name"]
-            found.setdefault(task["name"].split()[0].split("/")[0], []).append(state)
-        return found
-
-
-@pytest.fixture(scope="module")
-def prefect(pairmill: Pairmill) -> Deployments:
-    return Deployments(services.status()[0].url, pairmill.env | services.client_environment())
-
-
-@pytest.fixture(scope="module")
-def hook() -> Iterator[Recorder]:
-    """Run a chat service on loopback that keeps the messages it receives."""
-    with serve_recorder() as recorder:
-        yield recorder
-
-
-def messages_with(hook: Recorder, text: str) -> list[dict[str, str]]:
-    return [m for m in (call.json() for call in hook.calls) if text in m["subject"] + m["body"]]
-
-
 @pytest.fixture(scope="module")
 def nightly(pairmill: Pairmill) -> Path:
     return pairmill.write_config("nightly", name="nightly", register={"model_name": "nightly"})
@@ -134,42 +66,14 @@ def nightly(pairmill: Pairmill) -> Path:
 @pytest.fixture(scope="module")
 def deployed(pairmill: Pairmill, prefect: Deployments, hook: Recorder, nightly: Path) -> Iterator[dict[str, Any]]:
     """Deploy the nightly config and start workers; remove both at the end."""
-    prefect.run_script(BLOCK, hook.url)
-    answer = pairmill.json("deploy", nightly, *CRON, "--notify", "custom-webhook/hook")
-    pairmill.env["PREFECT_WORKER_QUERY_SECONDS"] = "1"
-    pairmill("up", "--worker")
-    try:
+    with deploying(pairmill, prefect, hook, nightly, *CRON) as answer:
         yield answer
-    finally:
-        del pairmill.env["PREFECT_WORKER_QUERY_SECONDS"]
-        pairmill("deploy", nightly, "--remove")
-        for folder in (services.home() / "services" / worker for worker in WORKERS):
-            if record := supervisor.load(folder):
-                supervisor.stop(folder, record)
 
 
-def write_variant(pairmill: Pairmill, nightly: Path, name: str, epochs: int) -> Path:
-    """Write another config with the same store: its dataset is complete, its training is not."""
-    path = pairmill.folder / f"{name}.toml"
-    path.write_text(nightly.read_text().replace('"nightly"', f'"{name}"').replace("epochs = 6", f"epochs = {epochs}"))
-    return path
-
-
-def trains(pairmill: Pairmill, run_id: str) -> bool:
+def trains(run_id: str) -> bool:
     """Return whether a flow run works on the training of a run."""
-    shown = pairmill.json("show", run_id)
-    return shown["attempts"][-1]["flow"] == "train" and shown["stages"][-1]["stage"] == "train"
-
-
-def trainers(pairmill: Pairmill) -> list[int]:
-    """Return the pids of running training jobs of these tests."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = " ".join(process.info["cmdline"] or [])
-        ours = "training.train" in words and str(pairmill.folder) in words
-        if ours and processes.process_fingerprint(process.pid):
-            found.append(process.pid)
-    return found
+    run = read_run(run_id)
+    return run.attempts[-1].flow == "train" and run.stages[-1].stage == "train"
 
 
 def test_prefect_deploy_creates_the_same_from_the_project_file(prefect, deployed):
@@ -209,8 +113,8 @@ def test_new_dataset_is_trained_on_evaluated_and_registered_in_one_run(pairmill,
     pairmill("deploy", nightly, *CRON)  # runs start in the folder of the last deploy
     first = prefect.start("curate/nightly")
     (training,) = wait_for(lambda: [r for r in prefect.runs_of("train") if r["state"]["name"] == "Running"])
-    wait_for(lambda: trains(pairmill, training["name"]))
-    os.kill(pairmill.json("show", training["name"])["attempts"][-1]["pid"], signal.SIGKILL)
+    wait_for(lambda: trains(training["name"]))
+    os.kill(read_run(training["name"]).attempts[-1].pid, signal.SIGKILL)
     (evaluation,) = wait_for(lambda: [r for r in prefect.runs_of("evaluate") if r["state"]["name"] == "Completed"])
     (training,) = prefect.runs_of("train")
     run_id = prefect.get(f"flow_runs/{first}")["name"]
@@ -343,7 +247,7 @@ def list_an_image(config: Path, store: Path) -> None:
 def test_failed_run_sends_notifications_and_is_retried_from_its_page(pairmill, prefect, hook, nightly, deployed):
     """Also those of a harmful image and of a takedown request that is overdue."""
     store = FolderStore(pairmill.folder / "store-nightly")
-    config = write_variant(pairmill, nightly, "retried", epochs=2)
+    config = write_variant(nightly, "retried", epochs=2)
     list_an_image(config, store.root)
     log = pytest.importorskip("plugins.erasure.request_log")
     overdue = log.RequestLog(request="f" * 16, targets=1).begin(
@@ -392,109 +296,9 @@ def test_failed_run_sends_notifications_and_is_retried_from_its_page(pairmill, p
     assert [r["run_id"] for r in pairmill.json("runs") if r["name"] == "retried"] == [run_id]
 
 
-def lose_machine(pairmill: Pairmill, pid: int) -> None:
-    """Kill a flow run's process and the workers, of which nothing is left that could report it."""
-    for folder in (services.home() / "services" / worker for worker in WORKERS):
-        record = supervisor.load(folder)
-        assert record is not None
-        assert record.pid is not None
-        os.killpg(record.pid, signal.SIGKILL)
-    os.kill(pid, signal.SIGKILL)
-
-
-def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(pairmill, prefect, hook, nightly, deployed):
-    """Killed under its worker, then with its machine; at the third crash it stays crashed."""
-    prefect.run_script(SHORT_SILENCE, "40")
-    pairmill("deploy", write_variant(pairmill, nightly, "long", epochs=4000))
-    flow_run = prefect.start("pipeline/long")
-    checkpoints = services.home() / "jobs"
-    wait_for(lambda: list(checkpoints.glob("train-*/checkpoints/step-*")))
-    run_id = prefect.get(f"flow_runs/{flow_run}")["name"]
-
-    def attempts(number: int) -> list[dict[str, Any]]:
-        found = pairmill.json("show", run_id)["attempts"]
-        return found if len(found) == number and trainers(pairmill) else []
-
-    os.kill(attempts(1)[0]["pid"], signal.SIGKILL)
-    wait_for(lambda: messages_with(hook, f"{run_id} crashed"))
-    second = wait_for(lambda: attempts(2))[-1]["pid"]
-    time.sleep(5)  # the worker's second report of the killed process comes within them
-    assert prefect.state(flow_run) == "Running"
-
-    lose_machine(pairmill, second)
-    wait_for(lambda: len(messages_with(hook, f"{run_id} crashed")) == 2, seconds=120)
-    assert prefect.state(flow_run) in ("AwaitingRetry", "Late")
-    wait_for(lambda: not trainers(pairmill), seconds=45)
-    pairmill("up", "--worker")
-    third = wait_for(lambda: attempts(3))[-1]["pid"]
-    os.kill(third, signal.SIGKILL)
-    wait_for(lambda: len(messages_with(hook, f"{run_id} crashed")) == 3)
-    time.sleep(5)
-    assert prefect.state(flow_run) == "Crashed"
-    assert prefect.get(f"flow_runs/{flow_run}")["run_count"] == 3
-
-    assert prefect.set_state(flow_run, "SCHEDULED", "AwaitingRetry") == "ACCEPT"
-    (trainer,) = wait_for(lambda: attempts(4) and trainers(pairmill))
-    os.kill(trainer, signal.SIGSTOP)  # its checkpoint takes long
-    try:
-        assert prefect.set_state(flow_run, "CANCELLING", "Cancelling") == "ACCEPT"
-        wait_for(lambda: pairmill.json("show", run_id)["state"] == "stopped", seconds=20)
-        time.sleep(32)  # Prefect's own worker kills a cancelled flow run after 30 s
-        assert prefect.state(flow_run) == "Cancelling"
-    finally:
-        os.kill(trainer, signal.SIGCONT)
-    wait_for(lambda: prefect.state(flow_run) == "Cancelled", seconds=60)
-    wait_for(lambda: not trainers(pairmill), seconds=30)
-    last = pairmill.json("show", run_id)["attempts"][-1]
-    assert last["ended_at"]
-    assert "stopped in train" in last["error"]
-
-
-def test_rerun_waits_for_the_training_on_the_pool_and_cancels_it_when_stopped(pairmill, prefect, nightly, deployed):
-    config = write_variant(pairmill, nightly, "adrift", epochs=4002)
-    config.write_text(config.read_text().replace("epochs =", 'launch = "work_pool"\ndevice = "cpu"\nepochs ='))
-    pairmill.run_and_kill("run", config, "--until", "train", when=lambda: bool(trainers(pairmill)))
-    (child,) = [run for run in prefect.runs_of("train") if run["name"].startswith("adrift-")]
-    log, before = pairmill.folder / "adrift.log", trainers(pairmill)
-    with log.open("wb") as out:
-        command = pairmill.command_line("rerun", child["name"])
-        again = subprocess.Popen(command, cwd=pairmill.folder, env=pairmill.env, stdout=out, stderr=out)
-    try:
-        wait_for(lambda: f"{child['id']} already trains" in log.read_text() or again.poll() is not None, seconds=120)
-        assert again.poll() is None, log.read_text()[-6000:]
-        assert prefect.state(child["id"]) == "Running"
-        assert set(before) <= set(trainers(pairmill)), "the training kept running, and no other was started"
-        again.terminate()
-        assert again.wait(60) != 0
-    finally:
-        again.kill()
-        again.wait()
-    wait_for(lambda: prefect.state(child["id"]) == "Cancelled", seconds=60)
-    wait_for(lambda: not trainers(pairmill), seconds=45)
-    assert len([run for run in prefect.runs_of("train") if run["name"] == child["name"]]) == 1
-
-
-def test_zombie_automation_marks_a_killed_command_as_crashed(pairmill, prefect, nightly, deployed):
-    prefect.run_script(SHORT_SILENCE, "10")
-    config = write_variant(pairmill, nightly, "zombie", epochs=4001)
-
-    def heartbeats() -> list[Any]:
-        query = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
-        return [e for e in prefect.post("events/filter", query)["events"] if "zombie-" in str(e["resource"])]
-
-    pairmill.run_and_kill("run", config, when=lambda: bool(heartbeats()))
-    flow_run = heartbeats()[0]["resource"]["prefect.resource.id"].rpartition(".")[2]
-    assert prefect.state(flow_run) == "Running", "only the automation can find out that it has ended"
-    wait_for(lambda: prefect.state(flow_run) == "Crashed", seconds=60)
-    assert "its process has ended" in prefect.get(f"flow_runs/{flow_run}")["state"]["message"]
-
-
 def test_remove_deletes_all_that_deploy_created(pairmill, prefect, nightly, deployed):
-    for name in ("retried", "long"):
-        assert set(pairmill.json("deploy", pairmill.folder / f"{name}.toml", "--remove")["removed"]) == {
-            f"pipeline/{name}",
-            f"curate/{name}",
-        }
+    retried = pairmill.json("deploy", pairmill.folder / "retried.toml", "--remove")["removed"]
+    assert {*retried} == {"pipeline/retried", "curate/retried"}
     removed = pairmill.json("deploy", nightly, "--remove")["removed"]
     assert {"pipeline/nightly", "train/gpu", *AUTOMATIONS} < set(removed)
     assert prefect.post("deployments/filter", {}) == []

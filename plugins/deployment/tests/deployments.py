@@ -1,0 +1,123 @@
+"""Deployments on a real Prefect server, the flow runs that its workers start, and the messages that people get."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows.records import RunRecord, load_run
+from infra.local import services, supervisor
+from tests import concurrency
+from tests.servers.prefect_api import PrefectApi
+from tests.servers.recorder import Recorder, serve_recorder
+from tests.small_pipeline import Pairmill
+
+BLOCK = """
+import sys
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+CustomWebhookNotificationBlock(
+    name="hook", url=sys.argv[1], json_data={"subject": "{{subject}}", "body": "{{body}}"}
+).save("hook", overwrite=True)
+"""
+WORKERS = ("worker-pairmill", "worker-pairmill-gpu")
+
+wait_for = partial(concurrency.wait_for, seconds=400, pause=0.5)
+
+
+class Deployments(PrefectApi):
+    """The server's flow runs and deployments."""
+
+    def __init__(self, url: str, env: dict[str, str]):
+        super().__init__(url)
+        self.env = env
+
+    def run_script(self, script: str, *arguments: str) -> None:
+        subprocess.run([sys.executable, "-c", script, *arguments], env=self.env, check=True)
+
+    def start(self, deployment: str, **parameters: Any) -> str:
+        """Start a flow run of a deployment, as Quick run does, and return its id."""
+        identity = self.get(f"deployments/name/{deployment}")["id"]
+        return self.post(f"deployments/{identity}/create_flow_run", {"parameters": parameters})["id"]
+
+    def set_state(self, flow_run_id: str, kind: str, name: str) -> str:
+        """Set a state, as the buttons Retry and Cancel on a flow run's page do; return `ACCEPT` if it is set."""
+        state = {"state": {"type": kind, "name": name}}
+        return self.post(f"flow_runs/{flow_run_id}/set_state", state)["status"]
+
+    def state(self, flow_run_id: str) -> str:
+        return self.get(f"flow_runs/{flow_run_id}")["state"]["name"]
+
+    def runs_of(self, flow: str) -> list[dict[str, Any]]:
+        return self.post("flow_runs/filter", {"flows": {"name": {"any_": [flow]}}})
+
+    def tasks_of(self, flow_run_id: str) -> dict[str, list[str]]:
+        """Return the states of each stage's task runs, oldest first; Prefect may write them after the flow has ended."""
+        query = {"flow_runs": {"id": {"any_": [flow_run_id]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        found: dict[str, list[str]] = {}
+        for task in self.post("task_runs/filter", query):
+            state = (task["state"] or {"name": "not written yet"})["name"]
+            found.setdefault(task["name"].split()[0].split("/")[0], []).append(state)
+        return found
+
+
+@pytest.fixture(scope="module")
+def prefect(pairmill: Pairmill) -> Deployments:
+    return Deployments(services.status()[0].url, pairmill.env | services.client_environment())
+
+
+@pytest.fixture(scope="module")
+def hook() -> Iterator[Recorder]:
+    """Run a chat service on loopback that keeps the messages it receives."""
+    with serve_recorder() as recorder:
+        yield recorder
+
+
+def messages_with(hook: Recorder, text: str) -> list[dict[str, str]]:
+    return [m for m in (call.json() for call in hook.calls) if text in m["subject"] + m["body"]]
+
+
+@contextmanager
+def deploying(pairmill: Pairmill, prefect: Deployments, hook: Recorder, config: Path, *options: str) -> Iterator[Any]:
+    """Deploy a config with notifications, and start workers; remove both at the end."""
+    prefect.run_script(BLOCK, hook.url)
+    answer = pairmill.json("deploy", config, *options, "--notify", "custom-webhook/hook")
+    pairmill.env["PREFECT_WORKER_QUERY_SECONDS"] = "1"
+    pairmill("up", "--worker")
+    try:
+        yield answer
+    finally:
+        del pairmill.env["PREFECT_WORKER_QUERY_SECONDS"]
+        pairmill("deploy", config, "--remove")
+        for folder in (services.home() / "services" / worker for worker in WORKERS):
+            if record := supervisor.load(folder):
+                supervisor.stop(folder, record)
+
+
+def write_variant(config: Path, name: str, epochs: int) -> Path:
+    """Write another config with the same store: its dataset is complete, its training is not."""
+    path = config.with_name(f"{name}.toml")
+    text = config.read_text().replace(f'"{config.stem}"', f'"{name}"')
+    path.write_text(text.replace("epochs = 6", f"epochs = {epochs}"))
+    return path
+
+
+def read_run(run_id: str) -> RunRecord:
+    """Return the record of a run as it is, in the process of the test: `pairmill show` takes a second of CPU time."""
+    return load_run(run_id, services.home())[0]
+
+
+def trainers(pairmill: Pairmill) -> list[int]:
+    """Return the pids of running training jobs of these tests."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = " ".join(process.info["cmdline"] or [])
+        ours = "training.train" in words and str(pairmill.folder) in words
+        if ours and supervisor.process_fingerprint(process.pid):
+            found.append(process.pid)
+    return found

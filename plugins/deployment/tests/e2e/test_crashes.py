@@ -1,0 +1,149 @@
+"""Flow runs that are killed, lose their machine, or are cancelled while they train, with real process workers."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.records import Attempt
+from infra.local import services, supervisor
+from plugins.deployment.tests import deployments
+from plugins.deployment.tests.deployments import (
+    WORKERS,
+    Deployments,
+    deploying,
+    messages_with,
+    read_run,
+    trainers,
+    wait_for,
+    write_variant,
+)
+from tests.servers.recorder import Recorder
+from tests.small_pipeline import Pairmill
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("crashes")]
+prefect, hook = deployments.prefect, deployments.hook  # fixtures
+SHORT_SILENCE = """
+import sys
+from datetime import timedelta
+from prefect.client.orchestration import get_client
+from plugins.deployment.deployer import Deployer
+from plugins.deployment.automations import zombie_automation
+with get_client(sync_client=True) as client:
+    Deployer(client).put_automation(zombie_automation(timedelta(seconds=40)))
+"""
+
+
+@pytest.fixture(scope="module")
+def crashing(pairmill: Pairmill, prefect: Deployments, hook: Recorder) -> Iterator[Path]:
+    """Deploy a variant of the returned config, named `long`, whose training takes longer than the test."""
+    pages = {"paths": [f"{pairmill.web.archive}/*-00000.warc.gz"]}
+    config = pairmill.write_config("crashing", name="crashing", source=pages, register={"model_name": "crashing"})
+    with deploying(pairmill, prefect, hook, write_variant(config, "long", epochs=40_000)):
+        yield config
+
+
+def lose_machine(pid: int) -> None:
+    """Kill a flow run's process and the workers, of which nothing is left that could report it."""
+    for folder in (services.home() / "services" / worker for worker in WORKERS):
+        record = supervisor.load(folder)
+        assert record is not None
+        assert record.pid is not None
+        os.killpg(record.pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+
+
+def run_and_kill(pairmill: Pairmill, prefect: Deployments, config: Path) -> str:
+    """Kill the command, of which no worker knows, after a heartbeat; return the id of its flow run."""
+
+    def heartbeats() -> list[Any]:
+        query = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
+        found = prefect.post("events/filter", query)["events"]
+        return [e for e in found if f"{config.stem}-" in str(e["resource"])]
+
+    pairmill.run_and_kill("run", config, when=lambda: bool(heartbeats()))
+    return heartbeats()[0]["resource"]["prefect.resource.id"].rpartition(".")[2]
+
+
+def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(
+    pairmill: Pairmill, prefect: Deployments, hook: Recorder, crashing: Path
+) -> None:
+    """Killed under its worker, then with its machine; at the third crash it stays crashed, as a killed command does."""
+    prefect.run_script(SHORT_SILENCE)
+    flow_run = prefect.start("pipeline/long")
+    checkpoints = services.home() / "jobs"
+    wait_for(lambda: list(checkpoints.glob("train-*/checkpoints/step-*")))
+    run_id = prefect.get(f"flow_runs/{flow_run}")["name"]
+
+    def attempts(number: int) -> list[Attempt]:
+        found = read_run(run_id).attempts
+        return found if len(found) == number and trainers(pairmill) else []
+
+    os.kill(attempts(1)[0].pid, signal.SIGKILL)
+    wait_for(lambda: messages_with(hook, f"{run_id} crashed"))
+    second = wait_for(lambda: attempts(2))[-1].pid
+    time.sleep(5)  # the worker's second report of the killed process comes within them
+    assert prefect.state(flow_run) == "Running"
+
+    command = run_and_kill(pairmill, prefect, write_variant(crashing, "zombie", epochs=40_001))
+    assert prefect.state(command) == "Running", "only the automation can find out that it has ended"
+    lose_machine(second)
+    wait_for(lambda: len(messages_with(hook, f"{run_id} crashed")) == 2, seconds=120)
+    assert prefect.state(flow_run) in ("AwaitingRetry", "Late")
+    wait_for(lambda: prefect.state(command) == "Crashed", seconds=120)
+    assert "its process has ended" in prefect.get(f"flow_runs/{command}")["state"]["message"]
+    wait_for(lambda: not trainers(pairmill), seconds=45)
+    pairmill("up", "--worker")
+    third = wait_for(lambda: attempts(3))[-1].pid
+    os.kill(third, signal.SIGKILL)
+    wait_for(lambda: len(messages_with(hook, f"{run_id} crashed")) == 3)
+    time.sleep(5)
+    assert [prefect.state(one) for one in (flow_run, command)] == ["Crashed"] * 2
+    assert prefect.get(f"flow_runs/{flow_run}")["run_count"] == 3
+
+    assert prefect.set_state(flow_run, "SCHEDULED", "AwaitingRetry") == "ACCEPT"
+    (trainer,) = wait_for(lambda: attempts(4) and trainers(pairmill))
+    os.kill(trainer, signal.SIGSTOP)  # its checkpoint takes long
+    try:
+        assert prefect.set_state(flow_run, "CANCELLING", "Cancelling") == "ACCEPT"
+        wait_for(lambda: read_run(run_id).state == "stopped", seconds=60)
+        time.sleep(32)  # Prefect's own worker kills a cancelled flow run after 30 s
+        assert prefect.state(flow_run) == "Cancelling"
+    finally:
+        os.kill(trainer, signal.SIGCONT)
+    wait_for(lambda: prefect.state(flow_run) == "Cancelled", seconds=60)
+    wait_for(lambda: not trainers(pairmill), seconds=30)
+    last = read_run(run_id).attempts[-1]
+    assert last.ended_at
+    assert "stopped in train" in str(last.error)
+
+
+def test_rerun_waits_for_the_training_on_the_pool_and_cancels_it_when_stopped(
+    pairmill: Pairmill, prefect: Deployments, crashing: Path
+) -> None:
+    config = write_variant(crashing, "adrift", epochs=40_002)
+    config.write_text(config.read_text().replace("epochs =", 'launch = "work_pool"\ndevice = "cpu"\nepochs ='))
+    pairmill.run_and_kill("run", config, "--until", "train", when=lambda: bool(trainers(pairmill)))
+    (child,) = [run for run in prefect.runs_of("train") if run["name"].startswith("adrift-")]
+    log, before = pairmill.folder / "adrift.log", trainers(pairmill)
+    with log.open("wb") as out:
+        command = pairmill.command_line("rerun", child["name"])
+        again = subprocess.Popen(command, cwd=pairmill.folder, env=pairmill.env, stdout=out, stderr=out)
+    try:
+        wait_for(lambda: f"{child['id']} already trains" in log.read_text() or again.poll() is not None, seconds=120)
+        assert again.poll() is None, log.read_text()[-6000:]
+        assert prefect.state(child["id"]) == "Running"
+        assert set(before) <= set(trainers(pairmill)), "the training kept running, and no other was started"
+        again.terminate()
+        assert again.wait(60) != 0
+    finally:
+        again.kill()
+        again.wait()
+    wait_for(lambda: prefect.state(child["id"]) == "Cancelled", seconds=60)
+    wait_for(lambda: not trainers(pairmill), seconds=45)
+    assert len([run for run in prefect.runs_of("train") if run["name"] == child["name"]]) == 1
