@@ -23,7 +23,7 @@ from dataops.process import RETRYABLE
 from dataops.redaction import redact
 from dataops.snapshot import Record
 from dataops.store import FolderStore, Store, open_store
-from plugins.slurm.scheduler import run_command, watch_states
+from plugins.slurm.scheduler import run_command
 from tasks.engine.process_guard import guard_process
 
 logger = logging.getLogger("plugins.slurm.task")
@@ -99,8 +99,9 @@ def _run_training(line: str, code: str, store: Store) -> int:
         outcome = encode_outcome(lambda: _make_call(call, code, store))
     except KeyboardInterrupt:  # its time is nearly over, it is preempted or cancelled
         job = os.environ["SLURM_JOB_ID"]
-        state, _ = next(watch_states(f"--job={job}")).get(job, ("", ""))
-        if os.environ["SLURM_PROCID"] == "0" and state == "RUNNING":  # neither cancelled nor in the queue already
+        shown = run_command("scontrol", "--oneliner", "show", "job", job)
+        # A cancelled job does not run any more. SLURM itself requeues one that ends after it was preempted.
+        if os.environ["SLURM_PROCID"] == "0" and "JobState=RUNNING" in shown and "PreemptTime=None" in shown:
             run_command("scontrol", "requeue", job)
         return 0  # another exit code would end the step on all nodes, before the first one has written its checkpoint
     if isinstance(decode_outcome(outcome), Exception):

@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"NOT INSTALLED: {', '.join(MISSING)}; nothing of SLURM is tested"),
 ]
 LOW = SlurmConfig(partition="low", poll_seconds=0.3)
-LONG = {"epochs": 600, "max_spike": 0, "checkpoint_every": 50, "log_every": 20}
+LONG = {"epochs": 200, "max_spike": 0, "checkpoint_every": 50, "log_every": 20}
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +108,15 @@ def test_preempted_training_is_requeued_and_resumes_from_its_checkpoint_to_the_s
 ) -> None:
     ours = make(*planned_in(tmp_path / "here", **LONG))
     flow, log = start(**LONG)
-    wait_for(lambda: has_checkpoint(tmp_path))
+    wait_for(lambda: has_checkpoint(tmp_path), 400)
     (job,) = cluster.jobs()
     cluster.run("srun", "--partition=high", "--nodes=2", "--ntasks=2", "--cpus-per-task=2", "sleep", "1")
     flow.join(300)
     assert flow.exitcode == 0, log.read_text()[-3000:]
     text = log.read_text()
     assert text.count("logs in") == 1, "it is the same job"
+    controller = (cluster.folder / "slurmctld.log").read_text()
+    assert controller.count(f"Requeuing JobId={job[0]}\n") == 1, "SLURM and the job do not both requeue it"
     assert f"SLURM job {job[0]}: PENDING" in text
     assert "resumed from step-" in text
     assert weights_of(train_on_slurm(*planned_in(tmp_path, **LONG), LOW)) == weights_of(ours)
@@ -125,7 +127,7 @@ def test_training_survives_a_killed_flow_and_ends_with_a_checkpoint_when_cancell
 ) -> None:
     endless = LONG | {"epochs": 100_000}
     first, _ = start(**endless)
-    wait_for(lambda: has_checkpoint(tmp_path))
+    wait_for(lambda: has_checkpoint(tmp_path), 400)
     before = cluster.jobs()
     first.kill()
     first.join()
