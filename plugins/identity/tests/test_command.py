@@ -34,6 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_created_identity_is_ready_for_a_config(folder: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("plugins.crawl")
     (folder / "run.toml").write_text(CONFIG)
     with pytest.raises(ConfigError) as raised:
         load_config(Path("run.toml"), until="extract")

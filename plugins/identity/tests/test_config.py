@@ -25,6 +25,7 @@ def identity(path: Path, **options: object) -> IdentityConfig:
 
 
 def site(name: str, **options: object) -> Any:
+    pytest.importorskip("plugins.crawl")
     return find("sources", "site").model_validate(
         {"start": ["https://a.test/"], "contact": "mailto:a@b.test", "name": name} | options
     )

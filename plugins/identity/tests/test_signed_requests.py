@@ -50,6 +50,7 @@ def test_every_request_of_a_crawl_is_signed(tmp_path: Path) -> None:
     key, path = create_key(tmp_path / "k.pem"), tmp_path / "k.pem"
     with site.served() as pages:
         pages.guard = guard = Guard(key.public_key(), key_id(key), "https://crawler.example")
+        pytest.importorskip("plugins.crawl")
         source = find("sources", "site").model_validate(
             {"start": ["http://linker.test/"], "delay": 0.05, "connect_to": {"linker.test": pages.address}}
             | {"identity": {"key_file": str(path), "signature_agent": guard.agent}}
