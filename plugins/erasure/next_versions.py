@@ -254,11 +254,15 @@ def prove_removal(
                 samples += _count_samples(file, path, removed)
     if not store.is_remote:  # the unchanged parts were linked; elsewhere they are those that `make` has listed
         find_manifest(store, dataset.stage, dataset.key)
+    compared = (
+        "the server compared the checksum of each new part; that of rewritten shards"
+        if store.is_remote
+        else "the sha256 of each new part"
+    )
     return [
         f"{format_quantity(rows, 'row')} of rewritten shards {_were(rows)} read again: no row matches a target",
         f"{format_quantity(samples, 'sample')} of them {_were(samples)} read again: none belongs to a removed pair",
-        "the sha256 of each new part was computed again; unchanged shards without a target: "
-        f"{len(unchanged.named('', '.tar')):,}",
+        f"{compared} was computed again; unchanged shards without a target: {len(unchanged.named('', '.tar')):,}",
     ]
 
 

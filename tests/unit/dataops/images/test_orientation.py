@@ -135,6 +135,10 @@ ENTRIES = st.lists(
 )
 
 
+def test_the_last_entry_may_end_the_block() -> None:
+    assert parse_orientation(block([SIX])[:-4]) == 6
+
+
 @given(ENTRIES, st.sampled_from("<>"))
 def test_random_entries_are_read_as_by_pillow(entries: list[tuple[int, int, int, bytes]], order: str) -> None:
     data = block(entries, order)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.device_reads import check_reads
+from tests.device_reads import check_device, check_reads
 from tests.host_reads import counting
 from training.model.packing import pack_texts
 
@@ -44,3 +44,12 @@ def test_a_step_reads_nothing_back_and_a_run_reads_once_a_step(
     make_job: Any, monkeypatch: pytest.MonkeyPatch, tower: str, settings: dict[str, object]
 ) -> None:
     check_reads(make_job, monkeypatch, tower, settings)
+
+
+@pytest.mark.parametrize(
+    ("tower", "settings"), [("vit", {"patch_dropout": 0.5, "label_smoothing": 0.1}), ("resnet", {"loss": "sigmoid"})]
+)
+def test_all_tensors_of_a_step_lie_on_its_device(
+    monkeypatch: pytest.MonkeyPatch, tower: str, settings: dict[str, object]
+) -> None:
+    check_device(monkeypatch, tower, settings)
