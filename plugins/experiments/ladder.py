@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FACTORS = (2, 4, 10)
 """Multiples of the largest training that the page shows."""
 TARGET = re.compile(
-    r"\s*(?P<task>[^\s=/]+)(?:[\s/]+(?P<metric>[^\s=]+))?\s*=\s*(?P<value>[0-9.]+)\s*(?P<percent>%?)\s*"
+    r"\s*+(?P<task>[^\s=/]++)(?:[\s/]++(?P<metric>[^\s=]++))?\s*+=\s*+(?P<value>[0-9.]++)\s*+(?P<percent>%?)\s*+"
 )
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("dataops", "training", "tasks", "infra", "flows")
+FOLDERS = ("dataops", "training", "tasks", "infra", "flows", "plugins")
 CHARS = 60_000
 SECONDS = 0.5
 """Maximum CPU time for CHARS characters. A linear search needs about 0.001 s, a quadratic one over 1.5 s."""
@@ -27,7 +27,7 @@ CALL = re.compile(r"\bre\.\w+\(")
 
 BOUNDED: dict[str, str] = {
     "dataops/redaction.py _PASSWORD": "values of the environment of this process",
-    "dataops/web/urls.py _PLAIN_LINES": "each line of the text ends with a newline, at which each search begins",
+    "plugins/common_crawl/urls.py _PLAIN_LINES": "each line of the text ends with a newline, at which each search begins",
     "tasks/files/s3_file.py _GLOB": "a glob of the config",
 }
 """Expressions that may take longer, each with the reason why their text does not make them."""
@@ -48,7 +48,7 @@ def find_expressions() -> list[Expression]:
     found: list[Expression] = []
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            if CALL.search(source := path.read_text()):
+            if "tests" not in path.parts and CALL.search(source := path.read_text()):
                 found += _find_in_module(path, source, ast.parse(source))
     return found
 
@@ -228,7 +228,8 @@ EXPRESSIONS = find_expressions()
 
 def test_the_source_has_expressions_to_check() -> None:
     assert len(EXPRESSIONS) > 100
-    assert set(BOUNDED) <= {expression.name for expression in EXPRESSIONS}
+    known = {name for name in BOUNDED if (ROOT / name.split()[0]).exists()}  # a plugin may be absent
+    assert known <= {expression.name for expression in EXPRESSIONS}
 
 
 @pytest.mark.parametrize(
