@@ -84,7 +84,7 @@ def test_the_cores_are_those_that_the_process_may_use(
 def test_all_code_counts_the_cores_in_one_way() -> None:
     """A container's limit holds for every number of workers."""
     pattern = re.compile(r"\b(os|multiprocessing|psutil)\.(process_)?cpu_count\b|\bsched_getaffinity\b")
-    folders = ("flows", "infra", "tasks", "training", "dataops")
+    folders = ("flows", "infra", "tasks", "training", "dataops", "plugins")
     paths = [path for folder in folders for path in (CHECKOUT / folder).rglob("*.py")]
     found = {str(path.relative_to(CHECKOUT)) for path in paths if pattern.search(path.read_text("utf-8"))}
     assert found == MACHINE
