@@ -21,6 +21,7 @@ from typing import Literal
 from dataops.errors import ConfigError, PairmillError, ServiceError
 from dataops.home import CHECKOUT, home, private_folder
 from dataops.messages.waiting import pause
+from dataops.plugins import CORE
 from dataops.process import is_utf8
 from dataops.redaction import remove_credentials
 from infra.local import login, supervisor
@@ -99,7 +100,7 @@ _CLIENT_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     # Our log lines reach the Prefect UI inside a flow run, and cause no warning outside of one.
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,infra,tasks,training,dataops",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join((*CORE, "plugins")),
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # Seconds; the zombie automation (plugins/deployment/automations.py) waits for heartbeats.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",

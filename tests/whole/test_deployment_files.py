@@ -18,6 +18,8 @@ from dataops.home import CHECKOUT
 from dataops.snapshot import Counts
 from dataops.store import open_store
 from flows.interruption import END_SECONDS
+from infra.local.services import client_environment
+from pairmill import launcher
 from plugins.deployment import dotenv
 from tasks.engine import stage
 from tasks.engine.context import Context
@@ -125,3 +127,10 @@ def test_only_changes_of_the_code_make_it_dirty(tmp_path: Path, monkeypatch: pyt
     code = stage.make(stage.plan(stage.Stage("extract", 1, edit), StageConfig(), 0, []), context).code
     assert (code["dirty"], code["changed"]) == (True, True), "the checkout changed while the stage ran"
     assert code_version(tmp_path)["dirty"] is True
+
+
+def test_prefect_shows_the_log_lines_of_all_packages_however_a_flow_was_deployed():
+    of_file = yaml.safe_load((CHECKOUT / "infra/prefect.yaml").read_text())["definitions"]["env"]
+    ours = client_environment()
+    assert of_file == {name: ours[name] for name in of_file}
+    assert set(of_file["PREFECT_LOGGING_EXTRA_LOGGERS"].split(",")) == set(launcher.PACKAGES)
