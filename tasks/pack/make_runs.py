@@ -68,13 +68,13 @@ def write_runs(draft: Draft, task: CuratedParts) -> Record:
 
     Raises: CorruptPart, which names an image that is missing.
     """
-    renamed = {_number_of(name): name for name in task.rewritten}
+    renamed = {number_of(name): name for name in task.rewritten}
     waiting, writer = _Waiting(), _RunWriter(draft, task)
     for part in task.parts:
         rows = conform(read_table(draft.store, part), task.layout.columns, f"pack {part}")
         rank, low = shuffle_keys(rows["uid"].to_pylist(), task.seed)
         by_shard = defaultdict[str, list[int]](list)
-        shards = [f"{task.raw_key}{renamed.get(_number_of(one), one)}" for one in rows["shard"].to_pylist()]
+        shards = [f"{task.raw_key}{renamed.get(number_of(one), one)}" for one in rows["shard"].to_pylist()]
         rows = rows.set_column(rows.schema.get_field_index("shard"), "shard", pa.array(shards, pa.string()))
         for row, shard in enumerate(shards):
             by_shard[shard].append(row)
@@ -142,7 +142,8 @@ class _RunWriter:
         self.sizes.append(rows.table.num_rows * ROW_BYTES + int(rows.keys["size"].sum()))
 
 
-def _number_of(shard: str) -> str:
+def number_of(shard: str) -> str:
+    """Return the number of a raw shard, which is its name unless a takedown has rewritten it: 00003-r1.tar."""
     return shard.removesuffix(".tar").partition("-r")[0]
 
 

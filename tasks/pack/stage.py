@@ -57,7 +57,7 @@ from tasks.pack.card_samples import Samples, sample_dropped, sample_kept
 from tasks.pack.card_text import DatasetFacts
 from tasks.pack.config import PackConfig
 from tasks.pack.cut_shards import CutShard, cut_shards
-from tasks.pack.make_runs import CuratedParts, MergedRuns, merge_runs, run_names, write_runs
+from tasks.pack.make_runs import CuratedParts, MergedRuns, merge_runs, number_of, run_names, write_runs
 from tasks.pack.rewrite import Rewritten, find_earlier_version, rewrite
 from tasks.pack.sorted_runs import ROW_BYTES, RunSet, SortLayout, choose_layout
 from tasks.pack.summary import SOURCES, add_tallies, count_sources, merge, write_totals
@@ -196,7 +196,8 @@ def _list_parts(work: Work[PackConfig], layout: SortLayout) -> list[CuratedParts
         extension, folder = str(download.config["encode_format"]), download.path("").rstrip("/")
         parts = curate.named("part-", ".parquet")
         names = [curate.path(part.name) for part in parts]
-        rewritten = tuple(part.name for part in download.named("", ".tar") if "-r" in part.name)
+        tars = [part.name for part in download.named("", ".tar")]
+        rewritten = tuple(name for name in tars if name != f"{number_of(name)}.tar")
         for group in group_units(names, [part.rows for part in parts], limit):
             place = (download.stage, f"{download.key}/") if len(sources) > 1 else (folder, "")
             tasks.append(CuratedParts(len(tasks), group, place[0], extension, work.seed, layout, place[1], rewritten))

@@ -51,7 +51,7 @@ PAGES = {
     "evaluate": "evaluation.html",
     "config": "config.json",
 }
-"""Path in the MLflow run of what a row of the lineage links to, beside the pages of `pairmill.pages`."""
+"""Path in the MLflow run of what a row of the lineage links to, beside `stage_pages`."""
 _SHOWN_CONFIG = {
     "filter": ("languages", "dedupe", "near_captions", "balance"),
     "download": ("image_size", "resize_mode", "encode_format", "opt_out"),
@@ -59,6 +59,11 @@ _SHOWN_CONFIG = {
     "pack": ("shard_size",),
     "train": ("model", "image_size", "epochs", "batch_size", "lr", "weight_decay", "device"),
 }
+
+
+def stage_pages() -> dict[str, str]:
+    """Return the artefact with the page of each stage that has one, by the name of the stage."""
+    return {stage: f"{stage}.html" for stage in targets("pages")}
 
 
 @dataclass(frozen=True)
@@ -190,7 +195,7 @@ class Card:
 
     def _lineage_rows(self) -> Iterator[tuple[str, str, str, str, str, str]]:
         """Yield name, page, identity, rows in, rows kept, and a note of each of the model's ancestors, sources last."""
-        found, pages = self.manifests, PAGES | {stage: f"{stage}.html" for stage in targets("pages")}
+        found, pages = self.manifests, PAGES | stage_pages()
         funnel = {stage["stage"]: stage for stage in funnel_stages(found.values())}
         for stage, manifest in ((name, found[name]) for name in reversed(STAGES) if name in found):
             page = pages.get(stage, "")

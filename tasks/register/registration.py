@@ -27,7 +27,7 @@ from tasks.engine.scratch_folders import scratch_folder
 from tasks.engine.stage import Work, code_version
 from tasks.evaluate.stage import PAGE
 from tasks.models.packaging import MODEL_FILES, write_model
-from tasks.register.card import Card
+from tasks.register.card import Card, stage_pages
 from tasks.register.config import CANDIDATE, RegisterConfig
 from tasks.register.gate import Verdict, describe_model, move_alias
 from tasks.tracking import child_runs as pages
@@ -182,17 +182,8 @@ def build_commit_url(remote: str, commit: str) -> str:
 
 GATE_TAG = "gate"
 """The last tag that is set on a version: its presence means that the registration is complete."""
-ARTEFACTS = {
-    "model card": "model_card.html",
-    "evaluation": "evaluation.html",
-    "dataset": "dataset.html",
-    "filter report": "filter.html",
-    "download report": "download.html",
-    "config": "config.json",
-}
-"""Artefacts of a run that have a link, by the name of the page."""
-LINKED = {name: name.capitalize() for name in ARTEFACTS} | {"run": "MLflow run", "runs": "All runs"}
-"""The pages that a version's description links to, with their titles."""
+REPORTS = ("filter", "download")
+"""Stages to whose pages a version's description links."""
 
 
 def find_version(client: "MlflowClient", name: str, key: str) -> "ModelVersion | None":
@@ -216,7 +207,8 @@ def write_version(registration: Registration, run: "Run", model_id: str) -> "Mod
     paths = page_paths(
         RegisteredPages(model_name=name, version=number, run_id=info.run_id, experiment_id=info.experiment_id)
     )
-    links = {title: paths[page] for page, title in LINKED.items() if page in paths}
+    titles = {name: name.capitalize() for name in linked_artefacts()} | {"run": "MLflow run", "runs": "All runs"}
+    links = {title: paths[page] for page, title in titles.items()}
     client.update_model_version(name, number, registration.describe(run, links))
     if verdict.comparisons:
         compared = "; ".join(verdict.comparisons)[: tracking.TAG_LENGTH]
@@ -242,6 +234,14 @@ def _create_version(registration: Registration, run: "Run", model_id: str) -> "M
     return client.create_model_version(name, f"models:/{model_id}", run.info.run_id, tags, model_id=model_id)
 
 
+def linked_artefacts() -> dict[str, str]:
+    """Return the artefacts of a run that have a link, by the name of the page."""
+    found = stage_pages()
+    reports = {f"{stage} report": found[stage] for stage in REPORTS if stage in found}
+    cards = {"model card": "model_card.html", "evaluation": "evaluation.html", "dataset": "dataset.html"}
+    return cards | reports | {"config": "config.json"}
+
+
 def page_paths(facts: RegisteredPages) -> dict[str, str]:
     """Return the paths in the MLflow UI of a run and a version, by the name of the page."""
     experiment_id, run_id = facts.experiment_id, facts.run_id
@@ -249,11 +249,7 @@ def page_paths(facts: RegisteredPages) -> dict[str, str]:
         "run": pages.run_path(experiment_id, run_id),
         "runs": pages.runs_path(experiment_id),
         "model version": pages.version_path(facts.model_name, facts.version),
-        **{
-            name: pages.run_path(experiment_id, run_id, artefact)
-            for name, artefact in ARTEFACTS.items()
-            if not name.endswith(" report") or name.partition(" ")[0] in plugins.targets("pages")
-        },
+        **{name: pages.run_path(experiment_id, run_id, artefact) for name, artefact in linked_artefacts().items()},
     }
 
 
@@ -348,7 +344,7 @@ def _list_artefacts(registration: Registration) -> dict[str, bytes | str]:
     config = run_metadata.redact_values(work.context.run_config)
     return {
         "config.json": json.dumps(config, indent=2, ensure_ascii=False),
-        **{f"{stage}.html": page(inputs[stage], store) for stage, page in plugins.load("pages").items()},
+        **{name: plugins.load("pages")[stage](inputs[stage], store) for stage, name in stage_pages().items()},
         "evaluation.html": registration.read("evaluate", PAGE),
         "metrics.json": json.dumps(registration.metrics, indent=2, ensure_ascii=False),
         "metrics.jsonl": registration.read("train", "metrics.jsonl"),
