@@ -1,4 +1,4 @@
-"""The page of a snapshot of the stage `filter`: what each step dropped, and what is left."""
+"""The page of a snapshot of the stage `filter`: what each step dropped, and the remaining pairs."""
 
 from collections.abc import Iterator
 

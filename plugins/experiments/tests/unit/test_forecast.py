@@ -1,4 +1,4 @@
-"""Intervals of forecasts hold the true law, and a ladder that determines none says so."""
+"""Intervals of forecasts hold the true law, and a ladder that determines none is reported as such."""
 
 import numpy as np
 import pytest
