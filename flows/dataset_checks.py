@@ -4,7 +4,7 @@ The page is a part of the snapshot, which is made once and before its models, so
 report on its checks are added when the page is read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -72,8 +72,18 @@ def _load_manifests(record: RunRecord, store: Store) -> dict[str, Manifest]:
 
 def find_report(dataset: str, store: Store) -> CheckReport | None:
     """Return the report of the newest run that checked a dataset, or None."""
-    reports = (record.checks for record in _list_records(store))
-    return next((one for one in reports if one is not None and one.dataset == dataset and one.results), None)
+    return next(iter(find_reports([dataset], store)), None)
+
+
+def find_reports(datasets: Collection[str], store: Store) -> list[CheckReport]:
+    """Return for each dataset that a run has checked the newest report."""
+    found = dict[str, CheckReport]()
+    for record in _list_records(store):
+        if (one := record.checks) is not None and one.dataset in datasets and one.results:
+            found.setdefault(one.dataset, one)
+        if len(found) == len(datasets):
+            break
+    return list(found.values())
 
 
 def _list_records(store: Store) -> Iterator[RunRecord]:

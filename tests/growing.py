@@ -114,7 +114,10 @@ def run(config: RunConfig, home: Path, store: Store | None = None) -> tuple[Vers
     for stage, manifest in manifests.items():
         record.set_stage(StageRun(stage=stage, key=manifest.key, state="Completed"))
     record.save(store)
-    return add_run(store, config, manifests, record.run_id), manifests
+    version = add_run(store, config, manifests, record.run_id)
+    record.version = version.name
+    record.save(store)
+    return version, manifests
 
 
 def list_uids(store: Store, packs: Sequence[Manifest]) -> set[str]:

@@ -215,7 +215,8 @@ def show_run(record: RunRecord, store: Store, *, with_error: bool = True) -> Non
         gate = f" ({facts.gate})" if facts and facts.gate.startswith(NO_GATE) else ""
         out.print(Text("\n") + text(f"Registered {record.model_version}{alias}{gate}"), soft_wrap=True)
     elif any(manifest.stage == "pack" for manifest in manifests):  # the page of a version links to its dataset's
-        out.print(Text("\n") + message(f"dataset page: `pairmill show {record.run_id} --open`"), soft_wrap=True)
+        whole = record.version or record.run_id
+        out.print(Text("\n") + message(f"dataset page: `pairmill show {whole} --open`"), soft_wrap=True)
     if not record.model_version and (trained := [m.key for m in manifests if m.stage == "train"]):
         command = f"pairmill export {trained[0]} --format open_clip --out FOLDER"
         out.print(message(f"model: `{command}`"), soft_wrap=True)
@@ -390,11 +391,16 @@ def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path | 
     """Write the page of a snapshot, and return the file.
 
     Args:
-        name: the key of the snapshot, or a run that made or reused it.
+        name: the key of the snapshot, a run that made or reused it, or a version of a dataset that grows.
         path: the file; by default one in the home.
 
     Raises: ConfigError if there is no page, or the file cannot be written.
     """
+    from tasks.pack.union import render_version
+    from tasks.reports.page import encode_page
+
+    if version := find_named_version(name, home, store_uri):
+        return _write_page(encode_page(render_version(*version)), path, home, f"version-{name.replace('/', '-')}")
     found = find_snapshot(name, home, store_uri)
     if found is not None:
         manifests, store = [found[0]], found[1]
@@ -407,11 +413,15 @@ def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path | 
             f"{name} has no complete snapshot of the stages {', '.join(PAGED)}; other stages have no page"
         )
     manifest = min(paged, key=lambda manifest: PAGED.index(manifest.stage))
-    written = path or home / "pages" / f"{manifest.stage}-{manifest.key}.html"
+    return _write_page(_page(manifest, store), path, home, f"{manifest.stage}-{manifest.key}")
+
+
+def _write_page(page: bytes, path: Path | None, home: Path, name: str) -> Path:
+    written = path or home / "pages" / f"{name}.html"
     try:
         if path is None:
             written.parent.mkdir(exist_ok=True)
-        written.write_bytes(_page(manifest, store))
+        written.write_bytes(page)
     except OSError as error:
         raise ConfigError(f"cannot write {written}: {error.strerror or error}") from error
     return written

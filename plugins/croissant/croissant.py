@@ -4,7 +4,7 @@ Source: MLCommons, "Croissant Format Specification 1.1" and "Croissant RAI Speci
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -100,7 +100,7 @@ def describe_dataset(dataset: DatasetFacts) -> dict[str, Any]:
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
-        "name": f"pairmill-{dataset.key}",
+        "name": f"pairmill-{dataset.key.replace('/', '-')}",
         "description": " ".join([write_headline(dataset), *list_rights(dataset)]).replace("`", ""),
         "version": f"1.0.0+{dataset.digest[:16]}",
         "identifier": f"sha256:{dataset.digest}",
@@ -144,7 +144,7 @@ def _list_files(dataset: DatasetFacts) -> Iterator[dict[str, Any]]:
         "name": "tables",
         "description": "The rows of each shard as a table.",
         "encodingFormat": "application/x-parquet",
-        "includes": "part-*.parquet",
+        "includes": "*/part-*.parquet" if dataset.packs else "part-*.parquet",
     }
 
 
@@ -206,18 +206,21 @@ def _describe_responsibly(dataset: DatasetFacts) -> dict[str, Any]:
     collected = [*scraped, *(["Secondary Data Analysis"] if is_secondary else [])]
     read = "read from the same files" if from_files else "downloaded from their URLs"
     captions = format_counts((name or "unknown", count) for name, count in facts.caption_sources.items())
-    download = dataset.lineage["download"]
+    raw = [
+        f"download/{one.key}, with the content digest sha256:{one.content_digest}"
+        for one in dataset.list_made("download")
+    ]
     found: dict[str, Any] = {
         "dataCollection": f"Pairs of an image URL and a caption were read from {describe_sources(dataset)}. The images "
         f"were then {read}.",
         "dataCollectionType": collected,
-        # the vocabulary has the second name, and mlcroissant reads the first
+        # when pairs were read and images fetched; the vocabulary has the second name, and mlcroissant reads the first
         **dict.fromkeys(
             ("dataCollectionTimeFrame", "dataCollectionTimeframe"),
-            sorted({one[:10] for one in _list_dates(dataset.lineage)}),
+            sorted({one.created_at[:10] for stage in ("extract", "download") for one in dataset.list_made(stage)}),
         ),
-        "dataCollectionRawData": f"The images as downloaded and scaled are the snapshot download/{download.key}, with "
-        f"the content digest sha256:{download.content_digest}.",
+        "dataCollectionRawData": "The images as downloaded and scaled are the "
+        f"{'snapshots' if raw[1:] else 'snapshot'} {'; '.join(raw)}.",
         "dataCollectionMissingData": _count_missing(dataset),
         "dataPreprocessingProtocol": [
             f"{stage['stage']} kept {stage['kept']:,} of {format_quantity(stage['input'], 'pair')}"
@@ -241,13 +244,6 @@ def _describe_responsibly(dataset: DatasetFacts) -> dict[str, Any]:
         f"Requests applied to this version: {len(facts.takedowns)}.",
     }
     return {f"rai:{name}": value for name, value in found.items() if value}
-
-
-def _list_dates(lineage: Mapping[str, Any]) -> Iterator[str]:
-    """Yield when the pairs were read and when the last image was fetched."""
-    for stage in ("extract", "download"):
-        if stage in lineage:
-            yield lineage[stage].created_at
 
 
 def _count_missing(dataset: DatasetFacts) -> str:

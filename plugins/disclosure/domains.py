@@ -13,6 +13,7 @@ import polars as pl
 
 from dataops.snapshot import EVIDENCE, Manifest, read_table
 from dataops.store import Store
+from dataops.trace.lineages import list_made
 from dataops.web.urls import HOST, find_registrable_domain
 from plugins.disclosure.subject import Chain
 
@@ -98,25 +99,36 @@ def measure(chains: Sequence[Chain], store: Store) -> Fetched:
 
 def _list_rows(chain: Chain, store: Store) -> Iterator[pl.DataFrame]:
     """Yield the pairs of a dataset with the evidence of their images, part by part."""
-    curate, download = chain.find("curate"), chain.find("download")
     columns = ["uid", "url", "page_url", "caption", "extracted_with"]
-    if curate is None or not _has_parts(curate, store):
-        for part in chain.pack.named("part-", ".parquet"):
-            rows = pl.DataFrame(pl.from_arrow(read_table(store, chain.pack.path(part.name), columns)))
-            yield rows.join(pl.DataFrame(schema=_NO_EVIDENCE), on="uid", how="left")
+    curates = list_made(chain.lineages, "curate")
+    downloads = {one["curate"].key: one.get("download") for one in chain.lineages if "curate" in one}
+    known = [one for one in curates if _has_parts(one, store)]
+    kept = sum(curate.counts.kept for curate in known)
+    packed = (
+        None if kept == chain.pairs else _read_uids(chain.pack, store)
+    )  # a takedown removed some, or some are missing
+    found = [pl.Series("uid", [], pl.String)]
+    for curate in known:
+        download = downloads[curate.key]
+        for part in curate.named("part-", ".parquet"):
+            rows = pl.DataFrame(pl.from_arrow(read_table(store, curate.path(part.name), columns)))
+            if packed is not None:
+                rows = rows.join(packed, on="uid", how="semi")
+                found.append(rows["uid"])
+            yield rows.join(_read_evidence(download, part.name.replace("part-", EVIDENCE), store), on="uid", how="left")
+    if packed is None or not packed.height > sum(map(len, found)):
         return
-    packed = None if curate.counts.kept == chain.pairs else _read_uids(chain.pack, store)  # a takedown removed some
-    for part in curate.named("part-", ".parquet"):
-        rows = pl.DataFrame(pl.from_arrow(read_table(store, curate.path(part.name), columns)))
-        if packed is not None:
-            rows = rows.join(packed, on="uid", how="semi")
-        yield rows.join(_read_evidence(download, part.name.replace("part-", EVIDENCE), store), on="uid", how="left")
+    known_uids = pl.concat(found).to_frame()
+    for part in chain.pack.named("part-", ".parquet"):
+        rows = pl.DataFrame(pl.from_arrow(read_table(store, chain.pack.path(part.name), columns)))
+        rows = rows.join(known_uids, on="uid", how="anti")
+        yield rows.join(pl.DataFrame(schema=_NO_EVIDENCE), on="uid", how="left")
 
 
 def _has_each_url_once(chain: Chain) -> bool:
     """Return whether the filter kept one pair of each URL, as it does by default; its absence counts as not."""
-    filtered = chain.find("filter")
-    return filtered is not None and "url" in (filtered.config.get("dedupe") or ())
+    filters = list_made(chain.lineages, "filter")
+    return bool(filters) and all("url" in (one.config.get("dedupe") or ()) for one in filters)
 
 
 def _subtract_repeats(urls: pl.DataFrame) -> pl.DataFrame:

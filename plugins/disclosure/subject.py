@@ -5,25 +5,39 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from dataops.errors import ConfigError
 from dataops.facts import PretrainedWeights, TrainFacts
-from dataops.snapshot import Manifest, load_ancestors, load_manifest
+from dataops.snapshot import Manifest, load_manifest
 from dataops.store import Store
+from dataops.trace.lineages import Lineage, load_lineages, merge_lineages
 from dataops.trace.requests import list_reports, load_report
 from dataops.trace.sources import list_shares, list_training_datasets
-from flows.records import find_run, find_snapshot, load_manifests
+from flows.records import find_named_version, find_run, find_snapshot, load_manifests
+from tasks.growth.versions import Version, find_version
 from tasks.models.find import REGISTERED
+from tasks.pack.union import load_union
 from tasks.register.documents import Registered, fetch_manifests
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A dataset and the snapshots that it was made of, by stage, as far as they are known."""
+    """A dataset and the snapshots that it was made of."""
 
     pack: Manifest
-    ancestors: Mapping[str, Manifest]
+    lineages: Sequence[Lineage]
+    """By stage, as far as they are known: those of each run that added to it."""
+
+    @cached_property
+    def ancestors(self) -> Mapping[str, Manifest]:
+        """The snapshots by stage; those of several runs as one, with the counts of all."""
+        return merge_lineages(self.lineages) | {"pack": self.pack}
+
+    @classmethod
+    def of(cls, pack: Manifest, store: Store) -> Self:
+        """Return a dataset with its lineages in the store."""
+        return cls(pack, load_lineages(store, pack))
 
     def find(self, stage: str) -> Manifest | None:
         """Return the snapshot of a stage."""
@@ -57,8 +71,14 @@ class Subject:
 
     @property
     def packs(self) -> list[Manifest]:
-        """Manifests of the datasets."""
+        """Manifests of the datasets; a version of a dataset that grows is one."""
         return [chain.pack for chain in self.chains]
+
+    @property
+    def datasets(self) -> list[str]:
+        """`pack/KEY` of each dataset, those that are not known any more last."""
+        packs = [one for pack in self.packs for one in getattr(pack, "packs", (pack,))]
+        return [f"pack/{key}" for key in [*(pack.key for pack in packs), *self.missing]]
 
     @property
     def pairs(self) -> int:
@@ -73,14 +93,22 @@ class Subject:
 
 def describe_dataset(pack: Manifest, store: Store) -> Subject:
     """Return the subject of a snapshot of pack."""
-    chain = Chain(pack, load_ancestors(store, pack))
-    return Subject("dataset", f"pack/{pack.key}", [chain], store=store, manifests=chain.ancestors)
+    return _describe_packed(f"pack/{pack.key}", Chain.of(pack, store), store)
+
+
+def describe_version(version: Version, store: Store) -> Subject:
+    """Return the subject of a version of a dataset that grows."""
+    return _describe_packed(version.name, Chain(*load_union(version, store)), store)
+
+
+def _describe_packed(name: str, chain: Chain, store: Store) -> Subject:
+    return Subject("dataset", name, [chain], store=store, manifests=chain.ancestors)
 
 
 def describe_training(train: Manifest, store: Store, name: str = "", license_: str = "") -> Subject:
     """Return the subject of a snapshot of train; `name` is that of its registered version."""
     datasets = list_training_datasets(train, store)
-    chains = [Chain(one.manifest, load_ancestors(store, one.manifest)) for one in datasets if one.manifest is not None]
+    chains = [Chain.of(one.manifest, store) for one in datasets if one.manifest is not None]
     missing = [one.key for one in datasets if one.manifest is None]
     own = chains[0].ancestors if chains and not (datasets and datasets[0].manifest is None) else {}
     manifests = {**own, "train": train}
@@ -97,7 +125,7 @@ def follow_takedowns(subject: Subject) -> Subject:
     found = {key: new for key in subject.missing if (new := _find_next(store, key, versions)) is not None}
     return replace(
         subject,
-        chains=[*subject.chains, *(Chain(new, load_ancestors(store, new)) for new in found.values())],
+        chains=[*subject.chains, *(Chain.of(new, store) for new in found.values())],
         missing=[key for key in subject.missing if key not in found],
         replaced=list(found),
     )
@@ -131,7 +159,7 @@ def describe_manifests(
         if pack is None:
             missing.append(source.key)
         else:
-            chains.append(Chain(pack, _link(pack, known)))
+            chains.append(Chain(pack, [_link(pack, known)]))
     return Subject("model", name, chains, missing, None, train, manifests, license_)
 
 
@@ -148,7 +176,8 @@ def _link(pack: Manifest, known: Mapping[tuple[str, str], Manifest]) -> dict[str
 
 _KEY = re.compile(r"(?:(?P<stage>pack|train)/)?(?P<key>[0-9a-z]{16})")
 _ASKED = (
-    "name a dataset or a train snapshot by its key, a run, or a registered model (models:/name/version, name@alias)"
+    "name a dataset or a train snapshot by its key, a version of a dataset that grows, a run, or a registered model "
+    "(models:/name/version, name@alias)"
 )
 
 
@@ -157,12 +186,16 @@ def find_subject(what: str, home: Path, store_uri: str | None) -> Subject:
 
     Raises: ConfigError if there is no such model or dataset; ServiceError if MLflow does not answer.
     """
+    if version := find_named_version(what, home, store_uri):
+        return describe_version(*version)
     if (named := _KEY.fullmatch(what)) and (found := find_snapshot(named["key"], home, store_uri)) is not None:
         return _describe_snapshot(what, *found)
     if REGISTERED.fullmatch(what) and not named:
         return _describe_registered(fetch_manifests(what), home, store_uri)
     if not named and "/" not in what and (run := find_run(what, home, store_uri)) is not None:
         by_stage = {manifest.stage: manifest for manifest in load_manifests(*run)}
+        if run[0].version is not None and "train" not in by_stage:
+            return describe_version(find_version(run[1], run[0].version), run[1])
         if made := by_stage.get("train") or by_stage.get("pack"):
             return _with_evaluation(_describe_snapshot(what, made, run[1]), by_stage)
         raise ConfigError(f"run {what} has made no dataset and no model that are still in its store; {_ASKED}")

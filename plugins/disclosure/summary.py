@@ -69,7 +69,7 @@ def summarise(subject: Subject, facts: ProviderFacts) -> Summary:
     return Summary(
         kind=subject.kind,
         name=subject.name,
-        datasets=tuple([f"pack/{pack.key}" for pack in subject.packs] + [f"pack/{key}" for key in subject.missing]),
+        datasets=tuple(subject.datasets),
         pairs=subject.pairs,
         answers=apply_facts(answers, facts),
     )

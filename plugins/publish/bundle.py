@@ -10,8 +10,9 @@ from typing import Any
 from dataops import plugins
 from dataops.digest import file_sha256
 from dataops.errors import CorruptPart
-from dataops.snapshot import MANIFEST, Manifest, Part, load_ancestors
+from dataops.snapshot import MANIFEST, Manifest, Part
 from dataops.store import Store
+from dataops.trace.lineages import Lineage
 from plugins.publish.publications import PublishedFile
 from tasks.pack.card import MARKDOWN_PAGE, render_markdown
 from tasks.pack.card_text import DatasetFacts
@@ -43,21 +44,29 @@ class BundleFile:
 
 
 def list_dataset_files(
-    pack: Manifest, store: Store, scratch: Path, license_: str, hub: str, links: Mapping[str, Any]
+    pack: Manifest,
+    lineages: Sequence[Lineage],
+    store: Store,
+    scratch: Path,
+    license_: str,
+    hub: str,
+    links: Mapping[str, Any],
 ) -> list[BundleFile]:
     """Return the shards, indexes and tables of a dataset, its card, its further documents and its manifest.
 
     The page for a browser is left out: it shows pairs that were dropped, also because of an opt-out.
 
     Args:
+        pack: a snapshot, or a version of a dataset that grows, whose files are in a folder for each of its datasets.
+        lineages: what it was made of.
         license_: of the dataset as a whole; "": only those of its pairs are known.
         hub: `OWNER/NAME` on the Hub; "" elsewhere.
         links: fields of documents in JSON-LD that only the place knows.
     """
-    facts = DatasetFacts.read(pack, load_ancestors(store, pack), license_, hub)
+    facts = DatasetFacts.read(pack, lineages, license_, hub)
     card = render_markdown(facts)
     further = {one.file: json.loads(one.write(facts)) | dict(links) for one in plugins.load("documents").values()}
-    parts = [part for part in pack.parts if part.name.endswith((".tar", ".idx")) or part.name.startswith("part-")]
+    parts = [*pack.named("", ".tar"), *pack.named("", ".idx"), *pack.named("part-")]
     documents = {MARKDOWN_PAGE: card, CARD: card, MANIFEST: _describe_parts(pack, parts)}
     documents |= {name: json.dumps(document, indent=1) + "\n" for name, document in further.items()}
     files = [

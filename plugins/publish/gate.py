@@ -1,6 +1,6 @@
 """The gate of a publication: the licence is stated, no check blocks, and nothing that was taken down is in it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from dataops.rights.licenses import UNKNOWN
 from dataops.snapshot import Manifest, load_manifest, read_table
 from dataops.store import Store
 from dataops.trace.requests import list_reports, list_requests, load_report, load_targets
-from dataops.trace.targets import COLUMNS, matching_rows
+from dataops.trace.targets import COLUMNS, Target, matching_rows
 from tasks.checks.check import CheckReport
 from tasks.lineage.graph import KEPT
 
@@ -72,8 +72,19 @@ def check_takedowns(stores: Iterable[Store], datasets: Iterable[str], *, is_mode
     """
     keys = list(datasets)
     for store in stores:
+        versions = {
+            old: (entry.name.removesuffix(".report.json").rpartition("/")[2], new)
+            for entry in list_reports(store)
+            for old, new in load_report(store, entry.name).versions.items()
+        }
+        targets = load_targets(store, list_requests(store))
         for key in keys:
-            if why := _find_taken_down(store, key):
+            if key in versions:
+                digest, successor = versions[key]
+                why = f"the takedown {digest} removed pairs of dataset {key}; its next version is {successor}"
+            else:
+                why = _find_taken_down(store, key, targets)
+            if why:
                 remedy = (
                     "publish a model that was trained on the next version" if is_model else "publish the next version"
                 )
@@ -82,17 +93,11 @@ def check_takedowns(stores: Iterable[Store], datasets: Iterable[str], *, is_mode
     return Condition("takedowns", True, found)
 
 
-def _find_taken_down(store: Store, key: str) -> str | None:
-    """Return what a takedown removed, or is to remove, from a dataset; None if nothing."""
-    for entry in list_reports(store):
-        report = load_report(store, entry.name)
-        if key in report.versions:
-            digest = entry.name.removesuffix(".report.json").rpartition("/")[2]
-            return f"the takedown {digest} removed pairs of dataset {key}; its next version is {report.versions[key]}"
-    if (pack := load_manifest(store, "pack", key)) is None:
+def _find_taken_down(store: Store, key: str, targets: Sequence[Target]) -> str | None:
+    """Return what a recorded takedown is to remove from a dataset; None if nothing."""
+    if not targets or (pack := load_manifest(store, "pack", key)) is None:
         return None
-    targets = load_targets(store, list_requests(store))
-    for part in pack.named(KEPT, ".parquet") if targets else ():
+    for part in pack.named(KEPT, ".parquet"):
         rows = read_table(store, pack.path(part.name), list(COLUMNS))
         if count := int(matching_rows(rows, targets).sum()):
             return (

@@ -39,7 +39,7 @@ class Publication(BaseModel):
     """The place: `hub:OWNER/NAME`, `s3://bucket/prefix` or a folder."""
     kind: Literal["dataset", "model"]
     name: str
-    """`pack/KEY`, `train/KEY`, `models:/NAME/VERSION` or the name of a folder."""
+    """`pack/KEY`, `LINE/NUMBER`, `train/KEY`, `models:/NAME/VERSION` or the name of a folder."""
     datasets: tuple[str, ...]
     """Keys of the datasets that are published, or that the model was trained on."""
     license: str
@@ -71,7 +71,8 @@ class Publication(BaseModel):
         """
         if self.kind == "model":
             return f"retrain it on dataset {next_version or 'without these pairs'}, publish that there, and delete this one"
-        publish = f"run `pairmill publish {next_version or 'NEXT_VERSION'} --to {self.target}`"
+        what = next_version or "NEXT_VERSION" if self.name.startswith("pack/") else self.name
+        publish = f"run `pairmill publish {what} --to {self.target}`"
         if self.target.startswith(HUB):
             return (
                 f"{publish}, then delete the earlier files from the repository's history "

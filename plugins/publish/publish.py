@@ -13,11 +13,12 @@ from dataops.facts import PackFacts
 from dataops.formatting import format_bytes, format_quantity
 from dataops.snapshot import Manifest
 from dataops.store import Store, open_store
+from dataops.trace.lineages import Lineage, load_lineages
 from dataops.trace.sources import list_training_datasets
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, print_json, text
-from flows.dataset_checks import find_report
-from flows.records import find_dataset, find_snapshot, known_stores
+from flows.dataset_checks import find_reports
+from flows.records import find_dataset, find_snapshot, find_version_of, known_stores
 from infra.local import services
 from plugins.publish import gate
 from plugins.publish.bundle import CARD, BundleFile, list_dataset_files, list_folder_files
@@ -25,8 +26,10 @@ from plugins.publish.hub import HubPlace
 from plugins.publish.places import DATA, Kind, Place, StorePlace
 from plugins.publish.publications import HUB, Publication, list_publications, list_stale, now, record_publication
 from tasks.engine.scratch_folders import scratch_folder
+from tasks.growth.versions import Version
 from tasks.models.export import check_card, export_model, fetch_snapshot_model
 from tasks.models.find import REGISTERED, find_model
+from tasks.pack.union import load_union
 from tasks.register.card import NO_LICENSE, split_front_matter, write_front_matter
 from tasks.register.documents import describe_files, describe_snapshot, describe_version
 from tasks.tracking import client as tracking
@@ -59,6 +62,7 @@ class Subject:
     license: str
     conditions: list[gate.Condition]
     pack: Manifest | None = None
+    lineages: Sequence[Lineage] = ()
     model: Path | None = None
     documents: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -88,7 +92,8 @@ def command(
     The gate requires a stated licence, a dataset that no check blocks, and no pair that a takedown removes.
 
     Args:
-        what: The key of a dataset or a run that made one, the key of a train snapshot, a registered model, or a folder.
+        what: The key of a dataset or a run that made one, a version of a dataset that grows (NAME-DIGEST/NUMBER), the key
+            of a train snapshot, a registered model, or a folder.
     """
     options = PublishOptions(what, to, license, public, dry_run)
     return publish(options, services.home(), store, as_json=json)
@@ -137,6 +142,8 @@ def publish(options: PublishOptions, home: Path, store_uri: str | None, *, as_js
 
 def _find_subject(options: PublishOptions, home: Path, store_uri: str | None, scratch: Path) -> Subject:
     what = options.what
+    if version := find_version_of(what, home, store_uri):
+        return _find_grown(*version, options)
     if not Path(what).exists() and (found := find_snapshot(what, home, store_uri)) is not None:
         if found[0].stage == "train":
             return _find_trained(*found, options, scratch)
@@ -149,18 +156,32 @@ def _find_subject(options: PublishOptions, home: Path, store_uri: str | None, sc
 
 
 def _find_packed(pack: Manifest, store: Store, options: PublishOptions) -> Subject:
+    return _describe(pack, load_lineages(store, pack), store, f"pack/{pack.key}", (pack.key,), options)
+
+
+def _find_grown(version: Version, store: Store, options: PublishOptions) -> Subject:
+    union, lineages = load_union(version, store)
+    return _describe(union, lineages, store, version.name, tuple(pack.key for pack in union.packs), options)
+
+
+def _describe(
+    pack: Manifest,
+    lineages: Sequence[Lineage],
+    store: Store,
+    name: str,
+    keys: tuple[str, ...],
+    options: PublishOptions,
+) -> Subject:
     if not (licenses := PackFacts.of(pack).licenses):
-        raise ConfigError(
-            f"pack/{pack.key} was made by an earlier version of pairmill; a run of its config makes it again"
-        )
+        raise ConfigError(f"{name} was made by an earlier version of pairmill; a run of its config makes it again")
     conditions = [
         gate.check_dataset_license(pack, store, options.license),
-        gate.check_report(find_report(pack.key, store)),
-        gate.check_takedowns([store], [pack.key], is_model=False),
+        *map(gate.check_report, find_reports(keys, store) or [None]),
+        gate.check_takedowns([store], keys, is_model=False),
     ]
     declared = ", ".join(url for url in licenses if url)
     license_ = options.license or f"declared by source: {declared}"
-    return Subject("dataset", f"pack/{pack.key}", store, (pack.key,), license_, conditions, pack=pack)
+    return Subject("dataset", name, store, keys, license_, conditions, pack=pack, lineages=lineages)
 
 
 def _find_trained(train: Manifest, store: Store, options: PublishOptions, scratch: Path) -> Subject:
@@ -216,7 +237,7 @@ def _list_files(subject: Subject, target: str, home: Path, scratch: Path) -> lis
         stated = "" if subject.license.startswith("declared by source") else subject.license
         owner = {"@type": "sc:Organization", "name": hub.partition("/")[0]}
         links = {"url": f"https://huggingface.co/datasets/{hub}", "creator": owner} if hub else {}
-        return list_dataset_files(subject.pack, subject.store, folder, stated, hub, links)
+        return list_dataset_files(subject.pack, subject.lineages, subject.store, folder, stated, hub, links)
     assert subject.model is not None
     stated = f"Licence of the weights: {subject.license}."
     documents = {**subject.documents, CARD: _complete_card(subject)}

@@ -10,8 +10,8 @@ from typing import Any
 from dataops import plugins
 from dataops.facts import funnel_stages
 from dataops.rights.licenses import ROW_TITLES, list_rows
-from dataops.snapshot import Draft, Manifest, Part, load_ancestors
-from dataops.stages import PAIR_STAGES
+from dataops.snapshot import Draft, Part, load_ancestors
+from dataops.trace.lineages import Lineage
 from tasks.engine.stage import Work
 from tasks.pack.card_samples import Samples
 from tasks.pack.card_text import (
@@ -43,10 +43,13 @@ KEPT_BESIDE = 6
 """Number of kept pairs beside the dropped ones of a stage."""
 
 
-def find_lineage(work: Work[PackConfig]) -> dict[str, Manifest]:
-    """Return the snapshots that a dataset is made of, by stage, first stage first, as far as they are in the store."""
-    found = {**load_ancestors(work.draft.store, work.inputs["curate"]), **work.inputs}
-    return {stage: found[stage] for stage in PAIR_STAGES if stage in found}
+def find_lineages(work: Work[PackConfig]) -> list[Lineage]:
+    """Return the snapshots that a dataset is made of, as far as they are in the store: several where packs are merged."""
+    found = list[Lineage]()
+    for curate in (one for one in work.upstream or work.inputs.values() if one.stage == "curate"):
+        lineage = load_ancestors(work.draft.store, curate)
+        found.append(lineage if work.upstream[2:] else {**lineage, **work.inputs})
+    return found
 
 
 def put_pages(draft: Draft, dataset: DatasetFacts, samples: Samples) -> list[Part]:
@@ -84,7 +87,10 @@ def render_markdown(dataset: DatasetFacts) -> str:
 
 def _values(dataset: DatasetFacts) -> dict[str, object]:
     """Return what both pages show."""
-    snapshots = [(stage, manifest.key, manifest.config) for stage, manifest in dataset.lineage.items()]
+    snapshots = [
+        (stage, ", ".join(made.key for made in dataset.list_made(stage)), manifest.config)
+        for stage, manifest in dataset.lineage.items()
+    ]
     return {
         "headline": write_headline(dataset),
         "seed": dataset.seed,
@@ -101,7 +107,7 @@ def _values(dataset: DatasetFacts) -> dict[str, object]:
         "citation": write_citation(dataset),
         "recipe": [
             (stage, key, json.dumps(config, indent=1, ensure_ascii=False, sort_keys=True))
-            for stage, key, config in [*snapshots, ("pack", dataset.key, dataset.config)]
+            for stage, key, config in [*snapshots, ("pack", dataset.pack_keys, dataset.config)]
         ],
     }
 

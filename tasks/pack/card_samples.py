@@ -12,7 +12,7 @@ from dataops.facts import FilterFacts
 from dataops.images.decode import ImageRefused, decode, make_preview
 from dataops.parquet import open_parquet
 from dataops.shards.tar import find_spans, read_index
-from dataops.snapshot import Draft, Manifest, Part, read_table
+from dataops.snapshot import Manifest, read_table
 from dataops.storage.base import RangeFile
 from dataops.store import Store
 from dataops.trace.targets import Target
@@ -46,24 +46,26 @@ class Samples:
     """Rows by stage and reason."""
 
 
-def sample_kept(draft: Draft, parts: Iterable[Part], image_extension: str) -> list[Row]:
-    """Return the first pairs of a dataset that is being made; its order is random.
+def sample_kept(
+    store: Store, tables: Iterable[tuple[str, int]], image_extension: str, of_each: int = KEPT
+) -> list[Row]:
+    """Return the first pairs of a dataset; its order is random.
 
     Args:
-        parts: those that are written.
+        tables: the name and the size in bytes of each part, as far as they are needed.
+        of_each: maximum number of pairs of one part.
     """
     found: list[Row] = []
-    for part in parts:
-        if part.name.startswith("part-") and len(found) < KEPT:
-            folder = draft.folder_of(part)
-            first = _read_first_rows(draft.store, f"{folder}/{part.name}", part.bytes)
-            rows = first.head(KEPT - len(found)).to_dicts()
-            shard = f"{folder}/{rows[0]['shard']}"
-            index = shard.removesuffix(".tar") + ".idx"
-            samples = read_index(draft.store.read(index).decode(), index)
-            images = [members[image_extension] for members in islice(samples, len(rows))]
-            _add_previews(draft.store, shard, rows, [(image.offset, image.size) for image in images])
-            found += rows
+    for name, size in tables:
+        rows = _read_first_rows(store, name, size).head(min(of_each, KEPT - len(found))).to_dicts()
+        if not rows:
+            break
+        shard = f"{name.rpartition('/')[0]}/{rows[0]['shard']}"
+        index = shard.removesuffix(".tar") + ".idx"
+        samples = read_index(store.read(index).decode(), index)
+        images = [members[image_extension] for members in islice(samples, len(rows))]
+        _add_previews(store, shard, rows, [(image.offset, image.size) for image in images])
+        found += rows
     return found
 
 

@@ -3,9 +3,11 @@
 Each sentence follows from the manifests, also about checks that were not made. What stands in back quotes is code.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +21,7 @@ from dataops.rights.licenses import DeclaredLicense, list_licenses, name_declare
 from dataops.schema import CURATED, find_added_columns
 from dataops.snapshot import Counts, Manifest, Part, content_digest
 from dataops.trace import sources
+from dataops.trace.lineages import Lineage, list_made, merge_lineages
 from tasks.curate.step import describe_steps
 from tasks.engine.stage import Work
 from tasks.pack.config import PackConfig
@@ -33,8 +36,8 @@ class DatasetFacts:
     digest: str
     facts: PackFacts
     config: Mapping[str, Any]
-    lineage: Mapping[str, Manifest]
-    """Snapshots that it was made of, by stage, first stage first, as far as they are in the store."""
+    lineages: Sequence[Lineage]
+    """Snapshots that it was made of, as far as they are in the store: those of each run that added to it, oldest first."""
     counts: Counts
     parts: Sequence[Part] = ()
     license: str = ""
@@ -43,6 +46,8 @@ class DatasetFacts:
     """Folder of the dataset in the code of readers; "": its folder in the store."""
     hub: str = ""
     """`OWNER/NAME` of the dataset on the Hub, if it is published there."""
+    packs: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Of a version of a dataset that grows, the number of shards of each of its datasets, by key."""
 
     @classmethod
     def collect(
@@ -51,37 +56,57 @@ class DatasetFacts:
         counts: Counts,
         facts: PackFacts,
         parts: list[Part],
-        lineage: Mapping[str, Manifest],
+        lineages: Sequence[Lineage],
     ) -> "DatasetFacts":
         """Return the facts of a dataset that is being made."""
         ordered = sorted(parts, key=lambda part: part.name)
         config = work.config.key_config()
-        return cls(work.draft.key, work.seed, content_digest(parts), facts, config, lineage, counts, ordered)
+        return cls(work.draft.key, work.seed, content_digest(parts), facts, config, lineages, counts, ordered)
 
     @classmethod
-    def read(cls, pack: Manifest, lineage: Mapping[str, Manifest], license_: str, hub: str) -> "DatasetFacts":
-        """Return the facts of a complete dataset for a copy of it elsewhere.
+    def read(
+        cls, pack: Manifest, lineages: Sequence[Lineage], license_: str = "", hub: str = "", location: str = "."
+    ) -> "DatasetFacts":
+        """Return the facts of a complete dataset, for a copy of it elsewhere or a document about it.
 
         Args:
-            lineage: the snapshots that it was made of, by stage.
+            pack: a snapshot, or a version of a dataset that grows (tasks.pack.union.Union).
         """
-        made_of = {stage: one for stage, one in lineage.items() if stage != pack.stage}
-        known = (
-            pack.key,
-            pack.seed,
-            pack.content_digest,
-            PackFacts.of(pack),
-            pack.config,
-            made_of,
-            pack.counts,
-            pack.parts,
+        packs = {one.key: PackFacts.of(one).shards for one in getattr(pack, "packs", ())}
+        facts, named = PackFacts.of(pack), (license_, location, hub, packs)
+        return cls(
+            pack.key, pack.seed, pack.content_digest, facts, pack.config, lineages, pack.counts, pack.parts, *named
         )
-        return cls(*known, license_, ".", hub)
+
+    @cached_property
+    def lineage(self) -> dict[str, Manifest]:
+        """The snapshots by stage, first stage first; those of several runs as one, with the counts of all."""
+        return {stage: one for stage, one in merge_lineages(self.lineages).items() if stage != "pack"}
+
+    def list_made(self, stage: str) -> list[Manifest]:
+        """Return the snapshots of a stage, oldest first."""
+        return list_made(self.lineages, stage)
+
+    @property
+    def pack_keys(self) -> str:
+        """Keys of the datasets."""
+        return ", ".join(self.packs) or self.key
+
+    @property
+    def name(self) -> str:
+        """Name by which commands find it."""
+        return self.key if self.packs else f"pack/{self.key}"
+
+    @property
+    def shard_names(self) -> str:
+        """Pattern of the names of the shards."""
+        return "*/*.tar" if self.packs else "*.tar"
 
     @property
     def first_part(self) -> str:
         """Name of a part with rows, whose schema all parts have."""
-        return min((part.name for part in self.parts if part.name.startswith("part-")), default="part-00000.parquet")
+        rows = (part.name for part in self.parts if part.name.rpartition("/")[2].startswith("part-"))
+        return min(rows, default="part-00000.parquet")
 
     @property
     def columns(self) -> "list[pa.Field[Any]]":
@@ -229,7 +254,10 @@ def _or_by_source(extract: Manifest | None) -> str:
 def list_readers(dataset: DatasetFacts) -> list[tuple[str, str]]:
     """Return the names of tools that read the dataset, each with code that runs in the folder of the store."""
     folder, image = dataset.location or f"pack/{dataset.key}", dataset.image_extension
-    shards = f"{folder}/{{00000..{dataset.facts.shards - 1:05d}}}.tar"
+    folders = {f"{folder}/{key}": number for key, number in dataset.packs.items()} or {folder: dataset.facts.shards}
+    shards = "::".join(f"{one}/{{00000..{number - 1:05d}}}.tar" for one, number in folders.items())
+    tars, tables = (_write_list([f"{one}/{names}" for one in folders]) for names in ("*.tar", "part-*.parquet"))
+    first = next(iter(folders))
     on_hub = [
         ("the Hub", "import datasets\n"
          f'dataset = datasets.load_dataset("{dataset.hub}", split="train")\n'
@@ -251,18 +279,23 @@ def list_readers(dataset: DatasetFacts) -> list[tuple[str, str]]:
          f'    {{"{image}": datasets.Image(), "txt": datasets.Value("string"), '
          '"json": datasets.Features.from_arrow_schema(schema)}\n'
          ")\n"
-         f'dataset = datasets.load_dataset("webdataset", data_files="{folder}/*.tar", split="train", features=features)'),
-        ("one sample", f"{folder}/00000.idx: for each sample `extension offset bytes name` of each member of "
+         f'dataset = datasets.load_dataset("webdataset", data_files={tars}, split="train", features=features)'),
+        ("one sample", f"{first}/00000.idx: for each sample `extension offset bytes name` of each member of "
          "00000.tar"),
-        ("rows", f'import polars\nrows = polars.read_parquet("{folder}/part-*.parquet")'),
+        ("rows", f"import polars\nrows = polars.read_parquet({tables})"),
     ]  # fmt: skip
+
+
+def _write_list(names: Sequence[str]) -> str:
+    """Return a string of Python, or a list of several."""
+    return f'"{names[0]}"' if len(names) == 1 else json.dumps(names)
 
 
 def write_citation(dataset: DatasetFacts) -> str:
     """Return a BibTeX entry that names exactly these bytes."""
     return (
-        f"@misc{{pairmill-{dataset.key},\n"
-        f"  title = {{Dataset pack/{dataset.key}: {format_quantity(dataset.samples, 'pair')} of image and caption}},\n"
+        f"@misc{{pairmill-{dataset.key.replace('/', '-')},\n"
+        f"  title = {{Dataset {dataset.name}: {format_quantity(dataset.samples, 'pair')} of image and caption}},\n"
         f"  howpublished = {{made with pairmill, seed {dataset.seed}}},\n"
         f"  note = {{content digest sha256:{dataset.digest}}}\n"
         f"}}"
@@ -306,7 +339,12 @@ def describe_card(dataset: DatasetFacts) -> dict[str, Any]:
         # `datasets` infers features from five samples, and fails on a column that is null in these; so they are given
         "dataset_info": {"features": samples},
         # one config: all configs of a dataset have one format, and the tables are Parquet
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "*.tar"}]}],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": "train", "path": "*/*.tar" if dataset.packs else "*.tar"}],
+            }
+        ],
     }
 
 

@@ -41,6 +41,7 @@ from dataops.formatting import format_counts
 from dataops.schema import CAPTIONS, CURATED
 from dataops.snapshot import INDEX, Draft, Manifest, Record
 from dataops.text.tallies import Tally
+from dataops.trace.lineages import merge_lineages
 from dataops.trace.requests import load_erased, load_targets, select_requests
 from dataops.trace.sources import list_named_sources
 from dataops.trace.targets import Target
@@ -52,7 +53,7 @@ from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.lists.locations import OPT_OUT_LIST, select_lists
 from tasks.lists.opt_outs import DROP_REASON as OPT_OUTS
 from tasks.lists.opt_outs import NO_LISTS, StoredLists, put_lists, read_inputs, recall_lists
-from tasks.pack.card import find_lineage, put_pages
+from tasks.pack.card import find_lineages, put_pages
 from tasks.pack.card_samples import Samples, sample_dropped, sample_kept
 from tasks.pack.card_text import DatasetFacts
 from tasks.pack.config import PackConfig
@@ -92,7 +93,8 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
     takedowns = load_targets(work.draft.store, select_requests(work.made_of))
     base = find_earlier_version(work, PACK.version) if takedowns else None
     opt_outs = NO_LISTS if base else _put_opt_outs(work)
-    lineage = find_lineage(work)
+    lineages = find_lineages(work)
+    lineage = merge_lineages(lineages)
     with ThreadPoolExecutor(1) as thread:  # it reads the examples of the page, while workers pack
         dropped = thread.submit(sample_dropped, work.draft.store, lineage, takedowns)
         if base is None:
@@ -108,10 +110,11 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
         if not any(part.name.startswith(INDEX) for part in written):
             written += write_index(work.draft, [part for part in written if part.name.startswith("part-")], context)
         rows = [part for part in written if part.name.startswith("part-")][: SAMPLED if base else None]
-        kept = sample_kept(work.draft, rows, work.inputs["download"].config["encode_format"])
+        tables = ((f"{work.draft.folder_of(part)}/{part.name}", part.bytes) for part in rows)
+        kept = sample_kept(work.draft.store, tables, work.inputs["download"].config["encode_format"])
         with work.draft.checked_once():
             written.append(write_totals(work.draft, made.totals))
-            dataset = DatasetFacts.collect(work, counts, facts, written, lineage)
+            dataset = DatasetFacts.collect(work, counts, facts, written, lineages)
             written += put_pages(work.draft, dataset, Samples(kept, dropped.result()))
         return StageOutput(written, counts, facts)
 
