@@ -64,10 +64,12 @@ class StageRun(BaseModel):
     counts: Counts = Counts()
     cpu_seconds: float | None = Field(default=None, exclude_if=lambda seconds: seconds is None)
     """CPU time of this machine's processes that made the snapshot; None if other machines took part, or none was made."""
+    before: str | None = Field(default=None, exclude_if=lambda key: key is None)
+    """Key of the snapshot with which the stage had ended before it began again; None once it has ended again."""
 
     def complete(self, state: StageState, seconds: float, cpu: float | None, counts: Counts) -> None:
         """Set how the stage ended, after how many seconds of wall time and of CPU time."""
-        self.state, self.seconds, self.counts = state, round(seconds, 3), counts
+        self.state, self.seconds, self.counts, self.before = state, round(seconds, 3), counts, None
         self.cpu_seconds = None if cpu is None or state != "Completed" else round(cpu, 3)
 
 
@@ -178,6 +180,18 @@ class RunRecord(Stored):
                 self.stages[i] = run
                 return
         self.stages.append(run)
+
+    def begin_stage(self, stage: str, key: str) -> StageRun:
+        """Return the state of a stage that begins, also again in a run that is continued, after setting it."""
+        self.set_stage(run := StageRun(stage=stage, key=key, state="Running", before=self.last_key_of(stage)))
+        return run
+
+    def last_key_of(self, stage: str) -> str | None:
+        """Return the key of the snapshot with which a stage ended last; None if it has not.
+
+        While another flow run continues the run, its stages begin again, but what they had made is still there.
+        """
+        return self.key_of(stage) or next((run.before for run in self.stages if run.stage == stage), None)
 
     def key_of(self, stage: str) -> str | None:
         """Return the snapshot's key of a stage, or None if this run has not finished the stage."""

@@ -60,13 +60,21 @@ class Run(LiveRun):
             this machine as its source, and whoever may write to the store may have written the record.
         """
         self.stage = name = step.stage.name
-        store = self.context.store
-        key = self.record.key_of(name)
-        manifest = find_manifest(store, name, key) if key else None
-        if manifest is None:
-            raise ContractError(f"{store.uri} has no complete snapshot {name}/{key or '(none in the record)'}")
+        manifest = self.find_recorded(name)
         label, upstream = f"{name}/{manifest.key}", self._find_states(step)
         self._states[name], self.manifests[name] = run_task(name, label, lambda: manifest, lambda: manifest, upstream)
+
+    def find_recorded(self, stage: str) -> Manifest:
+        """Return the snapshot with which a stage of the run ended last, also while a flow run that continues it checks it.
+
+        Raises: ContractError if it is missing.
+        """
+        store, key = self.context.store, self.record.last_key_of(stage)
+        if key is None or (manifest := find_manifest(store, stage, key)) is None:
+            raise ContractError(f"{store.uri} has no complete snapshot {stage}/{key or '(none in the record)'}")
+        if self.record.key_of(stage) is None:
+            self.record.set_stage(StageRun(stage=stage, key=key, state="Reused", counts=manifest.counts))
+        return manifest
 
     def make(self, step: Step, *, force: bool = False, retry: Sequence[str] = ()) -> None:
         """Find or make one stage's snapshot, as a Prefect task run.
@@ -81,8 +89,8 @@ class Run(LiveRun):
         planned = plan(step.stage, config, seed, upstream, self.context.store, accept=not force)
         if force or retry:
             self._clear_once(planned, retry)
-        stage_run = StageRun(stage=self.stage, key=planned.key, state="Running")
-        self._save_stage(stage_run)
+        stage_run = self.record.begin_stage(self.stage, planned.key)
+        self.save()
         started, cpu = time.monotonic(), cpu_seconds()
         self.listeners.notify(lambda one: one.stage_started(planned))
         try:

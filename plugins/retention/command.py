@@ -149,7 +149,8 @@ class Roots:
         self.kept |= {run_id: RUNNING for run_id, record in self.records.items() if self._holds_lease(record)}
         for run_id, why in self.kept.items():
             for stage in self.records[run_id].stages:
-                roots.setdefault(SnapshotName(stage.stage, stage.key), why)
+                for key in filter(None, (stage.key, stage.before)):
+                    roots.setdefault(SnapshotName(stage.stage, key), why)
             for key in _list_named_datasets(self.records[run_id]):
                 roots.setdefault(SnapshotName("pack", key), why)
         for version in list_newest(self.store):

@@ -108,3 +108,23 @@ def test_run_that_somebody_stops_is_stopped_and_not_crashed(tmp_path, listeners,
         run_stages(run)
     record = read_record(run.context.store, "runs/demo-1.json")
     assert (record.state, record.actual_state()) == ("stopped", "stopped")
+
+
+def test_later_flow_reads_the_dataset_of_a_run_that_is_continued_at_this_moment(tmp_path, listeners):
+    run = build_run(tmp_path)
+    store, record = run.context.store, run.record
+    store.put(PACK.path("manifest.json"), PACK.encode())
+    with pytest.raises(ContractError, match=r"pack/\(none in the record\)"):
+        run.find_recorded("pack")
+    record.begin_stage("pack", PACK.key).complete("Completed", 1.0, None, PACK.counts)
+    record.begin_stage("pack", PACK.key)
+    record.begin_stage("pack", "e" * 16)  # the continued run was killed, and continued again
+    record.save(store)
+    later = build_run(tmp_path)
+    later.record = read_record(store, "runs/demo-1.json")
+    assert later.record.key_of("pack") is None
+    assert later.find_recorded("pack") == PACK
+    assert later.record.key_of("pack") == PACK.key
+    store.delete([PACK.path("manifest.json")])
+    with pytest.raises(ContractError, match=f"no complete snapshot pack/{PACK.key}"):
+        later.find_recorded("pack")
