@@ -6,8 +6,8 @@ It can be killed at any moment. Started again with the same file, it reuses what
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from dataops.errors import ConfigError
 from dataops.formatting import format_counts, format_quantity
 from dataops.store import Store
 from dataops.trace.requests import (
+    Report,
     Request,
     load_report,
     make_request,
@@ -28,15 +29,17 @@ from dataops.trace.requests import (
 from dataops.trace.targets import Target
 from flows.commands.options import Json, StoreUri, Yes
 from flows.commands.output import console, print_json, text
+from flows.config import load_config
 from flows.records import known_stores
 from infra.local import services
 from plugins.erasure.erasure import Erasure, Removal, show
 from plugins.erasure.leftovers import find_leftovers
-from plugins.erasure.next_versions import find_affected, replace_affected
-from plugins.erasure.request_log import Letter, load_log, make_letter
+from plugins.erasure.next_versions import AffectedDataset, TakedownResult, find_affected, replace_affected
+from plugins.erasure.raw_images import find_uids_by_phash
+from plugins.erasure.request_log import Letter, RequestLog, load_log, make_letter
 from plugins.erasure.seen_store import remember
 from plugins.erasure.target_files import LISTED, read_targets
-from tasks.engine.context import Context
+from tasks.engine.context import Context, Executor, LocalExecutor
 from tasks.lineage.graph import Lineage
 from tasks.search import Search
 from tasks.tracking.registry import Registry
@@ -59,6 +62,8 @@ class TakedownOptions:
     """Dates, as YYYY-MM-DD."""
     more: tuple[Path, ...] = ()
     """Files of further requests."""
+    execution: Path | None = None
+    """Config whose `[execution]` names the workers that search; None: processes of this machine."""
 
 
 def command(
@@ -79,6 +84,12 @@ def command(
     due: Annotated[
         str, Parameter(help="Day until which it must be done; default: 30 days later.", show_default=False)
     ] = "",
+    execution: Annotated[
+        Path | None,
+        Parameter(
+            help="With --delete-raw: a config whose [execution] names the workers that search.", show_default=False
+        ),
+    ] = None,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
@@ -90,7 +101,7 @@ def command(
         file: URLs, domains, uids, sha256, phash:HEX, image:PATH, one per line; or CSV (kind, value), or TOML.
         more: Files of further requests: all are applied by one next version of each dataset.
     """
-    options = TakedownOptions(file, reason, delete_raw, yes, requested_by, received, due, more)
+    options = TakedownOptions(file, reason, delete_raw, yes, requested_by, received, due, more, execution)
     return takedown(options, services.home(), store, as_json=json)
 
 
@@ -108,8 +119,12 @@ def takedown(options: TakedownOptions, home: Path, store_uri: str | None, *, as_
             "--delete-raw deletes permanently, and there is no terminal on which to confirm it; add --yes"
         )
     out, stores = None if as_json else console(), known_stores(home, store_uri)
-    works = [_Work(home, options, *one, stores, out) for one in zip(requests, [letter] * len(read), read, strict=True)]
-    reports = [[*_take_down_in_store(works, store)] for store in stores]
+    executor = load_config(options.execution).execution.executor() if options.execution else LocalExecutor()
+    works = [
+        _Work(home, options, request, letter, targets, stores, out, executor)
+        for request, targets in zip(requests, read, strict=True)
+    ]
+    reports = [_take_down_in_store(works, store) for store in stores]
     by_request = [
         {"request": one.digest, "targets": list(one.targets), "stores": [found[number] for found in reports]}
         for number, one in enumerate(requests)
@@ -130,46 +145,100 @@ class _Work:
     targets: Sequence[Target]
     stores: Sequence[Store]
     out: Console | None
+    executor: Executor
+    """Workers that search."""
 
 
-def _take_down_in_store(works: Sequence[_Work], store: Store) -> Iterator[dict[str, Any]]:
-    """Yield the report of each request; the first next version of a dataset applies all of them."""
+@dataclass
+class _Begun:
+    """A request whose next versions are made, and what its report has by then."""
+
+    work: _Work
+    log: RequestLog
+    found: list[AffectedDataset]
+    outcomes: list[TakedownResult]
+    uids: set[str]
+    earlier: Report
+    report: dict[str, Any]
+
+
+def _take_down_in_store(works: Sequence[_Work], store: Store) -> list[dict[str, Any]]:
+    """Return the report of each request. The first next version of a dataset applies all, and one pass deletes for all."""
     new = [record_request(store, work.request) for work in works]  # before all else: runs from now on apply them
     lineage = Lineage(remember(store))
-    for number, work in enumerate(works):
-        if number and work.options.delete_raw:  # snapshots have changed
-            lineage = Lineage(remember(store))
-        yield _take_down(work, store, lineage, new=new[number])
+    search = Search(lineage.store)
+    begun = [_begin(work, store, lineage, search, new=is_new) for work, is_new in zip(works, new, strict=True)]
+    going = [one for one in begun if one is not None]
+    nothing = {"store": store.uri, "incomplete": False, "datasets": []}
+    if not going:
+        return [nothing for _ in works]
+    options, out = works[0].options, works[0].out
+    erasure = Erasure(_collect(going, store, lineage, search))
+    for one in going:
+        _complete_report(one, erasure, lineage.store)
+        if options.delete_raw:  # a killed call leaves the uids and the next versions
+            _put_report(store, one.work.request, one.report)
+        if out:
+            _show_report(one.report, datasets=len(one.found), out=out)
+    deleted = {}
+    if options.delete_raw and (options.yes or _confirm(erasure.question())):
+        deleted = erasure.delete()
+    for one in going:
+        one.report |= deleted
+        one.report["incomplete"] = _incomplete(one.report, options)
+        _put_report(store, one.work.request, one.report)
+        one.log.end(is_complete=not one.report["incomplete"], summary=_summarise(one.report)).save(store)
+        if out:
+            show(one.report, out)
+            _show_end(one.report, report_name(one.work.request.digest), out)
+    return [nothing if one is None else one.report for one in begun]
 
 
-def _take_down(work: _Work, store: Store, lineage: Lineage, *, new: bool) -> dict[str, Any]:
-    home, options, request, targets, out = work.home, work.options, work.request, work.targets, work.out
-    seen = lineage.store
-    search = Search(seen)
+def _begin(work: _Work, store: Store, lineage: Lineage, search: Search, *, new: bool) -> _Begun | None:
+    """Make the next versions of a request; None if the store has nothing on which a later run could apply it."""
+    options, request, targets, seen = work.options, work.request, work.targets, lineage.store
     if new and not lineage.manifests and not find_leftovers(lineage.inventory, targets):
         store.delete([request.name])
-        return {"store": store.uri, "incomplete": False, "datasets": []}
+        return None
     is_named = bool(options.requested_by or options.received or options.due)
     log = load_log(seen, request.digest, len(targets))
     log = log.begin(work.letter, is_named=is_named, deletes_raw=options.delete_raw)
     log.save(store)
     found = find_affected(lineage, search, request, Registry())
-    context = Context(store=store, home=home, run_id=f"takedown-{request.digest}")
-    outcomes = replace_affected(lineage, replace(context, store=seen), request, found)
+    context = Context(store=seen, home=work.home, run_id=f"takedown-{request.digest}")
+    outcomes = replace_affected(lineage, context, request, found)
     earlier = load_report(seen, report_name(request.digest))  # its datasets may be deleted
-    uids = {uid for one in found for uid in one.uids}.union(earlier.uids)
-    removal = Removal(
-        context, home, work.stores, lineage, search, request.digest, targets, outcomes, uids, options.delete_raw
+    uids = {uid for one in found for uid in one.uids}.union(earlier.uids, find_uids_by_phash(lineage, search, targets))
+    head = {"store": store.uri, "request": request.model_dump(mode="json") | {"digest": request.digest, "new": new}}
+    return _Begun(work, log, found, outcomes, uids, earlier, head)
+
+
+def _collect(begun: Sequence[_Begun], store: Store, lineage: Lineage, search: Search) -> Removal:
+    first = begun[0].work
+    return Removal(
+        Context(store=store, home=first.home, run_id=f"takedown-{first.request.digest}", executor=first.executor),
+        first.home,
+        first.stores,
+        lineage,
+        search,
+        [one.work.request.digest for one in begun],
+        list(dict.fromkeys(target for one in begun for target in one.work.targets)),
+        [outcome for one in begun for outcome in one.outcomes],
+        {uid for one in begun for uid in one.uids},
+        first.options.delete_raw,
     )
-    erasure = Erasure(removal)
-    unmatched = [str(target) for target in erasure.find_unmatched({target for one in found for target in one.targets})]
+
+
+def _complete_report(begun: _Begun, erasure: Erasure, seen: Store) -> None:
+    """Add what is known before the deletion."""
+    earlier, outcomes, report = begun.earlier, begun.outcomes, begun.report
+    matched = {target for one in begun.found for target in one.targets}
+    unmatched = [str(target) for target in erasure.find_unmatched(begun.work.targets, matched)]
     if earlier.unmatched is not None:  # what an earlier call deleted matches nothing now
         unmatched = [target for target in unmatched if target in earlier.unmatched]
-    report: dict[str, Any] = {
-        "store": store.uri,
-        "request": request.model_dump(mode="json") | {"digest": request.digest, "new": new},
+    report |= {
         "unmatched": unmatched,
-        "uids": sorted(removal.uids),
+        "uids": sorted(begun.uids),
         "versions": earlier.versions | {o.affected.dataset.key: o.successor.key for o in outcomes if o.successor},
         "datasets": [outcome.as_json() for outcome in outcomes],
         **erasure.count(),
@@ -179,19 +248,6 @@ def _take_down(work: _Work, store: Store, lineage: Lineage, *, new: bool) -> dic
     held = {o.affected.dataset.key for o in outcomes} | earlier.versions.keys()
     notes = plugins.load("publications").values()
     report["published"] = [one for note in notes for one in note(seen, held, report["versions"])]
-    if options.delete_raw:  # a killed call leaves the uids and the next versions
-        _put_report(store, request, report)
-    if out:
-        _show_report(report, datasets=len(found), out=out)
-    if options.delete_raw and (options.yes or _confirm(erasure.question())):
-        report |= erasure.delete()
-    report["incomplete"] = _incomplete(report, options)
-    _put_report(store, request, report)
-    log.end(is_complete=not report["incomplete"], summary=_summarise(report)).save(store)
-    if out:
-        show(report, out)
-        _show_end(report, report_name(request.digest), out)
-    return report
 
 
 def _put_report(store: Store, request: Request, report: Mapping[str, Any]) -> None:

@@ -1,10 +1,8 @@
 """`pairmill takedown --delete-raw`: delete images of removed pairs, erase what quotes them, and search as the proof."""
 
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +11,17 @@ from rich.console import Console
 from dataops.errors import ConfigError, PairmillError
 from dataops.formatting import format_counts, format_quantity
 from dataops.store import Store
+from dataops.trace.requests import traces_name
 from dataops.trace.targets import Target
 from flows.commands.output import text
-from flows.records import RunRecord, read_record
+from flows.records import read_record
 from plugins.erasure.leftovers import delete_leftovers, find_leftovers
 from plugins.erasure.next_versions import TakedownResult
 from plugins.erasure.proof import erase_and_search
-from plugins.erasure.quotes import replace_quotes
 from plugins.erasure.raw_images import (
     delete_raw,
     delete_superseded,
     find_raw_snapshots,
-    find_uids_by_phash,
     find_unmatched,
     find_urls,
 )
@@ -34,20 +31,14 @@ from tasks.download.hooks import load_hooks
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
 from tasks.search import Search
-from tasks.takedown.holders import RecordKind, Scope
+from tasks.takedown.holders import Scope, Traces
 
 logger = logging.getLogger(__name__)
-
-RUN_RECORDS = RecordKind(
-    re.compile(r"runs/[^/]+\.json"),
-    partial(replace_quotes, RunRecord),
-    lambda value: RunRecord.model_validate(value).model_dump_json(indent=2).encode(),
-)
 
 
 @dataclass
 class Removal:
-    """One takedown in one store."""
+    """The takedowns of one call in one store."""
 
     context: Context
     home: Path
@@ -55,26 +46,28 @@ class Removal:
     """All known stores."""
     lineage: Lineage
     search: Search
-    request: str
-    """Digest of the request."""
+    requests: Sequence[str]
+    """Digests of the requests."""
     targets: Sequence[Target]
+    """Those of all requests."""
     outcomes: Sequence[TakedownResult]
     uids: set[str]
-    """Removed pairs, to which `Erasure` adds those that it finds."""
+    """Removed pairs, as far as they are known."""
     deletes_raw: bool
 
 
 class Erasure:
-    """The deletion of one takedown in one store."""
+    """The deletion of the takedowns of one call in one store: one pass over it, whatever the number of requests."""
 
     def __init__(self, removal: Removal):
         self.removal, self.store = removal, removal.context.store
-        uids = removal.uids | find_uids_by_phash(removal.lineage, removal.search, removal.targets)
-        self.traces = load_traces(removal.lineage.store, removal.request)
+        uids = removal.uids
+        self.traces = Traces()
+        for request in removal.requests:
+            self.traces.add(load_traces(removal.lineage.store, request))
         if removal.deletes_raw:
             known = (Target("uid", uid) for uid in uids | self.traces.uids)
             self.traces.add(collect_traces(removal.lineage, [*removal.targets, *known]))
-        removal.uids = uids
         self.targets = [*removal.targets, *(Target("uid", uid) for uid in sorted(uids | self.traces.uids))]
         self.raw = find_raw_snapshots(removal.lineage, removal.search, self.targets)
         inventory = removal.lineage.inventory
@@ -82,9 +75,9 @@ class Erasure:
             inventory.add([outcome.successor for outcome in removal.outcomes if outcome.successor])
         self.leftovers = find_leftovers(inventory, self.targets)
 
-    def find_unmatched(self, matched: set[Target]) -> list[Target]:
-        """Return the targets that match no pair of a dataset version and no raw image."""
-        return find_unmatched(self.removal.search, self.raw, self.removal.targets, matched)
+    def find_unmatched(self, targets: Sequence[Target], matched: set[Target]) -> list[Target]:
+        """Return those of some targets that match no pair of a dataset version and no raw image."""
+        return find_unmatched(self.removal.search, self.raw, targets, matched)
 
     def count(self) -> dict[str, Any]:
         """Return the fields of the report on what is left: images in raw snapshots, and objects of unfinished work."""
@@ -96,7 +89,7 @@ class Erasure:
     def question(self) -> str:
         """Return what is asked on the terminal before the deletion."""
         samples = sum(len(one.hits) for one in self.raw)
-        versions = sum(one.successor is not None for one in self.removal.outcomes)
+        versions = len({one.affected.dataset.key for one in self.removal.outcomes if one.successor is not None})
         images, objects = format_quantity(samples, "image"), sum(len(one.objects) for one in self.leftovers)
         return (
             f"Delete {images} from raw shards, {format_quantity(versions, 'superseded dataset version')},"
@@ -106,15 +99,20 @@ class Erasure:
     def delete(self) -> dict[str, Any]:
         """Delete, erase and search; return the fields of the report. It can be killed at any moment and called again."""
         removal = self.removal
-        save_traces(self.traces, self.store, removal.request)  # before the first deletion
+        self._save(self.traces)  # before the first deletion
         deleted = self._delete()
         after = Lineage(self.store)
         self.raw = find_raw_snapshots(after, Search(self.store), self.targets)
         self.leftovers = find_leftovers(after.inventory, self.targets)
-        proof = erase_and_search(Scope(removal.context, removal.home, removal.stores, [RUN_RECORDS]), self.traces)
+        name = traces_name(removal.requests[0])
+        proof = erase_and_search(Scope(removal.context, removal.home, removal.stores, name), self.traces)
         if proof.is_clean():
-            save_traces(self.traces.without_text(), self.store, removal.request)
+            self._save(self.traces.without_text())
         return {"deleted": deleted, **self.count(), "search": proof.as_json()}
+
+    def _save(self, traces: Traces) -> None:
+        for request in self.removal.requests:
+            save_traces(traces, self.store, request)
 
     def _delete(self) -> dict[str, Any]:
         """Delete in an order in which a killed call leaves what the next one needs to find the rest.
@@ -147,7 +145,7 @@ class Erasure:
             for one in self.leftovers
         )
         superseded: list[str] = []
-        for outcome in self.removal.outcomes:
+        for outcome in {one.affected.dataset.key: one for one in self.removal.outcomes}.values():
             old = outcome.affected.dataset
             if outcome.successor is None or outcome.error:
                 refused[f"pack/{old.key}"] = "it has no next version"

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from plugins.erasure.scan import Scanner
 
 
-def _scanner(traces: Traces, scope: Scope) -> "Scanner":
+def _scanner(traces: Traces) -> "Scanner":
     from plugins.erasure.scan import Scanner
 
-    return Scanner(traces, scope.kinds)
+    return Scanner(traces)
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,15 @@ class StoreObjects:
         from plugins.erasure.erase_texts import erase_in_store
         from tasks.lineage.graph import Lineage
 
-        objects, refused = erase_in_store(Lineage(scope.context.store), _scanner(traces, scope))
+        objects, refused = erase_in_store(Lineage(scope.context.store), _scanner(traces))
         return Erased(objects=objects, refused=refused)
 
     def find(self, traces: Traces, scope: Scope) -> Searched:
-        """Search all objects of the store."""
+        """Search all objects of the store, by the workers of the executor if they are large."""
         from plugins.erasure.erase_texts import search_store
         from tasks.lineage.graph import Lineage
 
-        store = scope.context.store
-        return search_store(store, _scanner(traces, scope), Lineage(store))
+        return search_store(scope.context, _scanner(traces), Lineage(scope.context.store), scope.traces)
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,14 @@ class Home:
         """Overwrite pages and logs that quote the pairs, and delete copies of the store's files that hold them."""
         from plugins.erasure.erase_texts import erase_in_home
 
-        files, refused = erase_in_home(scope.home, _scanner(traces, scope), scope.stores)
+        files, refused = erase_in_home(scope.home, _scanner(traces), scope.stores)
         return Erased(files=files, refused=refused)
 
     def find(self, traces: Traces, scope: Scope) -> Searched:
         """Search all these files."""
         from plugins.erasure.erase_texts import search_home
 
-        return search_home(scope.home, _scanner(traces, scope), scope.stores)
+        return search_home(scope.home, _scanner(traces), scope.stores)
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class MLflow:
         """Overwrite artefacts and descriptions that quote the pairs; an error is that of the search."""
         from plugins.erasure.mlflow_runs import search_or_explain
 
-        search_or_explain(_scanner(traces, scope), erase=True)
+        search_or_explain(_scanner(traces), erase=True)
         return Erased()
 
     def find(self, traces: Traces, scope: Scope) -> Searched | str | None:
@@ -94,7 +93,7 @@ class MLflow:
         from plugins.erasure.mlflow_runs import search_or_explain
         from tasks.lineage.graph import Lineage
 
-        found = search_or_explain(_scanner(traces, scope), erase=False)
+        found = search_or_explain(_scanner(traces), erase=False)
         if isinstance(found, str):
             registered = any(name.stage == "register" for name in Lineage(scope.context.store).manifests)
             return found if registered else None

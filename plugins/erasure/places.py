@@ -13,7 +13,7 @@ No other file is ever overwritten. It is searched for URLs and long captions, an
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 from dataops.facts import ExtractedFile, FilteredParts, FilterFacts
 from dataops.snapshot import Manifest
+from flows.records import RunRecord
 from plugins.erasure.quotes import replace_fact_quotes, replace_quotes
 from tasks.takedown.holders import RecordKind
 
@@ -62,15 +63,19 @@ KINDS = (
     RecordKind(re.compile(r"_work/.*\.json"), partial(replace_quotes, _TaskRecord | FilterFacts)),
     RecordKind(re.compile(r"croissant\.json|registration\.json|evidence-registration\.json|job\.json|config\.json")),
     RecordKind(re.compile(r"publications/[0-9a-f]+\.json")),
+    RecordKind(
+        re.compile(r"runs/[^/]+\.json"),
+        partial(replace_quotes, RunRecord),
+        lambda value: RunRecord.model_validate(value).model_dump_json(indent=2).encode(),
+    ),
 )
-"""The kinds of tasks; `flows` adds that of run records."""
 
 
-def find_kind(name: str, kinds: Sequence[RecordKind]) -> RecordKind | None:
+def find_kind(name: str) -> RecordKind | None:
     """Return the kind of the record with this path; None if it is no record, or of none of these kinds."""
     path = PurePosixPath(name)
     ends = ["/".join(path.parts[start:]) for start in range(len(path.parts))] if path.suffix == ".json" else []
-    return next((kind for kind in kinds if any(kind.name.fullmatch(end) for end in ends)), None)
+    return next((kind for kind in KINDS if any(kind.name.fullmatch(end) for end in ends)), None)
 
 
 def is_text(name: str) -> bool:

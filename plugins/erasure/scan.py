@@ -1,7 +1,6 @@
 """Search one file for the traces of removed pairs, with bounded memory, whatever its format."""
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -11,7 +10,7 @@ from dataops.errors import CorruptPart
 from dataops.parquet import open_parquet
 from dataops.schema import MEANINGS, PERSONAL
 from dataops.shards.tar import read_samples
-from plugins.erasure.places import KINDS, find_kind, is_text
+from plugins.erasure.places import find_kind, is_text
 from plugins.erasure.text_search import TextSearch, is_short, may_be_name
 from plugins.erasure.traces import is_in
 from tasks.takedown.holders import Finds, RecordKind, Traces
@@ -31,12 +30,11 @@ class Scanner:
     """Searches files for some traces.
 
     Args:
-        kinds: kinds of records beside those of tasks (plugins/erasure/places.py).
         whole_bytes: size of a file that is searched at once; a larger one is searched in windows that overlap.
     """
 
-    def __init__(self, traces: Traces, kinds: Sequence[RecordKind] = (), whole_bytes: int = WHOLE_BYTES):
-        self.traces, self._kinds, self._whole_bytes = traces, (*kinds, *KINDS), whole_bytes
+    def __init__(self, traces: Traces, whole_bytes: int = WHOLE_BYTES):
+        self.traces, self._whole_bytes = traces, whole_bytes
         self.text = TextSearch(traces.urls, traces.captions - traces.common, traces.images)
         self._captions = traces.captions - traces.common
         # Without uids a table is of an evaluation set, where a short caption may be the name of a class.
@@ -60,7 +58,7 @@ class Scanner:
                 return self._scan_tar(file, name)
             except CorruptPart:
                 file.seek(0)
-        elif (kind := find_kind(name, self._kinds)) is not None and size <= self._whole_bytes:
+        elif (kind := find_kind(name)) is not None and size <= self._whole_bytes:
             try:
                 return self._scan_record(file.read(), kind)
             except ValueError:
@@ -72,7 +70,7 @@ class Scanner:
 
         Raises: ValueError if it is a record that is not valid.
         """
-        if (kind := find_kind(name, self._kinds)) is not None:
+        if (kind := find_kind(name)) is not None:
             return kind.redact(data, self.text.redact_value)
         return self.text.redact(data, name) if is_text(name) else data
 

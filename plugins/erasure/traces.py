@@ -45,7 +45,11 @@ def save_traces(traces: Traces, store: Store, request: str) -> None:
 
 def load_traces(store: Store, request: str) -> Traces:
     """Return the traces of a request; empty ones if there are none. Raises: CorruptPart if they are damaged."""
-    name = traces_name(request)
+    return parse_traces(store, traces_name(request))
+
+
+def parse_traces(store: Store, name: str) -> Traces:
+    """Return the traces in an object of the store; empty ones if there is none. Raises: as load_traces."""
     if (data := store.find(name)) is None:
         return Traces()
     try:

@@ -107,8 +107,8 @@ class Scope:
     home: Path
     stores: Sequence[Store]
     """All known stores; a search of the home folder leaves them out."""
-    kinds: Sequence[RecordKind] = ()
-    """Kinds of records beside those of tasks."""
+    traces: str | None = None
+    """Name in the store of the object with the traces, which workers read; None: this process alone searches."""
 
 
 @dataclass

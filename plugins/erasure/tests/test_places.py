@@ -1,7 +1,9 @@
 """Text chosen by others never changes the structure of a record or a page, and is overwritten where one quotes a pair."""
 
 import json
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,17 @@ from hypothesis import strategies as st
 
 from dataops.snapshot import MANIFEST, Draft, Manifest, find_manifest
 from dataops.store import FolderStore
+from dataops.trace.requests import traces_name
 from dataops.trace.sources import list_sources
 from flows.records import Attempt, RunRecord, StageRun
 from plugins.erasure.erase_texts import erase_in_store, search_store
-from plugins.erasure.erasure import RUN_RECORDS
 from plugins.erasure.scan import Scanner
+from plugins.erasure.traces import save_traces
 from tasks.checks.check import CheckReport, CheckResult
+from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
 from tasks.takedown.holders import Traces
+from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
 
 QUOTED, ERROR = "Completed", 'http://h.example/1.jpg "Completed" failed'
@@ -80,7 +85,7 @@ def erase(store: FolderStore, texts: list[str]) -> Scanner:
     store.put(MANIFEST_OF_EXTRACT.path("_work/x.json"), json.dumps(WORK).encode())
     store.put(MANIFEST_OF_EXTRACT.path("_work/records-00001-a-0.json"), json.dumps({"records": [WORK, WORK]}).encode())
     store.put("pack/0000000000000000/croissant.json", json.dumps(CROISSANT).encode())
-    scanner = Scanner(Traces(urls=set(texts), captions=set(texts)), [RUN_RECORDS])
+    scanner = Scanner(Traces(urls=set(texts), captions=set(texts)))
     _, refused = erase_in_store(Lineage(store), scanner)
     assert refused == {}
     return scanner
@@ -101,7 +106,38 @@ def test_no_caption_or_url_changes_what_a_record_does_not_quote(
     assert same == {name: FACTS[name] for name in same}
     assert manifest.facts["examples"].keys() == {"Completed"}
     assert json.loads(store.read("pack/0000000000000000/croissant.json")) == CROISSANT
-    assert search_store(store, scanner, Lineage(store)).found == []
+    assert search_store(Context(store, store.root), scanner, Lineage(store)).found == []
+
+
+class Pickling(InlineExecutor):
+    """Pickles each task, as workers of other machines need it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = list[int]()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        task = pickle.dumps((fn, args, kwargs))
+        self.sizes.append(len(task))
+        fn, args, kwargs = pickle.loads(task)
+        return super().submit(fn, *args, **kwargs)
+
+
+def test_workers_find_what_one_process_finds_and_get_names_only(tmp_path: Path) -> None:
+    store, urls = FolderStore(tmp_path), {f"http://h.example/{n}/{'x' * 90}.jpg" for n in range(400)}
+    for number, url in enumerate(sorted(urls)[:30]):
+        store.put(f"pack/{number:016x}/dataset.html", f"<p>{url if number % 3 else 'nothing'}</p>".encode())
+    store.put("train/0/model.safetensors", b"x")
+    traces, pool = Traces(urls=urls), Pickling()
+    save_traces(traces, store, "t")
+    context = Context(store, tmp_path, pool=pool)
+    alone, by_workers = (
+        search_store(context, Scanner(traces), Lineage(store), name, 1 << 17) for name in (None, traces_name("t"))
+    )
+    assert by_workers == alone
+    assert (alone.files, alone.weights, len(alone.found)) == (30, 1, 20)
+    assert len(pool.sizes) > 10
+    assert max(pool.sizes) < 1000, "no task has the URLs"
 
 
 def test_what_a_record_quotes_is_overwritten(tmp_path: Path) -> None:

@@ -105,13 +105,16 @@ class Project:
         (report,) = json.loads(capsys.readouterr().out)["stores"]
         return report
 
-    def take_down_all(self, capsys: pytest.CaptureFixture[str], urls: Sequence[str]) -> list[dict[str, Any]]:
+    def take_down_all(
+        self, capsys: pytest.CaptureFixture[str], urls: Sequence[str], *, delete_raw: bool = False
+    ) -> list[dict[str, Any]]:
         files = [self.home / f"{number}.txt" for number in range(len(urls))]
         for file, url in zip(files, urls, strict=True):
             file.write_text(url)
-        options = takedown.TakedownOptions(files[0], more=tuple(files[1:]))
+        options = takedown.TakedownOptions(files[0], more=tuple(files[1:]), delete_raw=delete_raw, yes=True)
         assert takedown.takedown(options, self.home, None, as_json=True) == 0
-        return [one["stores"][0] for one in json.loads(capsys.readouterr().out)["requests"]]
+        found = json.loads(capsys.readouterr().out)
+        return [one["stores"][0] for one in found.get("requests", [found])]
 
     def load(self, key: str) -> Manifest:
         manifest = find_manifest(self.store, "pack", key, verify=True)
@@ -173,6 +176,25 @@ def test_the_requests_of_a_night_are_one_next_version_and_one_listing(
     new = project.run()
     assert (new.key, new.counts.dropped) == (next_key, {"takedown": 5})
     assert not {row["url"] for row in read_parts(store, new).to_pylist()} & {*urls}
+
+
+def test_the_requests_of_a_night_are_deleted_and_searched_in_one_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted = list[int]()
+    for number in (1, 4):
+        project = Project(tmp_path / str(number), 48, monkeypatch)
+        old, store = project.run(), project.store
+        urls = [row["url"] for row in read_parts(store, old).to_pylist()[:number]]
+        store.count()
+        reports = project.take_down_all(capsys, urls, delete_raw=True)
+        counted.append(store.count())
+        assert [len(report["uids"]) for report in reports] == [1] * number
+        assert {key for report in reports for key in report["versions"]} == {old.key}
+        assert [report["deleted"]["datasets"] for report in reports] == [[old.key]] * number
+        assert [report["search"]["found"] for report in reports] == [[]] * number
+        assert not {row["url"] for row in read_parts(store, project.run()).to_pylist()} & {*urls}
+    assert counted[1] < 1.5 * counted[0], counted
 
 
 def test_ten_versions_that_share_a_shard_cost_one_rewrite_and_are_deleted_one_by_one(
