@@ -116,6 +116,9 @@ class _Execution(_Table):
     cluster grows with its work."""
     retry_delays: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field(default=(5.0, 30.0), max_length=20)
     """Seconds to wait before each retry of a stage that failed with a retryable error; empty for no retries."""
+    task_timeout: float | None = Field(default=None, gt=0)
+    """Seconds that a task of a stage may take; None: no limit. One that takes longer is ended and runs once more, alone;
+    then it fails, when all other tasks of the stage are finished."""
 
 
 class ExecutionConfig(extend(_Execution, "executors")):

@@ -35,7 +35,7 @@ from flows.records import (
 )
 from flows.run import Run
 from infra.local.services import client_environment, home, make_home
-from tasks.engine.context import Context
+from tasks.engine.context import Context, TaskLimits
 from tasks.engine.process_guard import guard_process
 
 TIMEOUT_SECONDS = 5
@@ -164,6 +164,7 @@ def _open(
         run_config=record.config,
         workers=config.execution.workers or count_cores(),
         executor=config.execution.executor(),
+        task_limits=TaskLimits(timeout=config.execution.task_timeout),
     )
     if url := context.flow_run_url:
         logger.info("watch this run at %s", url)

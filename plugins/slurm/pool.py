@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from plugins.slurm.scheduler import (
     watch_states,
 )
 from plugins.slurm.task import decode_outcome
+from tasks.engine.context import TaskPool, begin
 from tasks.engine.process_guard import finish_first
 
 logger = logging.getLogger(__name__)
@@ -46,9 +47,11 @@ class _Call:
     future: Future[Any] = field(default_factory=Future)
     element: str = ""
     """Id of the array task that makes it; empty before it is submitted."""
+    is_alone: bool = False
+    """Whether that array task makes no other call."""
 
 
-class SlurmPool(Executor):
+class SlurmPool(TaskPool):
     """Runs the calls of tasks.engine.map_parts in array jobs.
 
     Args:
@@ -120,12 +123,17 @@ class SlurmPool(Executor):
             self._store.delete(names)
 
     def _end(self, name: str, result: Any) -> None:
-        future = self._calls.pop(name).future
-        if future.set_running_or_notify_cancel():
+        call = self._calls.pop(name, None)
+        if call is None:  # it was killed meanwhile
+            return
+        future = call.future
+        if begin(future):
             (future.set_exception if isinstance(result, Exception) else future.set_result)(result)
 
     def _check(self, name: str, call: _Call, state: str) -> None:
-        """Fail a call whose array task ended without its outcome."""
+        """Notice that a call has begun; fail it if its array task ended without its outcome."""
+        if state == "RUNNING" and call.is_alone:
+            begin(call.future)
         if state not in ENDED:
             return
         since = self._ended.setdefault(call.element, time.monotonic())
@@ -150,7 +158,14 @@ class SlurmPool(Executor):
         job = submit(name, options, self._store, calls, elements)
         self._jobs.append(job)
         for place, (_, call) in enumerate(batch):
-            call.element = f"{job}_{place % elements}"
+            call.element, call.is_alone = f"{job}_{place % elements}", len(batch) == elements
+
+    def kill(self, future: Future[Any]) -> None:
+        """Cancel the array task of a call that has begun."""
+        for name, call in self._calls.copy().items():
+            if call.future is future and not future.cancel():
+                cancel(call.element)
+                self._end(name, BrokenProcessPool())
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Cancel all jobs of the pool."""

@@ -74,7 +74,8 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
                 for one in cuts
             ]  # fmt: skip
             view = MapView(ShardTask.count_rows, describe_fetched)
-            order = TaskOrder[ShardTask](lambda task: task.cut.chain, lambda task: task.cut.seconds, processes, ahead=1)
+            chain, seconds = (lambda task: task.cut.chain), (lambda task: task.cut.seconds)
+            order = TaskOrder[ShardTask](chain, seconds, processes, ahead=1, copies=False)
             return map_parts(download_shard, tasks, draft, context, view, order)
 
         fetched = run_rounds(draft, objects, start, config.retry, cut, fetch)

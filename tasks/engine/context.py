@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures import Executor as Pool
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from pydantic import BaseModel
@@ -22,6 +23,61 @@ from dataops.kernels.without_package import skip_pandas
 from dataops.process import count_cores, exit_with_parent
 from dataops.store import Store
 from tasks.engine.process_guard import block_interrupts, guard_process
+
+
+class MachineLost(Exception):
+    """The machine of a call was lost, which a pool says in the call's future: the task runs again, as the same attempt."""
+
+
+class TaskPool(Pool):
+    """Workers for the tasks of maps.
+
+    A future of it is `running()` once a worker has begun its call. It raises BrokenProcessPool if that worker died,
+    MachineLost if its machine did.
+    """
+
+    slots: int | None = None
+    """Number of tasks at a time now, where a cluster grows and shrinks."""
+
+    def kill(self, future: Future[Any]) -> None:
+        """End a call, also one that has begun. Its future ends soon, mostly with BrokenProcessPool."""
+        raise NotImplementedError
+
+
+def begin(future: Future[Any]) -> bool:
+    """Mark a future as running, which it may be already; return False if it is cancelled."""
+    return future.running() or future.set_running_or_notify_cancel()
+
+
+class Clock:
+    """The time of a map. A simulation of a cluster has one of its own."""
+
+    def now(self) -> float:
+        """Return the time in seconds since some moment."""
+        return time.monotonic()
+
+    def next_ended(self, ended: SimpleQueue[Future[Any]], seconds: float) -> Future[Any] | None:
+        """Return the next future of the queue, or None if none ends within the time."""
+        try:
+            return ended.get(timeout=seconds)
+        except Empty:
+            return None
+
+
+@dataclass(frozen=True)
+class TaskLimits:
+    """When a task takes too long. Times are in seconds."""
+
+    timeout: float | None = None
+    """An attempt that takes longer is ended, as if its worker had died."""
+    multiple: float = 4.0
+    """A task that takes so many times the median of its like, by weight, gets a second copy where a worker is free."""
+    least: float = 30.0
+    """A task gets no copy before."""
+    share: float = 0.75
+    """Share of a map's tasks that must be finished before a task gets a copy."""
+    pause: float = 1.0
+    """Seconds between two attempts of a task with a retryable error, times the number of failed ones."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +157,7 @@ class LocalExecutor:
 LOCAL = Engine(lambda execution: LocalExecutor())
 
 
-class WorkerPool(Pool):
+class WorkerPool(TaskPool):
     """Worker processes of this machine. Each has one task at a time; if one dies, the others and their tasks go on.
 
     A ProcessPoolExecutor is lost with any of its processes, and with it the tasks of all; so this has one for each worker.
@@ -112,6 +168,8 @@ class WorkerPool(Pool):
         self._number = number
         self._workers, self._idle = list[ProcessPoolExecutor](), list[ProcessPoolExecutor]()
         self._waiting = deque[tuple[Future[Any], Callable[[], Any]]]()
+        self._pids = dict[ProcessPoolExecutor, Future[int]]()
+        self._at = dict[Future[Any], ProcessPoolExecutor]()  # workers of the calls that have begun
         self._lock = threading.Lock()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -132,6 +190,7 @@ class WorkerPool(Pool):
                 if not future.set_running_or_notify_cancel():
                     continue
                 worker, started = self._submit(call)
+                self._at[future] = worker
             started.add_done_callback(partial(self._end, worker, future))
 
     def _submit(self, call: Callable[[], Any]) -> tuple[ProcessPoolExecutor, Future[Any]]:
@@ -141,17 +200,23 @@ class WorkerPool(Pool):
                 try:
                     return worker, worker.submit(call)
                 except BrokenProcessPool:  # it died while idle
-                    self._workers.remove(worker)
+                    self._remove(worker)
             spawn = multiprocessing.get_context("spawn")
             worker = ProcessPoolExecutor(1, spawn, initializer=start_worker, initargs=(os.getpid(),))
             self._workers.append(worker)
+            self._pids[worker] = worker.submit(os.getpid)
             return worker, worker.submit(call)
+
+    def _remove(self, worker: ProcessPoolExecutor) -> None:
+        self._workers.remove(worker)
+        del self._pids[worker]
 
     def _end(self, worker: ProcessPoolExecutor, future: Future[Any], ended: Future[Any]) -> None:
         error = ended.exception() if not ended.cancelled() else CancelledError()
         with self._lock:
+            del self._at[future]
             if isinstance(error, BrokenProcessPool):
-                self._workers.remove(worker)
+                self._remove(worker)
             else:
                 self._idle.append(worker)
         self._start()
@@ -159,6 +224,16 @@ class WorkerPool(Pool):
             future.set_result(ended.result())
         else:
             future.set_exception(error)
+
+    def kill(self, future: Future[Any]) -> None:
+        """Cancel a call, or kill the worker that has begun it."""
+        with self._lock, suppress(BrokenProcessPool):  # with the lock, the worker is given no other call meanwhile
+            if future.cancel() or (worker := self._at.get(future)) is None:
+                return
+            pid = self._pids[worker].result()
+            for process in multiprocessing.active_children():
+                if process.pid == pid:
+                    process.kill()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let the workers end, once they have done what they are at; calls that wait are cancelled."""
@@ -261,6 +336,8 @@ class Context:
     pool: Pool | None = None
     """Workers that all maps of a stage share (tasks.engine.map_parts.shared_workers); None: each map starts its own."""
     lease_times: LeaseTimes = LEASE_TIMES
+    task_limits: TaskLimits = field(default_factory=TaskLimits)
+    clock: Clock = field(default_factory=Clock)
     inline_rows: int = 1 << 15
     """An exchange of at most so many rows runs in this process: workers would take longer to start."""
 

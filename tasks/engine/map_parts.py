@@ -8,22 +8,24 @@ Each task writes its own parts, so the output does not depend on workers and ord
 import logging
 import sys
 import tempfile
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
+from statistics import median
 from typing import Generic, TypeVar
 
 from dataops.errors import JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
-from dataops.messages.waiting import pause
+from dataops.messages.waiting import waiting
 from dataops.snapshot import Draft, Fence, Record, RecordLog
 from dataops.storage.base import DISK_FULL
 from dataops.store import open_store
-from tasks.engine.context import Context
+from tasks.engine.context import Context, MachineLost, TaskPool
 from tasks.engine.map_progress import SHOW_SECONDS, MapProgress, MapView, Task, begin_task, end_task
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ ATTEMPTS = 3
 """Attempts of a task whose error is retryable."""
 ALONE = ATTEMPTS + 1
 """Number of the attempt after the worker of a task died: it runs once all others are finished."""
+MACHINES = 10
+"""Machines that a task may lose before that counts as the death of its worker: it may be the cause."""
 WAITING = 3
 """Tasks per worker that are submitted ahead, so that no worker waits for the next one."""
 
@@ -51,6 +55,8 @@ class TaskOrder(Generic[T]):
     """Number of tasks of a chain that run at a time."""
     ahead: int = WAITING
     """Tasks per worker that are submitted. With 1, the next task of a long chain does not wait for others."""
+    copies: bool = True
+    """Whether a second copy of a slow task may run: False if it asks others for what may change."""
 
 
 class TaskQueue(Generic[T]):
@@ -116,13 +122,20 @@ def map_parts(
         logger.info("%s %s: %d of %d tasks are finished already", draft.stage, draft.key, len(records), len(tasks))
     progress = MapProgress(tasks, records, context, view or MapView())
     progress.show()
-    order = order or TaskOrder[T]()
-    if todo and context.pool:
-        _run(context.pool, function, todo, draft, context, progress, order)
-    elif todo:
-        with shared_workers(replace(context, workers=min(context.workers, len(todo)))) as sharing:
-            assert sharing.pool is not None
-            _run(sharing.pool, function, todo, draft, sharing, progress, order)
+    if todo:
+        few = replace(context, workers=min(context.workers, len(todo)))
+        with (
+            shared_workers(context if context.pool else few) as sharing,
+            progress.reports_of_workers(shared_disk=context.executor.shares_disk),
+        ):
+            pool = sharing.pool
+            assert pool is not None
+            names = (draft.store.uri, draft.stage, draft.key, draft.fence, progress.reports)
+
+            def call(task: T) -> Future[Record]:
+                return pool.submit(_call, function, *names, task)
+
+            _Map(pool, call, todo, draft, sharing, progress, order or TaskOrder[T]()).run()
     return [records[task.id] for task in tasks]
 
 
@@ -140,79 +153,189 @@ def shared_workers(context: Context) -> Iterator[Context]:
         yield replace(context, pool=opened.pool, workers=opened.number, workers_per_machine=opened.per_machine)
 
 
-def _run(
-    pool: Executor,
-    function: PartFunction[T],
-    todo: Sequence[T],
-    draft: Draft,
-    context: Context,
-    progress: MapProgress[T],
-    order: TaskOrder[T],
-) -> None:
-    done: SimpleQueue[Future[Record]] = SimpleQueue()
-    queue, running = TaskQueue(todo, order), dict[Future[Record], tuple[T, int]]()
+@dataclass(eq=False)
+class _Attempt(Generic[T]):
+    task: T
+    number: int
+    began: float | None = None
+    """When a worker was seen to have begun it, by the clock of the map."""
+    ended_for: str = ""
+    """Why it was ended from here; see `_Map`."""
 
-    def submit(task: T, attempt: int = 1) -> None:
-        names = (draft.store.uri, draft.stage, draft.key, draft.fence, progress.reports)
-        future = pool.submit(_call, function, *names, task)
-        running[future] = (task, attempt)
-        future.add_done_callback(done.put)
 
-    def submit_next() -> None:
-        while len(running) < order.ahead * context.workers and (task := queue.pop()) is not None:
-            submit(task)
+_TIMEOUT, _OVERTAKEN = "timeout", "overtaken"
 
-    def next_finished() -> Future[Record]:
-        while True:
-            try:
-                return done.get(timeout=SHOW_SECONDS)
-            except Empty:
-                progress.show(task for task, _ in running.values())
 
-    log, died, failed = RecordLog(draft), deque[T](), list[str]()
-    with progress.reports_of_workers(shared_disk=context.executor.shares_disk):
+class _Map(Generic[T]):
+    """Decides which task starts when, and what follows the end of an attempt.
+
+    An attempt that a worker did not survive, or that took longer than the timeout, is followed by one that runs alone, once
+    all other tasks are finished. A task that takes much longer than its like gets a second copy; the first one that
+    finishes counts, and the other is ended: both write the same bytes.
+    """
+
+    def __init__(
+        self,
+        pool: Executor,
+        call: Callable[[T], Future[Record]],
+        todo: Sequence[T],
+        draft: Draft,
+        context: Context,
+        progress: MapProgress[T],
+        order: TaskOrder[T],
+    ):
+        self._pool, self._call, self._total = pool, call, len(todo)
+        self._draft, self._context, self._progress, self._order = draft, context, progress, order
+        self._limits, self._clock, self._queue = context.task_limits, context.clock, TaskQueue(todo, order)
+        self._log, self._ended = RecordLog(draft), SimpleQueue[Future[Record]]()
+        self._running = dict[Future[Record], _Attempt[T]]()
+        self._copies = Counter[str]()  # attempts that run, by task
+        self._later = list[tuple[float, _Attempt[T], ExitStack]]()
+        self._died, self._failed = deque[T](), dict[str, list[str]]()
+        self._lost = Counter[str]()
+        self._rates = list[float]()  # seconds of finished tasks by their weight
+        self._looked = 0.0
+
+    def run(self) -> None:
+        """Run all tasks. Raises: as `map_parts`."""
         try:
-            submit_next()
-            while running:
-                future = next_finished()
-                task, attempt = running.pop(future)
-                error = future.exception()
-                if error is None:
-                    log.add(future.result())
-                    progress.finish(task, future.result())
-                    progress.show(task for task, _ in running.values())
-                elif isinstance(error, BrokenProcessPool):
-                    logger.warning("%s %s: its worker process died (killed, or out of memory)", draft.stage, task.id)
-                    if attempt == ALONE:
-                        failed.append(task.id)
-                    else:
-                        died.append(task)
-                elif _is_retryable(error) and attempt < ATTEMPTS:
-                    logger.warning("%s %s: attempt %d failed: %s", draft.stage, task.id, attempt, error)
-                    pause(
-                        attempt, f"{draft.stage} {task.id} failed, attempt {attempt + 1} of {ATTEMPTS} follows: {error}"
-                    )
-                    submit(task, attempt + 1)
-                    continue
-                else:
-                    raise error
-                if attempt != ALONE:
-                    queue.end(task)
-                submit_next()
-                if not running and died:
-                    submit(died.popleft(), ALONE)
-            log.end()
-            if failed:
-                raise JobFailed(
-                    f"{draft.stage}: a worker process died (killed, or out of memory) in each of two attempts of "
-                    f"{', '.join(failed[:5])}{' ...' * (len(failed) > 5)} ({len(failed)} of {len(todo)} tasks), the second "
-                    "with no other task beside it. All others are finished",
-                    exit_code=75,
-                )
+            while self._start():
+                if (future := self._clock.next_ended(self._ended, SHOW_SECONDS)) is not None:
+                    self._end(future, self._running.pop(future))
+                if self._clock.now() - self._looked >= SHOW_SECONDS or future is None:
+                    self._look()
+            self._log.end()
+            self._raise_failed()
         finally:
-            begun = [future for future in running if not future.cancel()]
-            if not running or isinstance(sys.exc_info()[1], Exception):
+            for _, _, waits in self._later:
+                waits.close()
+            begun = [future for future in self._running if not future.cancel()]
+            if not self._running or isinstance(sys.exc_info()[1], Exception):
                 wait(begun)  # tasks that have begun are finished; after Ctrl-C or SIGTERM their workers are ended
+
+    @property
+    def _slots(self) -> int:
+        return (isinstance(self._pool, TaskPool) and self._pool.slots) or self._context.workers
+
+    def _start(self) -> bool:
+        """Start what may start now. Return False if all is finished."""
+        for entry in [entry for entry in self._later if entry[0] <= self._clock.now()]:
+            self._later.remove(entry)
+            entry[2].close()
+            self._submit(entry[1].task, entry[1].number + 1)
+        while len(self._running) < self._order.ahead * self._slots and (task := self._queue.pop()) is not None:
+            self._submit(task)
+        if not self._running and not self._later and self._died:
+            self._submit(self._died.popleft(), ALONE)
+        return bool(self._running or self._later)
+
+    def _submit(self, task: T, number: int = 1) -> None:
+        future = self._call(task)
+        self._running[future] = _Attempt(task, number)
+        self._copies[task.id] += 1
+        future.add_done_callback(self._ended.put)
+
+    def _end(self, future: Future[Record], attempt: _Attempt[T]) -> None:
+        task = attempt.task
+        self._copies[task.id] -= 1
+        if attempt.ended_for == _OVERTAKEN:
+            return
+        error = future.exception() if not future.cancelled() else BrokenProcessPool()
+        if error is None:
+            self._finish(attempt, future.result())
+        elif self._copies[task.id]:
+            logger.warning("%s %s: one of its two copies failed: %s", self._draft.stage, task.id, error)
+            return
+        elif isinstance(error, MachineLost) and self._lost[task.id] < MACHINES:
+            logger.warning("%s %s: its machine was lost, it runs again: %s", self._draft.stage, task.id, error)
+            self._lost[task.id] += 1
+            self._submit(task, attempt.number)
+            return
+        elif isinstance(error, BrokenProcessPool | MachineLost):
+            reason = self._explain_death(attempt)
+            logger.warning("%s %s: %s", self._draft.stage, task.id, reason)
+            if attempt.number == ALONE:
+                self._failed.setdefault(reason, []).append(task.id)
+            else:
+                self._died.append(task)
+        elif _is_retryable(error) and attempt.number < ATTEMPTS:
+            logger.warning("%s %s: attempt %d failed: %s", self._draft.stage, task.id, attempt.number, error)
+            self._wait_to_retry(attempt, error)
+            return
+        else:
+            raise error
+        if attempt.number != ALONE:
+            self._queue.end(task)
+
+    def _finish(self, attempt: _Attempt[T], record: Record) -> None:
+        self._log.add(record)
+        seconds = self._clock.now() - attempt.began if attempt.began is not None else 0.0
+        self._rates.append(seconds / self._progress.weigh(attempt.task))
+        self._progress.finish(attempt.task, record)
+        self._progress.show(other.task for other in self._running.values())
+        if self._copies[attempt.task.id]:
+            for future, other in self._running.items():
+                if other.task.id == attempt.task.id:
+                    self._kill(future, other, _OVERTAKEN)
+
+    def _wait_to_retry(self, attempt: _Attempt[T], error: BaseException) -> None:
+        seconds, waits = attempt.number * self._limits.pause, ExitStack()
+        text = (
+            f"{self._draft.stage} {attempt.task.id} failed, attempt {attempt.number + 1} of {ATTEMPTS} follows: {error}"
+        )
+        waits.enter_context(waiting(text, until=time.time() + seconds))
+        self._later.append((self._clock.now() + seconds, attempt, waits))
+
+    def _look(self) -> None:
+        """Look at the running attempts: which have begun, and which take too long."""
+        self._looked = now = self._clock.now()
+        for future, attempt in self._running.items():
+            if attempt.began is None:
+                attempt.began = now if future.running() else None
+            elif self._limits.timeout and now - attempt.began > self._limits.timeout and not attempt.ended_for:
+                self._kill(future, attempt, _TIMEOUT)
+        self._copy_slow(now)
+        self._progress.show(attempt.task for attempt in self._running.values())
+
+    def _copy_slow(self, now: float) -> None:
+        """Start a second copy of tasks that take much longer than their like, where workers are free."""
+        free = self._slots - len(self._running)
+        few = len(self._rates) < max(1, self._limits.share * self._total)
+        if free <= 0 or few or not self._order.copies or not isinstance(self._pool, TaskPool):
+            return
+        usual = self._limits.multiple * median(self._rates)
+        slow = [
+            attempt
+            for attempt in self._running.values()
+            if attempt.began is not None and attempt.number != ALONE and self._copies[attempt.task.id] == 1
+            if now - attempt.began > max(usual * self._progress.weigh(attempt.task), self._limits.least)
+        ]
+        for attempt in sorted(slow, key=lambda one: one.began or 0.0)[:free]:
+            logger.warning(
+                "%s %s: it takes %.0f s, much longer than its like: a second copy starts", self._draft.stage,
+                attempt.task.id, now - (attempt.began or now),
+            )  # fmt: skip
+            self._submit(attempt.task, attempt.number)
+
+    def _kill(self, future: Future[Record], attempt: _Attempt[T], why: str) -> None:
+        attempt.ended_for = why
+        if isinstance(self._pool, TaskPool):
+            self._pool.kill(future)
+
+    def _explain_death(self, attempt: _Attempt[T]) -> str:
+        if attempt.ended_for == _TIMEOUT:
+            return f"a task took longer than execution.task_timeout ({self._limits.timeout:g} s)"
+        return "a worker process died (killed, or out of memory)"
+
+    def _raise_failed(self) -> None:
+        if self._failed:
+            texts = [
+                f"{reason} in each of two attempts of {', '.join(names[:5])}{' ...' * (len(names) > 5)} "
+                f"({len(names)} of {self._total} tasks)"
+                for reason, names in self._failed.items()
+            ]
+            text = f"{'; '.join(texts)}, the second with no other task beside it. All others are finished"
+            raise JobFailed(f"{self._draft.stage}: {text}", exit_code=75)
 
 
 def _is_retryable(error: BaseException) -> bool:

@@ -184,6 +184,10 @@ class MapProgress(Generic[T]):
                 self.reports = None
                 set_worker_waits(())
 
+    def weigh(self, task: T) -> int:
+        """Return how much a task counts, at least 1."""
+        return max(1, self._view.weigh(task))
+
     def finish(self, task: T, record: Record) -> None:
         """Add the record of a finished task."""
         self._records[task.id] = record

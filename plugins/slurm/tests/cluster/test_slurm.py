@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,7 @@ def test_partition_that_does_not_exist_and_a_silent_controller_are_clear_errors(
 
 @pytest.mark.timeout(1800)
 def test_pipeline_on_slurm_has_the_digests_of_a_local_run(cluster: SlurmCluster, pairmill: Any) -> None:
+    pairmill = replace(pairmill, env=pairmill.env | {"SLURM_CONF": os.environ["SLURM_CONF"]})
     ours, shown = (
         pairmill.json("show", pairmill.json("run", config, "--until", "pack", *options)["run_id"])
         for config, *options in (

@@ -1,6 +1,7 @@
 """Reuse, resume, force and the conservation of rows, on a stage that is only arithmetic."""
 
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from dataops.errors import ContractError, JobFailed, SourceError, StorageError
 from dataops.schema import uid
 from dataops.snapshot import Counts, Draft, Record
 from dataops.store import FolderStore
-from tasks.engine.context import Context
+from tasks.engine.context import Context, TaskLimits
 from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import Stage, StageOutput, Work, discard, make, merge_records, plan, reuse
 from tests.unit.tasks.engine.squares import SQUARES, Number, SquareConfig, done
@@ -88,8 +89,39 @@ def test_a_worker_that_dies_costs_its_own_task_only(context, tmp_path):
     assert all(done(log).count(n) == 2 for n in finished)
 
 
-def test_map_parts_tries_a_retryable_part_three_times(context, tmp_path, monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+def test_a_task_that_is_slower_than_its_like_gets_a_second_copy_and_the_first_one_that_finishes_counts(
+    context, tmp_path
+):
+    """One of nine tasks hangs; once it is made a second time, the hanging one is ended."""
+    log, times = tmp_path / "log", Path(f"{tmp_path / 'log'}.die")
+    config = SquareConfig(log=str(log), count=9)
+    times.write_text("-")
+    quick = replace(context, task_limits=TaskLimits(least=1.0))
+    began = time.monotonic()
+    manifest = make(plan(SQUARES, config, 0, []), quick)
+    assert time.monotonic() - began < 30, "the hanging copy was not waited for"
+    assert done(log) == [0, 1, 2, 2, *range(3, 9)]
+    assert manifest.counts == Counts(input=9, kept=9)
+
+
+def test_a_task_beyond_its_timeout_is_ended_runs_again_alone_and_is_named(context, tmp_path):
+    log, times = tmp_path / "log", Path(f"{tmp_path / 'log'}.die")
+    planned = plan(SQUARES, SquareConfig(log=str(log)), 0, [])
+    limited = replace(context, task_limits=TaskLimits(timeout=0.5))
+    times.write_text("--")
+    with pytest.raises(
+        JobFailed, match=r"longer than execution\.task_timeout .0\.5 s.* two attempts of part-00002 \(1 of 4"
+    ):
+        make(planned, limited)
+    times.write_text("-x")
+    with pytest.raises(JobFailed, match="a worker process died"):
+        make(planned, limited)
+    assert make(planned, limited).counts.kept == 4
+    assert done(log) == [0, 1, 2, 2, 2, 2, 2, 3]
+
+
+def test_map_parts_tries_a_retryable_part_three_times(context, tmp_path):
+    context = replace(context, task_limits=TaskLimits(pause=0))
     log = tmp_path / "log"
     Path(f"{log}.fail").touch()
     planned = plan(SQUARES, SquareConfig(log=str(log)), 0, [])
