@@ -1,6 +1,8 @@
 """A store in memory that counts its requests, and can be ended at any write."""
 
+import io
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 from dataops.storage.base import Entry
@@ -26,37 +28,49 @@ class MemoryStore(FolderStore):
         super().__init__(Path("/nowhere"))
         self.objects, self.requests, self.writes = dict[str, bytes](), Counter[str](), writes
 
-    def _write(self) -> None:
-        self.requests["write"] += 1
-        if self.writes is not None:
+    def request(self, kind: str) -> None:
+        """Count a request. A subclass may let it fail."""
+        self.requests[kind] += 1
+        if kind == "write" and self.writes is not None:
             if self.writes == 0:
                 raise Killed
             self.writes -= 1
 
     def size(self, name: str) -> int | None:
-        self.requests["size"] += 1
+        self.request("size")
         return len(self.objects[name]) if name in self.objects else None
 
     def find(self, name: str) -> bytes | None:
-        self.requests["find"] += 1
+        self.request("find")
         return self.objects.get(name)
 
     def put(self, name: str, data: bytes | memoryview | Path) -> None:
-        self._write()
+        self.request("write")
         self.objects[name] = data.read_bytes() if isinstance(data, Path) else bytes(data)
 
     def create(self, name: str, data: bytes) -> bool:
-        self._write()
+        self.request("write")
         return self.objects.setdefault(name, data) is data
 
     def entries(self, prefix: str) -> list[Entry]:
         found = sorted(
             Entry(name, len(data), 0.0) for name, data in self.objects.items() if name.startswith(f"{prefix}/")
         )
-        self.requests["list"] += max(-(-len(found) // PAGE_OF_LISTING), 1)
+        for _ in range(max(-(-len(found) // PAGE_OF_LISTING), 1)):
+            self.request("list")
         return found
 
+    def delete_tree(self, prefix):
+        self.delete([entry.name for entry in self.entries(prefix)])
+
+    def put_chunks(self, name, pieces, **options):
+        self.put(name, b"".join(pieces()))
+
+    @contextmanager
+    def open(self, name):
+        yield io.BytesIO(self.read(name))
+
     def delete(self, names):
-        self._write()
+        self.request("write")
         for name in names:
             self.objects.pop(name, None)

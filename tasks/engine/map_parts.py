@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -36,6 +36,8 @@ ALONE = ATTEMPTS + 1
 """Number of the attempt after the worker of a task died: it runs once all others are finished."""
 MACHINES = 10
 """Machines that a task may lose before that counts as the death of its worker: it may be the cause."""
+COPIES = 3
+"""Second copies of a slow task, one after the other, whose workers may die."""
 WAITING = 3
 """Tasks per worker that are submitted ahead, so that no worker waits for the next one."""
 
@@ -192,9 +194,9 @@ class _Map(Generic[T]):
         self._copies = Counter[str]()  # attempts that run, by task
         self._later = list[tuple[float, _Attempt[T], ExitStack]]()
         self._died, self._failed = deque[T](), dict[str, list[str]]()
-        self._lost = Counter[str]()
+        self._lost, self._copied = Counter[str](), Counter[str]()  # machines that a task lost, and copies that it had
         self._rates = list[float]()  # seconds of finished tasks by their weight
-        self._looked = 0.0
+        self._longest, self._looked = 0.0, 0.0
 
     def run(self) -> None:
         """Run all tasks. Raises: as `map_parts`."""
@@ -210,8 +212,17 @@ class _Map(Generic[T]):
             for _, _, waits in self._later:
                 waits.close()
             begun = [future for future in self._running if not future.cancel()]
-            if not self._running or isinstance(sys.exc_info()[1], Exception):
-                wait(begun)  # tasks that have begun are finished; after Ctrl-C or SIGTERM their workers are ended
+            if isinstance(sys.exc_info()[1], Exception):
+                self._wait_for(begun)  # after Ctrl-C or SIGTERM, their workers are ended
+
+    def _wait_for(self, begun: Sequence[Future[Record]]) -> None:
+        """Let tasks that have begun finish; kill those that take much longer than all before."""
+        until = self._clock.now() + max(self._limits.least, self._limits.multiple * self._longest)
+        while not all(future.done() for future in begun):
+            self._clock.next_ended(self._ended, SHOW_SECONDS)
+            if self._longest and self._clock.now() > until and isinstance(self._pool, TaskPool):
+                for future in begun:
+                    self._pool.kill(future)
 
     @property
     def _slots(self) -> int:
@@ -270,6 +281,7 @@ class _Map(Generic[T]):
     def _finish(self, attempt: _Attempt[T], record: Record) -> None:
         self._log.add(record)
         seconds = self._clock.now() - attempt.began if attempt.began is not None else 0.0
+        self._longest = max(self._longest, seconds)
         self._rates.append(seconds / self._progress.weigh(attempt.task))
         self._progress.finish(attempt.task, record)
         self._progress.show(other.task for other in self._running.values())
@@ -308,6 +320,7 @@ class _Map(Generic[T]):
             attempt
             for attempt in self._running.values()
             if attempt.began is not None and attempt.number != ALONE and self._copies[attempt.task.id] == 1
+            if self._copied[attempt.task.id] < COPIES
             if now - attempt.began > max(usual * self._progress.weigh(attempt.task), self._limits.least)
         ]
         for attempt in sorted(slow, key=lambda one: one.began or 0.0)[:free]:
@@ -315,6 +328,7 @@ class _Map(Generic[T]):
                 "%s %s: it takes %.0f s, much longer than its like: a second copy starts", self._draft.stage,
                 attempt.task.id, now - (attempt.began or now),
             )  # fmt: skip
+            self._copied[attempt.task.id] += 1
             self._submit(attempt.task, attempt.number)
 
     def _kill(self, future: Future[Record], attempt: _Attempt[T], why: str) -> None:

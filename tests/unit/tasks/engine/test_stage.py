@@ -1,7 +1,10 @@
 """Reuse, resume, force and the conservation of rows, on a stage that is only arithmetic."""
 
+import os
+import random
 import subprocess
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from dataops.store import FolderStore
 from tasks.engine.context import Context, TaskLimits
 from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import Stage, StageOutput, Work, discard, make, merge_records, plan, reuse
+from tests.simulated_cluster import Faults, SimulatedCluster, make_at_any_price
 from tests.unit.tasks.engine.squares import SQUARES, Number, SquareConfig, done
 
 
@@ -104,20 +108,39 @@ def test_a_task_that_is_slower_than_its_like_gets_a_second_copy_and_the_first_on
     assert manifest.counts == Counts(input=9, kept=9)
 
 
-def test_a_task_beyond_its_timeout_is_ended_runs_again_alone_and_is_named(context, tmp_path):
-    log, times = tmp_path / "log", Path(f"{tmp_path / 'log'}.die")
-    planned = plan(SQUARES, SquareConfig(log=str(log)), 0, [])
-    limited = replace(context, task_limits=TaskLimits(timeout=0.5))
-    times.write_text("--")
+def minute(task: str) -> float:
+    return random.Random(task).uniform(40, 90)
+
+
+def test_twenty_workers_that_die_join_and_slow_down_make_the_digest_of_one():
+    planned = plan(SQUARES, SquareConfig(log=os.devnull, count=120), 0, [])
+    calm = SimulatedCluster(Faults(1, deaths_per_minute=0, slow_per_minute=0, hungry=0, hung=0), minute)
+    faults = Faults(20, 0.03, slow_per_minute=0.01, hungry=0.02, hung=0.02, head_lost=(150.0,), outages=((60.0, 90.0),))
+    cluster = SimulatedCluster(faults, minute)
+    made = make_at_any_price(planned, cluster, TaskLimits(), (5.0, 30.0))
+    assert made.content_digest == make_at_any_price(planned, calm, TaskLimits(), ()).content_digest
+    assert {span.how for span in cluster.spans} == {
+        "finished", "machine lost", "out of memory", "stopped", "head lost",
+    }  # fmt: skip
+    finished = Counter(span.task for span in cluster.spans if span.how == "finished")
+    assert finished == dict.fromkeys((f"part-{n:05d}" for n in range(120)), 1), "no finished task is repeated"
+    assert not [name for name in cluster.store.objects if "_work" in name], "a loser leaves nothing behind"
+
+
+def test_tasks_that_always_hang_or_die_are_named_when_all_others_are_finished():
+    planned = plan(SQUARES, SquareConfig(log=os.devnull, count=30), 0, [])
+    doomed = {"part-00002": "hangs", "part-00005": "dies"}
+    cluster = SimulatedCluster(Faults(5, doomed=doomed), minute)
     with pytest.raises(
-        JobFailed, match=r"longer than execution\.task_timeout .0\.5 s.* two attempts of part-00002 \(1 of 4"
-    ):
-        make(planned, limited)
-    times.write_text("-x")
-    with pytest.raises(JobFailed, match="a worker process died"):
-        make(planned, limited)
-    assert make(planned, limited).counts.kept == 4
-    assert done(log) == [0, 1, 2, 2, 2, 2, 2, 3]
+        JobFailed, match=r"died .*of part-00005 .1 of 30 .*task_timeout \(300 s\) .*of part-00002 "
+    ) as caught:
+        make_at_any_price(planned, cluster, TaskLimits(timeout=300), ())
+    assert caught.value.exit_code == 75
+    attempts = Counter(span.task for span in cluster.spans)
+    assert attempts == dict.fromkeys((f"part-{n:05d}" for n in range(30)), 1) | dict.fromkeys(doomed, 2)
+    alone = [span for span in cluster.spans if span.task in doomed][-2:]
+    others = [span for span in cluster.spans if span.task not in doomed]
+    assert min(span.began for span in alone) >= max(span.ended for span in others)
 
 
 def test_map_parts_tries_a_retryable_part_three_times(context, tmp_path):
