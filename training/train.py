@@ -51,9 +51,8 @@ from training.loop.inputs import InputMaker, StepInputs, upload_batches
 from training.loop.interim_evaluation import evaluate_interim, is_evaluated, is_evaluation_due
 from training.loop.metrics_log import MetricsLog
 from training.loop.profiling import StepProfiler
-from training.loop.skipped_samples import SkippedSamples
 from training.loop.step_recorder import Agreement, DelayedValues, StepRecorder, TakenStep, agree
-from training.loop.training_run import TrainingRun, build_learner
+from training.loop.training_run import SkippedSamples, TrainingRun, build_learner
 from training.model.checkpoint import MODEL_FILES, save_model, write_atomically
 from training.model.preprocess import Preprocess
 from training.model.resnet import ModifiedResNet

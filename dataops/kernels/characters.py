@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.kernels.cache_folder import load_or_build
-from dataops.kernels.compiled import compiled
+from dataops.kernels.compiled import compiled, load_or_build
 
 GAP, LETTER, WORD = 0, 1, 2
 """Roles: between words; part of a word; a word by itself, in scripts without spaces between words."""

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
-from dataops.kernels.cache_folder import cache_folder, open_folder
+from dataops.kernels.compiled import cache_folder, open_folder
 from dataops.kernels.without_package import without_package
 
 logger = logging.getLogger(__name__)

@@ -1,17 +1,121 @@
 """Compiled inner loops: numba, loaded at the first call, with the compiled code kept on disk (dataops.kernels.code_cache).
 
 The command and most workers call none of these functions, and numba takes most of a second to import.
+
+The code and tables that take most of a second to build are kept for all checkouts, homes and
+processes of this user. Compiled code is a pickle, and to load a pickle may run code that it names.
+So the folder is used only if nobody but this user and root can write to it, to what is in it, or
+exchange one of the folders above it.
 """
 
-from collections.abc import Callable, Iterator
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FunctionType
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 _CONSTANTS = int | float | complex | str | bytes | bool | tuple | frozenset | np.generic | None
+Tables = dict[str, NDArray]
+
+
+def caches() -> Path:
+    """Return this user's folder of what all homes and checkouts share: below `NUMBA_CACHE_DIR`, else below `~/.cache`.
+
+    Raises: RuntimeError if the user has no home folder.
+    """
+    named = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    return (Path(named) if named else Path("~/.cache").expanduser()) / "pairmill"
+
+
+def cache_folder() -> Path:
+    """Return the folder of compiled code. Raises: RuntimeError if the user has no home folder."""
+    return caches() / "kernels"
+
+
+def distrust(folder: Path) -> str | None:
+    """Return why a folder is not used, or None if it may be: it is missing, or only this user and root can change it."""
+    with suppress(FileNotFoundError):
+        path = folder.resolve(strict=True)
+        state = path.stat()
+        if reason := _distrust(state, stat.S_IWGRP | stat.S_IWOTH):
+            return reason
+        others = stat.S_IWGRP | stat.S_IWOTH if state.st_mode & 0o077 else 0  # whom mode 0700 lets nowhere
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if reason := _distrust(entry.stat(follow_symlinks=False), others):
+                    return f"has {entry.name}, which {reason}"
+        for above in path.parents:  # in a folder such as /tmp, others cannot rename what is not theirs
+            state = above.stat()
+            if reason := _distrust(state, 0 if state.st_mode & stat.S_ISVTX else stat.S_IWOTH):
+                return f"is in {above}, which {reason}"
+    return None
+
+
+def _distrust(state: os.stat_result, others: int) -> str | None:
+    if state.st_uid not in (os.geteuid(), 0):
+        return f"belongs to another user (uid {state.st_uid})"
+    if stat.S_ISLNK(state.st_mode):
+        return "is a link"
+    return "is writable by other users" if state.st_mode & others else None
+
+
+def open_folder(folder: Path) -> bool:
+    """Make a folder of mode 0700 where there is none, and return whether it may be used; log why it may not, once."""
+    with suppress(OSError):
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    reason = distrust(folder) if folder.is_dir() else "cannot be made"
+    if reason:
+        _report(folder, reason)
+    return reason is None
+
+
+@cache
+def _report(folder: Path, reason: str) -> None:
+    logger.warning("%s %s: compiled code is not kept, so each process compiles it again", folder, reason)
+
+
+def load_or_build(name: str, sources: Iterable[Path | str], build: Callable[[], Tables]) -> Tables:
+    """Return the arrays of an earlier process, or build and keep them.
+
+    Args:
+        sources: code files and versions that determine the arrays. The version of this Python is always one.
+    """
+    identity = hashlib.sha256(platform.python_version().encode())
+    for source in sources:
+        identity.update(source.read_bytes() if isinstance(source, Path) else source.encode())
+    try:
+        folder = caches() / "tables" / f"{name}-{identity.hexdigest()[:16]}"
+        is_usable = open_folder(folder.parent)
+    except (OSError, RuntimeError):
+        return build()
+    with suppress(OSError, ValueError, EOFError):
+        if is_usable and (paths := sorted(folder.glob("*.npy"))):
+            return {path.stem: np.load(path, allow_pickle=False) for path in paths}
+    tables = build()
+    if is_usable:
+        with (
+            suppress(OSError),
+            TemporaryDirectory(prefix=f".{name}-", dir=folder.parent, ignore_cleanup_errors=True) as temporary,
+        ):
+            for column, table in tables.items():
+                np.save(Path(temporary, f"{column}.npy"), table, allow_pickle=False)
+            shutil.rmtree(folder, ignore_errors=True)  # damaged
+            Path(temporary).replace(folder)  # all arrays or none: another process may write them at the same time
+    return tables
 
 
 class Compiled:

@@ -25,9 +25,8 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dataops.kernels.cache_folder import Tables, load_or_build
 from dataops.kernels.characters import next_code
-from dataops.kernels.compiled import compiled
+from dataops.kernels.compiled import Tables, compiled, load_or_build
 from dataops.kernels.hashes import text_buffers
 from dataops.language import detect as ngrams
 from dataops.language import profiles

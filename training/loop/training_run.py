@@ -1,18 +1,19 @@
 """The state of one run of a training job: set-up makes it, the loop changes it, a checkpoint restores it."""
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dataops.errors import ContractError
 from training import distributed
 from training.config import TrainConfig
-from training.data.loader import Dataset
+from training.data.loader import Batch, Dataset, Skipped
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped
@@ -21,13 +22,54 @@ from training.loop.health import BadSteps, HealthMonitor, LossScale, StepGuard
 from training.loop.initial_model import build_initial_model
 from training.loop.inputs import StepInputs
 from training.loop.optim import build_optimizer
-from training.loop.skipped_samples import SkippedSamples
 from training.loop.step import take_step
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import Tokenizer
 from training.model_config import ModelConfig
 from training.sharding import place_model
+
+
+class SkippedSamples:
+    """The samples that training could not read, each counted once: those of this rank, and of all at each `gather`."""
+
+    def __init__(self, dataset: Dataset, max_skipped: float):
+        self._samples = set(dataset.skipped)
+        self._total = len(dataset) + len(dataset.skipped)
+        self._max_skipped = max_skipped
+
+    def add(self, batch: Batch) -> int:
+        """Add those of a batch, and return how many of them are new."""
+        before = len(self._samples)
+        self._samples.update(batch.skipped)
+        return len(self._samples) - before
+
+    def check(self) -> None:
+        """Compare those of all ranks with the limit; all ranks together.
+
+        Raises: ContractError if they are more than max_skipped.
+        """
+        self.gather()
+        if len(self._samples) > self._max_skipped * self._total:
+            example = min(self._samples, key=_shard_and_key)
+            raise ContractError(
+                f"{len(self._samples)} of {self._total} samples cannot be read, more than max_skipped = "
+                f"{self._max_skipped}; one is {example.key} of {example.shard}: {example.reason}"
+            )
+
+    def restore(self, items: Iterable[dict[str, str]]) -> None:
+        """Add the samples that a checkpoint lists."""
+        self._samples.update(Skipped(**item) for item in items)
+
+    def gather(self) -> list[dict[str, str]]:
+        """Return the skipped samples of all ranks, sorted by shard and key; all ranks together."""
+        gathered = distributed.gather_objects([asdict(item) for item in self._samples])
+        self._samples = {Skipped(**item) for of_rank in gathered for item in of_rank}
+        return [asdict(item) for item in sorted(self._samples, key=_shard_and_key)]
+
+
+def _shard_and_key(sample: Skipped) -> tuple[str, str]:
+    return sample.shard, sample.key
 
 
 @dataclass

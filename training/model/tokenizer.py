@@ -8,6 +8,7 @@ greatest id of a row.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,15 @@ import torch
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as BytePairTokenizer
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dataops.errors import ConfigError, ContractError
 from dataops.regular_files import read_text
 from training.model import clip_vocabulary
 
 PAD, START, END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
+COMPILE_AFTER = 50_000
+"""Number of captions whose encoding takes as long as the import of numba."""
 
 
 class Tokenizer:
@@ -83,8 +87,27 @@ class ClipTokenizer(Tokenizer):
     kind = "clip-bpe"
     special_tokens = ("!", clip_vocabulary.START, clip_vocabulary.END)
 
+    def __init__(self, encoder: BytePairTokenizer, context_length: int, compile_after: int = COMPILE_AFTER):
+        super().__init__(encoder, context_length)
+        self._captions_left = compile_after
+
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Return ids (B, L), int64, padded to the longest of these texts."""
+        self._captions_left -= len(texts)
+        if self._captions_left >= 0 or not texts or self._compiled is None:
+            return self._encode(texts)
+        ids, longest, unknown = self._compiled(texts)
+        if unknown:
+            rest = self._encode([texts[row] for row in unknown])
+            longest = max(longest, rest.shape[1])
+            ids[unknown] = pad(rest, (0, self.context_length - rest.shape[1])).numpy()
+        return torch.from_numpy(np.ascontiguousarray(ids[:, :longest]))
+
+    @cached_property
+    def _compiled(self) -> clip_vocabulary.CompiledEncoder | None:
+        return clip_vocabulary.compile_encoder(self._encoder, self.context_length)
+
+    def _encode(self, texts: Sequence[str]) -> Tensor:
         cleaned = [clip_vocabulary.clean_caption(text) for text in texts]
         with_special = [
             row for row, text in enumerate(cleaned) if any(token in text for token in self.special_tokens[1:])

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from dataops.home import CHECKOUT
-from dataops.kernels.cache_folder import caches
+from dataops.kernels.compiled import caches
 from infra.local.supervisor import choose_port
 from plugins.deployment import dotenv
 

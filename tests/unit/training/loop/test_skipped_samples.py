@@ -9,8 +9,8 @@ import pytest
 from dataops.errors import ContractError
 from training import distributed
 from training.data.loader import Skipped
-from training.loop.skipped_samples import SkippedSamples
 from training.loop.step_recorder import agree
+from training.loop.training_run import SkippedSamples
 
 
 def sample(number: int) -> Skipped:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataops.kernels.cache_folder import Tables, distrust, load_or_build, open_folder
+from dataops.kernels.compiled import Tables, distrust, load_or_build, open_folder
 
 
 @pytest.fixture
