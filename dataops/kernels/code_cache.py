@@ -16,7 +16,6 @@ from typing import Any
 from filelock import FileLock
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
-from dataops.kernels.compiled import cache_folder, open_folder
 from dataops.kernels.without_package import without_package
 
 logger = logging.getLogger(__name__)
@@ -25,17 +24,17 @@ logger = logging.getLogger(__name__)
 class _Locator(_CacheLocator):
     """Places the code of all functions in one folder, under names that state what determines it."""
 
-    def __init__(self, digest: str):
-        self._digest = digest
+    def __init__(self, folder: Path, digest: str):
+        self._folder, self._digest = folder, digest
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> "_Locator":
-        return cls(py_func.digest)
+        return cls(py_func.folder, py_func.digest)
 
     def ensure_cache_path(self) -> None: ...
 
     def get_cache_path(self) -> Any:
-        return str(cache_folder())
+        return str(self._folder)
 
     def get_source_stamp(self) -> Any:
         return self._digest
@@ -75,13 +74,13 @@ class CodeCache(FunctionCache):
                 super().save_overload(sig, data)
 
 
-def add_cache(dispatcher: Any, description: Iterable[bytes]) -> None:
-    """Keep the code of a function on disk, unless its folder is not to be trusted.
+def add_cache(dispatcher: Any, folder: Path, description: Iterable[bytes]) -> None:
+    """Keep the code of a function on disk.
 
     Args:
+        folder: one that only this user and root can change.
         description: all that determines its code, but the types of arguments, the versions and the processor.
     """
-    with suppress(OSError, RuntimeError):  # no home folder
-        if open_folder(cache_folder()):
-            dispatcher.py_func.digest = hashlib.sha256(b"\0".join(description)).hexdigest()
-            dispatcher._cache = CodeCache(dispatcher.py_func)
+    dispatcher.py_func.folder = folder
+    dispatcher.py_func.digest = hashlib.sha256(b"\0".join(description)).hexdigest()
+    dispatcher._cache = CodeCache(dispatcher.py_func)

@@ -133,7 +133,10 @@ class Compiled:
         from dataops.kernels.code_cache import add_cache  # imports numba
 
         dispatcher = cast(Any, numba.njit(**self._options)(self.py_func))
-        add_cache(dispatcher, [repr(sorted(self._options.items())).encode(), *_describe(self.py_func, set())])
+        with suppress(OSError, RuntimeError):  # no home folder
+            if open_folder(folder := cache_folder()):
+                options = repr(sorted(self._options.items())).encode()
+                add_cache(dispatcher, folder, [options, *_describe(self.py_func, set())])
         return dispatcher
 
     @property
