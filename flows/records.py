@@ -163,7 +163,9 @@ class RunRecord(Stored):
             "place": pid_namespace(),
             "process": process_fingerprint(os.getpid()),
         }
-        attempt = Attempt(started_at=_now(), **here, flow=flow, until=until, flow_run_id=flow_run_id)
+        times = [time for one in self.attempts for time in (one.started_at, one.ended_at or "")]
+        started = max([_now(), *times])  # attempts are sorted by it, and a clock may have been set back
+        attempt = Attempt(started_at=started, **here, flow=flow, until=until, flow_run_id=flow_run_id)
         if self.attempts and self.attempts[-1].is_start_of(attempt):
             attempt.started_at = self.attempts.pop().started_at
         self.attempts.append(attempt)

@@ -174,21 +174,28 @@ def select_parts(store: Store, manifest: Manifest, parts: Sequence[Part], target
     listed = {part.name: part for part in manifest.parts if part.name.startswith(INDEX)}
     if _PARTS not in listed:
         return list(parts)
-    found = _find(store, manifest, list(listed.values()), targets)
     if sha256(_encode_names(parts)).hexdigest() == listed[_PARTS].sha256:  # the snapshot is as it was indexed
-        return [part for part in parts if _short_digest(part) in found]
-    indexed = _load_parts(store, manifest.path(_PARTS), listed[_PARTS].sha256)
+        indexed = frozenset(map(_short_digest, parts))
+    else:
+        indexed = _load_parts(store, manifest.path(_PARTS), listed[_PARTS].sha256)
+    found = _find(store, manifest, list(listed.values()), targets, indexed)
     return [part for part in parts if (name := _short_digest(part)) in found or name not in indexed]
 
 
-def _find(store: Store, manifest: Manifest, index: Sequence[Part], targets: Sequence[Target]) -> set[int]:
-    """Return the parts that the index has for the targets."""
+def _find(
+    store: Store, manifest: Manifest, index: Sequence[Part], targets: Sequence[Target], indexed: frozenset[int]
+) -> set[int]:
+    """Return the parts that the index has for the targets.
+
+    Raises: CorruptPart if it is not the index of the parts `indexed`: it would miss rows.
+    """
     hashes = [int(target.value, 16) for target in targets if target.kind == "phash"]
     distances = [target.bits for target in targets if target.kind == "phash"]
     found = set[int]()
     for part in index:
         if hashes and part.name.startswith(_IMAGES):
             images = fetch_table(store, manifest.path(part.name))
+            _check_index(f"{store.uri}/{manifest.path(part.name)}", part, images.num_rows, images["part_sha"], indexed)
             numbers = images["phash"].to_numpy()
             for value, bits in zip(hashes, distances, strict=True):
                 near = np.bitwise_count(numbers ^ np.uint64(value)) <= bits
@@ -199,12 +206,12 @@ def _find(store: Store, manifest: Manifest, index: Sequence[Part], targets: Sequ
     numbers = number_partitions(pl.Series(sought, dtype=pl.UInt64), len(files))
     for number in np.unique(numbers).tolist():
         part = files[number]
-        found |= _look_up(store, manifest.path(part.name), part, tuple(sought[numbers == number].tolist()))
+        found |= _look_up(store, manifest.path(part.name), part, tuple(sought[numbers == number].tolist()), indexed)
     return found
 
 
 @lru_cache(maxsize=64)
-def _look_up(store: Store, name: str, part: Part, sought: tuple[int, ...]) -> frozenset[int]:
+def _look_up(store: Store, name: str, part: Part, sought: tuple[int, ...], indexed: frozenset[int]) -> frozenset[int]:
     """Return the parts that a file of the index has for some sorted hashes; only their row groups are read."""
     found, hashes = set[int](), np.array(sought, np.uint64)
     with open_parquet(RangeFile(store, name, part.bytes), f"{store.uri}/{name}") as file:
@@ -213,9 +220,20 @@ def _look_up(store: Store, name: str, part: Part, sought: tuple[int, ...]) -> fr
             first = np.searchsorted(hashes, np.uint64(limits.min))
             if first < len(hashes) and hashes[first] <= np.uint64(limits.max):
                 rows = file.read_row_group(group, use_threads=False)
+                _check_index(f"{store.uri}/{name}", part, file.metadata.num_rows, rows["part_sha"], indexed)
                 is_sought = np.isin(rows["hash"].to_numpy(), hashes, kind="sort")
                 found.update(rows["part_sha"].filter(pa.array(is_sought)).to_pylist())
     return frozenset(found)
+
+
+def _check_index(where: str, part: Part, rows: int, named: Any, indexed: frozenset[int]) -> None:
+    """Raise CorruptPart unless a file of an index has the rows that it should, of parts of its snapshot only.
+
+    Args:
+        named: the parts in some of its rows, as an array of Arrow.
+    """
+    if rows != part.rows or not indexed.issuperset(named.unique().to_pylist()):
+        raise CorruptPart(f"{where} is the index of other rows than those of its snapshot; `run --verify` remakes it")
 
 
 @lru_cache(maxsize=64)

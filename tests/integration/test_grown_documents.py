@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from dataops.errors import ContractError
+from dataops.errors import ContractError, PairmillError
 from dataops.schema import uid
 from dataops.store import FolderStore
 from dataops.trace.lineages import merge_lineages
@@ -76,8 +76,8 @@ def test_version_is_published_whole_and_the_next_one_sends_what_is_new(
     folder, version, uids = grown
     store = FolderStore(folder / "store")
 
-    def published(what: str) -> dict[str, Any]:
-        options = publish.PublishOptions(what, str(folder / "out"), license="cc-by-4.0")
+    def published(what: str, to: str = "out") -> dict[str, Any]:
+        options = publish.PublishOptions(what, str(folder / to), license="cc-by-4.0")
         assert publish.publish(options, folder / "home", store.uri, as_json=True) == 0
         return json.loads(capsys.readouterr().out)
 
@@ -106,6 +106,15 @@ def test_version_is_published_whole_and_the_next_one_sends_what_is_new(
     sent = {one["name"] for one in published(f"{after.line}/{after.number}")["files"] if one["sent"]}
     assert {name.partition("/")[0] for name in sent if "/" in name} == {after.packs[-1].key}
     assert published(f"run-{after.number}")["what"] == after.name, "a run's dataset is its version"
+    lost = folder / f"store/pack/{version.packs[0].key}/part-00000.parquet"
+    rows = lost.read_bytes()
+    lost.unlink()
+    for broken in (None, rows[: len(rows) // 2]):
+        if broken is not None:
+            lost.write_bytes(broken)
+        with pytest.raises(PairmillError, match=rf"{version.packs[0].key}/part-00000.parquet"):
+            published(after.name, "elsewhere")
+    lost.write_bytes(rows)
     record_request(store, make_request([Target("url", NIGHTS[0][0][0])], ""))
     with pytest.raises(ContractError, match=rf"1 pair in part-00000.parquet of dataset {version.packs[0].key} match"):
         published(after.name)

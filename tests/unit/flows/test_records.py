@@ -18,6 +18,7 @@ from flows.records import (
     is_alive,
     list_runs,
     load_run,
+    read_record,
     remember_store,
 )
 from tasks.engine.context import LeaseTimes
@@ -101,6 +102,22 @@ def test_actual_state_is_crashed_when_the_process_has_ended():
     two.begin()
     two.attempts[-1].process = "the one before the reboot"  # another process has its pid
     assert two.actual_state() == "crashed"
+
+
+def test_run_is_alive_whose_clock_was_set_back_since_its_last_attempt(tmp_path):
+    store = FolderStore(tmp_path)
+    record = RunRecord(run_id="a-1", name="a", created_at="2031-01-01T00:00:00+00:00", config={})
+    record.begin()
+    record.attempts[0] = record.attempts[0].model_copy(
+        update={"started_at": "2031-01-01T00:00:00+00:00", "ended_at": "2031-01-02T00:00:00+00:00", "pid": 1 << 30}
+    )
+    record.begin("curate", "pack")
+    record.save(store)
+    again = read_record(store, "runs/a-1.json")
+    assert (again.actual_state(), again.last_stage, again.attempts[-1].pid) == ("running", "pack", os.getpid())
+    again.end("completed")
+    again.save(store)
+    assert read_record(store, "runs/a-1.json").attempts[-1].ended_at is not None
 
 
 def test_is_alive_follows_the_lease_of_a_run_on_another_machine(tmp_path):

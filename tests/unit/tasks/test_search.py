@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataops.errors import CorruptPart
 from dataops.schema import CAPTIONS, CURATED, conform
 from dataops.snapshot import Draft, Manifest, Part, read_table
 from dataops.store import FolderStore
@@ -97,3 +99,32 @@ def test_index_finds_the_rows_that_reading_all_parts_finds(
         assert chosen <= {name for name, _ in expected} | {written[rewritten].name}, "no other part is read"
     finally:
         shutil.rmtree(folder)
+
+
+def test_index_of_other_rows_is_an_error_and_misses_no_row(tmp_path: Path) -> None:
+    store, context = FolderStore(tmp_path), Context(FolderStore(tmp_path), tmp_path, pool=InlineExecutor())
+    manifests = list[Manifest]()
+    for number in range(2):
+        draft = Draft(store, "pack", f"{number:016x}")
+        rows = [
+            {"uid": f"{n:032x}", "url": f"http://h.test/{n}", "sha256": f"{n:064x}", "phash": f"{n:016x}"}
+            for n in range(number, 40, 2)
+        ]
+        written = [put(draft, part, rows[part::2], captions=False, images=True) for part in range(2)]
+        index = write_index(draft, written, context)
+        manifests.append(build_manifest("pack", [*written, *index], key=draft.key))
+    for target in (Target("uid", f"{7:032x}"), Target("phash", f"{7:016x}", 0)):
+        for prefix in ("index-0", "index-images-"):
+            for part in manifests[0].named(prefix):
+                path = tmp_path / manifests[1].path(part.name)
+                before = path.read_bytes()
+                path.write_bytes((tmp_path / manifests[0].path(part.name)).read_bytes())
+                sizes = [one.model_copy(update={"bytes": part.bytes}) if one.name == part.name else one
+                         for one in manifests[1].parts]  # fmt: skip
+                other = manifests[1].model_copy(update={"parts": sizes})
+                if (prefix == "index-images-") == (target.kind == "phash"):
+                    with pytest.raises(CorruptPart, match=f"{part.name} is the index of other rows"):
+                        Search(store).find(Rows(other, "part-"), [target])
+                path.write_bytes(before)
+        [hit] = Search(store).find(Rows(manifests[1], "part-"), [target])
+        assert hit.rows.manifest == manifests[1]
