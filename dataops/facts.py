@@ -292,6 +292,18 @@ class PretrainedWeights(Facts):
         return f"{self.name} {self.version}".strip()
 
 
+class HoldoutFacts(Facts):
+    """What a training measured on pairs that it never saw."""
+
+    pairs: int
+    """Pairs that were measured."""
+    kept_step: int
+    """Step of the finished model."""
+    ended_early: bool
+    curve: list[dict[str, float]]
+    """Rows with `step`, `holdout_loss` and `holdout_mean_R_at_1`, evenly thinned."""
+
+
 class TrainFacts(Facts):
     """Facts of `train`."""
 
@@ -303,6 +315,8 @@ class TrainFacts(Facts):
     processor: str = ""
     """The GPU or CPU that finished the training, on which its bits depend; "" for one of an earlier version."""
     weights: list[PretrainedWeights] = []
+    holdout: HoldoutFacts | None = None
+    """None if all pairs were trained on."""
 
 
 class EvaluateFacts(Facts):

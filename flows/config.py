@@ -446,7 +446,7 @@ def _find_missing_datasets(train: TrainConfig, store_uri: str) -> list[str]:
 def _problems_without_suite(train: TrainConfig | None, register: RegisterConfig | None) -> list[str]:
     """Return the settings that need the suite of `[evaluate]`, which the config does not name."""
     needing = {
-        "train.evaluate_every": train is not None and train.evaluate_every,
+        "train.evaluate_every": train is not None and train.evaluate_every and not train.holdout,
         "register.floors": register is not None and register.floors,
         "register.not_worse": register is not None and register.not_worse,
     }

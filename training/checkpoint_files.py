@@ -1,7 +1,8 @@
 """The names of a checkpoint's files. No torch is imported here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 STATE, MANIFEST = "state.json", "manifest.json"
 
@@ -23,9 +24,15 @@ def step_of(path: Path) -> int:
     return int(digits) if digits.isdigit() else -1
 
 
-def find_rollback_targets(steps: Iterable[int], every: int) -> set[int]:
-    """Return the steps of the checkpoints that a rollback may need: the newest two multiples of `every`; 0: none.
+def find_needed(steps: Iterable[int], every: int, state: Mapping[str, Any]) -> set[int]:
+    """Return the steps of the checkpoints that stay though they are not among the newest.
 
-    The newest one may be among the bad steps.
+    They are the newest two multiples of `every`, of which a rollback may need one, as the newest may be among the bad
+    steps, and the best one on the hold-out.
+
+    Args:
+        every: 0: there are no rollbacks.
+        state: of the newest checkpoint; `best` is there if the training ends with its best weights.
     """
-    return set(sorted(step for step in steps if every and step > 0 and step % every == 0)[-2:])
+    targets = sorted(step for step in steps if every and step > 0 and step % every == 0)[-2:]
+    return {*targets, *([state["best"]] if state.get("best") else [])}

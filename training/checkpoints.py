@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 from dataops.digest import canonical_json, file_sha256
 from dataops.regular_files import read_text
 from training import distributed
-from training.checkpoint_files import MANIFEST, STATE, find_rollback_targets, name_tensor_file, step_of
+from training.checkpoint_files import MANIFEST, STATE, find_needed, name_tensor_file, step_of
 from training.model.checkpoint import save_tensors, sync, write_atomically
 from training.sharding import WHOLE, Part, find_part, is_sharded, local_part, rows_of_part
 
@@ -274,7 +274,7 @@ class CheckpointWriter:
             self._ending = self._pool.submit(self._end, merged)
 
     def _end(self, digests: Mapping[str, str]) -> None:
-        """Make a checkpoint valid, and delete all but the newest `keep`."""
+        """Make a checkpoint valid, and delete all but the newest `keep` and those that are needed."""
         folder, part, final = (
             self._folder,
             _unfinished(self._folder, self._step),
@@ -290,9 +290,9 @@ class CheckpointWriter:
         sync(folder)
         logger.info("checkpoint %s is written", final.name)
         found = sorted(folder.glob("step-*"), key=step_of)
-        targets = find_rollback_targets(map(step_of, found), self._rollback_every)
+        needed = find_needed(map(step_of, found), self._rollback_every, self._state)
         for old in found[: -self._keep]:
-            if step_of(old) not in targets:
+            if step_of(old) not in needed:
                 shutil.rmtree(old)
 
 

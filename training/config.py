@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from dataops import plugins
 from dataops.config import ConfigPath, NameOrPath, StageConfig, problems_of
+from dataops.errors import ConfigError
 from dataops.process import count_cores, find_precision, has_gpu
 from dataops.schema import CaptionKind
 from training.hooks import CHOICES, KINDS, Extension, check_choice, used_hooks
@@ -23,6 +24,8 @@ from training.rendezvous import explain_refusal, is_loopback
 
 TRACE = "evidence-profile.json.gz"
 """Name of the file that `profile` writes."""
+HOLDOUT, HOLDOUT_ABOVE = 0.005, 20_000
+"""Share of the pairs that is held out by default, and the number of pairs above which it is."""
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Sharding = Literal["none", "full", "hybrid"]
 
@@ -249,7 +252,16 @@ class TrainTable(StageConfig):
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints to keep."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
-    """Steps between evaluations on the suite of `[evaluate]`, into evidence-suite.jsonl; 0: only after training."""
+    """Steps between evaluations on the suite of `[evaluate]`, into evidence-suite.jsonl, and on the hold-out. 0: on the
+    suite only after training, on the hold-out at 20 steps. Part of the key with keep = "best" and with patience."""
+    holdout: Annotated[float, Field(ge=0, le=0.2)] | None = None
+    """Share of the pairs that is never trained on, and measured while training runs: loss and R@1 in holdout.jsonl. Pairs
+    of equal or nearly equal images are held out together. 0: none. Default: 0.005 of datasets of more than 20,000 pairs,
+    and none with shard_cache_bytes."""
+    keep: Literal["last", "best"] = "last"
+    """The model that the training ends with. best: that of the lowest loss on the hold-out."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Measurements on the hold-out without a lower loss after which the training ends. None: it takes all steps."""
     log_every: Annotated[int, Field(ge=1)] = 50
     """Steps between log lines and rows of evidence-throughput.jsonl; metrics.jsonl has every step."""
     profile: Annotated[int, Field(ge=0, le=50)] = 0
@@ -313,7 +325,29 @@ class TrainConfig(reduce(plugins.extend, KINDS, TrainTable)):
             values["dataset"] = [one.weight for one in self.dataset]
         if self.max_rollbacks:
             values["checkpoint_every"] = self.checkpoint_every
-        return values
+        if self.needs_holdout:
+            values["evaluate_every"] = self.evaluate_every
+        unset = {"holdout": None, "keep": "last", "patience": None}
+        return {name: value for name, value in values.items() if name not in unset or value != unset[name]}
+
+    @property
+    def needs_holdout(self) -> bool:
+        """Whether the hold-out decides which weights the training ends with."""
+        return self.keep == "best" or self.patience is not None
+
+    def with_holdout(self, pairs: int) -> Self:
+        """Return the config with `holdout` resolved for datasets of this many pairs.
+
+        Raises: ConfigError if there is none, and the config needs one.
+        """
+        default = HOLDOUT if pairs > HOLDOUT_ABOVE and not self.shard_cache_bytes else None
+        resolved = self.model_copy(update={"holdout": default if self.holdout is None else self.holdout})
+        if self.needs_holdout and not resolved.holdout:
+            raise ConfigError(
+                f'train.holdout: keep = "best" and patience need pairs that are held out, and the {pairs:,} pairs are too '
+                "few for it to be set by default; set holdout, such as 0.02"
+            )
+        return resolved
 
     @property
     def rollback_every(self) -> int:
@@ -345,6 +379,10 @@ class TrainConfig(reduce(plugins.extend, KINDS, TrainTable)):
                 raise ValueError(f"unlocked_{tower}_groups: the whole tower is trained; set lock_{tower}")
         if self.lock_image and self.lock_text and not (self.unlocked_image_groups or self.unlocked_text_groups):
             raise ValueError("lock_image and lock_text leave nothing to train; set unlocked_image_groups or another")
+        if self.needs_holdout and self.holdout == 0:
+            raise ValueError('keep = "best" and patience need pairs that are held out; set holdout above 0')
+        if self.holdout and self.shard_cache_bytes:
+            raise ValueError("holdout: its images lie in all shards; set shard_cache_bytes = 0, or holdout = 0")
         if self.shard_cache_bytes and not self.shuffle_shards:
             raise ValueError("shard_cache_bytes: samples of all shards are shuffled together; set shuffle_shards")
         return self

@@ -70,7 +70,8 @@ def prepare_index(job: Job) -> SampleIndex:
     """
     folder = prepared_folder(job)
     files = ShardFiles(job.shards, job.arriving)
-    options = {"blur_faces": job.train.blur_faces, "with_rows": job.train.captions is not None}
+    options: dict[str, Any] = {"blur_faces": job.train.blur_faces, "with_rows": job.train.captions is not None}
+    options["holdout"] = job.train.holdout or 0.0
     workers = job.train.loader_threads
 
     def prepare(folders: list[Path]) -> list[str]:

@@ -18,7 +18,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.utils.deterministic as deterministic
@@ -43,12 +43,25 @@ from training.job import (
     run_command,
     run_process,
 )
-from training.loop.checkpointing import is_rollback_due, name_processor, resume, roll_back, write_checkpoint
+from training.loop.checkpointing import (
+    is_rollback_due,
+    name_processor,
+    restore_best,
+    resume,
+    roll_back,
+    write_checkpoint,
+)
 from training.loop.flops import count_step_flops
-from training.loop.health import BadSteps, HealthMonitor, describe_out_of_memory
+from training.loop.health import BadSteps, HealthMonitor, describe_out_of_memory, open_holdout
 from training.loop.initial_model import count_kept_patches
 from training.loop.inputs import InputMaker, StepInputs, upload_batches
-from training.loop.interim_evaluation import evaluate_interim, is_evaluated, is_evaluation_due
+from training.loop.interim_evaluation import (
+    HOLDOUT_FILE,
+    evaluate_interim,
+    is_evaluated,
+    is_evaluation_due,
+    measure_holdout,
+)
 from training.loop.metrics_log import MetricsLog
 from training.loop.profiling import StepProfiler
 from training.loop.step_recorder import Agreement, DelayedValues, StepRecorder, TakenStep, agree
@@ -118,7 +131,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         ContractError: a shard is damaged, or no shard has a pair.
     """
     config = resolve_settings(job.train, device)
-    if config.evaluate_every and job.suite is None:
+    if config.evaluate_every and job.suite is None and not config.holdout:
         raise ConfigError("evaluate_every: the job names no suite")
     preparation.check_shards(job)
     model_config = config.load_dimensions()
@@ -156,6 +169,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         health=HealthMonitor(config.max_spike, count_warmup_steps(plan.total_steps, config)),
         skipped=SkippedSamples(dataset, config.max_skipped),
         bad_steps=BadSteps(config.max_bad_steps, config.max_rollbacks) if config.max_bad_steps else None,
+        holdout=open_holdout(config, index.measured, plan.total_steps),
     )
 
 
@@ -245,8 +259,12 @@ def run_steps(run: TrainingRun) -> None:
         recorder, started = StepRecorder(run, log, writer), run.step
         run.skipped.check()
         _request_shards(run)
-        if is_evaluation_due(run) and not is_evaluated(run):  # it was stopped in the evaluation
-            _evaluate(run, writer, log)
+        if _is_measured(run):  # it was stopped in the evaluation
+            _evaluate(run, writer, log, measure_holdout)
+        if is_evaluation_due(run) and not is_evaluated(run):
+            _evaluate(run, writer, log, evaluate_interim)
+        if _has_ended(run):
+            return
         for batch in log.timed(upload_batches(_load(run), run.device)):
             agreed = agree(run, batch)
             if agreed.stop:
@@ -260,7 +278,8 @@ def run_steps(run: TrainingRun) -> None:
             writer.check()
             _request_shards(run)
             is_last, is_due = run.step == plan.total_steps, is_evaluation_due(run)
-            is_saved = is_due or (run.step % config.checkpoint_every == 0 and not is_last)
+            is_measured = _is_measured(run)
+            is_saved = is_due or ((is_measured or run.step % config.checkpoint_every == 0) and not is_last)
             if is_rollback_due(run):
                 recorder.flush()
                 roll_back(run, writer, log)
@@ -270,14 +289,33 @@ def run_steps(run: TrainingRun) -> None:
                 roll_back(run, writer, log)
             if is_saved:
                 write_checkpoint(run, writer, log)
+            if is_measured:
+                _evaluate(run, writer, log, measure_holdout)
             if is_due:
-                _evaluate(run, writer, log)
+                _evaluate(run, writer, log, evaluate_interim)
+            if _has_ended(run):
+                return
 
 
-def _evaluate(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> None:
+def _is_measured(run: TrainingRun) -> bool:
+    """Return whether the model is measured on the hold-out after the current step."""
+    return run.holdout is not None and run.holdout.is_due(run.step)
+
+
+def _has_ended(run: TrainingRun) -> bool:
+    """Return whether the training ends early after the current step, because the hold-out does not get better."""
+    if run.holdout is None or not run.holdout.has_ended:
+        return False
+    logger.info("ended after step %d of %d: train.patience = %s", run.step, run.plan.total_steps, run.config.patience)
+    return True
+
+
+def _evaluate(
+    run: TrainingRun, writer: CheckpointWriter, log: MetricsLog, evaluation: Callable[[TrainingRun], None]
+) -> None:
     with log.paused():
         writer.wait()  # a signal ends the evaluation at once
-        evaluate_interim(run)
+        evaluation(run)
 
 
 def _load(run: TrainingRun) -> Iterator[Batch]:
@@ -342,6 +380,7 @@ def finish(run: TrainingRun) -> None:
     """Write the finished model and, last, done.json."""
     skipped = run.skipped.gather()
     output = run.job.output
+    kept_step = restore_best(run) if run.holdout is not None and run.config.keep == "best" else run.step
     model = copy_whole(run.model)
     if distributed.rank() == 0:
         save_model(output, model, run.tokenizer, run.preprocess)
@@ -356,6 +395,9 @@ def finish(run: TrainingRun) -> None:
             "skipped": len(skipped),
             "files": {name: file_sha256(output / name) for name in OUTPUTS},
         }
+        if run.holdout is not None:
+            done["holdout"] = run.holdout.describe(run.step, kept_step)
+            done["files"][HOLDOUT_FILE] = file_sha256(output / HOLDOUT_FILE)
         if run.plan.mixture is not None:
             done["datasets"] = run.plan.mixture.describe(run.config.epochs)
         if run.bad_steps is not None:

@@ -3,6 +3,7 @@
 Legend: B batch, S side of the input.
 """
 
+from collections.abc import Iterator
 from itertools import chain
 
 import numpy as np
@@ -64,8 +65,13 @@ def use_text_features(
 ) -> TextFeatures:
     """Return the features of a frozen text tower; all ranks together."""
     assert model.text is not None
-    texts = chain.from_iterable((prompt.format(c) for prompt in set(config.prompts)) for c in dataset.captions())
+
+    def list_texts(*, with_held: bool) -> Iterator[str]:
+        captions = dataset.captions(with_held=with_held)
+        return chain.from_iterable((prompt.format(c) for prompt in set(config.prompts)) for c in captions)
+
     digest = find_files(init).digest()
     folder = job.features_folder / "towers"
+    texts = list_texts(with_held=True)
     found = prepare_text_features(model.text, tokenizer, texts, digest, folder, config.precision)
-    return found.centre() if init.centred else found
+    return found.centre(list_texts(with_held=False)) if init.centred else found

@@ -40,7 +40,7 @@ def start_from_least_squares(model: CLIP, config: TrainConfig, dataset: Dataset,
     moments_WD = torch.zeros(width, len(weight_DW), dtype=torch.float64, device=device)
     starts = range(0, len(dataset), PAIRS_AT_ONCE)
     for start in distributed.take_share(starts):
-        pairs = range(start, min(start + PAIRS_AT_ONCE, len(dataset)))
+        pairs = list(dataset.index.without_held(range(start, min(start + PAIRS_AT_ONCE, len(dataset)))))
         for features_NW, targets_ND in _read_pairs(config, dataset, texts, pairs):
             with torch.no_grad():
                 inputs_NW = F.pad(projector.norm(features_NW.to(device)).double(), (0, 1), value=1.0)
@@ -58,7 +58,7 @@ def start_from_least_squares(model: CLIP, config: TrainConfig, dataset: Dataset,
         )
 
 
-def _read_pairs(config: TrainConfig, dataset: Dataset, texts: Texts, pairs: range) -> list[tuple[Tensor, Tensor]]:
+def _read_pairs(config: TrainConfig, dataset: Dataset, texts: Texts, pairs: list[int]) -> list[tuple[Tensor, Tensor]]:
     """Return features of images and targets of the readable pairs, for the plain images and for each copy."""
     variants = len(dataset.image_features.arrays[0])
     found = []

@@ -41,14 +41,15 @@ class TextFeatures:
     centre_W: Tensor | None = None
     """Mean that is subtracted from the rows, and by `centre` in the tower too; None: nothing is."""
 
-    def centre(self) -> "TextFeatures":
-        """Return the features minus the mean of all, which the bias of the tower's last layer subtracts from now on."""
-        if not len(self.features_NW):
+    def centre(self, texts: Iterable[str]) -> "TextFeatures":
+        """Return the features minus the mean of some, which the bias of the tower's last layer subtracts from now on."""
+        rows = np.unique(np.fromiter((self.rows[text] for text in texts), np.int64))
+        if not len(rows):
             return self
         total_W = np.zeros(self.features_NW.shape[1])
-        for start in range(0, len(self.features_NW), ROWS_AT_ONCE):
-            total_W += self.features_NW[start : start + ROWS_AT_ONCE].sum(axis=0, dtype=np.float64)
-        centre_W = torch.from_numpy(total_W / len(self.features_NW)).float()
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            total_W += self.features_NW[rows[start : start + ROWS_AT_ONCE]].sum(axis=0, dtype=np.float64)
+        centre_W = torch.from_numpy(total_W / len(rows)).float()
         with torch.no_grad():
             self.tower.encoder.shift_outputs(-centre_W)
         return replace(self, centre_W=centre_W)

@@ -119,6 +119,7 @@ class Card:
             *_list_licenses(self.packs),
             _recipe(self.manifests),
             *_list_weights(train),
+            *_show_holdout(train),
             *([_scores(self.rows, self.comparisons)] if self.rows else []),
             describe_contamination(self.manifests, only_own=self.is_mixture),
             Section("Limits", list_limits(self.manifests, self.rows, only_own=self.is_mixture)),
@@ -407,6 +408,23 @@ def _list_weights(train: Manifest) -> list[Section]:
     sentence = "The training started from these weights, and the model holds them or what training made of them."
     columns = ("tower", "weights", "licence", "file", "sha256")
     return [Section("Pretrained weights", (sentence,), columns, rows)] if rows else []
+
+
+def _show_holdout(train: Manifest) -> list[Section]:
+    """Return the curve on the held-out pairs, if there are any."""
+    found = TrainFacts.of(train).holdout
+    if found is None:
+        return []
+    rows = [
+        (f"{row['step']:,.0f}", f"{row['holdout_loss']:.4f}", format_percent(row["holdout_mean_R_at_1"]))
+        for row in found.curve
+    ]
+    sentences = [
+        f"Measured on {found.pairs:,} pairs that were never trained on. The model is that of step {found.kept_step:,}."
+    ]
+    if found.ended_early:
+        sentences.append("The training ended early, since the loss of these pairs did not fall any more.")
+    return [Section("Held-out pairs", sentences, ("step", "loss", "R@1"), rows, numbers=(0, 1, 2))]
 
 
 def describe_code(code: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from dataops import plugins
-from dataops.facts import RegisteredPages, RegisterFacts
+from dataops.facts import RegisteredPages, RegisterFacts, TrainFacts
 from dataops.home import CHECKOUT
 from dataops.snapshot import UNDIGESTED, Manifest, load_ancestors
 from dataops.trace.sources import TrainingDataset, list_training_datasets, stored_manifests
@@ -291,7 +291,9 @@ def _fill_run(registration: Registration, run: "Run") -> "ModelVersion":
     client.set_tag(run.info.run_id, NOTE, registration.describe(run, {}))
     registration.log_files(run, _list_artefacts(registration))
     model_id = _log_model(registration, run)
-    children = log_child_runs(client, run, work.context.run_name, work.inputs, curve, datasets, time_ms)
+    holdout = TrainFacts.of(work.inputs["train"]).holdout
+    rows = [*curve, *(holdout.curve if holdout else ())]
+    children = log_child_runs(client, run, work.context.run_name, work.inputs, rows, datasets, time_ms)
     _log_results(registration, children, model_id, datasets)
     return write_version(registration, run, model_id)
 

@@ -33,7 +33,7 @@ def log_child_runs(
     """Log a child run for each of STAGES, and return them; each call may be repeated.
 
     Args:
-        curve: rows of the training's metrics.jsonl.
+        curve: rows of the training's metrics.jsonl and holdout.jsonl.
         datasets: MLflow datasets by task; the training set has the name "", other training sets pack/KEY.
         timestamp_ms: time of all points, the same at each attempt.
     """

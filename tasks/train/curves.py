@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 5.0
-FILES = ("metrics.jsonl", "evidence-throughput.jsonl", "evidence-suite.jsonl")
+FILES = ("metrics.jsonl", "evidence-throughput.jsonl", "evidence-suite.jsonl", "holdout.jsonl")
 """Files in a job's folder with one JSON object a line, which has a `step`."""
 
 
@@ -111,7 +111,7 @@ class CurveFollower:
 SYSTEM_SECONDS = 10
 ROWS_AT_ONCE = 200
 """Maximum number of rows, evenly thinned, that one poll logs; the run of the register stage has the full curve."""
-METRICS = dict(zip(FILES, ("train/loss", "train/samples_per_second", "train/loss"), strict=True))
+METRICS = dict(zip(FILES, ("train/loss", "train/samples_per_second", "train/loss", "train/holdout_loss"), strict=True))
 """The files to log, each with the metric whose last step shows how much of it an earlier attempt logged."""
 
 

@@ -285,11 +285,11 @@ def _train(work: Work[TrainConfig], folder: Path) -> Record:
 
 def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     parts = [work.draft.put_file(name, folder / name) for name in OUTPUT]
-    optional = (folder / name for name in ("evidence-suite.jsonl", TRACE))
+    optional = (folder / name for name in ("evidence-suite.jsonl", "holdout.jsonl", TRACE))
     parts += [work.draft.put_file(path.name, path) for path in optional if path.exists()]
     last_row = json.loads((folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
     done = json.loads((folder / "done.json").read_text("utf-8"))
-    facts: dict[str, Any] = {"bad_steps": done["bad_steps"]} if "bad_steps" in done else {}
+    facts: dict[str, Any] = {name: done[name] for name in ("bad_steps", "holdout") if name in done}
     if weights := describe_weights(work.config):
         facts["weights"] = weights
     if "processor" in done:  # no job of an earlier version has it
@@ -317,11 +317,13 @@ def build_job(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, 
     """
     limit = work.config.shard_cache_bytes
     download = download_indexes if limit else download_datasets
-    local = download(work.draft.store, _find_datasets(work), shards)
+    datasets = _find_datasets(work)
+    config = work.config.with_precision().with_holdout(sum(dataset.counts.kept for dataset in datasets))
+    local = download(work.draft.store, datasets, shards)
     files = [(path, part) for one in local for path, part in zip(one.shards, one.tars, strict=True)]
     is_mixture = len(local) > 1
     job: dict[str, Any] = {
-        "train": work.config.with_precision().model_dump(mode="json"),
+        "train": config.model_dump(mode="json"),
         "seed": work.seed if work.config.seed is None else work.config.seed,
         "shards": [str(path) for path, _ in files],
         "datasets": [len(one.shards) for one in local] if work.config.dataset else [],
@@ -330,9 +332,9 @@ def build_job(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, 
         "output": str(output),
         "features": str(work.context.home / "features"),
     }
-    if work.config.evaluate_every:
-        suite = EvaluateConfig.model_validate(work.context.run_config.get("evaluate", {})).load()
-        job["suite"] = suite.model_dump(mode="json")
+    evaluate = EvaluateConfig.model_validate(work.context.run_config.get("evaluate", {}))
+    if work.config.evaluate_every and (evaluate.suite is not None or not config.holdout):
+        job["suite"] = evaluate.load().model_dump(mode="json")
     return job
 
 
@@ -368,7 +370,7 @@ def build_launcher(config: TrainConfig, key: str, folder: Path, address: str | N
 
 TRAIN = Stage(
     name="train",
-    version=7,
+    version=8,
     make=make,
     external_inputs=external_inputs,
     config_inputs=named_inputs,

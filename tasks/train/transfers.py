@@ -20,7 +20,7 @@ from dataops.errors import ContractError, PairmillError
 from dataops.snapshot import Draft, Part
 from dataops.store import Store
 from tasks.engine.process_guard import finish_first
-from training.checkpoint_files import find_rollback_targets
+from training.checkpoint_files import MANIFEST, STATE, find_needed
 from training.data.shard_files import REFUSED, WANTED
 
 # Shards that the trainer requests, of a dataset larger than its disk ---------------------------------------------------
@@ -118,7 +118,7 @@ logger = logging.getLogger(__name__)
 
 WRITTEN = re.compile(r"\bcheckpoint (step-\d+) is written")
 """The line of the trainer's log that names a new checkpoint."""
-METRICS, MANIFEST = "metrics.jsonl", "manifest.json"
+METRICS = "metrics.jsonl"
 
 
 class CheckpointMirror:
@@ -145,7 +145,7 @@ class CheckpointMirror:
     def restore(self) -> str | None:
         """Download the newest checkpoint if it is newer than those of the folder, and return its name.
 
-        With it come those that a rollback may need.
+        With it come those that a rollback, or the end of the training, may need.
         """
         stored = self._list_stored()
         complete = [step for step, files in stored.items() if MANIFEST in files]
@@ -153,8 +153,9 @@ class CheckpointMirror:
         newest = max(complete, key=_step_number, default=None)
         if newest is None or any(_step_number(name) >= _step_number(newest) for name in local):
             return None
-        targets = find_rollback_targets(map(_step_number, complete), self._rollback_every)
-        for name in sorted({newest, *(step for step in complete if _step_number(step) in targets)} - set(local)):
+        state = json.loads(self._draft.store.read(self._object_name(newest, STATE)))
+        needed = find_needed(map(_step_number, complete), self._rollback_every, state)
+        for name in sorted({newest, *(step for step in complete if _step_number(step) in needed)} - set(local)):
             self._download(name, stored[name], is_newest=name == newest)
         logger.info("%s was restored from %s", newest, self._draft.store.uri)
         return newest
@@ -184,9 +185,10 @@ class CheckpointMirror:
                     self._draft.store.put(self._object_name(step, METRICS), self._read_metrics(source))
                 self._draft.store.put(self._object_name(step, path.name), path)
             stored = self._list_stored()
-            targets = find_rollback_targets(map(_step_number, stored), self._rollback_every)
+            state = json.loads((source / STATE).read_text("utf-8"))
+            needed = find_needed(map(_step_number, stored), self._rollback_every, state)
             for old in sorted(stored, key=_step_number)[: -self._keep]:
-                if _step_number(old) not in targets:
+                if _step_number(old) not in needed:
                     self._draft.store.delete([self._object_name(old, file) for file in stored[old]])
         except FileNotFoundError:
             logger.info("%s was replaced by a newer checkpoint before it was copied to the store", step)
@@ -195,7 +197,7 @@ class CheckpointMirror:
 
     def _read_metrics(self, checkpoint: Path) -> bytes:
         """Return metrics.jsonl up to the step of a checkpoint."""
-        state = json.loads((checkpoint / "state.json").read_text("utf-8"))
+        state = json.loads((checkpoint / STATE).read_text("utf-8"))
         with (self._folder / METRICS).open("rb") as file:
             return file.read(state["metrics_bytes"])
 

@@ -196,10 +196,11 @@ class Dataset:
         """Close the shards."""
         self.files.close()
 
-    def captions(self) -> Iterator[str]:
-        """Yield each caption that is UTF-8, in order."""
+    def captions(self, *, with_held: bool = False) -> Iterator[str]:
+        """Yield each caption that is UTF-8, in order, without those of held-out samples."""
         for shard, path in enumerate(self.files.paths):
-            samples = self.index.samples_of(shard)
+            of_shard = self.index.samples_of(shard)
+            samples = of_shard if with_held else self.index.without_held(of_shard)
             if self.files.arrives(shard):
                 further = ["caption_source", CAPTIONS.name] if self.caption_weights is not None else []
                 row_of = {row["key"]: row for row in read_shard_rows(path, ["caption"], further)}
@@ -272,15 +273,25 @@ class Dataset:
         caption = self._caption(self.index.shard_of(sample), sample).decode("utf-8", "replace").strip()
         return self._image(sample), caption
 
+    def load_plain(self, sample: int) -> tuple[np.ndarray, str] | Skipped:
+        """Return the square at the centre of an image, or its feature, with its caption; or why there is none."""
+        loaded = self.load(sample)
+        if isinstance(loaded, Skipped) or loaded[0].ndim == 1:
+            return loaded
+        return self._cut_square(loaded[0]), loaded[1]
+
     def load_square(self, sample: int) -> np.ndarray:
         """Return the square at the centre of an image, uint8 (S, S, 3).
 
         Raises: ValueError with the reason if the image cannot be read.
         """
-        side = self.image_size
-        pixels = decode.decode_image(self._image(sample), side)
+        pixels = decode.decode_image(self._image(sample), self.image_size)
         if faces := self.index.faces(sample):
             pixels = decode.blur_faces(pixels, faces)
+        return self._cut_square(pixels)
+
+    def _cut_square(self, pixels: np.ndarray) -> np.ndarray:
+        side = self.image_size
         pixels = decode.resize_shortest_side(pixels, side)
         top, left = (round((extent - side) / 2) for extent in pixels.shape[:2])
         return pixels[top : top + side, left : left + side]

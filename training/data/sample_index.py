@@ -27,7 +27,16 @@ from dataops.errors import ConfigError, ContractError
 from dataops.regular_files import open_regular, read_text
 from training.data.epoch_order import Sampling, Windows
 from training.data.shard_files import ShardFiles, find_checksum, rows_of_shard
-from training.data.shard_index import NO_FACE_DETECTION, ROW_SPAN, SPAN, Box, ShardSamples, Skipped, index_shard
+from training.data.shard_index import (
+    LINK,
+    NO_FACE_DETECTION,
+    ROW_SPAN,
+    SPAN,
+    Box,
+    ShardSamples,
+    Skipped,
+    index_shard,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +45,9 @@ VERSION = 1
 HEADER = "index.json"
 LOG_SECONDS = 10.0
 READ_BYTES = 1 << 16
+LINKS_AT_ONCE = 1 << 20
+MEASURED_PAIRS = 4096
+"""Maximum number of held-out pairs that a training measures."""
 SHARD = np.dtype([("samples", "<u8"), ("keys", "<u8"), ("key_bytes", "<u4")])
 """Number of a shard's samples, and offset and width of their keys in the column `keys`."""
 COLUMNS = {
@@ -48,14 +60,19 @@ COLUMNS = {
     "faces": np.dtype("<f8"),
     "skipped": np.dtype("u1"),
     "rows": ROW_SPAN,
+    "links": LINK,
+    "held": np.dtype("<u8"),
+    "measured": np.dtype("<u8"),
 }
-"""`rows` are there if captions are chosen from them.
+"""`rows` are there if captions are chosen from them. With a hold-out, `held` has in ascending order the samples that are
+never trained on, and `measured` those of them that are measured: they are like no sample that is trained on, nor like
+each other.
 
 `probabilities` and `identities` are there if a sample has a probability below 1, the faces if they are to be blurred."""
 
 
 def fingerprint_shards(
-    files: ShardFiles, checksums: Mapping[str, str], *, blur_faces: bool, with_rows: bool = False
+    files: ShardFiles, checksums: Mapping[str, str], *, blur_faces: bool, with_rows: bool = False, holdout: float = 0.0
 ) -> str:
     """Return a digest of all that decides an index: the shards' contents, or where no checksum is listed, their times.
 
@@ -74,7 +91,8 @@ def fingerprint_shards(
         # The times of copies of a file differ between machines; a checksum is that of all copies.
         known = [None if s is None else [s.st_size, *([] if checksum else [s.st_mtime_ns])] for s in states]
         shards.append([path.name, size, checksum, files.arrives(number), known])
-    return text_sha256(canonical_json([VERSION, blur_faces, shards, *(["rows"] if with_rows else [])]))
+    chosen = [*(["rows"] if with_rows else []), *([["holdout", holdout]] if holdout else [])]
+    return text_sha256(canonical_json([VERSION, blur_faces, shards, *chosen]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +126,17 @@ class SampleIndex:
         if "probabilities" not in self.columns:
             return None
         return Sampling(self.columns["probabilities"], self.columns["identities"])
+
+    @property
+    def measured(self) -> np.ndarray:
+        """The held-out samples that are measured, by the hash that chose them; empty without a hold-out."""
+        return self.columns.get("measured", np.empty(0, np.uint64)).astype(np.int64)
+
+    def without_held(self, samples: range) -> Iterator[int]:
+        """Yield the samples of a range that are trained on."""
+        held = self.columns.get("held", np.empty(0, np.uint64))
+        left_out = set(held[slice(*np.searchsorted(held, [samples.start, samples.stop]))].tolist())
+        return (sample for sample in samples if sample not in left_out)
 
     def windows(self, at_once: int) -> Windows | None:
         """Return windows of `at_once` shards; None for 0, all of them."""
@@ -173,13 +202,21 @@ def verify_index(folder: Path, fingerprint: str) -> bool:
 
 
 def build_index(
-    folder: Path, files: ShardFiles, fingerprint: str, *, blur_faces: bool, workers: int, with_rows: bool = False
+    folder: Path,
+    files: ShardFiles,
+    fingerprint: str,
+    *,
+    blur_faces: bool,
+    workers: int,
+    with_rows: bool = False,
+    holdout: float = 0.0,
 ) -> None:
     """Write the index of some shards in place of what the folder holds, in the memory of a few shards.
 
     Args:
         workers: threads that read shards.
         with_rows: index the JSON of each sample too.
+        holdout: share of the samples that are held out.
 
     Raises:
         ConfigError: there is no shard, or one cannot be opened.
@@ -193,11 +230,14 @@ def build_index(
     writer = _Writer(part)
     try:
         logged = time.monotonic()
-        for number, shard in enumerate(_index_shards(files, blur_faces, workers), 1):
+        options = {"blur_faces": blur_faces, "holdout": holdout}
+        for number, shard in enumerate(_index_shards(files, options, workers), 1):
             writer.append(shard, with_rows=with_rows)
             if time.monotonic() - logged > LOG_SECONDS:
                 logged = time.monotonic()
                 logger.info("%s of %s shards are indexed", f"{number:,}", f"{len(files.paths):,}")
+        if holdout:
+            writer.choose_measured()
     finally:
         writer.close()
     if writer.samples == 0 and writer.without_detection:
@@ -212,9 +252,9 @@ def build_index(
     part.rename(folder)
 
 
-def _index_shards(files: ShardFiles, blur_faces: bool, workers: int) -> Iterator[ShardSamples]:
+def _index_shards(files: ShardFiles, options: Mapping[str, Any], workers: int) -> Iterator[ShardSamples]:
     """Yield the samples of each shard in order, a few ahead of their use."""
-    numbers, index = range(len(files.paths)), partial(index_shard, files, blur_faces=blur_faces)
+    numbers, index = range(len(files.paths)), partial(index_shard, files, **options)
     if workers < 2:
         yield from map(index, numbers)
         return
@@ -253,6 +293,7 @@ class _Writer:
         self._folder = folder
         self._columns: dict[str, _Column] = {}
         self.samples, self._faces = 0, 0
+        self._held: list[np.ndarray] = []
         self.without_detection = False
 
     def append(self, shard: ShardSamples, *, with_rows: bool) -> None:
@@ -273,9 +314,42 @@ class _Writer:
             self._faces += sum(map(len, shard.faces))
         if with_rows:
             self._column("rows").append(shard.row_spans)
+        if shard.links is not None and shard.held is not None:
+            for records in (shard.links, shard.held):
+                records["sample"] += np.uint64(self.samples)
+            self._column("links").append(shard.links)
+            self._held.append(shard.held)
         self._column("skipped").append(b"".join(json.dumps(asdict(item)).encode() + b"\n" for item in shard.skipped))
         self.without_detection |= any(item.reason == NO_FACE_DETECTION for item in shard.skipped)
         self.samples += len(shard.keys)
+
+    def choose_measured(self) -> None:
+        """Write the held-out samples, and which of them are measured, of the links that were written before.
+
+        A held-out sample that is like one that is trained on, such as by its caption, is neither trained on nor
+        measured. So what is trained on depends on the sample alone, and no sample of it is like a measured one.
+        """
+        self._column("links").file.flush()
+        links = _map(self._folder / "links", LINK, self._size("links"))
+        held = np.concatenate(self._held)
+        of_held: list[np.ndarray] = [np.empty(0, LINK)]
+        for chunk in (links[i : i + LINKS_AT_ONCE] for i in range(0, len(links), LINKS_AT_ONCE)):
+            of_held.append(chunk[np.isin(chunk["sample"], held["sample"])])
+        own = np.concatenate(of_held)
+        seen: set[int] = set()
+        for chunk in (links[i : i + LINKS_AT_ONCE] for i in range(0, len(links), LINKS_AT_ONCE)):
+            is_trained = ~np.isin(chunk["sample"], held["sample"])
+            seen.update(chunk["hash"][is_trained & np.isin(chunk["hash"], own["hash"])].tolist())
+        links_of: dict[int, list[int]] = {}
+        for sample, link in own.tolist():
+            links_of.setdefault(sample, []).append(link)
+        measured: list[int] = []
+        for sample in held["sample"][np.lexsort((held["sample"], held["hash"]))].tolist():
+            if len(measured) < MEASURED_PAIRS and seen.isdisjoint(links_of[sample]):
+                measured.append(sample)
+                seen.update(links_of[sample])
+        self._column("held").append(held["sample"])
+        self._column("measured").append(np.array(measured, np.uint64))
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Return size and hash of each column."""

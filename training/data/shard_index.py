@@ -36,6 +36,8 @@ SPAN = np.dtype([("image", "<u8"), ("image_bytes", "<u4"), ("caption", "<u8"), (
 """Offset and size of a sample's image and of its caption in their shard."""
 ROW_SPAN = np.dtype([("row", "<u8"), ("row_bytes", "<u4")])
 """Offset and size of a sample's JSON in its shard; 0 and 0 if it has none."""
+LINK = np.dtype([("sample", "<u8"), ("hash", "<u8")])
+"""A hash of what makes two samples alike: the bytes of the image, its perceptual hash, its cluster, or a caption."""
 MAX_BYTES = 2**32 - 1
 _PLAIN = bytes(sorted(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._- \n"))
 
@@ -52,8 +54,22 @@ class Row(msgspec.Struct):
     face_bboxes: list[Box] | None = None
 
 
+class _Caption(msgspec.Struct):
+    caption: str
+
+
+class _Alike(msgspec.Struct):
+    """The fields of a sample's row that make it like another."""
+
+    cluster: str | None = None
+    phash: str | None = None
+    sha256: str | None = None
+    captions: list[_Caption] | None = None
+
+
 # Made before there are threads: two threads in which msgspec sees a type for the first time may crash.
 _decode_row = msgspec.json.Decoder(Row).decode
+_decode_alike = msgspec.json.Decoder(_Alike).decode
 
 
 @dataclass(frozen=True)
@@ -82,10 +98,17 @@ class ShardSamples:
     """Samples without an image or a caption, or with an invalid probability."""
     row_spans: np.ndarray
     """(samples,) of ROW_SPAN."""
+    links: np.ndarray | None = None
+    """(links,) of LINK, with the samples' numbers in the shard; None without a hold-out."""
+    held: np.ndarray | None = None
+    """(held,) of LINK: the samples that are not trained on, and the number below the share by which they were chosen."""
 
 
-def index_shard(files: ShardFiles, number: int, *, blur_faces: bool) -> ShardSamples:
+def index_shard(files: ShardFiles, number: int, *, blur_faces: bool, holdout: float = 0.0) -> ShardSamples:
     """Return the samples of a shard.
+
+    Args:
+        holdout: share of the samples that are held out.
 
     Raises:
         ConfigError: the shard cannot be opened.
@@ -93,7 +116,10 @@ def index_shard(files: ShardFiles, number: int, *, blur_faces: bool) -> ShardSam
     """
     path = files.paths[number]
     try:
-        return (None if blur_faces else _index_columns(files, number)) or _index_any(files, number, blur_faces)
+        found = (None if blur_faces else _index_columns(files, number)) or _index_any(files, number, blur_faces)
+        if holdout:
+            _hold_out(files, number, found, holdout)
+        return found
     except OSError as error:
         raise ConfigError(f"shard {path}: {error.strerror or error}") from error
     except tarfile.TarError as error:
@@ -335,6 +361,45 @@ def _read_arriving_rows(path: Path, keys: Collection[str], blur_faces: bool) -> 
     if rows.keys() != set(keys):
         raise ContractError(f"shard {path}: its .idx and its {rows_of_shard(path).name} list different samples")
     return rows
+
+
+# Hold-out -------------------------------------------------------------------------------------------------------------
+
+
+def _hold_out(files: ShardFiles, number: int, shard: ShardSamples, share: float) -> None:
+    """Hold out the samples of some images, and list what makes samples like others (sample_index.py).
+
+    A hash of the image decides: of its cluster of duplicates, else its perceptual hash, else its bytes. So the decision
+    depends on nothing but the sample, and stays when a dataset grows; equal images are held out together.
+    """
+    links: list[tuple[int, int]] = []
+    held: list[tuple[int, int]] = []
+    for sample, span in enumerate(shard.spans.tolist()):
+        caption, alike = _read_alike(files, number, span, shard.row_spans[sample])
+        images = [f"{name} {value}" for name in ("cluster", "phash", "sha256") if (value := getattr(alike, name))]
+        if not images:  # no dataset of ours: equal bytes are all that is known
+            images = [f"bytes {xxhash.xxh3_128_hexdigest(files.read(number, *span[:2]))}"]
+        texts = {caption, *(one.caption for one in alike.captions or ())}
+        captions = [f"caption {' '.join(text.casefold().split())}" for text in texts]
+        links += [(sample, _hash_text(text)) for text in (*images, *captions)]
+        if (drawn := _hash_text(f"holdout {images[0]}")) < share * 2**64:
+            held.append((sample, drawn))
+    shard.links, shard.held = np.array(links, LINK), np.array(held, LINK)
+    shard.probabilities = shard.probabilities.copy()  # which may be memory of Arrow, and read-only
+    shard.probabilities[shard.held["sample"].astype(np.int64)] = 0.0
+
+
+def _read_alike(files: ShardFiles, number: int, span: tuple[int, ...], row_span: np.ndarray) -> tuple[str, _Alike]:
+    caption = files.read(number, *span[2:]).decode("utf-8", "replace")
+    data = files.read(number, *row_span.item()) if row_span["row_bytes"] else b"{}"
+    try:
+        return caption, _decode_alike(data)
+    except msgspec.MsgspecError:  # fields of a dataset of other tools may have other types
+        return caption, _Alike()
+
+
+def _hash_text(text: str) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
 
 
 # Both -----------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """How a run is written to a checkpoint, and resumed from one."""
 
 import logging
+from pathlib import Path
 
 import torch
 
@@ -8,6 +9,7 @@ from dataops.errors import TrainingDiverged
 from dataops.process import processor_name
 from training import distributed
 from training.checkpoints import CheckpointWriter, find_newest_checkpoint, restore_checkpoint
+from training.loop.health import LOSS
 from training.loop.metrics_log import MetricsLog
 from training.loop.training_run import TrainingRun
 
@@ -31,6 +33,8 @@ def resume(run: TrainingRun) -> None:
     run.step = run.saved_step = state["step"]
     if run.bad_steps is not None:
         run.bad_steps.restore(state["bad_steps"])
+    if run.holdout is not None:
+        run.holdout.curve = state["holdout"]
     run.skipped.restore(state["skipped"])
     logger.info("resumed from %s", name)
     before, now = state.get("processor"), name_processor(run.device)
@@ -47,7 +51,38 @@ def write_checkpoint(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog
         state = {"job": run.resume_digest, "metrics_bytes": log.sync(), "skipped": skipped}
         state["processor"] = name_processor(run.device)
         state |= {} if run.bad_steps is None else {"bad_steps": run.bad_steps.dump()}
+        if run.holdout is not None:
+            state["holdout"] = run.holdout.curve
+            if run.config.keep == "best" and run.holdout.best is not None:
+                state["best"] = run.holdout.best["step"]
     writer.save(run.step, run.model, run.learner.optimizer, state, run.extra_tensors())
+
+
+def restore_best(run: TrainingRun) -> int:
+    """Restore the weights of the lowest loss on the hold-out, and return their step; all ranks together.
+
+    It is the best of those that still exist: a checkpoint that was damaged may have been the best.
+    """
+    assert run.holdout is not None
+    kept = None
+    if distributed.rank() == 0:
+        by_loss = sorted(run.holdout.curve, key=lambda row: row[LOSS])
+        steps = (int(row["step"]) for row in by_loss)
+        kept = next((step for step in steps if step == run.step or _folder(run, step).exists()), run.step)
+        if run.holdout.best is not None and kept != run.holdout.best["step"]:
+            logger.warning(
+                "the checkpoint of step %d is lost; the next best step is %d", run.holdout.best["step"], kept
+            )
+    kept = distributed.broadcast_from_first(kept)
+    if kept != run.step:
+        restore_checkpoint(_folder(run, kept), run.model, run.learner.optimizer, run.extra_tensors())
+    if distributed.rank() == 0:
+        logger.info("the model is that of step %d, the lowest loss on the hold-out", kept)
+    return kept
+
+
+def _folder(run: TrainingRun, step: int) -> Path:
+    return run.checkpoints / f"step-{step:06d}"
 
 
 def name_processor(device: torch.device) -> str:

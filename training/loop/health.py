@@ -1,14 +1,17 @@
-"""Checks for a training that no longer learns: a dead temperature, collapsed features or a spike of the loss.
+"""Checks for a training that no longer learns: a dead temperature, collapsed features, a spike of the loss, or a loss on
+held-out pairs that rises.
 
 Legend: B pairs of this rank, D embed_dim.
 """
 
+import logging
 import math
 import statistics
 from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +19,8 @@ from torch.nn import functional as F
 from dataops.errors import ConfigError
 from training import distributed
 from training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 # Bad steps: their update is skipped on the device, and after several in a row the training rolls back -----------------
 # A step is bad if its loss or gradient norm is not finite, or exceeds a multiple of its mean over the good steps before it.
@@ -235,3 +240,97 @@ def mean_cosine(features_BD: Tensor) -> Tensor:
         return torch.zeros((), dtype=torch.float64, device=features_BD.device)
     total = F.normalize(features_BD.float(), dim=1).sum(dim=0).square().sum().double()
     return (total - count) / (count * (count - 1))
+
+
+# Hold-out: the curve of pairs that are never trained on, and what follows from it -------------------------------------
+# Which pairs are held out is part of the index of the samples (training/data/sample_index.py). The curve is part of each
+# checkpoint, so that a resumed job decides as an undisturbed one.
+
+MEASUREMENTS = 20
+"""Measurements of a training whose config does not say how often."""
+TURN = 3
+"""Measurements in a row above the lowest loss after which the curve counts as turned."""
+TABLE_ROWS = 20
+LOSS, RECALL = "holdout_loss", "holdout_mean_R_at_1"
+
+
+@dataclass
+class HoldOut:
+    """The held-out pairs of a training, and what it has measured on them."""
+
+    samples: np.ndarray
+    """(N,) numbers in the index."""
+    config: TrainConfig
+    total_steps: int
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """A row for each measurement: step, loss, mean of R@1 both ways."""
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the model is measured after a step that was not measured yet."""
+        every = self.config.evaluate_every or -(-self.total_steps // MEASUREMENTS)
+        is_new = not self.curve or self.curve[-1]["step"] < step
+        return is_new and step > 0 and (step % every == 0 or step == self.total_steps)
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """The first row with the lowest loss."""
+        return min(self.curve, key=lambda row: row[LOSS], default=None)
+
+    @property
+    def since_best(self) -> int:
+        """Number of measurements after the lowest loss."""
+        return 0 if self.best is None else len(self.curve) - 1 - self.curve.index(self.best)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the training ends early."""
+        return self.config.patience is not None and self.since_best >= self.config.patience
+
+    def add(self, step: int, loss: float, recall: float) -> None:
+        """Add a measurement; rank 0 logs it, and warns once the curve has turned."""
+        self.curve.append({"step": step, LOSS: loss, RECALL: recall})
+        if distributed.rank() > 0:
+            return
+        pairs = f"{len(self.samples):,}"
+        logger.info("hold-out after step %d: loss %.4f, R@1 %.1f%% of %s pairs", step, loss, 100 * recall, pairs)
+        if self.best is not None and self.since_best == TURN:
+            remedy = "" if self.config.keep == "best" else '; train.keep = "best" keeps the model of that step'
+            logger.warning(
+                "the loss of held-out pairs rises since step %d, from %.4f to %.4f: the model learns its training pairs by "
+                "heart%s",
+                self.best["step"],
+                self.best[LOSS],
+                loss,
+                remedy,
+            )
+
+    def describe(self, step: int, kept_step: int) -> dict[str, Any]:
+        """Return what done.json says of it: at most TABLE_ROWS rows of the curve, the last one among them.
+
+        Args:
+            step: last step.
+            kept_step: step of the finished model.
+        """
+        stride = max(-(-len(self.curve) // TABLE_ROWS), 1)
+        rows = self.curve[::-1][::stride][::-1]
+        is_early = step < self.total_steps
+        return {"pairs": len(self.samples), "kept_step": kept_step, "ended_early": is_early, "curve": rows}
+
+
+def open_holdout(config: TrainConfig, measured: np.ndarray, total_steps: int) -> HoldOut | None:
+    """Return the hold-out of a job, or None if it has none.
+
+    Raises: ConfigError if no two pairs can be measured, and the config needs them.
+    """
+    if not config.holdout:
+        return None
+    if len(measured) >= 2:
+        return HoldOut(measured, config, total_steps)
+    problem = (
+        f"holdout: of the pairs that the share {config.holdout:g} holds out, {len(measured)} can be measured, since the "
+        "others have an image or a caption that is trained on; raise holdout"
+    )
+    if config.needs_holdout:
+        raise ConfigError(problem)
+    logger.warning("%s, or set it to 0", problem)
+    return None

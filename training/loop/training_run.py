@@ -18,7 +18,7 @@ from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped
 from training.loop.flops import StepFlops
-from training.loop.health import BadSteps, HealthMonitor, LossScale, StepGuard
+from training.loop.health import BadSteps, HealthMonitor, HoldOut, LossScale, StepGuard
 from training.loop.initial_model import build_initial_model
 from training.loop.inputs import StepInputs
 from training.loop.optim import build_optimizer
@@ -154,6 +154,8 @@ class TrainingRun:
     skipped: SkippedSamples
     bad_steps: BadSteps | None = None
     """None if the first bad step ends the job."""
+    holdout: HoldOut | None = None
+    """None if all pairs are trained on."""
     step: int = 0
     """Steps taken, the current one included."""
     saved_step: int = 0

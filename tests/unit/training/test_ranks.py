@@ -71,6 +71,8 @@ def test_two_ranks_train_as_one_process(
             "grad_cache": 4,
             "patch_dropout": 0.5,
             "max_bad_steps": 2,
+            "holdout": 0.2,
+            "keep": "best",
         },
     }
     alone = {tower: make_job(f"{tower}-1", tower, **settings, **more) for tower, more in towers.items()}
@@ -103,6 +105,12 @@ def test_two_ranks_train_as_one_process(
     assert [result.returncode for result in ended] == [1, 1], log
     for tower, job in alone.items():
         assert_same_training(job, both[tower])
+    curves = [
+        [json.loads(line) for line in (output_of(job) / "holdout.jsonl").read_text().splitlines()]
+        for job in (alone["vit"], both["vit"])
+    ]
+    for row, expected in zip(*curves, strict=True):
+        assert row == pytest.approx(expected, rel=1e-3)
     assert "resumed from step-000004" in log
     assert rows_of(begun)[:4] == rows_of(undisturbed)[:4]
     assert_same_training(undisturbed, begun)

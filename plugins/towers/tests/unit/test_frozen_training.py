@@ -87,7 +87,7 @@ def test_a_training_on_frozen_towers_ends_in_the_same_bits_after_a_stop(
     is_cached = kind != "computed"
     settings: dict[str, Any] = {name: {**table, "cache": is_cached} for name, table in tables.items()}
     if kind == "recipe":
-        settings = with_recipe(tables)
+        settings = with_recipe(tables) | {"holdout": 0.2, "keep": "best"}
     jobs = [make_job(name, image_size=32, **PLAIN, **settings) for name in ("a", "b")]
     assert main([str(jobs[0])]) == 0
     rows = rows_of(jobs[0])
@@ -143,11 +143,13 @@ def test_cached_features_are_those_of_each_step(make_job: MakeJob, tables: dict[
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
-def test_the_start_is_the_regression_of_all_captions_on_all_features(
-    make_job: MakeJob, tables: dict[str, dict[str, object]]
+@pytest.mark.parametrize("holdout", [0.0, 0.2])
+def test_the_start_is_the_regression_of_all_captions_on_all_features_but_those_held_out(
+    make_job: MakeJob, tables: dict[str, dict[str, object]], holdout: float
 ) -> None:
     """The oracle is numpy's least squares over the pairs of plain images and copies, with a row for each ridge."""
-    job = read_job([str(make_job("a", image_size=32, **PLAIN, **with_recipe(tables)))], Job)
+    settings = {**PLAIN, **with_recipe(tables), "holdout": holdout}
+    job = read_job([str(make_job("a", image_size=32, **settings))], Job)
     run = set_up(job, torch.device("cpu"))
     texts = run.text_features
     assert texts is not None
@@ -155,7 +157,7 @@ def test_the_start_is_the_regression_of_all_captions_on_all_features(
     hook.start(run.model, run.config, run.dataset, texts)
     inputs, targets = [], []
     for copy in range(3):
-        for pair in range(len(run.dataset)):
+        for pair in run.dataset.index.without_held(range(len(run.dataset))):
             loaded = run.dataset.load(pair, (0, 0, (copy + 0.5) / 3))
             assert isinstance(loaded, tuple)
             vectors = [texts([prompt.format(loaded[1])])[0].double().numpy() for prompt in run.config.prompts]
@@ -164,6 +166,7 @@ def test_the_start_is_the_regression_of_all_captions_on_all_features(
             inputs.append(norm(torch.from_numpy(loaded[0].copy())).detach().double().numpy())
     x, y = np.array(inputs), np.array(targets)
     assert len({row.tobytes() for row in x}) == len(x)  # each copy differs
+    assert (len(x) < 3 * len(run.dataset)) == (holdout > 0)
     scales = x.std(axis=0)
     rows = np.vstack([(x - x.mean(axis=0)) / scales, np.sqrt(0.1 * len(x)) * np.eye(x.shape[1])])
     expected = np.linalg.lstsq(rows, np.vstack([y - y.mean(axis=0), np.zeros((x.shape[1], y.shape[1]))]))[0]

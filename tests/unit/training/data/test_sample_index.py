@@ -106,7 +106,7 @@ def test_a_build_that_ends_early_leaves_the_index_as_it_was(
     tmp_path: Path, files: ShardFiles, monkeypatch: pytest.MonkeyPatch
 ):
     folder = tmp_path / "index"
-    monkeypatch.setattr(sample_index, "index_shard", lambda files, number, blur_faces: [][number])
+    monkeypatch.setattr(sample_index, "index_shard", lambda files, number, **_: [][number])
     with pytest.raises(IndexError):
         make(folder, files)
     assert not folder.exists()
