@@ -264,6 +264,8 @@ class PackFacts(Facts):
     original_sides: Tally = {}
     sources: Tally = {}
     """Number of pairs of each source, if the sources have names."""
+    commitments: dict[str, Any] = {}
+    """What plugins state about all rows, by plugin; that of the first version where takedowns made this one."""
     takedowns: list[str] = []
     parent: str | None = None
     """Key of the earlier version of which its takedowns made this one."""

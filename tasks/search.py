@@ -23,6 +23,7 @@ its index. Without a complete version, all requests of the store are applied. Th
 and after any kill, no pair that a request names is in a version that a run uses.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -306,6 +307,21 @@ class Search(NamedTuple):
         for path, numbers in by_part.items():
             found |= {(path, number): row for number, row in read_rows(self.store, path, numbers)}
         return [found[hit.rows.manifest.path(hit.part.name), hit.row] for hit in hits]
+
+    def read_evidence(self, download: Manifest, uid: str, hit: Hit | None = None) -> dict[str, Any] | None:
+        """Return the evidence row of the last round that fetched a pair: each round has its own part.
+
+        Args:
+            hit: the pair's row, if it is known.
+        """
+        found = [hit] if hit else self.find(Rows(download, "part-"), [Target("uid", uid)])
+        for row in found[:1]:
+            number = re.sub(r"-r\d+$", "", row.part.name.removesuffix(".parquet")).partition("-")[2]
+            for part in download.named(f"evidence-{number}", ".parquet"):
+                uids = read_columns(self.store, path := download.path(part.name), ["uid"])["uid"].to_pylist()
+                if uid in uids:
+                    return next(fields for _, fields in read_rows(self.store, path, [uids.index(uid)]))
+        return None
 
 
 @contextmanager

@@ -4,7 +4,6 @@ All is read from the store. MLflow is queried for versions, aliases and tags; wi
 register snapshots name, and the result states that MLflow was not asked.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from dataops.stages import PAIR_STAGES, SOURCE, STAGES
 from dataops.trace.sources import find_source, list_named_sources, list_shares, offset_unit
 from dataops.trace.targets import Target
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
-from tasks.search import Hit, Rows, Search, read_columns, read_rows
+from tasks.search import Hit, Rows, Search
 from tasks.tracking.registry import MODEL, RegisteredVersion, Registry
 from tasks.tracking.run_metadata import model_name
 
@@ -102,19 +101,9 @@ class Trace:
             step |= {"shard": row["shard"], "member": row["key"], "sha256": row["sha256"]}
         elif row.get("error_message"):
             step["error_message"] = row["error_message"]
-        if (evidence := self._read_evidence(download, hits[0], uid)) is not None:
+        if (evidence := self.search.read_evidence(download, uid, hits[0])) is not None:
             step["evidence"] = {name: evidence[name] for name in EVIDENCE if evidence.get(name) not in (None, [])}
         return step
-
-    def _read_evidence(self, download: Manifest, hit: Hit, uid: str) -> dict[str, Any] | None:
-        """Return the evidence row of the last round that fetched a pair: each round has its own part."""
-        number = re.sub(r"-r\d+$", "", hit.part.name.removesuffix(".parquet")).partition("-")[2]
-        for part in download.named(f"evidence-{number}", ".parquet"):
-            path = download.path(part.name)
-            uids = read_columns(self.lineage.store, path, ["uid"])["uid"].to_pylist()
-            if uid in uids:
-                return next(row for _, row in read_rows(self.lineage.store, path, [uids.index(uid)]))
-        return None
 
     def dataset(self, pack: Manifest, pairs: int | None = None) -> dict[str, Any]:
         """Return a dataset version with its trainings and models.

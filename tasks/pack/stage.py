@@ -35,11 +35,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dataops import plugins
 from dataops.errors import ContractError, NothingLeft
 from dataops.facts import PackFacts
 from dataops.formatting import format_counts
 from dataops.schema import CAPTIONS, CURATED
-from dataops.snapshot import INDEX, Draft, Manifest, Record
+from dataops.snapshot import INDEX, Draft, Manifest, Part, Record
 from dataops.text.tallies import Tally
 from dataops.trace.lineages import merge_lineages
 from dataops.trace.requests import load_erased, load_targets, select_requests
@@ -106,9 +107,10 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
             newer = [request for request in select_requests(work.made_of) if request not in base.inputs]
             made = rewrite(work, base, load_targets(work.draft.store, newer), context)
         written, counts = made.parts, made.counts
-        facts = PackFacts(**_facts(work, made, base), **_count_sources(made.totals, lineage))
-        if not any(part.name.startswith(INDEX) for part in written):
-            written += write_index(work.draft, [part for part in written if part.name.startswith("part-")], context)
+        stated = _facts(work, made, base)
+        indexes, commitments = _index_rows(work.draft, made, base, context)
+        written += indexes
+        facts = PackFacts(**stated, **_count_sources(made.totals, lineage), commitments=commitments)
         rows = [part for part in written if part.name.startswith("part-")][: SAMPLED if base else None]
         tables = ((f"{work.draft.folder_of(part)}/{part.name}", part.bytes) for part in rows)
         kept = sample_kept(work.draft.store, tables, work.inputs["download"].config["encode_format"])
@@ -254,6 +256,20 @@ def _facts(work: Work[PackConfig], made: Rewritten, base: Manifest | None) -> di
     if requests := select_requests(work.made_of):
         facts |= {"takedowns": [request.key for request in requests], "parent": base.key if base else None}
     return facts
+
+
+def _index_rows(
+    draft: Draft, made: Rewritten, base: Manifest | None, context: Context
+) -> tuple[list[Part], dict[str, Any]]:
+    """Write what finds rows by their values, and what plugins state about all of them; an earlier version has both."""
+    if base and any(part.name.startswith(INDEX) for part in made.parts):
+        return [], PackFacts.of(base).commitments
+    rows = [part for part in made.parts if part.name.startswith("part-")]
+    written, commitments = write_index(draft, rows, context), dict[str, Any]()
+    for name, commit in plugins.load("commitments").items():
+        parts, commitments[name] = commit(draft, rows)
+        written += parts
+    return written, commitments
 
 
 def _count_sources(totals: Mapping[str, Tally], lineage: Mapping[str, Manifest]) -> dict[str, Any]:

@@ -1,0 +1,138 @@
+"""The cost of a claim on many rows, and how many copies of real photographs it finds.
+
+    python -m benchmarks.claims [--rows 10000000] [--json]
+
+Trees over `--rows` random digests and perceptual hashes are written into a folder, and 200 values are proved to be in them
+or not, with the time of each. Then the 784 photographs of the demo's shop are a dataset: copies of half the size, encoded
+again with quality 60, must be found, and its 405 other photographs must not. Bounds: an answer takes 1 s, a proof 4 kB, a
+row 50 bytes; 99% of the copies are found, and no other photograph.
+"""
+
+import io
+import json
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.measure import finish, make_parser, make_printer
+from dataops.images.digests import compute_phash
+from dataops.snapshot import Draft, Manifest
+from dataops.store import FolderStore
+from dataops.trace.targets import PHASH_BITS
+from plugins.claims.tree import Trees, encode_trees
+from plugins.claims.verify_claim import WIDTHS, verify_proof
+from tests.manifests import build_manifest
+
+PHOTOS = Path(__file__).parents[1] / "plugins/demo/data"
+MAX_SECONDS, MAX_PROOF, MAX_ROW, MIN_FOUND = 1.0, 4096, 50, 0.99
+
+
+def write_trees(store: FolderStore, values: dict[str, list[bytes]], rows: int) -> tuple[Manifest, dict[str, str], int]:
+    """Write the trees; return the manifest, their roots and their bytes."""
+    data, stated = encode_trees({kind: iter(found) for kind, found in values.items()}, rows)
+    draft = Draft(store, "pack", "c" * 16)
+    part = draft.put_bytes("index-claims-00000.bin", data)
+    return build_manifest("pack", [part], key=draft.key), stated["roots"], len(data)
+
+
+def random_values(rows: int, width: int, seed: int) -> list[bytes]:
+    """Return random values."""
+    data = np.random.default_rng(seed).bytes(rows * width)
+    return [data[at : at + width] for at in range(0, len(data), width)]
+
+
+def photos(name: str) -> Iterator[bytes]:
+    """Yield the image files of a tar."""
+    with tarfile.open(PHOTOS / name) as tar:
+        for member in tar:
+            if member.name.endswith(".jpg") and (file := tar.extractfile(member)) is not None:
+                yield file.read()
+
+
+def hash_photo(data: bytes) -> bytes:
+    """Return the perceptual hash of a photograph."""
+    return bytes.fromhex(compute_phash(data) or "")
+
+
+def halve(data: bytes) -> bytes:
+    """Return a photograph of half the size, encoded again."""
+    image, out = Image.open(io.BytesIO(data)), io.BytesIO()
+    image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS).save(out, "JPEG", quality=60)
+    return out.getvalue()
+
+
+def measure_trees(rows: int, folder: Path) -> dict[str, Any]:
+    """Return the cost of trees over random values, and of 200 answers, which are verified."""
+    values = {kind: random_values(rows, width, seed) for seed, (kind, width) in enumerate(WIDTHS.items())}
+    strangers = {kind: random_values(100, width, 9) for kind, width in WIDTHS.items()}
+    store, began = FolderStore(folder), time.process_time()
+    manifest, roots, size = write_trees(store, values, rows)
+    built, seconds, sizes = time.process_time() - began, list[float](), list[int]()
+    known = {kind: set(found) for kind, found in values.items()}
+    for number in range(200):
+        asked = {kind: (strangers if number % 2 else values)[kind][number // 2] for kind in WIDTHS}
+        began = time.perf_counter()
+        trees = Trees(store, manifest, manifest.parts[0])
+        asked["phash"] = trees.find_near(asked["phash"], PHASH_BITS) or asked["phash"]
+        proofs = {kind: trees.prove(kind, value) for kind, value in asked.items()}
+        seconds.append(time.perf_counter() - began)
+        sizes.append(len(json.dumps(proofs)))
+        for kind, value in asked.items():
+            root, count = bytes.fromhex(roots[kind]), trees.layouts[kind].values
+            assert verify_proof(proofs[kind], value, count, root, WIDTHS[kind]) == (value in known[kind])
+    return {
+        "pairs": rows,
+        "build_cpu_seconds": round(built, 1),
+        "bytes_per_row": round(size / rows, 1),
+        "median_seconds": round(float(np.median(seconds)), 3),
+        "max_seconds": round(max(seconds), 3),
+        "proof_bytes": max(sizes),
+    }
+
+
+def measure_photos(folder: Path) -> dict[str, Any]:
+    """Return how many copies of the shop's photographs are found, and how many others."""
+    hashes = {part: list(map(hash_photo, photos(f"grocery-{part}.tar"))) for part in ("train", "test")}
+    store = FolderStore(folder)
+    manifest, _, _ = write_trees(store, {"sha256": [], "phash": hashes["train"]}, len(hashes["train"]))
+    trees = Trees(store, manifest, manifest.parts[0])
+    halves = [hash_photo(halve(one)) for one in photos("grocery-train.tar")]
+    asked = {"copies": halves, "others": hashes["test"]}
+    found = {name: [trees.find_near(value, PHASH_BITS) for value in some] for name, some in asked.items()}
+    return {name: len(some) for name, some in found.items()} | {
+        f"{name}_found": sum(one is not None for one in some) for name, some in found.items()
+    }
+
+
+def main() -> int:
+    """Run it; exit with 1 if a bound is missed."""
+    parser = make_parser(str(__doc__).partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    arguments = parser.parse_args()
+    show = make_printer(arguments.json)
+    with tempfile.TemporaryDirectory() as name:
+        found = measure_trees(arguments.rows, Path(name) / "trees") | measure_photos(Path(name) / "photos")
+    bounds = {
+        f"an answer takes {MAX_SECONDS} s": found["max_seconds"] <= MAX_SECONDS,
+        f"a proof has {MAX_PROOF} bytes": found["proof_bytes"] <= MAX_PROOF,
+        f"a row takes {MAX_ROW} bytes": found["bytes_per_row"] <= MAX_ROW,
+        f"{MIN_FOUND:.0%} of the copies are found": found["copies_found"] >= MIN_FOUND * found["copies"],
+        "no other photograph is found": not found["others_found"],
+    }
+    for label, value in found.items():
+        show(f"{label}: {value}")
+    missed = [bound for bound, held in bounds.items() if not held]
+    for bound in missed:
+        show(f"MISSED: {bound}")
+    return finish("claims", (), (), equal=not missed, as_json=arguments.json, details=found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""`pairmill claim`: was this picture used? `pairmill claim verify`: is the answer genuine?"""
+
+import json as json_text
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from dataops.errors import ConfigError, CorruptPart
+from dataops.formatting import format_quantity
+from dataops.regular_files import read_bytes
+from flows.commands.options import Json, Name, StoreUri
+from flows.commands.output import console, print_json, text
+from infra.local import services
+
+VERIFIER = Path(__file__).with_name("verify_claim.py")
+
+
+def claim(
+    *what: Annotated[str, Parameter(help="An image file, a URL, a domain, a uid, sha256:HEX or phash:HEX.")],
+    model: Annotated[Name, Parameter(help="A registered model, or the key or run of a training or a dataset.")],
+    key: Annotated[
+        Path | None, Parameter(help="PEM file of a private Ed25519 key that signs; without it, only print.")
+    ] = None,
+    names: Annotated[Path | None, Parameter(name="--list", help="File with further ones, a line each.")] = None,
+    out: Annotated[Path, Parameter(help="Folder for the signed statements.")] = Path("claims"),
+    limit: Annotated[int, Parameter(help="Number of pairs of each dataset to show.")] = 20,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """State whether images are in the datasets of a model, with a proof that others can verify.
+
+    Exits with 0 whether they are or not.
+    """
+    from plugins.claims.statement import find_subject, list_lines, load_key, make_statement, parse_asked, sign_statement
+
+    asked = [parse_asked(one) for one in [*what, *(list_lines(names) if names else [])]]
+    if not asked:
+        raise ConfigError("claim: name an image file, a URL, a domain, or a list of them with --list")
+    private, subject = load_key(key) if key else None, find_subject(model, services.home(), store)
+    statements = [make_statement(one, subject, limit) for one in asked]
+    answers = [{**statement, "file": ""} for statement in statements]
+    for number, answer in enumerate(answers if private else [], 1):
+        assert private is not None
+        out.mkdir(parents=True, exist_ok=True)
+        file = out / f"claim-{number:04d}.json"
+        file.write_text(json_text.dumps(sign_statement(statements[number - 1], private), indent=1) + "\n")
+        answer["file"] = str(file)
+    if private:
+        (out / VERIFIER.name).write_bytes(VERIFIER.read_bytes())
+    if json:
+        print_json(answers)
+        return 0
+    for answer in answers:
+        _show(answer)
+    return 0
+
+
+def _show(answer: dict[str, Any]) -> None:
+    out = console()
+    out.print(text(f"{answer['name']}: {_conclude(answer)}", style="bold"), soft_wrap=True)
+    if answer["not_compared"]:
+        out.print(
+            text(f"  only its bytes were compared, since it is no image: {answer['not_compared']}"), soft_wrap=True
+        )
+    for dataset in answer["datasets"]:
+        lines = [f"  dataset {dataset['key']}: {_MEANINGS[dataset['answer']]}"]
+        if dataset["pairs"]:
+            lines[0] += f", {format_quantity(dataset['pairs'], 'pair')}"
+        if dataset.get("removed_by"):
+            lines[0] += f"; removed by takedown {', '.join(dataset['removed_by'])}"
+        for row in dataset["rows"]:
+            bits = f" ({row['differing_bits']} of 64 bits differ)" if row["differing_bits"] else ""
+            lines.append(f"    {row['uid']}  {row.get('url', '')}{bits}")
+            lines += [
+                f"      {name}: {row[name]}"
+                for name in ("page_url", "license", "fetched_at", "opt_out")
+                if row.get(name)
+            ]
+        for line in lines:
+            out.print(text(line), soft_wrap=True)
+    if answer["started_from"]:
+        names = ", ".join(answer["started_from"])
+        out.print(
+            text(f"  the training started from weights of others, whose data are not known here: {names}"),
+            soft_wrap=True,
+        )
+    if answer["file"]:
+        out.print(text(f"  signed: {answer['file']}; python {VERIFIER.name} verifies it"), soft_wrap=True)
+
+
+_SHOWN = ("page_url", "license", "fetched_at", "opt_out")
+_MEANINGS = {
+    "proved": "it is in it, with proof",
+    "listed": "it is in it",
+    "absent": "it is not in it, with proof",
+    "unlisted": "no pair matches; this has no proof",
+    "missing": "no longer in the store, so not known",
+}
+
+
+def _conclude(answer: dict[str, Any]) -> str:
+    used = {True: "used", False: "not used", None: "not known"}[answer["used"]]
+    return f"{used} by {answer['subject']}"
+
+
+def verify(
+    file: Annotated[Path, Parameter(help="A signed statement.")],
+    photo: Annotated[Path | None, Parameter(help="The file that it is about.")] = None,
+    *,
+    key: Annotated[str | None, Parameter(help="Public key of the signer, 64 hex digits.")] = None,
+    root: Annotated[tuple[str, ...], Parameter(help="Published root of a dataset; may be repeated.")] = (),
+    json: Json = False,
+) -> int:
+    """Verify a signed statement. Exits with 3 if its signature, a proof or an answer is not valid."""
+    from plugins.claims.verify_claim import verify as verify_envelope
+
+    try:
+        envelope = json_text.loads(read_bytes(file))
+        statement = verify_envelope(envelope, key, frozenset(root), read_bytes(photo) if photo else None)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CorruptPart(f"{file} is refused: {error}") from error
+    if json:
+        print_json({"file": str(file), "used": statement["used"], "subject": statement["subject"], "valid": True})
+    else:
+        console().print(text(f"{file}: valid: {statement['name']}: {_conclude(statement)}"), soft_wrap=True)
+    return 0

@@ -1,0 +1,389 @@
+"""Proofs agree with a set, whatever is altered is refused, and statements follow the datasets that a model saw."""
+
+import base64
+import copy
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dataops.errors import ConfigError, CorruptPart
+from dataops.facts import PackFacts
+from dataops.snapshot import Draft, Manifest, load_manifest
+from dataops.store import FolderStore
+from dataops.trace.requests import Report, make_request, record_request, report_name
+from dataops.trace.targets import Target, image_targets
+from plugins.claims import command
+from plugins.claims.statement import find_subject, load_key, make_statement, parse_asked, sign_statement
+from plugins.claims.tree import encode_trees, open_trees
+from plugins.claims.verify_claim import (
+    BLOCK,
+    WIDTHS,
+    Refused,
+    hash_node,
+    hash_root,
+    verify,
+    verify_proof,
+    verify_signature,
+)
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
+from tasks.pack.config import PackConfig
+from tasks.pack.stage import PACK
+from tests.manifests import build_manifest
+from tests.unit.tasks.dataset_chain import INLINE, chain, packed, pair
+
+# Trees ----------------------------------------------------------------------------------------------------------------
+
+
+def hash_tree(leaves: Sequence[bytes]) -> bytes:
+    """The recursive definition of RFC 9162, 2.1.1, over the hashes of leaves."""
+    if len(leaves) == 1:
+        return leaves[0]
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    return hash_node(hash_tree(leaves[:split]), hash_tree(leaves[split:]))
+
+
+def write_trees(folder: Path, values: dict[str, list[bytes]]) -> tuple[Any, dict[str, Any]]:
+    store = FolderStore(folder)
+    data, stated = encode_trees({kind: iter(found) for kind, found in values.items()}, 1)
+    draft = Draft(store, "pack", "a" * 16)
+    part = draft.put_bytes("index-claims-00000.bin", data)
+    return open_trees(store, build_manifest("pack", [part], key=draft.key))[0], stated
+
+
+def a_value(width: int) -> st.SearchStrategy[bytes]:
+    """Values that are often neighbours, with some of zeros and of the highest bytes."""
+    near = st.integers(0, 700).map(lambda n: n.to_bytes(width, "big"))
+    return st.one_of(near, st.just(b"\xff" * width), st.binary(min_size=width, max_size=width))
+
+
+def small_values(width: int) -> st.SearchStrategy[list[bytes]]:
+    return st.lists(a_value(width), max_size=120)
+
+
+@given(small_values(32), small_values(8), st.data())
+def test_proofs_agree_with_a_set_and_a_recursive_tree(
+    digests: list[bytes], hashes: list[bytes], data: st.DataObject
+) -> None:
+    import tempfile
+
+    values = {"sha256": digests, "phash": hashes}
+    with tempfile.TemporaryDirectory() as name:
+        trees, stated = write_trees(Path(name), values)
+        for kind, width in WIDTHS.items():
+            distinct = sorted(set(values[kind]))
+            ordered = [bytes(width), *distinct]
+            blocks = [b"".join(ordered[at : at + BLOCK + 1]) for at in range(0, len(distinct), BLOCK)]
+            top = hash_tree([hashlib.sha256(b"\0" + block).digest() for block in blocks]) if blocks else b""
+            root = bytes.fromhex(stated["roots"][kind])
+            assert root == hash_root(len(distinct), top)
+            others = st.one_of(*([st.sampled_from(distinct)] if distinct else []), a_value(width))
+            value = data.draw(others)
+            proof = trees.prove(kind, value)
+            assert (
+                verify_proof(proof, value, len(distinct), root, width)
+                == (value in distinct)
+                == trees.holds(kind, value)
+            )
+            if distinct:
+                with pytest.raises(Refused):
+                    verify_proof(proof, value, len(distinct) + data.draw(st.sampled_from([-1, 1, BLOCK])), root, width)
+
+
+def test_a_proof_of_a_value_never_shows_the_absence_of_another(tmp_path: Path) -> None:
+    digests = [hashlib.sha256(bytes([n])).digest() for n in range(200)]
+    trees, stated = write_trees(tmp_path, {"sha256": digests, "phash": []})
+    root, proofs = bytes.fromhex(stated["roots"]["sha256"]), [trees.prove("sha256", value) for value in digests]
+    for value in digests:
+        for proof in proofs:
+            try:
+                assert verify_proof(proof, value, 200, root, 32)
+            except Refused:
+                assert proof["index"] != trees.prove("sha256", value)["index"]
+
+
+# Signatures -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=200), st.integers(0, 767))
+def test_signatures_are_verified_as_by_cryptography(data: bytes, bit: int) -> None:
+    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(data).digest())
+    public, signature = key.public_key().public_bytes_raw(), key.sign(data)
+    assert verify_signature(public, data, signature)
+    altered = bytearray(public + signature)
+    altered[bit // 8] ^= 1 << bit % 8
+    one, two = bytes(altered[:32]), bytes(altered[32:])
+    try:
+        Ed25519PublicKey.from_public_bytes(one).verify(two, data)
+        is_valid = True
+    except (InvalidSignature, ValueError):
+        is_valid = False
+    assert verify_signature(one, data, two) == is_valid
+    assert not verify_signature(public, data + b"x", signature)
+    assert not verify_signature(public, data, signature[:63])
+
+
+# Statements -----------------------------------------------------------------------------------------------------------
+
+
+def photo(seed: int, size: int = 96, quality: int = 95) -> bytes:
+    """A picture with gradients and shapes, as a JPEG file."""
+    import random
+
+    from PIL import ImageDraw
+
+    rng = random.Random(seed)
+    image = Image.linear_gradient("L").resize((96, 96)).rotate(rng.randrange(360)).convert("RGB")
+    draw = ImageDraw.Draw(image)
+    for _ in range(6):
+        box = [rng.randrange(60) for _ in range(2)]
+        draw.ellipse(
+            [*box, *(at + rng.randrange(8, 40) for at in box)], fill=tuple(rng.randrange(256) for _ in range(3))
+        )
+    out = io.BytesIO()
+    image.resize((size, size), Image.Resampling.BILINEAR).save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def named_pair(number: int) -> dict[str, Any]:
+    sha256, phash = image_targets(photo(number))
+    return pair(number, sha256=sha256.value, phash=phash.value)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> tuple[FolderStore, Manifest]:
+    """A store with a dataset of the photos 0 to 39, and a training on it."""
+    store = FolderStore(tmp_path / "store")
+    snapshots = chain(store, [named_pair(n) for n in range(40)])
+    pack = packed(store, tmp_path, snapshots, shard_size=9)
+    draft = Draft(store, "train", "b" * 16)
+    train = draft.commit(
+        build_manifest(
+            "train",
+            [draft.put_bytes("made.json", b"{}")],
+            key=draft.key,
+            inputs=[pack.as_input()],
+            facts={"weights": [{"tower": "image", "name": "lite"}]},
+        )
+    )
+    return store, train
+
+
+@pytest.fixture
+def key() -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+
+
+def claim_of(what: Path | str, store: FolderStore, train: Manifest) -> dict[str, Any]:
+    return make_statement(parse_asked(str(what)), find_subject(train.key, Path("home"), store.uri), 20)
+
+
+def test_photo_copy_and_stranger(tmp_path: Path, trained: tuple[FolderStore, Manifest], key: Ed25519PrivateKey) -> None:
+    for name, data, used in (
+        ("own.jpg", photo(7), True),
+        ("copy.jpg", photo(7, size=48, quality=70), True),
+        ("other.jpg", photo(1234), False),
+        ("text.jpg", b"no image", False),
+    ):
+        file = tmp_path / name
+        file.write_bytes(data)
+        statement = claim_of(file, *trained)
+        (dataset,) = statement["datasets"]
+        assert (statement["used"], dataset["answer"]) == (used, "proved" if used else "absent"), name
+        assert bool(statement["not_compared"]) == (name == "text.jpg")
+        assert [row["url"] for row in dataset["rows"]] == [pair(7)["url"]] * used
+        assert statement["started_from"] == ["lite"]
+        envelope = json.loads(json.dumps(sign_statement(statement, key)))
+        roots = frozenset(one["root"] for one in PackFacts.of(packs(trained)[0]).commitments["claims"])
+        assert verify(envelope, key.public_key().public_bytes_raw().hex(), roots, data) == statement
+        assert sum(len(json.dumps(trees["proofs"])) for trees in dataset["trees"]) < 4000
+
+
+def packs(trained: tuple[FolderStore, Manifest]) -> list[Manifest]:
+    found = [pack for _, pack in find_subject(trained[1].key, Path("home"), trained[0].uri).packs]
+    return [pack for pack in found if pack is not None]
+
+
+def alter(value: Any) -> Iterator[Any]:
+    """Yield copies of a JSON value in each of which one thing is altered."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield {other: kept for other, kept in value.items() if other != name}
+            yield from ({**value, name: changed} for changed in alter(inner))
+    elif isinstance(value, list):
+        yield [*value, *value] if value else [1]
+        for at, inner in enumerate(value):
+            yield value[:at] + value[at + 1 :]
+            yield from ([*value[:at], changed, *value[at + 1 :]] for changed in alter(inner))
+    elif isinstance(value, str):
+        yield value + "0"
+        yield (("1" if value[0] == "0" else "0") + value[1:]) if value else "1"
+    else:
+        yield (
+            {True: False, False: None, None: True}.get(value, 1)
+            if not isinstance(value, int) or isinstance(value, bool)
+            else value + 1
+        )
+
+
+def test_whatever_is_altered_is_refused(
+    tmp_path: Path, trained: tuple[FolderStore, Manifest], key: Ed25519PrivateKey
+) -> None:
+    (tmp_path / "own.jpg").write_bytes(photo(7))
+    envelope = sign_statement(claim_of(tmp_path / "own.jpg", *trained), key)
+    count = 0
+    for altered in alter(envelope):
+        with pytest.raises(Refused):
+            verify(altered)
+        count += 1
+    assert count > 100
+
+
+def test_what_a_signer_alters_is_refused_where_proofs_contradict_it(
+    tmp_path: Path, trained: tuple[FolderStore, Manifest], key: Ed25519PrivateKey
+) -> None:
+    """The signer himself lies: he signs again."""
+    roots = frozenset(one["root"] for one in PackFacts.of(packs(trained)[0]).commitments["claims"])
+    for seed in (7, 1234):
+        (tmp_path / "one.jpg").write_bytes(photo(seed))
+        statement = claim_of(tmp_path / "one.jpg", *trained)
+        honest = statement["used"]
+        (dataset,) = statement["datasets"]
+        answer = "absent" if honest else "proved"
+        lies = [
+            {**statement, "used": not honest},
+            {**statement, "used": not honest, "datasets": [{**dataset, "answer": answer}]},
+            {**statement, "used": None, "datasets": [{**dataset, "answer": "missing", "trees": [], "pairs": 0}]},
+            {**statement, "used": False, "datasets": [{**dataset, "answer": "unlisted", "trees": [], "pairs": 0}]},
+            {**statement, "used": False, "datasets": []},
+        ]
+        lies += [{**statement, "datasets": [{**dataset, "trees": [trees]}]} for trees in alter(dataset["trees"][0])]
+        for lie in lies:
+            try:
+                found = verify(sign_statement(lie, key), roots=roots, photo=photo(seed))
+            except Refused:
+                continue
+            assert found["used"] == honest, (
+                "what is altered may matter to nothing, such as a near hash beside an equal one"
+            )
+
+
+def test_verifier_needs_the_standard_library_alone(
+    tmp_path: Path, trained: tuple[FolderStore, Manifest], key: Ed25519PrivateKey
+) -> None:
+    (tmp_path / "own.jpg").write_bytes(photo(7))
+    (tmp_path / "claim.json").write_text(json.dumps(sign_statement(claim_of(tmp_path / "own.jpg", *trained), key)))
+    lines = command.VERIFIER.read_text().splitlines()
+    assert len([line for line in lines if line.strip()]) <= 150
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-I", "-S", str(command.VERIFIER), *map(str, arguments)]
+        return subprocess.run(words, capture_output=True, text=True, check=False, env={}, cwd=tmp_path)
+
+    public = key.public_key().public_bytes_raw().hex()
+    valid = run("claim.json", "own.jpg", f"--key={public}")
+    assert (valid.returncode, valid.stdout) == (0, f"valid: used by train/{'b' * 16}\n")
+    (tmp_path / "other.jpg").write_bytes(photo(8))
+    for refused in (
+        run("claim.json", "other.jpg"),
+        run("claim.json", f"--key={'0' * 64}"),
+        run("claim.json", "--root=00"),
+        run("own.jpg"),
+        run(),
+    ):
+        assert refused.returncode == 3
+        assert refused.stderr.startswith("refused: ")
+
+
+def test_pair_that_a_takedown_removed_stays_in_the_answer_of_the_model(
+    tmp_path: Path, trained: tuple[FolderStore, Manifest]
+) -> None:
+    """The next version keeps the trees of the first: what a model saw does not change."""
+    store, train = trained
+    (tmp_path / "own.jpg").write_bytes(photo(7))
+    record_request(store, make_request([Target("url", pair(7)["url"])], "asked"))
+    (pack,) = packs(trained)
+    upstream = [i for i in pack.inputs if i.stage in ("curate", "download")]
+    manifests = [one for i in upstream if (one := load_manifest(store, i.stage, i.key)) is not None]
+    planned = plan(PACK, PackConfig(shard_size=9), 0, manifests, store)
+    following = make(planned, Context(store, tmp_path, pool=INLINE))
+    assert following.counts.kept == pack.counts.kept - 1
+    assert PackFacts.of(following).commitments == PackFacts.of(pack).commitments
+    statement = make_statement(
+        parse_asked(str(tmp_path / "own.jpg")), find_subject(following.key, Path("home"), store.uri), 20
+    )
+    (dataset,) = statement["datasets"]
+    assert (dataset["answer"], dataset["pairs"], len(dataset["removed_by"])) == ("proved", 0, 1)
+    store.delete_tree(f"pack/{pack.key}")
+    (dataset,) = claim_of(tmp_path / "own.jpg", store, train)["datasets"]
+    assert dataset["answer"] == "missing"
+    report = Report(versions={pack.key: following.key})
+    store.put(report_name("d" * 16), report.model_dump_json().encode())
+    (dataset,) = claim_of(tmp_path / "own.jpg", store, train)["datasets"]
+    assert (dataset["key"], dataset["version"], dataset["answer"]) == (pack.key, following.key, "proved")
+
+
+def test_urls_and_domains_are_listed_without_a_proof(
+    trained: tuple[FolderStore, Manifest], key: Ed25519PrivateKey
+) -> None:
+    for what, pairs in ((pair(7)["url"], 1), ("host1.example", 13), ("nothing.example", 0)):
+        statement = claim_of(what, *trained)
+        (dataset,) = statement["datasets"]
+        assert (dataset["answer"], dataset["pairs"]) == ("listed" if pairs else "unlisted", pairs)
+        assert verify(sign_statement(statement, key))["used"] is bool(pairs)
+
+
+def test_bad_input_has_a_clear_error(tmp_path: Path, trained: tuple[FolderStore, Manifest]) -> None:
+    store, train = trained
+    with pytest.raises(ConfigError, match="there is no file"):
+        parse_asked("no such file")
+    with pytest.raises(ConfigError, match="another store with --store"):
+        find_subject("c" * 16, tmp_path, None)
+    for text in ("", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"):
+        (tmp_path / "key.pem").write_text(text)
+        with pytest.raises(ConfigError, match="openssl genpkey"):
+            load_key(tmp_path / "key.pem")
+    (pack,) = packs(trained)
+    (part,) = pack.named("index-claims-")
+    for damaged in (b"", b"x" * part.bytes, base64.b64encode(store.read(pack.path(part.name)))[: part.bytes]):
+        store.put(pack.path(part.name), damaged)
+        with pytest.raises(CorruptPart):
+            claim_of("sha256:" + "0" * 64, store, train)
+
+
+def test_command_writes_signed_statements_and_their_verifier(
+    tmp_path: Path, trained: tuple[FolderStore, Manifest], key: Ed25519PrivateKey, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, train = trained
+    pem = tmp_path / "key.pem"
+    pem.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    own, names, out = tmp_path / "own.jpg", tmp_path / "list.txt", tmp_path / "claims"
+    own.write_bytes(photo(7))
+    names.write_text("# two more\nnothing.example\n\nhost1.example\n")
+    assert command.claim(str(own), model=train.key, key=pem, names=names, out=out, store=store.uri) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        *(f"claim-000{n}.json" for n in (1, 2, 3)),
+        "verify_claim.py",
+    ]
+    printed = capsys.readouterr().out
+    assert "used by train/" in printed
+    assert "no pair matches; this has no proof" in printed
+    assert command.verify(out / "claim-0001.json", own) == 0
+    altered = copy.deepcopy(json.loads((out / "claim-0001.json").read_bytes()))
+    altered["statement"]["name"] = "another"
+    (out / "claim-0001.json").write_text(json.dumps(altered))
+    with pytest.raises(CorruptPart, match="signature"):
+        command.verify(out / "claim-0001.json", own)
