@@ -1,4 +1,4 @@
-"""`pairmill claim`: was this picture used? `pairmill claim verify`: is the answer genuine?"""
+"""`pairmill claim`: was this image used? `pairmill claim verify`: is the answer genuine?"""
 
 import json as json_text
 from pathlib import Path

@@ -71,6 +71,7 @@ class TestWithoutProcesses:
         left |= {"manifest.json", *(f"part-{n:05d}.parquet" for n in range(3))}
         left |= {"index-00000.pq", "index-images-00000.pq", "index-parts.pq"}
         left |= {"index-totals.pq"}
+        left |= {part.name for name in plugins.load("commitments") for part in packed_dataset.named(f"index-{name}-")}
         assert set(store.names("pack")) == {packed_dataset.path(name) for name in left}, "no scratch file stays"
 
     def test_make_gives_the_same_bytes_whatever_parts_the_rows_came_in(
