@@ -320,7 +320,7 @@ def test_configuration_errors_are_raised_at_once_with_the_remedy(
     with pytest.raises(ConfigError) as caught:
         S3Store(bucket, prefix).check_writable()
     message = str(caught.value)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60, "it is not tried again for minutes"
     assert code in message
     assert remedy in message
     assert f"s3://{bucket}/{prefix}" in message

@@ -18,6 +18,7 @@ ROW = "[...document.querySelectorAll('td a')].find(a => a.textContent == %s)"
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
+    pytest.importorskip("plugins.pages")
     find_browser()
     with start_browser(tmp_path / "profile") as started:
         started.send("Emulation.setDeviceMetricsOverride", width=1400, height=1000, deviceScaleFactor=1, mobile=False)
