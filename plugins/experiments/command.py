@@ -13,16 +13,19 @@ from dataops.command_name import name_command
 from dataops.errors import ConfigError
 from dataops.escaping import escape_controls
 from dataops.formatting import format_bytes, format_percent, format_quantity, format_seconds
+from dataops.store import Store
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, message, new_table, print_json, text
 from flows.commands.run import run_record, start_servers
+from flows.interruption import EXIT_CODES
 from flows.records import create_run, known_stores, load_run
 from infra.local import services
 from plugins.experiments.config import Experiment, load_experiment
 from plugins.experiments.decide import Result, format_time, list_differences, read_result
 from plugins.experiments.ladder import FACTORS, list_forecasts
-from plugins.experiments.page import write_page
-from plugins.experiments.run import Cell, Outcome, Record, Work, find_first, load_record
+from plugins.experiments.page import describe_adoption, write_page
+from plugins.experiments.record import Cell, Record, load_record
+from plugins.experiments.run import Outcome, Work, find_first
 
 Page = Annotated[Path | None, Parameter(help="Also write the page with the forest plot to this file.")]
 
@@ -46,10 +49,15 @@ def experiment(
         return _show_plan(found, as_json=json)
     start_servers()
     services.apply_environment()
+    from plugins.experiments.servers import run_in_flow, show_in_mlflow  # reads the environment of the servers
+
     work = Work(found, services.make_home(), run_cell, _print_cell)
     with redirect_stdout(sys.stderr):  # what runs print
-        code = work.make()
-    return _show_result(read_result(work.record, work.store), work.record, page, as_json=json) or code
+        code = run_in_flow(work.record, work.store, work.make)
+        result = read_result(work.record, work.store)
+        if code not in EXIT_CODES.values():  # a signal leaves no time for it
+            show_in_mlflow(result, work.record, work.store)
+    return _show_result(result, work.record, work.store, page, as_json=json) or code
 
 
 def show(name: Name, *, page: Page = None, store: StoreUri = None, json: Json = False) -> int:
@@ -60,7 +68,7 @@ def show(name: Name, *, page: Page = None, store: StoreUri = None, json: Json = 
     """
     for one in known_stores(services.home(), store):
         if (record := load_record(name, one)) is not None:
-            return _show_result(read_result(record, one), record, page, as_json=json)
+            return _show_result(read_result(record, one), record, one, page, as_json=json)
     raise ConfigError(
         f"no known store has an experiment {name!r}; `pairmill experiment FILE` makes one, and --store names a store"
     )
@@ -121,14 +129,14 @@ def _show_plan(found: Experiment, *, as_json: bool) -> int:
     return 0
 
 
-def _show_result(result: Result, record: Record, page: Path | None, *, as_json: bool) -> int:
+def _show_result(result: Result, record: Record, store: Store, page: Path | None, *, as_json: bool) -> int:
     if page is not None:
-        write_page(result, page)
+        write_page(result, store, page)
     if as_json:
         print_json(as_dict(result, record))
         return 0
     out = console()
-    numbers = ("value", "by seed", "pairs", "samples seen", "time", "in training")
+    numbers = ("value", "by seed", "pairs", "samples seen", "time", "CPU time", "in training")
     table = new_table(f"{result.name}: {result.metric}", "variant", "state", *numbers, right=numbers)
     for one in result.variants:
         is_known = bool(one.values)
@@ -140,6 +148,7 @@ def _show_result(result: Result, record: Record, page: Path | None, *, as_json: 
             f"{one.rows:,}" if is_known else "",
             f"{one.samples_seen:,}" if is_known else "",
             format_time(one.seconds) if is_known else "",
+            format_time(one.cpu_seconds) if is_known else "",
             f"{one.matched:,}" if is_known else "",
         )
     out.print(table)
@@ -159,6 +168,8 @@ def _show_result(result: Result, record: Record, page: Path | None, *, as_json: 
         out.print(table)
     out.print()
     out.print(message(result.decision, "bold"), soft_wrap=True)
+    if result.adopt:
+        out.print(message(f"adopt it: {describe_adoption(result)}"), soft_wrap=True)
     for note in result.notes:
         out.print(message(note), soft_wrap=True)
     return 0

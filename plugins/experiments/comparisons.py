@@ -120,12 +120,15 @@ class _Variance:
         return 2 * exp(found)
 
 
-def compare_variants(tasks: Sequence[TaskScores], confidence: float = 0.95) -> list[Comparison]:
+def compare_variants(
+    tasks: Sequence[TaskScores], confidence: float = 0.95, further: Sequence[Floats] = ()
+) -> list[Comparison]:
     """Compare each variant with each other, by the mean over tasks of their weighted scores.
 
     Args:
         tasks: with the same variants and seeds, at least two of both.
         confidence: of the intervals, and of all verdicts together.
+        further: values of variants that are not compared, each by seed: they only show the noise of seeds.
 
     Returns: the pairs (0, 1), (0, 2), ..., (1, 2), ....
     Raises: ValueError if there are fewer than two variants or seeds, or no image.
@@ -133,12 +136,11 @@ def compare_variants(tasks: Sequence[TaskScores], confidence: float = 0.95) -> l
     variants, seeds = tasks[0].scores_VSN.shape[:2]
     if min(variants, seeds) < 2 or any(task.weights_N.sum() <= 0 for task in tasks):
         raise ValueError("a comparison needs two variants, two seeds and an image")
-    values_VS = np.mean([_mean(task) for task in tasks], axis=0)
+    values_VS = find_values(tasks)
     deviations = [_sum_classes(task) / len(tasks) for task in tasks]
     images = sum(task.weights_N.size for task in tasks)
-    residuals_VS = values_VS - values_VS.mean(axis=0) - values_VS.mean(axis=1, keepdims=True) + values_VS.mean()
-    degrees = (variants - 1) * (seeds - 1)
-    of_seeds = 2 * float((residuals_VS**2).sum()) / degrees / seeds
+    of_one, degrees = _find_noise([*values_VS, *further])
+    of_seeds = 2 * of_one / seeds
     pairs = list(combinations(range(variants), 2))
     found = []
     for first, second in pairs:
@@ -165,6 +167,26 @@ def adjust_holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p_values))
     adjusted[order] = stepped
     return adjusted.tolist()
+
+
+def find_values(tasks: Sequence[TaskScores]) -> Floats:
+    """Return the mean over tasks of each variant and seed (V, S)."""
+    return np.mean([_mean(task) for task in tasks], axis=0)
+
+
+def _find_noise(values: Sequence[Floats]) -> tuple[float, int]:
+    """Return the variance of one training about the sum of its variant and its seed, with its degrees of freedom.
+
+    Args:
+        values: of each variant, by its first seeds.
+    """
+    variants = np.repeat(np.arange(len(values)), [len(one) for one in values])
+    seeds = np.concatenate([np.arange(len(one)) for one in values])
+    design = np.hstack([np.eye(len(values))[variants], np.eye(seeds.max() + 1)[seeds][:, 1:]])
+    measured = np.concatenate(values)
+    residuals = measured - design @ np.linalg.lstsq(design, measured, rcond=None)[0]
+    degrees = len(measured) - design.shape[1]
+    return round(float((residuals**2).sum()), 20) / degrees, degrees
 
 
 def _mean(task: TaskScores) -> Floats:

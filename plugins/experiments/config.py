@@ -22,6 +22,7 @@ LAST = "evaluate"
 """Last stage of a run: nothing is registered."""
 SEED = "train.seed"
 EPOCHS = "train.epochs"
+SHARE = "curate.sample.share"
 DECIDING = ("source", "filter", "download", "curate", "pack", "train")
 """Tables by which variants differ."""
 METRIC = re.compile(r"top[15]|mean_per_class|(mean|image_to_text|text_to_image)_R_at_\d+|accuracy|jaccard")
@@ -36,9 +37,10 @@ class _Table(BaseModel):
 class Control(_Table):
     """The `[control]` table: what is equal in all variants."""
 
-    equal: Literal["epochs", "samples_seen"] = "epochs"
+    equal: Literal["epochs", "samples_seen", "seconds", "pairs"] = "epochs"
     """epochs: as the config has them. samples_seen: so many epochs that each variant sees about as many samples as the
-    first one."""
+    first one. seconds: so many that its training takes about as long, at the speed that a training of one epoch had.
+    pairs: a random part of each dataset, about as large as the smallest one."""
 
 
 class Decide(_Table):
@@ -48,6 +50,9 @@ class Decide(_Table):
     """mean: the mean of the main metrics of the suite's tasks; or TASK, or TASK/METRIC."""
     confidence: float = Field(default=0.95, ge=0.5, lt=1)
     """Confidence of the intervals, and of all verdicts together."""
+    racing: bool = False
+    """Compare the variants after each seed from the second on, and train no further one of a variant that is worse than
+    another: it can no longer win."""
 
 
 class Ladder(_Table):
@@ -120,10 +125,7 @@ def load_experiment(path: Path, *, writes: bool = True) -> Experiment:
     base = path.parent / file.base
     variants = tuple(_load_variant(path, base, name, values, writes) for name, values in file.variants.items())
     _check_differences(path, base, variants)
-    own_epochs = [one.name for one in variants if any(line.startswith(f"{EPOCHS}=") for line in one.settings)]
-    if (file.control.equal == "samples_seen" or file.ladder) and own_epochs:
-        table = "[ladder]" if file.ladder else 'control.equal = "samples_seen"'
-        raise ConfigError(f"{path}: {table} sets {EPOCHS}, and variant {own_epochs[0]} sets it too; leave out one")
+    _check_control(path, file, variants)
     return Experiment(file, base, variants, _choose_tasks(path, variants[0].config, file.decide.metric))
 
 
@@ -165,7 +167,7 @@ def _describe(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return (
             "unknown key; known are name, base, seeds, [variants], [control] equal, [ladder] samples_seen, and [decide] "
-            "metric, confidence"
+            "metric, confidence, racing"
         )
     return problem["msg"]
 
@@ -201,6 +203,19 @@ def _check_differences(path: Path, base: Path, variants: Sequence[Variant]) -> N
         if found in known:
             raise ConfigError(f"{path}: variants {known[found]} and {one.name} are equal; leave out one")
         known[found] = one.name
+
+
+def _check_control(path: Path, file: ExperimentFile, variants: Sequence[Variant]) -> None:
+    """Check that no variant sets what the control or the ladder sets."""
+    equal, taken = file.control.equal, dict[str, str]()
+    if equal == "pairs":
+        taken[SHARE] = f'control.equal = "{equal}"'
+    if equal in ("samples_seen", "seconds") or file.ladder:
+        taken[EPOCHS] = "[ladder]" if file.ladder else f'control.equal = "{equal}"'
+    for one in variants:
+        for key, table in taken.items():
+            if any(line.startswith(f"{key}=") for line in one.settings):
+                raise ConfigError(f"{path}: {table} sets {key}, and variant {one.name} sets it too; leave out one")
 
 
 def _fingerprint(config: RunConfig) -> str:

@@ -13,11 +13,12 @@ from dataops.formatting import format_percent, format_quantity
 from dataops.snapshot import Manifest, find_manifest, read_table
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
-from flows.records import read_record
-from plugins.experiments.comparisons import Comparison, Floats, TaskScores, compare_variants
-from plugins.experiments.config import LAST
+from flows.records import StageRun, read_record
+from plugins.experiments.comparisons import Comparison, Floats, TaskScores
+from plugins.experiments.config import LAST, SEED, SHARE
 from plugins.experiments.ladder import Forecast, read_forecasts
-from plugins.experiments.run import Cell, Record
+from plugins.experiments.race import FIRST_LOOK, Race
+from plugins.experiments.record import Cell, Record
 from tasks.evaluate.run_suite import read_evaluation
 from training.evaluation.comparison import count_captions
 from training.evaluation.contamination import group_by_task
@@ -32,13 +33,15 @@ class VariantResult:
     name: str
     settings: tuple[str, ...]
     state: str
-    """`complete`, or what became of the first seed that has no result."""
+    """`complete`; `ended` if further seeds were not needed; or what became of the first seed that has no result."""
     error: str = ""
     values: list[float] = field(default_factory=list)
     """The deciding metric with each seed."""
     chance: float | None = None
     chance_error: float = 0.0
     """Standard error of the metric of a model at chance, by the number of test images."""
+    dataset: str = ""
+    """Key of its snapshot of pack."""
     rows: int = 0
     """Pairs of the dataset."""
     samples_seen: int = 0
@@ -49,6 +52,8 @@ class VariantResult:
     """Test images that are in the training data."""
     seconds: float | None = None
     """Time of all its stages, also of those that it shares with other variants; None if runs do not show it."""
+    cpu_seconds: float | None = None
+    """CPU time of the same; None if other machines took part."""
     run_ids: list[str] = field(default_factory=list)
 
     @property
@@ -72,7 +77,11 @@ class Result:
     compared: list[str] = field(default_factory=list)
     clean: list[Comparison] = field(default_factory=list)
     """The same without the test images that are in the training data of any variant; empty if there are none."""
+    dropped: list[str] = field(default_factory=list)
+    """Variants that lost a race."""
     decision: str = ""
+    adopt: list[str] = field(default_factory=list)
+    """The base config and the settings by which a run adopts the result; empty where nothing is decided."""
     notes: list[str] = field(default_factory=list)
     forecasts: list[Forecast] = field(default_factory=list)
     """Of each variant that has a ladder."""
@@ -83,30 +92,67 @@ def read_result(record: Record, store: Store) -> Result:
 
     Raises: ConfigError if a snapshot was deleted; ContractError if variants were not measured on the same images.
     """
-    names = list(dict.fromkeys(cell.variant for cell in record.compared))
-    seeds = max(cell.seed for cell in record.compared) + 1
-    result = Result(record.name, record.metric, record.confidence, seeds, [])
-    scores: list[list[dict[str, pa.Table]]] = []
-    matches: dict[str, set[str]] = {}
-    seconds = _read_seconds(record, store)
-    for name in names:
-        cells = [cell for cell in record.compared if cell.variant == name]
-        one, tables = _read_variant(name, cells, record.tasks, store, matches, seconds)
-        result.variants.append(one)
-        if tables:
-            result.compared.append(name)
-            scores.append(tables)
-    if len(scores) > 1:
-        tasks = [_collect(task, metric, scores) for task, metric in record.tasks.items()]
-        result.images = sum(task.weights_N.size for task in tasks)
-        result.comparisons = compare_variants(tasks, record.confidence)
-        if clean := _without(tasks, scores[0][0], matches):
-            result.clean = compare_variants(clean, record.confidence)
-    result.decision, result.notes = _decide(result)
+    read = _Reader(record, store)
+    result = Result(record.name, record.metric, record.confidence, record.seeds, read.variants, compared=read.compared)
+    if len(read.compared) > 1:
+        race, result.images = read.race(), sum(task.weights_N.size for task in read.collect([0], 1)[0])
+        result.comparisons, result.clean = list(race.found.values()), list(race.clean.values())
+        result.dropped = [read.compared[index] for index in race.dropped]
+    result.decision, result.notes, winner = _decide(result)
+    if winner is not None:
+        settings = [line for line in winner.settings if not line.startswith(f"{SHARE}=")]
+        result.adopt = [record.base, *settings, f"register.decided_by={record.name}"]
     if len(record.compared) < len(record.cells):
+        names = [name for name in read.names if any(one.variant == name and one.samples for one in record.finished)]
         result.forecasts, notes = read_forecasts(record, store, names)
         result.notes += notes
     return result
+
+
+def find_dropped(record: Record, store: Store) -> dict[str, str]:
+    """Return why each variant can no longer win, by the seeds that all others have finished."""
+    read = _Reader(record, store, unfinished=True)
+    names, lost = read.compared, read.race().dropped if len(read.compared) > 1 else {}
+    return {names[index]: f"worse than {names[better]} after {seeds} seeds" for index, (better, seeds) in lost.items()}
+
+
+class _Reader:
+    """Reads what the runs of an experiment have measured.
+
+    Args:
+        unfinished: also compare variants whose further seeds wait.
+    """
+
+    def __init__(self, record: Record, store: Store, *, unfinished: bool = False):
+        self.record, self.names = record, list(dict.fromkeys(cell.variant for cell in record.compared))
+        self._matches: dict[str, set[str]] = {}
+        self._scores: list[list[dict[str, pa.Table]]] = []
+        self.variants: list[VariantResult] = []
+        self.compared: list[str] = []  # names of those with a result
+        made = _read_stage_runs(record, store)
+        for name in self.names:
+            cells = [cell for cell in record.compared if cell.variant == name]
+            one, tables = _read_variant(name, cells, record.tasks, store, self._matches, made)
+            self.variants.append(one)
+            if tables and (unfinished or one.state != "waiting"):
+                self.compared.append(name)
+                self._scores.append(tables)
+
+    def race(self) -> Race:
+        """Return the comparisons that the finished seeds allow: those of all variants that are still in the race."""
+        record = self.record
+        race = Race(len(self.compared), record.seeds, record.confidence, racing=record.racing)
+        for seeds in range(FIRST_LOOK, record.seeds + 1):
+            if any(len(self._scores[index]) < seeds for index in race.active):
+                break
+            race.take(self.collect, seeds)
+        return race
+
+    def collect(self, variants: Sequence[int], seeds: int) -> list[list[TaskScores]]:
+        """Return the scores of some variants with their first seeds, and those without matched images if there are any."""
+        scores = [self._scores[index][:seeds] for index in variants]
+        tasks = [_collect(task, metric, scores) for task, metric in self.record.tasks.items()]
+        return [tasks, _without(tasks, scores[0][0], self._matches)]
 
 
 def score_images(metric: str, table: pa.Table) -> tuple[Floats, Floats]:
@@ -144,24 +190,29 @@ def _read_variant(
     tasks: Mapping[str, str],
     store: Store,
     matches: dict[str, set[str]],
-    seconds: Mapping[tuple[str, str], float],
+    made: Mapping[tuple[str, str], StageRun],
 ) -> tuple[VariantResult, list[dict[str, pa.Table]]]:
-    """Return what a variant measured, and its predictions by task for each seed; none if a seed has no result.
+    """Return what a variant measured, and its predictions by task for each finished seed; none if a seed has failed.
 
     Args:
         matches: test images in training data by task; those of this variant are added.
-        seconds: time of each snapshot.
+        made: the run of each stage that made a snapshot.
     """
-    settings = tuple(one for one in cells[0].settings if not one.startswith("train.seed="))
+    settings = tuple(one for one in cells[0].settings if not one.startswith(f"{SEED}="))
     lacking = next((cell for cell in cells if cell.state != "complete"), None)
-    if lacking is not None:
-        return VariantResult(name, settings, lacking.state, lacking.error), []
-    one = VariantResult(name, settings, "complete", run_ids=[one for cell in cells for one in cell.run_ids])
-    known = [seconds.get((stage, key)) for stage, key in {item for cell in cells for item in cell.keys.items()}]
-    one.seconds = None if None in known else round(sum(filter(None, known)), 1)
+    finished = [cell for cell in cells if cell.state == "complete"]
+    state, error = (lacking.state, lacking.error) if lacking else ("complete", "")
+    one = VariantResult(name, settings, state, error)
+    if not finished or state not in ("complete", "ended", "waiting"):
+        return one, []
+    one.run_ids = [run_id for cell in finished for run_id in cell.run_ids]
+    known = [made.get((stage, key)) for stage, key in {item for cell in finished for item in cell.keys.items()}]
+    one.seconds = None if None in known else round(sum(run.seconds for run in known if run), 1)
+    cpu = [run.cpu_seconds for run in known if run]
+    one.cpu_seconds = None if None in known or None in cpu else round(sum(filter(None, cpu)), 1)
     found: list[dict[str, pa.Table]] = []
     own: set[tuple[str, str]] = set()
-    for cell in cells:
+    for cell in finished:
         manifests = {stage: _load(store, stage, key) for stage, key in cell.keys.items()}
         metrics = EvaluateFacts.of(manifests[LAST]).metrics
         measured = [metrics[task]["metrics"][metric] for task, metric in tasks.items()]
@@ -176,7 +227,7 @@ def _read_variant(
         if any(part.name == MATCHES for part in manifests[LAST].parts):
             grouped = group_by_task(read_table(store, manifests[LAST].path(MATCHES)))
             own |= {(task, key) for task in tasks for key in grouped.get(task, ())}
-        one.rows = manifests["pack"].counts.kept
+        one.dataset, one.rows = cell.keys["pack"], manifests["pack"].counts.kept
         one.samples_seen = one.rows * int(manifests["train"].config.get("epochs", 1))
         counts = {stage: manifests[stage].counts.dropped for stage in PAIR_STAGES if stage in manifests}
         one.dropped = {f"{stage}: {reason}": n for stage, dropped in counts.items() for reason, n in dropped.items()}
@@ -186,15 +237,13 @@ def _read_variant(
     return one, found
 
 
-def _read_seconds(record: Record, store: Store) -> dict[tuple[str, str], float]:
-    """Return the time that the runs of an experiment took for each snapshot that they made."""
-    found: dict[tuple[str, str], float] = {}
+def _read_stage_runs(record: Record, store: Store) -> dict[tuple[str, str], StageRun]:
+    """Return which runs of an experiment made its snapshots, by stage and key."""
+    found: dict[tuple[str, str], StageRun] = {}
     for run_id in (one for cell in record.cells for one in cell.run_ids):
         if store.size(name := f"runs/{run_id}.json") is None:
             continue
-        for stage in read_record(store, name).stages:
-            if stage.state == "Completed":
-                found[stage.stage, stage.key] = stage.seconds
+        found |= {(one.stage, one.key): one for one in read_record(store, name).stages if one.state == "Completed"}
     return found
 
 
@@ -247,56 +296,73 @@ def list_differences(result: Result) -> list[list[str]]:
     rows = []
     for one in result.comparisons:
         first, second = result.compared[one.first], result.compared[one.second]
-        verdict = f"{second if one.difference > 0 else first} is better" if one.distinct else "not distinguishable"
+        better, worse = (second, first) if one.difference > 0 else (first, second)
+        verdict = f"{worse} is not the best" if worse in result.dropped else f"{better} is better"
+        verdict = verdict if one.distinct else "not distinguishable"
         ends = f"{100 * one.low:+.2f} … {100 * one.high:+.2f}"
         rows.append([f"{second} − {first}", f"{100 * one.difference:+.2f}", ends, f"{one.p_adjusted:.3g}", verdict])
     return rows
 
 
-def find_leader(comparisons: Sequence[Comparison], variants: int) -> tuple[int, list[Comparison]]:
-    """Return the variant with the highest value, and the comparisons in which it is not distinguishable."""
-    ahead = {index: 0 for index in range(variants)}
+def find_leader(
+    comparisons: Sequence[Comparison], names: Sequence[str], lost: Sequence[str]
+) -> tuple[str, list[Comparison]]:
+    """Return the variant with the highest value, and the comparisons with others that may be as good.
+
+    Args:
+        lost: variants that lost a race.
+    """
+    ahead = {index: 0 for index, name in enumerate(names) if name not in lost}
     for one in comparisons:
-        ahead[one.second if one.difference > 0 else one.first] += 1
+        better = one.second if one.difference > 0 else one.first
+        ahead[better] = ahead.get(better, -len(names)) + 1
     leader = max(ahead, key=lambda index: (ahead[index], -index))
-    own = [one for one in comparisons if leader in (one.first, one.second)]
-    return leader, [one for one in own if not one.distinct]
+    own = [one for one in comparisons if leader in (one.first, one.second) and not one.distinct]
+    return names[leader], [one for one in own if names[one.first + one.second - leader] not in lost]
 
 
-def _decide(result: Result) -> tuple[str, list[str]]:
+def _decide(result: Result) -> tuple[str, list[str], VariantResult | None]:
+    """Return the decision, notes, and the variant that is better than all others."""
     notes = [
-        f"{one.name} has no result: {one.error or one.state}" for one in result.variants if one.state != "complete"
+        f"{one.name} got no further seeds: {one.error}"
+        if one.state == "ended"
+        else f"{one.name} has no result: {one.error or one.state}"
+        for one in result.variants
+        if one.state != "complete"
     ]
     names, sure = result.compared, f"{100 * result.confidence:g}%"
-    if len(names) < 2:
-        return (
-            f"Nothing is decided: {format_quantity(len(names), 'variant')} of {len(result.variants)} finished.",
-            notes,
-        )
+    if len(names) < 2 or not result.comparisons:
+        finished = f"{format_quantity(len(names), 'variant')} of {len(result.variants)} finished"
+        return f"Nothing is decided: {finished}.", notes, None
     if _is_at_chance(result):
-        return "Nothing is decided: every variant is at chance on the suite, so it cannot distinguish them.", notes
-    leader, open_ = find_leader(result.comparisons, len(names))
-    best = names[leader]
+        return (
+            "Nothing is decided: every variant is at chance on the suite, so it cannot distinguish them.",
+            notes,
+            None,
+        )
+    best, open_ = find_leader(result.comparisons, names, result.dropped)
     if not open_:
         decision = f"{best} is better than {_join(one for one in names if one != best)} ({sure} confidence)."
     else:
-        others = _join(names[one.first if one.second == leader else one.second] for one in open_)
+        others = _join(names[one.first + one.second - names.index(best)] for one in open_)
         decision = (
             f"{best} leads, and is not distinguishable from {others} at {sure} confidence. {_advise(open_, result)}"
         )
+    winner = None if open_ else next(one for one in result.variants if one.name == best)
     if result.clean:
-        clean, undecided = find_leader(result.clean, len(names))
-        if clean != leader or (undecided and not open_):
+        clean, undecided = find_leader(result.clean, names, result.dropped)
+        if clean != best or (undecided and not open_):
             matched = next(one.matched for one in result.variants if one.name == best)
-            what = f"{names[clean]} leads" if clean != leader else f"{best} is not distinguishable from all others"
+            what = f"{clean} leads" if clean != best else f"{best} is not distinguishable from all others"
             decision += f" {best} is ahead by contamination: without the test images that are in training data, {what}."
             notes.append(f"{format_quantity(matched, 'test image')} are in the training data of {best}")
-    return decision, notes
+            winner = None
+    return decision, notes, winner
 
 
 def _is_at_chance(result: Result) -> bool:
     """Return whether no variant is above chance by more than two standard errors."""
-    found = [one for one in result.variants if one.state == "complete"]
+    found = [one for one in result.variants if one.values]
     return all(one.chance is not None and one.value - one.chance <= 2 * one.chance_error for one in found)
 
 

@@ -13,7 +13,7 @@ from dataops.snapshot import find_manifest
 from dataops.store import Store, open_store
 from plugins.experiments.config import LAST, describe_kind
 from plugins.experiments.forecast import Curve, Expected, find_crossing, fit_curve, is_determined
-from plugins.experiments.run import Record, load_record
+from plugins.experiments.record import Record, load_record
 
 if TYPE_CHECKING:
     from flows.config import RunConfig

@@ -1,9 +1,14 @@
 """The page of an experiment: the decision, a forest plot, and what each variant kept and dropped."""
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataops import plugins
 from dataops.formatting import format_percent
+from dataops.snapshot import load_manifest
+from dataops.store import Store
 from plugins.experiments.decide import Result, VariantResult, format_time, list_differences
 from plugins.experiments.ladder import FACTORS, list_forecasts
 from tasks.reports.page import encode_page, render
@@ -36,12 +41,25 @@ class Forest:
     """Labels of the left and the right end of the axis, in points."""
 
 
-def write_page(result: Result, path: Path) -> None:
+EXAMPLES = 5
+"""Captions that are quoted of each reason."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """The pairs that only one of two datasets has, for one reason."""
+
+    reason: str
+    pairs: int
+    captions: list[str]
+
+
+def write_page(result: Result, store: Store, path: Path) -> None:
     """Write the page of an experiment as one HTML file."""
-    path.write_bytes(encode_page(render_page(result)))
+    path.write_bytes(encode_page(render_page(result, store)))
 
 
-def render_page(result: Result) -> str:
+def render_page(result: Result, store: Store) -> str:
     """Return the page of an experiment."""
     reasons = sorted({reason for one in result.variants for reason in one.dropped})
     known = [one for one in result.variants if one.values]
@@ -50,7 +68,9 @@ def render_page(result: Result) -> str:
         title=f"Experiment {result.name}",
         result=result,
         forest=lay_out(result),
+        adoption=describe_adoption(result),
         variants=[_describe(one) for one in result.variants],
+        changes=list_changes(known, store),
         differences=list_differences(result),
         forecast_columns=[
             "variant",
@@ -63,13 +83,46 @@ def render_page(result: Result) -> str:
     )
 
 
+def describe_adoption(result: Result) -> str:
+    """Return the command of a run that adopts the result; empty where nothing is decided."""
+    if not result.adopt:
+        return ""
+    base, *settings = map(shlex.quote, result.adopt)
+    return " ".join(["pairmill run", base, *(f"--set {one}" for one in settings)])
+
+
+def list_changes(variants: Sequence[VariantResult], store: Store) -> dict[str, list[Change]]:
+    """Return how the dataset of each variant differs from that of the first one; none where no plugin compares datasets."""
+    found = dict[str, list[Change]]()
+    packs = {one.name: load_manifest(store, "pack", one.dataset) for one in variants}
+    first = next(iter(packs.values()), None)
+    for compare in plugins.load("differences").values():
+        for name, pack in packs.items():
+            if first is None or pack is None or pack.key == first.key:
+                continue
+            difference = compare(store, first, pack)
+            found[name] = [
+                Change(
+                    f"{what} {stage}: {reason}" if stage else what,
+                    count,
+                    side.rows.filter(stage=stage, reason=reason)["caption"].unique(maintain_order=True).head(EXAMPLES),
+                )
+                for what, side in (
+                    ("dropped by", difference.removed),
+                    ("added:", difference.added),
+                )
+                for (stage, reason), count in side.why.items()
+            ]
+    return found
+
+
 def _describe(one: VariantResult) -> list[str]:
     first = [one.name, ", ".join(one.settings) or "the base config", one.state]
     if not one.values:
-        return [*first, *[""] * 6]
+        return [*first, *[""] * 7]
     seeds = " ".join(map(format_percent, one.values))
     counts = (f"{count:,}" for count in (one.rows, one.samples_seen, one.matched))
-    return [*first, format_percent(one.value), seeds, *counts, format_time(one.seconds)]
+    return [*first, format_percent(one.value), seeds, *counts, format_time(one.seconds), format_time(one.cpu_seconds)]
 
 
 def lay_out(result: Result) -> Forest | None:

@@ -1,30 +1,32 @@
-"""Make the runs of an experiment: one for each variant and seed, in one store, so that equal snapshots are made once.
-
-The record of an experiment is the object `experiments/NAME.json` of the store. What is finished is found by the keys of
-snapshots, so an experiment continues after a kill, and the record only names what `show` reads.
-"""
+"""Make the runs of an experiment: one for each variant and seed, in one store, so that equal snapshots are made once."""
 
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from statistics import median
+from typing import TYPE_CHECKING
 
-from dataops.errors import ConfigError, PairmillError
+from dataops.errors import PairmillError
 from dataops.process import count_cores
+from dataops.snapshot import find_manifest
 from dataops.stages import STAGES, find_table
-from dataops.store import Store, open_store
+from dataops.store import open_store
 from flows.config import load_config
 from flows.records import new_run_id
-from plugins.experiments.config import EPOCHS, LAST, SEED, Experiment, Variant, describe_kind
+from plugins.experiments.config import EPOCHS, LAST, SEED, SHARE, Experiment, Variant, describe_kind
+from plugins.experiments.decide import find_dropped
+from plugins.experiments.record import Cell, Record, load_record
 
 if TYPE_CHECKING:  # it imports Prefect, which reads the environment of the servers only then
     from flows.planning.plan import PlannedStage, RunPlan
 
 logger = logging.getLogger(__name__)
 
-CellState = Literal["waiting", "running", "complete", "failed", "stopped", "skipped"]
+SPEED = "evidence-throughput.jsonl"
+"""File of a training with the samples per second of each interval."""
 
 
 @dataclass
@@ -49,68 +51,6 @@ RunOne = Callable[[str, Path, tuple[str, ...], str], Outcome]
 
 
 @dataclass
-class Cell:
-    """One variant with one seed."""
-
-    variant: str
-    seed: int
-    settings: tuple[str, ...] = ()
-    state: CellState = "waiting"
-    run_ids: list[str] = field(default_factory=list)
-    """Its runs, also those that were killed; none where others had made all its snapshots."""
-    error: str = ""
-    """Why it has no result, in our own words: the error of a run may quote a pair, and stands in the run's record."""
-    keys: dict[str, str] = field(default_factory=dict)
-    """Key of the snapshot of each stage, once it is complete."""
-    samples: float | None = None
-    """Samples that a training of the ladder sees; None for those that are compared."""
-
-
-@dataclass
-class Record:
-    """The record of an experiment."""
-
-    name: str
-    metric: str
-    confidence: float
-    tasks: dict[str, str]
-    cells: list[Cell]
-    epochs: dict[str, int] = field(default_factory=dict)
-    """Epochs of each variant, where the control sets them."""
-    rows: dict[str, int] = field(default_factory=dict)
-    """Pairs of each variant's dataset, where it is made."""
-    kinds: dict[str, str] = field(default_factory=dict)
-    """Digest of the kind of data and training of each variant (`describe_kind`)."""
-
-    @property
-    def compared(self) -> list[Cell]:
-        """Return the trainings that are compared: all but those of the ladder."""
-        return [cell for cell in self.cells if cell.samples is None]
-
-    def save(self, store: Store) -> None:
-        """Write the record."""
-        store.put(_path(self.name), json.dumps(asdict(self), indent=1, ensure_ascii=False).encode())
-
-
-def load_record(name: str, store: Store) -> Record | None:
-    """Return the record of an experiment, or None. Raises: ConfigError if it is damaged."""
-    if (data := store.find(_path(name))) is None:
-        return None
-    try:
-        values = json.loads(data)
-        cells = [Cell(**{**one, "settings": tuple(one["settings"])}) for one in values.pop("cells")]
-        return Record(cells=cells, **values)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(
-            f"{store.uri}/{_path(name)} is no record of an experiment; run the experiment again: what is made is reused"
-        ) from error
-
-
-def _path(name: str) -> str:
-    return f"experiments/{name}.json"
-
-
-@dataclass
 class Work:
     """An experiment at work.
 
@@ -130,15 +70,20 @@ class Work:
         of_scale = [(variant.name, seed) for seed in range(one.file.seeds) for variant in one.variants]
         cells = [Cell(name, seed, samples=samples) for samples in scales for name, seed in of_scale]
         decide = one.file.decide
-        self.record = Record(one.name, decide.metric, decide.confidence, dict(one.tasks), cells)
+        self.record = Record(one.name, decide.metric, decide.confidence, dict(one.tasks), cells, str(one.base))
+        self.record.racing = decide.racing
         self.record.kinds = {variant.name: describe_kind(variant.config) for variant in one.variants}
-        known = load_record(one.name, self.store)
-        run_ids = {(cell.variant, cell.seed, cell.samples): cell.run_ids for cell in known.cells} if known else {}
+        if (known := load_record(one.name, self.store)) is None:
+            return
+        run_ids = {(cell.variant, cell.seed, cell.samples): cell.run_ids for cell in known.cells}
         for cell in cells:
             cell.run_ids = run_ids.get((cell.variant, cell.seed, cell.samples), [])
+        same = [name for name, kind in self.record.kinds.items() if known.kinds.get(name) == kind]
+        self.record.rates = {name: known.rates[name] for name in same if name in known.rates}
+        self.record.flow_run_id = known.flow_run_id
 
     def plan(self) -> "list[tuple[Cell, RunPlan]]":
-        """Return the plan of each run; epochs are as known so far."""
+        """Return the plan of each run; epochs and shares are as known so far."""
         self._equalise(run=False)
         plans = [(cell, self._plan(cell)) for cell in self.record.cells]
         for cell in self.record.cells:
@@ -149,22 +94,31 @@ class Work:
         """Make the runs that are missing; return 0, or the exit code of the first that failed, or of a signal."""
         try:
             code, failed = self._equalise(run=True)
-            for cell in self.record.cells:
-                code = self._make_cell(cell, failed) or code
+            lost, won = dict[str, str](), dict[str, str]()
+            for (samples, seed), cells in groupby(self.record.cells, key=lambda one: (one.samples, one.seed)):
+                for cell in cells:
+                    code = self._make_cell(cell, failed, lost if samples else lost | won) or code
+                if self.record.racing and samples is None and not won:
+                    lost = find_dropped(self.record, self.store)
+                    left = [one.name for one in self.experiment.variants if one.name not in failed | lost]
+                    won = dict.fromkeys(left, f"the best after {seed + 1} seeds") if lost and len(left) == 1 else {}
         except Stopped as stopped:
             code = stopped.exit_code
         self.record.save(self.store)
         return code
 
-    def _make_cell(self, cell: Cell, failed: dict[str, str]) -> int:
-        """Make the run of a cell, unless its variant has failed, and return its exit code.
+    def _make_cell(self, cell: Cell, failed: dict[str, str], decided: dict[str, str]) -> int:
+        """Make the run of a cell, unless its variant has failed or is decided, and return its exit code.
 
         Args:
             failed: error of each variant that has failed; this one is added.
+            decided: why a variant needs no further training.
         """
         code, cell.settings = 0, self._settings(cell)
         if cell.variant in failed:
             cell.state, cell.error = "skipped", failed[cell.variant]
+        elif cell.variant in decided:
+            cell.state, cell.error = "ended", decided[cell.variant]
         elif not self._reuse(cell):
             outcome = self._run(cell, LAST)
             if outcome.exit_code or not self._reuse(cell):
@@ -210,42 +164,70 @@ class Work:
         return planned
 
     def _settings(self, cell: Cell) -> tuple[str, ...]:
-        variant = self._variant(cell)
+        variant, share = self._variant(cell), self.record.shares.get(cell.variant)
         epochs, rows = self.record.epochs.get(cell.variant), self.record.rows.get(cell.variant)
         if cell.samples is not None and rows:
             epochs = max(1, round(cell.samples / rows))
         equal = (f"{EPOCHS}={epochs}",) if epochs is not None else ()
+        equal += (f"{SHARE}={share}",) if share is not None else ()
         return (*variant.settings, f"{SEED}={cell.seed}", *equal)
 
     def _variant(self, cell: Cell) -> Variant:
         return next(one for one in self.experiment.variants if one.name == cell.variant)
 
     def _equalise(self, *, run: bool) -> tuple[int, dict[str, str]]:
-        """Set the epochs of each variant so that all see as many samples as the first one.
+        """Set the epochs or the share of each variant, so that all have as much of what the control names.
 
         Args:
-            run: make the datasets that are missing; without it, the epochs of their variants stay as they are.
+            run: make the datasets and first trainings that are missing; without it, variants without them stay as they are.
 
-        Returns: an exit code, and the variants whose dataset failed, with the error.
+        Returns: an exit code, and the variants that failed, with the error.
         """
-        if self.experiment.file.control.equal != "samples_seen":
+        equal, variants = self.experiment.file.control.equal, self.experiment.variants
+        if equal == "epochs":
             return 0, {}
         code, failed, rows = 0, dict[str, str](), self.record.rows
-        for cell in self.record.cells[: len(self.experiment.variants)]:
-            stages = self._plan(cell, "pack").stages
-            if run and any(one.action != "reuse" for one in stages):
-                outcome = self._run(cell, "pack")
-                self._plan(cell, "pack")
-                if outcome.exit_code:
-                    code, failed[cell.variant] = code or outcome.exit_code, "its dataset failed"
-        first = self.experiment.variants[0]
-        if first.name in rows:
-            samples = rows[first.name] * first.config.train.epochs
-            self.record.epochs = {name: max(1, round(samples / count)) for name, count in rows.items()}
+        for cell in self.record.cells[: len(variants)]:
+            is_unknown = equal == "seconds" and cell.variant not in self.record.rates
+            if exit_code := self._reach(cell, "pack", run=run):
+                code, failed[cell.variant] = code or exit_code, "its dataset failed"
+            elif is_unknown and (exit_code := self._measure(cell, run=run)):
+                code, failed[cell.variant] = code or exit_code, "its first training failed"
+        if equal == "pairs":
+            if len(rows) + len(failed) == len(variants) and rows:
+                least = min(rows.values())
+                self.record.shares = {name: round(least / count, 6) for name, count in rows.items() if count > least}
+            return code, failed
+        first, rates = variants[0], self.record.rates if equal == "seconds" else dict.fromkeys(rows, 1.0)
+        if first.name in rows and first.name in rates:
+            seconds = rows[first.name] * first.config.train.epochs / rates[first.name]
+            known = {name: count for name, count in rows.items() if name in rates}
+            self.record.epochs = {name: max(1, round(seconds * rates[name] / count)) for name, count in known.items()}
         elif run:
-            why = f"not run, since the number of samples is that of {first.name}, whose dataset failed"
-            failed = {one.name: failed.get(one.name, why) for one in self.experiment.variants}
+            why = f"not run, since all others are made equal to {first.name}, which failed"
+            failed = {one.name: failed.get(one.name, why) for one in variants}
         return code, failed
+
+    def _reach(self, cell: Cell, until: str, *, run: bool) -> int:
+        """Make the snapshots of a cell up to a stage if they are missing; return an exit code."""
+        stages = self._plan(cell, until).stages
+        if not run or all(one.action == "reuse" for one in stages):
+            return 0
+        code = self._run(cell, until).exit_code
+        self._plan(cell, until)
+        return code
+
+    def _measure(self, cell: Cell, *, run: bool) -> int:
+        """Record the speed of a variant, which its training of one epoch has measured; return an exit code."""
+        self.record.epochs[cell.variant] = 1
+        code = self._reach(cell, "train", run=run)
+        train = next(one for one in self._plan(cell, "train").stages if one.stage == "train")
+        del self.record.epochs[cell.variant]
+        manifest = find_manifest(self.store, "train", train.key) if train.key else None
+        if manifest is not None:
+            rows = [json.loads(line) for line in self.store.read(manifest.path(SPEED)).splitlines()]
+            self.record.rates[cell.variant] = round(median(row["samples_per_second"] for row in rows), 3)
+        return code
 
 
 def find_first(plans: "Iterable[tuple[Cell, RunPlan]]") -> "Iterator[tuple[Cell, RunPlan, list[PlannedStage]]]":

@@ -103,6 +103,11 @@ def compare_datasets(a: Dataset, b: Dataset) -> Difference:
     return Difference(both.height, changed, added, removed, settings)
 
 
+def compare_snapshots(store: Store, a: Manifest, b: Manifest) -> Difference:
+    """Compare two snapshots of one stage."""
+    return compare_datasets(of_snapshot(a, store), of_snapshot(b, store))
+
+
 def _read_keys(dataset: Dataset) -> pl.DataFrame:
     """Return `high, low, image` of each row: the uid as two numbers, and a hash of the image's sha256."""
     empty = pl.DataFrame(schema=dict.fromkeys([*KEY, "image"], pl.UInt64))

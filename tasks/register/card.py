@@ -94,6 +94,8 @@ class Card:
     """Page of the commit, if the checkout has one."""
     comparisons: Sequence[str] = ()
     """One sentence for each comparison with the version that had the alias."""
+    decided_by: str = ""
+    """Experiment that decided the config."""
     link: Callable[[str], str] | None = None
     """Returns what leads to a file of the model's MLflow run; None: there is no such run."""
 
@@ -220,6 +222,7 @@ class Card:
         dirty = "git commit with changes" if code.get("dirty") else "git commit"
         yield from [("code", "", str(code["commit"])[:16], "", "", dirty)] if code.get("commit") else []
         yield from [("config", PAGES["config"], self.config_hash, "", "", "")] if self.config_hash else []
+        yield from [("decided by", "", "", "", "", f"experiment {self.decided_by}")] if self.decided_by else []
 
     def _source_rows(self, extract: Manifest, page: str) -> Iterator[tuple[str, str, str, str, str, str]]:
         """Yield the same of each source and of its first files."""

@@ -1,6 +1,6 @@
 """The `[register]` table of the run config."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, FiniteFloat
 
@@ -47,3 +47,10 @@ class RegisterConfig(StageConfig):
     """Markdown at the start of the version's description."""
     license: str = Field("", max_length=200)
     """Licence of the weights as their owner states it, for the model card."""
+    decided_by: str = Field("", max_length=200)
+    """Experiment that decided the config (`pairmill experiment`), for the model card and the description."""
+
+    def key_config(self) -> dict[str, Any]:
+        """Return the fields of the key, with the experiment where there is one."""
+        values = super().key_config()
+        return values if self.decided_by else {name: one for name, one in values.items() if name != "decided_by"}

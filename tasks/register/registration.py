@@ -145,6 +145,7 @@ class Registration:
             self.tags["config_hash"],
             find_commit_url(self.tags["git_commit"]),
             verdict.comparisons,
+            config.decided_by,
             link,
         )
 

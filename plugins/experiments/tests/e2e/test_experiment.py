@@ -1,11 +1,23 @@
 """`pairmill experiment` over a small web, killed during the second training, and continued."""
 
+import httpx
 import pytest
 
 from dataops.store import FolderStore
+from infra.local import services
+from tests.servers.prefect_api import PrefectApi
 from tests.small_pipeline import Pairmill
 
 pytestmark = pytest.mark.timeout(600)
+
+
+def list_mlflow_runs(url: str) -> dict[str, dict[str, str]]:
+    """Return the tags of the runs of the config's experiment, by id."""
+    api = f"{url}/api/2.0/mlflow"
+    found = httpx.get(f"{api}/experiments/get-by-name", params={"experiment_name": "variants"}).json()
+    ids = [found["experiment"]["experiment_id"]]
+    runs = httpx.post(f"{api}/runs/search", json={"experiment_ids": ids, "max_results": 100}).json()["runs"]
+    return {run["info"]["run_id"]: {tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs}
 
 
 def test_an_experiment_that_is_killed_continues_and_decides(pairmill: Pairmill):
@@ -27,6 +39,15 @@ def test_an_experiment_that_is_killed_continues_and_decides(pairmill: Pairmill):
     assert result["comparisons"][0]["difference"] == pytest.approx(
         sum(result["variants"][1]["values"]) / 2 - sum(result["variants"][0]["values"]) / 2
     )
+    prefect = PrefectApi(services.status()[0].url)
+    flows = prefect.post("flow_runs/filter", {"flow_runs": {"name": {"any_": ["experiment-which"]}}})
+    assert sorted(one["state_type"] for one in flows) == ["COMPLETED", "CRASHED"]
+    runs = list_mlflow_runs(str(services.status()[1].url))
+    (parent,) = [run for run, tags in runs.items() if tags.get("pairmill.experiment") == "which"]
+    nested = [tags for tags in runs.values() if tags.get("mlflow.parentRunId") == parent]
+    assert {one for cell in result["runs"] for one in cell["run_ids"]} >= {one["pairmill.run_id"] for one in nested}
+    assert len(nested) >= 4
+    assert runs[parent]["mlflow.note.content"] == result["decision"]
     shared, alone = result["variants"][0]["seconds"], result["variants"][1]["seconds"]
     assert min(shared, alone) > 0  # also of the stages that the killed run made
     assert "<svg" in page.read_text()

@@ -17,7 +17,7 @@ from dataops.store import open_store
 from flows.app import run_command
 from flows.config import load_config
 from flows.pipeline import PIPELINE
-from plugins.experiments import command
+from plugins.experiments import command, servers
 from plugins.experiments.config import list_settings, load_experiment
 from plugins.experiments.decide import read_result, score_images
 from plugins.experiments.ladder import parse_target
@@ -52,9 +52,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write(variants: Mapping[str, str] = VARIANTS, more: str = "") -> Path:
     """Write the file of an experiment, and return its path."""
+    top = [line for line in more.splitlines() if line.startswith("seeds")]
+    more = "\n".join(line for line in more.splitlines() if line not in top)
     lines = [
         'name = "which"',
         'base = "mine.toml"',
+        *top,
         "[variants]",
         *(f"{name} = {one}" for name, one in variants.items()),
     ]
@@ -81,6 +84,8 @@ class MadeRuns:
     rows: Mapping[str, int] = field(default_factory=dict)
     missed: Callable[[str, int], float] | None = None
     """Share of wrong answers by variant and epochs, in place of `right`."""
+    speed: Mapping[str, float] = field(default_factory=dict)
+    """Samples per second of a variant's trainings."""
 
     def __call__(self, run_id: str, path: Path, settings: tuple[str, ...], until: str) -> Outcome:
         name = next(
@@ -98,7 +103,10 @@ class MadeRuns:
                 self.made.append(f"{stage}/{planned.key}")
             draft = Draft(store, stage, planned.key)
             parts, facts = self._evaluate(draft, name, seed, config.train.epochs) if stage == "evaluate" else ([], {})
-            kept = self.rows.get(name, 100)
+            kept = round(self.rows.get(name, 100) * (config.curate.sample.share if config.curate.sample else 1))
+            if stage == "train":
+                rate = {"samples_per_second": self.speed.get(name, 100.0)}
+                parts = [draft.put_bytes("evidence-throughput.jsonl", json.dumps(rate).encode())]
             counts = (
                 Counts(input=kept + 5, kept=kept, dropped={"too_short": 5}) if stage == "filter" else Counts(kept=kept)
             )
@@ -168,7 +176,9 @@ def by_noise(gap: Mapping[str, float]) -> Right:
         (VARIANTS, "[decide]\nconfidence = 1.0", "decide.confidence"),
         (VARIANTS, "[ladder]\nsamples_seen = [1e5, 1e5, 1e6]", "ladder.samples_seen: .*2 scales; a curve needs at least 3"),
         ({"a": "{}", "b": "{ train.epochs = 3 }"}, LADDER, "b sets it too"),
-        (VARIANTS, '[control]\nequal = "seconds"', "'epochs' or 'samples_seen'"),
+        (VARIANTS, '[control]\nequal = "hours"', "'epochs', 'samples_seen', 'seconds' or 'pairs'"),
+        ({"a": "{}", "b": "{ curate.sample.share = 0.5 }"}, '[control]\nequal = "pairs"', "sets curate.sample.share"),
+        ({"a": "{}", "b": "{ train.epochs = 3 }"}, '[control]\nequal = "seconds"', "b sets it too"),
         ({"a": "{}", "b": "{ train.epochs = 3 }"}, '[control]\nequal = "samples_seen"', "b sets it too"),
     ],
 )  # fmt: skip
@@ -257,6 +267,49 @@ def test_equal_samples_give_a_smaller_dataset_more_epochs():
     assert [one.samples_seen for one in result.variants] == [800, 800, 792]
 
 
+def test_equal_seconds_follow_the_measured_speed_and_equal_pairs_the_smallest_dataset():
+    """What was measured is recorded: a second call with other speeds makes nothing."""
+    rows, seconds = {"none": 100, "long": 50, "short": 80}, '[control]\nequal = "seconds"'
+    _, record, _ = make(MadeRuns(rows=rows, speed={"none": 100, "long": 100, "short": 50}), write(more=seconds))
+    assert record.epochs == {"none": 8, "long": 16, "short": 5}
+    assert record.rates == {"none": 100, "long": 100, "short": 50}
+    again = MadeRuns(speed={"none": 1, "long": 9})
+    assert make(again, write(more=seconds))[1].epochs == record.epochs
+    assert again.runs == 0
+    pairs = '[control]\nequal = "pairs"'
+    runs = MadeRuns(rows=rows)
+    _, record, result = make(runs, write(more=pairs))
+    assert record.shares == {"none": 0.5, "short": 0.625}
+    assert [one.rows for one in result.variants] == [50, 50, 50]
+    assert make(again, write(more=pairs))[1].shares == record.shares
+    assert again.runs == 0
+
+
+def test_a_race_trains_no_further_seed_of_a_variant_that_lost():
+    runs, file = MadeRuns(by_noise({"none": 0.3, "short": 0.3})), write(more="seeds = 5\n[decide]\nracing = true")
+    _, record, result = make(runs, file)
+    states = {name: [cell.state for cell in record.cells if cell.variant == name] for name in VARIANTS}
+    assert states["none"] == states["short"] == ["complete"] * 5
+    lost = states["long"].index("ended")
+    assert 2 <= lost < 5
+    assert states["long"][lost:] == ["ended"] * (5 - lost)
+    assert runs.runs == 10 + lost
+    assert any(note.startswith("long got no further seeds: worse than") for note in result.notes)
+    assert "not distinguishable from" in result.decision
+    assert "long" not in result.decision
+    again = MadeRuns()
+    assert make(again, file)[2].decision == result.decision
+    assert again.runs == 0
+
+
+def test_a_race_ends_when_one_variant_is_left():
+    file = write({name: VARIANTS[name] for name in ("none", "long")}, "seeds = 5\n[decide]\nracing = true")
+    _, record, result = make(MadeRuns(by_noise({"long": 0.4})), file)
+    assert [cell.error for cell in record.cells if cell.variant == "long"][-1].startswith("the best after")
+    assert result.decision == "long is better than none (95% confidence)."
+    assert result.adopt == [str(file.parent / "mine.toml"), "filter.min_chars=20", "register.decided_by=which"]
+
+
 def test_the_decision_names_a_winner_a_tie_and_a_suite_at_chance():
     assert (
         make(MadeRuns(by_noise({"long": 0.25})))[2].decision == "long is better than none and short (95% confidence)."
@@ -292,6 +345,8 @@ def test_commands_print_plan_result_and_page(
     runs = MadeRuns(by_noise({"long": 0.25}))
     monkeypatch.setattr(command, "run_cell", runs)
     monkeypatch.setattr(command, "start_servers", lambda: None)
+    monkeypatch.setattr(servers, "run_in_flow", lambda record, store, make: make())
+    monkeypatch.setattr(servers, "show_in_mlflow", lambda result, record, store: None)
     assert run_command(["experiment", str(write()), "--dry-run", "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert planned["total"]["stages"] == 31

@@ -54,6 +54,7 @@ def registered(**values: Any) -> Card:
         "registered": "2026-01-02",
     }
     known |= {
+        "decided_by": "which-filter",
         "config_hash": "0123456789abcdef",
         "commit_url": "https://git.example/r/commit/c",
         "link": lambda name: name,
@@ -77,7 +78,7 @@ def test_lineage_leads_stage_by_stage_down_to_the_sources() -> None:
         assert links["pack"] == "manifests/pack.json", "this dataset has no page"
         assert links["code"] == "https://git.example/r/commit/c"
         shown = page.text()
-        for words in ("0123456789abcdef", "c" * 16, "Trained on 2026-01-02"):
+        for words in ("0123456789abcdef", "c" * 16, "Trained on 2026-01-02", "experiment which-filter"):
             assert words in shown
     assert "](#/x)" in text
     assert not read_page(Card("m", manifests(), ROWS, "passed").markdown()).css("a"), "there is no run"
