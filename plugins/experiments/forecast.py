@@ -25,6 +25,10 @@ MIN_SCALES = 3
 """Scales that a law of three parameters needs."""
 WIDE = 0.5
 """Share of the metric above chance beyond which an interval is too wide to be a forecast."""
+MISFIT = 0.001
+"""Probability by chance below which a law does not fit: trainings too short to learn rise faster than any law."""
+LEAST_NOISE = 1e-6
+"""Least variance of a run that is assumed: a law is not refused for misses below a thousandth."""
 FARTHEST = 1000.0
 """Multiple of the largest training beyond which nothing is forecast."""
 
@@ -73,7 +77,7 @@ class Curve:
 
 
 def fit_curve(samples: Sequence[float], values: Sequence[float], *, is_loss: bool = False) -> Curve | None:
-    """Return the laws that agree with the trainings of a ladder; None if it determines none.
+    """Return the laws that agree with the trainings of a ladder; None if it determines none, or no law fits.
 
     Args:
         samples: that each training saw; several trainings may have the same number, with other seeds.
@@ -92,6 +96,8 @@ def fit_curve(samples: Sequence[float], values: Sequence[float], *, is_loss: boo
     inverses = np.linalg.inv(grams)
     at_best = inverses @ (designs.transpose(0, 2, 1) @ distances[:, None])
     rests = np.maximum(((distances - (designs @ at_best)[:, :, 0]) ** 2).sum(axis=1), 1e-12)
+    if _misses(sizes, distances, float(rests.min())):
+        return None
     weights = -degrees / 2 * np.log(rests) - np.linalg.slogdet(grams)[1] / 2
     chances = np.exp(weights - weights.max())
     chosen = generator.choice(len(EXPONENTS), DRAWS, p=chances / chances.sum())
@@ -105,6 +111,18 @@ def fit_curve(samples: Sequence[float], values: Sequence[float], *, is_loss: boo
     if allowed.mean() < 0.01:
         return None
     return Curve(largest, exponents[allowed], slopes[allowed], floors[allowed], noise[allowed], is_loss)
+
+
+def _misses(sizes: Floats, distances: Floats, rest: float) -> bool:
+    """Return whether the best law misses the means of the scales by more than the noise of seeds explains (F test)."""
+    from scipy.special import fdtrc  # slow to import
+
+    groups = [distances[sizes == size] for size in np.unique(sizes)]
+    noise, degrees = sum(float(((one - one.mean()) ** 2).sum()) for one in groups), len(sizes) - len(groups)
+    more = len(groups) - MIN_SCALES
+    if not more or not degrees:
+        return False
+    return bool(fdtrc(more, degrees, (rest - noise) / more / max(noise / degrees, LEAST_NOISE)) < MISFIT)
 
 
 def is_determined(expected: Expected, chance: float = 0.0) -> bool:

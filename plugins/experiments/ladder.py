@@ -83,7 +83,8 @@ def read_forecasts(record: Record, store: Store, variants: Sequence[str]) -> tup
         if curve is None or expected[FACTORS[0]] is None:
             scales = len(set(points.samples))
             notes.append(
-                f"The data do not determine a forecast of {variant}: {scales} scales, and too much noise or no rise"
+                f"The data do not determine a forecast of {variant}: {scales} scales, and too much noise, no rise, "
+                "or no power law"
             )
         else:
             curves[variant] = curve

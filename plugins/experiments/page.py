@@ -117,12 +117,12 @@ def list_changes(variants: Sequence[VariantResult], store: Store) -> dict[str, l
 
 
 def _describe(one: VariantResult) -> list[str]:
-    first = [one.name, ", ".join(one.settings) or "the base config", one.state]
+    settings = [one.state, ", ".join(one.settings) or "the base config"]
     if not one.values:
-        return [*first, *[""] * 7]
-    seeds = " ".join(map(format_percent, one.values))
+        return [one.name, *[""] * 7, *settings]
     counts = (f"{count:,}" for count in (one.rows, one.samples_seen, one.matched))
-    return [*first, format_percent(one.value), seeds, *counts, format_time(one.seconds), format_time(one.cpu_seconds)]
+    times = (format_time(one.seconds), format_time(one.cpu_seconds))
+    return [one.name, format_percent(one.value), " ".join(map(format_percent, one.values)), *counts, *times, *settings]
 
 
 def lay_out(result: Result) -> Forest | None:

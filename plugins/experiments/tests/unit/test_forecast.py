@@ -36,6 +36,9 @@ def test_more_noise_and_fewer_scales_are_not_determined():
     assert fit_curve([1e5, 1e5, 2e5, 2e5], [0.2, 0.21, 0.3, 0.31]) is None
     falling = 0.5 - 0.1 * np.log10(SIZES / 1e5)
     assert fit_curve(SIZES.tolist(), falling.tolist()) is None
+    late = 0.5 / (1 + (SIZES / 8e5) ** -2.0)  # it rises faster and faster, until the end of the ladder
+    late += np.random.default_rng(0).normal(0, 0.004, len(SIZES))
+    assert fit_curve(SIZES.tolist(), late.tolist()) is None
 
 
 def test_a_loss_falls_to_its_floor():
