@@ -14,14 +14,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from configparser import ConfigParser
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar, runtime_checkable
-
-from pydantic import BaseModel, create_model
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from dataops.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 CORE = ("flows", "infra", "tasks", "training", "dataops")
 """Import packages of the core. What lies elsewhere is a plugin."""
@@ -29,7 +30,7 @@ CORE = ("flows", "infra", "tasks", "training", "dataops")
 COPIED_POINTS = "dataops/entry_points.txt"
 """File of a registered model's copy of the code, which has no distribution: all entry points of its objects."""
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
+ModelT = TypeVar("ModelT", bound="BaseModel")
 
 
 @runtime_checkable
@@ -41,7 +42,7 @@ class Configurable(Protocol):
     are in no snapshot key.
     """
 
-    config: type[BaseModel] | None
+    config: "type[BaseModel] | None"
     table: str | None
 
 
@@ -94,8 +95,7 @@ def plugin_version(kind: str, name: str) -> int | None:
 
 def kinds(prefix: str) -> tuple[str, ...]:
     """Return the registered kinds that begin with a prefix, such as those of `commands.`, sorted."""
-    groups = (group.removeprefix("pairmill.") for group in entry_points().groups if group.startswith("pairmill."))
-    return tuple(sorted(kind for kind in groups if kind.startswith(prefix)))
+    return tuple(sorted(kind for kind in _all_points() if kind.startswith(prefix)))
 
 
 @contextmanager
@@ -134,6 +134,8 @@ def extend(model: type[ModelT], kind: str) -> type[ModelT]:
 
     Raises: ConfigError if two objects have the same key.
     """
+    from pydantic import BaseModel, create_model  # the list of commands needs no model
+
     mixins: list[type[BaseModel]] = []
     tables: dict[str, Any] = {}
     plugin_fields: dict[str, tuple[str, int]] = {}
@@ -185,13 +187,31 @@ def require(packages: Iterable[str], extra: str, purpose: str) -> None:
 @cache
 def _points(kind: str) -> Mapping[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
-    for point in _copied_points(f"pairmill.{kind}") or entry_points(group=f"pairmill.{kind}"):
+    for point in _copied_points(f"pairmill.{kind}") or _all_points().get(kind, ()):
         if point.name in found and found[point.name].value != point.value:
             one, other = found[point.name], point
             raise ConfigError(
                 f"two distributions register {kind} {point.name}: {_owner(one)} and {_owner(other)}; uninstall one"
             )
         found[point.name] = point
+    return found
+
+
+@cache
+def _all_points() -> Mapping[str, list[EntryPoint]]:
+    """Return the entry points of all distributions by kind; of a distribution that is there twice, those of the first.
+
+    `importlib.metadata.entry_points` parses the files of all distributions at each call.
+    """
+    found: dict[str, list[EntryPoint]] = {}
+    seen: set[str] = set()
+    for distribution in distributions():
+        if "[pairmill." not in (distribution.read_text("entry_points.txt") or "") or distribution.name in seen:
+            continue
+        seen.add(distribution.name)
+        for point in distribution.entry_points:
+            if point.group.startswith("pairmill."):
+                found.setdefault(point.group.removeprefix("pairmill."), []).append(point)
     return found
 
 

@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -93,9 +94,14 @@ def _first_line(target: str) -> str:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         return ""
-    tree = ast.parse(Path(spec.origin).read_bytes())
+    tree = _parse(spec.origin)
     found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
     return (ast.get_docstring(found[0] if found else tree) or "").partition("\n")[0]
+
+
+@cache
+def _parse(path: str) -> ast.Module:
+    return ast.parse(Path(path).read_bytes())
 
 
 def _find_command(arguments: Sequence[str]) -> tuple[str, str] | None:

@@ -26,9 +26,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-import psutil
-from filelock import FileLock, Timeout
-
 from dataops.errors import ServiceError
 from dataops.messages.waiting import waiting
 from dataops.process import WORKER_NAMES, process_fingerprint, select_job_environment
@@ -146,6 +143,8 @@ def lock(services: Path, patience_s: float = _LOCK_PATIENCE_S) -> Iterator[None]
     Raises:
         ServiceError: another process held the lock for `patience_s`, or the folder cannot be written.
     """
+    from filelock import FileLock, Timeout
+
     file_lock = FileLock(services / "lock", timeout=patience_s)
     with _writing(services):
         services.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -375,6 +374,8 @@ MARK = "PAIRMILL_SERVICE"
 
 def find_marked(mark: str) -> list[int]:
     """Return the pids of the running processes that have `MARK=mark` in their environment."""
+    import psutil  # which most commands need not
+
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # another user's process, or one that has just ended
@@ -455,13 +456,15 @@ def is_listening(mark: str, port: int) -> bool:
 
     Always True on systems other than Linux, where reading the connections of a process may need root.
     """
-    if not psutil.LINUX:
+    if not sys.platform.startswith("linux"):
         return True
     return any(port in _listening_ports(pid) for pid in find_marked(mark))
 
 
 def describe_listener(port: int) -> str:
     """Return what listens on a port, for messages: a service of ours, with its home, or else another program."""
+    import psutil
+
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # another user's process, or one that has just ended
             folder = process.environ().get(MARK)
@@ -471,6 +474,8 @@ def describe_listener(port: int) -> str:
 
 
 def _listening_ports(pid: int) -> set[int]:
+    import psutil
+
     try:
         connections = psutil.Process(pid).net_connections("tcp")
     except psutil.Error:  # it has just ended

@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.append(sys.argv[1])
 sys.path.insert(0, sys.argv[2])
 import importlib.metadata
-importlib.metadata.entry_points = lambda **_: ()
+importlib.metadata.distributions = lambda **_: ()
 import torch
 from training.model.checkpoint import load_model
 model = load_model(Path(sys.argv[3])).model
