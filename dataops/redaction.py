@@ -105,20 +105,24 @@ def describe_secret(name: str, value: object) -> str | None:
 
 def _spellings() -> list[str]:
     """Return each secret as it is and as encoded in URLs, JSON and HTTP Basic authentication; the longest first."""
-    found: set[str] = set()
-    for value in _values(tuple(v for v in os.environ.items() if is_secret_variable(v[0]) or "://" in v[1])):
-        found |= {value, quote(value, safe=""), json.dumps(value)[1:-1], _base64(value)}
-    if password := os.environ.get("MLFLOW_TRACKING_PASSWORD"):
-        found.add(_base64(f"{os.environ.get('MLFLOW_TRACKING_USERNAME', '')}:{password}"))
-    return sorted(found, key=lambda value: (-len(value), value))
+    return _spell(
+        tuple(os.environb.items())
+    )  # bytes, since decoding all of them for each text takes longer than the rest
 
 
 @lru_cache(maxsize=8)
-def _values(variables: tuple[tuple[str, str], ...]) -> frozenset[str]:
+def _spell(environment: tuple[tuple[bytes, bytes], ...]) -> list[str]:
+    variables = [(os.fsdecode(name), os.fsdecode(value)) for name, value in environment]
     named = [value for name, value in variables if is_secret_variable(name)]
     passwords = [found[1] for _, value in variables if (found := _PASSWORD.search(value))]
     values = {value.strip() for value in (*named, *passwords, *map(unquote, passwords))}
-    return frozenset(value for value in values if len(value) >= SHORTEST)
+    spelled: set[str] = set()
+    for value in values:
+        if len(value) >= SHORTEST:
+            spelled |= {value, quote(value, safe=""), json.dumps(value)[1:-1], _base64(value)}
+    if password := dict(variables).get("MLFLOW_TRACKING_PASSWORD"):
+        spelled.add(_base64(f"{dict(variables).get('MLFLOW_TRACKING_USERNAME', '')}:{password}"))
+    return sorted(spelled, key=lambda value: (-len(value), value))
 
 
 def _base64(text: str) -> str:
