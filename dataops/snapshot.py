@@ -49,6 +49,10 @@ LOGGED_AT_ONCE = 8
 """Records that a log is written for."""
 LOG_RECORDS = 512
 """Records of a full log."""
+SUMMARY_PARTS = 10_000
+"""Maximum number of parts that a manifest has outside of its store."""
+DATA = (".parquet", ".pq", ".tar", ".idx")
+"""Suffixes of parts with rows or images."""
 
 _MANIFEST_DIGEST = re.compile(rb'\{\n  "sha256": "([0-9a-f]{64})",')
 _PART = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -171,6 +175,19 @@ class Manifest(Stored):
         copied = super().model_copy(update=update, deep=deep)
         vars(copied).pop("homes", None)
         return copied
+
+    def summarise(self, most: int = SUMMARY_PARTS) -> Self:
+        """Return it for those who read no part, such as MLflow: of more than `most` parts, only their numbers and pages."""
+        if len(self.parts) <= most:
+            return self
+        left_out = [part for part in self.parts if part.name.endswith(DATA)]
+        numbers = {
+            "parts": len(left_out),
+            "rows": sum(p.rows for p in left_out),
+            "bytes": sum(p.bytes for p in left_out),
+        }
+        pages = [part for part in self.parts if not part.name.endswith(DATA)]
+        return self.model_copy(update={"parts": pages, "left_out": numbers})
 
     def path(self, name: str) -> str:
         """Return the name in the store of one of the snapshot's parts."""

@@ -37,9 +37,8 @@ def record_run(config: RunConfig, home: Path, manifests: Mapping[str, Manifest])
     return record
 
 
-def main() -> None:
-    """Make the project, and write its store and lists as `project-RELEASE.tar.xz`."""
-    folder = Path(tempfile.mkdtemp(prefix="pairmill-scratch-"))
+def make_project(folder: Path) -> None:
+    """Make the project in a folder."""
     with served(ANSWERS) as web:
         for number, night in enumerate(NIGHTS[:2], 1):
             put_night(folder, number, night)
@@ -47,6 +46,12 @@ def main() -> None:
         config = whole(web, folder)
         _, manifests = run(config, folder / "home")
         record_run(config, folder / "home", manifests)
+
+
+def main() -> None:
+    """Make the project, and write its store and lists as `project-RELEASE.tar.xz`."""
+    folder = Path(tempfile.mkdtemp(prefix="pairmill-scratch-"))
+    make_project(folder)
     for path in (folder / "store" / "runs").iterdir():
         path.write_text(path.read_text().replace(str(folder), "/project"))
     with tarfile.open(STORED / f"project-{RELEASE}.tar.xz", "w:xz") as archive:

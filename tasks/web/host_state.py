@@ -58,6 +58,8 @@ _TABLES = (
 )
 _LONGEST_INTERVAL = 3_600.0
 """Seconds that a turn lies in the future at most; a longer one is from before a change of the clock."""
+_LONGEST_PAUSE = 31 * 86_400.0
+"""Seconds that a pause for which a host asks may last, likewise."""
 EXPIRY = 86_400.0
 """Seconds for which a file is kept. Source: RFC 9309, section 2.4: not more than 24 hours."""
 
@@ -84,11 +86,12 @@ class HostState:
             self._delete_expired(int(time.time()))
 
     def _delete_expired(self, now: int) -> None:
-        """Delete what no longer holds, at most once an hour."""
-        if now < self._database.execute("PRAGMA user_version").fetchone()[0] + 3600:
+        """Delete what no longer holds, at most once an hour, and what a clock that has been set back since has written."""
+        if 0 <= now - self._database.execute("PRAGMA user_version").fetchone()[0] < 3600:
             return
-        for table in _TABLES:
-            self._database.execute(f"DELETE FROM {table.split()[0]} WHERE until < ?", [now])
+        for table in (table.split()[0] for table in _TABLES):
+            longest = _LONGEST_PAUSE if table == "pauses" else 2 * EXPIRY
+            self._database.execute(f"DELETE FROM {table} WHERE until NOT BETWEEN ? AND ?", [now, now + longest])
         self._database.execute(f"PRAGMA user_version = {now}")
 
     def execute(self, query: str, *values: object) -> tuple[Any, ...] | None:
@@ -254,9 +257,11 @@ class OriginFiles:
 
     def _kept(self, url: str) -> OriginFile | None:
         """Return the kept file, or None. Raises: FetchError if a failure is kept."""
-        row = self.state.execute("SELECT answer FROM files WHERE url = ? AND until > ?", url, time.time())
+        now = time.time()
+        query = "SELECT answer FROM files WHERE url = ? AND until > ? AND until <= ?"
+        row = self.state.execute(query, url, now, now + EXPIRY)
         failure = None if row else self.state.execute(_FAILURE, url, self._attempt)
-        if failure and failure[3] > time.time():
+        if failure and 0 < failure[3] - now <= MAX_FAILURE_EXPIRY:
             raise FetchError(failure[0], failure[1])
         return OriginFile(**json.loads(row[0])) if row else None
 

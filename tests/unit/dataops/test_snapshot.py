@@ -84,3 +84,13 @@ def test_conform_raises_for_a_table_that_breaks_the_schema():
         conform(pa.table({"url": ["x"]}), PAIRS, "here")
     with pytest.raises(SchemaError, match="source_offset"):
         conform(pa.table({"uid": ["0"], "source_offset": ["zero"]}), PAIRS, "here")
+
+
+def test_summary_has_the_numbers_of_many_parts_and_the_pages(tmp_path):
+    parts = [Part(name=f"{n:05d}{end}", rows=n, bytes=9, sha256="0" * 64) for n in range(5) for end in (".tar", ".idx")]
+    page = Part(name="DATASET.md", rows=0, bytes=7, sha256="1" * 64)
+    manifest = build_manifest("pack", [*parts, page])
+    assert manifest.summarise(11) is manifest
+    again = Manifest.decode(Manifest.decode(manifest.summarise(10).encode()).encode())
+    assert (again.parts, again.key, again.counts) == ([page], manifest.key, manifest.counts)
+    assert again.model_extra == {"left_out": {"parts": 10, "rows": 20, "bytes": 90}}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tasks.web.fetch_error import FetchError
-from tasks.web.host_state import HostState, OriginFile, OriginFiles
+from tasks.web.host_state import HostState, MachinePace, OriginFile, OriginFiles
 from tests.concurrency import at_once
 
 
@@ -85,3 +85,23 @@ def test_robots_cache_keeps_an_unforeseen_error_like_any_failure(tmp_path: Path,
         with pytest.raises(FetchError, match=f"^bad_response: {type(error).__name__}$"):
             files.get("http://a.test", "/ai.txt")
     assert len(asked) == 1
+
+
+def test_what_a_clock_ahead_has_written_does_not_hold_once_it_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = time.time()
+    files, url = Files(tmp_path), "http://a.test/robots.txt"
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time", lambda: right + 10 * 365 * 86_400)
+        files.get("http://a.test", "/robots.txt")
+        MachinePace(HostState(tmp_path)).put_pause("a.test", "http_503", "", 60)
+        assert files.asked == [url]
+    files.get("http://a.test", "/robots.txt")
+    assert files.asked == [url, url], "in the same process"
+    state = HostState(tmp_path)
+    assert MachinePace(state).find_pause("a.test") is None
+    assert state.execute("SELECT count(*) FROM files") == (1,)
+    MachinePace(state).put_pause("a.test", "http_503", "", 9 * 86_400)
+    monkeypatch.setattr(time, "time", lambda: right + 7200)
+    assert MachinePace(HostState(tmp_path)).find_pause("a.test") is not None, "the host asked for nine days"
