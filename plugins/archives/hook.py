@@ -15,13 +15,18 @@ from dataops.config import ConfigPath, absolute_path
 from dataops.facts import DownloadFacts
 from dataops.schema import DropReason
 from dataops.snapshot import Draft, Input
+from dataops.store import open_store
 from dataops.trace.targets import Target, matching_rows
 from tasks.download.hooks import FetchHook, ShardHook
 
 if TYPE_CHECKING:
-    from plugins.archives.originals import Originals
+    from plugins.archives.originals import Original, Originals, StoredOriginals
 
 logger = logging.getLogger(__name__)
+
+S3 = "s3://"
+ASKED = 64
+"""Originals that are kept in memory while their images are requested."""
 
 
 class ArchivedImages(FetchHook):
@@ -67,9 +72,9 @@ class OriginalsConfig(BaseModel):
     """Keys of the folder of originals."""
 
     originals: ConfigPath | None = None
-    """Folder of the images as fetched. A later run with the same folder fetches only images that have changed, by ETag
-    and Last-Modified, and takes the others from the folder, with any `image_size`. The folder must be new, empty, or made
-    by an earlier run, since files in it are deleted."""
+    """Folder of the images as fetched, or for all machines a prefix in S3, such as s3://bucket/originals. A later run with
+    the same folder fetches only images that have changed, by ETag and Last-Modified, and takes the others from the folder,
+    with any `image_size`. The folder must be new, empty, or made by an earlier run, since files in it are deleted."""
     originals_bytes: int = Field(default=50 << 30, ge=0)
     """Maximum bytes of that folder at the end of a run; the images that were not requested for the longest are
     deleted."""
@@ -93,9 +98,13 @@ class KeptOriginals(FetchHook):
 
     def list_copies(self, table: Mapping[str, Any]) -> list[str]:
         folder = absolute_path(table.get("originals") or "")
-        return [folder] if folder and Path(folder).is_dir() else []
+        return [folder] if folder.startswith(S3) or (folder and Path(folder).is_dir()) else []
 
     def erase(self, folder: str, urls: Sequence[str], targets: Sequence[Target]) -> int:
+        from plugins.archives.originals import StoredOriginals
+
+        if folder.startswith(S3) and not StoredOriginals(open_store(folder)).is_claimed():
+            return 0  # a record may name any prefix
         kept = _open(folder)
         dropped = sum(kept.drop(url) for url in urls)
         return dropped + kept.drop_matching(lambda one: bool(matching_rows(_as_table(one), targets).any()))
@@ -105,11 +114,11 @@ def _as_table(kept: Any) -> pa.Table:
     return pa.table({"url": [kept.url], "sha256": [kept.sha256]})
 
 
-def _open(folder: str) -> "Originals":
-    """Return a claimed folder; on a cluster, each machine may have one of its own. Raises: ConfigError."""
-    from plugins.archives.originals import Originals
+def _open(folder: str) -> "Originals | StoredOriginals":
+    """Return a claimed folder or prefix; on a cluster, each machine may have a folder of its own. Raises: ConfigError."""
+    from plugins.archives.originals import Originals, StoredOriginals
 
-    found = Originals(Path(folder))
+    found = StoredOriginals(open_store(folder)) if folder.startswith(S3) else Originals(Path(folder))
     found.claim()
     return found
 
@@ -123,23 +132,30 @@ class OriginalsHook(ShardHook):
     @contextmanager
     def open(self, draft: Draft) -> Iterator[ShardHook]:
         self._kept = _open(self.folder)
+        self._found: dict[str, Original] = {}
         yield self
 
     def headers(self, url: str) -> Mapping[str, str]:
-        found = self._kept.get(url)
-        return found.validators if found else {}
+        if (found := self._kept.get(url)) is None:
+            return {}
+        if len(self._found) >= ASKED:  # of requests that failed
+            self._found.clear()
+        self._found[url] = found
+        return found.validators
 
     def stored(self, url: str) -> bytes | None:
-        found = self._kept.get(url)
+        found = self._found.pop(url, None) or self._kept.get(url)
         return found.body if found else None
 
     def keep(self, url: str, body: bytes, headers: Message, *, new: bool) -> None:
+        self._found.pop(url, None)
         if new:
             self._kept.put(url, body, headers)
         else:
             self._kept.confirm(url)
 
     def failed(self, url: str) -> None:
+        self._found.pop(url, None)
         self._kept.drop(url)
 
 
