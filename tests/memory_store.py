@@ -5,7 +5,7 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataops.storage.base import Entry
+from dataops.storage.base import Entry, Store
 from dataops.storage.folder import FolderStore
 
 PAGE_OF_LISTING = 1000
@@ -23,6 +23,7 @@ class MemoryStore(FolderStore):
     """
 
     is_remote = True
+    read_each, read_each_into, read_into = Store.read_each, Store.read_each_into, Store.read_into
 
     def __init__(self, writes: int | None = None):
         super().__init__(Path("/nowhere"))

@@ -49,7 +49,7 @@ class Faults:
     slow_per_minute: float = 0.001
     """Share of the workers that become ten times as slow in a minute."""
     hungry: float = 0.001
-    """Share of the tasks whose worker runs out of memory where others run beside it."""
+    """Share of the tasks whose worker runs out of memory once."""
     hung: float = 0.0005
     """Share of the tasks that never end in their first attempt."""
     doomed: Mapping[str, str] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class SimulatedCluster(TaskPool, Clock):
         self._due = list[tuple[float, int, Callable[[], None]]]()
         self._waiting, self._idle = deque[_Call](), deque[_Worker]()
         self._running, self._attempts = dict[Future[Any], _Call](), Counter[str]()
-        self._alive = 0
+        self._alive, self._starved = 0, set[str]()
         self._is_calling, self._is_down = False, False
         self.store = _SlowStore(self._request)
         for at in self.faults.head_lost:
@@ -223,7 +223,9 @@ class SimulatedCluster(TaskPool, Clock):
             self._running[call.future] = call
             chance, doom = random.Random(f"{self.seed} {call.task}"), self.faults.doomed.get(call.task)
             takes = self.seconds(call.task) * worker.factor + 6 * (self.faults.latency + self.faults.failures)
-            if doom == "dies" or (chance.random() < self.faults.hungry and len(self._running) > 1):
+            hungry = chance.random() < self.faults.hungry and call.task not in self._starved
+            if doom == "dies" or hungry:
+                self._starved.add(call.task)
                 self._at(
                     self._now + takes / 2, lambda call=call: self._stop(call, "out of memory", BrokenProcessPool())
                 )
@@ -282,7 +284,7 @@ class SimulatedCluster(TaskPool, Clock):
     def open(self, workers: int, store: Store) -> Iterator[OpenWorkers]:
         self._is_down = False
         with patch.object(map_parts, "open_store", lambda uri: self.store):
-            yield OpenWorkers(self, self.slots)
+            yield OpenWorkers(self, self.slots, per_machine=1)
 
     def context(self, limits: TaskLimits) -> Context:
         never = LeaseTimes(beat=1e6)

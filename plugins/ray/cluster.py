@@ -27,7 +27,7 @@ class RayConfig(BaseModel):
     ray_memory_bytes: int = Field(default=0, ge=0)
     """Memory that a task needs on Ray, in bytes, for its placement; 0: Ray does not count it."""
     ray_max_retries: int = Field(default=3, ge=0, le=100)
-    """Number of retries of a task whose worker or machine died. Errors that a task raises do not count."""
+    """Number of restarts of a training whose worker or machine died."""
     ray_shared_store: bool = False
     """True if all machines of the cluster share the folder of `store.uri`."""
 
@@ -45,7 +45,7 @@ class RayCluster:
     memory_bytes: int = 0
     """Memory that one task takes, in bytes; 0: not counted."""
     max_retries: int = 3
-    """Number of retries of a task whose worker or node died."""
+    """Number of restarts of a training whose worker or node died."""
     shared_store: bool = False
     """True if all nodes of the cluster share the folder of the store, at the same path."""
 

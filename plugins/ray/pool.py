@@ -10,14 +10,17 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from dataops.errors import ConfigError, ServiceError
+from dataops.messages.waiting import waiting
 from dataops.store import FolderStore, Store
 from plugins.ray.cluster import PROBE_SECONDS, ClusterCapacity, RayCluster, is_listening, missing_ray
+from tasks.engine.context import TaskPool, begin
 from tasks.engine.process_guard import block_interrupts
 
 logger = logging.getLogger(__name__)
@@ -28,11 +31,11 @@ MAX_MISSED_PROBES = 5
 """Failed probes in a row after which the head counts as dead."""
 
 
-class RayPool(Executor):
+class RayPool(TaskPool):
     """Runs calls as Ray tasks, `capacity.slots` at a time. Created by `ray_pool`."""
 
     def __init__(self, process: Any, pipe: Any, capacity: ClusterCapacity):
-        self.capacity = capacity
+        self.capacity, self.slots = capacity, capacity.slots
         self._process, self._pipe = process, pipe
         self._waiting: dict[int, Future[Any]] = {}
         self._lock, self._sending = threading.Lock(), threading.Lock()
@@ -67,9 +70,12 @@ class RayPool(Executor):
                 if kind == "log":
                     logger.warning("%s", value)
                     continue
+                if kind == "slots":
+                    self.slots = max(1, value)
+                    continue
                 with self._lock:
-                    future = self._waiting.pop(number, None)
-                if future is not None and future.set_running_or_notify_cancel():
+                    future = self._waiting.get(number) if kind == "begun" else self._waiting.pop(number, None)
+                if future is not None and begin(future) and kind != "begun":
                     (future.set_result if kind == "result" else future.set_exception)(value)
         except (EOFError, OSError):
             self._break("its driver on this machine died")
@@ -93,8 +99,18 @@ class RayPool(Executor):
                 "again (ray start --head), then `pairmill rerun` continues at the first missing part"
             )
         for future in waiting:
-            if future.set_running_or_notify_cancel():
+            if begin(future):
                 future.set_exception(ServiceError(self._broken))
+
+    def kill(self, future: Future[Any]) -> None:
+        """Cancel a call, or kill the worker that has begun it."""
+        with self._lock:
+            number = next((number for number, other in self._waiting.items() if other is future), None)
+            if number is None or future.cancel():
+                return
+            del self._waiting[number]
+        self._send(("cancel", number))
+        future.set_exception(BrokenProcessPool())
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the driver, and all that the cluster still runs for it."""
@@ -158,12 +174,17 @@ def _receive_capacity(pipe: Any, cluster: RayCluster) -> ClusterCapacity:
     answer: Any = None
     with suppress(EOFError, OSError):
         answer = pipe.recv() if pipe.poll(START_SECONDS) else None
+        if isinstance(answer, tuple):  # it is scaled to zero
+            logger.warning("%s", answer[2])
+            with waiting(str(answer[2])):
+                answer = pipe.recv()
     if isinstance(answer, BaseException):
         raise answer
     if answer is None:
         raise ServiceError(
             f"Ray at {cluster.address} accepted no driver within {START_SECONDS:.0f} s: see `ray status` on its head"
         )
+    assert isinstance(answer, ClusterCapacity)
     return answer
 
 

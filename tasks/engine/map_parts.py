@@ -171,9 +171,9 @@ _TIMEOUT, _OVERTAKEN = "timeout", "overtaken"
 class _Map(Generic[T]):
     """Decides which task starts when, and what follows the end of an attempt.
 
-    An attempt that a worker did not survive, or that took longer than the timeout, is followed by one that runs alone, once
-    all other tasks are finished. A task that takes much longer than its like gets a second copy; the first one that
-    finishes counts, and the other is ended: both write the same bytes.
+    An attempt that a worker did not survive, or that took longer than the timeout, is followed by one that runs alone on a
+    machine, once all other tasks are finished. A task that takes much longer than its like gets a second copy; the first
+    one that finishes counts, and the other is ended: both write the same bytes.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class _Map(Generic[T]):
         self._died, self._failed = deque[T](), dict[str, list[str]]()
         self._lost, self._copied = Counter[str](), Counter[str]()  # machines that a task lost, and copies that it had
         self._rates = list[float]()  # seconds of finished tasks by their weight
-        self._longest, self._looked = 0.0, 0.0
+        self._longest, self._looked, self._alone = 0.0, 0.0, 0
 
     def run(self) -> None:
         """Run all tasks. Raises: as `map_parts`."""
@@ -228,6 +228,10 @@ class _Map(Generic[T]):
     def _slots(self) -> int:
         return (isinstance(self._pool, TaskPool) and self._pool.slots) or self._context.workers
 
+    @property
+    def _machines(self) -> int:
+        return max(1, self._slots // (self._context.workers_per_machine or self._slots))
+
     def _start(self) -> bool:
         """Start what may start now. Return False if all is finished."""
         for entry in [entry for entry in self._later if entry[0] <= self._clock.now()]:
@@ -236,7 +240,7 @@ class _Map(Generic[T]):
             self._submit(entry[1].task, entry[1].number + 1)
         while len(self._running) < self._order.ahead * self._slots and (task := self._queue.pop()) is not None:
             self._submit(task)
-        if not self._running and not self._later and self._died:
+        while self._died and not self._later and len(self._running) == self._alone < self._machines:
             self._submit(self._died.popleft(), ALONE)
         return bool(self._running or self._later)
 
@@ -244,11 +248,13 @@ class _Map(Generic[T]):
         future = self._call(task)
         self._running[future] = _Attempt(task, number)
         self._copies[task.id] += 1
+        self._alone += number == ALONE
         future.add_done_callback(self._ended.put)
 
     def _end(self, future: Future[Record], attempt: _Attempt[T]) -> None:
         task = attempt.task
         self._copies[task.id] -= 1
+        self._alone -= attempt.number == ALONE
         if attempt.ended_for == _OVERTAKEN:
             return
         error = future.exception() if not future.cancelled() else BrokenProcessPool()

@@ -13,14 +13,15 @@ NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
 
 @contextmanager
-def head_node() -> Iterator[Any]:
+def head_node(num_cpus: int = 1) -> Iterator[Any]:
     """Start a cluster of one node, the head."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", str(CHECKOUT))  # the workers' code
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster(initialize_head=True, head_node_args={**NODE, **HEAD, "include_dashboard": False})
+        arguments = {**NODE, **HEAD, "include_dashboard": False, "num_cpus": num_cpus}
+        cluster = Cluster(initialize_head=True, head_node_args=arguments)
         try:
             yield cluster
         finally:

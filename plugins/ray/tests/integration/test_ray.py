@@ -5,6 +5,7 @@ A node is a raylet with its workers, as on a machine of its own: what is killed 
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from plugins.ray.engine import RayExecutor
 from tasks.curate.config import CurateConfig, Units
 from tasks.curate.stage import CURATE
 from tasks.engine import exchange
-from tasks.engine.context import Context, Executor, LocalExecutor
+from tasks.engine.context import Context, Executor, LocalExecutor, TaskLimits
 from tasks.engine.exchange import Exchange, Step
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.stage import make, plan
@@ -34,6 +35,7 @@ from tasks.extract.stage import EXTRACT
 from tasks.filter import stage as filters
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
+from tests.concurrency import wait_for
 from tests.servers.ray_nodes import NODE, OTHER, head_node
 from tests.unit.tasks.raw_images import downloaded, some_pairs
 
@@ -70,6 +72,8 @@ def part(draft: Draft, task: Task) -> Record:
         raise ZeroDivisionError
     if task.kind == "dies" or (task.kind == "dies once" and first):
         os.kill(os.getpid(), signal.SIGKILL)
+    if task.kind == "hangs once" and first:
+        time.sleep(600)
     if task.kind == "slow":
         time.sleep(60 if _node() == task.doomed else 0.3)
     written = draft.put_bytes(f"{task.id}.bin", task.id.encode())
@@ -155,17 +159,18 @@ def test_only_the_part_of_a_dead_worker_is_repeated_and_errors_are_not_retried(
         records = map_parts(part, tasks("plain", "dies once", "plain", "plain"), draft, shared)
         assert [record.task for record in records] == ["plain-0", "dies-once-1", "plain-2", "plain-3"]
         assert tries(tmp_path, "dies-once-1") == 2
-        assert "dies-once-1: its worker on Ray died (try 1)" in caplog.text
+        assert "dies-once-1: its worker on Ray died: WorkerCrashedError" in caplog.text
         with pytest.raises(ContractError, match="wrong-0"):
             map_parts(part, tasks("wrong"), draft, shared)
         assert tries(tmp_path, "wrong-0") == 1
         with pytest.raises(ZeroDivisionError) as bug:
             map_parts(part, tasks("bug"), draft, shared)
         assert "in part" in bug.value.__notes__[0], "where it was"
-        with pytest.raises(JobFailed, match="dies-0: its worker on Ray died 2 times") as failed:
-            map_parts(part, tasks("dies"), draft, shared)
+        quick = replace(shared, task_limits=TaskLimits(least=3))
+        with pytest.raises(JobFailed, match=r"died .* in each of two attempts of dies-0 \(1 of 12 tasks\)") as failed:
+            map_parts(part, tasks("dies", "hangs once", *["plain"] * 12), draft, quick)
         assert failed.value.exit_code == 75
-        assert tries(tmp_path, "dies-0") == 2
+        assert [tries(tmp_path, name) for name in ("dies-0", "hangs-once-1", "plain-7")] == [2, 2, 1]
 
 
 def test_cluster_that_is_missing_or_too_small_raises_a_clear_error(ray_cluster: RayExecutor, tmp_path: Path) -> None:
@@ -180,6 +185,20 @@ def test_cluster_that_is_missing_or_too_small_raises_a_clear_error(ray_cluster: 
         pools.ray_pool(RayExecutor(ray_cluster.address, cpus=64), store),
     ):
         pass
+
+
+def test_cluster_scaled_to_zero_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    draft, done = draft_in(tmp_path), list[list[Record]]()
+    with head_node(num_cpus=0) as growing:
+        context = Context(store=draft.store, home=tmp_path, executor=RayExecutor(growing.address))
+        flow = threading.Thread(
+            target=lambda: done.append(map_parts(part, [Task("a", notes=str(tmp_path))], draft, context))
+        )
+        flow.start()
+        wait_for(lambda: "has no machine yet: waiting until it grows" in caplog.text)
+        growing.add_node(**NODE, **OTHER)
+        flow.join(120)
+    assert [record.task for record in done[0]] == ["a"]
 
 
 def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, ray_cluster: RayExecutor, tmp_path: Path) -> None:

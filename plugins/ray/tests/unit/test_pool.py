@@ -12,7 +12,7 @@ from dataops.errors import ConfigError, ContractError
 from dataops.home import code_digest
 from dataops.store import FolderStore
 from plugins.ray.cluster import ClusterCapacity
-from plugins.ray.driver import Caller, run_call
+from plugins.ray.driver import Caller, compute_capacity, run_call
 from plugins.ray.engine import RayExecutor
 from plugins.ray.pool import check_store
 
@@ -23,6 +23,24 @@ def test_check_store_raises_when_a_folder_on_several_machines_is_not_declared_sh
         check_store(FolderStore(tmp_path), capacity, cluster)
     check_store(FolderStore(tmp_path), capacity, replace(cluster, shared_store=True))
     check_store(FolderStore(tmp_path), replace(capacity, machines=("a",)), cluster)
+
+
+def node(**resources: float) -> dict[str, Any]:
+    return {"Alive": True, "NodeManagerHostname": f"node {sorted(resources.items())}", "Resources": resources}
+
+
+def test_cluster_scaled_to_zero_has_no_slots_and_one_whose_machines_are_too_small_is_refused() -> None:
+    cluster = RayExecutor("head:6379", cpus=2.0, memory_bytes=100)
+    assert compute_capacity([node(), node(memory=900)], cluster, "h").slots == 0
+    assert compute_capacity([], cluster, "h").slots == 0
+    two = compute_capacity(
+        [node(CPU=4, memory=350), node(CPU=1), {**node(CPU=64, memory=9e9), "Alive": False}], cluster, "h"
+    )
+    assert (two.slots, two.slots_per_machine, len(two.machines)) == (2, 2, 2)
+    small = [node(CPU=1, memory=9e9)]
+    with pytest.raises(ConfigError, match=r"set execution\.workers if the cluster grows"):
+        compute_capacity(small, cluster, "h")
+    assert compute_capacity(small, replace(cluster, workers=9), "h").slots == 0, "it may add larger ones"
 
 
 def call_through(asker: Caller, function: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
