@@ -10,12 +10,15 @@ import logging
 import os
 import platform
 import re
+import statistics
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, NoReturn, Self, TypeVar
+from typing import Annotated, Any, NoReturn, Self, TextIO, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -83,6 +86,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 class DeviceFailed(PairmillError):
     """A GPU or its connection to others failed."""
+
+    exit_code = 75
+    retryable = True
+
+
+class RanksStuck(PairmillError):
+    """No step ended for long, since the ranks wait for one of them."""
 
     exit_code = 75
     retryable = True
@@ -160,6 +170,140 @@ def _read_kernel_log(path: Path) -> str:
     finally:
         os.close(descriptor)
     return b"".join(lines).decode("utf-8", "replace")
+
+
+# A stuck rank: the others would wait for it for half an hour -----------------------------------------------------------
+
+STUCK_SECONDS = 60.0
+"""Least time without a step after which a rank counts as stuck."""
+STUCK_MEDIANS = 5
+"""The same time as a multiple of the median time of a step."""
+KNOWN_STEPS = 5
+"""Steps whose time is known before any has a limit: the first ones compile and connect."""
+
+
+RECORDS = "flight-records"
+"""Folder in a job's output with the stacks and the last exchanges of each rank that did not go on."""
+
+
+class StuckWatch:
+    """Ends the job with 75 if no step ends for long, names the rank that the others wait for, and keeps all stacks.
+
+    Active inside a `with`, and only where there are several ranks. faulthandler writes the stacks from a thread of its
+    own, also those of a rank that never releases the interpreter. A thread of each rank then tells the others, through
+    the store in which they met, how many exchanges it has begun: the rank that is behind, or does not answer, is the
+    one.
+
+    Args:
+        output: folder of the job, of this machine.
+        seconds: least time without a step.
+    """
+
+    def __init__(self, output: Path, seconds: float = STUCK_SECONDS):
+        self._output, self._least = output, seconds
+        self._poll = seconds / STUCK_SECONDS
+        self._times: deque[float] = deque(maxlen=100)
+        self._since: float | None = None
+        self._armed, self._step = 0.0, 0
+        self._ended = threading.Event()
+        self._stacks: TextIO | None = None
+
+    def __enter__(self) -> Self:
+        if distributed.world_size() > 1:
+            (self._output / RECORDS).mkdir(parents=True, exist_ok=True)
+            path = self._output / RECORDS / f"stacks-{distributed.rank()}.txt"
+            self._stacks = path.open("w", encoding="utf-8")
+            threading.Thread(target=self._run, name="stuck", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.pause()
+        if self._stacks is not None:
+            self._stacks.close()
+            if not Path(self._stacks.name).stat().st_size:
+                Path(self._stacks.name).unlink()
+
+    def end_step(self, step: int, *, is_limited: bool) -> None:
+        """Note that a step has ended, from which the next one has a limit, once KNOWN_STEPS are known.
+
+        Args:
+            step: its number.
+            is_limited: False: the next step waits for shards to arrive, however long that takes.
+        """
+        now = time.monotonic()
+        if self._since is not None:
+            self._times.append(now - self._since)
+        self._step, self._since = step, now if is_limited else None
+        if self._stacks is None or not is_limited or len(self._times) < KNOWN_STEPS:
+            return
+        if now - self._armed > self._poll:  # arming starts a thread
+            self._armed = now
+            faulthandler.dump_traceback_later(self._limit, file=self._stacks)
+
+    def pause(self) -> None:
+        """Set no limit until the next step has ended, as for a checkpoint or an evaluation."""
+        self._since, self._armed = None, 0.0
+        if self._stacks is not None:
+            faulthandler.cancel_dump_traceback_later()
+
+    @property
+    def _limit(self) -> float:
+        return max(self._least, STUCK_MEDIANS * statistics.median(self._times))
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._poll):
+            since = self._since if self._armed else None
+            # The stacks are written before, by a limit that began at most one poll earlier.
+            if since is not None and time.monotonic() - since > self._limit + self._poll:
+                self._end()
+
+    def _end(self) -> NoReturn:
+        """Exchange with the other ranks how far each is, report it, and end this process."""
+        write_flight_record(self._output / RECORDS)
+        core = dist.distributed_c10d
+        store, group = core._get_default_store(), cast(Any, core._get_default_group())
+        own = {"exchanges": group._get_sequence_number_for_group(), "host": platform.node()}
+        store.set(f"stuck/{distributed.rank()}", json.dumps(own))
+        names = [f"stuck/{rank}" for rank in range(distributed.world_size())]
+        deadline = time.monotonic() + self._least / 4  # the steps of all ranks end at about the same time
+        while not store.check(names) and time.monotonic() < deadline:
+            time.sleep(self._poll)
+        found = [json.loads(store.get(name)) if store.check([name]) else None for name in names]
+        error = RanksStuck(
+            f"no step ended for {self._limit:.0f} s after step {self._step:,}: {describe_stuck(found)}; the stacks of each "
+            f"rank are in {self._output / RECORDS}; run the job again to resume it"
+        )
+        logger.error("%s", error)
+        _write_failure(self._output, error)
+        time.sleep(4 * self._poll)  # the others may still read the store, which ends with rank 0
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(error.exit_code)
+
+
+def describe_stuck(found: Sequence[Mapping[str, Any] | None]) -> str:
+    """Return which ranks the others wait for.
+
+    Args:
+        found: for each rank, the number of exchanges that it has begun, and its host; None: it does not answer.
+    """
+    most = max(one["exchanges"] for one in found if one is not None)
+    waited = [
+        f"rank {rank}" + (", which does not answer" if one is None else f" on {one['host']}")
+        for rank, one in enumerate(found)
+        if one is None or one["exchanges"] < most
+    ]
+    if not waited:
+        return "all ranks have begun the same exchange, and it does not end"
+    return f"the other ranks wait for {' and '.join(waited)}"
+
+
+def write_flight_record(folder: Path) -> None:
+    """Write NCCL's last exchanges of this rank, if it keeps them."""
+    dump = getattr(getattr(torch._C, "_distributed_c10d", None), "_dump_nccl_trace", None)
+    if dump is not None and torch.cuda.is_initialized():
+        (folder / f"rank-{distributed.rank()}").write_bytes(dump())
 
 
 LOCK_SECONDS = 10
@@ -321,12 +465,18 @@ def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], ob
 
 def _report(job: JobFile | None, error: PairmillError) -> int:
     """Write failure.json, unless the error only follows from that of another rank, and return the exit code."""
-    if isinstance(job, RanksJob) and not (isinstance(error, RankLost) and (job.output / FAILURE).exists()):
-        failure = {"exit_code": error.exit_code, "error": type(error).__name__, "message": str(error)}
-        with suppress(OSError):
-            job.output.mkdir(parents=True, exist_ok=True)
-            write_atomically(job.output / FAILURE, json.dumps(failure))
+    if isinstance(job, RanksJob):
+        _write_failure(job.output, error)
     return error.exit_code
+
+
+def _write_failure(output: Path, error: PairmillError) -> None:
+    if isinstance(error, RankLost) and (output / FAILURE).exists():
+        return
+    failure = {"exit_code": error.exit_code, "error": type(error).__name__, "message": str(error)}
+    with suppress(OSError):
+        output.mkdir(parents=True, exist_ok=True)
+        write_atomically(output / FAILURE, json.dumps(failure))
 
 
 def resolve_device(requested: str, why_gpu: str | None = None) -> torch.device:

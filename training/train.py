@@ -33,8 +33,11 @@ from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.job import (
+    RECORDS,
+    STUCK_SECONDS,
     Job,
     Stopped,
+    StuckWatch,
     is_done,
     is_out_of_memory,
     lock_output,
@@ -92,8 +95,12 @@ def main(arguments: list[str]) -> int:
         signal.signal(signal.SIGTERM, handler)
 
 
-def train(job: Job) -> None:
-    """Train the model of a job, unless it is done; all ranks together."""
+def train(job: Job, stuck_seconds: float = STUCK_SECONDS) -> None:
+    """Train the model of a job, unless it is done; all ranks together.
+
+    Args:
+        stuck_seconds: least time without a step after which several ranks end.
+    """
     set_up_allocators()
     config = job.train
     is_pool, ranks = config.launch == "work_pool", config.nproc
@@ -101,7 +108,7 @@ def train(job: Job) -> None:
     set_up_torch(config, device)
     if config.compile:
         prepare_compiler(device.type)
-    distributed.join(device, allow_network=config.allow_network, records=job.output / "flight-records")
+    distributed.join(device, allow_network=config.allow_network, records=job.output / RECORDS)
     with lock_output(job.output):
         if is_done(job.output, job.digest()):
             return
@@ -113,7 +120,7 @@ def train(job: Job) -> None:
                 for hook in used_step_hooks(run.config):
                     hook.start(run.model, run.config, run.dataset, run.text_features)
             _log_start(run)
-            run_steps(run)
+            run_steps(run, stuck_seconds)
             finish(run)
         finally:
             # The handler holds the run, which must end before the ranks part: see training.job.run_command.
@@ -238,7 +245,7 @@ def _name_towers(run: TrainingRun) -> list[str]:
 # Loop -----------------------------------------------------------------------------------------------------------------
 
 
-def run_steps(run: TrainingRun) -> None:
+def run_steps(run: TrainingRun, stuck_seconds: float = STUCK_SECONDS) -> None:
     """Take all steps that are left, with their log rows, checkpoints and interim evaluations.
 
     Raises:
@@ -255,6 +262,7 @@ def run_steps(run: TrainingRun) -> None:
         ) as writer,
         MetricsLog(run.job.output, plan, config.log_every, run.device, config.precision) as log,
         StepProfiler(run.job.output, config.profile, plan.total_steps - run.step, run.device) as profiler,
+        StuckWatch(run.job.output, stuck_seconds) as watch,
     ):
         recorder, started = StepRecorder(run, log, writer), run.step
         run.skipped.check()
@@ -268,6 +276,7 @@ def run_steps(run: TrainingRun) -> None:
         for batch in log.timed(upload_batches(_load(run), run.device)):
             agreed = agree(run, batch)
             if agreed.stop:
+                watch.pause()
                 recorder.flush()
                 _stop(run, writer, log)
             run.step += 1
@@ -277,9 +286,12 @@ def run_steps(run: TrainingRun) -> None:
             profiler.step()
             writer.check()
             _request_shards(run)
+            watch.end_step(run.step, is_limited=run.shard_requests is None)
             is_last, is_due = run.step == plan.total_steps, is_evaluation_due(run)
             is_measured = _is_measured(run)
             is_saved = is_due or ((is_measured or run.step % config.checkpoint_every == 0) and not is_last)
+            if is_saved or is_last or is_rollback_due(run):
+                watch.pause()
             if is_rollback_due(run):
                 recorder.flush()
                 roll_back(run, writer, log)
@@ -306,7 +318,9 @@ def _has_ended(run: TrainingRun) -> bool:
     """Return whether the training ends early after the current step, because the hold-out does not get better."""
     if run.holdout is None or not run.holdout.has_ended:
         return False
-    logger.info("ended after step %d of %d: train.patience = %s", run.step, run.plan.total_steps, run.config.patience)
+    if distributed.rank() == 0:
+        steps = run.step, run.plan.total_steps
+        logger.info("ended after step %d of %d: train.patience = %s", *steps, run.config.patience)
     return True
 
 

@@ -1,4 +1,4 @@
-"""The launcher of the ranks of one machine; the ranks here are small scripts without torch."""
+"""The launcher of the ranks of one machine, and how several ranks end; most ranks here are small scripts without torch."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dataops.home import CHECKOUT
+from training.job import describe_stuck
 
 
 def start(folder: Path, number: int, script: str, **environment: str) -> subprocess.Popen[str]:
@@ -122,3 +123,22 @@ def test_launcher_sends_its_sigterm_to_each_rank(tmp_path: Path) -> None:
     code, output = finish(process)
     assert code == 75, output
     assert {path.name for path in tmp_path.glob("stopped-*")} == {"stopped-0", "stopped-1"}
+
+
+def test_a_rank_that_sleeps_is_named_and_all_end_with_75_and_their_stacks(tmp_path: Path) -> None:
+    module = ["-m", "tests.unit.training.stuck_ranks", str(tmp_path / "job.json")]
+    command = [sys.executable, "-m", "training.launch", "2", *module]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 75, done.stderr
+    failure = json.loads((tmp_path / "failure.json").read_text())
+    assert (failure["exit_code"], failure["error"]) == (75, "RanksStuck")
+    assert "after step 8: the other ranks wait for rank 1 on" in failure["message"]
+    stacks = [(tmp_path / "flight-records" / f"stacks-{rank}.txt").read_text() for rank in range(2)]
+    assert "in sleep_for_ever" in stacks[1]
+    assert "in gather_integers" in stacks[0]
+
+
+def test_ranks_that_do_not_answer_are_named_and_an_exchange_that_all_have_begun_is_said() -> None:
+    here, behind = {"exchanges": 9, "host": "a"}, {"exchanges": 8, "host": "b"}
+    assert describe_stuck([here, None, behind]).endswith("rank 1, which does not answer and rank 2 on b")
+    assert describe_stuck([here, here]) == "all ranks have begun the same exchange, and it does not end"

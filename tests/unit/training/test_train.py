@@ -126,6 +126,24 @@ def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(
     assert outputs_of(stopped) == outputs_of(undisturbed)
 
 
+def test_the_watch_for_stuck_ranks_knows_each_step_and_pauses_for_checkpoints(make_job, monkeypatch) -> None:
+    seen: list[object] = []
+
+    class Watch(job_module.StuckWatch):
+        def end_step(self, step: int, *, is_limited: bool) -> None:
+            seen.append((step, is_limited))
+            super().end_step(step, is_limited=is_limited)
+
+        def pause(self) -> None:
+            seen.append("pause")
+            super().pause()
+
+    monkeypatch.setattr(train_module, "StuckWatch", Watch)
+    assert main([str(make_job("j", "vit", epochs=1, checkpoint_every=2))]) == 0
+    assert seen == [(1, True), (2, True), "pause", (3, True), "pause", "pause"], "the third step is the last one"
+    assert not list((output_of(make_job("j")) / "flight-records").glob("*")), "one rank waits for nobody"
+
+
 @pytest.mark.parametrize("is_stopped", [False, True])
 def test_the_run_has_ended_when_the_ranks_part(make_job, monkeypatch, is_stopped):
     """torch's process group can deadlock if a model that still holds it ends later."""
