@@ -33,8 +33,9 @@ COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "infra/compose.yaml").read_
 
 
 def test_checkpoints_get_the_time_that_compose_and_kubernetes_grant():
-    template = json.loads((CHECKOUT / "infra/kubernetes/gpu-job-template.json").read_text())
-    granted = {template["variables"]["properties"]["grace_seconds"]["default"]}
+    templates = [json.loads(path.read_text()) for path in (CHECKOUT / "infra/kubernetes").glob("*-job-template.json")]
+    assert len(templates) == 2
+    granted = {template["variables"]["properties"]["grace_seconds"]["default"] for template in templates}
     granted.add(int(COMPOSE["services"]["worker-gpu"]["stop_grace_period"].removesuffix("s")))
     assert granted == {120}
     assert 90 <= GRACE_SECONDS < 120 - END_SECONDS

@@ -1,4 +1,4 @@
-"""The job template of the GPU pool is valid for Prefect, for its Kubernetes worker, and for the schema of Kubernetes."""
+"""The job templates of both pools are valid for Prefect, for its Kubernetes worker, and for the schema of Kubernetes."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from plugins.deployment.tests.topology import Topology
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="the extras `kubernetes` and `dev` have it")
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
 
-TEMPLATE = CHECKOUT / "infra/kubernetes/gpu-job-template.json"
+KUBERNETES = CHECKOUT / "infra/kubernetes"
 # Rendered by the class of the real worker, in a separate process, because importing it warns.
 RENDER = """
 import asyncio, json, sys
@@ -44,28 +44,30 @@ def prefect(cluster: Topology, *arguments: str) -> str:
     return done.stdout
 
 
-def render(cluster: Topology, values: dict[str, Any]) -> dict[str, Any]:
-    template_and_values = json.dumps([json.loads(TEMPLATE.read_text()), values])
+def load_template(kind: str) -> dict[str, Any]:
+    return json.loads((KUBERNETES / f"{kind}-job-template.json").read_text())
+
+
+def render(cluster: Topology, kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    template_and_values = json.dumps([load_template(kind), values])
     command, env = [sys.executable, "-c", RENDER], cluster.client()
     done = subprocess.run(command, env=env, input=template_and_values, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def validate(job: dict[str, Any]) -> None:
-    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
-
-
 def test_prefect_creates_a_work_pool_from_the_template(cluster: Topology):
-    name = f"pairmill-gpu-{uuid4().hex[:6]}"
-    prefect(cluster, "work-pool", "create", name, "--type", "kubernetes", "--base-job-template", str(TEMPLATE))
+    name, template = f"pairmill-gpu-{uuid4().hex[:6]}", str(KUBERNETES / "gpu-job-template.json")
+    prefect(cluster, "work-pool", "create", name, "--type", "kubernetes", "--base-job-template", template)
     shown = json.loads(prefect(cluster, "work-pool", "inspect", name, "--output", "json"))
-    assert (shown["type"], shown["base_job_template"]) == ("kubernetes", json.loads(TEMPLATE.read_text()))
+    assert (shown["type"], shown["base_job_template"]) == ("kubernetes", load_template("gpu"))
 
 
-def test_the_worker_renders_a_valid_job(cluster: Topology):
+@pytest.mark.parametrize("kind", ["gpu", "cpu"])
+def test_the_worker_renders_a_valid_job(cluster: Topology, kind: str):
     env = {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}
-    job = render(cluster, {"image": "registry.example.org/pairmill:cuda", "gpus": 2, "env": env})
+    values = {"image": f"registry.example.org/pairmill:{kind}", "env": env}
+    job = render(cluster, kind, values | ({"gpus": 2} if kind == "gpu" else {}))
     pod = job["spec"]["template"]["spec"]
     checked = deepcopy(job)
     for misplaced in (
@@ -76,7 +78,8 @@ def test_the_worker_renders_a_valid_job(cluster: Topology):
     kubernetes_validate.validate(checked, kubernetes_validate.latest_version(), strict=True)
     assert "{{" not in json.dumps(job)
     (container,) = pod["containers"]
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
+    assert container["resources"]["limits"].get("nvidia.com/gpu") == (2 if kind == "gpu" else None)
+    assert ("nvidia.com/gpu" in json.dumps(job)) == (kind == "gpu")
     assert (job["spec"]["backoffLimit"], job["spec"]["ttlSecondsAfterFinished"]) == (0, 3600)
     assert pod["terminationGracePeriodSeconds"] >= 60
     assert pod["securityContext"]["runAsNonRoot"]
@@ -86,5 +89,5 @@ def test_the_worker_renders_a_valid_job(cluster: Topology):
     # An evicted pod reschedules its flow run, so that another pod resumes from the checkpoint.
     assert variables["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
     secret = {entry["name"]: entry["valueFrom"]["secretKeyRef"] for entry in container["env"] if "valueFrom" in entry}
-    assert {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"} <= secret.keys()
+    assert {"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD"} <= secret.keys()
     assert {reference["name"] for reference in secret.values()} == {"pairmill"}
