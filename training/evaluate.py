@@ -39,9 +39,10 @@ from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.job import FAILURE, RanksJob, resolve_device, run_command, run_process
 from training.model.load import digest_model, load_any
+from training.model.towers import BackboneTower
 
 METRICS = "metrics.json"
-RESULT_VERSION = 4
+RESULT_VERSION = 5
 """Version of the results, raised when the same checkpoint and data give another result: older results are not reused."""
 
 logger = logging.getLogger(__name__)
@@ -208,6 +209,8 @@ def run_job(job: EvaluateJob) -> dict[str, dict[str, Any]]:
     distributed.join(device)
     digest = digest_model(job.checkpoint)
     loaded = load_any(job.checkpoint, device=str(device))
+    if isinstance(tower := getattr(loaded.model, "visual", None), BackboneTower):
+        tower.encoder = tower.encoder.fold()
     if job.precision == "bf16":
         loaded.model.to(torch.bfloat16)
     return evaluate(

@@ -9,7 +9,7 @@ import numpy as np
 
 from dataops.storage.cached_files import mark_used
 
-VERSION = 2
+VERSION = 3
 """Version of the features, raised when the same weights and data give others."""
 
 _OF_SHARD = re.compile(r"images-([0-9a-f]{16})-[0-9a-f]{64}\.")

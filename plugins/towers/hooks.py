@@ -85,7 +85,7 @@ class TowerHook(StepHook):
 
 class _ImageInit(TowerHook):
     order = 99
-    config, table, tower = ImageInit, "image_init", "image"
+    config, table, tower, version = ImageInit, "image_init", "image", 2
 
     def check(self, config: "TrainConfig") -> None:
         if config.init is not None:

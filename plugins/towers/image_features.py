@@ -174,6 +174,7 @@ def _compute_file(
     known: Known,
 ) -> None:
     device, width, samples = next(tower.parameters()).device, tower.feature_width, file.samples
+    encoder = tower.encoder.fold(torch.bfloat16 if precision == "bf16" else torch.float32)
     errors: dict[str, str] = {}
 
     def load(batch: list[list[int]]) -> tuple[list[np.ndarray], np.ndarray]:
@@ -198,7 +199,7 @@ def _compute_file(
             hashes = np.array([dataset.image_hash(samples.start + int(numbers[0])) for numbers in rows])
             images_B3SS = change(pixels_BSS3, hashes, file.copy)
         with torch.no_grad(), autocast(device, precision):
-            features_BW = tower.encode(images_B3SS).float().cpu().numpy()
+            features_BW = tower.encode(images_B3SS, encoder).float().cpu().numpy()
         return np.concatenate(rows), features_BW.repeat([len(numbers) for numbers in rows], axis=0)
 
     images = [found for key, found in same.items() if key not in known]

@@ -124,4 +124,4 @@ def _put_page(work: Work[EvaluateConfig], suite: Suite, evaluation: Evaluation) 
     return work.draft.put_bytes(PAGE, encode_page(report_html(suite, evaluation)))
 
 
-EVALUATE = Stage(name="evaluate", version=7, make=make, external_inputs=external_inputs, conserves_rows=False)
+EVALUATE = Stage(name="evaluate", version=8, make=make, external_inputs=external_inputs, conserves_rows=False)

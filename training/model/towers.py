@@ -26,6 +26,14 @@ class Network(nn.Module):
         """Return the parameters in groups from the input on."""
         raise NotImplementedError
 
+    def fold(self, dtype: torch.dtype = torch.float32) -> "Network":
+        """Return a network for inference alone that computes the same, up to rounding, in less time; else this one.
+
+        Args:
+            dtype: of its weights; with bfloat16, autocast has fewer of them to convert.
+        """
+        return self
+
     def shift_outputs(self, shift_W: Tensor) -> None:
         """Add a vector to each feature by the network's own parameters; for texts only."""
         raise NotImplementedError
@@ -106,9 +114,9 @@ class BackboneTower(nn.Module):
         shifts = [(ours - theirs) / their_std for ours, _, theirs, their_std in pairs]
         self.register_buffer("shift", torch.tensor(shifts).view(3, 1, 1))
 
-    def encode(self, images_B3SS: Tensor) -> Tensor:
-        """Return the network's features (B, W) of normalised pixels."""
-        return self.encoder(images_B3SS * self.gain + self.shift, self.stages)
+    def encode(self, images_B3SS: Tensor, encoder: Network | None = None) -> Tensor:
+        """Return the network's features (B, W) of normalised pixels; `encoder` in place of the network if given."""
+        return (encoder or self.encoder)(images_B3SS * self.gain + self.shift, self.stages)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (B, D), not normalised, of pixels (B, 3, S, S), or of the network's features (B, W)."""

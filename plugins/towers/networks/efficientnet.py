@@ -4,11 +4,14 @@ Source: Tan and Le 2019; the Lite variants: TensorFlow's models/official/efficie
 Legend: B batch, C channels, H and W height and width.
 """
 
+import copy
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import fuse_conv_bn_eval
 
 from training.backbones import LITE_CHANNELS, find_backbone, round_channels
 from training.model.towers import Network
@@ -27,12 +30,16 @@ class SameConv2d(nn.Conv2d):
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         pads = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in input.shape[:1:-1]]
         ends = [end for pad in pads for end in (pad // 2, pad - pad // 2)]
-        return F.conv2d(F.pad(input, ends), self.weight, None, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(F.pad(input, ends), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int, *, same: bool) -> nn.Conv2d:
     kind = SameConv2d if same and stride > 1 else nn.Conv2d
     return kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
+def _relu6(x_BCHW: Tensor) -> Tensor:
+    return F.relu6(x_BCHW, inplace=not x_BCHW.requires_grad)
 
 
 class SeparableBlock(nn.Module):
@@ -48,7 +55,7 @@ class SeparableBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        out = self.bn2(self.conv_pw(F.relu6(self.bn1(self.conv_dw(x_BCHW)))))
+        out = self.bn2(self.conv_pw(_relu6(self.bn1(self.conv_dw(x_BCHW)))))
         return out + x_BCHW if self.has_shortcut else out
 
 
@@ -68,8 +75,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        out = F.relu6(self.bn1(self.conv_pw(x_BCHW)))
-        out = self.bn3(self.conv_pwl(F.relu6(self.bn2(self.conv_dw(out)))))
+        out = _relu6(self.bn1(self.conv_pw(x_BCHW)))
+        out = self.bn3(self.conv_pwl(_relu6(self.bn2(self.conv_dw(out)))))
         return out + x_BCHW if self.has_shortcut else out
 
 
@@ -106,12 +113,22 @@ class EfficientNetLite(Network):
 
     def forward(self, images_B3SS: Tensor, stages: tuple[int, ...] = ()) -> Tensor:
         """Return features (B, W): of `stages`, counted from 1, then of the head."""
-        x_BCHW, found = F.relu6(self.bn1(self.conv_stem(images_B3SS))), []
+        x_BCHW, found = _relu6(self.bn1(self.conv_stem(images_B3SS))), []
         for number, stage in enumerate(self.blocks, 1):
             x_BCHW = stage(x_BCHW)
             found += [x_BCHW.mean(dim=(2, 3))] if number in stages else []
-        end_BC = F.relu6(self.bn2(self.conv_head(x_BCHW))).mean(dim=(2, 3))
+        end_BC = _relu6(self.bn2(self.conv_head(x_BCHW))).mean(dim=(2, 3))
         return torch.cat([*found, end_BC], dim=1) if found else end_BC
+
+    def fold(self, dtype: torch.dtype = torch.float32) -> "EfficientNetLite":
+        """See Network. The convolutions hold the batch norms behind them, and weights in `dtype`."""
+        folded = copy.deepcopy(self).eval().requires_grad_(False)
+        for module in list(folded.modules()):
+            for (name, conv), (behind, norm) in pairwise(list(module.named_children())):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                    setattr(module, behind, nn.Identity())
+        return folded.requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def groups(self) -> list[list[nn.Parameter]]:
         """Return the parameters in groups from the input on."""

@@ -93,6 +93,8 @@ def test_a_backbone_and_the_means_of_its_stages_equal_timms(
         end = theirs.forward_head(theirs.forward_features((pixels - mean) / std), pre_logits=True)
         found = model.visual.encode((pixels - ours) / our_std)
         assert model.encode_image((pixels - ours) / our_std).shape == (2, 16)
+        folded = model.visual.encode((pixels - ours) / our_std, model.visual.encoder.fold())
+        assert difference(folded, found) < 1e-5
     assert found.shape[1] == model.visual.feature_width
     assert difference(found, torch.cat([*(means[stage] for stage in names), end], dim=1)) < 1e-5
 
