@@ -28,7 +28,7 @@ from training.data.loader import Dataset
 from training.hooks import used_hooks
 from training.job import Job, read_job
 from training.model.checkpoint import load_model
-from training.model.towers import BackboneTower, PretrainedTextTower
+from training.model.towers import BackboneTower, Network, PretrainedTextTower
 from training.model_config import BackboneConfig
 from training.train import main, set_up
 
@@ -242,9 +242,9 @@ def test_an_image_of_several_shards_passes_through_the_network_once(
     write_shard(shards[1], again + pairs(12, 2))
     images, encode = [], BackboneTower.encode
 
-    def count(tower: BackboneTower, images_B3SS: torch.Tensor) -> torch.Tensor:
+    def count(tower: BackboneTower, images_B3SS: torch.Tensor, *encoder: Network) -> torch.Tensor:
         images.append(len(images_B3SS))
-        return encode(tower, images_B3SS)
+        return encode(tower, images_B3SS, *encoder)
 
     monkeypatch.setattr(BackboneTower, "encode", count)
     path = make_job("a", image_size=32, **PLAIN, **with_recipe(tables))
