@@ -1,4 +1,4 @@
-"""Compare filtering with pandas for rules and dedupe, pyahocorasick for queries (as in MetaCLIP), and datasketch and rensa
+"""Compare filtering with pandas for rules and dedupe, pyahocorasick for queries (as in MetaCLIP), and rensa
 for MinHash signatures.
 
     pip install -e '.[bench]'
@@ -27,9 +27,9 @@ from benchmarks.measure import Row, finish, make_parser, make_printer, require_p
 
 PACKAGES = (
     *("polars", "pandas", "pyarrow", "numba", "wordfreq"),
-    *("pyahocorasick", "ahocorasick_rs", "datasketch", "rensa"),
+    *("pyahocorasick", "ahocorasick_rs", "rensa"),
 )
-PEERS = ("pandas", "ahocorasick", "ahocorasick_rs", "datasketch", "rensa", "wordfreq")
+PEERS = ("pandas", "ahocorasick", "ahocorasick_rs", "rensa", "wordfreq")
 MANY = 4_000_000
 """Minimum number of rows with which the whole stage has a goal."""
 FLAT = 0.75

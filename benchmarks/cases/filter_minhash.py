@@ -1,8 +1,8 @@
-"""Compare MinHash signatures of captions with datasketch and rensa: one thread each, in CPU time.
+"""Compare MinHash signatures of captions with rensa (Rust): one thread each, in CPU time.
 
-All compute signatures of 128 hashes over the same sets of shingles, ours from the column of captions. The peers need sets
-of shingles, which Python builds; in the case `minhash sets` they are built before the measurement. Each peer uses its
-fastest call with as many hash functions. Their functions differ, so outputs count as equal if each estimates the exact
+All compute signatures of 128 hashes over the same sets of shingles, ours from the column of captions. The peer needs sets
+of shingles, which Python builds; in the case `minhash sets` they are built before the measurement. It uses its
+fastest call with as many hash functions. The functions differ, so outputs count as equal if each estimates the exact
 Jaccard similarities of the same pairs as closely as independent trials would.
 """
 
@@ -73,7 +73,6 @@ def measure_minhash(part: Path, number: int, times: int) -> tuple[list[Row], boo
 
 def _signers() -> list[SignatureMethod]:
     os.environ["RAYON_NUM_THREADS"] = "1"  # rensa reads it when it starts threads
-    import datasketch
     import rensa
 
     from plugins.textdedup.minhash import compute_signatures
@@ -81,12 +80,6 @@ def _signers() -> list[SignatureMethod]:
     return [
         SignatureMethod(
             "pairmill", pa.array, lambda captions: compute_signatures(captions, HASHES), lambda found: found
-        ),
-        SignatureMethod(
-            "datasketch",
-            lambda captions: [[token.encode() for token in make_shingles(text)] for text in captions],
-            lambda sets: datasketch.MinHash.bulk(sets, num_perm=HASHES),
-            lambda found: np.array([one.hashvalues for one in found]),
         ),
         SignatureMethod(
             "rensa",
