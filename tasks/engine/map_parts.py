@@ -230,7 +230,8 @@ class _Map(Generic[T]):
 
     @property
     def _machines(self) -> int:
-        return max(1, self._slots // (self._context.workers_per_machine or self._slots))
+        """Return on how many machines a task may run alone. Those that ask others run one after the other."""
+        return max(1, self._slots // (self._context.workers_per_machine or self._slots)) if self._order.copies else 1
 
     def _start(self) -> bool:
         """Start what may start now. Return False if all is finished."""

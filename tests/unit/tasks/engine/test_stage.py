@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,10 +17,10 @@ from dataops.schema import uid
 from dataops.snapshot import Counts, Draft, Record
 from dataops.store import FolderStore
 from tasks.engine.context import Context, TaskLimits
-from tasks.engine.map_parts import map_parts
+from tasks.engine.map_parts import TaskOrder, map_parts
 from tasks.engine.stage import Stage, StageOutput, Work, discard, make, merge_records, plan, reuse
 from tests.simulated_cluster import Faults, SimulatedCluster, make_at_any_price
-from tests.unit.tasks.engine.squares import SQUARES, Number, SquareConfig, done
+from tests.unit.tasks.engine.squares import SQUARES, Number, SquareConfig, done, square
 
 
 @pytest.fixture
@@ -141,6 +142,26 @@ def test_tasks_that_always_hang_or_die_are_named_when_all_others_are_finished():
     alone = [span for span in cluster.spans if span.task in doomed][-2:]
     others = [span for span in cluster.spans if span.task not in doomed]
     assert min(span.began for span in alone) >= max(span.ended for span in others)
+
+
+def make_chains(work: Work) -> StageOutput:
+    """Make squares in four chains, as a download asks four hosts: one task of a chain at a time."""
+    tasks = [Number(n, work.config.log) for n in range(work.config.count)]
+    order = TaskOrder[Number](lambda task: f"host {task.value % 4}", ahead=1, copies=False)
+    return StageOutput(*merge_records(map_parts(square, tasks, work.draft, work.context, order=order)))
+
+
+def test_a_chain_goes_on_when_workers_die_in_its_midst_and_never_has_two_tasks_at_a_time():
+    planned = plan(Stage("filter", 1, make_chains), SquareConfig(log=os.devnull, count=80), 0, [])
+    faults = Faults(20, 0.1, slow_per_minute=0.01, hungry=0.2, hung=0)
+    cluster = SimulatedCluster(faults, minute)
+    assert make_at_any_price(planned, cluster, TaskLimits(), ()).counts.kept == 80
+    assert {span.how for span in cluster.spans} == {"finished", "machine lost", "out of memory"}
+    for chain in range(4):
+        spans = sorted(
+            (span for span in cluster.spans if int(span.task[-5:]) % 4 == chain), key=lambda span: span.began
+        )
+        assert all(one.ended <= following.began for one, following in pairwise(spans))
 
 
 def test_map_parts_tries_a_retryable_part_three_times(context, tmp_path):

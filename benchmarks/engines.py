@@ -1,0 +1,112 @@
+"""Compare ways to run the map of a stage on two Ray nodes of one core: ours, Ray's tasks, Ray Data and Daft.
+
+Each runs extract's own function on the same files into a store, so that the parts must be equal. The second run has a
+worker that is killed once in a task, the third one a task that kills its worker each time. The CPU time is that of all
+processes of the cluster and of the driver.
+
+    pip install 'pairmill[ray]' daft
+    python -m benchmarks.engines
+"""
+
+import inspect
+import multiprocessing
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.cases.engine_cases import ENGINES, Try, run_engine
+from benchmarks.cases.scale_services import ray_cluster
+from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers
+
+LIMIT = 75.0
+"""Seconds until a run counts as one that never ends."""
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and all below it, also of those that have ended and were waited for."""
+    total = 0.0
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        try:
+            total += sum(process.cpu_times()[:4])
+        except psutil.Error:
+            continue
+    return total
+
+
+def measure(name: str, one: Try) -> dict[str, Any]:
+    """Run an engine; return its times, how it ended, and the tasks that finished."""
+    (one.folder / "kills").mkdir(parents=True)
+    (one.folder / "store").mkdir()
+    for number in range(one.kills):
+        (one.folder / "kills" / str(number)).touch()
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=run_engine, args=(name, one, theirs))
+    before, started = cpu_seconds(), time.perf_counter()
+    process.start()
+    theirs.close()
+    try:
+        how = ours.recv() if ours.poll(LIMIT) else f"has not ended after {LIMIT:.0f} s"
+    except EOFError:
+        how = "its driver dies"
+    took, cpu = time.perf_counter() - started, cpu_seconds() - before
+    process.terminate()
+    process.join(10)
+    process.kill()
+    process.join()
+    parts = {part: (one.folder / "store/extract/k" / part).read_bytes() for part in sorted(list_parts(one))}
+    deaths = one.kills - len(list((one.folder / "kills").iterdir()))
+    return {"how": how, "seconds": took, "cpu": cpu, "parts": parts, "deaths": deaths}
+
+
+def list_parts(one: Try) -> list[str]:
+    """Return the names of the parts that were written."""
+    return [path.name for path in (one.folder / "store/extract/k").glob("part-*.parquet")]
+
+
+def put_lists(folder: Path, files: int, rows: int) -> tuple[str, ...]:
+    """Write lists of pairs."""
+    folder.mkdir()
+    for number in range(files):
+        urls = [f"http://h{n % 97}.example/{number}/{n}.jpg" for n in range(rows)]
+        texts = [f"An old boat number {n} in the harbour of {n % 41}" for n in range(rows)]
+        pq.write_table(pa.table({"url": urls, "text": texts}), folder / f"{number:03d}.parquet")
+    return tuple(str(path) for path in sorted(folder.iterdir()))
+
+
+def main() -> int:
+    """Run the benchmark and return its exit code."""
+    options = make_parser(__doc__ or "").parse_args()
+    require_peers("ray", "daft", command="pip install 'pairmill[ray]' daft")
+    say, rows, details, equal = make_printer(options.json), list[Row](), list[dict[str, Any]](), True
+    with tempfile.TemporaryDirectory(prefix="pairmill-scratch-engines-") as scratch, ray_cluster() as address:
+        lists = put_lists(Path(scratch) / "lists", 12, 20_000 if options.quick else 100_000)
+        expected: dict[str, bytes] = {}
+        for name, function in ENGINES.items():
+            found = []
+            for kills in (0, 1, 9):
+                one = Try(address, Path(scratch) / f"{name}-{kills}", lists, kills)
+                found.append(measure(name, one))
+                say(f"{name}, {kills} kills: {found[-1]['how']}, {len(found[-1]['parts'])} of {len(lists)} parts")
+            expected = expected or found[0]["parts"]
+            equal &= all(expected[part] == data for run in found for part, data in run["parts"].items())
+            equal &= len(found[0]["parts"]) == len(lists)
+            calm = found[0]
+            rows.append(Row(name, calm["cpu"], float(details[0]["cpu"]) if details else calm["cpu"], "local", "CPU s"))
+            details.append({
+                "engine": name, "cpu": calm["cpu"], "seconds": calm["seconds"],
+                "lines": len(inspect.getsource(function).splitlines()),
+                "killed once": found[1]["how"], "parts after that": len(found[1]["parts"]),
+                "killed always": found[2]["how"], "parts then": len(found[2]["parts"]), "tries then": found[2]["deaths"],
+            })  # fmt: skip
+    return finish("engines", rows, ["ray"], equal=equal, as_json=options.json, details={"engines": details})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
