@@ -11,7 +11,6 @@ peer is the bound.
 import contextlib
 import io
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ import psutil
 
 from benchmarks.measure import Row, finish, make_parser, make_printer
 from infra.local import services
+from tasks.engine.scratch_folders import scratch_folder
 from tests.small_pipeline import local_servers, write_config
 from tests.small_web import build_small_web, serve_site
 
@@ -74,8 +74,8 @@ def main() -> int:
     """Run the benchmark and return its exit code."""
     arguments = make_parser(__doc__ or "").parse_args()
     say, rows = make_printer(arguments.json), list[Row]()
-    with tempfile.TemporaryDirectory(prefix="pairmill-scratch-growth-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder("growth") as scratch:
+        folder = scratch
         web = build_small_web(folder / "web")
         with local_servers(folder / "home"), serve_site(web) as site:
             config = write_config(folder / "small.toml", web, site, folder / "store")

@@ -17,7 +17,6 @@ import csv
 import io
 import multiprocessing
 import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +35,7 @@ from dataops.schema import uid
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore, Store, open_store
 from flows.config import RunConfig
+from tasks.engine.scratch_folders import scratch_folder
 from tasks.growth.versions import find_packs, list_newest
 from tests.growing import run
 from tests.kills.seaweed import SeaweedFS
@@ -197,14 +197,14 @@ def main() -> int:
     parser = make_parser(__doc__ or "")
     arguments = parser.parse_args()
     nights, say, rows, equal = 12 if arguments.quick else 100, make_printer(arguments.json), list[Row](), True
-    with tempfile.TemporaryDirectory(prefix="pairmill-scratch-nights-") as scratch:
-        server = SeaweedFS(Path(scratch))
+    with scratch_folder("nights") as scratch:
+        server = SeaweedFS(scratch)
         os.environ.update(server.environment)
         server.start()
         try:
             server.create_bucket("nights")
-            for name, uri in (("folder", str(Path(scratch) / "store")), ("S3", "s3://nights/store")):
-                costs, is_equal = measure(uri, Path(scratch) / name, nights, say)
+            for name, uri in (("folder", str(scratch / "store")), ("S3", "s3://nights/store")):
+                costs, is_equal = measure(uri, scratch / name, nights, say)
                 equal &= is_equal
                 for kind, unit in (("CPU ms", "ms"), (f"{name} requests", "requests"), (f"{name} bytes", "bytes")):
                     early, late = (sum(one[kind] for one in part) / 5 for part in (costs[1:6], costs[-6:-1]))

@@ -14,13 +14,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dataops.snapshot import find_manifest
 from dataops.store import FolderStore
+from tasks.engine.scratch_folders import scratch_folder
 from tasks.growth.versions import find_packs, list_newest
 from tests.growing import NIGHTS
 from tests.stored_project import load_keys, make_project
@@ -139,8 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", help="tag or commit of the earlier code")
     commit = parser.parse_args(arguments).commit or find_commit()
-    with tempfile.TemporaryDirectory(prefix="pairmill-scratch-previous-") as scratch:
-        checkout, project = Path(scratch) / "earlier", Path(scratch) / "project"
+    with scratch_folder("previous") as scratch:
+        checkout, project = scratch / "earlier", scratch / "project"
         _git("worktree", "add", "--detach", str(checkout), commit)
         try:
             _say(f"earlier code: {_git('log', '-1', '--format=%h %ad %s', '--date=short', commit).strip()}")

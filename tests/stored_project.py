@@ -50,7 +50,7 @@ def make_project(folder: Path) -> None:
 
 def main() -> None:
     """Make the project, and write its store and lists as `project-RELEASE.tar.xz`."""
-    folder = Path(tempfile.mkdtemp(prefix="pairmill-scratch-"))
+    folder = Path(tempfile.mkdtemp(prefix="pairmill-stored-"))
     make_project(folder)
     for path in (folder / "store" / "runs").iterdir():
         path.write_text(path.read_text().replace(str(folder), "/project"))
