@@ -1,4 +1,4 @@
-"""Compare filtering with pandas for rules and dedupe, pyahocorasick for queries (as in MetaCLIP), and rensa
+"""Compare filtering with pandas for rules, DuckDB for dedupe, pyahocorasick for queries (as in MetaCLIP), and rensa
 for MinHash signatures.
 
     pip install -e '.[bench]'
@@ -26,10 +26,10 @@ from benchmarks.inputs.rows import make_parts, summarise_part
 from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers, run_in_process
 
 PACKAGES = (
-    *("polars", "pandas", "pyarrow", "numba", "wordfreq"),
+    *("polars", "pandas", "duckdb", "pyarrow", "numba", "wordfreq"),
     *("pyahocorasick", "ahocorasick_rs", "rensa"),
 )
-PEERS = ("pandas", "ahocorasick", "ahocorasick_rs", "rensa", "wordfreq")
+PEERS = ("pandas", "duckdb", "ahocorasick", "ahocorasick_rs", "rensa", "wordfreq")
 MANY = 4_000_000
 """Minimum number of rows with which the whole stage has a goal."""
 FLAT = 0.75
@@ -139,7 +139,7 @@ def main() -> int:
             filter_cases.make_queries(folder, QUICK_QUERIES if options.quick else filter_cases.QUERIES)
         cases: list[tuple[str, str, list[str], Sequence[Path], float | None]] = [
             ("rules", "rules_ours", ["rules_pandas"], paths, 6),
-            ("dedupe", "dedupe_ours", ["dedupe_pandas"], paths, None if options.quick else 5),
+            ("dedupe", "dedupe_ours", ["dedupe_duckdb"], paths, None if options.quick else 1.2),
             ("match", "match_ours", ["match_pyahocorasick", "match_ahocorasick_rs"], few, 5),
         ]
         rows: list[Row] = []
