@@ -169,7 +169,7 @@ def _describe(problem: Any) -> str:
             "unknown key; known are name, base, seeds, [variants], [control] equal, [ladder] samples_seen, and [decide] "
             "metric, confidence, racing"
         )
-    return problem["msg"]
+    return problem["msg"].removeprefix("Value error, ")
 
 
 def _load_variant(path: Path, base: Path, name: str, values: Mapping[str, Any], writes: bool) -> Variant:

@@ -51,7 +51,8 @@ class VariantResult:
     matched: int = 0
     """Test images that are in the training data."""
     seconds: float | None = None
-    """Time of all its stages, also of those that it shares with other variants; None if runs do not show it."""
+    """Time of the stages that runs of the experiment made, also of those that it shares with other variants; None if
+    they made none."""
     cpu_seconds: float | None = None
     """CPU time of the same; None if other machines took part."""
     run_ids: list[str] = field(default_factory=list)
@@ -206,10 +207,11 @@ def _read_variant(
     if not finished or state not in ("complete", "ended", "waiting"):
         return one, []
     one.run_ids = [run_id for cell in finished for run_id in cell.run_ids]
-    known = [made.get((stage, key)) for stage, key in {item for cell in finished for item in cell.keys.items()}]
-    one.seconds = None if None in known else round(sum(run.seconds for run in known if run), 1)
-    cpu = [run.cpu_seconds for run in known if run]
-    one.cpu_seconds = None if None in known or None in cpu else round(sum(filter(None, cpu)), 1)
+    own_keys = {item for cell in finished for item in cell.keys.items()}
+    if known := [made[item] for item in own_keys if item in made]:
+        one.seconds = round(sum(run.seconds for run in known), 1)
+        cpu = [run.cpu_seconds for run in known]
+        one.cpu_seconds = None if None in cpu else round(sum(filter(None, cpu)), 1)
     found: list[dict[str, pa.Table]] = []
     own: set[tuple[str, str]] = set()
     for cell in finished:

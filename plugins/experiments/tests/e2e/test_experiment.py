@@ -12,9 +12,9 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def list_mlflow_runs(url: str) -> dict[str, dict[str, str]]:
-    """Return the tags of the runs of the config's experiment, by id."""
+    """Return the tags of the runs of the config in MLflow, by id."""
     api = f"{url}/api/2.0/mlflow"
-    found = httpx.get(f"{api}/experiments/get-by-name", params={"experiment_name": "variants"}).json()
+    found = httpx.get(f"{api}/experiments/get-by-name", params={"experiment_name": "small"}).json()
     ids = [found["experiment"]["experiment_id"]]
     runs = httpx.post(f"{api}/runs/search", json={"experiment_ids": ids, "max_results": 100}).json()["runs"]
     return {run["info"]["run_id"]: {tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs}
