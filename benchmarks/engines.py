@@ -1,8 +1,7 @@
 """Compare ways to run the map of a stage on two Ray nodes of one core: ours, Ray's tasks, Ray Data and Daft.
 
 Each runs extract's own function on the same files into a store, so that the parts must be equal. The second run has a
-worker that is killed once in a task, the third one a task that kills its worker each time. The CPU time is that of all
-processes of the cluster and of the driver.
+worker that is killed once in a task, the third one a task that kills its worker each time.
 
     pip install 'pairmill[ray]' daft
     python -m benchmarks.engines
@@ -16,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,17 +26,6 @@ LIMIT = 75.0
 """Seconds until a run counts as one that never ends."""
 
 
-def cpu_seconds() -> float:
-    """Return the CPU time of this process and all below it, also of those that have ended and were waited for."""
-    total = 0.0
-    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
-        try:
-            total += sum(process.cpu_times()[:4])
-        except psutil.Error:
-            continue
-    return total
-
-
 def measure(name: str, one: Try) -> dict[str, Any]:
     """Run an engine; return its times, how it ended, and the tasks that finished."""
     (one.folder / "kills").mkdir(parents=True)
@@ -48,21 +35,21 @@ def measure(name: str, one: Try) -> dict[str, Any]:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=run_engine, args=(name, one, theirs))
-    before, started = cpu_seconds(), time.perf_counter()
+    started = time.perf_counter()
     process.start()
     theirs.close()
     try:
         how = ours.recv() if ours.poll(LIMIT) else f"has not ended after {LIMIT:.0f} s"
     except EOFError:
         how = "its driver dies"
-    took, cpu = time.perf_counter() - started, cpu_seconds() - before
+    took = time.perf_counter() - started
     process.terminate()
     process.join(10)
     process.kill()
     process.join()
     parts = {part: (one.folder / "store/extract/k" / part).read_bytes() for part in sorted(list_parts(one))}
     deaths = one.kills - len(list((one.folder / "kills").iterdir()))
-    return {"how": how, "seconds": took, "cpu": cpu, "parts": parts, "deaths": deaths}
+    return {"how": how, "seconds": took, "parts": parts, "deaths": deaths}
 
 
 def list_parts(one: Try) -> list[str]:
@@ -98,9 +85,10 @@ def main() -> int:
             equal &= all(expected[part] == data for run in found for part, data in run["parts"].items())
             equal &= len(found[0]["parts"]) == len(lists)
             calm = found[0]
-            rows.append(Row(name, calm["cpu"], float(details[0]["cpu"]) if details else calm["cpu"], "local", "CPU s"))
+            local = float(details[0]["seconds"]) if details else calm["seconds"]
+            rows.append(Row(name, calm["seconds"], local, "local processes", "s"))
             details.append({
-                "engine": name, "cpu": calm["cpu"], "seconds": calm["seconds"],
+                "engine": name, "seconds": calm["seconds"],
                 "lines": len(inspect.getsource(function).splitlines()),
                 "killed once": found[1]["how"], "parts after that": len(found[1]["parts"]),
                 "killed always": found[2]["how"], "parts then": len(found[2]["parts"]), "tries then": found[2]["deaths"],
