@@ -415,19 +415,17 @@ def _list_weights(train: Manifest) -> list[Section]:
 
 def _show_holdout(train: Manifest) -> list[Section]:
     """Return the curve on the held-out pairs, if there are any."""
-    found = TrainFacts.of(train).holdout
-    if found is None:
+    if (found := TrainFacts.of(train).holdout) is None:
         return []
     rows = [
         (f"{row['step']:,.0f}", f"{row['holdout_loss']:.4f}", format_percent(row["holdout_mean_R_at_1"]))
         for row in found.curve
     ]
-    sentences = [
+    about = (
         f"Measured on {found.pairs:,} pairs that were never trained on. The model is that of step {found.kept_step:,}."
-    ]
-    if found.ended_early:
-        sentences.append("The training ended early, since the loss of these pairs did not fall any more.")
-    return [Section("Held-out pairs", sentences, ("step", "loss", "R@1"), rows, numbers=(0, 1, 2))]
+    )
+    ended = ["The training ended early, since the loss of these pairs did not fall any more."] * found.ended_early
+    return [Section("Held-out pairs", (about, *ended), ("step", "loss", "R@1"), rows, numbers=(0, 1, 2))]
 
 
 def describe_code(code: Mapping[str, Any]) -> str:
