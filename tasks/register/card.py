@@ -417,10 +417,8 @@ def _show_holdout(train: Manifest) -> list[Section]:
     """Return the curve on the held-out pairs, if there are any."""
     if (found := TrainFacts.of(train).holdout) is None:
         return []
-    rows = [
-        (f"{row['step']:,.0f}", f"{row['holdout_loss']:.4f}", format_percent(row["holdout_mean_R_at_1"]))
-        for row in found.curve
-    ]
+    names = ("holdout_loss", "holdout_mean_R_at_1")
+    rows = [(f"{row['step']:,.0f}", f"{row[names[0]]:.4f}", format_percent(row[names[1]])) for row in found.curve]
     about = (
         f"Measured on {found.pairs:,} pairs that were never trained on. The model is that of step {found.kept_step:,}."
     )
