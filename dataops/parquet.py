@@ -43,20 +43,42 @@ def naming_damage(where: str) -> Iterator[None]:
         raise CorruptPart(f"{where} is damaged ({error}); `run --verify` remakes it") from error
 
 
-def _without_python(source: Any) -> Any:
-    """Return a source that Arrow reads into memory of its own: a file of the system, or a copy of bytes in memory.
+class _OwnedReads:
+    """A binary file for Arrow, whose reads are in memory of Arrow's own."""
 
-    To free bytes of Python, a thread of Arrow needs the GIL, and aborts a process that ends then. A file that is neither
-    is returned as it is: read it without threads.
+    def __init__(self, file: Any):
+        self.closed, self.close = False, file.close
+        self.readable, self.seekable, self.seek, self.tell = file.readable, file.seekable, file.seek, file.tell
+        self._read = file.read
+
+    def writable(self) -> bool:
+        """Return False."""
+        return False
+
+    def read_buffer(self, size: int = -1) -> pa.Buffer:
+        """Return the next bytes. Arrow calls this where a file has it, and `read` otherwise."""
+        return _own(self._read(size))
+
+
+def _own(data: Any) -> pa.Buffer:
+    """Return a copy of bytes in memory of Arrow's own."""
+    copy = pa.BufferOutputStream()
+    copy.write(data)
+    return copy.getvalue()
+
+
+def _without_python(source: Any) -> Any:
+    """Return a source that Arrow reads into memory of its own.
+
+    To free bytes of Python, a thread of Arrow needs the GIL, and aborts a process that ends then ("terminate called
+    without an active exception"). Arrow reads a file by such threads whatever `use_threads` is.
     """
     if isinstance(source, io.BytesIO):
-        copy = pa.BufferOutputStream()
-        copy.write(source.getbuffer())
-        return pa.BufferReader(copy.getvalue())
+        return pa.BufferReader(_own(source.getbuffer()))
     try:
         return pa.OSFile(f"/dev/fd/{source.fileno()}")
     except (AttributeError, io.UnsupportedOperation):  # a path, a file of Arrow, or one of neither
-        return source
+        return pa.PythonFile(_OwnedReads(source), "r") if isinstance(source, io.IOBase) else source
 
 
 @contextmanager
