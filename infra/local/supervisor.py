@@ -412,17 +412,22 @@ def terminate(pid: int | None, mark: str, *, grace_s: float) -> None:
 
     The caller has checked that `pid` is our process; with None, only the processes with the mark are ended.
     """
+    ended = dict[
+        int, str | None
+    ]()  # a process that ends has no environment before it is gone, so it is asked by its pid
     for sign, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
         if pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
                 os.killpg(pid, sign)
         for member in find_marked(mark):
+            ended[member] = process_fingerprint(member)
             with contextlib.suppress(ProcessLookupError):
                 if os.getpgid(member) != pid:  # the group already got the signal
                     os.kill(member, sign)
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
-            if not find_marked(mark) and (pid is None or process_fingerprint(pid) is None):
+            alive = any(found is not None and process_fingerprint(member) == found for member, found in ended.items())
+            if not alive and not find_marked(mark) and (pid is None or process_fingerprint(pid) is None):
                 return
             time.sleep(0.05)
 
