@@ -43,42 +43,21 @@ def naming_damage(where: str) -> Iterator[None]:
         raise CorruptPart(f"{where} is damaged ({error}); `run --verify` remakes it") from error
 
 
-class _OwnedReads:
-    """A binary file for Arrow, whose reads are in memory of Arrow's own."""
-
-    def __init__(self, file: Any):
-        self.closed, self.close = False, file.close
-        self.readable, self.seekable, self.seek, self.tell = file.readable, file.seekable, file.seek, file.tell
-        self._read = file.read
-
-    def writable(self) -> bool:
-        """Return False."""
-        return False
-
-    def read_buffer(self, size: int = -1) -> pa.Buffer:
-        """Return the next bytes. Arrow calls this where a file has it, and `read` otherwise."""
-        return _own(self._read(size))
-
-
-def _own(data: Any) -> pa.Buffer:
-    """Return a copy of bytes in memory of Arrow's own."""
-    copy = pa.BufferOutputStream()
-    copy.write(data)
-    return copy.getvalue()
-
-
 def _without_python(source: Any) -> Any:
-    """Return a source that Arrow reads into memory of its own.
+    """Return a source that Arrow reads into memory of its own: a file of the system, or a copy of bytes in memory.
 
-    To free bytes of Python, a thread of Arrow needs the GIL, and aborts a process that ends then ("terminate called
-    without an active exception"). Arrow reads a file by such threads whatever `use_threads` is.
+    To free bytes of Python, a thread of Arrow needs the GIL, and aborts a process whose interpreter ends then ("terminate
+    called without an active exception"). Of a file that is neither, such threads read, whatever `use_threads` is: so the
+    launcher ends commands without ending the interpreter.
     """
     if isinstance(source, io.BytesIO):
-        return pa.BufferReader(_own(source.getbuffer()))
+        copy = pa.BufferOutputStream()
+        copy.write(source.getbuffer())
+        return pa.BufferReader(copy.getvalue())
     try:
         return pa.OSFile(f"/dev/fd/{source.fileno()}")
     except (AttributeError, io.UnsupportedOperation):  # a path, a file of Arrow, or one of neither
-        return pa.PythonFile(_OwnedReads(source), "r") if isinstance(source, io.IOBase) else source
+        return source
 
 
 @contextmanager

@@ -56,7 +56,7 @@ from dataops.snapshot import (
     load_manifest,
     snapshot_key,
 )
-from dataops.storage.base import RangeFile
+from dataops.storage.base import open_ranges
 from dataops.store import Store
 from dataops.trace.requests import FOLDER, STAGE, list_requests, load_targets
 from dataops.trace.targets import COLUMNS, Target, list_captions, list_domains, matching_rows, phash_distances
@@ -215,7 +215,7 @@ def _find(
 def _look_up(store: Store, name: str, part: Part, sought: tuple[int, ...], indexed: frozenset[int]) -> frozenset[int]:
     """Return the parts that a file of the index has for some sorted hashes; only their row groups are read."""
     found, hashes = set[int](), np.array(sought, np.uint64)
-    with open_parquet(RangeFile(store, name, part.bytes), f"{store.uri}/{name}") as file:
+    with open_ranges(store, name, part.bytes) as source, open_parquet(source, f"{store.uri}/{name}") as file:
         for group in range(file.metadata.num_row_groups):
             limits = file.metadata.row_group(group).column(0).statistics
             first = np.searchsorted(hashes, np.uint64(limits.min))
@@ -330,7 +330,7 @@ def _open_part(store: Store, name: str, size: int | None = None) -> Iterator[pq.
     if size is None and (size := store.size(name)) is None:
         raise CorruptPart(f"{store.uri}/{name} {_MISSING}")
     try:
-        with open_parquet(RangeFile(store, name, size), f"{store.uri}/{name}") as file:
+        with open_ranges(store, name, size) as source, open_parquet(source, f"{store.uri}/{name}") as file:
             yield file
     except StorageError as error:
         if store.size(name) is None:

@@ -11,7 +11,7 @@ import os
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -303,6 +303,11 @@ class RangeFile(io.RawIOBase):
         begin = self._at - self._start
         self._at += size
         return self._piece[begin : begin + size]
+
+
+def open_ranges(store: Store, name: str, size: int) -> AbstractContextManager[BinaryIO | RangeFile]:
+    """Open an object of which parts are read: by ranges where each read is a request, else the file itself."""
+    return RangeFile(store, name, size) if store.is_remote else store.open(name)
 
 
 def copy_into(data: bytes, places: Sequence[memoryview]) -> int:

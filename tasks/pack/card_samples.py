@@ -13,7 +13,7 @@ from dataops.images.decode import ImageRefused, decode, make_preview
 from dataops.parquet import open_parquet
 from dataops.shards.tar import find_spans, read_index
 from dataops.snapshot import Manifest, read_table
-from dataops.storage.base import RangeFile
+from dataops.storage.base import open_ranges
 from dataops.store import Store
 from dataops.trace.targets import Target
 from tasks.reports.page import evenly_spaced
@@ -152,7 +152,7 @@ def _read_dropped(store: Store, manifest: Manifest) -> list[Row]:
 
 def _read_first_rows(store: Store, name: str, size: int) -> pl.DataFrame:
     """Return the first row group of a table, without images."""
-    with open_parquet(RangeFile(store, name, size), f"{store.uri}/{name}") as parquet:
+    with open_ranges(store, name, size) as source, open_parquet(source, f"{store.uri}/{name}") as parquet:
         names = [name for name in parquet.schema_arrow.names if name in COLUMNS]
         rows = parquet.read_row_groups([0] if parquet.num_row_groups else [], names)
         return pl.DataFrame(pl.from_arrow(rows)).with_columns(preview=pl.lit(None, pl.Binary))

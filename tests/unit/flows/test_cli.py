@@ -74,3 +74,26 @@ def test_entry_of_the_console_script_imports_no_dependency():
     heavy = {name.partition(".")[0] for name in done.stdout.split()} - sys.stdlib_module_names
     assert heavy == {"pairmill", "flows"}
     assert not {"json", "subprocess", "asyncio", "http", "importlib.metadata"} & {*done.stdout.split()}
+
+
+REGISTERING = """
+import atexit, sys, types
+from pairmill.launcher import main
+class Kept:
+    def __del__(self):
+        print("the interpreter ends")
+kept = Kept()
+def run_command(arguments):
+    atexit.register(print, "registered")
+    return 5
+sys.modules["flows.app"] = types.SimpleNamespace(run_command=run_command, use_process_settings=lambda: None)
+main()
+"""
+
+
+def test_command_ends_after_what_libraries_registered_and_before_its_interpreter():
+    """A thread of Arrow that frees bytes of Python aborts a process whose interpreter ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", REGISTERING], capture_output=True, text=True, check=False, cwd=CHECKOUT
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (5, "registered\n", "")
