@@ -71,7 +71,8 @@ def read_features(folder: Path) -> tuple[Pairs, Tensor, dict[str, TestSet]]:
     """
     cached = folder / "benchmark-forecast.pt"
     if cached.exists():
-        return torch.load(cached, weights_only=False)
+        with torch.serialization.safe_globals([Pairs, TestSet]):
+            return torch.load(cached, weights_only=True)
     run = next(one for one in list_runs(folder) if one.name.startswith("demo") and one.key_of("train"))
     loaded = load_model(folder / "store" / "train" / str(run.key_of("train")))
     tests = {}

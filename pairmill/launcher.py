@@ -43,10 +43,10 @@ def _ending_at_once() -> Iterator[None]:
     Threads of libraries that still work while the interpreter ends abort the process: one of Arrow did once in 20 commands
     that had read a part (dataops/parquet.py).
     """
-    codes = list[int]()
+    code: str | int | None = None
 
     def leave() -> None:
-        for code in codes:
+        if isinstance(code, int):
             for stream in (sys.stdout, sys.stderr):
                 with suppress(OSError, ValueError):  # nobody reads it, or it is closed
                     stream.flush()
@@ -56,7 +56,7 @@ def _ending_at_once() -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        codes += [error.code] if isinstance(error.code, int) else []
+        code = error.code
         raise
 
 

@@ -412,9 +412,8 @@ def terminate(pid: int | None, mark: str, *, grace_s: float) -> None:
 
     The caller has checked that `pid` is our process; with None, only the processes with the mark are ended.
     """
-    ended = dict[
-        int, str | None
-    ]()  # a process that ends has no environment before it is gone, so it is asked by its pid
+    # A process that ends loses its environment before its pid, so those that were found are asked by their pids too.
+    ended = dict[int, str | None]()
     for sign, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
         if pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies

@@ -11,7 +11,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, CorruptPart
 from dataops.facts import PackFacts, TrainFacts
 from dataops.images.decode import ImageRefused
 from dataops.regular_files import read_bytes
@@ -22,7 +22,7 @@ from dataops.trace.sources import list_shares
 from dataops.trace.targets import PHASH_BITS, Target, image_targets, parse_target
 from flows.records import find_dataset, find_snapshot, known_stores
 from plugins.claims.tree import Trees, open_trees
-from plugins.claims.verify_claim import FORMAT, blind, encode
+from plugins.claims.verify_claim import FORMAT, WIDTHS, Refused, blind, encode, verify_proof
 from tasks.lineage.graph import Lineage
 from tasks.search import Rows, Search
 from tasks.tracking.registry import MODEL, Registry, is_model
@@ -51,7 +51,7 @@ class Subject:
     """A model or a dataset, with the packed datasets that it is made of."""
 
     name: str
-    store: Store
+    lineage: Lineage
     packs: Sequence[tuple[str, Manifest | None]]
     """Key and manifest of each; None if neither the dataset nor a version of it is in the store any more."""
     started_from: Sequence[str] = ()
@@ -115,7 +115,7 @@ def _describe_subject(name: str, manifest: Manifest, lineage: Lineage) -> Subjec
         if lineage.parent(source) is None:
             packs[source.key] = _find_successor(lineage, source.key)
     weights = {one.full_name: None for train in trainings for one in TrainFacts.of(train).weights}
-    return Subject(name, lineage.store, sorted(packs.items()), list(weights))
+    return Subject(name, lineage, sorted(packs.items()), list(weights))
 
 
 def _find_successor(lineage: Lineage, key: str) -> Manifest | None:
@@ -141,11 +141,10 @@ def make_statement(asked: Asked, subject: Subject, limit: int) -> dict[str, Any]
 
     Raises: CorruptPart if the trees of a dataset are damaged.
     """
-    lineage = Lineage(subject.store)
     datasets = [
         {"key": key, "answer": "missing", "pairs": 0, "trees": [], "rows": []}
         if pack is None
-        else _search_dataset(asked, key, pack, lineage, limit)
+        else _search_dataset(asked, key, pack, subject.lineage, limit)
         for key, pack in subject.packs
     ]
     answers = {dataset["answer"] for dataset in datasets}
@@ -171,8 +170,9 @@ def _search_dataset(asked: Asked, key: str, pack: Manifest, lineage: Lineage, li
     is_member = any(one.pop("is_member") for one in trees)
     facts = PackFacts.of(pack)
     removed = [] if hits or not is_member else facts.takedowns
+    downloads = [one for one in lineage.all_ancestors(pack) if one.stage == "download"] if hits else []
     rows = [
-        {**_select(row, _SHOWN), "differing_bits": hit.apart, **_find_evidence(lineage, search, pack, row["uid"])}
+        {**_select(row, _SHOWN), "differing_bits": hit.apart, **_find_evidence(search, downloads, row["uid"])}
         for hit, row in zip(hits[:limit], search.rows(hits[:limit]), strict=True)
     ]
     unproved = "listed" if hits else "absent" if trees else "unlisted"
@@ -202,19 +202,25 @@ def _prove(trees: Trees, fields: dict[str, str], stated: dict[str, Any]) -> dict
         near = trees.find_near(values["phash"], PHASH_BITS)
         values["phash"] = near or values["phash"]
     proofs = {kind: trees.prove(kind, value) for kind, value in values.items()}
+    roots = {kind: bytes.fromhex(stated["roots"][kind]) for kind in values}
+    try:
+        members = [
+            verify_proof(proofs[kind], value, stated["values"][kind], roots[kind], WIDTHS[kind])
+            for kind, value in values.items()
+        ]
+    except Refused as error:
+        raise CorruptPart(f"{trees.name} is damaged ({error}); `run --verify` remakes it") from error
     return {
         **_select(stated, ("rows", "values", "roots", "root")),
         "near": near.hex() if near else None,
         "proofs": proofs,
-        "is_member": any(trees.holds(kind, value) for kind, value in values.items()),
+        "is_member": any(members),
     }
 
 
-def _find_evidence(lineage: Lineage, search: Search, pack: Manifest, uid: str) -> dict[str, Any]:
-    for download in (one for one in lineage.all_ancestors(pack) if one.stage == "download"):
-        if (found := search.read_evidence(download, uid)) is not None:
-            return _select(found, _EVIDENCE)
-    return {}
+def _find_evidence(search: Search, downloads: Sequence[Manifest], uid: str) -> dict[str, Any]:
+    found = (search.read_evidence(download, uid) for download in downloads)
+    return _select(next(filter(None, found), {}), _EVIDENCE)
 
 
 def _select(row: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

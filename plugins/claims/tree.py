@@ -15,14 +15,13 @@ The root of a group is in the facts of the manifest (`commitments.claims`), and 
 """
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
 from dataops.snapshot import INDEX, READS_AT_ONCE, Draft, Manifest, Part
@@ -37,8 +36,6 @@ MAGIC = b"pairmill-claims1"
 HEADER = 64
 ROWS = 1 << 24
 """Maximum number of rows of a tree, which one process sorts in memory (about 1.5 GB)."""
-
-Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -72,20 +69,26 @@ def commit_rows(draft: Draft, parts: Sequence[Part], rows: int = ROWS) -> tuple[
     """Write the trees of the rows of some parts; return the objects as parts, and a statement of each tree."""
     written, statements = list[Part](), list[dict[str, Any]]()
     for number, group in enumerate(group_units(parts, [part.rows for part in parts], rows)):
-        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            names = [f"{draft.folder_of(part)}/{part.name}" for part in group]
-            tables = pool.map(lambda name: read_columns(draft.store, name, ["sha256", "phash"]), names)
-            columns = [[table[name].drop_null().to_pylist() for name in WIDTHS] for table in tables]
-        digests = (blind(value) for table in columns for value in table[0])
-        hashes = (bytes.fromhex(value) for table in columns for value in table[1])
-        data, statement = encode_trees({"sha256": digests, "phash": hashes}, sum(part.rows for part in group))
+        found: dict[str, list[bytes]] = {kind: [] for kind in WIDTHS}
+        for start in range(0, len(group), READS_AT_ONCE):
+            names = [f"{draft.folder_of(part)}/{part.name}" for part in group[start : start + READS_AT_ONCE]]
+            with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+                tables = list(pool.map(lambda name: read_columns(draft.store, name, list(WIDTHS)), names))
+            for table in tables:
+                found["sha256"].append(b"".join(map(blind, table["sha256"].drop_null().to_pylist())))
+                found["phash"].append(bytes.fromhex("".join(table["phash"].drop_null().to_pylist())))
+        data, statement = encode_trees(found, sum(part.rows for part in group))
         written.append(draft.put_bytes(f"{INDEX}{NAME}-{number:05d}.bin", data, statement["rows"]))
         statements.append(statement)
     return written, statements
 
 
-def encode_trees(values: dict[str, Iterator[bytes]], rows: int) -> tuple[bytes, dict[str, Any]]:
-    """Return the bytes of an object, and the statement of its trees: number of values and root of each, and their root."""
+def encode_trees(values: Mapping[str, Iterable[bytes]], rows: int) -> tuple[bytes, dict[str, Any]]:
+    """Return the bytes of an object, and the statement of its trees: number of values and root of each, and their root.
+
+    Args:
+        values: values of each tree, one or several in each piece.
+    """
     pieces, counts, roots = list[bytes](), dict[str, int](), dict[str, bytes]()
     for kind, width in WIDTHS.items():
         found = np.unique(np.frombuffer(b"".join(values[kind]), f"S{width}" if width == 32 else ">u8"))
@@ -120,14 +123,14 @@ class Trees:
     """
 
     def __init__(self, store: Store, manifest: Manifest, part: Part):
-        self._name = f"{store.uri}/{manifest.path(part.name)}"
+        self.name = f"{store.uri}/{manifest.path(part.name)}"
         self._file = RangeFile(store, manifest.path(part.name), part.bytes)
         header = self._read(0, HEADER)
         digests, hashes, self.rows = (int.from_bytes(header[at : at + 8], "little") for at in (16, 24, 32))
         first = Layout("sha256", digests, HEADER)
         self.layouts = {"sha256": first, "phash": Layout("phash", hashes, first.end)}
         if header[:16] != MAGIC or self.layouts["phash"].end != part.bytes:
-            raise CorruptPart(f"{self._name} is not an object of this plugin; `run --verify` remakes it")
+            raise CorruptPart(f"{self.name} is not an object of this plugin; `run --verify` remakes it")
 
     def _read(self, start: int, size: int) -> bytes:
         self._file.seek(start)
@@ -155,15 +158,6 @@ class Trees:
             layout.start + width * (first - before), width * (last - first + before)
         )
         return {"index": index, "leaf": _text(leaf), "path": _text(b"".join(self._climb(layout, index)))}
-
-    def holds(self, kind: str, value: bytes) -> bool:
-        """Return whether a value is in the tree of its kind."""
-        layout = self.layouts[kind]
-        if not layout.values:
-            return False
-        first = BLOCK * self._find_block(layout, value)
-        block = self._read(layout.start + layout.width * first, layout.width * min(BLOCK, layout.values - first))
-        return any(block[at : at + layout.width] == value for at in range(0, len(block), layout.width))
 
     def _find_block(self, layout: Layout, value: bytes) -> int:
         """Return the number of the first block whose last value is not below a value; the last one if there is none."""
