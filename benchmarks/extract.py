@@ -124,7 +124,7 @@ def fastwarc_pairs(path: Path) -> Pairs:
     parser = simdjson.Parser()
 
     def read(content: bytes) -> None:
-        """Add the pairs of a page; the parser can be used again once all that it returned is gone."""
+        """Add the pairs of a page; the parser can be used again once all that it returned is deleted."""
         envelope: Any = parser.parse(content)
         envelope = envelope["Envelope"]
         html = envelope["Payload-Metadata"].get("HTTP-Response-Metadata", {}).get("HTML-Metadata", {})

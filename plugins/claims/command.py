@@ -82,7 +82,7 @@ def _show(answer: dict[str, Any]) -> None:
     if answer["started_from"]:
         names = ", ".join(answer["started_from"])
         out.print(
-            text(f"  the training started from weights of others, whose data are not known here: {names}"),
+            text(f"  the training started from weights whose data are not known here: {names}"),
             soft_wrap=True,
         )
     if answer["file"]:

@@ -53,7 +53,7 @@ class Subject:
     name: str
     lineage: Lineage
     packs: Sequence[tuple[str, Manifest | None]]
-    """Key and manifest of each; None if neither the dataset nor a version of it is in the store any more."""
+    """Key and manifest of each; None if the store has neither the dataset nor a later version of it."""
     started_from: Sequence[str] = ()
     """Weights that a training started from, whose own data are not known here."""
 

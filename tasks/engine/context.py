@@ -32,7 +32,7 @@ class MachineLost(Exception):
 class TaskPool(Pool):
     """Workers for the tasks of maps.
 
-    A future of it is `running()` once a worker has begun its call. It raises BrokenProcessPool if that worker died,
+    Its futures are `running()` once a worker has begun their call. They raise BrokenProcessPool if that worker died,
     MachineLost if its machine did.
     """
 

@@ -327,7 +327,7 @@ class _Writer:
         """Write the held-out samples, and which of them are measured, of the links that were written before.
 
         A held-out sample that is like one that is trained on, such as by its caption, is neither trained on nor
-        measured. So what is trained on depends on the sample alone, and no sample of it is like a measured one.
+        measured. So what is trained on depends on the sample alone, and no trained sample is like a measured one.
         """
         self._column("links").file.flush()
         links = _map(self._folder / "links", LINK, self._size("links"))

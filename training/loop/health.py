@@ -305,7 +305,7 @@ class HoldOut:
             )
 
     def describe(self, step: int, kept_step: int) -> dict[str, Any]:
-        """Return what done.json says of it: at most TABLE_ROWS rows of the curve, the last one among them.
+        """Return what done.json has of the curve: at most TABLE_ROWS rows, the last one among them.
 
         Args:
             step: last step.
