@@ -1,4 +1,4 @@
-"""`pairmill claim`: was this image used? `pairmill claim verify`: is the answer genuine?"""
+"""`pairmill claim`: was this image used? `claim verify`: is the answer genuine? `claim stamp`: since when?"""
 
 import json as json_text
 from pathlib import Path
@@ -126,4 +126,36 @@ def verify(
         print_json({"file": str(file), "used": statement["used"], "subject": statement["subject"], "valid": True})
     else:
         console().print(text(f"{file}: valid: {statement['name']}: {_conclude(statement)}"), soft_wrap=True)
+    return 0
+
+
+def stamp(
+    model: Annotated[Name, Parameter(help="A registered model, or the key or run of a training or a dataset.")],
+    *,
+    server: Annotated[str, Parameter(help="URL of a time stamp server (RFC 3161).")],
+    ca: Annotated[
+        Path | None, Parameter(help="PEM file of the authorities that you trust, by default Mozilla's.")
+    ] = None,
+    out: Annotated[Path, Parameter(help="Folder for roots.txt and roots.tsr.")] = Path("claims"),
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Have a time stamp server sign the roots of a model's datasets, so that nobody can say they were made later."""
+    import certifi
+
+    from plugins.claims.stamp import list_roots, load_authorities, request_stamp
+    from plugins.claims.statement import find_subject
+
+    authorities = load_authorities(ca or Path(certifi.where()))
+    roots = list_roots(find_subject(model, services.home(), store))
+    token, stamped_at = request_stamp(roots, server, authorities)
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / "roots.txt", out / "roots.tsr"]
+    for file, data in zip(files, (roots, token), strict=True):
+        file.write_bytes(data)
+    if json:
+        print_json({"stamped_at": stamped_at.isoformat(), "files": [str(file) for file in files]})
+    else:
+        rows = format_quantity(roots.count(b"\n"), "root")
+        console().print(text(f"{rows} existed at {stamped_at.isoformat()}: {files[0]}, {files[1]}"), soft_wrap=True)
     return 0

@@ -58,6 +58,7 @@ def send_request(
 
     Args:
         url: its login is not sent (`basic_login` returns it as a header).
+        headers: further ones, or others than those of JSON.
         timeout: seconds for the whole request.
         limit: maximum size of the body of the answer, in bytes.
         encrypted: send nothing without TLS, except to this machine.
@@ -65,8 +66,8 @@ def send_request(
     Raises: FetchError: no answer in time, an answer over the limit, or an address that needs TLS.
     """
     parts, deadline = split_url(remove_credentials(url)), time.monotonic() + timeout
-    lines = {"Accept": "application/json", "Connection": "close", **(headers or {})}
-    lines |= {"Content-Type": "application/json"} if body else {}
+    kinds = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if body else {})
+    lines = {**kinds, "Connection": "close", **(headers or {})}
     with translate_errors(timeout):
         found = shared_dns().resolve(parts.hostname or "", deadline)
         if not found:
