@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 from dataops.config import tables_of
 from docs.tools.markdown import escape_html, fill, format_table
 from flows.config import RunConfig
-from flows.config_schema import documented_fields, meaning, table_summary
+from plugins.init.schema import documented_fields, meaning, table_summary
 from tasks.extract.config import SOURCE_KINDS
 
 _INTRO = """# Config keys

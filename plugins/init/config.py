@@ -17,7 +17,7 @@ from flows.commands.options import Json, Settings
 from flows.commands.output import console, print_json, text
 from flows.config import RunConfig, folder_of, read_config, secret_problems, validate_values
 from flows.config_problems import format_problems
-from flows.config_schema import config_schema
+from plugins.init.schema import config_schema
 from tasks.extract.config import Sources
 
 

@@ -24,7 +24,7 @@ from dataops.toml_text import format_value, parse_toml
 from flows.commands.options import Json, Yes
 from flows.commands.output import console, message, print_json, text
 from flows.config import validate_values
-from flows.config_schema import config_schema
+from plugins.init.schema import config_schema
 from tasks.extract.config import SOURCE_KINDS
 from tasks.extract.sources.base import Source, Survey, Template
 

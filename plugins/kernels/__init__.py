@@ -110,7 +110,7 @@ def compile_fingerprints(folder: Path) -> None:
 
 def compile_tokenizer(folder: Path) -> None:
     """Encode a caption with CLIP's vocabulary, of one merge, that training and evaluation use for many captions."""
-    from training.model.clip_vocabulary import CompiledEncoder
+    from plugins.kernels.clip_encoder import CompiledEncoder
 
     CompiledEncoder([("a", "b")], 77)(_TEXTS)
 

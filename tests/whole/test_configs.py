@@ -10,7 +10,7 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from flows.config import RunConfig, load_config
-from flows.config_schema import config_schema
+from plugins.init.schema import config_schema
 from plugins.init.config import format_line, resolve_config
 
 

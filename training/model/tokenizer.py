@@ -7,24 +7,26 @@ end-of-text token has the highest id: OpenAI's and open_clip's text towers read 
 greatest id of a row.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as BytePairTokenizer
 from torch import Tensor
 from torch.nn.functional import pad
 
+from dataops import plugins
 from dataops.errors import ConfigError, ContractError
 from dataops.regular_files import read_text
 from training.model import clip_vocabulary
 
 PAD, START, END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
 COMPILE_AFTER = 50_000
-"""Number of captions whose encoding takes as long as the import of numba."""
+"""Number of captions whose encoding takes as long as the import of a compiled encoder."""
 
 
 class Tokenizer:
@@ -104,8 +106,10 @@ class ClipTokenizer(Tokenizer):
         return torch.from_numpy(np.ascontiguousarray(ids[:, :longest]))
 
     @cached_property
-    def _compiled(self) -> clip_vocabulary.CompiledEncoder | None:
-        return clip_vocabulary.compile_encoder(self._encoder, self.context_length)
+    def _compiled(self) -> Callable[[Sequence[str]], tuple[NDArray[np.int64], int, list[int]]] | None:
+        """Ids (N, context_length), the number of ids of the longest row, and the rows whose ids are not set."""
+        make = plugins.load("encoders").get(self.kind)
+        return make and make(self._encoder, self.context_length)
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
         cleaned = [clip_vocabulary.clean_caption(text) for text in texts]

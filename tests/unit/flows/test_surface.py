@@ -12,7 +12,6 @@ from dataops.config import tables_of
 from dataops.home import CHECKOUT
 from dataops.plugins import CORE, kinds
 from flows.config import RunConfig
-from flows.config_schema import all_tables
 from training.config import TrainConfig
 
 CONFIG_KEYS = 220
@@ -27,8 +26,10 @@ PACKAGES = 45
 
 def count_keys(root: type[BaseModel]) -> int:
     """Return the number of keys of a table and of all tables in it, without those of plugins and of whole tables."""
-    total = 0
-    for model in all_tables(root):
+    total, tables = 0, [root]
+    for model in tables:
+        for field in model.model_fields.values():
+            tables += [inner for inner in tables_of(field.annotation) if inner not in tables]
         if model.__module__.partition(".")[0] in CORE:
             of_plugins = getattr(model, "plugin_fields", {})
             fields = {name: field for name, field in model.model_fields.items() if name not in of_plugins}

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from dataops.config import tables_of
 from flows.config import RunConfig, validate_values
-from flows.config_schema import config_schema
+from plugins.init.schema import config_schema
 from tasks.extract.config import SOURCE_KINDS
 
 SCHEMA = config_schema()
