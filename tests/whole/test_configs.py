@@ -10,8 +10,8 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from flows.config import RunConfig, load_config
-from plugins.init.schema import config_schema
 from plugins.init.config import format_line, resolve_config
+from plugins.init.schema import config_schema
 
 
 @pytest.mark.parametrize("path", sorted((CHECKOUT / "configs").glob("*.toml")), ids=lambda path: path.stem)
