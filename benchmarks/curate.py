@@ -1,4 +1,4 @@
-"""Compare curate with PIL and imagehash, and with imagededup's search, in turn in one run.
+"""Compare curate with PIL and imagehash, and with faiss's search, in turn in one run.
 
     python -m benchmarks.curate [--quick] [--json] [--only health,near-duplicates,pack,overlap]
 
@@ -7,13 +7,9 @@ computes the contrast with ImageStat, the pixels' SHA-256 and imagehash's phash.
 and hashes, ours does the same as before. The images are crops of photographs, and those of openclipart-png (Debian)
 if it is installed. Hashes must agree, with two exceptions: ours rounds coefficients that are zero in theory (of symmetric
 drawings), and Pillow 13 resamples the columns of tall images first. `near-duplicates`: a million hashes, a tenth of
-them within 6 bits of others, on one core. imagededup's brute force in Cython searches for only some of them, since
-all would take days; on a smaller set both search for all, and the clusters are compared. `bounded` (only with
---only): time and memory of ours for `--hashes`. `pack`: see benchmarks/curate_pack.py. `overlap`: see
-benchmarks/cases/curate_overlap.py.
-
-Only one class of imagededup is used, which needs none of the package's dependencies:
-pip install --no-deps --target FOLDER imagededup, and FOLDER on PYTHONPATH.
+them within 6 bits of others, on one core; the peer is faiss's IndexBinaryMultiHash, exact for 6 bits, and SciPy's
+connected components; the clusters must be equal. `bounded` (only with --only): time and memory of ours for `--hashes`.
+`pack`: see benchmarks/curate_pack.py. `overlap`: see benchmarks/cases/curate_overlap.py.
 """
 
 import hashlib
@@ -21,7 +17,6 @@ import io
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -115,28 +110,36 @@ def cluster_all(hashes: np.ndarray) -> np.ndarray:
     return find_clusters(hashes, np.zeros(len(hashes), np.int64), np.empty((len(hashes), 0), np.uint8), DISTANCE, 0)
 
 
-def measure_near_duplicates(number: int, queries: int, say: Callable[[str], Any]) -> tuple[list[Row], bool]:
+def cluster_with_faiss(hashes: np.ndarray) -> np.ndarray:
+    """Return the first row of each hash's cluster, by faiss.
+
+    Of two hashes that differ in 6 of 64 bits, one of three parts of 21 bits differs in at most 2.
+    """
+    import faiss
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    faiss.omp_set_num_threads(1)
+    index, codes = faiss.IndexBinaryMultiHash(64, 3, 21), hashes.view(np.uint8).reshape(-1, 8)
+    index.nflip = 2
+    index.add(codes)
+    ends, _, found = index.range_search(codes, DISTANCE + 1)
+    pairs = np.repeat(np.arange(len(hashes)), np.diff(ends.astype(np.int64))), found
+    graph = coo_matrix((np.ones(len(found), bool), pairs), (len(hashes), len(hashes)))
+    label = connected_components(graph, directed=False)[1]
+    return np.unique(label, return_index=True)[1][label]
+
+
+def measure_near_duplicates(number: int, say: Callable[[str], Any]) -> tuple[list[Row], bool]:
     """Return the row, and whether the clusters are equal."""
-    from imagededup.handlers.search.brute_force_cython import BruteForceCython
-
-    def found(hashes: np.ndarray, rows: Sequence[int]) -> list[tuple[int, int]]:
-        named = {str(row): f"{value:016x}" for row, value in enumerate(hashes.tolist())}
-        search = BruteForceCython(named, lambda a, b: 0)
-        return [(row, int(name)) for row in rows for name, _ in search.search(named[str(row)], DISTANCE)]
-
-    few = make_hashes(number // 250)
-    label = np.arange(len(few))
-    for a, b in found(few, range(len(few))):  # join pair by pair
-        low, high = sorted((label[a], label[b]))
-        label[label == high] = low
-    equal = np.array_equal(label, cluster_all(few))
+    cluster_all(make_hashes(1000))  # compile
     hashes = make_hashes(number)
-    rows = np.random.default_rng(1).permutation(number // 10)[:queries].tolist()
-    ours, peer, mine, theirs = time_in_turn(lambda: cluster_all(hashes), lambda: found(hashes, rows), 3)
-    equal &= all(mine[a] == mine[b] for a, b in theirs)
-    say(f"near-duplicates: ours {ours:.1f} s for all {number:,}; the peer {peer:.1f} s for {queries}; equal: {equal}")
-    name = f"imagededup's brute force, {queries} asked"
-    return [Row(f"near-duplicates {number}", number / ours, queries / peer, name, "hashes/s", 5)], equal
+    ours, peer, *clusters = time_in_turn(
+        lambda: cluster_all(hashes), lambda: cluster_with_faiss(hashes), 1, time.process_time
+    )
+    equal = np.array_equal(*clusters)
+    say(f"near-duplicates: ours {ours:.1f} s for {number:,}, faiss {peer:.1f} s; equal: {equal}")
+    return [Row(f"near-duplicates {number}", number / ours, number / peer, "faiss", "hashes/s/core", 5)], equal
 
 
 def measure_bounded(number: int) -> dict[str, float]:
@@ -182,14 +185,8 @@ def main() -> int:
             more, same = measure_health(kind, jpegs, 1 if options.quick else 3, say) if jpegs else ([], True)
             rows, equal = rows + more, equal and same
     if "near-duplicates" in options.only:
-        try:
-            version("imagededup")
-            more, same = measure_near_duplicates(
-                250_000 if options.quick else 1_000_000, 5 if options.quick else 50, say
-            )
-            rows, equal = rows + more, equal and same
-        except PackageNotFoundError:
-            say("near-duplicates: imagededup is not installed; run: pip install --no-deps imagededup")
+        more, same = measure_near_duplicates(100_000 if options.quick else 1_000_000, say)
+        rows, equal = rows + more, equal and same
     if "bounded" in options.only:
         details["bounded"] = measure_bounded(options.hashes)
     if "pack" in options.only:

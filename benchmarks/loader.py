@@ -9,6 +9,9 @@ is measured (A B A B, medians). Ours returns bytes, since it normalises on the d
 measures); `with_normalising` is the ratio with normalisation included. The positions, areas and aspect ratios of the crops
 must have equal distributions (Kolmogorov-Smirnov), and equal crops nearly equal pixels (PSNR to Pillow's bicubic).
 `share_of_tokens` is the share of our loader's time that tokenization takes.
+
+`decode 256 to N`: the same crops of the same images by spdl (FFmpeg in C++ threads, if it and FFmpeg's libraries are
+installed), without shards and captions; the limit is libjpeg-turbo's decoding alone.
 """
 
 import io
@@ -19,6 +22,7 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +177,52 @@ def compare_crops(folder: Path, side: int) -> dict[str, float]:
     return {"greatest_ks": max(distances.values()), "median_psnr": statistics.median(psnr), "least_psnr": min(psnr)}
 
 
+def compare_with_spdl(folder: Path, side: int, count: int, times: int) -> tuple[Row, dict[str, float]]:
+    """Compare decoding and cropping with spdl's; return the row, and the median PSNR of each to Pillow's bicubic."""
+    import simplejpeg
+    import spdl.io
+
+    from training.data import decode as images
+    from training.data.keyed_random import draw_uniforms
+    from training.data.loader import Dataset
+
+    dataset = Dataset(sorted(folder.glob("*.tar")), side, 0, AREA)
+    files = [bytes(dataset._image(number)) for number in range(count)]
+    draws = draw_uniforms("crop", 0, 0, np.arange(count), images.DRAWS)
+    shapes = [simplejpeg.decode_jpeg_header(data)[:2] for data in files]
+    crops = [images.draw_crop(*shape, AREA, u) for shape, u in zip(shapes, draws, strict=True)]
+    scaled = f"scale={side}:{side}:flags=bicubic,format=pix_fmts=rgb24"
+    mine, theirs = (np.empty((count, side, side, 3), np.uint8) for _ in range(2))
+
+    def ours() -> None:
+        for number, u in enumerate(draws):
+            loaded = dataset.load(number)
+            assert isinstance(loaded, tuple)
+            images.write_crop(loaded[0], images.draw_crop(*loaded[0].shape[:2], AREA, u), mine[number])
+
+    def peer() -> None:
+        for number, (top, left, height, width) in enumerate(crops):
+            crop = f"crop={width}:{height}:{left}:{top}:exact=1,{scaled}"
+            frames = spdl.io.decode_packets(spdl.io.demux_image(files[number]), filter_desc=crop)
+            theirs[number] = spdl.io.to_numpy(spdl.io.convert_frames(frames)).reshape(side, side, 3)
+
+    a, b, *_ = time_in_turn(ours, peer, times, time.process_time)
+    started = time.process_time()
+    for data in files:
+        simplejpeg.decode_jpeg(data)
+    limit = count / (time.process_time() - started)
+    dataset.close()
+    psnr: dict[str, list[float]] = {"ours": [], "spdl": []}
+    for number, (top, left, height, width) in enumerate(crops[:200]):
+        box = (left, top, left + width, top + height)
+        image = Image.open(io.BytesIO(files[number])).convert("RGB")
+        expected = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box=box), np.float64)
+        for name, found in (("ours", mine), ("spdl", theirs)):
+            psnr[name].append(10 * np.log10(255**2 / max(np.mean((found[number] - expected) ** 2), 1e-9)))
+    row = Row(f"decode 256 to {side}", count / a, count / b, "spdl", "images/s/core", 1.0, limit)
+    return row, {name: round(statistics.median(values), 1) for name, values in psnr.items()}
+
+
 def main() -> int:
     """Run the benchmark."""
     import torch
@@ -208,6 +258,11 @@ def main() -> int:
             }
             assert warm == counts == [count, count]
             rows.append(Row(case, count / mine, count / theirs, "open_clip 3.3", "images/s/core", GOAL))
+        for side in (64, 224, 336):
+            with suppress(ImportError, RuntimeError):  # it, or FFmpeg's libraries, are not installed
+                row, psnr = compare_with_spdl(folder, side, count // 4, times)
+                rows.append(row)
+                details[row.case] = {"greatest_ks": 0.0, "median_psnr": psnr["ours"], "psnr_of_spdl": psnr["spdl"]}
     equal = all(d["greatest_ks"] < 0.05 and d["median_psnr"] > 28 for d in details.values())
     packages = (
         "torch",

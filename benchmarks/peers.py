@@ -1,9 +1,10 @@
 """Run all comparisons with peers, keep the results, and write the table of docs/speed.md from them.
 
-    python -m benchmarks.peers [--quick] [--json] [--write] [--only extract loader]
-    python -m benchmarks.peers --page     # only write the table, from the kept results
+    python -m benchmarks.peers [--quick] [--json] [--write] [--times 3] [--only extract loader]
+    python -m benchmarks.peers --page     # only write the table and the plot, from the kept results
 
 Each comparison is a process of its own, which runs ours and theirs in turn and checks the outputs; its row is its median.
+With --times it is run again, and a row is that of the median ratio, with the lowest and the highest as its spread.
 A row is printed in red if its ratio is less than 0.9 of that in the last kept result of the same processor and length.
 """
 
@@ -22,6 +23,7 @@ NAMES = (
 )
 RESULTS = Path(__file__).with_name("results")
 PAGE = RESULTS.parents[1] / "docs" / "speed.md"
+PLOT = PAGE.with_name("images") / "speed.svg"
 BEGIN, END = "<!-- rows: python -m benchmarks.peers --page -->\n", "<!-- end of rows -->\n"
 Result = dict[str, Any]
 
@@ -31,6 +33,19 @@ def run(name: str, quick: bool) -> Result | None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *(["--quick"] if quick else [])]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
     return {**json.loads(output.splitlines()[-1]), "quick": quick} if output else None
+
+
+def run_often(name: str, quick: bool, times: int) -> Result | None:
+    """Run a comparison several times; return the last result, each row of which is that of the median ratio."""
+    results = [result for _ in range(times) if (result := run(name, quick)) is not None]
+    if not results:
+        return None
+    rows = []
+    for alike in zip(*(one["rows"] for one in results), strict=True):
+        ordered = sorted(alike, key=lambda row: row["ratio"] or 0)
+        rows.append({**ordered[len(ordered) // 2], "spread": [ordered[0]["ratio"], ordered[-1]["ratio"]]})
+    equal = len(results) == times and all(one["equal_output"] for one in results)
+    return {**results[-1], "rows": rows if times > 1 else results[-1]["rows"], "equal_output": equal, "times": times}
 
 
 def read_kept() -> list[Result]:
@@ -57,9 +72,53 @@ def find_falls(result: Result, earlier: Sequence[Result]) -> Iterator[tuple[Resu
             yield row, last
 
 
+def find_newest(results: Sequence[Result]) -> dict[str, Result]:
+    """Return the newest kept result of each name of a file, without its date."""
+    return {one["file"].partition("-")[0]: one for one in results}
+
+
+def is_speed(row: Result) -> bool:
+    """Return whether a row compares speeds, and not with its goal."""
+    return "/s" in row["unit"] and bool(row["ratio"]) and row["peer_name"] != "the goal"
+
+
+def write_plot(results: Sequence[Result]) -> None:
+    """Plot the ratio of each row in all kept results, those of the newest date filled."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    shown = {(row["case"], row["peer_name"]) for one in find_newest(results).values() for row in one["rows"]}
+    points: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
+    for one in sorted(results, key=lambda one: -NAMES.index(one["benchmark"])):
+        for row in (row for row in one["rows"] if is_speed(row) and (row["case"], row["peer_name"]) in shown):
+            key = one["benchmark"], row["case"], row["peer_name"]
+            points.setdefault(key, []).append((row["ratio"], one["date"]))
+    labels = [f"{case} / {peer}" if len(case + peer) < 60 else case for _, case, peer in points]
+    with rc_context({"svg.hashsalt": "speed", "svg.fonttype": "none", "font.size": 8}):
+        axes = (figure := Figure((7.5, 1 + len(points) / 6), layout="constrained")).subplots()
+        for place, found in enumerate(points.values()):
+            newest = max(date for _, date in found)
+            ratios = [ratio for ratio, _ in found]
+            axes.plot([min(ratios), max(ratios)], [place, place], color="#9ab", linewidth=1, zorder=1)
+            for ratio, date in found:
+                colour = "#b3261e" if ratio < 1 else "#1f5fa8"
+                axes.scatter(
+                    ratio, place, s=16, color=colour if date == newest else "white", edgecolors=colour, zorder=2
+                )
+        axes.axvline(1, color="#888", linewidth=0.8, zorder=0)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.set_yticks(range(len(points)), labels)
+        axes.set_ylim(-0.7, len(points) - 0.3)
+        axes.set_xlabel("times as fast as the peer (filled: the newest result)")
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(PLOT, metadata={"Date": None, "Creator": None})
+
+
 def write_page(results: Sequence[Result]) -> None:
-    """Replace the table of the page by the rows of speed in the newest result of each name."""
-    newest = {one["file"].partition("-")[0]: one for one in results}
+    """Replace the table of the page by the rows of speed in the newest result of each name, and write the plot."""
+    write_plot(results)
+    newest = find_newest(results)
     lines = [
         "| `benchmarks.` | case | pairmill | peer | ratio | of the limit | result |",
         "|---|---|---|---|---|---|---|",
@@ -68,11 +127,13 @@ def write_page(results: Sequence[Result]) -> None:
         where = f"[{one['date']}](../benchmarks/results/{one['file']}), {one['machine'].get('processor', '')}"
         where += ", quick" if one.get("quick") else ""
         for row in one["rows"]:
-            if "/s" in row["unit"] and row["ratio"] is not None and row["peer_name"] != "the goal":
+            if is_speed(row):
                 ours, peer = (
                     f"{row[side]:,.0f}" if row[side] >= 1000 else f"{row[side]:g}" for side in ("ours", "peer")
                 )
                 ratio = f"{row['ratio']:,g}" if row["ratio"] >= 1 else f"**{row['ratio']:g}, lost**"
+                if "spread" in row:
+                    ratio += f" ({row['spread'][0]:,g} to {row['spread'][1]:,g})"
                 limit = f"{row['ours'] / row['limit']:.2f}" if row.get("limit") else ""
                 values = f"{ours} {row['unit']} | {peer}: {row['peer_name']} | {ratio} | {limit}"
                 lines.append(f"| {one['benchmark']} | {row['case']} | {values} | {where} |")
@@ -86,13 +147,14 @@ def main() -> int:
     parser.add_argument(
         "--write", action="store_true", help="keep the results in benchmarks/results, and write the page"
     )
+    parser.add_argument("--times", type=int, default=1, help="runs of each comparison")
     parser.add_argument("--page", action="store_true", help="run nothing; write the page")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="comparisons to run")
     options = parser.parse_args()
     results: list[Result] = []
     failed = False
     for name in () if options.page else options.only:
-        earlier, result = read_kept(), run(name, options.quick)
+        earlier, result = read_kept(), run_often(name, options.quick, options.times)
         failed |= result is None or not result["equal_output"]
         if result is None:
             sys.stderr.write(f"{name}: no result\n")

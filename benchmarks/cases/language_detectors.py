@@ -4,6 +4,7 @@ A label is an ISO 639-1 code, as in langdetect (`zh-cn` and `zh-tw` both count a
 Each detects all its languages, those named "ours" only langdetect's 55.
 """
 
+import functools
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -67,6 +68,8 @@ def make_peer_detectors(*, slow: bool) -> dict[str, Detect]:
             found["lingua"] = _lingua()
     with suppress(ImportError):
         found["pycld2"] = _pycld2()
+    with suppress(ImportError):
+        found["heliport"] = _heliport()
     return found
 
 
@@ -120,6 +123,14 @@ def _pycld2() -> Detect:
         return _named(answer[2][0][1])
 
     return lambda texts: [label(text) for text in texts]
+
+
+def _heliport() -> Detect:
+    import langcodes
+    from heliport import Identifier
+
+    identify, short = Identifier().identify, functools.cache(lambda code: langcodes.get(code).language)
+    return lambda texts: [_named(short(identify(text)) or "un") for text in texts]
 
 
 def _named(code: str) -> str | None:

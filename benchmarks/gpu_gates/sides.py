@@ -50,8 +50,12 @@ def make_open_clip_model(dimensions: ModelConfig) -> Any:
     return OpenClip(**fields, output_dict=True)
 
 
-def make_open_clip_step(model: Any, config: TrainConfig, device: torch.device) -> PeerStep:
-    """Return open_clip's step for a model of its own, with its loss, parameter groups and precision."""
+def make_open_clip_step(model: Any, config: TrainConfig, device: torch.device, *, fused: bool = False) -> PeerStep:
+    """Return open_clip's step for a model of its own, with its loss, parameter groups and precision.
+
+    Args:
+        fused: update the weights in one kernel.
+    """
     from open_clip import ClipLoss
 
     loss_of = ClipLoss()
@@ -61,7 +65,7 @@ def make_open_clip_step(model: Any, config: TrainConfig, device: torch.device) -
     rest = [p for _, p in named if id(p) not in known]
     optimizer = torch.optim.AdamW(
         [{"params": without_decay, "weight_decay": 0.0}, {"params": rest, "weight_decay": config.weight_decay}],
-        lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps,
+        lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused or None,
     )  # fmt: skip
 
     def step(images: Tensor, tokens: Tensor, lr: float) -> Tensor:
