@@ -232,6 +232,7 @@ def _show_datasets(datasets: Sequence[Mapping[str, Any]], out: Console) -> None:
 def _model_line(model: Mapping[str, Any]) -> Text:
     aliases = "".join(f" @{alias}" for alias in model["aliases"])
     gate = f"  {describe_gate(model['tags']['gate'])}" if model["tags"].get("gate") else ""
+    gate += f"  decided by experiment {model['decided_by']}" if model.get("decided_by") else ""
     removed = (
         f"  was trained on pairs that takedown {model['tags']['takedowns']} removed"
         if model["tags"].get("takedowns")

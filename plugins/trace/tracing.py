@@ -141,7 +141,8 @@ class Trace:
         current = next((v for v in self.registry.of_key(register.key) if (v.name, v.version) == (name, number)), None)
         tags = {"gate": facts.gate}
         version = current or RegisteredVersion(name, number, run_id=facts.run_id, tags=tags)
-        return {**version.as_json(), "register": register.key, "links": facts.links}
+        decided = {"decided_by": name} if (name := register.config.get("decided_by")) else {}
+        return {**version.as_json(), "register": register.key, "links": facts.links, **decided}
 
     def snapshot(self, manifest: Manifest) -> dict[str, Any]:
         """Return a snapshot of any stage with its ancestors, sources, datasets and models."""

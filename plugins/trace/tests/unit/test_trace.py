@@ -125,7 +125,13 @@ def test_trace_lists_all_datasets_of_a_mixture_and_its_models(
     inputs, config = [pack.as_input() for pack in packs], {"model": "tiny", "dataset": [1, 0.5]}
     train = draft.commit(build_manifest("train", [], key=draft.key, inputs=inputs, config=config))
     facts = {"model_name": "tiny", "version": "3", "gate": "passed", "run_id": "r1"}
-    register = write_child(store, "register", write_child(store, "evaluate", train), **facts)
+    decided = Draft(store, "register", "r" * 16)
+    above = [write_child(store, "evaluate", train).as_input()]
+    register = decided.commit(
+        build_manifest(
+            "register", [], key=decided.key, inputs=above, config={"decided_by": "which-filter"}, facts=facts
+        )
+    )
     tracer = Trace(Lineage(store), Search(store), Registry())
     traced = tracer.model("models:/tiny/3")
     assert traced is not None
@@ -143,7 +149,9 @@ def test_trace_lists_all_datasets_of_a_mixture_and_its_models(
         assert round(training["share"], 6) == round(share, 6)
         assert [model["uri"] for model in training["models"]] == ["models:/tiny/3"]
     assert flow.trace(packs[1].key, tmp_path, store.uri, limit=5, as_json=False) == 0
-    assert ", 33.33% of its samples" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert ", 33.33% of its samples" in shown
+    assert "decided by experiment which-filter" in shown
 
 
 @pytest.mark.parametrize(
