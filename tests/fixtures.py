@@ -42,13 +42,16 @@ save_model(Path(sys.argv[1]), CLIP(config), tokenizer, Preprocess(32))
 def pairmill(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Pairmill]":
     """Start the servers and serve the site; stop all at the end."""
     from dataops.home import CHECKOUT
+    from tests.servers.warm_commands import warm_commands
     from tests.small_pipeline import PLANTED, Pairmill, local_servers
     from tests.small_web import build_small_web, serve_site
 
     folder = tmp_path_factory.mktemp("mill")
     web = build_small_web(folder / "web")
     with local_servers(folder / "home", **PLANTED), serve_site(web) as site:
-        yield Pairmill(folder, web, site, {**os.environ, "PYTHONPATH": str(CHECKOUT)})
+        env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        with warm_commands(env) as warm:
+            yield Pairmill(folder, web, site, env, warm)
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +97,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SeaweedFS]"
         server.create_bucket("mill")
         yield server
     finally:
-        server.stop()
+        server.stop(at_once=True)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from typing import Any
 
 from infra.local import services
 from tests.servers.databases import keep_databases, put_databases
+from tests.servers.warm_commands import WarmCommands
 from tests.small_web import HOST, SmallWeb
 
 PLANTED = {
@@ -88,12 +89,14 @@ def local_servers(home: Path, **environment: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Pairmill:
-    """The `pairmill` command, run as a subprocess in its own working folder."""
+    """The `pairmill` command, run as a process in its own working folder."""
 
     folder: Path
     web: SmallWeb
     site: str
     env: dict[str, str] = field(repr=False)
+    warm: WarmCommands | None = None
+    """Forks a process that runs it, where the environment fits; a new process imports all again."""
 
     def write_config(self, file: str, /, *, store: Path | str | None = None, **tables: Mapping[str, Any] | str) -> Path:
         """Write a config file with its own store. One worker: with so few pairs, a second one would only take longer."""
@@ -105,14 +108,13 @@ class Pairmill:
 
     def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 580) -> subprocess.CompletedProcess[str]:
         """Run the command and check its exit code."""
-        done = subprocess.run(
-            self.command_line(*arguments),
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        if self.warm and self.warm.fits(self.env):
+            done = self.warm.run([*map(str, arguments)], self.folder, self.env, timeout)
+        else:
+            command = self.command_line(*arguments)
+            done = subprocess.run(
+                command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout
+            )
         with (self.folder / "outputs.log").open("a") as log:  # test_secrets.py reads it
             log.write(done.stdout + done.stderr)
         assert done.returncode == code, (
@@ -130,11 +132,13 @@ class Pairmill:
         when: Callable[[], bool],
         timeout: float = 180,
         number: signal.Signals = signal.SIGKILL,
+        pause: float = 0.02,
     ) -> int:
         """Start the command, wait until `when` is true, stop it, and return its exit code.
 
         Args:
             number: the signal. SIGINT is sent to all processes of the command, as a terminal does.
+            pause: seconds between two looks.
         """
         with (self.folder / "killed.log").open("ab") as log:
             process = subprocess.Popen(
@@ -150,7 +154,7 @@ class Pairmill:
                 while not when():
                     assert process.poll() is None, (self.folder / "killed.log").read_text()[-6000:]
                     assert time.monotonic() < deadline, "the condition to kill never became true"
-                    time.sleep(0.01)
+                    time.sleep(pause)
                 if number == signal.SIGINT:
                     os.killpg(process.pid, number)
                     return process.wait(timeout)

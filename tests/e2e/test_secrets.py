@@ -132,7 +132,7 @@ def runs(pairmill: Pairmill, reusing_config: Path) -> dict[str, subprocess.Compl
     (pairmill.folder / "leaky.py").write_text(LEAKY)
 
     def run(code: int, *arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
-        return replace(pairmill, env={**pairmill.env, **environment})(*arguments, code=code)
+        return replace(pairmill, env={**pairmill.env, **environment}, warm=None)(*arguments, code=code)
 
     def leaky(where: str) -> subprocess.CompletedProcess[str]:
         path = f"{pairmill.folder}{os.pathsep}{pairmill.env['PYTHONPATH']}"

@@ -1,0 +1,122 @@
+"""Run `pairmill` commands in forks of one process that has imported their modules, which takes most of their time.
+
+`python -m tests.servers.warm_commands SOCKET` is that process.
+"""
+
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+READ_AT_START = ("PREFECT_", "MLFLOW_", "PAIRMILL_")
+"""Prefixes of variables that a command reads before it is forked; one with other values is started as a new process."""
+OF_WORKERS = {"PREFECT_WORKER_QUERY_SECONDS"}
+
+
+class WarmCommands:
+    """The client of the process."""
+
+    def __init__(self, place: Path, env: Mapping[str, str]):
+        self.place, self._read = place, _of_start(env)
+
+    def fits(self, env: Mapping[str, str]) -> bool:
+        """Return whether a command with this environment may run in the process."""
+        return _of_start(env) == self._read
+
+    def run(
+        self, arguments: Sequence[str], folder: Path, env: Mapping[str, str], seconds: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command; raises TimeoutError after `seconds`."""
+        request = json.dumps({"arguments": arguments, "folder": str(folder), "env": dict(env)}).encode()
+        with (
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+            socket.socket(socket.AF_UNIX) as connection,
+        ):
+            connection.settimeout(seconds)
+            connection.connect(str(self.place))
+            socket.send_fds(connection, [b"0"], [out.fileno(), err.fileno()])
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            code = int(connection.recv(100))
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(arguments, code, out.read().decode(), err.read().decode())
+
+
+def _of_start(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name.startswith(READ_AT_START) and name not in OF_WORKERS}
+
+
+@contextmanager
+def warm_commands(env: Mapping[str, str]) -> Iterator[WarmCommands]:
+    """Run the process inside the `with`; the servers of the environment run already."""
+    with tempfile.TemporaryDirectory(prefix="pairmill-warm-") as folder:
+        place = Path(folder, "socket")
+        command = [sys.executable, "-m", __name__, str(place)]
+        process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            yield WarmCommands(place, env)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def serve(place: str) -> None:
+    """Fork for each request. The fork runs the command in a child of its own, and answers with its exit code."""
+    from dataops import plugins
+    from flows import app, cli
+    from infra.local import services
+
+    app.use_process_settings()
+    for name, value in app.LOGGING.items():
+        os.environ.setdefault(name, value)
+    applied = services.apply_environment()
+    for module in ("polars", "prefect", "mlflow", "pyarrow.parquet", "flows.pipeline"):
+        importlib.import_module(module)
+    for group in plugins.kinds("commands."):
+        for target in plugins.targets(group).values():
+            importlib.import_module(target.partition(":")[0])
+    gc.freeze()  # else each fork looks for garbage in all modules at its end
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(place)
+        server.listen()
+        os.write(1, b"ready\n")
+        while True:
+            connection, _ = server.accept()
+            if os.fork() == 0:
+                break
+            connection.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _, outputs, _, _ = socket.recv_fds(connection, 1, 2)
+    request = json.loads(b"".join(iter(lambda: connection.recv(1 << 16), b"")))
+    if (child := os.fork()) == 0:
+        connection.close()
+        for number, output in enumerate(outputs, 1):
+            os.dup2(output, number)
+            os.close(output)
+        os.chdir(request["folder"])
+        os.environ.clear()
+        os.environ.update(applied | request["env"])
+        sys.modules["__main__"] = cli  # which the workers of the command import as theirs
+        sys.argv = [cli.__file__, *request["arguments"]]
+        sys.orig_argv = [sys.executable, "-m", "flows.cli", *request["arguments"]]
+        cli.main()
+    connection.sendall(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
