@@ -198,8 +198,10 @@ def commit_evaluation(
     return draft.commit(fresh)
 
 
-def register_mixed(upstream: SimpleNamespace, folder: Path) -> tuple[FolderStore, Manifest]:
-    """Register `saw-it`, which was trained on two datasets, in a copy of the store; return it with the second dataset."""
+def register_mixed(
+    upstream: SimpleNamespace, folder: Path, name: str = "saw-it", train_key: str = "mixed"
+) -> tuple[FolderStore, Manifest]:
+    """Register a model that was trained on two datasets in a copy of the store; return it with the second dataset."""
     store = FolderStore(folder / "store")
     shutil.copytree(upstream.store.root, store.root)
     here = stage.Context(store=store, home=folder, workers=1, run_name="demo")
@@ -208,12 +210,12 @@ def register_mixed(upstream: SimpleNamespace, folder: Path) -> tuple[FolderStore
     by_stage = {m.stage: m for m in upstream.manifests}
     old = by_stage["train"]
     inputs, config = [by_stage["pack"].as_input(), packed.as_input()], {**old.config, "dataset": [1, 3]}
-    changed = {"key": "mixed".ljust(16, "0"), "content_digest": "f" * 64, "inputs": inputs, "config": config}
+    changed = {"key": train_key.ljust(16, "0"), "content_digest": "f" * 64, "inputs": inputs, "config": config}
     train = old.model_copy(update=changed)
     shutil.copytree(store.root / "train" / old.key, store.root / "train" / train.key)
     store.delete([train.path("manifest.json")])
     store.put(train.path("manifest.json"), train.model_dump_json().encode())
     by_stage["train"] = train
     theirs = SimpleNamespace(store=store, home=folder, manifests=[by_stage[m.stage] for m in upstream.manifests])
-    stage.make(*plan_registration(theirs, model_name="saw-it"))
+    stage.make(*plan_registration(theirs, model_name=name))
     return store, packed

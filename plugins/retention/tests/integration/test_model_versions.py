@@ -1,17 +1,22 @@
-"""Old versions of registered models, in a real MLflow."""
+"""What gc keeps for registered models, and old versions of them, in a real MLflow."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from dataops.snapshot import Manifest, SnapshotName
 from dataops.store import FolderStore
+from flows.app import run_command
 from plugins.retention.model_versions import delete_old_models, find_old_models, snapshots_of
 from plugins.retention.registered_models import find_needed_snapshots
 from tasks.engine import stage
-from tests.registrations import connect, find_versions, plan_registration
+from tests.registrations import connect, find_versions, plan_registration, register_mixed
+from tests.stored_snapshots import names, put, put_run
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("register_plugins")]
 
 
 @pytest.fixture
@@ -73,3 +78,51 @@ def test_versions_are_deleted_with_their_files_but_for_aliases_the_newest_and_th
     assert find_old_models(1, [], [], unversioned_seconds=0) == []
     for number in "13":
         assert is_deleted(versions[number])
+
+
+def test_gc_keeps_what_a_model_needs_until_its_version_is_deleted(
+    mlflow_url: str, upstream: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    store, _ = register_mixed(upstream, tmp_path, "collected", "only-it")
+    (version,) = find_versions("collected")
+    (register,) = (
+        one
+        for name in names(store)
+        if name.stage == "register"
+        and (one := Manifest.decode(store.read(f"{name}/manifest.json"))).mlflow_run_id == version.run_id
+    )
+    own = {f"register/{register.key}", "train/only-it000000000"}
+    unneeded = SnapshotName("extract", "0" * 16)
+    put(store, unneeded, [])
+    put_run(store, "old-run", [unneeded])
+
+    def gc(*options: str) -> tuple[set[str], dict[str, Any]]:
+        """Return what is not needed, and the report."""
+        capsys.readouterr()
+        assert run_command(["gc", "--store", store.uri, "--json", *options]) == 0
+        report = json.loads(capsys.readouterr().out)["stores"][0]
+        return {f"{row['stage']}/{row['key']}" for row in report["snapshots"]}, report
+
+    def write(manifest: Manifest) -> None:
+        (store.root / manifest.path("manifest.json")).write_bytes(manifest.encode())
+
+    kept, everything = gc()[1]["kept"], names(store)
+    assert str(unneeded) in kept["one of the 10 newest runs of its name"]
+    assert own <= {*kept["collected version 1"]}
+    before, report = gc("--keep-runs", "0")
+    assert str(unneeded) in before
+    assert not own & before
+    assert {row["last_run"] for row in report["snapshots"] if row["key"] == unneeded.key} == {"old-run"}
+    assert names(store) == everything, "without --yes nothing is deleted"
+    assert {*gc("--keep-runs", "0", "--yes")[1]["deleted"]} == before
+    assert {*map(str, names(store))} == {*map(str, everything)} - before
+    assert run_command(["show", "old-run", "--store", store.uri]) == 0
+    assert "deleted since" in capsys.readouterr().out
+
+    connect().delete_model_version("collected", version.version)
+    write(register.model_copy(update={"mlflow_run_id": "0" * 32}))
+    unknown = gc("--keep-runs", "0")[1]["kept"]["a model that this MLflow server has never seen"]
+    assert own <= {*unknown}
+    write(register)
+    assert own <= {*gc("--keep-runs", "0", "--yes")[1]["deleted"]}
+    assert not own & {*map(str, names(store))}
