@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,25 @@ with get_client(sync_client=True) as client:
 def crashing(pairmill: Pairmill, prefect: Deployments, hook: Recorder) -> Iterator[Path]:
     """Deploy a variant of the returned config, named `long`, whose training takes longer than the test."""
     pages = {"paths": [f"{pairmill.web.archive}/*-00000.warc.gz"]}
-    config = pairmill.write_config("crashing", name="crashing", source=pages, register={"model_name": "crashing"})
+    train = {"threads": 1, "checkpoint_every": 50}
+    config = pairmill.write_config(
+        "crashing", name="crashing", source=pages, train=train, register={"model_name": "crashing"}
+    )
     with deploying(pairmill, prefect, hook, write_variant(config, "long", epochs=40_000)):
         yield config
+
+
+@contextmanager
+def resting(pairmill: Pairmill) -> Iterator[None]:
+    """Stop the trainers meanwhile, which would take a core from other tests."""
+    pids = trainers(pairmill)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def lose_machine(pid: int) -> None:
@@ -66,7 +83,7 @@ def run_and_kill(pairmill: Pairmill, prefect: Deployments, config: Path) -> str:
         found = prefect.post("events/filter", query)["events"]
         return [e for e in found if f"{config.stem}-" in str(e["resource"])]
 
-    pairmill.run_and_kill("run", config, when=lambda: bool(heartbeats()))
+    pairmill.run_and_kill("run", config, when=lambda: bool(heartbeats()), pause=0.5)
     return heartbeats()[0]["resource"]["prefect.resource.id"].rpartition(".")[2]
 
 
@@ -87,11 +104,11 @@ def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(
     os.kill(attempts(1)[0].pid, signal.SIGKILL)
     wait_for(lambda: messages_with(hook, f"{run_id} crashed"))
     second = wait_for(lambda: attempts(2))[-1].pid
-    time.sleep(5)  # the worker's second report of the killed process comes within them
-    assert prefect.state(flow_run) == "Running"
-
-    command = run_and_kill(pairmill, prefect, write_variant(crashing, "zombie", epochs=40_001))
-    assert prefect.state(command) == "Running", "only the automation can find out that it has ended"
+    with resting(pairmill):
+        time.sleep(5)  # the worker's second report of the killed process comes within them
+        assert prefect.state(flow_run) == "Running"
+        command = run_and_kill(pairmill, prefect, write_variant(crashing, "zombie", epochs=40_001))
+        assert prefect.state(command) == "Running", "only the automation can find out that it has ended"
     lose_machine(second)
     wait_for(lambda: len(messages_with(hook, f"{run_id} crashed")) == 2, seconds=120)
     # The message and the retry are actions of two automations: Prefect takes them in any order.
@@ -129,7 +146,7 @@ def test_rerun_waits_for_the_training_on_the_pool_and_cancels_it_when_stopped(
 ) -> None:
     config = write_variant(crashing, "adrift", epochs=40_002)
     config.write_text(config.read_text().replace("epochs =", 'launch = "work_pool"\ndevice = "cpu"\nepochs ='))
-    pairmill.run_and_kill("run", config, "--until", "train", when=lambda: bool(trainers(pairmill)))
+    pairmill.run_and_kill("run", config, "--until", "train", when=lambda: bool(trainers(pairmill)), pause=0.3)
     (child,) = [run for run in prefect.runs_of("train") if run["name"].startswith("adrift-")]
     log, before = pairmill.folder / "adrift.log", trainers(pairmill)
     with log.open("wb") as out:
