@@ -152,7 +152,7 @@ class Machines(Executor):
 
 
 def test_200_downloaders_are_together_as_polite_as_one(tmp_path: Path, web: Web) -> None:
-    hosts = {f"h{rank}.com": max(1, 240 // rank) for rank in range(1, 161)}
+    hosts = {f"h{rank}.com": max(1, 120 // rank) for rank in range(1, 101)}
     urls = [f"http://{host}/{n}.png" for host, rows in hosts.items() for n in range(rows)]
     urls += [f"http://tired.org/{n}.png" for n in range(40)] + [f"http://slow.org/{n}.png" for n in range(6)]
     urls += [f"http://h{n}.com/to/h1.com/of-{n}.png" for n in range(60, 90)]  # to a host of another downloader
@@ -161,7 +161,7 @@ def test_200_downloaders_are_together_as_polite_as_one(tmp_path: Path, web: Web)
     names = {*hosts, "tired.org", "slow.org", "cdn.net"}
     config = DownloadConfig.model_validate(
         {
-            "shard_size": 12,
+            "shard_size": 6,
             "host_rate": RATE,
             "host_concurrency": CONNECTIONS,
             "connect_to": dict.fromkeys(names, f"127.0.0.1:{web.port}"),
