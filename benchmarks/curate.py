@@ -1,15 +1,14 @@
 """Compare curate with PIL and imagehash, and with faiss's search, in turn in one run.
 
-    python -m benchmarks.curate [--quick] [--json] [--only health,near-duplicates,pack,overlap]
+    python -m benchmarks.curate [--quick] [--json] [--only health,near-duplicates,pack]
 
 `health`: JPEGs like those of a raw shard through all checks and the hash, on one core; the peer decodes with PIL,
-computes the contrast with ImageStat, the pixels' SHA-256 and imagehash's phash. `hash alone`: the peer only decodes
-and hashes, ours does the same as before. The images are crops of photographs, and those of openclipart-png (Debian)
-if it is installed. Hashes must agree, with two exceptions: ours rounds coefficients that are zero in theory (of symmetric
+computes the contrast with ImageStat, the pixels' SHA-256 and imagehash's phash. The images are crops of photographs.
+Hashes must agree, with two exceptions: ours rounds coefficients that are zero in theory (of symmetric
 drawings), and Pillow 13 resamples the columns of tall images first. `near-duplicates`: a million hashes, a tenth of
 them within 6 bits of others, on one core; the peer is faiss's IndexBinaryMultiHash, exact for 6 bits, and SciPy's
-connected components; the clusters must be equal. `bounded` (only with --only): time and memory of ours for `--hashes`.
-`pack`: see benchmarks/curate_pack.py. `overlap`: see benchmarks/cases/curate_overlap.py.
+connected components; the clusters must be equal.
+`pack`: see benchmarks/curate_pack.py.
 """
 
 import hashlib
@@ -17,7 +16,6 @@ import io
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +23,8 @@ import scipy.fft
 from PIL import Image, ImageStat
 
 from benchmarks import curate_pack
-from benchmarks.cases import curate_overlap
 from benchmarks.inputs import images
-from benchmarks.measure import Row, finish, make_parser, make_printer, peak_bytes, peer_imports, time_in_turn
+from benchmarks.measure import Row, finish, make_parser, make_printer, peer_imports, time_in_turn
 from dataops.images.near_duplicates import find_clusters
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import inspect_image
@@ -60,11 +57,6 @@ def _check(data: bytes) -> str:
     return f"{imagehash.phash(image)} {'blank' if blank else None}"
 
 
-def hash_all_with_pil(jpegs: Sequence[bytes]) -> list[str]:
-    """Decode and hash each image, without any rule."""
-    return [str(imagehash.phash(Image.open(io.BytesIO(data)).convert("RGB"))) for data in jpegs]
-
-
 def hash_rounded(data: bytes) -> int:
     """Hash as imagehash does, but with coefficients rounded to a millionth, as ours."""
     grey = Image.open(io.BytesIO(data)).convert("RGB").convert("L").resize((32, 32), Image.Resampling.LANCZOS)
@@ -72,25 +64,19 @@ def hash_rounded(data: bytes) -> int:
     return int.from_bytes(np.packbits(lowest > np.median(lowest)).tobytes(), "big")
 
 
-def measure_health(kind: str, jpegs: Sequence[bytes], times: int, say: Callable[[str], Any]) -> tuple[list[Row], bool]:
-    """Return both rows for images of one kind, and whether decisions and hashes agree."""
+def measure_health(jpegs: Sequence[bytes], times: int, say: Callable[[str], Any]) -> tuple[list[Row], bool]:
+    """Return the row, and whether decisions and hashes agree."""
     inspect_all(jpegs[:3])  # compile
     ours, peer, mine, theirs = time_in_turn(
         lambda: inspect_all(jpegs), lambda: inspect_all_with_pil(jpegs), times, time.process_time
     )
-    again, hashing, _, _ = time_in_turn(
-        lambda: inspect_all(jpegs), lambda: hash_all_with_pil(jpegs), times, time.process_time
-    )
     differ = [n for n, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
     apart = [(int(mine[n][:16], 16) ^ hash_rounded(jpegs[n])).bit_count() for n in differ]
     most = max(apart, default=0)
-    say(f"health, {kind}: {len(jpegs):,} images, {len(differ)} hashes differ, by at most {most} bits after rounding")
+    say(f"health: {len(jpegs):,} images, {len(differ)} hashes differ, by at most {most} bits after rounding")
     equal = most == 0 and all(mine[n][16:] == theirs[n][16:] for n in differ)
-    rows = [
-        Row(f"health, {kind}", len(jpegs) / ours, len(jpegs) / peer, "PIL + imagehash", "images/s a core", 3),
-        Row(f"hash alone, {kind}", len(jpegs) / again, len(jpegs) / hashing, "PIL + imagehash", "images/s a core"),
-    ]
-    return rows, equal
+    speeds = len(jpegs) / ours, len(jpegs) / peer
+    return [Row("health, photographs", *speeds, "PIL + imagehash", "images/s a core", 3)], equal
 
 
 def make_hashes(number: int) -> np.ndarray:
@@ -142,63 +128,27 @@ def measure_near_duplicates(number: int, say: Callable[[str], Any]) -> tuple[lis
     return [Row(f"near-duplicates {number}", number / ours, number / peer, "faiss", "hashes/s/core", 5)], equal
 
 
-def measure_bounded(number: int) -> dict[str, float]:
-    """Return the time to cluster `number` hashes, and the peak memory of the process."""
-    cluster_all(make_hashes(1000))  # compile
-    hashes, started = make_hashes(number), time.perf_counter()
-    cluster_all(hashes)
-    return {"hashes": number, "seconds": round(time.perf_counter() - started, 1), "peak_bytes": peak_bytes()}
-
-
-def load_images(number: int, openclipart: Path, stamps: Path) -> dict[str, list[Image.Image]]:
-    """Return images by kind."""
-    found = {
-        "photographs": images.cut_tiles(),
-        "emoji": images.load_emoji_images(number),
-        "stamps": images.load_folder(stamps, number),
-        "clip art": images.load_folder(openclipart, number),
-    }
-    return {kind: loaded for kind, loaded in found.items() if loaded}
-
-
 def main() -> int:
     """Run the benchmark."""
     parser = make_parser(__doc__ or "")
     parser.add_argument("--number", type=int, default=5000, help="number of images of the case health")
-    parser.add_argument("--hashes", type=int, default=10_000_000, help="number of hashes of the case bounded")
-    parser.add_argument("--only", default="health,near-duplicates,pack,overlap", help="the cases to run")
-    parser.add_argument("--openclipart", type=Path, default=images.OPENCLIPART)
-    parser.add_argument("--stamps", type=Path, default=images.STAMPS)
+    parser.add_argument("--only", default="health,near-duplicates,pack", help="the cases to run")
     options = parser.parse_args()
     say = make_printer(options.json)
     rows: list[Row] = []
     equal = True
-    details: dict[str, Any] = {"overlap": []}
     if "health" in options.only:
-        number = 300 if options.quick else options.number
-        kinds = {
-            "photographs": images.random_crops(number),
-            "clip art": images.load_folder(options.openclipart, number),
-        }
-        for kind, found in kinds.items():
-            jpegs = [images.encode_as_downloaded(image) for image in found]
-            more, same = measure_health(kind, jpegs, 1 if options.quick else 3, say) if jpegs else ([], True)
-            rows, equal = rows + more, equal and same
+        jpegs = [
+            images.encode_as_downloaded(one) for one in images.random_crops(300 if options.quick else options.number)
+        ]
+        rows, equal = measure_health(jpegs, 1 if options.quick else 3, say)
     if "near-duplicates" in options.only:
         more, same = measure_near_duplicates(100_000 if options.quick else 1_000_000, say)
         rows, equal = rows + more, equal and same
-    if "bounded" in options.only:
-        details["bounded"] = measure_bounded(options.hashes)
     if "pack" in options.only:
         rows += curate_pack.measure_pack(options.quick)
-    if "overlap" in options.only:
-        for kind, found in load_images(100 if options.quick else 600, options.openclipart, options.stamps).items():
-            more, counts = curate_overlap.measure_overlap(kind, found)
-            rows += more
-            details["overlap"] += counts
-            say(f"overlap {kind}: {len(found)} images, false positives: {counts[0]['false']}")
     packages = ["pillow", "imagehash", "numba", "simplejpeg"]
-    return finish("curate", rows, packages, equal=equal, as_json=options.json, details=details)
+    return finish("curate", rows, packages, equal=equal, as_json=options.json)
 
 
 if __name__ == "__main__":

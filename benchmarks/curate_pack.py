@@ -1,23 +1,17 @@
 """Compare packing with copying: the case `pack` of benchmarks/curate.py, or alone:
 
-    python -m benchmarks.curate_pack [--quick] [--json] [--requests]
+    python -m benchmarks.curate_pack [--quick] [--json]
 
 The input is four raw shards of 10,000 samples with images of 256 pixels (about 40 kB); curate drops one in twenty.
 (With `--quick` it is half a shard, and the fixed cost of a run is most of the time.)
 
 Ours is the whole pack stage as in `pairmill run`, with one worker process per core (already started): headers,
-order, exchange, shards, their SHA-256, indexes, Parquet parts and pages, all written to disk. The peers copy the
+order, exchange, shards, their SHA-256, indexes, Parquet parts and pages, all written to disk. The peer copies the
 packed shards in the same file system. All read from a warm page cache, and the output of earlier runs is deleted
 outside the measured time.
 
-- `pack`: the peer is shutil.copyfile (sendfile) and an fsync per file, like `cp` and `sync`. The limit is this copy
-  beside a thread that computes the SHA-256, which each part of a snapshot needs.
-- `pack, no fsync of the copy`: the system writes the rest outside the measured time.
-- `pack, checksummed copy`: the copy computes the SHA-256 too.
-- `pack, a copy a core`: the peer copies with one thread per core.
-- `pack in one process`: ours runs one task after the other, with a few threads in each.
-
-With `--requests` it counts the requests to an S3 server instead (benchmarks/cases/pack_requests.py).
+The peer is shutil.copyfile (sendfile) and an fsync per file, like `cp` and `sync`. The limit is this copy beside a
+thread that computes the SHA-256, which each part of a snapshot needs.
 
 The result is megabytes of packed shards per second; each packed image must have the bytes of its raw image.
 """
@@ -27,24 +21,18 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
-from benchmarks.cases.pack_requests import measure_requests
 from benchmarks.inputs.raw_shards import write_snapshots
 from benchmarks.measure import Row, finish, make_parser, time_in_turn
 from dataops.digest import file_sha256
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Draft, Manifest, Record
+from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.map_parts import shared_workers
 from tasks.engine.stage import make, plan
-from tasks.pack import stage as pack
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 
@@ -57,31 +45,11 @@ def measure_pack(quick: bool) -> list[Row]:
         store = FolderStore(Path(name) / "store")
         run = Runs(store, *write_snapshots(store, 5_000 if quick else 40_000))
         with shared_workers(run.context) as run.context:
-            size = run.warm_up() / 1e6
-            cases: list[tuple[str, Callable[[], None], Callable[[], None], str, float | None]] = [
-                ("pack", run.ours, run.copy, "copy, fsync", GOAL),
-                ("pack, no fsync of the copy", run.ours, run.copy_undurable, "copy", None),
-                ("pack, checksummed copy", run.ours, run.checksummed_copy, "copy, fsync, sha256", None),
-                ("pack, a copy a core", run.ours, run.copy_side_by_side, "copies, fsync", None),
-                ("pack in one process", run.ours_in_one_process, run.copy, "copy, fsync", None),
-            ]
-            times = 3 if quick else 7
-            found = [run.compare(size, *case, times) for case in cases]
-            seconds, _, _, _ = time_in_turn(run.copy_beside_checksum, run.checksum, times, run.clock)
-            return [replace(found[0], limit=size / seconds), *found[1:]]
-
-
-@contextmanager
-def _in_this_process() -> Iterator[None]:
-    """Let the stage run its tasks in this process, one after the other."""
-
-    def serially(
-        function: Callable[..., Record], tasks: Sequence[object], draft: Draft, context: object
-    ) -> list[Record]:
-        return [draft.finish(function(draft, task)) for task in tasks]
-
-    with patch.object(pack, "map_parts", serially):
-        yield
+            size, times = run.warm_up() / 1e6, 3 if quick else 7
+            ours, copy, _, _ = time_in_turn(run.ours, run.copy, times, run.clock)
+            run.check()
+            limit, _, _, _ = time_in_turn(run.copy_beside_checksum, run.checksum, times, run.clock)
+            return [Row("pack", size / ours, size / copy, "copy, fsync", "MB/s", GOAL, size / limit)]
 
 
 class Runs:
@@ -93,23 +61,8 @@ class Runs:
         self.context = Context(store, store.root)
         self._untimed = 0.0
 
-    def compare(
-        self,
-        size: float,
-        case: str,
-        ours: Callable[[], None],
-        peer: Callable[[], None],
-        peer_name: str,
-        goal: float | None,
-        times: int,
-    ) -> Row:
-        """Measure one case, over `size` megabytes."""
-        seconds, theirs, _, _ = time_in_turn(ours, peer, times, self.clock)
-        self.check()
-        return Row(case, size / seconds, size / theirs, peer_name, "MB/s", goal)
-
     def clock(self) -> float:
-        """Return the time in seconds, without that of preparations."""
+        """Return the time, without that of deleting earlier output."""
         return time.perf_counter() - self._untimed
 
     def warm_up(self) -> int:
@@ -122,26 +75,18 @@ class Runs:
             path.read_bytes()
         return sum(part.bytes for part in self.made.named("", ".tar"))
 
-    def ours_in_one_process(self) -> None:
-        with _in_this_process():
-            self.ours()
-
     def ours(self) -> None:
         self._clear("pack")
         planned = plan(PACK, PackConfig(), 0, [self.curate, self.download])
         self.made = make(planned, self.context)
 
-    def checksummed_copy(self) -> None:
-        self._clear("copied")
-        draft = Draft(self.store, "copied", "0" * 16)
-        for path in self._shards():
-            draft.put_file(path.name, path)
-
     def copy(self) -> None:
-        self.copy_undurable(os.fsync)
-
-    def copy_side_by_side(self) -> None:
-        self.copy_undurable(os.fsync, self.context.workers)
+        self._clear("copied")
+        target = self._folder("copied")
+        for path in self._shards():
+            shutil.copyfile(path, target / path.name)
+            with (target / path.name).open("rb") as file:
+                os.fsync(file.fileno())
 
     def checksum(self) -> None:
         for path in self._shards():
@@ -152,18 +97,6 @@ class Runs:
             hashed = thread.submit(self.checksum)
             self.copy()
             hashed.result()
-
-    def copy_undurable(self, to_disk: Callable[[int], None] = lambda descriptor: None, threads: int = 1) -> None:
-        self._clear("copied")
-        target = self._folder("copied")
-
-        def copy(path: Path) -> None:
-            shutil.copyfile(path, target / path.name)
-            with (target / path.name).open("rb") as file:
-                to_disk(file.fileno())
-
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(copy, self._shards()))
 
     def _clear(self, stage: str) -> None:
         started = time.perf_counter()
@@ -197,11 +130,7 @@ class Runs:
 def main() -> int:
     """Measure packing alone."""
     parser = make_parser(str(__doc__))
-    parser.add_argument("--requests", action="store_true", help="count the requests to an S3 server instead")
-    parser.add_argument("--images", type=int, help="number of images, with --requests")
     options = parser.parse_args()
-    if options.requests:
-        return measure_requests(quick=options.quick, as_json=options.json, images=options.images)
     return finish(
         "curate", measure_pack(options.quick), ["pyarrow", "polars", "msgspec"], equal=True, as_json=options.json
     )

@@ -7,7 +7,7 @@ hosts on loopback, 40 images each. Ours also requests robots.txt, tdmrep.json an
 its rates. Each side is its own process with two workers of 64 threads, shards of 2,000 rows, images of 256 pixels;
 its wall time from start to end is measured, with imports (A B A B, medians). Cases: `all`, in which all hosts
 respond; `slow-hosts`, in which 2.5% of the hosts respond after 4 s and 2.5% never (the timeout is 10 s, with
---quick 2 s); `fast-resize`, the transform alone. Both sides must return the same bytes for each image.
+--quick 2 s). Both sides must return the same bytes for each image.
 
 `--quick` uses 200 images, which are downloaded in a second; the rest is the start of both sides (img2dataset's
 takes 14 s of CPU time). So its ratios compare the starts, not the speeds; its check of equal bytes is complete.
@@ -108,37 +108,6 @@ def peer(spec: dict[str, Any]) -> None:
     )
 
 
-def resize(spec: dict[str, Any]) -> None:
-    """Measure img2dataset's Resizer and our fast one in turn, and compare their pixels."""
-    import io
-
-    import numpy as np
-    from PIL import Image
-
-    from tasks.download.resizers import FastResizer, Resizer
-
-    spans = json.loads(Path(spec["folder"], "places.json").read_text())[: spec["number"]]
-    with Path(spec["folder"], "pictures").open("rb") as file:
-        jpegs = [file.read(size) for _, size in spans]
-    options: dict[str, Any] = {"image_size": SIDE, "resize_mode": "keep_ratio", "resize_only_if_bigger": False}
-    sides = {"peer": Resizer(**options), "ours": FastResizer(**options)}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    resized: dict[str, list[Any]] = {}
-    for _ in range(3):
-        for name, transform in sides.items():
-            started = time.process_time()
-            resized[name] = [transform(io.BytesIO(data)) for data in jpegs]
-            seconds[name].append(time.process_time() - started)
-    psnr = []
-    for exact, fast in zip(resized["peer"], resized["ours"], strict=True):
-        a, b = (np.asarray(Image.open(io.BytesIO(m[0])), np.float64) for m in (exact, fast))
-        if a.shape == b.shape:
-            psnr.append(10 * np.log10(255**2 / max(np.mean((a - b) ** 2), 1e-9)))
-    speed = {name: len(jpegs) / statistics.median(times) for name, times in seconds.items()}
-    similarity = {"psnr": [float(p) for p in np.percentile(psnr, [5, 50])], "same_size": len(psnr) / len(jpegs)}
-    Path(spec["output"]).write_text(json.dumps(speed | similarity))
-
-
 # The measuring side -----------------------------------------------------------------------------------------------------
 
 
@@ -217,21 +186,19 @@ def main() -> int:
     """Run the benchmark."""
     parser = make_parser(__doc__ or "")
     parser.add_argument("--number", type=int, default=20_000)
-    parser.add_argument(
-        "--case", action="append", choices=["all", "slow-hosts", "fast-resize"], help="run only this case"
-    )
+    parser.add_argument("--case", action="append", choices=["all", "slow-hosts"], help="run only this case")
     parser.add_argument("--times", type=int, help="number of turns; 2 by default")
     parser.add_argument("--pictures", type=Path, help="folder that keeps the images for the next run")
     parser.add_argument("--side", nargs=2, help="used by the benchmark itself")
     options = parser.parse_args()
     if options.side:
-        {"ours": ours, "peer": peer, "resize": resize}[options.side[0]](json.loads(options.side[1]))
+        {"ours": ours, "peer": peer}[options.side[0]](json.loads(options.side[1]))
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         cpu, peak = sum(use.ru_utime + use.ru_stime for use in used), max(use.ru_maxrss for use in used) * 1024
         sys.stdout.write(f"\n{cpu:.2f} {peak}\n")
         return 0
     number, times = (200, 1) if options.quick else (options.number, options.times or 2)
-    cases = options.case or ["all", "slow-hosts", "fast-resize"]
+    cases = options.case or ["all", "slow-hosts"]
     say = make_printer(options.json)
     require_peers("img2dataset", command="pip install -e .")
     rows, equal = [], True
@@ -255,16 +222,6 @@ def main() -> int:
                     row, same = compare(case, folder, spec, number, times, goal, say)
                     rows.append(row)
                     equal &= same
-        if "fast-resize" in cases:
-            result = folder / "resize.json"
-            run_in_process(
-                "resize",
-                {"folder": str(pictures), "number": min(number, 50 if options.quick else 600), "output": str(result)},
-            )
-            found = json.loads(result.read_text())
-            low, median = found["psnr"]
-            say(f"fast-resize: PSNR {median:.1f} dB (5% below {low:.1f}); size equal for {found['same_size']:.1%}")
-            rows.append(Row("fast-resize", found["ours"], found["peer"], "img2dataset's Resizer", "images/s", 1.4))
     packages = ["img2dataset", "opencv-python-headless", "albumentations", "webdataset"]
     return finish("download", rows, packages, equal=equal, as_json=options.json)
 

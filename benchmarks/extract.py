@@ -11,13 +11,10 @@ in its own process, in turn, so that its peak memory is measured; the times are 
 - `wat rows`: to all rows of the stage (also titles, og:image, dropped ones) in memory: nearly twice as many.
 - `wat whole stage`: to the same rows with uids, as Parquet on disk, with checksums; compared with cc2dataset, and with
   `wat rows`, which shows what uids, Parquet and checksums cost.
-- `wat two processes`: two files in two processes, compared with one after the other, in wall time; the limit is the gain
-  of two processes that only inflate, which shows what the machine's two cores can do.
 """
 
 import importlib
 import json
-import multiprocessing
 import statistics
 import subprocess
 import sys
@@ -165,14 +162,11 @@ def _measure(reader: str, path: str) -> dict[str, float]:
         write_wat(Path(folder) / "warm.wat.gz", 50)
         run(Path(folder) / "warm.wat.gz")
     seconds: list[float] = []
-    found: Any = None
     while sum(seconds) < MIN_SECONDS:
-        found = None  # free the last result first
         started = time.process_time()
-        found = run(Path(path))
+        run(Path(path))
         seconds.append(time.process_time() - started)
-    count = len(found) if isinstance(found, list) else 0
-    return {"cpu": statistics.median(seconds), "peak": peak_bytes(), "found": count}
+    return {"cpu": statistics.median(seconds), "peak": peak_bytes()}
 
 
 def measure_in_process(reader: str, path: Path) -> dict[str, float]:
@@ -196,53 +190,6 @@ def compare_pairs(path: Path) -> tuple[bool, dict[str, int]]:
     return theirs == ours, missed | {f"unusable of {PEER}": unusable}
 
 
-def measure_two_processes(path: Path, times: int) -> dict[str, float]:
-    """Return the gain of reading two files in two processes over one process, and the reasons why it is below 2.
-
-    They are the gain of two processes that only inflate (`limit`), the CPU time of a run alone and beside another one, and
-    the time that a run alone waits, mostly for the disk.
-    """
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        pool.map(_warm, range(2), chunksize=1)
-        gain, beside, alone = _gain(pool, "ours_stage", path, times)
-        limit, _, _ = _gain(pool, "bare", path, times)
-    cpu, wall = (statistics.median(run[i] for run in alone) for i in range(2))
-    cpu_beside = statistics.median(run[0] for run in beside)
-    return {"gain": gain, "limit": limit, "cpu": cpu, "cpu beside another": cpu_beside, "waits": max(0.0, wall - cpu)}
-
-
-Run = tuple[float, float]
-"""CPU time and wall time of one run, in seconds."""
-
-
-def _gain(pool: Any, reader: str, path: Path, times: int) -> tuple[float, list[Run], list[Run]]:
-    """Return the median gain of two processes, and the runs beside another one and alone."""
-    gains: list[float] = []
-    beside: list[Run] = []
-    alone: list[Run] = []
-    for _ in range(times):
-        started = time.perf_counter()
-        beside += pool.starmap(_timed, [(reader, path)] * 2, chunksize=1)
-        both = time.perf_counter() - started
-        started = time.perf_counter()
-        alone += [pool.apply(_timed, (reader, path)) for _ in range(2)]
-        gains.append((time.perf_counter() - started) / both)
-    return statistics.median(gains), beside, alone
-
-
-def _timed(reader: str, path: Path) -> Run:
-    cpu, wall = time.process_time(), time.perf_counter()
-    READERS[reader](path)
-    return time.process_time() - cpu, time.perf_counter() - wall
-
-
-def _warm(_: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        write_wat(Path(folder) / "warm.wat.gz", 50)
-        ours_stage(Path(folder) / "warm.wat.gz")
-        time.sleep(1)  # so that each process gets one task
-
-
 def measure_wat(path: Path, times: int) -> tuple[list[Row], bool, dict[str, Any]]:
     """Return the rows of all readers on one file, whether the pairs are equal, and details."""
     runs: dict[str, list[dict[str, float]]] = {reader: [] for reader in READERS}
@@ -251,32 +198,20 @@ def measure_wat(path: Path, times: int) -> tuple[list[Row], bool, dict[str, Any]
             measured.append(measure_in_process(reader, path))
     megabytes = path.stat().st_size / 1e6
     speed = {reader: megabytes / statistics.median(run["cpu"] for run in measured) for reader, measured in runs.items()}
-    links = {reader: measured[0]["found"] for reader, measured in runs.items()}
     peaks = {reader: max(run["peak"] for run in measured) / 1e6 for reader, measured in runs.items()}
     equal, pairs = compare_pairs(path)
     unit, peer = "MB/s a core, compressed", speed["cc2dataset_pairs"]
-    links_per_megabyte = links["ours_pairs"] / megabytes
-    two = measure_two_processes(path, times)
     rows = [
         Row("wat pairs", speed["ours_pairs"], peer, PEER, unit, goal=2.0, limit=speed["bare"]),
-        Row(
-            "wat pairs, links",
-            speed["ours_pairs"] * links_per_megabyte,
-            peer * links_per_megabyte,
-            PEER,
-            "pairs/s a core",
-        ),
         Row("wat pairs", speed["ours_pairs"], speed["fastwarc_pairs"], "FastWARC + simdjson", unit),
         Row("wat whole stage", speed["ours_stage"], peer, f"{PEER}, which writes nothing", unit, limit=speed["bare"]),
         Row("wat whole stage, of its rows", speed["ours_stage"], speed["ours_rows"], "wat rows", unit, goal=0.75),
         Row("wat peak memory", 1 / peaks["ours_stage"], 1 / peaks["cc2dataset_pairs"], PEER, "1/MB"),
-        Row("wat two processes", two["gain"], 1.0, "one process", "times", goal=1.8, limit=two["limit"]),
     ]
     details = {
         "megabytes": round(megabytes, 1),
         "pairs": pairs,
         "peak MB": {reader: round(value) for reader, value in peaks.items()},
-        "two processes": {name: round(value, 3) for name, value in two.items()},
     }
     return rows, equal, details
 

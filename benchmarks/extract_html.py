@@ -1,37 +1,32 @@
 """Compare the extraction of pairs from HTML: ours (Lexbor) with an extractor on lxml that has the same rules.
 
-    python -m benchmarks.extract_html [--quick] [--json] [--file some.warc.gz]
+    python -m benchmarks.extract_html [--quick] [--json]
 
 Both read the bytes of pages and the charset of their response, and return (URL, caption, source) of each pair. The
 peer uses lxml and the standard library (urljoin, NFC); libxml2 decodes its texts. It shares the data of our rule
 (the names of lazy-load attributes) and no code; it has no checks of hostile pages, licences, stand-ins, opt-outs
 and bounds, and does not detect undeclared charsets. The pages are synthetic, from a seed, in the form of a shop, a
-newspaper and a gallery: about 100 kB each with scripts and styles; their pairs are equal. `--file` adds a WARC file
-of real pages, and counts the pages whose pairs differ, by kind (`KINDS`). Times are medians of CPU time; MB are
-pages without their content encoding.
+newspaper and a gallery: about 100 kB each with scripts and styles; their pairs are equal. Times are medians of CPU
+time.
 """
 
-import json
 import random
 import re
 import sys
 import time
 import unicodedata
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag, urljoin
 
 from selectolax.lexbor import LexborHTMLParser
 
 from benchmarks.measure import Row, finish, make_parser, peer_imports, time_in_turn
-from dataops.archives.warc import Page, read_pages
+from dataops.archives.warc import Page
 from dataops.web.charsets import convert_to_utf8
 from dataops.web.image_urls import LAZY_SRC, LAZY_SRCSET
-from dataops.web.page_pairs import PageBounds, PagePair
+from dataops.web.page_pairs import PageBounds
 from dataops.web.pages import extract_page_pairs
-from dataops.web.urls import BadUrl, canonicalise_url
 
 with peer_imports():
     from lxml import html as lxml_html
@@ -39,15 +34,6 @@ with peer_imports():
 Pair = tuple[str, str, str | None]
 BOUNDS = PageBounds(caption=2000, url=4096)
 PEER = "lxml 6 extractor"
-KINDS = {
-    "address": "the pairs are equal after the peer's URLs are made canonical (non-ASCII characters, spaces, hosts)",
-    "unusable": "the peer has pairs that ours drops with a reason (bounds, no usable URL)",
-    "stand-in": "the peer also has images in <noscript> that stand in for one that was found",
-    "white space": "a text differs only in white space (figcaption: words that <br> and blocks separate)",
-    "charset": "libxml2 decoded a text differently: mojibake if the page declares no charset, or late",
-    "choice": "another URL of an image that offers several (libxml2 nests <source> differently)",
-    "several": "more than one of these, or images and figures that one tree lacks: libxml2 repairs pages unlike browsers",
-}
 WORDS = "red kite old harbour small cat über garden café winter light bridge naïve river house of the on a".split()  # noqa: SIM905
 _SETS = frozenset(("srcset", *LAZY_SRCSET))
 _LAZY = (*LAZY_SRCSET, *LAZY_SRC)
@@ -59,12 +45,11 @@ _DECODED = {"", *(f"image/{kind}" for kind in ("jpeg", "jpg", "png", "webp", "gi
 
 def ours(pages: Sequence[Page]) -> list[list[Pair]]:
     """Return the pairs of each page, by dataops.web.pages."""
-    return [[row[:3] for row in _rows(page) if row.reason is None] for page in pages]
-
-
-def _rows(page: Page) -> list[PagePair]:
-    html, _ = convert_to_utf8(page.body, page.charset)
-    return extract_page_pairs(html, page.url, BOUNDS).pairs
+    found = []
+    for page in pages:
+        html, _ = convert_to_utf8(page.body, page.charset)
+        found.append([row[:3] for row in extract_page_pairs(html, page.url, BOUNDS).pairs if row.reason is None])
+    return found
 
 
 def peer(pages: Sequence[Page]) -> list[list[Pair]]:
@@ -80,11 +65,11 @@ def _tree(page: Page) -> Any:
     return lxml_html.document_fromstring(page.body, parser=parser)
 
 
-def _by_lxml(tree: Any, page_url: str, within: str | None = None) -> list[Pair]:
+def _by_lxml(tree: Any, page_url: str) -> list[Pair]:
     base = next((node.get("href") for node in tree.iter("base") if node.get("href")), None)
     base = urljoin(page_url, base) if base else page_url
     found: list[Pair] = []
-    for image in tree.iter("img") if within is None else tree.iterfind(f".//{within}//img"):
+    for image in tree.iter("img"):
         attributes = dict(image.attrib)
         sources, above = [], image.getparent()
         while above is not None and above.tag == "source":  # libxml2 does not know that it is a void element
@@ -155,49 +140,6 @@ def _pairs(base: str, reference: str, texts: Sequence[tuple[str, str]]) -> list[
     return [(url, text, source) for text, source in unique.items() if text]
 
 
-def classify_difference(page: Page, mine: list[Pair], theirs: list[Pair]) -> str | None:
-    """Return the first of KINDS that explains all differences of a page, else `several`; None if the pairs are equal."""
-    if mine == theirs:
-        return None
-    only_ours = Counter(mine) - (of_peer := Counter(map(_canonical_pair, theirs)))
-    only_theirs = of_peer - Counter(mine)
-    if not only_ours:
-        if not only_theirs:
-            return "address"
-        rows = {(row.url, row.caption) for row in _rows(page) if row.reason}
-        if all(not url or (url, text) in rows for url, text, _ in only_theirs):
-            return "unusable"
-        if not only_theirs - Counter(map(_canonical_pair, _by_lxml(_tree(page), page.url, "noscript"))):
-            return "stand-in"
-    for kind, form in (("white space", _unspaced), ("charset", _ascii), ("choice", _without_url)):
-        if Counter(map(form, only_ours.elements())) == Counter(map(form, only_theirs.elements())):
-            return kind
-    return "several"
-
-
-def _canonical_pair(pair: Pair) -> Pair:
-    return _canonical(pair[0]), *pair[1:]
-
-
-def _without_url(pair: Pair) -> Pair:
-    return "", *pair[1:]
-
-
-def _canonical(url: str) -> str:
-    try:
-        return canonicalise_url(url, url, BOUNDS.url)
-    except BadUrl:
-        return ""
-
-
-def _unspaced(pair: Pair) -> Pair:
-    return pair[0], "".join(pair[1].split()), pair[2]
-
-
-def _ascii(pair: Pair) -> Pair:
-    return pair[0], "".join(re.findall(r"[a-zA-Z0-9]", pair[1])), pair[2]
-
-
 def make_pages(number: int, seed: int = 0) -> list[Page]:
     """Return synthetic pages of a shop, a newspaper and a gallery."""
     rng = random.Random(seed)
@@ -256,8 +198,9 @@ def _text(rng: random.Random, words: int) -> str:
     return " ".join(rng.choices(WORDS, k=words))
 
 
-def compare_pages(case: str, pages: Sequence[Page], times: int) -> tuple[list[Row], Counter[str]]:
-    """Return the rows of pages, and the number of pages that differ, by kind."""
+def measure_html(quick: bool) -> list[Row]:
+    """Return the row of the `html` case on synthetic pages. Raises: AssertionError if their pairs differ."""
+    pages, times = make_pages(60 if quick else 300), 9
     size = sum(len(page.body) for page in pages) / 1e6
     for run in (ours, peer):  # imports and compiled code
         run(pages[:3])
@@ -266,34 +209,14 @@ def compare_pages(case: str, pages: Sequence[Page], times: int) -> tuple[list[Ro
     for page in pages:
         LexborHTMLParser(page.body)
     limit = size / (time.process_time() - started)
-    kinds = Counter(filter(None, map(classify_difference, pages, found, peers)))
-    equal = len(pages) - kinds.total()
-    return [
-        Row(f"html {case}", size / mine, size / theirs, PEER, "MB/s a core", goal=2.0, limit=limit),
-        Row(f"html {case}, equal pages", equal, len(pages), "all", "pages", goal=None if kinds else 1.0),
-    ], kinds
-
-
-def measure_html(quick: bool) -> list[Row]:
-    """Return the rows of the `html` case on synthetic pages."""
-    found, kinds = compare_pages("made pages", make_pages(60 if quick else 300), 9)
-    if kinds:
-        raise AssertionError(f"the pairs of synthetic pages differ: {dict(kinds)}")
-    return found
+    assert found == peers
+    return [Row("html made pages", size / mine, size / theirs, PEER, "MB/s a core", goal=2.0, limit=limit)]
 
 
 def main() -> int:
-    """Run the benchmark. Raises: AssertionError if the pairs of synthetic pages differ."""
-    parser = make_parser(__doc__ or "")
-    parser.add_argument("--file", type=Path, help="a WARC file of real pages")
-    options = parser.parse_args()
+    """Run the benchmark."""
+    options = make_parser(__doc__ or "").parse_args()
     found = measure_html(options.quick)
-    if options.file:
-        pages = [page for page in read_pages(options.file, 50_000_000, lambda _: None) if isinstance(page, Page)]
-        more, kinds = compare_pages(options.file.name, pages, 3 if options.quick else 5)
-        found += more
-        if not options.json:
-            sys.stdout.write(f"pages that differ: {json.dumps(dict(kinds.most_common()))}\n")
     return finish("extract_html", found, ["selectolax", "lxml"], equal=True, as_json=options.json)
 
 

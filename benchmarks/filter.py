@@ -1,14 +1,13 @@
-"""Compare filtering with pandas for rules, DuckDB for dedupe, pyahocorasick for queries (as in MetaCLIP), and rensa
-for MinHash signatures.
+"""Compare filtering with pandas for rules, DuckDB for dedupe, ahocorasick_rs for queries, and rensa for MinHash
+signatures.
 
     pip install -e '.[bench]'
-    python -m benchmarks.filter [--quick] [--json] [--rows 5000000] [--memory] [--folder DIR] [--only rules,stage]
+    python -m benchmarks.filter [--quick] [--json] [--rows 5000000] [--folder DIR] [--only rules,stage]
 
 The pairs are synthetic (benchmarks/inputs/rows.py); `--folder` keeps them for the next run. Each side of a comparison runs
 in its own process, in turn (A B A B, medians of wall time), and each case checks that both find the same. Memory is the
 peak of the private memory of a process and all its descendants; resident memory includes libraries, once per process.
-`--memory` runs the whole stage with 1, 4 and 20 million rows: its resident memory must be below `memory_limit_bytes`, and
-about equal for all (else the exit code is 1).
+The resident memory of the whole stage must be below `memory_limit_bytes` (else the exit code is 1).
 """
 
 import json
@@ -27,13 +26,11 @@ from benchmarks.measure import Row, finish, make_parser, make_printer, require_p
 
 PACKAGES = (
     *("polars", "pandas", "duckdb", "pyarrow", "numba", "wordfreq"),
-    *("pyahocorasick", "ahocorasick_rs", "rensa"),
+    *("ahocorasick_rs", "rensa"),
 )
-PEERS = ("pandas", "duckdb", "ahocorasick", "ahocorasick_rs", "rensa", "wordfreq")
+PEERS = ("pandas", "duckdb", "ahocorasick_rs", "rensa", "wordfreq")
 MANY = 4_000_000
 """Minimum number of rows with which the whole stage has a goal."""
-FLAT = 0.75
-"""Minimum share of the memory for the most rows that the fewest rows take, if memory does not grow with rows."""
 QUICK_QUERIES, QUICK_CAPTIONS = 100_000, 5_000
 MATCHED_PARTS = 1
 """Number of parts whose captions are matched: the peers take seconds for each."""
@@ -92,8 +89,8 @@ def compare(
     return table, equal, f"{case}, {rows:,} rows: {costs}; found {json.dumps(runs[ours][0].result)}, equal: {equal}"
 
 
-def measure_stage(folder: Path, size: int, say: Callable[[str], Any]) -> tuple[list[Row], int]:
-    """Run the whole stage on the first `size` rows; return rows and the peak resident memory."""
+def measure_stage(folder: Path, size: int, say: Callable[[str], Any]) -> tuple[list[Row], bool]:
+    """Run the whole stage on the first `size` rows; return rows, and whether its memory is below the limit."""
     paths, _ = make_parts(folder, size)
     run = run_case("stage", paths)
     costs = f"{run.seconds:.1f} s, {run.cpu_seconds:.1f} s of CPU, {run.peak / 1e6:,.0f} MB resident in all processes"
@@ -104,17 +101,7 @@ def measure_stage(folder: Path, size: int, say: Callable[[str], Any]) -> tuple[l
         Row(f"stage {size}, by CPU", size / run.cpu_seconds, 100_000, "the goal", "rows/s a core", goal),
         Row(f"stage {size}, room in memory", filter_cases.MEMORY_LIMIT / 1e6, run.peak / 1e6, "resident", "MB", 1),
     ]
-    return rows, run.peak
-
-
-def measure_stages(folder: Path, sizes: Sequence[int], say: Callable[[str], Any]) -> tuple[list[Row], bool]:
-    """Run the whole stage on each size; return rows, and whether its memory is below the limit and does not grow."""
-    measured = {size: measure_stage(folder, size, say) for size in sizes}
-    rows = [row for table, _ in measured.values() for row in table]
-    least, most = (measured[size][1] / 1e6 for size in (min(sizes), max(sizes)))
-    if len(sizes) > 1:
-        rows.append(Row("stage memory, least against most rows", least, most, f"{max(sizes)} rows", "MB", FLAT))
-    return rows, most <= filter_cases.MEMORY_LIMIT / 1e6 and least >= FLAT * most
+    return rows, run.peak <= filter_cases.MEMORY_LIMIT
 
 
 def main() -> int:
@@ -122,8 +109,7 @@ def main() -> int:
     parser = make_parser(__doc__ or "")
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--times", type=int, default=3, help="repetitions of each measurement")
-    parser.add_argument("--memory", action="store_true", help="also the whole stage at 1, 4 and 20 million rows")
-    parser.add_argument("--folder", type=Path, help="folder that keeps the pairs (2.5 GB for 20 million)")
+    parser.add_argument("--folder", type=Path, help="folder that keeps the pairs (0.6 GB for 5 million)")
     parser.add_argument("--only", default="rules,dedupe,match,minhash,stage", help="the cases to run")
     options = parser.parse_args()
     number = 300_000 if options.quick else options.rows
@@ -140,7 +126,7 @@ def main() -> int:
         cases: list[tuple[str, str, list[str], Sequence[Path], float | None]] = [
             ("rules", "rules_ours", ["rules_pandas"], paths, 6),
             ("dedupe", "dedupe_ours", ["dedupe_duckdb"], paths, None if options.quick else 1.2),
-            ("match", "match_ours", ["match_pyahocorasick", "match_ahocorasick_rs"], few, 5),
+            ("match", "match_ours", ["match_ahocorasick_rs"], few, 5),
         ]
         rows: list[Row] = []
         equal = True
@@ -155,9 +141,7 @@ def main() -> int:
             rows, equal = rows + table, equal and same
             say(line)
         if "stage" in options.only:
-            table, same = measure_stages(
-                folder, [1_000_000, 4_000_000, 20_000_000] if options.memory else [number], say
-            )
+            table, same = measure_stage(folder, number, say)
             rows, equal = rows + table, equal and same
     return finish("filter", rows, PACKAGES, equal=equal, as_json=options.json)
 

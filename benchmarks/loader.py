@@ -6,9 +6,8 @@ The shards contain JPEGs of quality 95 (as img2dataset writes them) with a short
 photographs, with captions. Both sides resize a random crop of 90 to 100% of the area (RandomResizedCrop(scale=(0.9, 1.0)),
 open_clip's default) to 224 or 64 pixels, and tokenize the captions. Both run in this process without workers; its CPU time
 is measured (A B A B, medians). Ours returns bytes, since it normalises on the device (in the step that benchmarks/train.py
-measures); `with_normalising` is the ratio with normalisation included. The positions, areas and aspect ratios of the crops
+measures). The positions, areas and aspect ratios of the crops
 must have equal distributions (Kolmogorov-Smirnov), and equal crops nearly equal pixels (PSNR to Pillow's bicubic).
-`share_of_tokens` is the share of our loader's time that tokenization takes.
 
 `decode 256 to N`: the same crops of the same images by spdl (FFmpeg in C++ threads, if it and FFmpeg's libraries are
 installed), without shards and captions; the limit is libjpeg-turbo's decoding alone.
@@ -62,14 +61,11 @@ def write_shards(folder: Path, count: int) -> list[str]:
     return captions
 
 
-def make_our_loader(folder: Path, side: int, captions: list[str], *, normalise: bool) -> Callable[[], int]:
+def make_our_loader(folder: Path, side: int, captions: list[str]) -> Callable[[], int]:
     """Return a function that loads all samples with our loader."""
-    import torch
-
     from training.config import TrainConfig
     from training.data.loader import Dataset, load_batches
     from training.data.sampling_plan import Plan
-    from training.loop.step import normalize_pixels
     from training.model.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(captions, 8192, 77)
@@ -79,36 +75,11 @@ def make_our_loader(folder: Path, side: int, captions: list[str], *, normalise: 
         dataset = Dataset(sorted(folder.glob("*.tar")), side, 0, AREA)
         count = 0
         for batch in load_batches(dataset, Plan(len(dataset), config, 0), 1, 0, 1, tokenizer):
-            pixels = torch.from_numpy(batch.pixels_BSS3)
-            count += len(normalize_pixels(pixels) if normalise else pixels)
+            count += len(batch.pixels_BSS3)
         dataset.close()
         return count
 
     return run
-
-
-def measure_share_of_tokens(folder: Path, side: int) -> float:
-    """Return the share of our loader's CPU time that tokenization with CLIP's vocabulary takes."""
-    from training.config import TrainConfig
-    from training.data.loader import Dataset, load_batches
-    from training.data.sampling_plan import Plan
-    from training.model.tokenizer import make_tokenizer
-
-    tokenizer, spent = make_tokenizer("clip", [], 0, 77), [0.0]
-
-    def timed(captions: list[str]) -> Any:
-        started = time.process_time()
-        tokens_BL = tokenizer(captions)
-        spent[0] += time.process_time() - started
-        return tokens_BL
-
-    dataset = Dataset(sorted(folder.glob("*.tar")), side, 0, AREA)
-    config = TrainConfig(epochs=1, batch_size=BATCH, workers=0, crop_area=AREA)
-    started = time.process_time()
-    for _ in load_batches(dataset, Plan(len(dataset), config, 0), 1, 0, 1, timed):
-        pass
-    dataset.close()
-    return spent[0] / (time.process_time() - started)
 
 
 def make_peer_loader(folder: Path, side: int, count: int) -> Callable[[], int]:
@@ -238,24 +209,13 @@ def main() -> int:
         captions = write_shards(folder, count)
         for side in (224, 64):
             ends: dict[str, Any] = {
-                "ours": make_our_loader(folder, side, captions, normalise=False),
+                "ours": make_our_loader(folder, side, captions),
                 "peer": make_peer_loader(folder, side, count),
             }
             warm = [run() for run in ends.values()]
             mine, theirs, *counts = time_in_turn(ends["ours"], ends["peer"], times, time.process_time)
-            normalising = make_our_loader(folder, side, captions, normalise=True)
-            started = time.process_time()
-            normalising()
-            with_normalising = time.process_time() - started
             case = f"loader 256 to {side}"
-            crops = compare_crops(folder, side)
-            tokens = {"share_of_tokens": round(measure_share_of_tokens(folder, side), 3)}
-            details[case] = {
-                **crops,
-                "with_normalising": round(theirs / with_normalising, 2),
-                "images": counts,
-                **tokens,
-            }
+            details[case] = compare_crops(folder, side)
             assert warm == counts == [count, count]
             rows.append(Row(case, count / mine, count / theirs, "open_clip 3.3", "images/s/core", GOAL))
         for side in (64, 224, 336):

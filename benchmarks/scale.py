@@ -1,22 +1,19 @@
-"""Measure the cost of a row as the number of rows grows, and the overhead of a cluster and of the orchestrator.
+"""Measure the cost of a row as the number of rows grows, and the overhead of a cluster.
 
     pip install -e '.[bench,ray]'
     python -m benchmarks.scale [--quick] [--json] [--rows 100000,1000000,10000000] [--pictures 20000,200000]
                                [--engines local1,local2,ray] [--folder DIR] [--filter-memory 4294967296]
-                               [--only stages,parts,orchestration]
+                               [--only stages,parts]
 
 Each measurement is its own process, with the memory of all its descendants. `extract` and `filter` read synthetic
 pair lists (benchmarks/inputs/rows.py), `curate` and `pack` synthetic images of 64 pixels. The peer of a stage is the
 same engine at the smallest size, so that the ratio shows how the cost of a row grows: the goal of 0.85 is 15% more.
 Ray is two nodes of one core on this machine; each engine must write the same bytes. Above a million rows or a hundred
-thousand images, only local2 is measured. `parts` maps 1,000 empty tasks. `orchestration` is the share of `pairmill
-run`, with running servers, that is not the work of the two stages.
+thousand images, only local2 is measured. `parts` maps 1,000 empty tasks.
 """
 
-import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -25,28 +22,16 @@ from typing import Any, NamedTuple
 
 from benchmarks.cases.scale_cases import JobResult, delete_snapshots, run_job, write_raw_shards
 from benchmarks.cases.scale_job import Job
-from benchmarks.cases.scale_services import local_servers, ray_cluster, run_pairmill
+from benchmarks.cases.scale_services import ray_cluster
 from benchmarks.inputs.rows import make_parts
 from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers, run_in_process
-from dataops.home import CHECKOUT
 from dataops.store import FolderStore
-from plugins.demo.build import build_demo_web
 
 PACKAGES = ("pyarrow", "polars", "prefect")
 MANY_PAIRS, MANY_PICTURES = 1_000_000, 100_000
 ENGINE_FOR_MANY = "local2"
 FLAT = 0.85
 """Minimum speed at a larger size, as a share of that at the smallest."""
-CONFIG = """
-name = "scale"
-store.uri = "{store}"
-source = {{ kind = "pairs", paths = {lists} }}
-filter.languages = ["en"]
-download.contact = "https://example.org/benchmark"
-evaluate = {{ suite = "{root}/configs/suites/demo.toml", data = "{data}" }}
-register.model_name = "scale"
-execution.workers = {workers}
-"""
 
 
 class Measured(NamedTuple):
@@ -151,30 +136,6 @@ class Scale:
         peer = self.engines[0]
         self.rows += [Row(f"parts {engine}", speed, speeds[peer], peer, "parts/s") for engine, speed in speeds.items()]
 
-    def orchestration(self, size: int) -> None:
-        """Measure the share of a run that is the stages' own work."""
-        paths, _ = make_parts(self.folder / "pairs", size)
-        web = build_demo_web(self.folder / "web", limit=60)  # the config needs a suite, which is not run
-        with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
-            home = Path(temporary)
-            config = home / "run.toml"
-            values = {"store": home / "store", "lists": json.dumps([str(path) for path in paths]), "root": CHECKOUT}
-            config.write_text(CONFIG.format(**values, data=web.suite_root, workers=2))
-            with local_servers(home):
-                started = time.perf_counter()
-                run_pairmill(home, "run", str(config), "--until", "filter")
-                wall = time.perf_counter() - started
-            work = self._work(size, home / "bare", tuple(map(str, paths)))
-        self.say(f"orchestration {size:,}: run {wall:.1f} s, the stages alone {work:.1f} s: {1 - work / wall:.1%}")
-        self.rows.append(Row(f"orchestration {size}", work / wall, 1, "the run", "share of the run that is work", 0.95))
-
-    def _work(self, size: int, store: Path, lists: tuple[str, ...]) -> float:
-        """Return the seconds of the two stages alone, from this run's measurements if there are any."""
-        measured = [c for c in self.costs if (c["engine"], c["rows"]) == ("local2", size)]
-        known = {c["stage"]: c["seconds"] for c in measured}
-        jobs = [self.job(what, "local2", store, rows=size, lists=lists) for what in ("extract", "filter")]
-        return sum(known.get(job.what) or measure_job(job).result.seconds for job in jobs)
-
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
@@ -186,16 +147,16 @@ def main() -> int:
     parser.add_argument("--rows", default="100000,1000000,10000000", help="sizes for extract and filter")
     parser.add_argument("--pictures", default="20000,200000", help="sizes for curate and pack")
     parser.add_argument("--engines", default="local1,local2,ray")
-    parser.add_argument("--only", default="stages,parts,orchestration", help="the cases to run")
+    parser.add_argument("--only", default="stages,parts", help="the cases to run")
     parser.add_argument("--folder", type=Path, help="folder of the stores, which keeps the pairs")
     parser.add_argument("--filter-memory", type=int, default=4 << 30, help="filter.memory_limit_bytes")
     options = parser.parse_args()
     if options.quick:
-        quick = {"rows": "20000,40000", "pictures": "2000", "engines": "local1", "only": "stages,parts"}
+        quick = {"rows": "20000,40000", "pictures": "2000", "engines": "local1"}
         vars(options).update(quick)
     say = make_printer(options.json)
     engines, only = options.engines.split(","), options.only.split(",")
-    require_peers(*(["wordfreq"] if {"stages", "orchestration"} & {*only} else []))
+    require_peers(*(["wordfreq"] if "stages" in only else []))
     require_peers(*(["ray"] if "ray" in engines else []), command="pip install -e '.[ray]'")
     with tempfile.TemporaryDirectory(prefix="pairmill-benchmark-") as temporary:
         folder = (options.folder or Path(temporary)).absolute()
@@ -203,12 +164,9 @@ def main() -> int:
         scale = Scale(folder, engines, say)
         scale.filter_memory = options.filter_memory
         with ExitStack() as servers:
-            if "ray" in engines and {*only} - {"orchestration"}:
+            if "ray" in engines:
                 scale.cluster = servers.enter_context(ray_cluster())
             _measure(scale, only, options)
-        if "orchestration" in only:
-            for size in _numbers(options.rows)[1:] or _numbers(options.rows):
-                scale.orchestration(size)
     packages = (*PACKAGES, *(["ray"] if "ray" in engines else []))
     return finish(
         "scale", scale.rows, packages, equal=scale.equal, as_json=options.json, details={"stages": scale.costs}

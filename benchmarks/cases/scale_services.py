@@ -1,11 +1,8 @@
-"""Start a Ray cluster on this machine, and the servers of Prefect and MLflow, for benchmarks/scale.py."""
+"""Start a Ray cluster on this machine, for benchmarks/scale.py and benchmarks/engines.py."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from dataops.home import CHECKOUT
@@ -27,22 +24,3 @@ def ray_cluster() -> Iterator[str]:
         yield str(cluster.address)
     finally:
         cluster.shutdown()
-
-
-@contextmanager
-def local_servers(home: Path) -> Iterator[None]:
-    """Run the local servers during the block, with their data below a folder."""
-    try:
-        run_pairmill(home, "up")
-        yield
-    finally:
-        run_pairmill(home, "down")
-
-
-def run_pairmill(home: Path, *command: str) -> None:
-    """Run a command of pairmill with its home below a folder."""
-    environment = {**os.environ, "PAIRMILL_HOME": str(home / "home"), "PYTHONPATH": str(CHECKOUT)}
-    code = "from flows.cli import main; main()"
-    subprocess.run(
-        [sys.executable, "-c", code, *command], env=environment, cwd=home, check=True, stdout=subprocess.DEVNULL
-    )

