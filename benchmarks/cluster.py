@@ -3,17 +3,16 @@
 Workers are lost at 1% a minute and replaced, become ten times as slow, run out of memory or hang; the head is lost once,
 and the store is silent for 90 s (tests/simulated_cluster.py). The stage is a map that writes parts, and an exchange of rows
 between partitions. The snapshot must be that of one worker, and at most a tenth of the workers' time be lost. `--page FILE`
-writes a page with the timeline.
+draws the timeline.
 
-    python -m benchmarks.cluster --page cluster.html
+    python -m benchmarks.cluster --page cluster.svg
 """
 
-import html
 import random
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -96,129 +95,55 @@ def simulate(case: Case, faults: Faults) -> tuple[Manifest, SimulatedCluster]:
     return make_at_any_price(planned, cluster, TaskLimits(), DELAYS), cluster
 
 
-# The page -------------------------------------------------------------------------------------------------------------
+# The timeline ---------------------------------------------------------------------------------------------------------
 
-WIDTH, LEFT = 1100, 70
 COLOURS = {
     "finished": "#8fb4d9", "machine lost": "#c62828", "out of memory": "#ef6c00", "stopped": "#7b1fa2", "head lost": "#222",
 }  # fmt: skip
-MEANINGS = {
-    "finished": "a task that finished",
-    "machine lost": "its machine was lost: the task ran again elsewhere",
-    "out of memory": "its worker ran out of memory: it ran again, alone on a machine, after all others",
-    "stopped": "another copy of it was faster, so it was stopped",
-    "head lost": "the head was lost with all that ran; the stage was retried and kept what was finished",
-}
+"""Of how a task ended: with its machine it runs again elsewhere, out of memory alone, after all others; `stopped` is one of
+which another copy was faster."""
 SHOWN = 60
-"""Workers with a line of their own."""
+"""Workers with a line of their own: half of them those with most faults, and others by chance."""
 
 
-def draw_curve(values: Sequence[tuple[float, float]], end: float, top: float, height: int, colour: str) -> str:
-    """Return a filled curve of (time, value)."""
-    newest = {round(x_of(time, end), 1): height - height * value / top for time, value in values}
-    points = " ".join(f"{x},{y:.1f}" for x, y in newest.items())
-    return f'<polygon points="{LEFT},{height} {points} {WIDTH},{height}" fill="{colour}"/>'
+def draw_page(path: Path, cluster: SimulatedCluster, lines: Sequence[str]) -> None:
+    """Draw the timeline, in virtual minutes."""
+    from matplotlib.figure import Figure
 
-
-def x_of(at: float, end: float) -> float:
-    """Return the place of a time."""
-    return LEFT + (WIDTH - LEFT) * at / end
-
-
-def draw_axis(end: float, height: int, top: float, label: str) -> str:
-    """Return the minutes below a chart, and its name and largest value beside it."""
-    step = max(1, round(end / 60 / 10))
-    marks = "".join(
-        f'<text x="{x_of(60 * m, end):.0f}" y="{height + 16}" text-anchor="middle">{m}</text>'
-        for m in range(0, int(end / 60) + 1, step)
-    )
-    names = f'<text x="{LEFT - 6}" y="12" text-anchor="end">{top:,.0f}</text>'
-    return (
-        f'{marks}{names}<text x="{LEFT - 6}" y="{height}" text-anchor="end">0</text><title>{html.escape(label)}</title>'
-    )
-
-
-def draw_marks(cluster: SimulatedCluster, end: float, height: int) -> Iterator[str]:
-    """Yield the times of the store's silence and of the head's loss."""
-    for begin, until in cluster.faults.outages:
-        width = x_of(until, end) - x_of(begin, end)
-        yield f'<rect x="{x_of(begin, end):.1f}" y="0" width="{width:.1f}" height="{height}" fill="#f4d35e" opacity="0.5"/>'
-    for at in cluster.faults.head_lost:
-        yield f'<rect x="{x_of(at, end):.1f}" y="0" width="2" height="{height}" fill="#222"/>'
-
-
-def draw_chart(cluster: SimulatedCluster, values: Sequence[tuple[float, float]], name: str, colour: str) -> str:
-    """Return a chart of (time, value), with its heading."""
-    end, height, top = cluster.now(), 140, max(value for _, value in values)
-    inner = draw_curve(values, end, top, height, colour) + "".join(draw_marks(cluster, end, height))
-    svg = f'<svg viewBox="0 0 {WIDTH + 10} {height + 22}">{inner}{draw_axis(end, height, top, name)}</svg>'
-    return f"<h2>{html.escape(name)}</h2>{svg}"
-
-
-def draw_workers(cluster: SimulatedCluster) -> str:
-    """Return a line for each of some workers, with what it did when: those with most faults first."""
-    spans: dict[int, list[Span]] = {}
+    spans, end = defaultdict[int, list[Span]](list), cluster.now()
     for span in cluster.spans:
-        spans.setdefault(span.worker, []).append(span)
+        spans[span.worker].append(span)
     faults = {worker: sum(span.how not in ("finished", "head lost") for span in of) for worker, of in spans.items()}
     worst = sorted(spans, key=lambda worker: (-faults[worker], worker))[: SHOWN // 2]
     chosen = sorted({*worst, *random.Random(0).sample(sorted(spans), min(len(spans), SHOWN // 2))})
-    end, height = cluster.now(), 9 * len(chosen)
-    bars = []
+    running = [(span.began, 1) for span in cluster.spans] + [(span.ended, -1) for span in cluster.spans]
+    curves = {
+        "machines": [(at, {"join": 1, "machine lost": -1}.get(what, 0)) for at, what in cluster.events],
+        "tasks that run": running,
+        "finished tasks": [(span.ended, 1) for span in cluster.spans if span.how == "finished"],
+    }
+    figure = Figure((12, 16), layout="constrained")
+    figure.suptitle("\n".join(lines))
+    *charts, workers = figure.subplots(4, 1, sharex=True, height_ratios=(1, 1, 1, 4))
+    for chart, (name, changes) in zip(charts, curves.items(), strict=True):
+        times, values = zip(*sorted(changes), strict=True)
+        chart.fill_between(np.array(times) / 60, np.cumsum(values), step="post")
+        chart.set_title(name)
     for row, worker in enumerate(chosen):
-        for span in spans[worker]:
-            width = max(x_of(span.ended, end) - x_of(span.began, end) - 0.6, 0.6)
-            place = f'x="{x_of(span.began, end):.1f}" y="{9 * row}" width="{width:.1f}" height="7"'
-            note = f"worker {worker}: {span.task}, {span.ended - span.began:.0f} s, {span.how}"
-            bars.append(f'<rect {place} fill="{COLOURS[span.how]}"><title>{html.escape(note)}</title></rect>')
-        bars.append(f'<text x="{LEFT - 6}" y="{9 * row + 7}" text-anchor="end" class="small">{worker}</text>')
-    marks = "".join(draw_marks(cluster, end, height))
-    return f'<svg viewBox="0 0 {WIDTH + 10} {height + 4}">{marks}{"".join(bars)}</svg>'
-
-
-def count_over_time(changes: Sequence[tuple[float, int]]) -> list[tuple[float, float]]:
-    """Return the running sum of changes at the begin and end of each."""
-    total, found = 0, [(0.0, 0.0)]
-    for at, change in sorted(changes):
-        found.append((at, total))
-        total += change
-        found.append((at, total))
-    return found
-
-
-def write_page(path: Path, cluster: SimulatedCluster, lines: Sequence[str]) -> None:
-    """Write the timeline."""
-    alive = [(at, {"join": 1, "machine lost": -1}.get(what, 0)) for at, what in cluster.events]
-    busy = [(span.began, 1) for span in cluster.spans] + [(span.ended, -1) for span in cluster.spans]
-    alive.append((cluster.now(), 0))
-    done = [(span.ended, 1) for span in cluster.spans if span.how == "finished"]
-    style = "body{font:15px sans-serif;max-width:1120px;margin:24px auto;padding:0 12px;color:#222;background:#fff}"
-    style += (
-        "text{font:11px sans-serif}.small{font-size:8px}h2{font-size:16px;margin:22px 0 4px}i{display:inline-block;"
-    )
-    style += "width:14px;height:14px;margin-right:6px;vertical-align:-2px}li{list-style:none}ul{padding:0}"
-    keys = [f'<li><i style="background:{COLOURS[how]}"></i>{html.escape(MEANINGS[how])}</li>' for how in COLOURS]
-    keys += [
-        '<li><i style="background:#f4d35e"></i>the store answered no request</li>',
-        '<li><i style="background:#222;width:3px;margin:0 12px 0 5px"></i>the head of the cluster was lost</li>',
-    ]
-    body = [
-        f"<h1>{cluster.faults.workers:,} workers, of which {cluster.faults.deaths_per_minute:.0%} a minute are lost</h1>",
-        f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>",
-        "<p>Times are virtual minutes.</p>",
-        draw_chart(cluster, count_over_time(alive), "Machines", "#c9d6df"),
-        draw_chart(cluster, count_over_time(busy), "Tasks that run", "#8fb4d9"),
-        draw_chart(cluster, count_over_time(done), "Finished tasks", "#8cc6a1"),
-        f"<h2>Some of the workers</h2><ul>{''.join(keys)}</ul>{draw_workers(cluster)}",
-    ]
-    head = f'<meta charset="utf-8"><title>Timeline of a simulated cluster</title><style>{style}</style>'
-    path.write_text(f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n', "utf-8")
+        bars = [(span.began / 60, (span.ended - span.began) / 60) for span in spans[worker]]
+        workers.broken_barh(bars, (row, 0.8), facecolors=[COLOURS[span.how] for span in spans[worker]])
+    workers.set_yticks(range(len(chosen)), chosen, fontsize=6)
+    workers.set_xlabel(", ".join(f"{colour}: {how}" for how, colour in COLOURS.items()))
+    for chart in (*charts, workers):
+        for start, until in (*cluster.faults.outages, *((at, at + end / 500) for at in cluster.faults.head_lost)):
+            chart.axvspan(start / 60, until / 60, color="#f4d35e" if until - start > end / 500 else "#222", alpha=0.5)
+    figure.savefig(path)
 
 
 def main() -> int:
     """Run the benchmark and return its exit code."""
     parser = make_parser(__doc__ or "")
-    parser.add_argument("--page", type=Path, help="write the timeline to this file")
+    parser.add_argument("--page", type=Path, help="draw the timeline to this file, such as cluster.svg")
     options = parser.parse_args()
     case = Case(100, 1000, 200, 50) if options.quick else Case(1000, 12_000, 2000, 500)
     faults = Faults(case.workers, head_lost=(600.0,), outages=((1000.0, 1090.0),))
@@ -239,7 +164,7 @@ def main() -> int:
         f"the snapshot {'is' if equal else 'IS NOT'} that of one worker; nobody did anything by hand",
     ]
     if options.page:
-        write_page(options.page, cluster, lines)
+        draw_page(options.page, cluster, lines)
     rows = [
         Row("work kept", 1 - cluster.lost, 1.0, "all", "of the workers' time", goal=0.9),
         Row(

@@ -4,7 +4,7 @@
     python -m benchmarks.extract [--quick] [--json] [--file some.warc.wat.gz]
 
 The WAT file is synthetic (tests/wat_files.py): 200,000 image links in Common Crawl's layout. Each reader runs
-in its own process, in turn, so that its peak memory is measured; the times are medians of the CPU time of that process
+in its own process, in turn; the times are medians of the CPU time of that process
 (`time.process_time`), which depends less on other processes than wall time.
 
 - `wat pairs`: from the file's bytes to the pairs of cc2dataset's rule (images with an alt that is not empty) in memory.
@@ -27,7 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import BENCH_EXTRA, Row, finish, make_parser, peak_bytes, require_peers
+from benchmarks.measure import BENCH_EXTRA, Row, finish, make_parser, require_peers
 from tests.wat_files import write_wat
 
 PEER = "cc2dataset 1.5.0"
@@ -166,7 +166,7 @@ def _measure(reader: str, path: str) -> dict[str, float]:
         started = time.process_time()
         run(Path(path))
         seconds.append(time.process_time() - started)
-    return {"cpu": statistics.median(seconds), "peak": peak_bytes()}
+    return {"cpu": statistics.median(seconds)}
 
 
 def measure_in_process(reader: str, path: Path) -> dict[str, float]:
@@ -198,7 +198,6 @@ def measure_wat(path: Path, times: int) -> tuple[list[Row], bool, dict[str, Any]
             measured.append(measure_in_process(reader, path))
     megabytes = path.stat().st_size / 1e6
     speed = {reader: megabytes / statistics.median(run["cpu"] for run in measured) for reader, measured in runs.items()}
-    peaks = {reader: max(run["peak"] for run in measured) / 1e6 for reader, measured in runs.items()}
     equal, pairs = compare_pairs(path)
     unit, peer = "MB/s a core, compressed", speed["cc2dataset_pairs"]
     rows = [
@@ -206,12 +205,10 @@ def measure_wat(path: Path, times: int) -> tuple[list[Row], bool, dict[str, Any]
         Row("wat pairs", speed["ours_pairs"], speed["fastwarc_pairs"], "FastWARC + simdjson", unit),
         Row("wat whole stage", speed["ours_stage"], peer, f"{PEER}, which writes nothing", unit, limit=speed["bare"]),
         Row("wat whole stage, of its rows", speed["ours_stage"], speed["ours_rows"], "wat rows", unit, goal=0.75),
-        Row("wat peak memory", 1 / peaks["ours_stage"], 1 / peaks["cc2dataset_pairs"], PEER, "1/MB"),
     ]
     details = {
         "megabytes": round(megabytes, 1),
         "pairs": pairs,
-        "peak MB": {reader: round(value) for reader, value in peaks.items()},
     }
     return rows, equal, details
 

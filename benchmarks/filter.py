@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.cases import filter_cases
 from benchmarks.cases.filter_minhash import CAPTIONS, measure_minhash
-from benchmarks.inputs.rows import make_parts, summarise_part
+from benchmarks.inputs.rows import make_parts
 from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers, run_in_process
 
 PACKAGES = (
@@ -71,7 +71,6 @@ def compare(
             measured.append(run_case(name, paths))
     speed = {name: rows / statistics.median(run.seconds for run in measured) for name, measured in runs.items()}
     memory = {name: max(run.own for run in measured) / 1e6 for name, measured in runs.items()}
-    resident = {name: max(run.peak for run in measured) / 1e6 for name, measured in runs.items()}
     equal = len({json.dumps(run.result) for measured in runs.values() for run in measured}) == 1
     table = []
     for peer in peers:
@@ -80,12 +79,8 @@ def compare(
         table += [
             Row(case, speed[ours], speed[peer], name, "rows/s", goal if peer == peers[0] else None),
             Row(f"{case} memory", 1 / memory[ours], 1 / memory[peer], name, "1/MB", memory_goal),
-            Row(f"{case} resident memory", 1 / resident[ours], 1 / resident[peer], name, "1/MB"),
         ]
-    costs = ", ".join(
-        f"{name} {speed[name]:,.0f} rows/s, {n:,.0f} MB ({resident[name]:,.0f} MB resident)"
-        for name, n in memory.items()
-    )
+    costs = ", ".join(f"{name} {speed[name]:,.0f} rows/s, {n:,.0f} MB" for name, n in memory.items())
     return table, equal, f"{case}, {rows:,} rows: {costs}; found {json.dumps(runs[ours][0].result)}, equal: {equal}"
 
 
@@ -119,7 +114,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pairmill-benchmark-") as temporary:
         folder = options.folder or Path(temporary)
         paths, parts = make_parts(folder, number)
-        say(summarise_part(paths[0]))
         few = paths[:MATCHED_PARTS]
         if "match" in options.only:
             filter_cases.make_queries(folder, QUICK_QUERIES if options.quick else filter_cases.QUERIES)

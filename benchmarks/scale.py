@@ -1,15 +1,14 @@
-"""Measure the cost of a row as the number of rows grows, and the overhead of a cluster.
+"""Measure the cost of a row as the number of rows grows.
 
     pip install -e '.[bench,ray]'
     python -m benchmarks.scale [--quick] [--json] [--rows 100000,1000000,10000000] [--pictures 20000,200000]
                                [--engines local1,local2,ray] [--folder DIR] [--filter-memory 4294967296]
-                               [--only stages,parts]
 
 Each measurement is its own process, with the memory of all its descendants. `extract` and `filter` read synthetic
 pair lists (benchmarks/inputs/rows.py), `curate` and `pack` synthetic images of 64 pixels. The peer of a stage is the
 same engine at the smallest size, so that the ratio shows how the cost of a row grows: the goal of 0.85 is 15% more.
 Ray is two nodes of one core on this machine; each engine must write the same bytes. Above a million rows or a hundred
-thousand images, only local2 is measured. `parts` maps 1,000 empty tasks.
+thousand images, only local2 is measured.
 """
 
 import sys
@@ -124,18 +123,6 @@ class Scale:
                         sizes_mb = [c[kind] / 1e6 for c in (cost, first)]
                         self.rows.append(Row(f"{case} {kind.partition('_')[0]} memory", *sizes_mb, peer, "MB"))
 
-    def parts(self, number: int) -> None:
-        """Measure empty tasks per second."""
-        speeds = {}
-        for engine in self.engines:
-            with tempfile.TemporaryDirectory(dir=self.folder) as store:
-                speeds[engine] = (
-                    number / measure_job(self.job("parts", engine, Path(store), rows=number)).result.seconds
-                )
-            self.say(f"parts {engine}: {1000 / speeds[engine]:.2f} ms each of {number:,}")
-        peer = self.engines[0]
-        self.rows += [Row(f"parts {engine}", speed, speeds[peer], peer, "parts/s") for engine, speed in speeds.items()]
-
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
@@ -147,7 +134,6 @@ def main() -> int:
     parser.add_argument("--rows", default="100000,1000000,10000000", help="sizes for extract and filter")
     parser.add_argument("--pictures", default="20000,200000", help="sizes for curate and pack")
     parser.add_argument("--engines", default="local1,local2,ray")
-    parser.add_argument("--only", default="stages,parts", help="the cases to run")
     parser.add_argument("--folder", type=Path, help="folder of the stores, which keeps the pairs")
     parser.add_argument("--filter-memory", type=int, default=4 << 30, help="filter.memory_limit_bytes")
     options = parser.parse_args()
@@ -155,8 +141,8 @@ def main() -> int:
         quick = {"rows": "20000,40000", "pictures": "2000", "engines": "local1"}
         vars(options).update(quick)
     say = make_printer(options.json)
-    engines, only = options.engines.split(","), options.only.split(",")
-    require_peers(*(["wordfreq"] if "stages" in only else []))
+    engines = options.engines.split(",")
+    require_peers("wordfreq")
     require_peers(*(["ray"] if "ray" in engines else []), command="pip install -e '.[ray]'")
     with tempfile.TemporaryDirectory(prefix="pairmill-benchmark-") as temporary:
         folder = (options.folder or Path(temporary)).absolute()
@@ -166,19 +152,12 @@ def main() -> int:
         with ExitStack() as servers:
             if "ray" in engines:
                 scale.cluster = servers.enter_context(ray_cluster())
-            _measure(scale, only, options)
+            scale.pairs(_numbers(options.rows))
+            scale.pictures(_numbers(options.pictures))
     packages = (*PACKAGES, *(["ray"] if "ray" in engines else []))
     return finish(
         "scale", scale.rows, packages, equal=scale.equal, as_json=options.json, details={"stages": scale.costs}
     )
-
-
-def _measure(scale: Scale, only: Sequence[str], options: Any) -> None:
-    if "stages" in only:
-        scale.pairs(_numbers(options.rows))
-        scale.pictures(_numbers(options.pictures))
-    if "parts" in only:
-        scale.parts(200 if options.quick else 1000)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ open_clip_train/train.py 3.3, without logging; both learning rates rise for 50 s
 N steps of both to standard error; without it the losses of the measured steps are compared. On a shared machine,
 `--clock cpu` compares CPU time. `--tuned` gives the peer what it can also do: a context as long as the longest caption,
 AdamW in one kernel, and images in channels_last. On a GPU the peer's images are in its memory, ours are copied from the
-host; `mfu` is counted FLOPs (training/loop/flops.py) over the GPU's peak.
+host.
 """
 
 import argparse
@@ -31,7 +31,7 @@ import numpy as np
 
 from benchmarks.measure import Row, finish, make_parser, require_peers
 from dataops.home import CHECKOUT
-from training.model_config import MODELS, ModelConfig, load_model_config
+from training.model_config import ModelConfig, load_model_config
 
 GOALS = {"cpu": {"ViT-B-32": 1.4, "RN50": 1.15}, "cuda": {"ViT-B-32": 1.5}}
 WARMUP, CHUNK = 50, 10
@@ -96,13 +96,13 @@ def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
     import torch
     from safetensors.torch import load_file
 
-    from benchmarks.gpu_gates.sides import make_open_clip_step
+    from benchmarks.gpu_gates.sides import make_open_clip_model, make_open_clip_step
     from training.config import TrainConfig
     from training.model.preprocess import normalize
 
     config = TrainConfig(model=spec["model"], precision=spec["precision"], **TRAIN)
     device = torch.device(spec["device"])
-    model = make_open_clip_model(spec["model"]).to(device).train()
+    model = make_open_clip_model(load_model_config(spec["model"])).to(device).train()
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     images_of_all = normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2).float().contiguous() / 255).to(device)
     if spec["tuned"]:
@@ -178,20 +178,12 @@ def start_sides(spec: dict[str, Any]) -> Iterator[dict[str, Callable[[int], dict
 
 def write_weights(model: str, path: Path) -> None:
     """Write open_clip's initial weights."""
-    import torch
     from safetensors.torch import save_file
 
-    torch.manual_seed(0)
-    save_file({name: t.contiguous() for name, t in make_open_clip_model(model).state_dict().items()}, path)
+    from benchmarks.gpu_gates.sides import make_open_clip_model
 
-
-def make_open_clip_model(name: str) -> Any:
-    """Return open_clip's model of this name, or one that it builds from our file."""
-    import open_clip
-
-    if name not in open_clip.list_models():
-        open_clip.add_model_config(MODELS / f"{name}.json")
-    return open_clip.create_model(name, output_dict=True)
+    weights = make_open_clip_model(load_model_config(model)).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
 
 
 def compare(options: argparse.Namespace, model: str, folder: Path, tokens: float) -> tuple[Row, dict[str, Any]]:
@@ -223,37 +215,14 @@ def compare(options: argparse.Namespace, model: str, folder: Path, tokens: float
         **{"precision": options.precision, "batch": options.batch, "threads": options.threads},
         "tokens_per_caption": round(tokens, 1),
         "seconds_per_step": median,
-        "ratio": {clock: round(median["peer"][clock] / median["ours"][clock], 3) for clock in ("wall", "cpu")},
-        **count_flops(spec, {name: median[name][options.clock] for name in median}, tokens),
         "peak_bytes": peak,
-        "memory_no_higher": peak["ours"] <= peak["peer"],
         "losses": {name: [round(value, 4) for value in values] for name, values in losses.items()},
         "greatest_difference_of_first_10_losses": max(differences[:10]),
         "mean_difference_of_losses": statistics.fmean(differences),
-        "greatest_difference_of_losses": max(differences),
     }
     speeds = [options.batch / median[name][options.clock] for name in ("ours", "peer")]
     name = "open_clip 3.3, tuned" if options.tuned else "open_clip 3.3"
     return Row(model, *speeds, name, "samples/s", GOALS[options.device].get(model)), details
-
-
-def count_flops(spec: dict[str, Any], seconds: dict[str, float], tokens: float) -> dict[str, Any]:
-    """Return counted operations per second of both, with the tokens that each computes; and `mfu` if the peak is known."""
-    import torch
-
-    from training.loop.flops import count_step_flops, find_peak
-    from training.model.clip import CLIP
-
-    config, batch = load_model_config(spec["model"]), spec["batch"]
-    with torch.device("meta"):
-        counted = count_step_flops(CLIP(config))
-    lengths = {"ours": tokens, "peer": config.text_cfg.context_length}
-    rates = {
-        n: counted.total(batch, int(batch * lengths[n]), int(batch * lengths[n] ** 2)) / seconds[n] for n in seconds
-    }
-    name = {"card": torch.cuda.get_device_name()} if spec["device"] == "cuda" else {}
-    peak = find_peak(torch.device(spec["device"]), spec["precision"])
-    return {"flops_per_second": rates, "mfu": {n: r / peak for n, r in rates.items()} if peak else None, **name}
 
 
 def main() -> int:

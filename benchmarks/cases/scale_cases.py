@@ -1,4 +1,4 @@
-"""Run the jobs of benchmarks/scale.py, each in its own process: a whole stage, or empty tasks."""
+"""Run the jobs of benchmarks/scale.py, each in its own process."""
 
 import io
 import multiprocessing
@@ -19,12 +19,11 @@ from benchmarks.cases.scale_job import SHARD_ROWS, Job
 from benchmarks.inputs.rows import random_bits
 from dataops.schema import DOWNLOADED, conform, uid
 from dataops.shards.tar import ShardWriter
-from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest, load_manifest
+from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest, load_manifest
 from dataops.store import FolderStore, open_store
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
-from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.stage import Stage, make, plan
 from tasks.extract.sources.pairs import PairsSource
 from tasks.extract.stage import EXTRACT
@@ -46,26 +45,20 @@ class JobResult:
     """CPU time of the process and its workers, without Ray's workers."""
     driver_bytes: int
     """Peak memory of the driver, without its workers."""
-    digest: str = ""
-    counts: str = ""
-    stored_bytes: int = 0
+    digest: str
+    counts: str
+    stored_bytes: int
 
 
 def run_job(job: Job) -> JobResult:
     """Run the job."""
     started = time.perf_counter()
-    manifest, seconds = None, 0.0
-    if job.what == "parts":
-        seconds = time_empty_tasks(job)
-    else:
-        manifest = make_stage(job)
-        seconds = time.perf_counter() - started
+    manifest = make_stage(job)
+    seconds = time.perf_counter() - started
     for worker in multiprocessing.active_children():  # their CPU time is known after a wait
         worker.join()
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu, peak = sum(u.ru_utime + u.ru_stime for u in used), used[0].ru_maxrss * 1024
-    if manifest is None:
-        return JobResult(seconds, cpu, peak)
     size = sum(part.bytes for part in manifest.parts)
     return JobResult(seconds, cpu, peak, manifest.content_digest, manifest.counts.model_dump_json(), size)
 
@@ -95,30 +88,6 @@ def load_only_snapshot(context: Context, name: str) -> Manifest:
     found = load_manifest(context.store, name, key)
     assert found is not None
     return found
-
-
-@dataclass(frozen=True)
-class EmptyTask:
-    """A task without work."""
-
-    id: str
-
-
-def do_nothing(draft: Draft, task: EmptyTask) -> Record:
-    """Return only the record of the task."""
-    return Record(task=task.id)
-
-
-def time_empty_tasks(job: Job) -> float:
-    """Return the seconds of a map over `rows` empty tasks, with running workers."""
-    context = job.context()
-    draft = Draft(context.store, "filter", "tiny")
-    context.store.put(draft.path("there"), b"")
-    with shared_workers(context) as shared:
-        map_parts(do_nothing, [EmptyTask(f"warm{n}") for n in range(4 * shared.workers)], draft, shared)
-        started = time.perf_counter()
-        map_parts(do_nothing, [EmptyTask(f"p{n}") for n in range(job.rows)], draft, shared)
-        return time.perf_counter() - started
 
 
 def write_raw_shards(store: FolderStore, rows: int) -> None:

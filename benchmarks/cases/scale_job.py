@@ -16,7 +16,7 @@ class Job:
 
     store: str
     what: str
-    """Name of a stage, or `parts`."""
+    """Name of a stage."""
     workers: int
     ray: str | None = None
     """Address of a Ray cluster."""

@@ -12,7 +12,6 @@ Row r is the same in a set of any size, so a smaller set is the beginning of a l
   ones ("Click to enlarge").
 """
 
-import json
 import multiprocessing
 from collections.abc import Sequence
 from functools import lru_cache
@@ -252,18 +251,3 @@ def make_parts(folder: Path, rows: int) -> tuple[list[Path], list[Part]]:
     with multiprocessing.get_context("spawn").Pool(min(len(spans), 2)) as pool:
         tasks = [(path, *span) for path, span in zip(paths, spans, strict=True)]
         return paths, pool.starmap(write_part, tasks, chunksize=1)
-
-
-def summarise_part(path: Path) -> str:
-    """Return a line that describes the rows of a part."""
-    frame = pl.read_parquet(path, columns=["url", "caption"])
-    sizes = frame.select(pl.all().str.len_bytes().mean().round(1)).row(0)
-    distinct = frame.select(pl.all().n_unique()).row(0)
-    return json.dumps(
-        {
-            "rows": frame.height,
-            "mean bytes of url, caption": sizes,
-            "distinct urls, captions": distinct,
-            "file": path.stat().st_size,
-        }
-    )
