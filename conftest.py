@@ -18,7 +18,11 @@ from xdist.scheduler import LoadScopeScheduling
 pytest_plugins = ["tests.fixtures"]
 
 gc.disable()  # until all tests are collected: it takes a quarter of the time of imports
-settings.load_profile("ci")  # the same examples each time, and no time limit of an example: a busy machine exceeds it
+# The same examples each time, and no time limit of an example: a busy machine exceeds it. For more of them, run
+# `python -m pytest --hypothesis-profile=thorough`.
+for name, examples in {"thorough": 1000, "quick": 40}.items():
+    settings.register_profile(name, settings.get_profile("ci"), max_examples=examples)
+    settings.load_profile(name)
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell sets it for what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # so that commands that tests start can be interrupted

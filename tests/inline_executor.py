@@ -1,5 +1,6 @@
 """Run the tasks of a stage in the process of a test that is not about workers: a worker takes a second to start."""
 
+import pickle
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -23,3 +24,17 @@ class InlineExecutor(Executor):
         except Exception as error:
             future.set_exception(error)
         return future
+
+
+class PicklingExecutor(InlineExecutor):
+    """Pickles each task, as workers of other machines need it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = list[int]()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        task = pickle.dumps((fn, args, kwargs))
+        self.sizes.append(len(task))
+        fn, args, kwargs = pickle.loads(task)
+        return super().submit(fn, *args, **kwargs)

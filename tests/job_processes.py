@@ -1,5 +1,6 @@
 """Training jobs in processes of their own, which are stopped, killed and starved of memory."""
 
+import multiprocessing
 import os
 import resource
 import sys
@@ -75,3 +76,33 @@ def _signal_after(step: int, signum: int, note: Path) -> None:
             os.kill(os.getpid(), signum)
 
     MetricsLog.write = write_and_signal
+
+
+class Ranks:
+    """The ranks of a job, which run at the same time as those of other jobs.
+
+    They are forked from a server that has imported torch, since an import costs more than a small training.
+    """
+
+    def __init__(self, job: Path, ranks: int, *, machines: int = 1, signum: int | None = None, target: Any = run_job):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["training.train", "torch._dynamo", "torch.distributed.fsdp"])
+        meeting = job.with_suffix(f".meeting-{os.urandom(8).hex()}")
+        trials = [Trial(signum, step=3, rank=rank, ranks=ranks, machines=machines) for rank in range(ranks)]
+        self._processes = [context.Process(target=target, args=(job, trial, os.getpid(), meeting)) for trial in trials]
+        for process in self._processes:
+            process.start()
+
+    def wait(self) -> list[int | None]:
+        """Return the exit codes."""
+        for process in self._processes:
+            process.join()
+        return [process.exitcode for process in self._processes]
+
+    def wait_for_first(self) -> int | None:
+        """Return the exit code of the first rank, and kill the others."""
+        self._processes[0].join()
+        for process in self._processes[1:]:
+            process.kill()
+            process.join()
+        return self._processes[0].exitcode

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import formatdate
 
 from tests.servers.loopback import Handler, serving
 from tests.servers.signatures import Guard
@@ -107,7 +108,8 @@ class Web:
         elif path == "/busy":
             self.failures[path] = self.failures.get(path, 0) + 1
             first = self.failures[path] == 1
-            to.send("busy", 429, Retry_After="1") if first else to.send('<a href="/last">last</a>')
+            later = formatdate(time.time() + 2, usegmt=True)  # in whole seconds
+            to.send("busy", 429, Retry_After=later) if first else to.send('<a href="/last">last</a>')
         elif path == "/mute":
             to.send(
                 '<meta name="robots" content="nofollow"><img src=/m.jpg alt="A page that is mute"><a href=/never>n</a>'

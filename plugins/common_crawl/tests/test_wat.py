@@ -9,7 +9,7 @@ from glob import glob
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.archives.members import Damage
@@ -97,7 +97,6 @@ headers = st.dictionaries(
 )
 
 
-@settings(max_examples=150)
 @given(st.lists(st.tuples(htmls | odd, headers | odd), min_size=1, max_size=3), st.booleans())
 def test_extract_wat_pairs_equals_the_reference_on_any_json(pages: list[tuple[object, object]], escaped: bool):
     data = warcinfo()

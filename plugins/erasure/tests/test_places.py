@@ -1,9 +1,7 @@
 """Text chosen by others never changes the structure of a record or a page, and is overwritten where one quotes a pair."""
 
 import json
-import pickle
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from tasks.checks.check import CheckReport, CheckResult
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
 from tasks.takedown.holders import Traces
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import PicklingExecutor
 from tests.manifests import build_manifest
 
 QUOTED, ERROR = "Completed", 'http://h.example/1.jpg "Completed" failed'
@@ -109,26 +107,12 @@ def test_no_caption_or_url_changes_what_a_record_does_not_quote(
     assert search_store(Context(store, store.root), scanner, Lineage(store)).found == []
 
 
-class Pickling(InlineExecutor):
-    """Pickles each task, as workers of other machines need it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes = list[int]()
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        task = pickle.dumps((fn, args, kwargs))
-        self.sizes.append(len(task))
-        fn, args, kwargs = pickle.loads(task)
-        return super().submit(fn, *args, **kwargs)
-
-
 def test_workers_find_what_one_process_finds_and_get_names_only(tmp_path: Path) -> None:
     store, urls = FolderStore(tmp_path), {f"http://h.example/{n}/{'x' * 90}.jpg" for n in range(400)}
     for number, url in enumerate(sorted(urls)[:30]):
         store.put(f"pack/{number:016x}/dataset.html", f"<p>{url if number % 3 else 'nothing'}</p>".encode())
     store.put("train/0/model.safetensors", b"x")
-    traces, pool = Traces(urls=urls), Pickling()
+    traces, pool = Traces(urls=urls), PicklingExecutor()
     save_traces(traces, store, "t")
     context = Context(store, tmp_path, pool=pool)
     alone, by_workers = (

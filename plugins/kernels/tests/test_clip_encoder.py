@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.caption_samples import ENTITIES, ODD, SPECIAL, make_hostile_captions
@@ -32,7 +32,7 @@ def find_unlike(tokenizers: list[ClipTokenizer], texts: list[str]) -> list[str]:
 
 
 def test_fuzzed_captions(tokenizers: list[ClipTokenizer]) -> None:
-    assert find_unlike(tokenizers, make_hostile_captions(5000, seed=3)) == []
+    assert find_unlike(tokenizers, make_hostile_captions(2000, seed=3)) == []
 
 
 def test_words_are_forgotten_when_too_many_are_kept(tokenizers: list[ClipTokenizer]) -> None:
@@ -43,7 +43,6 @@ def test_words_are_forgotten_when_too_many_are_kept(tokenizers: list[ClipTokeniz
         assert find_unlike(tokenizers, texts[start : start + 1000]) == []
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(st.text(st.sampled_from([*ODD, *"aA1 '-&;#<\n"])), max_size=4), st.sampled_from([*ENTITIES, *SPECIAL]))
 def test_any_text(tokenizers: list[ClipTokenizer], parts: list[str], joint: str) -> None:
     assert find_unlike(tokenizers, [joint.join(parts), "a \0b", joint.join(parts)]) == []

@@ -34,14 +34,14 @@ def write_tar(path: Path, members: Mapping[str, bytes | str] | list[tuple[str, b
     return path
 
 
-def run(folder: Path, source: Any, pool: Executor | None, until: str = "pack", **tables: Any) -> dict[str, Manifest]:
-    """Make the snapshots from extract on, with two workers where no pool is given."""
+def run(folder: Path, source: Any, pool: Executor, until: str = "pack", **tables: Any) -> dict[str, Manifest]:
+    """Make the snapshots from extract on."""
     values = {"name": "own", "source": source, **tables}
     values["download"] = {"image_size": 32, "min_success": 0, "shard_size": 4} | values.get("download", {})
     values["curate"] = {"min_side": 8} | values.get("curate", {})
     config = RunConfig.model_validate(values)
     assert not config.stage_config("download").problems()
-    context = Context(FolderStore(folder / "store"), folder / "home", workers=1 if pool else 2, pool=pool)
+    context = Context(FolderStore(folder / "store"), folder / "home", workers=1, pool=pool)
     made: dict[str, Manifest] = {}
     for step in PIPELINE[:5]:
         inputs = [made[name] for name in step.reads]

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.errors import ConfigError, UnusableSource
@@ -81,7 +81,6 @@ def slow_rows(files: dict[str, bytes | str]) -> dict[tuple[str, str], str | None
     return found
 
 
-@settings(max_examples=80)
 @given(
     st.dictionaries(
         st.builds(str.__add__, st.sampled_from(STEMS), st.sampled_from(ENDINGS)), st.sampled_from(CONTENTS), max_size=9

@@ -1,4 +1,4 @@
-"""Own images through all stages over pairs: with others, on two workers, killed, changed meanwhile, taken down, from S3."""
+"""Own images through all stages over pairs: with others, killed, changed meanwhile, taken down, from S3."""
 
 from concurrent.futures import Executor
 from pathlib import Path
@@ -19,7 +19,7 @@ from plugins.own_images.tests.made import outcomes, run, write_files, write_tar
 from tasks.download.rounds import ShardTask
 from tests.archived_images import http, record, write_archive
 from tests.image_files import photo
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import InlineExecutor, PicklingExecutor
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -63,8 +63,8 @@ def test_dataset_of_an_archive_and_own_images(tmp_path: Path, one_thread: Execut
     store = FolderStore(tmp_path / "store")
     assert made["pack"].counts.kept == 24
     assert made["pack"].facts["sources"] == {"warc": 6, "mine": 6, "webdataset": 6, "set": 6}
-    two = run(tmp_path / "two", sources, None)
-    assert digests(two) == digests(made), "two workers give the same bytes"
+    apart = run(tmp_path / "apart", sources, PicklingExecutor())
+    assert digests(apart) == digests(made), "as in worker processes"
     card = store.read(made["pack"].path("DATASET.md")).decode()
     (row,) = [line for line in card.splitlines() if line.startswith("| mine | folder |")]
     assert "//a.test/licence" in row

@@ -111,8 +111,7 @@ def test_scores_equal_those_of_the_model_for_any_sharding(tmp_path: Path, checkp
         cosine = float(torch.nn.functional.cosine_similarity(image, text, dim=0))
         assert whole[key]["clip_score"] == pytest.approx(cosine, abs=2e-6)
     assert whole[ROWS[0][0]] != whole[ROWS[13][0]]  # one image with two captions
-    for size in (1, 5):
-        assert score(FolderStore(tmp_path / f"b{size}"), tmp_path, ROWS, size, config) == whole
+    assert score(FolderStore(tmp_path / "b"), tmp_path, ROWS, 3, config) == whole
     assert not list((tmp_path / "jobs").iterdir())
 
 

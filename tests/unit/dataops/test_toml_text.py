@@ -4,7 +4,7 @@ import time
 import tomllib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.errors import ConfigError
@@ -48,7 +48,6 @@ def test_each_reader_of_toml_refuses_it(read, text, tmp_path):
         read(path)
 
 
-@settings(max_examples=40)
 @given(
     st.recursive(
         st.booleans()

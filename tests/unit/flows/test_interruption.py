@@ -87,8 +87,9 @@ def send_twice(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("code", [OBEDIENT, HANGING])
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(
+    ("code", "number", "exit_code"), [(HANGING, signal.SIGINT, 130), (OBEDIENT, signal.SIGTERM, 75)]
+)
 def test_a_signal_ends_the_run_with_its_id_and_the_command_that_continues_it(code, number, exit_code):
     returned, _, err = run(code, send(number))
     cause = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"

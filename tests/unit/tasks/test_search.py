@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.errors import CorruptPart
@@ -62,7 +62,6 @@ def find_by_reading(store: FolderStore, manifest: Manifest, targets: list[Target
     return found
 
 
-@settings(max_examples=50)
 @given(
     PARTS,
     st.lists(TARGET, min_size=1, max_size=4),

@@ -1,21 +1,20 @@
 """Two gloo ranks write the same bytes as one process."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dataops import plugins
-from dataops.home import CHECKOUT
 from tests.colour_sets import COLOURS, NAMES, content, png, shown, write_checkpoint, write_set
+from tests.job_processes import Ranks, run_job
+from training import train
 from training.evaluate import main
 from training.evaluation.suite import Suite
 from training.evaluation.task import PROMPTS, Task
 
+pytestmark = pytest.mark.xdist_group("ranks")
 PROTOCOLS = tuple(name for name in ("linear_probe", "prompts") if name in {PROMPTS, *plugins.load("protocols")})
 
 
@@ -51,22 +50,13 @@ def job(tmp_path: Path):
     return written
 
 
-def in_two_ranks(job: Path) -> list[int]:
-    """Run the job as torchrun does, without torchrun's own three seconds; return the exit codes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), **shared}
-    command = [sys.executable, "-m", "training.evaluate", str(job)]
-    ranks = [
-        subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)
-    ]
-    return [rank.wait(280) for rank in ranks]
+def run_evaluation(*arguments: Any) -> None:
+    train.main = main
+    run_job(*arguments)
 
 
 @pytest.mark.timeout(400)
 def test_two_ranks_write_what_one_process_writes(job, tmp_path: Path) -> None:
     assert main([str(job("one"))]) == 0
-    assert in_two_ranks(job("two")) == [0, 0]
+    assert Ranks(job("two"), 2, target=run_evaluation).wait() == [0, 0]
     assert content(tmp_path / "one") == content(tmp_path / "two")

@@ -1,11 +1,7 @@
-"""Ranks that divide the model train as one process does, and resume from what any number of ranks wrote.
-
-The ranks are forked from a server that has imported torch, since an import costs more than a small training.
-"""
+"""Ranks that divide the model train as one process does, and resume from what any number of ranks wrote."""
 
 import errno
 import json
-import multiprocessing
 import os
 import platform
 import shutil
@@ -22,7 +18,7 @@ from torch import Tensor
 from torch.distributed import distributed_c10d
 
 from dataops.process import RETRYABLE
-from tests.job_processes import Trial, run_job
+from tests.job_processes import Ranks, Trial, run_job
 from tests.trainings import assert_same_training, output_of, rows_of, with_suite
 from training import checkpoints as writing
 from training import distributed, train
@@ -31,7 +27,7 @@ from training.job import Job
 from training.sharding import Part, rows_of_part
 
 MakeJob = Callable[..., Path]
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("ranks")]
 SETTINGS = {"epochs": 2, "eps": 1e-3, "checkpoint_every": 2, "keep_checkpoints": 9}
 """A large eps keeps Adam from blowing rounding up where a gradient is all but zero."""
 EVERYTHING = {
@@ -43,33 +39,6 @@ EVERYTHING = {
     "max_grad_norm": 0.5,
 }
 WEIGHTS, METRICS = "model.safetensors", "metrics.jsonl"
-
-
-class Ranks:
-    """The ranks of a job, which run at the same time as those of other jobs."""
-
-    def __init__(self, job: Path, ranks: int, *, machines: int = 1, signum: int | None = None, target: Any = run_job):
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["training.train", "torch._dynamo", "torch.distributed.fsdp"])
-        meeting = job.with_suffix(f".meeting-{os.urandom(8).hex()}")
-        trials = [Trial(signum, step=3, rank=rank, ranks=ranks, machines=machines) for rank in range(ranks)]
-        self._processes = [context.Process(target=target, args=(job, trial, os.getpid(), meeting)) for trial in trials]
-        for process in self._processes:
-            process.start()
-
-    def wait(self) -> list[int | None]:
-        """Return the exit codes."""
-        for process in self._processes:
-            process.join()
-        return [process.exitcode for process in self._processes]
-
-    def wait_for_first(self) -> int | None:
-        """Return the exit code of the first rank, and kill the others."""
-        self._processes[0].join()
-        for process in self._processes[1:]:
-            process.kill()
-            process.join()
-        return self._processes[0].exitcode
 
 
 def wait_for(ranks: Iterable[Ranks]) -> None:
@@ -213,7 +182,7 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
         assert_same_training(jobs["alone"], jobs[name])
 
 
-@pytest.mark.parametrize("more", [{"precision": "fp32"}, {"precision": "bf16"}, {"precision": "fp32", "fp8": True}])
+@pytest.mark.parametrize("more", [{"precision": "bf16"}, {"precision": "fp32", "fp8": True}])
 def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job: MakeJob, more: dict[str, Any]) -> None:
     """The sums of two gradients have no order, so that only the arithmetic could differ: bf16 is that of autocast."""
     if "fp8" in more:

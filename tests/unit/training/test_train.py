@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import textwrap
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +32,8 @@ from dataops.digest import file_sha256
 from dataops.process import find_precision
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
-from tests.trainings import output_of, outputs_of, packed, rows_of, with_suite
+from tests.job_processes import Ranks, run_job
+from tests.trainings import before_step, output_of, outputs_of, packed, rows_of, stop_at, with_suite
 from training import job as job_module
 from training.config import TrainConfig
 from training.loop.health import HealthMonitor
@@ -42,20 +42,20 @@ from training.model.clip import CLIP
 from training.train import main, set_up_torch
 
 MakeJob = Callable[..., Path]
-pytestmark = pytest.mark.usefixtures("process_state")
+pytestmark = [pytest.mark.usefixtures("process_state"), pytest.mark.xdist_group("ranks")]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_two_runs_end_in_the_same_bits_and_learn(make_job: MakeJob, precision: str) -> None:
     jobs = [
-        make_job("a", precision=precision, epochs=8, workers=0, cache_bytes=0),
-        make_job("b", precision=precision, epochs=8, workers=3, log_every=1, checkpoint_every=5),
+        make_job("a", precision=precision, epochs=4, workers=0, cache_bytes=0),
+        make_job("b", precision=precision, epochs=4, workers=3, log_every=1, checkpoint_every=5),
     ]
     assert [main([str(job)]) for job in jobs] == [0, 0]
     assert outputs_of(jobs[0]) == outputs_of(jobs[1])
     rows = rows_of(jobs[0])
-    assert [row["step"] for row in rows] == list(range(1, 25))  # 25 pairs in 3 batches of 8 or 9
-    assert rows[-1]["samples_seen"] == 8 * 25
+    assert [row["step"] for row in rows] == list(range(1, 13))  # 25 pairs in 3 batches of 8 or 9
+    assert rows[-1]["samples_seen"] == 4 * 25
     assert rows[-1]["loss"] < rows[0]["loss"]
     done = json.loads((output_of(jobs[0]) / "done.json").read_text())
     assert done["samples"] == 25
@@ -108,20 +108,13 @@ def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(
     request.getfixturevalue(kind)
     undisturbed, stopped = make_job("a"), make_job("b")
     assert main([str(undisturbed)]) == 0
-    loss, calls = loss_module.contrastive_loss, []
-
-    def stop_in_fifth(*arguments: object) -> object:
-        calls.append(1)
-        if len(calls) == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return loss(*arguments)  # pyright: ignore[reportArgumentType]
-
-    monkeypatch.setattr(loss_module, "contrastive_loss", stop_in_fifth)
+    steps: list[int] = []
+    before_step(monkeypatch, lambda run: (steps.append(run.step), stop_at(5)(run)))
     assert main([str(stopped)]) == 75
     assert [path.name for path in (output_of(stopped) / "checkpoints").iterdir()] == ["step-000005"]
     assert not (output_of(stopped) / "done.json").exists()
     assert main([str(stopped)]) == 0
-    assert len(calls) == len(rows_of(undisturbed))
+    assert len(steps) == len(rows_of(undisturbed))
     assert (rows_of(undisturbed)[-1]["samples_seen"] < 4 * 25) == (kind == "sampled_shards")
     assert outputs_of(stopped) == outputs_of(undisturbed)
 
@@ -160,31 +153,27 @@ def find_runs() -> list[object]:
     return [each for each in gc.get_objects() if type(each) is train_module.TrainingRun]
 
 
+def die_in(step: int, *arguments: Any) -> None:
+    """Run a job whose process is killed in a step."""
+    loss, calls = loss_module.contrastive_loss, []
+
+    def die(*inputs: Any) -> object:
+        calls.append(1)
+        if len(calls) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss(*inputs)
+
+    loss_module.contrastive_loss = die
+    run_job(*arguments)
+
+
 @pytest.mark.timeout(120)
 def test_kill_9_at_random_steps_then_rerun_ends_in_the_same_bits(make_job: MakeJob) -> None:
     """Kill three times, each within a step or while a checkpoint is written."""
     undisturbed, killed = make_job("a", "vit"), make_job("b", "vit", checkpoint_every=1)
     assert main([str(undisturbed)]) == 0
-    script = f"""
-        import os, signal, sys
-        import training.losses.contrastive as compute
-        import training.train as train
-        loss, calls = compute.contrastive_loss, []
-        def die(*arguments):
-            calls.append(1)
-            if len(calls) == steps:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return loss(*arguments)
-        compute.contrastive_loss = die
-        for steps in map(int, sys.argv[1:]):
-            child = os.fork()  # torch is imported once, and has no thread yet
-            if not child:
-                train.main([{str(killed)!r}])
-                os._exit(0)
-            assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    """
-    steps = [str(step) for step in random.Random(8).sample(range(2, 5), 3)]
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script), *steps], check=True)
+    for step in random.Random(8).sample(range(2, 5), 3):
+        assert Ranks(killed, 1, target=partial(die_in, step)).wait() == [-signal.SIGKILL]
     assert 0 < len(rows_of(killed)) <= 9
     assert main([str(killed)]) == 0
     assert outputs_of(killed) == outputs_of(undisturbed)

@@ -25,7 +25,7 @@ from tasks.pack.stage import PACK
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.dataset_chain import chain, pair
 
-SHARDS, FEWER = 120, 40
+SHARDS, FEWER = 60, 20
 LISTED = 1000
 """Names that a request lists."""
 

@@ -26,7 +26,7 @@ def digits() -> tuple[Examples, Examples]:
     return examples.select(np.arange(1000)), examples.select(np.arange(1000, 1797))
 
 
-@pytest.mark.parametrize("strength", [1e-2, 1.0, 100.0])
+@pytest.mark.parametrize("strength", [1e-2, 100.0])
 def test_fit_equals_scikit_learn(digits, strength):
     train, test = digits
     (ours,) = fit_each(train, 10, [strength])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,14 @@ from tests.manifests import build_manifest
 
 
 def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(
-    finished_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def in_process(module: str, job: dict[str, str], folder: Path, **_: object) -> None:
+        folder.mkdir(parents=True)
+        (folder / "job.json").write_text(json.dumps(job))
+        assert import_module(module).main([str(folder / "job.json")]) == 0
+
+    monkeypatch.setattr("tasks.models.export.run_job", in_process)
     store = FolderStore(tmp_path / "store")
     draft = Draft(store, "train", "0123456789abcdef")
     parts = [draft.put_file(path.name, path) for path in sorted(finished_model.iterdir())]

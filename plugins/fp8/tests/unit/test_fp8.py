@@ -88,11 +88,10 @@ def test_evaluations_compute_as_the_finished_model_does() -> None:
     assert whole.visual.get_parameter("proj").data_ptr() == model.visual.get_parameter("proj").data_ptr()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_job_in_fp8_is_resumed_to_the_same_bits_and_loads_everywhere(
-    make_job: MakeJob, suite: dict[str, object], monkeypatch: pytest.MonkeyPatch, precision: str
+    make_job: MakeJob, suite: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"epochs": 2, "precision": precision, "lr": 1e-4, "evaluate_every": 2}
+    settings = {"epochs": 2, "precision": "bf16", "lr": 1e-4, "evaluate_every": 2}
     settings["grad_checkpointing"] = True
     plain, whole, cut = (
         with_suite(make_job(name, "vit", fp8=name != "plain", **settings), suite) for name in ("plain", "whole", "cut")

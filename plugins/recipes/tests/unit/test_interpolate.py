@@ -16,14 +16,13 @@ from training.train import main as train
 
 
 @pytest.mark.usefixtures("process_state")
-@pytest.mark.parametrize("tower", ["vit", "resnet"])
-def test_models_lie_between_the_two(make_job: Callable[..., Path], tmp_path: Path, tower: str) -> None:
+def test_models_lie_between_the_two(make_job: Callable[..., Path], tmp_path: Path) -> None:
     """theta = (1 - share) theta_0 + share theta_1 (WiSE-FT, section 3), and both ends are the models themselves."""
-    base = make_job("base", tower, epochs=1)
+    base = make_job("base", epochs=1)
     assert train([str(base)]) == 0
     model, vocabulary = (str(output_of(base) / name) for name in ("model.json", "tokenizer.json"))
     init = {"init": str(output_of(base)), "model": model, "vocabulary": vocabulary}
-    tuned = make_job("tuned", tower, epochs=1, seed=1, **init)
+    tuned = make_job("tuned", epochs=1, seed=1, **init)
     assert train([str(tuned)]) == 0
     folders = {str(tmp_path / name): share for name, share in {"zero": 0.0, "some": 0.25, "one": 1.0}.items()}
     job = {"base": str(output_of(base)), "tuned": str(output_of(tuned)), "models": folders}

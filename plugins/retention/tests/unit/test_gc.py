@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.digest import canonical_json
@@ -101,7 +101,6 @@ def reference(history: History) -> set[SnapshotName]:
         kept |= more
 
 
-@settings(max_examples=60)
 @given(histories())
 def test_gc_keeps_what_a_slow_reference_keeps(history):
     with (

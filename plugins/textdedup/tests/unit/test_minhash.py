@@ -43,7 +43,7 @@ def test_choose_scheme_has_the_longest_bands_that_reach_the_recall(threshold: fl
     assert needed * longer > MAX_HASHES - longer or found.rows == caption_minhash.MAX_ROWS
 
 
-@pytest.mark.parametrize("threshold", [0.6, 0.8, 0.9])
+@pytest.mark.parametrize("threshold", [0.6, 0.9])
 def test_bands_reach_the_recall_over_all_pairs(threshold: float):
     captions = slow.variants(2, 3000)
     by = choose_scheme(threshold)

@@ -4,7 +4,7 @@ import random
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.schema import uid
@@ -81,7 +81,6 @@ def graph(
 GRAPH = st.builds(graph, st.sets(PAIR, max_size=40), st.lists(st.integers(0, 5), min_size=16, max_size=16))
 
 
-@settings(max_examples=150)
 @given(GRAPH)
 def test_find_dropped_drops_exactly_the_rows_with_a_better_kept_row(known):
     pairs, order = known

@@ -1,9 +1,7 @@
 """Trainings that start from pretrained towers: the same bits after a stop, features computed once, and a finished model."""
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import training.loop.step as step_module
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from dataops.toml_text import parse_toml
@@ -22,7 +19,7 @@ from plugins.towers import text_features as text_features_module
 from plugins.towers.config import StartConfig
 from plugins.towers.networks.resnet import build
 from plugins.towers.tests.made_towers import write_bert, write_decoder, write_words
-from tests.trainings import output_of, outputs_of, rows_of
+from tests.trainings import before_step, output_of, outputs_of, rows_of, stop_at
 from training.config import TrainConfig
 from training.data.loader import Dataset
 from training.hooks import used_hooks
@@ -53,18 +50,6 @@ def tables(tmp_path: Path) -> dict[str, dict[str, object]]:
     }  # fmt: skip
 
 
-def stop_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    take, calls = step_module.prepare_images, []
-
-    def stop(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == number:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return take(*arguments)
-
-    monkeypatch.setattr(step_module, "prepare_images", stop)
-
-
 def with_recipe(tables: dict[str, dict[str, object]]) -> dict[str, Any]:
     """Return the settings of a training that starts from least squares over features of several stages and copies."""
     pytest.importorskip("plugins.augment")
@@ -92,7 +77,7 @@ def test_a_training_on_frozen_towers_ends_in_the_same_bits_after_a_stop(
     assert main([str(jobs[0])]) == 0
     rows = rows_of(jobs[0])
     assert rows[-1]["loss"] < rows[0]["loss"]
-    stop_in_step(5, monkeypatch)
+    before_step(monkeypatch, stop_at(5))
     assert main([str(jobs[1])]) == 75
     monkeypatch.undo()
     for tower, name in ((BackboneTower, "encode"), (PretrainedTextTower, "encode")):

@@ -102,8 +102,7 @@ def test_a_backbone_and_the_means_of_its_stages_equal_timms(
 @pytest.mark.parametrize(
     "architecture",
     [
-        *("tf_efficientnet_lite1", "efficientnet_lite2", "tf_efficientnet_lite3", "efficientnet_lite4"),
-        *("resnet34", "resnet50", "resnet101", "resnet152", "vit_base_patch32_224", "vit_large_patch14_224"),
+        *("tf_efficientnet_lite1", "efficientnet_lite4", "resnet34", "resnet101", "vit_large_patch14_224"),
         *("deit_small_patch16_224", "vit_small_patch16_224.dino", "vit_small_patch14_dinov2"),
     ],
 )

@@ -1,7 +1,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.schema import uid
@@ -48,7 +48,6 @@ ROW = st.tuples(
 )
 
 
-@settings(max_examples=60)
 @given(st.lists(ROW, max_size=30), st.integers(1, 5))
 def test_find_duplicates_gives_the_same_on_partitions(rows: list[tuple[str, str, str, str]], count: int):
     found = compute_keys(pairs(rows)).with_row_index()

@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.web.image_urls import LAZY_SRC, LAZY_SRCSET, choose_reference, parse_length
@@ -93,7 +93,6 @@ ATTRIBUTES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200)
 @given(ATTRIBUTES, st.lists(ATTRIBUTES, max_size=2))
 def test_choose_reference_equals_the_rule_for_any_attributes(
     image: dict[str, str | None], sources: list[dict[str, str | None]]

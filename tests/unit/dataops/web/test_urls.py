@@ -1,6 +1,6 @@
 import ada_url
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.web import urls
@@ -152,7 +152,6 @@ BASES = (
 )
 
 
-@settings(max_examples=200)
 @given(
     st.lists(st.sampled_from([*PIECES, " "]), max_size=7).map("".join),
     st.sampled_from(BASES),
@@ -170,7 +169,6 @@ def test_fast_paths_equal_full_resolution(reference: str, base: str, longest: in
     assert result_of(Resolver(base, longest).resolve, reference) == expected
 
 
-@settings(max_examples=200)
 @given(
     st.lists(st.lists(st.sampled_from([*PIECES, " "]), max_size=7).map("".join), max_size=6),
     st.sampled_from(BASES),

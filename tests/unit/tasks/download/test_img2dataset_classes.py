@@ -21,9 +21,7 @@ def test_a_worker_loads_no_package_that_it_does_not_need() -> None:
         "names = {'wandb', 'pandas', 'polars', 'scipy', 'torch', 'fire', 'huggingface_hub', 'numba', 'pyarrow.dataset'}\n"
         "print(*names & sys.modules.keys())\n"
         "import scipy.special, scipy.ndimage\n"
-        "assert scipy.special.erf(0) == scipy.ndimage.gaussian_filter([0.0], 1)[0] == 0\n"
-        "import webdataset.compat, torch.utils.data\n"
-        "assert webdataset.compat.DataLoader is torch.utils.data.DataLoader"
+        "assert scipy.special.erf(0) == scipy.ndimage.gaussian_filter([0.0], 1)[0] == 0"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == []

@@ -53,7 +53,7 @@ def pixels(data: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("size", [(640, 424), (643, 427), (300, 200), (200, 1100), (90, 60)])
+@pytest.mark.parametrize("size", [(640, 424), (643, 427), (200, 1100), (90, 60)])
 def test_resizers_give_the_same_sizes_and_similar_pixels(mode: str, size: tuple[int, int]) -> None:
     theirs, checked, fast = (resize(io.BytesIO(photograph(size))) for resize in resizers(resize_mode=mode))
     assert checked == theirs, "all bits are equal by default"

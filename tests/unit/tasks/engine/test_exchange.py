@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.errors import StorageError
@@ -41,7 +41,6 @@ def make_rows(numbers: list[int], kind: str) -> pl.DataFrame:
 SIZES = st.integers(1, 7)
 
 
-@settings(max_examples=60)
 @given(st.data(), SIZES, SIZES, st.sampled_from(["numbers", "texts", "nulls"]), st.booleans())
 def test_each_partition_gets_its_rows_in_the_order_of_their_writers(
     tmp_path_factory: pytest.TempPathFactory,

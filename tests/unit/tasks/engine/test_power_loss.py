@@ -14,13 +14,14 @@ from tasks.engine.context import Context
 from tasks.engine.lease import find_holder
 from tasks.engine.stage import Plan, Stage, StageOutput, Work, make, plan, reuse
 from tasks.train.stage import OUTPUT, TRAIN
+from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.engine.squares import SQUARES, SquareConfig, done
 from training.config import TrainConfig
 
 
 @pytest.fixture
 def context(tmp_path):
-    return Context(store=FolderStore(tmp_path / "store"), home=tmp_path / "home", workers=1)
+    return Context(store=FolderStore(tmp_path / "store"), home=tmp_path / "home", workers=1, pool=InlineExecutor())
 
 
 def squares(log: Path, count: int = 4) -> Plan:

@@ -19,13 +19,19 @@ from dataops.store import FolderStore
 from tasks.engine.context import Context, TaskLimits
 from tasks.engine.map_parts import TaskOrder, map_parts
 from tasks.engine.stage import Stage, StageOutput, Work, discard, make, merge_records, plan, reuse
+from tests.inline_executor import InlineExecutor
 from tests.simulated_cluster import Faults, SimulatedCluster, make_at_any_price
 from tests.unit.tasks.engine.squares import SQUARES, Number, SquareConfig, done, square
 
 
 @pytest.fixture
 def context(tmp_path):
-    return Context(store=FolderStore(tmp_path / "store"), home=tmp_path / "home", workers=2)
+    return Context(store=FolderStore(tmp_path / "store"), home=tmp_path / "home", workers=2, pool=InlineExecutor())
+
+
+@pytest.fixture
+def with_workers(context):
+    return replace(context, pool=None)
 
 
 def test_make_runs_once_then_reuses_until_discarded(context, tmp_path):
@@ -68,9 +74,9 @@ def test_a_damaged_snapshot_of_an_older_version_is_not_accepted(context, tmp_pat
     assert make(planned, context).stage_version == newer.version
 
 
-def test_a_worker_that_dies_costs_its_own_task_only(context, tmp_path):
+def test_a_worker_that_dies_costs_its_own_task_only(with_workers, tmp_path):
     """The task runs again alone; one whose worker dies then, too, is named once all others are finished."""
-    log, times = tmp_path / "log", Path(f"{tmp_path / 'log'}.die")
+    context, log, times = with_workers, tmp_path / "log", Path(f"{tmp_path / 'log'}.die")
     config = SquareConfig(log=str(log), count=9)
     planned = plan(SQUARES, config.model_copy(update={"log": str(tmp_path / "other")}), 0, [])
     undisturbed = make(planned, context).content_digest
@@ -95,13 +101,13 @@ def test_a_worker_that_dies_costs_its_own_task_only(context, tmp_path):
 
 
 def test_a_task_that_is_slower_than_its_like_gets_a_second_copy_and_the_first_one_that_finishes_counts(
-    context, tmp_path
+    with_workers, tmp_path
 ):
     """One of nine tasks hangs; once it is made a second time, the hanging one is ended."""
     log, times = tmp_path / "log", Path(f"{tmp_path / 'log'}.die")
     config = SquareConfig(log=str(log), count=9)
     times.write_text("-")
-    quick = replace(context, task_limits=TaskLimits(least=1.0))
+    quick = replace(with_workers, task_limits=TaskLimits(least=1.0))
     began = time.monotonic()
     manifest = make(plan(SQUARES, config, 0, []), quick)
     assert time.monotonic() - began < 30, "the hanging copy was not waited for"

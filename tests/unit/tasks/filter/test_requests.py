@@ -18,12 +18,12 @@ CONFIG = FilterConfig(dedupe=["uid", "url", "caption"], max_caption_count=100)
 def test_requests_do_not_grow_faster_than_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "plan_merges", partial(exchange.plan_merges, direct=16))
     per_row = []
-    for rows in (160, 640, 2560):
+    for rows in (80, 320, 1280):
         store = CountingStore(tmp_path / str(rows))
-        pairs = snapshot(store.root, "extract", [some_pairs(160, seed) for seed in range(rows // 160)])
+        pairs = snapshot(store.root, "extract", [some_pairs(80, seed) for seed in range(rows // 80)])
         monkeypatch.setattr("tasks.engine.map_parts.open_store", lambda uri, store=store: store)
         store.requests.clear()
-        stage = with_sizes(-(-rows // 40), 40, 40)
+        stage = with_sizes(-(-rows // 20), 20, 20)
         manifest = make(plan(stage, CONFIG, 0, [pairs]), Context(store, tmp_path, workers=1, pool=INLINE))
         assert manifest.counts.input == rows
         assert "duplicate_url" in manifest.counts.dropped

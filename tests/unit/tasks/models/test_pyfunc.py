@@ -10,6 +10,10 @@ SCORE = """
 import sys, warnings
 warnings.simplefilter("ignore")
 from types import SimpleNamespace
+from unittest.mock import MagicMock
+for name in ("mlflow", "mlflow.models", "mlflow.pyfunc", "mlflow.pyfunc.model"):  # which take seconds to load
+    sys.modules[name] = MagicMock()
+sys.modules["mlflow.pyfunc.model"].PythonModel = object
 sys.path.insert(0, sys.argv[2])
 import training.model
 assert training.model.VERSION == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.errors import StorageError
@@ -34,7 +34,6 @@ RANKS = st.integers(0, (1 << 64) - 1) | st.sampled_from([0, 1 << 63, (1 << 64) -
 KEYS = st.lists(st.tuples(RANKS, st.integers(0, 2), st.integers(0, 40)), max_size=12, unique_by=lambda key: key[:2])
 
 
-@settings(max_examples=60)
 @given(st.data(), KEYS, st.integers(1, 9), st.booleans(), st.integers(1, 5), st.integers(1, 60))
 def test_runs_return_what_a_sort_in_memory_gives(
     data: st.DataObject,

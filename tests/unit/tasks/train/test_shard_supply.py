@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,9 +10,8 @@ from typing import Any
 
 import pytest
 
-import training.losses.contrastive as loss_module
 from tests.supplied_shards import Dataset, dataset, job_of, size_of, supply
-from tests.trainings import process_state
+from tests.trainings import before_step, process_state, stop_at
 from training.train import OUTPUTS, main
 
 __all__ = ["dataset", "process_state"]  # fixtures
@@ -54,15 +52,8 @@ def test_supplied_shards_make_the_same_model_when_the_training_is_interrupted_an
     assert main([str(job_of(dataset, tmp_path / "here", 0))]) == 0
     limit = size_of(dataset, 4)
     job = job_of(dataset, tmp_path / "come", limit)
-    loss, calls = loss_module.contrastive_loss, []
-
-    def stop_in_sixth_step(*arguments: object) -> object:
-        calls.append(1)
-        if len(calls) == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return loss(*arguments)  # pyright: ignore[reportArgumentType]
-
-    monkeypatch.setattr(loss_module, "contrastive_loss", stop_in_sixth_step)
+    steps: list[int] = []
+    before_step(monkeypatch, lambda run: (steps.append(run.step), stop_at(6)(run)))
     with supply(dataset, job, limit), measured_sizes(job.parent / "shards") as sizes:
         assert main([str(job)]) == 75
     damaged, *whole = (job.parent / "shards").glob("*.tar")
@@ -76,7 +67,7 @@ def test_supplied_shards_make_the_same_model_when_the_training_is_interrupted_an
         assert main([str(job)]) == 0
     assert 0 < max(sizes + later_sizes) <= limit < size_of(dataset, 6)
     assert read_outputs(tmp_path / "come") == read_outputs(tmp_path / "here")
-    assert len((tmp_path / "come/out/metrics.jsonl").read_text().splitlines()) == len(calls)
+    assert len((tmp_path / "come/out/metrics.jsonl").read_text().splitlines()) == len(steps)
 
 
 def test_job_ends_with_the_name_of_a_shard_that_is_damaged_or_missing(

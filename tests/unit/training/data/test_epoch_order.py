@@ -4,7 +4,7 @@ import tracemalloc
 from itertools import chain, pairwise
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data.epoch_order import EpochOrder, Sampling, Windows
@@ -20,7 +20,6 @@ def sort_at_once(seed: int, samples: int, sampling: Sampling | None, windows: Wi
     return (order if sampling is None else order[sampling.drawn(seed, epoch)[order]]).tolist()
 
 
-@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(0, 60), min_size=1, max_size=9),
     at_once=st.integers(0, 4),

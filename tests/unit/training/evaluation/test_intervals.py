@@ -3,14 +3,13 @@
 from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from training.evaluation.intervals import clopper_pearson_interval, expected_recall
 
 
-@settings(max_examples=60)
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_clopper_pearson_equals_scipys_exact_interval(case):
     successes, n = case

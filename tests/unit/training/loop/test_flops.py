@@ -44,7 +44,7 @@ def freeze_text(model: CLIP) -> None:
 
 
 @pytest.mark.parametrize("freeze", [lambda model: None, CLIP.lock_image, freeze_text, freeze_first_layers])
-@pytest.mark.parametrize(("tower", "kept"), [(VIT, None), (VIT, 1), (STRIDES, None)])
+@pytest.mark.parametrize(("tower", "kept"), [(VIT, 1), (STRIDES, None)])
 def test_the_operations_are_those_that_torch_counts(
     tower: dict[str, object], kept: int | None, freeze: Callable[[CLIP], None]
 ) -> None:

@@ -83,7 +83,7 @@ def links_of(row: dict[str, Any]) -> set[tuple[str, object]]:
 
 
 @given(first=ROWS, second=ROWS, share=st.sampled_from([0.05, 0.2]))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_measured_pair_is_like_a_trained_one_and_none_changes_sides_when_a_dataset_grows(
     tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str, Any]], share: float
 ) -> None:

@@ -31,7 +31,7 @@ def padded(tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
 
 
 def test_fuzzed_captions_get_open_clips_ids(tokenizer: ClipTokenizer) -> None:
-    texts = make_hostile_captions(5000, seed=3)
+    texts = make_hostile_captions(2000, seed=3)
     unlike = (padded(tokenizer, texts) != oracle(texts)).any(dim=1)
     assert [texts[row] for row in unlike.nonzero()[:, 0].tolist()] == []
 
@@ -39,13 +39,12 @@ def test_fuzzed_captions_get_open_clips_ids(tokenizer: ClipTokenizer) -> None:
 ACCENTED = "".join(MOJIBAKE_CATEGORIES.values()).replace("-", "") + "ÂÃÎÐØÙàœŒβāвЂГВРС√≈ҐаЯ東"
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.sampled_from(ACCENTED + "a-B. "), min_size=1, max_size=6))
 def test_no_text_is_bad_to_ftfy_that_is_not_suspect(text: str) -> None:
     assert clip_vocabulary.SUSPECT.search(text) or clip_vocabulary.FIXABLE.search(text) or not is_bad(text)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(st.text(st.sampled_from([*ODD, *"aA1 '-&;#<\n"])), max_size=4), st.sampled_from([*ENTITIES, *SPECIAL]))
 def test_any_text_gets_open_clips_ids(tokenizer: ClipTokenizer, parts: list[str], joint: str) -> None:
     text = joint.join(parts)
