@@ -167,7 +167,6 @@ def die_in(step: int, *arguments: Any) -> None:
     run_job(*arguments)
 
 
-@pytest.mark.timeout(120)
 def test_kill_9_at_random_steps_then_rerun_ends_in_the_same_bits(make_job: MakeJob) -> None:
     """Kill three times, each within a step or while a checkpoint is written."""
     undisturbed, killed = make_job("a", "vit"), make_job("b", "vit", checkpoint_every=1)

@@ -116,7 +116,7 @@ def test_order_parts_partitions_and_slices_do_not_change_near_captions(tmp_path:
 def test_a_small_memory_limit_and_workers_do_not_change_near_captions(tmp_path: Path):
     rows, config = pairs(slow.variants(7, 2500), hosts=2), {"scope": "all"}
     row_bytes = NEAR_CAPTIONS.row_bytes(NearCaptionsConfig(threshold=0.8))
-    assert plan_sizes(len(rows), 8, 8 << 20, row_bytes).partitions > 2
+    assert plan_sizes(len(rows), 8, 4 << 20, row_bytes).partitions > 2
     one = filtered(tmp_path / "one", rows, near_captions=config)
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         many = with_sizes(3, 1000, 1000)
