@@ -5,13 +5,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
 from tasks.web.address_policy import AddressResolver
 from tasks.web.connection import Connection, IdleConnections
 from tasks.web.fetch_error import FetchError
-from tasks.web.request import HttpClient, allow_body, read_body, split_url, translate_errors
+from tasks.web.request import HttpClient, allow_body, parse_retry_seconds, read_body, split_url, translate_errors
 
 OK = b"HTTP/1.1 200 OK\r\n"
 WHOLE = OK + b"Content-Length: 2\r\n\r\nok"
@@ -185,3 +187,10 @@ def test_idle_connections_are_few_and_expire() -> None:
     assert idle.take(ORIGIN, targets) is None
     for _, far in pairs:
         far.close()
+
+
+def test_parse_retry_seconds_reads_dates():
+    at = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    assert 80 < (parse_retry_seconds(at) or 0) <= 90
+    assert parse_retry_seconds("Fri, 01 Jan 1999 00:00:00 GMT") == 0
+    assert parse_retry_seconds("soon") is None
