@@ -13,9 +13,9 @@ from tasks.pack import stage
 from tests.counting_store import CountingStore
 from tests.unit.tasks.dataset_chain import chain, packed, pair
 
-ROWS = (100, 400, 1600)
-RAW_SIZE = SHARD_SIZE = 50
-PIECE_BYTES, RUN_LIMIT_BYTES = 8 << 10, 55_000
+ROWS = (200, 800, 3200)
+RAW_SIZE = SHARD_SIZE = 100
+PIECE_BYTES, RUN_LIMIT_BYTES = 16 << 10, 110_000
 
 
 def pack_counted(folder: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> CountingStore:
