@@ -11,6 +11,7 @@ import pytest
 from dataops.stages import STAGES
 from dataops.store import FolderStore
 from tests.kills.loop import newest_record
+from tests.servers.databases import put_databases
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("chaos")]
 GROUPS = ["filter", "download", "curate", "train", "evaluate", "register"]
@@ -35,6 +36,7 @@ def test_rerun_needs_only_the_store_when_home_and_databases_are_lost(chaos, pair
     assert record is not None
     other = replace(pairmill, env={**pairmill.env, "PAIRMILL_HOME": str(tmp_path / "home")})
     before = files(store, *STAGES[:-1])
+    put_databases(tmp_path / "home")
     try:
         assert other.json("runs") == []
         assert [run["run_id"] for run in other.json("runs", "--store", store)] == [record.run_id]

@@ -225,6 +225,7 @@ def test_prefect_and_mlflow_record_the_run(pairmill, undisturbed):
     found = httpx.get(url, params={"name": name, "version": version}).json()["model_version"]
     tags = {tag["key"]: tag["value"] for tag in found["tags"]}
     assert tags["dataset_key"] == stages(undisturbed)["pack"]["key"]
+    assert f"/runs/{found['run_id']}?" in undisturbed["model_links"]["run"]
     run = httpx.get(f"{mlflow}/api/2.0/mlflow/runs/get", params={"run_id": found["run_id"]}).json()["run"]
     assert run["inputs"]["dataset_inputs"]
     seconds = sum(stage["seconds"] for stage in undisturbed["result"]["stages"])

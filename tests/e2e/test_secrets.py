@@ -139,7 +139,7 @@ def runs(pairmill: Pairmill, reusing_config: Path) -> dict[str, subprocess.Compl
         store = f"store.uri={json.dumps(str(pairmill.folder / f'store-leaky-{where}'))}"
         command = [sys.executable, str(pairmill.folder / "leaky.py"), where, "run", str(config), "--set", store]
         env = {**pairmill.env, "PYTHONPATH": path}
-        done = subprocess.run(command, cwd=pairmill.folder, env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=pairmill.folder, env=env, capture_output=True, text=True, timeout=500)
         assert done.returncode == 1, done.stderr[-3000:]
         return done
 

@@ -166,7 +166,7 @@ class Chaos:
         """Wait for a random moment in a stage, by its usual time or by the number of written objects."""
         share = self.random.random()
         by_objects = self.random.random() < 0.5 and self.parts.get(stage, 0) > 4
-        poll_seconds = 0.01 if isinstance(store, FolderStore) else 0.1
+        poll_seconds = 0.03 if isinstance(store, FolderStore) else 0.1
         deadline = time.monotonic() + TIMEOUT
         while process.poll() is None and time.monotonic() < deadline:
             position = self._find_position(store, process.pid)

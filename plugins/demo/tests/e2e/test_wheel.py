@@ -15,6 +15,7 @@ import pytest
 
 from dataops.home import CHECKOUT
 from plugins.demo.build import BUILT_FILE
+from tests.servers.databases import put_database
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -111,6 +112,8 @@ def test_demo_runs_from_the_wheel_and_all_is_reused_where_its_project_is_moved(i
     """Each oddity of the demo's web ends as a dropped row with a reason."""
     config, before = ".pairmill/demo-quick.toml", installed.folder
     installed.pairmill("init", "mine", "--from", "pairs", "--yes")
+    for server in ("prefect", "mlflow"):
+        put_database(server, installed.folder / ".pairmill" / "services" / server)
     try:
         shown = installed.pairmill("demo", "--quick")
         assert [stage["state"] for stage in shown["stages"]] == ["Completed"] * 8

@@ -30,7 +30,9 @@ def test_an_experiment_that_is_killed_continues_and_decides(pairmill: Pairmill):
         f'name = "which"\nbase = "{config.name}"\nseeds = 2\n'
         '[variants]\ntrained = {}\nhardly = { "train.lr" = 1e-9 }\n[decide]\nmetric = "shapes-seen/top1"\n'
     )
-    pairmill.run_and_kill("experiment", file, when=lambda: any(store.names("evaluate")))  # one training is recorded
+    pairmill.run_and_kill(
+        "experiment", file, when=lambda: any(store.names("evaluate")), pause=0.1
+    )  # one training is recorded
     page = pairmill.folder / "which.html"
     result = pairmill.json("experiment", file, "--page", page)
     assert [one["state"] for one in result["runs"]] == ["complete"] * 4

@@ -25,13 +25,14 @@ from prefect.client.schemas.objects import FlowRun
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 async def main():
-    template, values = json.load(sys.stdin)
     async with get_client() as client:
-        made = await KubernetesWorkerJobConfiguration.from_template_and_values(template, values, client=client)
+        make = KubernetesWorkerJobConfiguration.from_template_and_values
+        jobs = [await make(template, values, client=client) for template, values in json.load(sys.stdin)]
     run = FlowRun(id=UUID("00000000-0000-0000-0000-000000000001"), flow_id=UUID("00000000-0000-0000-0000-000000000002"),
                   name="eager-otter")
-    made.prepare_for_flow_run(run)
-    print(json.dumps(made.job_manifest))
+    for job in jobs:
+        job.prepare_for_flow_run(run)
+    print(json.dumps([job.job_manifest for job in jobs]))
 
 asyncio.run(main())
 """
@@ -48,12 +49,16 @@ def load_template(kind: str) -> dict[str, Any]:
     return json.loads((KUBERNETES / f"{kind}-job-template.json").read_text())
 
 
-def render(cluster: Topology, kind: str, values: dict[str, Any]) -> dict[str, Any]:
-    template_and_values = json.dumps([load_template(kind), values])
-    command, env = [sys.executable, "-c", RENDER], cluster.client()
-    done = subprocess.run(command, env=env, input=template_and_values, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def jobs(cluster: Topology) -> dict[str, Any]:
+    """Return the rendered job of each template."""
+    env, asked = {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}, []
+    for kind, more in (("gpu", {"gpus": 2}), ("cpu", {})):
+        asked.append((load_template(kind), {"image": f"registry.example.org/pairmill:{kind}", "env": env} | more))
+    command, text = [sys.executable, "-c", RENDER], json.dumps(asked)
+    done = subprocess.run(command, env=cluster.client(), input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return dict(zip(("gpu", "cpu"), json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
 def test_prefect_creates_a_work_pool_from_the_template(cluster: Topology):
@@ -64,10 +69,8 @@ def test_prefect_creates_a_work_pool_from_the_template(cluster: Topology):
 
 
 @pytest.mark.parametrize("kind", ["gpu", "cpu"])
-def test_the_worker_renders_a_valid_job(cluster: Topology, kind: str):
-    env = {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}
-    values = {"image": f"registry.example.org/pairmill:{kind}", "env": env}
-    job = render(cluster, kind, values | ({"gpus": 2} if kind == "gpu" else {}))
+def test_the_worker_renders_a_valid_job(jobs: dict[str, Any], kind: str):
+    job = jobs[kind]
     pod = job["spec"]["template"]["spec"]
     checked = deepcopy(job)
     for misplaced in (
