@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -142,11 +143,17 @@ def write_words(folder: Path, kind: str = "npy") -> np.ndarray:
 
 def write_backbone(path: Path, architecture: str, image_size: int) -> nn.Module:
     """Write a backbone with the layer of its classes, and return it as timm has it."""
+    network = make_backbone(architecture, image_size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(network.state_dict(), path)
+    return network
+
+
+@cache
+def make_backbone(architecture: str, image_size: int) -> nn.Module:
     import timm
 
     options = {"img_size": image_size} if "patch" in architecture else {}
     network = timm.create_model(architecture, num_classes=3, **options).eval()
     randomise(network)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(network.state_dict(), path)
     return network

@@ -7,11 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from dataops.home import CHECKOUT
-from training.job import describe_stuck
+from tests.job_processes import Ranks, Trial, run_job
+from training import distributed, train
+from training.job import StuckWatch, describe_stuck
+
+pytestmark = pytest.mark.xdist_group("ranks")
 
 
 def start(folder: Path, number: int, script: str, **environment: str) -> subprocess.Popen[str]:
@@ -125,11 +131,30 @@ def test_launcher_sends_its_sigterm_to_each_rank(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("stopped-*")} == {"stopped-0", "stopped-1"}
 
 
+def sleep_for_ever() -> None:
+    while True:
+        time.sleep(1)
+
+
+def get_stuck(path: Path, trial: Trial, *more: Any) -> None:
+    """Take steps of two ranks, of which one sleeps for ever after the eighth."""
+
+    def take_steps(arguments: list[str]) -> int:
+        distributed.join(torch.device("cpu"))
+        with StuckWatch(Path(arguments[0]).parent, seconds=1.0) as watch:
+            for step in range(1, 10):
+                if step > 8 and trial.rank == 1:
+                    sleep_for_ever()
+                distributed.gather_integers([step])
+                watch.end_step(step, is_limited=True)
+        return 0
+
+    train.main = take_steps
+    run_job(path, trial, *more)
+
+
 def test_a_rank_that_sleeps_is_named_and_all_end_with_75_and_their_stacks(tmp_path: Path) -> None:
-    module = ["-m", "tests.unit.training.stuck_ranks", str(tmp_path / "job.json")]
-    command = [sys.executable, "-m", "training.launch", "2", *module]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 75, done.stderr
+    assert Ranks(tmp_path / "job.json", 2, target=get_stuck).wait() == [75, 75]
     failure = json.loads((tmp_path / "failure.json").read_text())
     assert (failure["exit_code"], failure["error"]) == (75, "RanksStuck")
     assert "after step 8: the other ranks wait for rank 1 on" in failure["message"]

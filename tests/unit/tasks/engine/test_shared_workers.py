@@ -31,7 +31,7 @@ def pids(names: list[str], draft: Draft, context: Context) -> set[int]:
     return {record.facts["pid"] for record in map_parts(who, [Task(name) for name in names], draft, context)}
 
 
-def test_shared_workers_serve_several_maps_and_survive_a_failed_one(tmp_path: Path):
+def test_shared_workers_serve_several_maps_and_survive_a_failed_one_and_a_kill(tmp_path: Path):
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     context = Context(store=draft.store, home=tmp_path, workers=1)
     with shared_workers(context) as shared:
@@ -39,19 +39,12 @@ def test_shared_workers_serve_several_maps_and_survive_a_failed_one(tmp_path: Pa
         with pytest.raises(ContractError, match="worse"):
             map_parts(who, [Task("worse", fails=True), *(Task(f"x{i}") for i in range(9))], draft, shared)
         assert pids(["c"], draft, shared) == first
-    assert len(first) == 1
-    assert os.getpid() not in first
-    assert pids(["a", "b"], draft, context) == first, "finished before"
-    assert pids(["d"], draft, context) != first
-
-
-def test_an_idle_worker_that_is_killed_is_replaced(tmp_path: Path):
-    draft = Draft(FolderStore(tmp_path), "filter", "k")
-    with shared_workers(Context(store=draft.store, home=tmp_path, workers=1)) as shared:
-        (idle,) = pids(["a"], draft, shared)
+        (idle,) = first - {os.getpid()}
         os.kill(idle, signal.SIGKILL)
         wait_for(lambda: not Path(f"/proc/{idle}").exists())
-        assert idle not in pids(["b"], draft, shared)
+        assert idle not in pids(["e"], draft, shared), "a killed worker is replaced"
+    assert pids(["a", "b"], draft, context) == first, "finished before"
+    assert pids(["d"], draft, context) != first
 
 
 def test_shared_workers_are_killed_when_they_do_not_end(tmp_path: Path):
