@@ -42,7 +42,7 @@ def test_each_folder_says_in_its_docstring_what_belongs_in_it():
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_each_stage_has_the_same_anatomy(stage: str):
+def test_each_stage_has_the_same_anatomy(stage):
     folder = CHECKOUT / "tasks" / stage
     assert (folder / "stage.py").is_file()
     # The trainer is a process of its own, which a registered model's code is part of: its table lies beside it.

@@ -66,23 +66,23 @@ def trees() -> dict[str, ast.Module]:
     return dict(modules())
 
 
-def test_names_of_two_words_stand_in_one_module(trees: Mapping[str, ast.Module]) -> None:
+def test_names_of_two_words_stand_in_one_module(trees):
     """A name of one word is often something else as well (`timeout`, `pairs`), and so is the name of a column."""
     names = REASONS | {*plugins.names("signals"), *plugins.names("sources")}
     assert find_doubles({name for name in names if {"_", "-"} & {*name}} - MEANINGS.keys(), trees) == {}
 
 
-def test_reasons_of_one_word_are_constants_where_an_error_is_made(trees: Mapping[str, ast.Module]) -> None:
+def test_reasons_of_one_word_are_constants_where_an_error_is_made(trees):
     assert [one for one in find_made(trees, MAKES_REASON, 1) if one[1] in REASONS] == []
 
 
-def test_reasons_and_damages_where_an_error_is_made_are_described(trees: Mapping[str, ast.Module]) -> None:
+def test_reasons_and_damages_where_an_error_is_made_are_described(trees):
     found = [*find_made(trees, MAKES_REASON | MAKES_DAMAGE)]
     assert "bad_record" in {text for _, text in found}
     assert [one for one in found if one[1] not in {*REASONS, *DAMAGES, *NO_ROWS}] == []
 
 
-def test_each_shared_reason_is_described() -> None:
+def test_each_shared_reason_is_described():
     shared = {name: value for name, value in vars(reasons.Reason).items() if name.isupper()}
     assert {*shared.values()} <= REASONS
     assert all(name == value.upper() for name, value in shared.items())
@@ -102,13 +102,13 @@ NAMED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", NAMED)
-def test_an_object_has_the_name_of_its_entry_point(kind: str) -> None:
+def test_an_object_has_the_name_of_its_entry_point(kind):
     assert {name: NAMED[kind](one) for name, one in plugins.load(kind).items()} == {
         name: name for name in plugins.load(kind)
     }
 
 
-def test_stages_and_commands_are_registered_once() -> None:
+def test_stages_and_commands_are_registered_once():
     assert [step.stage.name for step in PIPELINE] == [*STAGES]
     commands = [name for group in plugins.kinds("commands.") for name in plugins.names(group)]
     assert len(commands) == len({*commands})

@@ -100,8 +100,8 @@ def _evaluate(node: ast.expr, strings: dict[str, ast.expr]) -> str | bytes | Non
 
 # Worst cases ------------------------------------------------------------------------------------------------------------
 
-PARSER = re._parser  # type: ignore[attr-defined]  # pyright: ignore
-OP = re._constants  # type: ignore[attr-defined]  # pyright: ignore
+PARSER = re._parser
+OP = re._constants
 REPEATS = (OP.MAX_REPEAT, OP.MIN_REPEAT, OP.POSSESSIVE_REPEAT)
 SUFFIXES = ("", "\x00", "!", "\n", " x")
 CANDIDATES = "aA0 -_.:;,/<>=\"'\t\n\r\x00é!@#%&*+?^$|~`(){}[]\\b"
@@ -226,7 +226,7 @@ def find_slow_text(expression: Expression) -> str | None:
 EXPRESSIONS = find_expressions()
 
 
-def test_the_source_has_expressions_to_check() -> None:
+def test_the_source_has_expressions_to_check():
     assert len(EXPRESSIONS) > 100
     known = {name for name in BOUNDED if (ROOT / name.split()[0]).exists()}  # a plugin may be absent
     assert known <= {expression.name for expression in EXPRESSIONS}
@@ -237,11 +237,11 @@ def test_the_source_has_expressions_to_check() -> None:
     [e for e in EXPRESSIONS if e.name not in BOUNDED],
     ids=lambda e: f"{e.where} {str(e.pattern.pattern)[:40]!r}",
 )
-def test_expression_takes_linear_time_on_its_worst_cases(expression: Expression) -> None:
+def test_expression_takes_linear_time_on_its_worst_cases(expression):
     text = find_slow_text(expression)
     assert text is None, f"over {SECONDS} s for {len(text):,} characters such as {text[:40]!r}"
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "a*b", r"<!--.*?-->", r"\s+$", r"(\w+\s?)*:"])
-def test_the_check_finds_slow_expressions(pattern: str) -> None:
+def test_the_check_finds_slow_expressions(pattern):
     assert find_slow_text(Expression("here", "here", re.compile(pattern), is_searched=True)) is not None

@@ -26,7 +26,7 @@ from flows.config import RunConfig
         "import requests\nrequests.get(u, verify=False)",
     ],
 )
-def test_lint_reports_calls_that_hostile_data_could_use(code: str):
+def test_lint_reports_calls_that_hostile_data_could_use(code):
     """`make lint` accepts one with `# noqa: RULE  the reason` on its line."""
     imports = "import torch\nimport yaml\n" if code.startswith(("torch", "yaml")) else ""
     command = [sys.executable, "-m", "ruff", "check", "--stdin-filename", str(CHECKOUT / "flows" / "x.py"), "-"]
@@ -65,7 +65,7 @@ def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, obje
 
 def test_config_fields_that_become_paths_are_read_only_or_plain_names():
     for path, field in fields(RunConfig):
-        annotation, metadata = str(field.annotation), str(field.metadata)  # pyright: ignore
+        annotation, metadata = str(field.annotation), str(field.metadata)
         if "str" not in annotation and "Path" not in annotation:
             continue
         named = any(

@@ -21,7 +21,7 @@ from training.model.load import load_any
 STORED = Path(__file__).parents[1] / "data" / "stored"
 
 
-def test_load_model_reads_an_earlier_model() -> None:
+def test_load_model_reads_an_earlier_model():
     loaded = load_model(STORED / "model")
     features = normalize(loaded.model.encode_text(loaded.tokenizer(["a red kite", "two cats"])), dim=-1)
     expected = torch.tensor(json.loads((STORED / "text_features.json").read_text()))
@@ -29,7 +29,7 @@ def test_load_model_reads_an_earlier_model() -> None:
     assert load_any(STORED / "model").model.state_dict().keys() == loaded.model.state_dict().keys()
 
 
-def test_restore_reads_an_earlier_checkpoint() -> None:
+def test_restore_reads_an_earlier_checkpoint():
     model = CLIP(load_model(STORED / "model").config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     found = find_newest_checkpoint(STORED / "checkpoints", "0" * 64, 0)
@@ -43,9 +43,7 @@ def test_restore_reads_an_earlier_checkpoint() -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("manifest.json", Manifest), ("run.json", RunRecord), ("lease.json", Lease)]
 )
-def test_record_of_an_earlier_version_is_read_and_written_unchanged(
-    name: str, kind: type[Manifest | RunRecord | Lease]
-) -> None:
+def test_record_of_an_earlier_version_is_read_and_written_unchanged(name, kind):
     text = (STORED / name).read_text()
     added = {} if kind is Lease else {"schema_version": 1}
     assert kind.model_validate_json(text).model_dump(mode="json") == added | json.loads(text)

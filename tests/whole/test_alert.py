@@ -1,10 +1,8 @@
 """An alert on known harmful images is sent as soon as the download has ended, and names no host."""
 
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import pytest
 from prefect.server.utilities.user_templates import render_user_template_sync
 
 from dataops.snapshot import Counts
@@ -16,7 +14,7 @@ from tests.live_runs import build_live_run
 from tests.manifests import build_manifest
 
 
-def test_alert_on_known_harmful_images_names_only_count_lists_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_alert_on_known_harmful_images_names_only_count_lists_and_run(tmp_path, monkeypatch):
     sent = list[dict[str, Any]]()
     monkeypatch.setattr(
         events, "emit_event", lambda event, resource, payload: sent.append({"resource": resource, "payload": payload})
@@ -35,7 +33,7 @@ def test_alert_on_known_harmful_images_names_only_count_lists_and_run(tmp_path: 
         listener.stage_ended(StageEnd(stage, "Completed", 1.0, made))
     listener.ended("completed", None)  # and not once more
     (event,) = sent
-    alert = next(one for one in notification_automations([UUID(int=1)], "") if MATCHED in one.trigger.expect)  # pyright: ignore
+    alert = next(one for one in notification_automations([UUID(int=1)], "") if MATCHED in one.trigger.expect)
     templates = [getattr(alert.actions[0], name) for name in ("subject", "body")]
     subject, body = (render_user_template_sync(template, {"event": event}) for template in templates)
     assert subject == "Known harmful images: 3 in demo-1"

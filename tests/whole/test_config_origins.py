@@ -11,7 +11,7 @@ def resolve(path: Path, *settings: str) -> tuple[RunConfig, dict[str, tuple[obje
     return config, {key.path: (key.value, key.origin) for table in tables for key in table.keys}, "\n".join(lines)
 
 
-def test_each_key_has_its_origin(tmp_path: Path):
+def test_each_key_has_its_origin(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
         'name = "mine"\n[source]\nkind = "pairs"\npaths = ["a b.csv"]\n[curate.scores.aesthetic]\n'

@@ -1,7 +1,6 @@
 """Each config that is shipped is valid for the schema and for a run, and printed as the same config."""
 
 import tomllib
-from pathlib import Path
 
 import jsonschema
 import polars as pl
@@ -15,7 +14,7 @@ from plugins.init.schema import config_schema
 
 
 @pytest.mark.parametrize("path", sorted((CHECKOUT / "configs").glob("*.toml")), ids=lambda path: path.stem)
-def test_config_is_valid_and_printed_as_the_same_config(path: Path, tmp_path: Path) -> None:
+def test_config_is_valid_and_printed_as_the_same_config(path, tmp_path):
     values = tomllib.loads(path.read_text("utf-8"))
     assert list(jsonschema.Draft202012Validator(config_schema()).iter_errors(values)) == []
     config, tables = resolve_config(path, ())

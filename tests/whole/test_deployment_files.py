@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from dataops.config import StageConfig
@@ -82,7 +81,7 @@ def test_no_password_has_a_default():
     assert used == set(re.findall(r"^#?([A-Z_]+)=", dotenv.EXAMPLE.read_text(), flags=re.MULTILINE))
 
 
-def test_dotenv_writes_random_private_secrets_once(tmp_path: Path):
+def test_dotenv_writes_random_private_secrets_once(tmp_path):
     path = tmp_path / ".env"
     assert dotenv.main(path) == 0
     values = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and line[0] != "#")
@@ -100,7 +99,7 @@ def test_git_ignores_the_secrets():
     assert done.returncode == 0
 
 
-def test_code_version_reads_the_build_commit_without_git(monkeypatch: pytest.MonkeyPatch):
+def test_code_version_reads_the_build_commit_without_git(monkeypatch):
     monkeypatch.setenv("PAIRMILL_GIT_COMMIT", "0123abc")
     with_git = code_version()
     assert with_git["commit"] != "0123abc"
@@ -108,7 +107,7 @@ def test_code_version_reads_the_build_commit_without_git(monkeypatch: pytest.Mon
     assert (code_version()["commit"], code_version()["dirty"]) == ("0123abc", None)
 
 
-def test_only_changes_of_the_code_make_it_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_only_changes_of_the_code_make_it_dirty(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "code_version", partial(code_version, tmp_path))
     author = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
     for command in (("init", "-q"), (*author, "commit", "-q", "--allow-empty", "-m", "First")):

@@ -11,7 +11,7 @@ from cyclopts import CycloptsError
 from pydantic import ValidationError
 
 from docs.tools.links import ROOT, pages
-from docs.tools.outputs import Block, find_blocks
+from docs.tools.outputs import find_blocks
 from flows.app import make_app
 from flows.config import RunConfig
 
@@ -82,7 +82,7 @@ BLOCKS = [(page.name, block) for page in pages() for block in find_blocks(page.r
 
 
 @pytest.mark.parametrize(("page", "block"), BLOCKS, ids=lambda value: getattr(value, "shown", value))
-def test_each_block_calls_a_command_as_it_is(page: str, block: Block):
+def test_each_block_calls_a_command_as_it_is(page, block):
     words = shlex.split(block.shown)
     if words[0] == "pairmill":
         APP.parse_args(words[1:], exit_on_error=False, print_error=False)  # raises CycloptsError for what is unknown

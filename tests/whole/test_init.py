@@ -33,7 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_config_and_suite_are_valid_in_their_folder(kind: str, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_config_and_suite_are_valid_in_their_folder(kind, monkeypatch, capsys):
     assert make(kind) == 0
     result = json.loads(capsys.readouterr().out)
     folder = Path("birds of prey")
@@ -54,7 +54,7 @@ def test_config_and_suite_are_valid_in_their_folder(kind: str, monkeypatch: pyte
     assert task.problems() == []
 
 
-def test_nothing_is_replaced_without_asking(monkeypatch: pytest.MonkeyPatch, capsys):
+def test_nothing_is_replaced_without_asking(monkeypatch, capsys):
     make("pairs", "p")
     make("pairs", "p")
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["written"] == []
@@ -77,7 +77,7 @@ def test_nothing_is_replaced_without_asking(monkeypatch: pytest.MonkeyPatch, cap
     assert config["download"]["contact"] == "mailto:me@example.org"
 
 
-def test_three_questions_are_asked_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys):
+def test_three_questions_are_asked_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", Terminal('ftp\nsite\nhttps://x.test/"a"\nhttps://me.test/\\u\n'))
     assert make(None, ".", yes=False, as_json=False) == 0
     captured = capsys.readouterr()
@@ -105,7 +105,7 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_written(kind, options, er
     assert [path.name for path in Path().iterdir()] == ["file"]
 
 
-def test_site_of_this_machine_is_reached_by_its_port(monkeypatch: pytest.MonkeyPatch):
+def test_site_of_this_machine_is_reached_by_its_port(monkeypatch):
     make("site", "s", "http://localhost:8797/a")
     config = tomllib.loads(Path("s/config.toml").read_text())
     for table in ("source", "download"):

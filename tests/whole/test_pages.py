@@ -12,7 +12,7 @@ from docs.tools.reference import PAGES, render_page
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_is_what_the_code_gives(name: str):
+def test_page_is_what_the_code_gives(name):
     committed = (CHECKOUT / "docs" / "reference" / name).read_text(encoding="utf-8")
     assert committed == render_page(name), f"docs/reference/{name} is old: run `make docs-reference`, commit it"
 
@@ -29,7 +29,7 @@ def test_paths_and_modules_in_backticks_exist():
     assert {name: broken for name, page in _pages().items() if (broken := links.broken_paths(page))} == {}
 
 
-def test_folders_of_the_home_are_listed_in_the_docs() -> None:
+def test_folders_of_the_home_are_listed_in_the_docs():
     """A folder that no list has is neither deleted by gc nor searched by a takedown."""
     pattern = re.compile(r"\bhome(?:\(\))?(?:\.resolve\(\))? / \"([a-z_./-]+)\"")
     folders = ("dataops", "training", "tasks", "infra", "flows", "plugins")

@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ('kind = "common_crawl"\nnum_files = 1\ncrawl = "../x"', r"source\.crawl: '\.\./x': .* is no crawl id"),
     ],
 )
-def test_each_kind_of_source_checks_its_own_keys(folder: Path, source: str, message: str):
+def test_each_kind_of_source_checks_its_own_keys(folder, source, message):
     (folder / "one.toml").write_text(f'name = "test"\n[source]\n{source}\n')
     with pytest.raises(ConfigError, match=message):
         load_config(folder / "one.toml", until="extract")

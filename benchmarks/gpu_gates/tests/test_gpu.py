@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -38,7 +37,7 @@ NEEDS_MORE = {"CPU = card, 20 fp32 steps", "fp8 = bf16, 50 steps", "losses = ope
 
 
 @pytest.mark.timeout(600)
-def test_all_gates_of_a_cpu_pass_on_a_bare_machine(tmp_path: Path) -> None:
+def test_all_gates_of_a_cpu_pass_on_a_bare_machine(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(BLOCKER)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{CHECKOUT}", "OMP_NUM_THREADS": "1"}
     command = [
@@ -70,7 +69,7 @@ def test_all_gates_of_a_cpu_pass_on_a_bare_machine(tmp_path: Path) -> None:
     assert "samples/s" in run.stdout
 
 
-def test_the_first_stages_fit_into_the_time_of_a_run() -> None:
+def test_the_first_stages_fit_into_the_time_of_a_run():
     """Five gates, ViT-B/16 and ViT-B/32 compiled, a training job and the loader, even if each takes until its deadline."""
     assert sum(stage.is_gate for stage in FIRST) == 5
     needed = {"ViT-B-16, ours, compiled", "ViT-B-32, ours, compiled", "training job", "loader"}
@@ -79,7 +78,7 @@ def test_the_first_stages_fit_into_the_time_of_a_run() -> None:
     assert len({stage.name for stage in STAGES}) == len(STAGES)
 
 
-def test_a_run_continues_another_with_the_stages_that_did_not_end_well(tmp_path: Path) -> None:
+def test_a_run_continues_another_with_the_stages_that_did_not_end_well(tmp_path):
     """A pattern chooses among them; what has passed counts in the table and in the exit code."""
     earlier = tmp_path / "out"
     lines = {"syncs in a step": PASS, "packed = padded": FAIL, "loader": MEASURED, "ViT-B-16, ours": NOT_RUN}

@@ -61,7 +61,7 @@ MISSING = "not_in_archive: no archive of the source has a usable record of it"
 
 
 @pytest.mark.parametrize("name", ["a.warc", "a.warc.gz", "a.one.warc.gz", "a.warc.zst", "a.warc.lz4"])
-def test_images_are_taken_from_archives_of_each_form(tmp_path: Path, name: str) -> None:
+def test_images_are_taken_from_archives_of_each_form(tmp_path, name):
     records = [
         record("http://a.test/page", http(b"<html>a page", Content_Type="text/html")),
         record("http://a.test/1.png", http(RED, ETag='"x"', Last_Modified="yesterday")),
@@ -84,7 +84,7 @@ def test_images_are_taken_from_archives_of_each_form(tmp_path: Path, name: str) 
         assert gzip.decompress(data[: data.index(b"\x1f\x8b", 1)]) == records[1]
 
 
-def test_redirects_are_followed_over_files_and_end_in_the_archives(tmp_path: Path) -> None:
+def test_redirects_are_followed_over_files_and_end_in_the_archives(tmp_path):
     write_archive(
         tmp_path / "a.warc.gz",
         [
@@ -117,7 +117,7 @@ def test_redirects_are_followed_over_files_and_end_in_the_archives(tmp_path: Pat
     assert opener.evidence[urls[4]].http_status == 404
 
 
-def test_the_newest_body_answers_and_revisits_refer_to_bodies(tmp_path: Path) -> None:
+def test_the_newest_body_answers_and_revisits_refer_to_bodies(tmp_path):
     digest = {"WARC_Payload_Digest": "sha1:AAAA"}
     write_archive(
         tmp_path / "a.warc.gz",
@@ -140,7 +140,7 @@ def test_the_newest_body_answers_and_revisits_refer_to_bodies(tmp_path: Path) ->
     assert [fetch(opener, url) for url in urls] == [BLUE, GREEN, GREEN, GREEN, MISSING, MISSING]
 
 
-def test_headers_of_the_archived_response_opt_out(tmp_path: Path) -> None:
+def test_headers_of_the_archived_response_opt_out(tmp_path):
     opted = {
         "noai": {"X_Robots_Tag": "noai"},
         "tdm": {"TDM_Reservation": "1"},
@@ -158,7 +158,7 @@ def test_headers_of_the_archived_response_opt_out(tmp_path: Path) -> None:
     assert [fetch(recorded, url) for url in urls] == [RED] * 3
 
 
-def test_bodies_are_decoded_within_the_limit(tmp_path: Path) -> None:
+def test_bodies_are_decoded_within_the_limit(tmp_path):
     bomb = gzip.compress(bytes(50_000_000))
     records = {
         "gzip": http(gzip.compress(RED), Content_Encoding="gzip"),
@@ -189,7 +189,7 @@ def test_bodies_are_decoded_within_the_limit(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_damaged_archives_lose_their_damaged_records_only(tmp_path: Path) -> None:
+def test_damaged_archives_lose_their_damaged_records_only(tmp_path):
     path = write_archive(tmp_path / "a.warc.gz", [record(f"http://a.test/{n}.png", http(RED)) for n in range(3)])
     path.write_bytes(path.read_bytes()[:-60])
     urls = [f"http://a.test/{n}.png" for n in range(3)]
@@ -212,7 +212,7 @@ class Forbidden(ShardHook):
             raise FetchError("forbidden", "it is red")
 
 
-def test_bytes_that_another_hook_drops_are_not_copied_from_the_archive(tmp_path: Path) -> None:
+def test_bytes_that_another_hook_drops_are_not_copied_from_the_archive(tmp_path):
     bodies = {"1": RED, "2": BLUE}
     write_archive(
         tmp_path / "a.warc.gz", [record(f"http://a.test/{name}.png", http(body)) for name, body in bodies.items()]

@@ -24,7 +24,7 @@ ONE = '[source]\nkind = "warc"\npaths = ["*.warc.gz"]'
 CONTACT = 'contact = "mailto:us@example.org"'
 
 
-def test_archived_images_need_no_contact_and_have_a_key_of_their_own(folder: Path) -> None:
+def test_archived_images_need_no_contact_and_have_a_key_of_their_own(folder):
     with pytest.raises(ConfigError, match=r"download\.contact"):
         load(folder, ONE)
     with pytest.raises(ConfigError) as caught:  # with another error, the contact is not missed either

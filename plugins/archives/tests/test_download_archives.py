@@ -78,9 +78,7 @@ def run(store: Store, paths: list[str], home: Path, pool: Executor, **settings: 
     return kept, make(plan(DOWNLOAD, config, 0, [kept], store), context)
 
 
-def test_images_come_from_the_archives_without_a_request(
-    crawl: Path, tmp_path: Path, one_thread: Executor, offline: None
-) -> None:
+def test_images_come_from_the_archives_without_a_request(crawl, tmp_path, one_thread, offline):
     store = FolderStore(tmp_path / "store")
     kept, found = run(store, [str(crawl / "*.warc.gz")], tmp_path, one_thread)
     assert kept.counts.kept == found.counts.input == 12
@@ -104,9 +102,7 @@ def test_images_come_from_the_archives_without_a_request(
     assert not [name for name in store.names(f"download/{found.key}") if "_work" in name]
 
 
-def test_resumed_run_gives_the_same_digest_and_reads_no_archive_again(
-    crawl: Path, tmp_path: Path, one_thread: Executor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_run_gives_the_same_digest_and_reads_no_archive_again(crawl, tmp_path, one_thread, monkeypatch):
     paths = [str(crawl / "*.warc.gz")]
     first = run(FolderStore(tmp_path / "store"), paths, tmp_path, one_thread)[1]
 

@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 from email.message import Message
-from pathlib import Path
 
 import pytest
 
@@ -27,9 +26,7 @@ def web() -> Iterator[Web]:
 
 
 @pytest.mark.parametrize("is_remote", [False, True], ids=["folder", "S3"])
-def test_a_later_run_fetches_only_changed_images(
-    tmp_path: Path, web: Web, is_remote: bool, request: pytest.FixtureRequest
-) -> None:
+def test_a_later_run_fetches_only_changed_images(tmp_path, web, is_remote, request):
     if is_remote:
         request.getfixturevalue("s3_environment")
     urls = [f"http://versioned.test/{name}" for name in ("1.png", "2.png", "gone.png", "says-no.png")]
@@ -58,7 +55,7 @@ def test_a_later_run_fetches_only_changed_images(
     assert len([name for name in open_store(place).names("") if "/" in name]) == 1
 
 
-def test_originals_in_a_store_are_as_those_in_a_folder(tmp_path: Path) -> None:
+def test_originals_in_a_store_are_as_those_in_a_folder(tmp_path):
     store = FolderStore(tmp_path)
     kept, headers = StoredOriginals(store), Message()
     kept.claim()
@@ -84,7 +81,7 @@ def test_originals_in_a_store_are_as_those_in_a_folder(tmp_path: Path) -> None:
         StoredOriginals(FolderStore(tmp_path / "other")).claim()
 
 
-def test_a_takedown_deletes_the_kept_images_of_urls_and_digests(tmp_path: Path) -> None:
+def test_a_takedown_deletes_the_kept_images_of_urls_and_digests(tmp_path):
     kept, bodies = Originals(tmp_path), {f"http://a.test/{name}": name.encode() for name in "abc"}
     kept.claim()
     message = Message()

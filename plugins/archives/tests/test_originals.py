@@ -1,6 +1,5 @@
 import os
 from email.message import Message
-from pathlib import Path
 
 import pytest
 
@@ -26,16 +25,16 @@ def headers(**values: str) -> Message:
         {"ETag": '"1"', "Cache_Control": "private, No-Store"},
     ],
 )
-def test_originals_store_only_cacheable_bodies_with_validators(tmp_path: Path, headers: dict[str, str]) -> None:
+def test_originals_store_only_cacheable_bodies_with_validators(tmp_path, headers):
     message = Message()
     for name, value in headers.items():
-        message._headers.append((name.replace("_", "-"), value))  # type: ignore[attr-defined]  # as a wire might
+        message._headers.append((name.replace("_", "-"), value))  # as a wire might
     Originals(tmp_path).put("http://a.test/", b"body", message)
     assert Originals(tmp_path).get("http://a.test/") is None
     assert not list(tmp_path.iterdir())
 
 
-def test_originals_shrink_deletes_the_oldest_files(tmp_path: Path) -> None:
+def test_originals_shrink_deletes_the_oldest_files(tmp_path):
     originals = Originals(tmp_path)
     for number in range(6):
         originals.put(f"http://a.test/{number}", bytes(1_000), headers(ETag='"1"'))
@@ -58,7 +57,7 @@ OTHER_FILES = {
 
 
 @pytest.mark.parametrize("kind", OTHER_FILES)
-def test_claim_refuses_a_folder_with_files_of_others(tmp_path: Path, kind: str) -> None:
+def test_claim_refuses_a_folder_with_files_of_others(tmp_path, kind):
     path = tmp_path / OTHER_FILES[kind]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"the user's own")
@@ -69,7 +68,7 @@ def test_claim_refuses_a_folder_with_files_of_others(tmp_path: Path, kind: str) 
 
 
 @pytest.mark.parametrize("kind", OTHER_FILES)
-def test_shrink_deletes_only_files_with_the_names_of_originals(tmp_path: Path, kind: str) -> None:
+def test_shrink_deletes_only_files_with_the_names_of_originals(tmp_path, kind):
     originals = Originals(tmp_path / "originals")
     originals.claim()
     originals.put("http://a.test/", bytes(1_000), headers(ETag='"1"'))

@@ -82,7 +82,7 @@ def run(folder: Path, sources: list[dict[str, Any]], connect_to: dict[str, str],
     return made
 
 
-def test_a_dataset_of_two_sources_names_the_source_of_each_pair(tmp_path: Path, one_thread: Executor) -> None:
+def test_a_dataset_of_two_sources_names_the_source_of_each_pair(tmp_path, one_thread):
     write_sources(tmp_path)
     archive = {"kind": "warc", "paths": [str(tmp_path / "*.warc.gz")], "images": "archive"}
     licensed = {"name": "licensed", "kind": "pairs", "paths": [str(tmp_path / "*.csv")], "license": LICENCE}

@@ -135,7 +135,7 @@ def curated(
     return manifest, [row | {"outcome": outcomes[row["uid"]]} for row in read_parts(store, manifest).to_pylist()]
 
 
-def test_each_kept_image_gets_a_synthetic_caption_beside_its_own(tmp_path: Path, toy: ToyServer) -> None:
+def test_each_kept_image_gets_a_synthetic_caption_beside_its_own(tmp_path, toy):
     manifest, rows = curated(tmp_path, toy, concurrency=3, prompt="What is it?", languages=[])
     assert manifest.counts == Counts(input=7, kept=6, dropped={"too_small": 1})
     assert read_parts(FolderStore(tmp_path), manifest).schema == CURATED.append(CAPTIONS)
@@ -164,7 +164,7 @@ def test_each_kept_image_gets_a_synthetic_caption_beside_its_own(tmp_path: Path,
     assert facts["answered_by"] == {"toy-2b": 6}
 
 
-def test_a_rerun_pays_nothing_and_gives_the_same_bytes(tmp_path: Path, toy: ToyServer) -> None:
+def test_a_rerun_pays_nothing_and_gives_the_same_bytes(tmp_path, toy):
     first, _ = curated(tmp_path / "a", toy)
     FolderStore(tmp_path / "a").delete_tree(first.path(""))
     other, _ = curated(tmp_path / "a", toy, shard_size=2, max_chars=500)  # other checks of the text need no new answer
@@ -200,7 +200,7 @@ def bad_replies(image: bytes, times: int) -> Reply:
     }.get(number, describe(image, times))
 
 
-def test_every_bad_answer_leaves_the_row_with_a_reason(tmp_path: Path, toy: ToyServer) -> None:
+def test_every_bad_answer_leaves_the_row_with_a_reason(tmp_path, toy):
     toy.reply = bad_replies
     manifest, rows = curated(tmp_path, toy, 12, 50, attempts=3, timeout=1.5, min_success=0, max_wait=5, concurrency=12)
     outcomes = {int(row["url"].rpartition("/")[2].partition(".")[0]): row["outcome"] for row in rows}
@@ -216,7 +216,7 @@ def test_every_bad_answer_leaves_the_row_with_a_reason(tmp_path: Path, toy: ToyS
     assert toy.times[IMAGES[2]] < 3, "nor what has to wait longer than max_wait"
 
 
-def test_too_few_answers_fail_the_stage_and_a_rerun_asks_for_the_rest(tmp_path: Path, toy: ToyServer) -> None:
+def test_too_few_answers_fail_the_stage_and_a_rerun_asks_for_the_rest(tmp_path, toy):
     toy.reply = lambda image, times: (500, {}, b"") if image == IMAGES[5] else describe(image, times)
     with pytest.raises(ServiceError, match=r"answered for 5 of 6 images, less than min_success = 0\.9 \(http_500 1\)"):
         curated(tmp_path, toy, attempts=2)
@@ -228,7 +228,7 @@ def test_too_few_answers_fail_the_stage_and_a_rerun_asks_for_the_rest(tmp_path: 
     assert manifest.facts["recaption"]["outcomes"] == {"added": 6}
 
 
-def test_an_endpoint_that_is_down_or_refuses_ends_the_stage_soon(tmp_path: Path, toy: ToyServer) -> None:
+def test_an_endpoint_that_is_down_or_refuses_ends_the_stage_soon(tmp_path, toy):
     toy.reply = lambda image, times: (503, {}, b"")
     with pytest.raises(ServiceError, match=r"failed for 20 images in a row, the last time with http_503"):
         curated(tmp_path, toy, 30, 30, attempts=1, concurrency=1)
@@ -239,7 +239,7 @@ def test_an_endpoint_that_is_down_or_refuses_ends_the_stage_soon(tmp_path: Path,
             curated(tmp_path / str(status), toy, 3, concurrency=1)
 
 
-def test_the_key_is_sent_and_written_nowhere(tmp_path: Path, toy: ToyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_sent_and_written_nowhere(tmp_path, toy, monkeypatch):
     monkeypatch.setenv(API_KEY, "sk-0123456789abcdef")
     toy.reply = lambda image, times: (400, {}, b"sk-0123456789abcdef") if image == IMAGES[1] else describe(image, times)
     curated(tmp_path, toy, min_success=0.5)
@@ -253,7 +253,7 @@ def test_the_key_is_sent_and_written_nowhere(tmp_path: Path, toy: ToyServer, mon
     assert "characters that no key has" in remote.problems()[0]
 
 
-def test_limits_of_images_requests_and_rate_hold(tmp_path: Path, toy: ToyServer) -> None:
+def test_limits_of_images_requests_and_rate_hold(tmp_path, toy):
     def reply(image: bytes, times: int) -> Reply:
         time.sleep(0.02)
         return describe(image, times)
@@ -274,7 +274,7 @@ def test_limits_of_images_requests_and_rate_hold(tmp_path: Path, toy: ToyServer)
             assert all(0 <= quota <= size for quota, size in zip(quotas, sizes, strict=True))
 
 
-def test_a_pause_that_the_server_asks_for_holds_for_all_threads() -> None:
+def test_a_pause_that_the_server_asks_for_holds_for_all_threads():
     pace = Pace(None)
     pace.pause(0.2)
     started = time.monotonic()

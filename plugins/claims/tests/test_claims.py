@@ -74,9 +74,7 @@ def small_values(width: int) -> st.SearchStrategy[list[bytes]]:
 
 
 @given(small_values(32), small_values(8), st.data())
-def test_proofs_agree_with_a_set_and_a_recursive_tree(
-    digests: list[bytes], hashes: list[bytes], data: st.DataObject
-) -> None:
+def test_proofs_agree_with_a_set_and_a_recursive_tree(digests, hashes, data):
     import tempfile
 
     values = {"sha256": digests, "phash": hashes}
@@ -98,7 +96,7 @@ def test_proofs_agree_with_a_set_and_a_recursive_tree(
                     verify_proof(proof, value, len(distinct) + data.draw(st.sampled_from([-1, 1, BLOCK])), root, width)
 
 
-def test_a_proof_of_a_value_never_shows_the_absence_of_another(tmp_path: Path) -> None:
+def test_a_proof_of_a_value_never_shows_the_absence_of_another(tmp_path):
     digests = [hashlib.sha256(bytes([n])).digest() for n in range(200)]
     trees, stated = write_trees(tmp_path, {"sha256": digests, "phash": []})
     root, proofs = bytes.fromhex(stated["roots"]["sha256"]), [trees.prove("sha256", value) for value in digests]
@@ -114,7 +112,7 @@ def test_a_proof_of_a_value_never_shows_the_absence_of_another(tmp_path: Path) -
 
 
 @given(st.binary(max_size=200), st.integers(0, 767))
-def test_signatures_are_verified_as_by_cryptography(data: bytes, bit: int) -> None:
+def test_signatures_are_verified_as_by_cryptography(data, bit):
     key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(data).digest())
     public, signature = key.public_key().public_bytes_raw(), key.sign(data)
     assert verify_signature(public, data, signature)
@@ -186,7 +184,7 @@ def claim_of(what: Path | str, store: FolderStore, train: Manifest) -> dict[str,
     return make_statement(parse_asked(str(what)), find_subject(train.key, Path("home"), store.uri), 20)
 
 
-def test_photo_copy_and_stranger(tmp_path: Path, trained: tuple[FolderStore, Manifest], key: Ed25519PrivateKey) -> None:
+def test_photo_copy_and_stranger(tmp_path, trained, key):
     for name, data, used in (
         ("own.jpg", photo(7), True),
         ("copy.jpg", photo(7, size=48, quality=70), True),
@@ -234,9 +232,7 @@ def alter(value: Any) -> Iterator[Any]:
         )
 
 
-def test_whatever_is_altered_is_refused(
-    tmp_path: Path, trained: tuple[FolderStore, Manifest], key: Ed25519PrivateKey
-) -> None:
+def test_whatever_is_altered_is_refused(tmp_path, trained, key):
     (tmp_path / "own.jpg").write_bytes(photo(7))
     envelope = sign_statement(claim_of(tmp_path / "own.jpg", *trained), key)
     count = 0
@@ -247,9 +243,7 @@ def test_whatever_is_altered_is_refused(
     assert count > 100
 
 
-def test_what_a_signer_alters_is_refused_where_proofs_contradict_it(
-    tmp_path: Path, trained: tuple[FolderStore, Manifest], key: Ed25519PrivateKey
-) -> None:
+def test_what_a_signer_alters_is_refused_where_proofs_contradict_it(tmp_path, trained, key):
     """The signer himself lies: he signs again."""
     roots = frozenset(one["root"] for one in PackFacts.of(packs(trained)[0]).commitments["claims"])
     for seed in (7, 1234):
@@ -276,9 +270,7 @@ def test_what_a_signer_alters_is_refused_where_proofs_contradict_it(
             )
 
 
-def test_verifier_needs_the_standard_library_alone(
-    tmp_path: Path, trained: tuple[FolderStore, Manifest], key: Ed25519PrivateKey
-) -> None:
+def test_verifier_needs_the_standard_library_alone(tmp_path, trained, key):
     (tmp_path / "own.jpg").write_bytes(photo(7))
     (tmp_path / "claim.json").write_text(json.dumps(sign_statement(claim_of(tmp_path / "own.jpg", *trained), key)))
     lines = command.VERIFIER.read_text().splitlines()
@@ -303,9 +295,7 @@ def test_verifier_needs_the_standard_library_alone(
         assert refused.stderr.startswith("refused: ")
 
 
-def test_pair_that_a_takedown_removed_stays_in_the_answer_of_the_model(
-    tmp_path: Path, trained: tuple[FolderStore, Manifest]
-) -> None:
+def test_pair_that_a_takedown_removed_stays_in_the_answer_of_the_model(tmp_path, trained):
     """The next version keeps the trees of the first: what a model saw does not change."""
     store, train = trained
     (tmp_path / "own.jpg").write_bytes(photo(7))
@@ -331,9 +321,7 @@ def test_pair_that_a_takedown_removed_stays_in_the_answer_of_the_model(
     assert (dataset["key"], dataset["version"], dataset["answer"]) == (pack.key, following.key, "proved")
 
 
-def test_urls_and_domains_are_listed_without_a_proof(
-    trained: tuple[FolderStore, Manifest], key: Ed25519PrivateKey
-) -> None:
+def test_urls_and_domains_are_listed_without_a_proof(trained, key):
     for what, pairs in ((pair(7)["url"], 1), ("host1.example", 13), ("nothing.example", 0)):
         statement = claim_of(what, *trained)
         (dataset,) = statement["datasets"]
@@ -341,7 +329,7 @@ def test_urls_and_domains_are_listed_without_a_proof(
         assert verify(sign_statement(statement, key))["used"] is bool(pairs)
 
 
-def test_bad_input_has_a_clear_error(tmp_path: Path, trained: tuple[FolderStore, Manifest]) -> None:
+def test_bad_input_has_a_clear_error(tmp_path, trained):
     store, train = trained
     with pytest.raises(ConfigError, match="there is no file"):
         parse_asked("no such file")
@@ -360,9 +348,7 @@ def test_bad_input_has_a_clear_error(tmp_path: Path, trained: tuple[FolderStore,
             claim_of("sha256:" + "0" * 64, store, train)
 
 
-def test_command_writes_signed_statements_and_their_verifier(
-    tmp_path: Path, trained: tuple[FolderStore, Manifest], key: Ed25519PrivateKey, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_writes_signed_statements_and_their_verifier(tmp_path, trained, key, capsys):
     store, train = trained
     pem = tmp_path / "key.pem"
     pem.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

@@ -95,7 +95,7 @@ def server() -> Iterator[Callable[[Callable[[bytes], bytes]], str]]:
         one.server_close()
 
 
-def test_stamp_verifies_with_openssl(authority: Path, server: Callable[..., str], tmp_path: Path) -> None:
+def test_stamp_verifies_with_openssl(authority, server, tmp_path):
     known = load_authorities(authority / "stranger.pem") + load_authorities(authority / "ca.pem")
     token, at = request_stamp(TEXT, server(lambda request: sign(authority, request)), known)
     (tmp_path / "roots.tsr").write_bytes(token)
@@ -108,7 +108,7 @@ def test_stamp_verifies_with_openssl(authority: Path, server: Callable[..., str]
     assert abs(at.timestamp() - (tmp_path / "roots.tsr").stat().st_mtime) < 60
 
 
-def test_other_answers_are_refused(authority: Path, server: Callable[..., str]) -> None:
+def test_other_answers_are_refused(authority, server):
     known = load_authorities(authority / "ca.pem")
     kept = list[bytes]()
 
@@ -131,7 +131,7 @@ def test_other_answers_are_refused(authority: Path, server: Callable[..., str]) 
             request_stamp(text, url, authorities)
 
 
-def test_text_has_a_root_of_each_tree() -> None:
+def test_text_has_a_root_of_each_tree():
     trees = [{"root": "01" * 32}, {"root": "02" * 32}]
     pack = build_manifest("pack", [], key="a" * 16, facts={"commitments": {"claims": trees}})
     bare = build_manifest("pack", [], key="b" * 16)

@@ -75,7 +75,7 @@ def check(archive: Archive, broken: Broken, found: Found, bad: list[Damage]) -> 
 
 @pytest.mark.parametrize("kind", ["warc", "wat"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_damages_cost_only_their_own_records(tmp_path: Path, name: str, kind: str):
+def test_damages_cost_only_their_own_records(tmp_path, name, kind):
     archive = FORMATS[name](warc_records() if kind == "warc" else wat_records())
     pages, bad, counts = read(tmp_path, archive.data, kind)
     assert (pages, bad, counts["records"]) == ([(r.url, r.content) for r in archive.records], [], 8)

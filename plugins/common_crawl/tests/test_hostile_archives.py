@@ -85,7 +85,7 @@ HUGE["a large page"] = HEAD + b"Content-Length: %d\r\n\r\n" % len(BLOCK) + BLOCK
 
 @pytest.mark.parametrize("name", HUGE)
 @pytest.mark.parametrize("packed", PACKED)
-def test_read_pages_reads_the_records_around_a_hostile_one(tmp_path: Path, name: str, packed: str):
+def test_read_pages_reads_the_records_around_a_hostile_one(tmp_path, name, packed):
     pack = PACKED[packed]
     data = pack(GOOD) + pack(HUGE[name]) + pack(GOOD)
     pages, bad, _ = read(tmp_path, data)
@@ -98,7 +98,7 @@ def test_read_pages_reads_the_records_around_a_hostile_one(tmp_path: Path, name:
         assert [damage.reason for damage in bad] == ["page_too_large"]
 
 
-def test_read_pages_bounds_frames_that_grow_far_more_than_gzip_can(tmp_path: Path):
+def test_read_pages_bounds_frames_that_grow_far_more_than_gzip_can(tmp_path):
     bomb = zstd.compress(HEAD + b"Content-Length: 99\r\n\r\n" + bytes(200_000_000))
     assert len(bomb) < 50_000
     pages, bad, _ = read(tmp_path, zstd.compress(GOOD) + bomb * 5 + zstd.compress(GOOD), traced=False)
@@ -106,7 +106,7 @@ def test_read_pages_bounds_frames_that_grow_far_more_than_gzip_can(tmp_path: Pat
     assert [damage.reason for damage in bad] == ["bad_record"] * 5
 
 
-def test_read_pages_reads_many_tiny_members_in_bounded_time(tmp_path: Path):
+def test_read_pages_reads_many_tiny_members_in_bounded_time(tmp_path):
     newline, field = gzip.compress(b"\n", mtime=0), gzip.compress(b"\nWARC/1.0\r\nX: y\r\n\r\n"[:9], mtime=0)
     data = gzip.compress(GOOD) + newline * 100_000 + field * 900 + gzip.compress(GOOD)
     pages, bad, _ = read(tmp_path, data, traced=False)
@@ -114,14 +114,14 @@ def test_read_pages_reads_many_tiny_members_in_bounded_time(tmp_path: Path):
     assert bad
 
 
-def test_read_pages_skips_what_looks_like_members(tmp_path: Path):
+def test_read_pages_skips_what_looks_like_members(tmp_path):
     for start in (b"\x1f\x8b\x08\x00", b"\x1f\x8b\x08\x04\xff\xff\xff\xff\xff\xff\xff\xff"):
         pages, bad, _ = read(tmp_path, gzip.compress(GOOD) + start * 100_000 + gzip.compress(GOOD), traced=False)
         assert pages == [URL, URL]
         assert bad
 
 
-def test_heads_are_parsed_in_linear_time(tmp_path: Path):
+def test_heads_are_parsed_in_linear_time(tmp_path):
     lines = b"WARC/1.0\r\n" + b"\n \n " * 8_000 + b"a:b\n" * 8_000
     for hostile in (lines, b" \n" * 100_000, b"\n" * 200_000 + b"x", b"WARC/1.0\r\n" + b"\r\n \r" * 50_000):
         read(tmp_path, GOOD + (b"\r\n\r\n" + hostile) * 3)
@@ -145,7 +145,7 @@ NESTED: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", NESTED)
-def test_read_wat_reports_json_that_is_nested_too_deeply(name: str):
+def test_read_wat_reports_json_that_is_nested_too_deeply(name):
     good = json_record("http://b.example/", page_value("http://b.example/", {"Links": []}))
     body = NESTED[name].encode() + b" " * 5_000_000
     head = f"WARC/1.0\r\nWARC-Type: metadata\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -180,7 +180,7 @@ ODD_PARTS = {"deep": "[" * 900 + "]" * 900, "deeper": "[" * 990 + "]" * 990, "a 
 
 
 @pytest.mark.parametrize("part", ODD_PARTS)
-def test_extract_wat_pairs_ignores_parts_that_cannot_be_parsed(part: str):
+def test_extract_wat_pairs_ignores_parts_that_cannot_be_parsed(part):
     head = f'{{"Link": [{{"rel": "license", "x": {ODD_PARTS[part]}}}]}}'
     links = '[{"path": "IMG@/src", "url": "a.jpg", "alt": "one"}]'
     headers = f'{{"X-Robots-Tag": "noai", "x": {ODD_PARTS[part]}}}'
@@ -217,7 +217,7 @@ NO_ARCHIVES = {
 
 
 @pytest.mark.parametrize("name", NO_ARCHIVES)
-def test_a_file_that_cannot_be_read_is_an_error_with_its_name_and_remedy(tmp_path: Path, name: str):
+def test_a_file_that_cannot_be_read_is_an_error_with_its_name_and_remedy(tmp_path, name):
     data, message = NO_ARCHIVES[name]
     with pytest.raises(SourceError) as raised:
         read(tmp_path, data)

@@ -55,7 +55,7 @@ def rows_by_file(manifest: Manifest, store: Path) -> dict[str, int]:
     return {name: names.count(name) for name in sorted(set(names))}
 
 
-def test_extract_reads_only_new_files_of_more_files_and_crawls(crawl: Crawl, tmp_path: Path):
+def test_extract_reads_only_new_files_of_more_files_and_crawls(crawl, tmp_path):
     store = tmp_path / "store"
     two = extract(config(crawl), store)
     assert set(rows_by_file(two, store).values()) == {1200}
@@ -74,7 +74,7 @@ def test_extract_reads_only_new_files_of_more_files_and_crawls(crawl: Crawl, tmp
     assert crawl.agents == {"pairmill/0.2 (+https://mill.example/)"}
 
 
-def test_extract_returns_the_same_rows_after_server_failures(crawl: Crawl, tmp_path: Path):
+def test_extract_returns_the_same_rows_after_server_failures(crawl, tmp_path):
     undisturbed = extract(config(crawl, num_files=6), tmp_path / "undisturbed")
     log = len(crawl.log)
     crawl.fail_next("wat.paths.gz", "503", "break")
@@ -91,16 +91,14 @@ def test_extract_returns_the_same_rows_after_server_failures(crawl: Crawl, tmp_p
     assert len(ranges) == 4
 
 
-def test_extract_raises_when_a_file_changes_while_it_is_read(crawl: Crawl, tmp_path: Path):
+def test_extract_raises_when_a_file_changes_while_it_is_read(crawl, tmp_path):
     for name in "abcdef":
         crawl.fail_next(f"/{name}.warc.wat.gz", *("break", "change") * 3)
     with pytest.raises(SourceError, match=r"changed while it was read"):
         extract(config(crawl), tmp_path / "store")
 
 
-def test_extract_lists_failed_files_and_limits_their_number(
-    crawl: Crawl, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_extract_lists_failed_files_and_limits_their_number(crawl, tmp_path, caplog):
     crawl.fail_next("/b.warc.wat.gz", "404")  # one attempt: another one would get the same answer
     with pytest.raises(SourceError, match=r"b\.warc\.wat\.gz: HTTP 404") as caught:
         extract(config(crawl, num_files=6), tmp_path / "store")
@@ -127,7 +125,7 @@ def test_extract_lists_failed_files_and_limits_their_number(
         extract(config(crawl, num_files=6, max_failed_files=1), tmp_path / "third")
 
 
-def test_open_gives_up_after_max_wait(crawl: Crawl):
+def test_open_gives_up_after_max_wait(crawl):
     def read(**changes) -> bytes:
         path = next(path for path in crawl.files if "/a." in path)
         with CommonCrawlFile(path, config(crawl, **changes)).open() as stream:
@@ -144,7 +142,7 @@ def test_open_gives_up_after_max_wait(crawl: Crawl):
 
 
 @pytest.mark.parametrize("target", ["http://localhost:PORT/x", "http://169.254.169.254/latest/", "file:///etc/passwd"])
-def test_open_follows_redirects_to_public_hosts_only(crawl: Crawl, target: str):
+def test_open_follows_redirects_to_public_hosts_only(crawl, target):
     crawl.fail_next("/a.warc.wat.gz", f"redirect {target.replace('PORT', crawl.url.split(':')[2].strip('/'))}")
     path = next(path for path in crawl.files if "/a." in path)
     with (
@@ -157,7 +155,7 @@ def test_open_follows_redirects_to_public_hosts_only(crawl: Crawl, target: str):
 @pytest.mark.parametrize(
     "listing", [b"crawl-data/../../etc/passwd.wat.gz\n", b"http://evil.example/a.wat.gz\n", b"", b"\xff\n"]
 )
-def test_extract_refuses_a_listing_of_anything_but_wat_files(crawl: Crawl, tmp_path: Path, listing: bytes):
+def test_extract_refuses_a_listing_of_anything_but_wat_files(crawl, tmp_path, listing):
     path = f"crawl-data/{CRAWL}/wat.paths.gz"
     crawl.files[path] = gzip.compress(listing)
     with pytest.raises(SourceError, match=r"is no path of a WAT file|the list is empty"):
@@ -184,7 +182,7 @@ if __name__ == "__main__":
 """
 
 
-def test_killed_extraction_resumes_at_its_first_missing_file(crawl: Crawl, tmp_path: Path):
+def test_killed_extraction_resumes_at_its_first_missing_file(crawl, tmp_path):
     for name in "abcdef":
         crawl.fail_next(f"/{name}.warc.wat.gz", "")
     order = [file.name for file in config(crawl, num_files=6).files(Context(FolderStore(tmp_path), tmp_path))]

@@ -55,7 +55,7 @@ LOCAL_FILES = sorted(glob(os.environ.get("PAIRMILL_WAT_FILES", "")))  # noqa: PT
 
 
 @pytest.mark.parametrize("path", ["generated", *LOCAL_FILES])
-def test_extract_wat_pairs_equals_the_reference_on_whole_files(path: str, wat_file: Path):
+def test_extract_wat_pairs_equals_the_reference_on_whole_files(path, wat_file):
     data = (wat_file if path == "generated" else Path(path)).read_bytes()
     rows = actual_rows(data)[0]
     assert rows
@@ -98,7 +98,7 @@ headers = st.dictionaries(
 
 
 @given(st.lists(st.tuples(htmls | odd, headers | odd), min_size=1, max_size=3), st.booleans())
-def test_extract_wat_pairs_equals_the_reference_on_any_json(pages: list[tuple[object, object]], escaped: bool):
+def test_extract_wat_pairs_equals_the_reference_on_any_json(pages, escaped):
     data = warcinfo()
     for html, header in pages:
         value = page_value("https://site.example/folder/page", {}, {})
@@ -138,7 +138,7 @@ DEEP = b'{"Envelope":' + b"[" * 200_000
     ],
     ids=range(12),
 )
-def test_read_wat_skips_only_the_bad_record(bad: bytes, reasons: set[str]):
+def test_read_wat_skips_only_the_bad_record(bad, reasons):
     data = warcinfo() + GOOD[0] + bad + GOOD[1] + GOOD[2]
     rows, damages, _ = actual_rows(data)
     assert [row[1] for row in rows] == [f"A picture of the number {i}" for i in range(3)]
@@ -223,7 +223,7 @@ def test_extract_wat_pairs_has_the_declarations_of_the_page():
     ],
 )
 @pytest.mark.parametrize("is_odd", [False, True])
-def test_extract_wat_pairs_reads_ai_preferences(head: dict, headers: dict, directives: str | None, is_odd: bool):
+def test_extract_wat_pairs_reads_ai_preferences(head, headers, directives, is_odd):
     url = "https://site.example/"
     html = {"Links": [image("a.jpg", "An image")], "Head": head | ({"Base": 1} if is_odd else {})}
     data = json_record(url, page_value(url, html, headers))

@@ -1,7 +1,6 @@
 """The frontier of a crawl: order, limits, and the state after a kill."""
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from plugins.crawl.frontier import Budget, Frontier
@@ -21,7 +20,7 @@ def take_all(frontier: Frontier, **options: Any) -> list[str]:
     return urls
 
 
-def test_take_next_alternates_hosts_and_returns_shallow_urls_first(tmp_path: Path):
+def test_take_next_alternates_hosts_and_returns_shallow_urls_first(tmp_path):
     frontier = Frontier(tmp_path / "f.sqlite", LARGE_BUDGET)
     for url, depth in (("a/1", 2), ("a/2", 1), ("a/3", 1), ("b/1", 5), ("c/1", 0), ("c/2", 0)):
         assert frontier.add(url, url[0], depth)
@@ -34,13 +33,12 @@ def test_take_next_alternates_hosts_and_returns_shallow_urls_first(tmp_path: Pat
     frontier.close()
 
 
-def test_budget_counts_requests_in_flight_but_not_refused_ones(tmp_path: Path):
+def test_budget_counts_requests_in_flight_but_not_refused_ones(tmp_path):
     frontier = Frontier(tmp_path / "f.sqlite", Budget(pages=3, pages_per_host=2, waiting=5))
     for url in ("a/1", "a/2", "a/3", "b/1", "b/2"):
         frontier.add(url, url[0], 0)
     assert not frontier.add("b/3", "b", 0)
     first = frontier.take_next(allow_all, 10)
-    assert first is not None
     assert first.url == "a/1"
     assert take_all(frontier) == ["b/1", "a/2"]
     assert not frontier.has_next()
@@ -52,7 +50,7 @@ def test_budget_counts_requests_in_flight_but_not_refused_ones(tmp_path: Path):
     frontier.close()
 
 
-def test_frontier_keeps_outcomes_and_requeues_requests_in_flight_after_a_kill(tmp_path: Path):
+def test_frontier_keeps_outcomes_and_requeues_requests_in_flight_after_a_kill(tmp_path):
     frontier = Frontier(tmp_path / "f.sqlite", LARGE_BUDGET)
     for url in ("a/1", "a/2", "a/3"):
         frontier.add(url, "a", 0)
@@ -70,7 +68,6 @@ def test_frontier_keeps_outcomes_and_requeues_requests_in_flight_after_a_kill(tm
     assert reopened.archive_end() == 15
     assert reopened.describe() == "1 URL requested, 1 page stored, 3 URLs waiting"
     queued = reopened.take_next(allow_all, 10)
-    assert queued is not None
     assert (queued.url, queued.tries) == ("a/2", 1)
     assert take_all(reopened) == ["a/3", "a/4"]
     reopened.add_robots("a/robots.txt", 15, 7)

@@ -76,7 +76,7 @@ def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crawled]:
         yield Crawled(web, site, folder, crawl(site, folder, lines), lines)
 
 
-def test_crawl_records_the_outcome_of_every_url(crawled: Crawled):
+def test_crawl_records_the_outcome_of_every_url(crawled):
     index = crawled.index()
     pets = {url.removeprefix("http://pets.test"): row["outcome"] for url, row in index.items() if "pets" in url}
     assert pets == {
@@ -113,7 +113,7 @@ def test_crawl_records_the_outcome_of_every_url(crawled: Crawled):
     assert index["http://reserved.test/inside"]["detail"] == "content-signal ai-train=no"
 
 
-def test_crawl_obeys_robots_txt_and_directives(crawled: Crawled):
+def test_crawl_obeys_robots_txt_and_directives(crawled):
     web = crawled.web
     assert {request.agent for request in web.log} == {"pairmill/0.2 (+https://example.org/bot)"}
     paths = Counter((request.host, request.path) for request in web.log)
@@ -135,7 +135,7 @@ def gaps(web: Web, host: str) -> list[float]:
     return [b - a for a, b in pairwise(times)]
 
 
-def test_crawl_waits_as_long_as_hosts_require(crawled: Crawled):
+def test_crawl_waits_as_long_as_hosts_require(crawled):
     # Single gaps vary, because the server's thread may start late; their mean does not.
     assert fmean(gaps(crawled.web, "slow.test")) > 0.45  # Crawl-delay: 0.5
     assert fmean(gaps(crawled.web, "pets.test")) > 0.045  # source.delay: 0.05
@@ -144,13 +144,13 @@ def test_crawl_waits_as_long_as_hosts_require(crawled: Crawled):
     assert not [a for a in crawled.web.requests_to("pets.test") if first < a.at < second]
 
 
-def test_crawl_ends_an_endless_site_at_its_limits(crawled: Crawled):
+def test_crawl_ends_an_endless_site_at_its_limits(crawled):
     days = [row for url, row in crawled.index().items() if "calendar" in url]
     assert sorted(row["depth"] for row in days) == list(range(9))  # max_depth: 8
     assert len(crawled.web.requests_to("calendar.test")) == 10
 
 
-def test_archive_is_readable_by_warcio(crawled: Crawled):
+def test_archive_is_readable_by_warcio(crawled):
     index = {url: row for url, row in crawled.index().items() if row["outcome"] == "archived"}
     with crawled.path("evidence-pages-00000.warc.gz").open("rb") as file:
         records = []
@@ -178,7 +178,7 @@ def test_archive_is_readable_by_warcio(crawled: Crawled):
     assert "http://pets.test/robots.txt" in robots
 
 
-def test_pairs_are_those_of_the_archive(crawled: Crawled, tmp_path: Path):
+def test_pairs_are_those_of_the_archive(crawled, tmp_path):
     pairs = read_parts(FolderStore(crawled.folder / "store"), crawled.manifest).to_pylist()
     found = {row["url"]: row["caption"] for row in pairs}
     assert found["http://pets.test/img/cats.jpg"] == "A picture about cats on this page"
@@ -196,7 +196,7 @@ def test_pairs_are_those_of_the_archive(crawled: Crawled, tmp_path: Path):
     assert not list((crawled.folder / "home" / "jobs").glob("crawl-*"))
 
 
-def test_crawl_runs_once_for_each_edition_and_the_same_pages_have_the_same_parts(tmp_path: Path):
+def test_crawl_runs_once_for_each_edition_and_the_same_pages_have_the_same_parts(tmp_path):
     with served() as web:
         first = config(web, "calendar.test", "pets.test", edition="2026-11", max_depth=1, pages_per_part=4)
         one = crawl(first, tmp_path / "one")
@@ -217,7 +217,7 @@ def test_crawl_runs_once_for_each_edition_and_the_same_pages_have_the_same_parts
     assert tuple(part.name for part in one.named("evidence-pages-")) == warcs
 
 
-def test_killed_crawl_resumes_without_repeating_requests(tmp_path: Path):
+def test_killed_crawl_resumes_without_repeating_requests(tmp_path):
     with served() as web:
         site = config(web, "calendar.test", "pets.test", max_depth=30, delay=0.08)
         todo = plan(EXTRACT, site, 0, [])
@@ -253,7 +253,7 @@ def test_killed_crawl_resumes_without_repeating_requests(tmp_path: Path):
     assert len(set(rows["page_url"].to_pylist())) == 38  # of pets.test two pages have no image, and one opts out
 
 
-def test_crawl_never_connects_to_private_ip_addresses(tmp_path: Path):
+def test_crawl_never_connects_to_private_ip_addresses(tmp_path):
     inner = ("127.0.0.1", "localhost", "::ffff:7f00:1", "169.254.169.254")
     with served() as web:
         contact = "https://example.org/bot"
@@ -262,7 +262,7 @@ def test_crawl_never_connects_to_private_ip_addresses(tmp_path: Path):
         assert {request.host for request in web.log} == {"linker.test"}
 
 
-def test_crawl_without_a_contact_requests_only_hosts_in_connect_to(tmp_path: Path):
+def test_crawl_without_a_contact_requests_only_hosts_in_connect_to(tmp_path):
     with served() as web:
         manifest = crawl(config(web, "linker.test", allowed_domains=("linker.test", "127.0.0.1")), tmp_path)
         assert manifest.facts["crawl"]["outcomes"] == {"archived": 1, "no_contact": 1}

@@ -49,7 +49,7 @@ def test_key_covers_only_fields_that_decide_the_pages():
         ({"connect_to": {"b.example": "127.0.0.1:80"}}, r"contact is required to crawl a\.example"),
     ],
 )
-def test_config_that_cannot_be_crawled_is_refused_with_the_reason(options: dict[str, Any], message: str):
+def test_config_that_cannot_be_crawled_is_refused_with_the_reason(options, message):
     with pytest.raises(ValidationError, match=message):
         SiteSource(**({"start": ["http://a.example/"]} | options))
 
@@ -70,9 +70,7 @@ def test_edition_with_a_date_is_that_of_the_day_for_which_a_run_is_scheduled():
     assert edition("%Y-%m-%dT%H") == datetime.now(UTC).strftime("%Y-%m-%dT%H")
 
 
-def test_each_of_several_sites_has_a_crawl_and_parts_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_of_several_sites_has_a_crawl_and_parts_of_its_own(tmp_path, monkeypatch):
     def crawl(module: str, job: Any, folder: Path, **_: Any) -> None:
         source, out = SiteSource.model_validate(job["site"]), folder / "out"
         out.mkdir(parents=True)

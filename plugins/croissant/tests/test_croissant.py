@@ -36,7 +36,7 @@ def dataset(made: tuple[Path, Manifest], tmp_path_factory: pytest.TempPathFactor
 
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
-    handler.emit = records.append  # type: ignore[method-assign]
+    handler.emit = records.append
     logging.getLogger("absl").addHandler(handler)
     with pytest.MonkeyPatch.context() as patch:  # it unpacks into a folder of the user, by the name of the shard
         patch.setattr(extract, "EXTRACT_PATH", type(extract.EXTRACT_PATH)(tmp_path_factory.mktemp("unpacked")))
@@ -45,8 +45,8 @@ def dataset(made: tuple[Path, Manifest], tmp_path_factory: pytest.TempPathFactor
     assert [one.getMessage() for one in records if one.levelno >= logging.WARNING] == []
 
 
-def test_mlcroissant_reads_every_column_of_the_rows(dataset: object) -> None:
-    rows = {row["pairs/uid"].decode(): row for row in dataset.records("pairs")}  # type: ignore[attr-defined]
+def test_mlcroissant_reads_every_column_of_the_rows(dataset):
+    rows = {row["pairs/uid"].decode(): row for row in dataset.records("pairs")}
     assert rows.keys() == BY_KEY.keys()
     for key, row in rows.items():
         expected = BY_KEY[key]
@@ -60,14 +60,14 @@ def test_mlcroissant_reads_every_column_of_the_rows(dataset: object) -> None:
         assert [[*box] for box in found["pairs/face_bboxes"]] == FACES[0]
 
 
-def test_mlcroissant_reads_each_image_with_its_caption(dataset: object) -> None:
-    samples = list(dataset.records("samples"))  # type: ignore[attr-defined]
+def test_mlcroissant_reads_each_image_with_its_caption(dataset):
+    samples = list(dataset.records("samples"))
     read = {row["samples/key"].decode(): row["samples/caption"].decode() for row in samples}
     assert read == {key: row["caption"] for key, row in BY_KEY.items()}
     assert {row["samples/image"].size for row in samples} == {(48, 48)}
 
 
-def test_document_has_the_digests_and_what_the_manifests_know(made: tuple[Path, Manifest]) -> None:
+def test_document_has_the_digests_and_what_the_manifests_know(made):
     folder, manifest = made
     found = json.loads((folder / "croissant.json").read_text("utf-8"))
     assert found["conformsTo"] == CONFORMS_TO
@@ -81,7 +81,7 @@ def test_document_has_the_digests_and_what_the_manifests_know(made: tuple[Path, 
     assert any("Nobody has checked that they are true" in text for text in found["rai:dataLimitations"])
 
 
-def test_document_is_no_part_of_the_content(tmp_path: Path) -> None:
+def test_document_is_no_part_of_the_content(tmp_path):
     first = packed_in(tmp_path / "a", [*some_pairs(), *dropped_pairs()])[1]["pack"]
     second = packed_in(tmp_path / "b", some_pairs())[1]["pack"]
     assert first.content_digest == second.content_digest

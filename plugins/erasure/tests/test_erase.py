@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +61,7 @@ def put_elsewhere(home: Path) -> dict[str, bool]:
     return texts
 
 
-def test_takedown_erases_what_others_wrote_and_leaves_the_rest(
-    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_takedown_erases_what_others_wrote_and_leaves_the_rest(copy_home, monkeypatch, capsys):
     home = copy_home("a")
     store, files = FolderStore(home / "store"), put_elsewhere(home)
     assert take_down(home, store, monkeypatch) == 0
@@ -80,7 +77,6 @@ def test_takedown_erases_what_others_wrote_and_leaves_the_rest(
     assert other is not None
     assert FilterFacts.of(other).examples["x"][1] == "-" * len(URL)
     train = find_manifest(store, "train", "d" * 16, verify=True)
-    assert train is not None
     assert store.read(train.path("tokenizer.json")) == VOCABULARY, "a token of a model"
     if "scores" in load("holders"):
         (scores,) = store.names("scores")
@@ -103,9 +99,7 @@ def list_shards(store: FolderStore) -> set[str]:
     }
 
 
-def test_caches_in_which_no_search_finds_a_pair_are_deleted_unless_a_process_uses_them(
-    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_caches_in_which_no_search_finds_a_pair_are_deleted_unless_a_process_uses_them(copy_home, monkeypatch, capsys):
     for owner in ("browse", "recipes", "towers"):
         pytest.importorskip(f"plugins.{owner}")
     home = copy_home("caches")
@@ -136,9 +130,7 @@ def test_caches_in_which_no_search_finds_a_pair_are_deleted_unless_a_process_use
     assert not any((home / name).exists() for name in used)
 
 
-def test_search_finds_a_copy_under_another_url_and_names_it(
-    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_search_finds_a_copy_under_another_url_and_names_it(copy_home, monkeypatch, capsys):
     home = copy_home("copy")
     store = FolderStore(home / "store")
     (home / "request.txt").write_text(f"{pair(5)['url']}\n")
@@ -152,7 +144,7 @@ def test_search_finds_a_copy_under_another_url_and_names_it(
     assert take_down(home, store, monkeypatch) == 0, "a later call has the digests of the image"
 
 
-def test_rows_of_samples_stay_until_their_samples_are_deleted(copy_home: Callable[[str], Path]) -> None:
+def test_rows_of_samples_stay_until_their_samples_are_deleted(copy_home):
     store = FolderStore(copy_home("rows") / "store")
     lineage = Lineage(store)
     uids = {pair(n, caption=f"caption no. {n}")["uid"] for n in REMOVED}
@@ -168,7 +160,7 @@ def rows(**columns: Any) -> pa.Table:
     return pa.table({"uid": ["a" * 32, "b" * 32], "url": ["http://h/a", "http://h/b"], **columns})
 
 
-def test_erased_rows_keep_the_counts_the_key_and_the_digest_of_a_snapshot(tmp_path: Path) -> None:
+def test_erased_rows_keep_the_counts_the_key_and_the_digest_of_a_snapshot(tmp_path):
     store = FolderStore(tmp_path)
     draft = Draft(store, "extract", "e" * 16)
     parts = [draft.put_table("part-00000.parquet", rows(caption=["A", "B"], source_offset=[1, 2]))]
@@ -178,7 +170,6 @@ def test_erased_rows_keep_the_counts_the_key_and_the_digest_of_a_snapshot(tmp_pa
     for expected in ({"extract/" + "e" * 16: 2}, {}):
         assert erase_rows(Lineage(store), Context(store, tmp_path), {"a" * 32}) == (expected, {})
     after = find_manifest(store, "extract", draft.key, verify=True)
-    assert after is not None
     assert (after.content_digest, after.counts) == (before.content_digest, before.counts)
     assert [part.uid_sum for part in after.parts] == [part.uid_sum for part in before.parts]
     assert after.facts["erased"] == 2
@@ -188,15 +179,13 @@ def test_erased_rows_keep_the_counts_the_key_and_the_digest_of_a_snapshot(tmp_pa
     assert tables["dropped-00000-r1.parquet"][0] == {"uid": "a" * 32, "url": "", "drop_reason": "x"}
     assert len(store.names("extract/" + "e" * 16)) == 3, "the old parts are deleted"
     copied = copy_indexed_parts(Draft(store, "extract", "f" * 16), f"{SOURCE_INDEX}/0.json", 7)
-    assert copied is not None
     assert copied.parts[0].sha256 == file_sha256(tmp_path / "extract" / ("f" * 16) / "part-00007.parquet")
     erase_rows(Lineage(store), Context(store, tmp_path), {"b" * 32})
     again = load_manifest(store, "extract", draft.key)
-    assert again is not None
     assert [part.name for part in again.parts] == ["part-00000-r2.parquet", "dropped-00000-r2.parquet"]
 
 
-def test_delete_raw_keeps_the_evidence_that_an_earlier_takedown_rewrote(tmp_path: Path) -> None:
+def test_delete_raw_keeps_the_evidence_that_an_earlier_takedown_rewrote(tmp_path):
     store = FolderStore(tmp_path)
     pairs = [pair(n, "http_404" if n in (0, 1) else None, "download") for n in range(4)]
     download, context = chain(store, pairs, 7)["download"], Context(store, store.root)

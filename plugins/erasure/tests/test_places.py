@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,9 +89,7 @@ def erase(store: FolderStore, texts: list[str]) -> Scanner:
 
 
 @given(st.lists(st.sampled_from(STRINGS), min_size=1, max_size=8))
-def test_no_caption_or_url_changes_what_a_record_does_not_quote(
-    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
-) -> None:
+def test_no_caption_or_url_changes_what_a_record_does_not_quote(tmp_path_factory, texts):
     store = FolderStore(tmp_path_factory.getbasetemp() / "records")
     scanner = erase(store, texts)
     run = RunRecord.model_validate_json(store.read(f"runs/{RUN.run_id}.json"))
@@ -107,7 +104,7 @@ def test_no_caption_or_url_changes_what_a_record_does_not_quote(
     assert search_store(Context(store, store.root), scanner, Lineage(store)).found == []
 
 
-def test_workers_find_what_one_process_finds_and_get_names_only(tmp_path: Path) -> None:
+def test_workers_find_what_one_process_finds_and_get_names_only(tmp_path):
     store, urls = FolderStore(tmp_path), {f"http://h.example/{n}/{'x' * 90}.jpg" for n in range(400)}
     for number, url in enumerate(sorted(urls)[:30]):
         store.put(f"pack/{number:016x}/dataset.html", f"<p>{url if number % 3 else 'nothing'}</p>".encode())
@@ -124,13 +121,12 @@ def test_workers_find_what_one_process_finds_and_get_names_only(tmp_path: Path) 
     assert max(pool.sizes) < 1000, "no task has the URLs"
 
 
-def test_what_a_record_quotes_is_overwritten(tmp_path: Path) -> None:
+def test_what_a_record_quotes_is_overwritten(tmp_path):
     store = FolderStore(tmp_path)
     erase(store, [QUOTED, "http://h.example/1.jpg"])
     run = RunRecord.model_validate_json(store.read(f"runs/{RUN.run_id}.json"))
     assert run.attempts[0].error == f'{"-" * 22} "---------" failed'
     manifest = find_manifest(store, "filter", "f" * 16)
-    assert manifest is not None
     assert manifest.facts["examples"] == {"Completed": ["-" * 9, "another"]}
     assert manifest.facts["captions"] == {"-" * 9: 2, "Other": 1}
     (source,) = list_sources(Manifest.decode(store.read(MANIFEST_OF_EXTRACT.path(MANIFEST))))
@@ -143,18 +139,18 @@ def test_what_a_record_quotes_is_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", MARKUP)
-def test_markup_of_a_page_is_no_text_of_a_pair(text: str) -> None:
+def test_markup_of_a_page_is_no_text_of_a_pair(text):
     scanner = Scanner(Traces(urls={text}, captions={text}))
     assert scanner.redact(PAGE.encode(), "pack/0/dataset.html") == PAGE.encode()
 
 
-def test_text_and_attributes_of_a_page_are_overwritten() -> None:
+def test_text_and_attributes_of_a_page_are_overwritten():
     redacted = Scanner(Traces(captions={"GPTBot"})).redact(PAGE.encode(), "pack/0/dataset.html").decode()
     assert redacted == PAGE.replace("GPTBot", "------")
 
 
 @pytest.mark.parametrize("name", ["config.toml", "jobs/0/job.json", "runs/demo", "train/0/model.json", "a.js"])
-def test_files_that_quote_no_pair_are_never_overwritten(name: str) -> None:
+def test_files_that_quote_no_pair_are_never_overwritten(name):
     text = "a friendly portrait of somebody in a garden"
     data = json.dumps({"text": text, "url": "http://h.example/1.jpg", "state": "Completed"}).encode()
     scanner = Scanner(Traces(urls={"http://h.example/1.jpg"}, captions={text, "Completed"}))

@@ -50,12 +50,12 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_scan_finds_what_a_file_holds(scanner: Scanner, name: str) -> None:
+def test_scan_finds_what_a_file_holds(scanner, name):
     data, expected = FILES[name]
     assert scanner.scan(io.BytesIO(data), name, len(data)) == expected
 
 
-def test_scan_finds_members_of_a_shard_whatever_their_keys(scanner: Scanner) -> None:
+def test_scan_finds_members_of_a_shard_whatever_their_keys(scanner):
     out = io.BytesIO()
     writer = ShardWriter(out)
     writer.write("1", {"jpg": IMAGE, "txt": b"another text", "json": b"{}"})
@@ -68,7 +68,7 @@ def test_scan_finds_members_of_a_shard_whatever_their_keys(scanner: Scanner) -> 
     assert scanner.scan(io.BytesIO(data[:1200]), "00000.tar", 1200) == {}, "a damaged shard is searched as bytes"
 
 
-def test_scan_finds_a_text_at_any_place_of_a_large_file_once(traces: Traces) -> None:
+def test_scan_finds_a_text_at_any_place_of_a_large_file_once(traces):
     scanner = Scanner(traces, whole_bytes=1 << 17)
     for at in (0, (1 << 17) - 9, 1 << 17, (1 << 18) - 3, 300_000):
         data = b" " * at + f'"{URL}"'.encode() + b" " * (400_000 - at)

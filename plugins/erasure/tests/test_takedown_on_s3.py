@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
@@ -25,12 +24,12 @@ class KilledStore(S3Store):
 
 
 def test_takedown_killed_before_the_deletion_on_s3_is_completed_by_the_next_call(
-    s3_environment: None,
-    copy_home: Callable[[str], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    s3_environment,
+    copy_home,
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
     home, prefix = copy_home("s3"), f"takedown/{tmp_path.name}"
     source, store = FolderStore(home / "store"), S3Store("mill", prefix)
     for name in source.names(""):

@@ -31,7 +31,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("text", [URL, CAPTION])
-def test_text_is_found_and_overwritten_in_each_form(form: str, text: str) -> None:
+def test_text_is_found_and_overwritten_in_each_form(form, text):
     data = ("before " * 999 + FORMS[form](text) + " after").encode()
     assert len(search().find(data)) == 1
     redacted = search().redact(data)
@@ -55,17 +55,17 @@ def test_text_is_found_and_overwritten_in_each_form(form: str, text: str) -> Non
         (b"Jane Roe and Jack", False),
     ],
 )
-def test_url_ends_where_it_ends_and_a_short_caption_is_a_whole_string(data: bytes, found: bool) -> None:
+def test_url_ends_where_it_ends_and_a_short_caption_is_a_whole_string(data, found):
     assert bool(TextSearch(["http://h.example/1.jpg"], ["Jane Roe", "cat and a dog"], {}).find(data)) == found
 
 
 @pytest.mark.parametrize("name", ["evaluations/0/page.html", "train/0/tokenizer.json", "models/0/vocab.json"])
-def test_short_caption_is_not_found_where_it_may_be_a_class_or_a_token(name: str) -> None:
+def test_short_caption_is_not_found_where_it_may_be_a_class_or_a_token(name):
     assert search().find(b"<td>Jane Roe</td>", name) == []
     assert len(search().find(b"<td>Jane Roe</td>", "filter.html")) == 1
 
 
-def test_caption_that_may_be_the_name_of_a_stage_is_found_beside_its_image_only() -> None:
+def test_caption_that_may_be_the_name_of_a_stage_is_found_beside_its_image_only():
     search = TextSearch([URL], ["train", "2026-11", "Train", "night train"], {})
     assert search.redact(b'"train", "Train", "night train"') == b'"train", "-----", "-----------"'
     row, stage = f"<a>{URL}</a><td>train</td>".encode(), b"<td>train</td>".center(3 * BESIDE)
@@ -74,7 +74,7 @@ def test_caption_that_may_be_the_name_of_a_stage_is_found_beside_its_image_only(
     assert search.redact(stage + row, "pack/0/DATASET.md") == stage + found.removesuffix(stage)
 
 
-def test_short_caption_is_found_beside_its_image_only_in_a_file_that_does_not_quote_pairs() -> None:
+def test_short_caption_is_found_beside_its_image_only_in_a_file_that_does_not_quote_pairs():
     search = TextSearch(["http://h.example/1.jpg"], ["Jane Roe"], {})
     far = b'"Jane Roe"' + b" " * BESIDE
     assert search.find(far, "services/mlflow/mlflow.db") == []
@@ -82,7 +82,7 @@ def test_short_caption_is_found_beside_its_image_only_in_a_file_that_does_not_qu
     assert [(span.what, span.start > BESIDE) for span in found] == [("URL", True), ("caption", True)]
 
 
-def test_image_is_found_in_a_data_url_only_if_its_bytes_are_equal() -> None:
+def test_image_is_found_in_a_data_url_only_if_its_bytes_are_equal():
     url = b'<img src="data:image/jpeg;base64,' + base64.b64encode(IMAGE) + b'">'
     (span,) = search().find(url)
     assert span.what == "image"

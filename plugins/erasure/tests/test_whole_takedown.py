@@ -6,8 +6,6 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -40,9 +38,7 @@ from tests.unit.tasks.dataset_chain import jpeg, pair
 
 
 @pytest.mark.timeout(300)  # about 40 takedowns: before the first change of each kind
-def test_takedown_killed_at_any_change_is_completed_by_the_next_call(
-    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_takedown_killed_at_any_change_is_completed_by_the_next_call(copy_home, monkeypatch, capsys):
     home = copy_home("whole")
     whole = FailingStore(home / "store", kill_at=10**9)
     assert {name.split("/")[0] for name in find_images(home)} == {"store", "copies"}
@@ -78,9 +74,7 @@ class RemoteStore(FailingStore):
 
 
 @pytest.mark.timeout(600)  # 13 takedowns
-def test_takedown_killed_at_random_moments_leaves_versions_that_share_parts_whole(
-    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_takedown_killed_at_random_moments_leaves_versions_that_share_parts_whole(copy_home, monkeypatch, capsys):
     home = copy_home("whole")
     whole = RemoteStore(home / "store", kill_at=10**9)
     assert take_down(home, whole, monkeypatch) == 0
@@ -100,11 +94,11 @@ def test_takedown_killed_at_random_moments_leaves_versions_that_share_parts_whol
 
 @pytest.mark.parametrize("kind", [FailingStore, RemoteStore])
 def test_the_next_run_makes_nothing_again_and_another_packing_leaves_the_erased_pairs_out(
-    kind: type[FailingStore],
-    copy_home: Callable[[str], Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    kind,
+    copy_home,
+    monkeypatch,
+    capsys,
+):
     home = copy_home("next")
     store = kind(home / "store", 10**9)
     before = {stage: one for (stage, _), one in Lineage(store).manifests.items()}
@@ -133,9 +127,7 @@ def test_the_next_run_makes_nothing_again_and_another_packing_leaves_the_erased_
         make(plan(PACK, PackConfig(shard_size=5), 0, upstream, store), context)
 
 
-def test_takedown_with_another_run_at_work_names_it_and_is_completed_after_it(
-    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_takedown_with_another_run_at_work_names_it_and_is_completed_after_it(copy_home, monkeypatch, capsys):
     home = copy_home("held")
     store = FolderStore(home / "store")
     draft = Draft(store, "download", "f" * 16)
@@ -149,9 +141,7 @@ def test_takedown_with_another_run_at_work_names_it_and_is_completed_after_it(
     assert find_images(home) == set()
 
 
-def test_gc_keeps_the_version_that_a_takedown_made(
-    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_gc_keeps_the_version_that_a_takedown_made(copy_home, monkeypatch, capsys):
     retention = pytest.importorskip("plugins.retention.command")
     Policy, Roots = retention.Policy, retention.Roots
     delete_unneeded, plan_deletions = retention.delete_unneeded, retention.plan_deletions

@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_created_identity_is_ready_for_a_config(folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_created_identity_is_ready_for_a_config(folder, capsys):
     pytest.importorskip("plugins.crawl")
     (folder / "run.toml").write_text(CONFIG)
     with pytest.raises(ConfigError) as raised:
@@ -76,7 +76,7 @@ def test_created_identity_is_ready_for_a_config(folder: Path, capsys: pytest.Cap
     assert "identity.pem exists, and is not overwritten; name another file with --out" in capsys.readouterr().err
 
 
-def test_directory_lists_the_key_in_use_and_the_next_one(folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_directory_lists_the_key_in_use_and_the_next_one(folder, capsys):
     assert run_command(["identity", "create", "--out", "old.pem"]) == 0
     assert not (folder / "old.directory.headers").exists()
     assert run_command(["identity", "create", "--out", "new.pem"]) == 0

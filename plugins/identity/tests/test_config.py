@@ -31,7 +31,7 @@ def site(name: str, **options: object) -> Any:
     )
 
 
-def test_unusable_key_file_is_a_problem_of_the_download_and_of_the_crawl(tmp_path: Path):
+def test_unusable_key_file_is_a_problem_of_the_download_and_of_the_crawl(tmp_path):
     missing = identity(tmp_path / "none.pem")
     problem = f"identity.key_file: {tmp_path}/none.pem does not exist on {os.uname().nodename}"
     contact = {"contact": "mailto:a@b.test"}
@@ -41,7 +41,7 @@ def test_unusable_key_file_is_a_problem_of_the_download_and_of_the_crawl(tmp_pat
     assert DownloadConfig(identity=missing, **contact).problems() == []
 
 
-def test_worker_without_the_key_ends_the_stage_with_the_remedy_of_its_machine(tmp_path: Path):
+def test_worker_without_the_key_ends_the_stage_with_the_remedy_of_its_machine(tmp_path):
     path, machine = tmp_path / "k.pem", os.uname().nodename
     config = pickle.loads(pickle.dumps(DownloadConfig(identity=identity(path), contact="mailto:a@b.test")))
     create_key(path)
@@ -62,7 +62,7 @@ def test_worker_without_the_key_ends_the_stage_with_the_remedy_of_its_machine(tm
         assert str(raised.value).startswith(message)
 
 
-def test_identity_changes_no_key_and_the_key_is_in_no_task(tmp_path: Path):
+def test_identity_changes_no_key_and_the_key_is_in_no_task(tmp_path):
     key = create_key(tmp_path / "k.pem")
     signed = DownloadConfig(identity=identity(tmp_path / "k.pem"))
     assert signed.key_config() == DownloadConfig().key_config()
@@ -73,7 +73,7 @@ def test_identity_changes_no_key_and_the_key_is_in_no_task(tmp_path: Path):
         assert b"PRIVATE" not in stored
 
 
-def test_crawls_sign_with_the_identity_of_the_download_unless_they_have_their_own(tmp_path: Path):
+def test_crawls_sign_with_the_identity_of_the_download_unless_they_have_their_own(tmp_path):
     ours, theirs = identity(tmp_path / "a.pem"), identity(tmp_path / "b.pem")
     both = Sources(tables=(site("a"), site("b", identity=theirs))).signing_as(DownloadConfig(identity=ours))
     assert [table.identity for table in both.tables if table.kind == "site"] == [ours, theirs]

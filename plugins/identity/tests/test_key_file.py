@@ -3,7 +3,6 @@
 import os
 import stat
 import subprocess
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
@@ -14,7 +13,7 @@ from dataops.errors import ConfigError
 from plugins.identity.keys import create_key, key_id, load_key, public_jwk
 
 
-def test_create_key_writes_a_file_that_only_its_owner_and_openssl_can_read(tmp_path: Path):
+def test_create_key_writes_a_file_that_only_its_owner_and_openssl_can_read(tmp_path):
     before = os.umask(0)
     try:
         key = create_key(tmp_path / "new" / "identity.pem")
@@ -27,7 +26,7 @@ def test_create_key_writes_a_file_that_only_its_owner_and_openssl_can_read(tmp_p
     assert openssl.stdout.startswith("ED25519 Private-Key:"), openssl.stderr
 
 
-def test_create_key_overwrites_no_file_and_no_link(tmp_path: Path):
+def test_create_key_overwrites_no_file_and_no_link(tmp_path):
     create_key(tmp_path / "a.pem")
     kept = (tmp_path / "a.pem").read_bytes()
     (tmp_path / "link.pem").symlink_to(tmp_path / "missing.pem")
@@ -68,9 +67,7 @@ OTHER = generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, PrivateFor
         (b"", 0o600, "is no PEM file of a private key"),
     ],
 )
-def test_load_key_refuses_an_unusable_file_without_repeating_it(
-    tmp_path: Path, content: bytes, mode: int, message: str
-):
+def test_load_key_refuses_an_unusable_file_without_repeating_it(tmp_path, content, mode, message):
     path = tmp_path / "identity.pem"
     path.write_bytes(content)
     path.chmod(mode)

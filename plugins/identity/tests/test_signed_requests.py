@@ -1,7 +1,6 @@
 """Every request of a download and of a crawl is signed, and the key is written nowhere."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -25,7 +24,7 @@ def web() -> Iterator[Web]:
         yield web
 
 
-def test_every_request_is_signed_for_its_host_and_the_key_is_written_nowhere(tmp_path: Path, web: Web) -> None:
+def test_every_request_is_signed_for_its_host_and_the_key_is_written_nowhere(tmp_path, web):
     key, other = create_key(tmp_path / "k.pem"), create_key(tmp_path / "other.pem")
     web.guard = Guard(key.public_key(), key_id(key), "https://crawler.example")
     urls = ["http://signed.test/1.png", "http://signed.test/2.png", "http://signed.test/moved.png"]
@@ -46,7 +45,7 @@ def test_every_request_is_signed_for_its_host_and_the_key_is_written_nowhere(tmp
     assert key_id(other) != key_id(key)
 
 
-def test_every_request_of_a_crawl_is_signed(tmp_path: Path) -> None:
+def test_every_request_of_a_crawl_is_signed(tmp_path):
     key, path = create_key(tmp_path / "k.pem"), tmp_path / "k.pem"
     with site.served() as pages:
         pages.guard = guard = Guard(key.public_key(), key_id(key), "https://crawler.example")

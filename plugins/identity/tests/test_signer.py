@@ -59,9 +59,7 @@ def test_signature_is_that_of_rfc_9421_appendix_b_2_6():
     ],
     ids=["dictionary", "string"],
 )
-def test_signature_is_that_of_the_draft_on_web_bot_auth(
-    agent: str, component: str, expires: datetime, nonce: str, signature: str
-):
+def test_signature_is_that_of_the_draft_on_web_bot_auth(agent, component, expires, nonce, signature):
     assert key_id(KEY) == "poqkLGiymh_W0uP6PZFw-dvez3QJT5SolqXBCW38r0U"
     request = SimpleNamespace(
         method="GET", url="https://example.com/path/to/resource", headers={"Signature-Agent": agent}
@@ -141,6 +139,6 @@ def test_directory_of_two_keys_has_a_signature_of_each():
     ["", "a.test", "http://a.test", "https://", "https://a.test/keys", "https://a.test?x=1", "https://a.test#x",
      "https://u:p@a.test", 'https://a"b.test', "https://a.test:x", "https://bücher.test", "https://[::1]", "https://a b", "https://[a"],
 )  # fmt: skip
-def test_parse_agent_refuses_what_is_no_https_origin(text: str):
+def test_parse_agent_refuses_what_is_no_https_origin(text):
     with pytest.raises(ValueError, match="must be https:// and a host, without a path"):
         parse_agent(text)

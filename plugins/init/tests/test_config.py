@@ -2,17 +2,13 @@
 
 import json
 import tomllib
-from pathlib import Path
 
 import jsonschema
-import pytest
 
 from flows.app import run_command
 
 
-def test_what_is_shown_is_the_config_by_its_own_schema(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_what_is_shown_is_the_config_by_its_own_schema(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
     (tmp_path / "a.toml").write_text('name = "birds"\n[source]\nkind = "pairs"\npaths = ["a.csv"]\n')

@@ -21,7 +21,7 @@ def compile_one(folder: Path) -> None:
     kernels.cache_folder().joinpath("new.nbc").touch()
 
 
-def test_functions_are_compiled_and_old_ones_deleted(folder: Path):
+def test_functions_are_compiled_and_old_ones_deleted(folder):
     folder.mkdir(mode=0o700, parents=True)
     (folder / "old.nbc").touch()
     long_ago = time.time() - 40 * 86_400
@@ -30,7 +30,7 @@ def test_functions_are_compiled_and_old_ones_deleted(folder: Path):
     assert [path.name for path in folder.iterdir()] == ["new.nbc"]
 
 
-def test_a_folder_that_others_can_write_to_is_named(folder: Path):
+def test_a_folder_that_others_can_write_to_is_named(folder):
     kernels.compile_all([])
     folder.chmod(0o777)
     with pytest.raises(PairmillError, match=f"{folder} is writable by other users"):

@@ -79,7 +79,7 @@ def run_once(folder: Path, number: int = 1) -> None:
     metrics.ended("completed" if number == 1 else "failed", None)
 
 
-def test_endpoint_serves_what_runs_add_up(home: Path, endpoint: str):
+def test_endpoint_serves_what_runs_add_up(home, endpoint):
     run_once(home)
     run_once(home, 2)
     found = scrape(endpoint)
@@ -107,7 +107,7 @@ def test_endpoint_serves_what_runs_add_up(home: Path, endpoint: str):
     assert found["pairmill_disk_free_bytes"] > 0
 
 
-def test_runs_write_nothing_before_somebody_asks_for_metrics(home: Path):
+def test_runs_write_nothing_before_somebody_asks_for_metrics(home):
     run_once(home)
     assert not (home / "metrics").exists()
 
@@ -117,7 +117,7 @@ def _add(times: int) -> None:
         figures.add("nightly", {("runs", ("completed",)): 1}, {})
 
 
-def test_runs_at_the_same_time_lose_no_figure_and_a_damaged_file_begins_anew(home: Path):
+def test_runs_at_the_same_time_lose_no_figure_and_a_damaged_file_begins_anew(home):
     figures.folder().mkdir()
     (figures.folder() / "nightly.json").write_text("[[")
     both = [multiprocessing.get_context("fork").Process(target=_add, args=(100,)) for _ in range(2)]

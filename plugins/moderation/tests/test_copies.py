@@ -16,7 +16,7 @@ def jpeg(image: Image.Image, side: int, quality: int) -> bytes:
     return file.getvalue()
 
 
-def test_copies_are_found_with_entry_and_distance() -> None:
+def test_copies_are_found_with_entry_and_distance():
     blocks = np.random.default_rng(5).integers(0, 256, (4, 24, 24, 3), np.uint8)
     one, two, blank, three = (Image.fromarray(each).resize((256, 256), Image.Resampling.BICUBIC) for each in blocks)
     blank = Image.new("RGB", (256, 256), "white")

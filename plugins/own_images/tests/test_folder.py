@@ -86,7 +86,7 @@ def slow_rows(files: dict[str, bytes | str]) -> dict[tuple[str, str], str | None
         st.builds(str.__add__, st.sampled_from(STEMS), st.sampled_from(ENDINGS)), st.sampled_from(CONTENTS), max_size=9
     )
 )
-def test_rows_are_those_of_a_slow_reader(files: dict[str, bytes | str]) -> None:
+def test_rows_are_those_of_a_slow_reader(files):
     with tempfile.TemporaryDirectory() as name:
         source = FolderSource(folder=str(write_files(Path(name), {"z.jpg": b"", **files})))
         rows = RowCollector()
@@ -100,7 +100,7 @@ def test_rows_are_those_of_a_slow_reader(files: dict[str, bytes | str]) -> None:
         assert found == quoted
 
 
-def test_files_that_must_not_be_read_are_dropped_and_nothing_else(tmp_path: Path) -> None:
+def test_files_that_must_not_be_read_are_dropped_and_nothing_else(tmp_path):
     secret = write_files(tmp_path / "elsewhere", {"secret.jpg": photo(0), "secret.txt": "the secret words"})
     marked = photo(6)[:2] + b"\xff\xe1" + (2 + 29 + 40).to_bytes(2) + b"http://ns.adobe.com/xap/1.0/\0".ljust(29) + (
         b'plus:DataMining="DMI-PROHIBITED"'.ljust(40)
@@ -171,7 +171,7 @@ LIST = [
 
 
 @pytest.mark.parametrize("name", ["list.tsv", "list.jsonl", "list.parquet", "list.csv.gz"])
-def test_list_in_any_format_gives_the_same_rows(name: str, tmp_path: Path) -> None:
+def test_list_in_any_format_gives_the_same_rows(name, tmp_path):
     import gzip
 
     folder = write_files(tmp_path / "photos", {"a.jpg": photo(1), "sub/b.jpg": photo(2), "unlisted.jpg": photo(3)})
@@ -215,9 +215,7 @@ L = {"captions": "l.csv"}
         ({"l.csv": "path,text\n"}, {"captions": "../photos.csv"}, r"source.captions: '../photos.csv' cannot be read"),
     ],
 )  # fmt: skip
-def test_error_names_the_place_and_the_remedy(
-    files: dict[str, bytes | str], keys: dict[str, str], message: str, tmp_path: Path
-) -> None:
+def test_error_names_the_place_and_the_remedy(files, keys, message, tmp_path):
     folder = write_files(tmp_path / "photos", files)
     folder.mkdir(exist_ok=True)
     write_files(tmp_path, {"photos.csv": "path,text\n"})
@@ -225,7 +223,7 @@ def test_error_names_the_place_and_the_remedy(
         extract(folder, **keys)
 
 
-def test_problems_come_before_a_run(tmp_path: Path) -> None:
+def test_problems_come_before_a_run(tmp_path):
     write_files(tmp_path, {"file": ""})
     for folder, message in (("file", "is a file, not a folder"), ("nowhere", "is not a folder"), (".", "has no image")):
         (problem,) = FolderSource(folder=str(tmp_path / folder)).problems()
@@ -233,7 +231,7 @@ def test_problems_come_before_a_run(tmp_path: Path) -> None:
         assert message in problem
 
 
-def test_moved_folder_gives_the_same_keys_and_a_changed_photo_another(tmp_path: Path) -> None:
+def test_moved_folder_gives_the_same_keys_and_a_changed_photo_another(tmp_path):
     files = {f"{n}.jpg": photo(n) for n in range(6)} | {f"{n}.txt": f"photo number {n}" for n in range(6)}
     first = run(tmp_path, {"kind": "folder", "folder": str(write_files(tmp_path / "one", files))}, InlineExecutor())
     (tmp_path / "one").rename(tmp_path / "two")

@@ -26,7 +26,7 @@ def read(tmp_path: Path, source: dict[str, Any], until: str = "download", **tabl
     return outcomes(FolderStore(tmp_path / "store"), made)
 
 
-def test_samples_of_shards(tmp_path: Path) -> None:
+def test_samples_of_shards(tmp_path):
     long_name = "deep/" * 40 + "photo"  # needs an extension of the tar format
     write_tar(tmp_path / "a.tar", [
         ("x/0001.jpg", photo(1)), ("x/0001.txt", "first of all"), ("x/0001.json", '{"caption": "first of all", "url": "https://a.test/1.jpg"}'),
@@ -103,7 +103,7 @@ LONG = _long_name(2 << 20)
         (LONG + bytes(2 << 20) + WHOLE, "bad.tar: cannot be read as a tar .*an extension of 2,097,152 bytes"),
     ],
 )
-def test_damaged_shard_is_an_error_or_a_failed_file(content: bytes, message: str, tmp_path: Path) -> None:
+def test_damaged_shard_is_an_error_or_a_failed_file(content, message, tmp_path):
     (tmp_path / "bad.tar").write_bytes(content)
     write_tar(tmp_path / "good.tar", {"2.jpg": photo(2), "2.txt": "a good caption"})
     source = {"kind": "webdataset", "paths": [str(tmp_path / "*.tar")]}
@@ -126,7 +126,7 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 @pytest.mark.parametrize("kind", [STRUCT, pa.large_binary()])
-def test_rows_of_a_dataset_in_parquet(kind: pa.DataType, tmp_path: Path) -> None:
+def test_rows_of_a_dataset_in_parquet(kind, tmp_path):
     data = [*map(photo, range(9)), b"", b"no image", photo(9, "PNG", 500)]
     images: list[Any] = [{"bytes": one, "path": None} if kind == STRUCT else one for one in data]
     images += [None, {"bytes": None, "path": "x.jpg"} if kind == STRUCT else None]
@@ -151,13 +151,13 @@ def test_rows_of_a_dataset_in_parquet(kind: pa.DataType, tmp_path: Path) -> None
         ({"image": [b"x"], "text": ["x"]}, {"caption_columns": ["alt"]}, "no column named alt"),
     ],
 )
-def test_missing_column_is_named(columns: dict[str, Any], keys: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_missing_column_is_named(columns, keys, message, tmp_path):
     pq.write_table(pa.table(columns), tmp_path / "d.parquet")
     with pytest.raises(ConfigError, match=message):
         read(tmp_path, {"kind": "huggingface", "paths": [str(tmp_path / "d.parquet")], **keys}, "extract")
 
 
-def test_dataset_of_the_hub_is_fetched_once_and_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dataset_of_the_hub_is_fetched_once_and_pinned(tmp_path, monkeypatch):
     write_dataset(tmp_path / "d.parquet", [{"bytes": photo(n), "path": None} for n in range(5)],
                   {"text": [f"photo number {n}" for n in range(5)]}, STRUCT)  # fmt: skip
     data = (tmp_path / "d.parquet").read_bytes()
@@ -177,7 +177,7 @@ def test_dataset_of_the_hub_is_fetched_once_and_pinned(tmp_path: Path, monkeypat
                 read(tmp_path, {"kind": "huggingface", "paths": [path]}, "extract")
 
 
-def test_evidence_names_the_shard_of_each_image(tmp_path: Path) -> None:
+def test_evidence_names_the_shard_of_each_image(tmp_path):
     stated = {"text": "its caption", "url": "https://a.test/1.jpg", "license": "https://b.test/by"}
     write_tar(tmp_path / "a.tar", {"1.jpg": photo(1), "1.json": json.dumps(stated)})
     made = run(

@@ -1,6 +1,5 @@
 """Own images through all stages over pairs: with others, killed, changed meanwhile, taken down, from S3."""
 
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +51,10 @@ def digests(made: dict[str, Manifest]) -> dict[str, str]:
     return {name: one.content_digest for name, one in made.items()}
 
 
-def test_dataset_of_an_archive_and_own_images(tmp_path: Path, one_thread: Executor) -> None:
+def test_dataset_of_an_archive_and_own_images(tmp_path, one_thread):
     pytest.importorskip("plugins.archives")
     sources = write_sources(tmp_path)
     config, problems = validate_values({"name": "x", "source": sources, "download": {"image_size": 32}})
-    assert config is not None
     assert not problems
     assert not config.stage_config("download").problems(), "no contact is needed where no host is asked"
     made = run(tmp_path, sources, one_thread)
@@ -76,11 +74,10 @@ def test_dataset_of_an_archive_and_own_images(tmp_path: Path, one_thread: Execut
 
     asked = [{"kind": "pairs", "paths": ["x.csv"]}, *sources]
     config, _ = validate_values({"name": "x", "source": asked, "download": {"image_size": 32}})
-    assert config is not None
     assert "contact: is required" in " ".join(config.stage_config("download").problems())
 
 
-def test_read_that_is_killed_resumes_with_the_same_bytes(tmp_path: Path) -> None:
+def test_read_that_is_killed_resumes_with_the_same_bytes(tmp_path):
     sources = write_sources(tmp_path)[1:]
     whole = run(tmp_path, sources, InlineExecutor())
     read = list[str]()
@@ -98,7 +95,7 @@ def test_read_that_is_killed_resumes_with_the_same_bytes(tmp_path: Path) -> None
     assert read == [*(f"shard-{n:05d}" for n in range(3)), "resumed", *(f"shard-{n:05d}" for n in range(2, 5))]
 
 
-def test_photo_that_changes_while_it_is_read_stops_the_run(tmp_path: Path) -> None:
+def test_photo_that_changes_while_it_is_read_stops_the_run(tmp_path):
     source = write_sources(tmp_path)[1]
 
     def change(task: Any) -> None:
@@ -109,7 +106,7 @@ def test_photo_that_changes_while_it_is_read_stops_the_run(tmp_path: Path) -> No
         run(tmp_path, source, InlineExecutor(change))
 
 
-def test_own_image_is_taken_down(tmp_path: Path, one_thread: Executor) -> None:
+def test_own_image_is_taken_down(tmp_path, one_thread):
     sources = write_sources(tmp_path)[1:]
     made = run(tmp_path, sources, one_thread)
     store, urls = FolderStore(tmp_path / "store"), ["source://mine/3.jpg", "source://webdataset/a.tar/1.jpg"]
@@ -124,7 +121,7 @@ def test_own_image_is_taken_down(tmp_path: Path, one_thread: Executor) -> None:
     assert outcomes(store, later)["3.jpg", "a photo of my own, number 3"] == "takedown"
 
 
-def test_opt_out_lists_name_own_images_and_their_origin(tmp_path: Path) -> None:
+def test_opt_out_lists_name_own_images_and_their_origin(tmp_path):
     source = write_sources(tmp_path)[1]
     write_files(tmp_path / "photos", {"1.json": '{"url": "https://artist.test/1.jpg"}'})
     write_files(tmp_path, {"list.txt": "source://mine/0.jpg\nartist.test\n"})
@@ -134,7 +131,7 @@ def test_opt_out_lists_name_own_images_and_their_origin(tmp_path: Path) -> None:
     assert {path for (path, _), reason in found.items() if reason == "opt_out_list"} == {"0.jpg", "1.jpg"}
 
 
-def test_bucket_gives_the_rows_of_a_folder(s3_environment: None, tmp_path: Path) -> None:
+def test_bucket_gives_the_rows_of_a_folder(s3_environment, tmp_path):
     sources = write_sources(tmp_path)[1:]
     here = run(tmp_path, sources, InlineExecutor())
     client, bucket = boto3.client("s3"), "own-images"

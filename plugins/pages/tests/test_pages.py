@@ -1,14 +1,12 @@
 """`pairmill show --page` of the stages before and beside the dataset."""
 
-from pathlib import Path
-
 from dataops.snapshot import Counts, Draft
 from flows.commands.show import write_stage_page
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import packed_in, some_pairs
 
 
-def test_each_stage_has_its_page(tmp_path: Path) -> None:
+def test_each_stage_has_its_page(tmp_path):
     store, manifests = packed_in(tmp_path / "store", some_pairs())
     for stage in ("extract", "filter"):
         draft = Draft(store, stage, stage.zfill(16))

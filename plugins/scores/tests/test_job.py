@@ -51,7 +51,7 @@ def to_score(folder: Path, name: str, rows: list[tuple[str, bytes, str]], leave_
     return ShardToScore(name=name, tar=folder / f"{name}.tar", extension="jpg", rows=folder / f"{name}.parquet")
 
 
-def test_scores_do_not_depend_on_other_rows_or_threads(tmp_path: Path, loaded: LoadedModel) -> None:
+def test_scores_do_not_depend_on_other_rows_or_threads(tmp_path, loaded):
     rows = samples(80)
     whole = score_shard(loaded, to_score(tmp_path, "whole", rows), threads=2)
     parts = [rows[start:stop][::-1] for start, stop in ((0, 1), (1, 9), (9, 80))]
@@ -61,7 +61,7 @@ def test_scores_do_not_depend_on_other_rows_or_threads(tmp_path: Path, loaded: L
     assert cut.sort_by("id").equals(whole.sort_by("id"))
 
 
-def test_a_head_scores_the_image_alone(tmp_path: Path, loaded: LoadedModel) -> None:
+def test_a_head_scores_the_image_alone(tmp_path, loaded):
     weight = torch.linspace(-1, 1, 16)[None]
     save_file({"weight": weight, "bias": torch.tensor([5.0])}, tmp_path / "head.safetensors")
     rows = samples(3)
@@ -73,7 +73,7 @@ def test_a_head_scores_the_image_alone(tmp_path: Path, loaded: LoadedModel) -> N
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load:DeprecationWarning")  # open_clip reads OpenAI's files by it
-def test_open_clip_models_score_as_in_open_clip(tmp_path: Path) -> None:
+def test_open_clip_models_score_as_in_open_clip(tmp_path):
     import open_clip
 
     vision: Any = {"image_size": 32, "head_width": 64, "patch_size": 16, "width": 64, "layers": 1}
@@ -100,7 +100,7 @@ def test_open_clip_models_score_as_in_open_clip(tmp_path: Path) -> None:
         np.testing.assert_allclose(scores, (image * caption).sum(dim=1).numpy(), atol=1e-5)
 
 
-def test_a_missing_sample_raises_an_error_that_names_it(tmp_path: Path, loaded: LoadedModel) -> None:
+def test_a_missing_sample_raises_an_error_that_names_it(tmp_path, loaded):
     shard = to_score(tmp_path, "s", samples(2))
     rows = [{"key": "ffff", "caption": "", "id": bytes(16)}]
     pq.write_table(pa.Table.from_pylist(rows, TO_SCORE), shard.rows)
@@ -110,9 +110,7 @@ def test_a_missing_sample_raises_an_error_that_names_it(tmp_path: Path, loaded: 
         score_shard(loaded, to_score(tmp_path, "t", samples(2)).model_copy(update={"extension": "webp"}))
 
 
-def test_the_command_skips_shards_that_are_scored(
-    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_command_skips_shards_that_are_scored(tmp_path, checkpoint, caplog):
     shards = [to_score(tmp_path, name, samples(4)) for name in ("00000", "00001")]
     job = {"model": checkpoint, "shards": [s.model_dump() for s in shards], "output": tmp_path / "out"}
     (tmp_path / "job.json").write_text(json.dumps(job, default=str))

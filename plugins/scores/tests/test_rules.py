@@ -107,7 +107,7 @@ RULES = st.one_of(
     st.sampled_from([1, 7, 40]),
     st.sampled_from([32, 64, 128]),
 )
-def test_drop_reasons_equals_the_reference_in_any_order_of_rows_and_batches(values, rules, random, batch, bits) -> None:
+def test_drop_reasons_equals_the_reference_in_any_order_of_rows_and_batches(values, rules, random, batch, bits):
     uids = [f"{i << 128 - bits:032x}" for i in range(len(values))]
     random.shuffle(uids)
     rows = [
@@ -117,7 +117,7 @@ def test_drop_reasons_equals_the_reference_in_any_order_of_rows_and_batches(valu
     assert apply(rows, rules, batch) == reference_reasons(rows, rules)
 
 
-def test_a_cut_counts_keys_by_few_bits_at_a_time() -> None:
+def test_a_cut_counts_keys_by_few_bits_at_a_time():
     rows = [row | {"uid": f"{(7 * i) % 1000:032x}"} for i, row in enumerate(scored(*[0.3, 0.3, 0.3, 0.7, -1.0] * 200))]
     counted: list[int] = []
 
@@ -143,7 +143,7 @@ def test_a_cut_counts_keys_by_few_bits_at_a_time() -> None:
 
 @settings(max_examples=30)
 @given(st.lists(st.floats(width=32, allow_nan=False), max_size=60))
-def test_quantiles_equal_those_of_polars(values: list[float]) -> None:
+def test_quantiles_equal_those_of_polars(values):
     shares = [0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0]
     cuts = [Cut("clip_score", share, is_quantile=True) for share in shares]
     found = positions_of([*scored(*values), *scored(None, math.nan, first=60)], cuts, 9)
@@ -153,7 +153,7 @@ def test_quantiles_equal_those_of_polars(values: list[float]) -> None:
     assert {cut: score_of_key(key) for cut, key in keys.items()} == expected
 
 
-def test_the_order_of_rules_changes_only_the_reason() -> None:
+def test_the_order_of_rules_changes_only_the_reason():
     rows = scored(0.9, 0.1, 0.5)
     low, top = {"score": "clip_score", "min": 0.2}, {"score": "clip_score", "top_fraction": 0.4}
     assert reasons(rows, low, top) == [None, "clip_score_low", None]
@@ -177,6 +177,6 @@ def test_the_order_of_rules_changes_only_the_reason() -> None:
         ({"top_fraction": 0.3, "by": "host"}, "language"),
     ],
 )
-def test_score_rule_refuses_unclear_values(rule: dict, message: str) -> None:
+def test_score_rule_refuses_unclear_values(rule, message):
     with pytest.raises(ValidationError, match=message):
         ScoreRule(score="clip_score", **rule)

@@ -97,7 +97,7 @@ def score(
     return found
 
 
-def test_scores_equal_those_of_the_model_for_any_sharding(tmp_path: Path, checkpoint: Path) -> None:
+def test_scores_equal_those_of_the_model_for_any_sharding(tmp_path, checkpoint):
     config = scores_of(clip_score={"model": str(checkpoint)})
     whole = score(FolderStore(tmp_path / "a"), tmp_path, ROWS, 100, config)
     loaded = load_model(checkpoint)
@@ -116,9 +116,7 @@ def test_scores_equal_those_of_the_model_for_any_sharding(tmp_path: Path, checkp
 
 
 @pytest.mark.parametrize("sizes", [SIZES, Sizes(3, 1, 1)], ids=["one partition", "several"])
-def test_cached_scores_are_not_computed_again(
-    tmp_path: Path, checkpoint: Path, scored_shards: list[str], sizes: Sizes
-) -> None:
+def test_cached_scores_are_not_computed_again(tmp_path, checkpoint, scored_shards, sizes):
     store = FolderStore(tmp_path / "store")
     config = scores_of(clip_score={"model": str(checkpoint)})
     few = score(store, tmp_path, ROWS[:8], 4, config, sizes)
@@ -138,9 +136,7 @@ def test_cached_scores_are_not_computed_again(
     assert len(scored_shards) == 1
 
 
-def test_only_the_scores_of_a_damaged_cache_object_are_computed_again(
-    tmp_path: Path, checkpoint: Path, scored_shards: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_only_the_scores_of_a_damaged_cache_object_are_computed_again(tmp_path, checkpoint, scored_shards, caplog):
     store = FolderStore(tmp_path / "store")
     config = scores_of(clip_score={"model": str(checkpoint)})
     first = score(store, tmp_path, ROWS, 7, config)
@@ -151,7 +147,7 @@ def test_only_the_scores_of_a_damaged_cache_object_are_computed_again(
     assert "computed again" in caplog.text
 
 
-def test_aesthetic_does_not_depend_on_captions(tmp_path: Path, checkpoint: Path, scored_shards: list[str]) -> None:
+def test_aesthetic_does_not_depend_on_captions(tmp_path, checkpoint, scored_shards):
     save_file({"weight": torch.linspace(-1, 1, 16)}, tmp_path / "head.safetensors")
     config = scores_of(aesthetic={"model": str(checkpoint), "head": tmp_path / "head.safetensors"})
     rows = [ROWS[0], ROWS[1], ROWS[12], ROWS[13]]
@@ -165,9 +161,7 @@ def test_aesthetic_does_not_depend_on_captions(tmp_path: Path, checkpoint: Path,
     assert scored_shards == []
 
 
-def test_clip_score_runs_in_a_subprocess_and_reports_progress(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clip_score_runs_in_a_subprocess_and_reports_progress(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setattr(score_clip, "run_job", jobs.run_job)
     progress: list[tuple[int, int]] = []
     store = FolderStore(tmp_path / "s")

@@ -70,7 +70,7 @@ def rows_of(store: FolderStore, manifest: Manifest) -> dict[str, dict[str, Any]]
     return {row["uid"]: row for table in (kept, dropped) for row in table.to_pylist()}
 
 
-def test_remaining_rows_have_scores_and_rules_drop_by_them(tmp_path: Path, checkpoint: Path) -> None:
+def test_remaining_rows_have_scores_and_rules_drop_by_them(tmp_path, checkpoint):
     store = FolderStore(tmp_path)
     everything = curate_pairs(store, pairs(), checkpoint)
     rows = rows_of(store, everything)
@@ -94,7 +94,7 @@ def test_remaining_rows_have_scores_and_rules_drop_by_them(tmp_path: Path, check
     assert {row["drop_stage"] for row in worst} == {"curate"}
 
 
-def test_rules_keep_the_same_rows_for_any_sharding_and_batches(tmp_path: Path, checkpoint: Path) -> None:
+def test_rules_keep_the_same_rows_for_any_sharding_and_batches(tmp_path, checkpoint):
     rule = {"score": "clip_score", "top_fraction": 0.5, "by": "language"}
     found = []
     for size, batch in ((1, 3), (100, 1000)):
@@ -109,7 +109,7 @@ def test_rules_keep_the_same_rows_for_any_sharding_and_batches(tmp_path: Path, c
         assert kept.count(language) == -(-languages.count(language) // 2)
 
 
-def test_the_key_depends_on_the_model_and_not_on_its_path(tmp_path: Path, checkpoint: Path) -> None:
+def test_the_key_depends_on_the_model_and_not_on_its_path(tmp_path, checkpoint):
     raw = downloaded(FolderStore(tmp_path / "store"), pairs(), 100)
 
     def key(model: Path, **more: Any) -> str:

@@ -62,9 +62,9 @@ def write_bert(folder: Path, *, pooling: str = "mean_tokens") -> dict[str, np.nd
     (folder / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_act": "gelu", **facts}))
     save_file(weights, folder / "model.safetensors")
     encoder = Tokenizer(models.WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    encoder.normalizer = normalizers.BertNormalizer()  # pyright: ignore[reportAttributeAccessIssue]
-    encoder.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # pyright: ignore[reportAttributeAccessIssue]
-    encoder.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))  # pyright: ignore[reportAttributeAccessIssue]
+    encoder.normalizer = normalizers.BertNormalizer()
+    encoder.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    encoder.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     encoder.enable_padding(length=18)  # as all-MiniLM's has it
     encoder.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text("{}")
@@ -113,7 +113,7 @@ def write_decoder(folder: Path, kind: str, max_shard_size: str = "1GB") -> nn.Mo
 
     pieces = {character: number for number, character in enumerate(["!", *sorted(BYTES - {"!"})])}
     encoder = Tokenizer(models.BPE(pieces, []))
-    encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     folder.mkdir(parents=True, exist_ok=True)
     encoder.save(str(folder / "tokenizer.json"))
     sizes = {"vocab_size": len(pieces), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

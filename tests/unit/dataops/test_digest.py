@@ -17,8 +17,8 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names, compute = [], hashlib.file_digest
 
     def record(file: object, name: str) -> object:
-        names.append(Path(file.name).name if isinstance(file.name, str) else file.fileno())  # pyright: ignore
-        return compute(file, name)  # pyright: ignore
+        names.append(Path(file.name).name if isinstance(file.name, str) else file.fileno())
+        return compute(file, name)
 
     monkeypatch.setattr(digest.hashlib, "file_digest", record)
     return names
@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_digest_is_computed_once(tmp_path: Path, file: Path, hashed: list[str]):
+def test_a_digest_is_computed_once(tmp_path, file, hashed):
     expected = hashlib.sha256(b"content").hexdigest()
     for _ in range(2):
         digests = RememberedDigests(tmp_path / "new" / "memo.json")
@@ -59,15 +59,15 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_changed_file_is_noticed(tmp_path: Path, file: Path, change: object):
+def test_a_changed_file_is_noticed(tmp_path, file, change):
     digests = RememberedDigests(tmp_path / "memo.json")
     digests.sha256(file)
     digests.save()
-    change(file)  # pyright: ignore
+    change(file)
     assert RememberedDigests(tmp_path / "memo.json").sha256(file) == file_sha256(file)
 
 
-def test_a_file_that_has_just_been_written_is_not_remembered(tmp_path: Path, file: Path, hashed: list[str]):
+def test_a_file_that_has_just_been_written_is_not_remembered(tmp_path, file, hashed):
     os.utime(file)
     digests = RememberedDigests(tmp_path / "memo.json")
     assert [digests.sha256(file) for _ in range(2)] == 2 * [hashlib.sha256(b"content").hexdigest()]
@@ -75,7 +75,7 @@ def test_a_file_that_has_just_been_written_is_not_remembered(tmp_path: Path, fil
 
 
 @pytest.mark.parametrize("memo", ["", "[]", "{", '{"PATH": 1}', '{"PATH": [7, 0, 0, 0, "0"], "b": [7]}', "\udcff"])
-def test_a_memo_that_is_not_whole_is_ignored(tmp_path: Path, file: Path, memo: str):
+def test_a_memo_that_is_not_whole_is_ignored(tmp_path, file, memo):
     path = tmp_path / "memo.json"
     path.write_text(memo.replace("PATH", str(file)), errors="surrogateescape")
     digests = RememberedDigests(path)

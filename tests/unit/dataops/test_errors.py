@@ -12,7 +12,7 @@ from dataops.storage.base import storage_errors
     ("number", "retryable"),
     [(errno.ENOSPC, False), (errno.EDQUOT, False), (errno.EACCES, False), (errno.EROFS, False), (errno.EIO, True)],
 )
-def test_storage_error_is_retried_only_if_waiting_may_help(number: int, retryable: bool):
+def test_storage_error_is_retried_only_if_waiting_may_help(number, retryable):
     with pytest.raises(StorageError) as caught, storage_errors("cannot write x", Path("/store")):
         raise OSError(number, "no")
     assert (caught.value.retryable, caught.value.exit_code) == (retryable, 75)
@@ -29,7 +29,7 @@ def test_storage_error_is_retried_only_if_waiting_may_help(number: int, retryabl
         (OSError(errno.ESTALE, "Stale file handle"), SourceError),
     ],
 )
-def test_unreadable_file_is_retried_only_if_its_disk_failed(error: OSError | EOFError, kind: type[SourceError]):
+def test_unreadable_file_is_retried_only_if_its_disk_failed(error, kind):
     found = explain_unreadable("a.warc", error)
     assert type(found) is kind
     assert found.retryable is (kind is SourceError)

@@ -1,7 +1,6 @@
 """Facts are read by their type, whatever a newer version adds."""
 
 import json
-from typing import Any
 
 import pytest
 
@@ -35,7 +34,7 @@ FILTERED = {
 PACKED = {"samples": 3, "shards": 1, "bytes": 20, "languages": {"en": 2, "": 1}, "score:clip_score": {"4": 3}}
 
 
-def test_facts_of_a_manifest_survive_json_and_are_written_as_they_were() -> None:
+def test_facts_of_a_manifest_survive_json_and_are_written_as_they_were():
     for stage, facts in (("extract", EXTRACTED), ("filter", FILTERED), ("pack", PACKED)):
         manifest = Manifest.decode(build_manifest(stage, facts=facts).encode())
         (model,) = [one for one in list_facts(stage) if one.table is None]
@@ -55,6 +54,6 @@ def test_facts_of_a_manifest_survive_json_and_are_written_as_they_were() -> None
         (FilterFacts, {"balance": {**BALANCE, "queries": None}}, "balance.queries"),
     ],
 )
-def test_a_missing_fact_names_the_manifest_and_the_fact(model: Any, facts: dict[str, Any], named: str) -> None:
+def test_a_missing_fact_names_the_manifest_and_the_fact(model, facts, named):
     with pytest.raises(CorruptPart, match=rf"{model.stage}/0000000000000000/manifest\.json .*\b{named}: "):
         model.of(build_manifest(model.stage).model_copy(update={"facts": facts}))

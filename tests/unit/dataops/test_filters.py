@@ -54,7 +54,7 @@ def test_each_rule_is_registered_by_its_reason_and_has_a_place_of_its_own():
         ("★★★ ok", "few_letters"),
     ],
 )
-def test_caption_rules_give_the_drop_reason(caption: str, expected: str | None):
+def test_caption_rules_give_the_drop_reason(caption, expected):
     assert reason(caption=caption) == expected
 
 
@@ -68,7 +68,7 @@ def test_caption_rules_give_the_drop_reason(caption: str, expected: str | None):
         ("http://a.example/" + "x" * 60, "url_too_long"),
     ],
 )
-def test_url_rules_give_the_drop_reason(url: str, expected: str | None):
+def test_url_rules_give_the_drop_reason(url, expected):
     assert reason(url=url) == expected
 
 
@@ -104,7 +104,7 @@ def test_rules_drop_nothing_when_all_are_off():
         ("A RED KITE", None),
     ],
 )
-def test_caption_rules_drop_captions_without_content_or_with_personal_data(caption: str, expected: str | None):
+def test_caption_rules_drop_captions_without_content_or_with_personal_data(caption, expected):
     assert reason(FilterConfig(), caption=caption) == expected
 
 
@@ -148,7 +148,7 @@ def test_caption_rules_drop_captions_without_content_or_with_personal_data(capti
         ({"max_declared_aspect": 3}, {"declared_width": 301}, None),
     ],
 )
-def test_optional_rules_give_the_drop_reason(config: dict, row: dict, expected: str | None):
+def test_optional_rules_give_the_drop_reason(config, row, expected):
     assert reason(FilterConfig(**config), **row) == expected
 
 
@@ -168,7 +168,7 @@ def test_optional_rules_give_the_drop_reason(config: dict, row: dict, expected: 
         (None, None),
     ],
 )
-def test_host_returns_the_host_of_a_url(url: str | None, expected: str | None):
+def test_host_returns_the_host_of_a_url(url, expected):
     frame = pl.DataFrame({"url": [url]}, schema={"url": pl.String})
     assert frame.select(host(pl.col("url"))).item() == expected
 

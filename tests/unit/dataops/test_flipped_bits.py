@@ -49,7 +49,7 @@ def count_flips(data: bytes, read: Callable[[bytes], Any], expected: Any, flips:
 
 
 @pytest.mark.parametrize("columns", [None, ["uid", "width"]])
-def test_flipped_bits_of_a_part_are_seen(columns: list[str] | None) -> None:
+def test_flipped_bits_of_a_part_are_seen(columns):
     data = encode_table(TABLE, GROUP).to_pybytes()
     expected = TABLE if columns is None else TABLE.select(columns)
     outcomes = count_flips(data, lambda one: read_parquet(pa.BufferReader(one), "part", columns), expected, 240)
@@ -58,7 +58,7 @@ def test_flipped_bits_of_a_part_are_seen(columns: list[str] | None) -> None:
     assert outcomes["seen"] > (200 if columns is None else 40)
 
 
-def test_flipped_bits_of_rows_read_by_a_stage_are_seen() -> None:
+def test_flipped_bits_of_rows_read_by_a_stage_are_seen():
     data = encode_table(TABLE, GROUP).to_pybytes()
 
     def read(one: bytes) -> pa.Table:
@@ -69,14 +69,14 @@ def test_flipped_bits_of_rows_read_by_a_stage_are_seen() -> None:
     assert outcomes["unseen"] <= 240 / 120
 
 
-def test_part_of_a_writer_has_the_checksums_of_a_whole_table(tmp_path: Any) -> None:
+def test_part_of_a_writer_has_the_checksums_of_a_whole_table(tmp_path):
     with open_writer(tmp_path / "part", TABLE.schema) as writer:
         for start in range(0, ROWS, GROUP):
             writer.write_table(TABLE.slice(start, GROUP))
     assert (tmp_path / "part").read_bytes() == encode_table(TABLE, GROUP).to_pybytes()
 
 
-def test_each_flipped_bit_of_a_manifest_is_seen(tmp_path: Any) -> None:
+def test_each_flipped_bit_of_a_manifest_is_seen(tmp_path):
     store = FolderStore(tmp_path)
     draft = Draft(store, "filter", "f" * 16)
     part = draft.put_table("part-00000.parquet", TABLE)
@@ -92,7 +92,7 @@ def test_each_flipped_bit_of_a_manifest_is_seen(tmp_path: Any) -> None:
     assert count_flips(data, read, manifest, 500) == {"seen": 500}
 
 
-def test_part_that_differs_names_how_and_the_remedy(tmp_path: Any) -> None:
+def test_part_that_differs_names_how_and_the_remedy(tmp_path):
     store = FolderStore(tmp_path)
     draft = Draft(store, "filter", "f" * 16)
     part = draft.put_table("part-00000.parquet", TABLE)
@@ -120,7 +120,7 @@ class Unread(io.FileIO):
     readall = readinto = read
 
 
-def test_arrow_reads_a_file_of_python_into_memory_of_its_own(tmp_path) -> None:
+def test_arrow_reads_a_file_of_python_into_memory_of_its_own(tmp_path):
     data = encode_table(TABLE, GROUP).to_pybytes()
     (tmp_path / "part").write_bytes(data)
     with Unread(tmp_path / "part") as file:

@@ -12,7 +12,7 @@ EXTRACT = manifest("extract", Counts(input=100, kept=100))
 TRAIN = manifest("train", Counts(input=60, kept=60))
 
 
-def test_funnel_has_one_row_per_reason_most_frequent_first() -> None:
+def test_funnel_has_one_row_per_reason_most_frequent_first():
     rows = funnel_rows([TRAIN, FILTER, EXTRACT])
     assert [(r["stage"], r["reason"], r["dropped"], r["share"]) for r in rows] == [
         ("extract", "", 0, 0.0),

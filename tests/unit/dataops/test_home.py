@@ -36,7 +36,7 @@ def give_to_another_user(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], No
     return given.add
 
 
-def test_search_ends_at_the_root_of_the_file_system(project: Path, monkeypatch: pytest.MonkeyPatch):
+def test_search_ends_at_the_root_of_the_file_system(project, monkeypatch):
     stat = Path.stat
 
     def mounted(path: Path, **options):
@@ -49,9 +49,7 @@ def test_search_ends_at_the_root_of_the_file_system(project: Path, monkeypatch: 
     assert home() == project / "pages" / "2026" / ".pairmill"
 
 
-def test_home_of_another_user_above_is_ignored_and_reported_once(
-    project: Path, give_to_another_user: Callable[[Path], None], caplog: pytest.LogCaptureFixture
-):
+def test_home_of_another_user_above_is_ignored_and_reported_once(project, give_to_another_user, caplog):
     give_to_another_user(project / ".pairmill")
     with caplog.at_level(logging.WARNING):
         assert home() == project / "pages" / "2026" / ".pairmill"
@@ -64,7 +62,7 @@ def test_home_of_another_user_above_is_ignored_and_reported_once(
 
 
 def test_link_of_another_user_is_ignored_and_a_link_of_this_user_is_followed(
-    project: Path, give_to_another_user: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+    project, give_to_another_user, monkeypatch
 ):
     target = project.parent / "large disk"
     (project / ".pairmill").rename(target)
@@ -79,7 +77,7 @@ def test_link_of_another_user_is_ignored_and_a_link_of_this_user_is_followed(
 
 
 def test_home_of_another_user_in_the_working_folder_is_an_error_unless_it_is_named(
-    project: Path, give_to_another_user: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+    project, give_to_another_user, monkeypatch
 ):
     monkeypatch.chdir(project)
     give_to_another_user(project / ".pairmill")
@@ -89,14 +87,14 @@ def test_home_of_another_user_in_the_working_folder_is_an_error_unless_it_is_nam
     assert home() == project / ".pairmill"
 
 
-def test_who_became_root_with_sudo_keeps_the_home(monkeypatch: pytest.MonkeyPatch):
+def test_who_became_root_with_sudo_keeps_the_home(monkeypatch):
     monkeypatch.setenv("SUDO_UID", "54321")
     for effective, trusted in ((0, {0, 54321}), (1000, {1000})):
         monkeypatch.setattr(os, "geteuid", lambda effective=effective: effective)
         assert home_module._own_ids() == trusted
 
 
-def test_private_folder_is_created_with_user_only_mode_and_keeps_an_existing_mode(tmp_path: Path):
+def test_private_folder_is_created_with_user_only_mode_and_keeps_an_existing_mode(tmp_path):
     assert private_folder(tmp_path / "a" / "home").stat().st_mode & 0o777 == 0o700
     (tmp_path / "shared").mkdir(mode=0o755)
     assert private_folder(tmp_path / "shared").stat().st_mode & 0o777 == 0o755

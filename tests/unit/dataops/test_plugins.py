@@ -32,20 +32,20 @@ USE = """
     """
 
 
-def test_key_of_a_plugin_is_in_the_snapshot_key_only_where_it_is_set(stranger: Stranger):
+def test_key_of_a_plugin_is_in_the_snapshot_key_only_where_it_is_set(stranger):
     stranger.install("colour", TABLE.format(table=None, order=1), "[pairmill.things]\ncolour = colour:THING\n")
     done = stranger.run(USE + "print(Table().key_config(), Table(shade=4).key_config())")
     assert done.stdout.strip() == "{'depth': 1} {'shade': 4, 'depth': 1, 'plugins': {'colour': 7}}", done.stderr
 
 
-def test_two_objects_with_one_key_are_an_error_that_names_both(stranger: Stranger):
+def test_two_objects_with_one_key_are_an_error_that_names_both(stranger):
     for name in ("blue", "green"):
         stranger.install(name, TABLE.format(table=None, order=1), f"[pairmill.things]\n{name} = {name}:THING\n")
     done = stranger.run(USE)
     assert "things green: its config key shade is already that of blue" in done.stderr
 
 
-def test_two_distributions_with_one_name_are_an_error_that_names_both(stranger: Stranger):
+def test_two_distributions_with_one_name_are_an_error_that_names_both(stranger):
     for name in ("blue", "green"):
         stranger.install(name, TABLE.format(table=None, order=1), f"[pairmill.things]\nsame = {name}:THING\n")
     done = stranger.run(USE)
@@ -54,7 +54,7 @@ def test_two_distributions_with_one_name_are_an_error_that_names_both(stranger: 
 
 
 @pytest.mark.parametrize("module", ["import there_is_no_such_package", None], ids=["package", "module"])
-def test_object_without_its_packages_counts_as_not_installed(stranger: Stranger, module: str | None):
+def test_object_without_its_packages_counts_as_not_installed(stranger, module):
     stranger.install("bare", module or "", "[pairmill.things]\nbare = bare:THING\n")
     if module is None:
         (stranger.folder / "bare.py").unlink()
@@ -67,7 +67,7 @@ def test_object_without_its_packages_counts_as_not_installed(stranger: Stranger,
     assert "'bare' is not installed: pip install --force-reinstall bare" in done.stderr
 
 
-def test_broken_module_is_an_error_that_names_its_distribution(stranger: Stranger):
+def test_broken_module_is_an_error_that_names_its_distribution(stranger):
     stranger.install("broken", "import dataops.no_such_module", "[pairmill.things]\nbroken = broken:THING\n")
     done = stranger.run("from dataops.plugins import load; load('things')")
     assert "broken 1.0: cannot import broken:THING" in done.stderr

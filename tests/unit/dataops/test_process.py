@@ -45,7 +45,6 @@ def test_a_job_ends_with_its_parent(proc):
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as master:
         command = [sys.executable, "-c", code, str(master.pid)]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as job:
-            assert job.stdout is not None
             assert job.stdout.readline() == "follows\n"
             assert job.poll() is None
             master.kill()  # and not waited for
@@ -66,9 +65,7 @@ def test_a_job_ends_with_its_parent(proc):
         ("2:cpu,cpuacct:/a", {"cpu,cpuacct/cpu.cfs_quota_us": "600000", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 2, 3),
     ],
 )  # fmt: skip
-def test_the_cores_are_those_that_the_process_may_use(
-    tmp_path, monkeypatch, groups: str, files: dict[str, str], ranks: int, expected: int
-) -> None:
+def test_the_cores_are_those_that_the_process_may_use(tmp_path, monkeypatch, groups, files, ranks, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     for name, content in {
@@ -81,7 +78,7 @@ def test_the_cores_are_those_that_the_process_may_use(
     assert process.count_cores(tmp_path) == expected
 
 
-def test_all_code_counts_the_cores_in_one_way() -> None:
+def test_all_code_counts_the_cores_in_one_way():
     """A container's limit holds for every number of workers."""
     pattern = re.compile(r"\b(os|multiprocessing|psutil)\.(process_)?cpu_count\b|\bsched_getaffinity\b")
     folders = ("flows", "infra", "tasks", "training", "dataops", "plugins")
@@ -91,7 +88,7 @@ def test_all_code_counts_the_cores_in_one_way() -> None:
 
 
 @pytest.mark.parametrize(("listed", "expected"), [("8.0\n9.0\n", "bf16"), ("7.5\n9.0\n", "fp16"), (None, "bf16")])
-def test_old_gpus_compute_in_fp16(tmp_path, monkeypatch, listed: str | None, expected: str) -> None:
+def test_old_gpus_compute_in_fp16(tmp_path, monkeypatch, listed, expected):
     find_precision.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
     if listed is not None:
@@ -102,7 +99,7 @@ def test_old_gpus_compute_in_fp16(tmp_path, monkeypatch, listed: str | None, exp
     find_precision.cache_clear()
 
 
-def test_a_gpu_is_there_unless_it_is_hidden(tmp_path, monkeypatch) -> None:
+def test_a_gpu_is_there_unless_it_is_hidden(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (tmp_path / "nvidiactl").touch()
     assert not has_gpu(tmp_path)

@@ -124,7 +124,7 @@ def raise_(error: BaseException) -> None:
         *(chained, nested, wrapped, noted),
         lambda: raise_(OSError(2, "gone", f"/x/{KEY}")),
         lambda: raise_(ValueError({"a": [KEY, KEY.encode()]})),
-        lambda: Model(number=KEY),  # pyright: ignore
+        lambda: Model(number=KEY),
         lambda: raise_(UnicodeDecodeError("utf-8", b"", 0, 1, KEY)),
     ],
 )

@@ -55,14 +55,14 @@ def is_formula(cell: str) -> bool:
 
 
 @pytest.mark.parametrize("text", FORMULAS)
-def test_a_formula_becomes_a_text(text: str, tmp_path: Path):
+def test_a_formula_becomes_a_text(text, tmp_path):
     cell = cells(written([text], tmp_path), ",")[-1]
     assert cell.startswith("'")
     assert cell.replace("'", "") == text.replace("'", "")
 
 
 @given(st.text(st.sampled_from("=+-@;\t\r\n \"'a1.,\u200b＝\0"), max_size=12))
-def test_no_text_becomes_a_formula(tmp_path_factory: pytest.TempPathFactory, text: str):
+def test_no_text_becomes_a_formula(tmp_path_factory, text):
     out = written([text, "next"], tmp_path_factory.getbasetemp())
     assert not [cell for cell in cells(out, ",") if is_formula(cell)]
     # Read with semicolons, the quotes do not protect a cell, since the line begins with another one.

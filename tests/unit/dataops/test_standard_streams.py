@@ -21,9 +21,7 @@ TEXTS = "é 数据 😀 \udcff"
         ("utf-8", "é 数据 😀 \\udcff".encode()),
     ],
 )
-def test_output_escapes_what_its_encoding_lacks(
-    encoding: str, expected: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_output_escapes_what_its_encoding_lacks(encoding, expected, monkeypatch):
     sink = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(sink, encoding))
     monkeypatch.setattr(sys, "stderr", None)
@@ -37,7 +35,7 @@ def test_output_escapes_what_its_encoding_lacks(
     assert sys.stdin.readline() == "y\\xe9\n"
 
 
-def test_a_worker_prints_any_text() -> None:
+def test_a_worker_prints_any_text():
     code = f"import os\nfrom tasks.engine.context import start_worker\nstart_worker(os.getppid())\nprint({TEXTS!r})"
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)

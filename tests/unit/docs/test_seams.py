@@ -1,7 +1,6 @@
 """The examples of a rule and of a check in the docs work for a distribution that has nothing else."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -41,10 +40,10 @@ CHECK = """
         ("dataset/checks.md", "my_checks", CHECK, "blocks the dataset has 9 pairs; the maximum is 8\n"),
     ],
 )
-def test_example_of_a_page_works(tmp_path: Path, page: str, module: str, code: str, expected: str):
+def test_example_of_a_page_works(tmp_path, page, module, code, expected):
     text = (CHECKOUT / "docs" / page).read_text(encoding="utf-8")
-    text = text[re.search(r"^##+ Add a (?:rule|check)$", text, re.MULTILINE).start() :]  # pyright: ignore
-    python, toml = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "toml"))  # pyright: ignore
+    text = text[re.search(r"^##+ Add a (?:rule|check)$", text, re.MULTILINE).start() :]
+    python, toml = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "toml"))
     stranger = Stranger(tmp_path)
     stranger.install(module, python, toml.replace('[project.entry-points."', "[").replace('"]', "]").replace('"', ""))
     done = stranger.run(code)

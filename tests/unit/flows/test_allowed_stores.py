@@ -24,7 +24,7 @@ def known(uri: str, home: Path) -> bool:
     return True
 
 
-def test_new_home_knows_only_its_own_store(home: Path):
+def test_new_home_knows_only_its_own_store(home):
     assert known(str(home / "store"), home)
     assert known(f"{home}/x/../store/", home)
     for uri in (
@@ -39,7 +39,7 @@ def test_new_home_knows_only_its_own_store(home: Path):
         assert not known(uri, home)
 
 
-def test_stores_of_runs_and_deployments_are_known(home: Path, tmp_path: Path):
+def test_stores_of_runs_and_deployments_are_known(home, tmp_path):
     remember_store("run-1", open_store(str(tmp_path / "of-run")), home)
     remember_deployed("nightly", "relative", home)
     remember_deployed("cloud", "s3://bucket/prefix/", home)
@@ -55,7 +55,7 @@ def test_stores_of_runs_and_deployments_are_known(home: Path, tmp_path: Path):
     assert not known("relative", home)
 
 
-def test_variable_names_stores_and_all_that_is_under_them(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_variable_names_stores_and_all_that_is_under_them(home, tmp_path, monkeypatch):
     monkeypatch.setenv("PAIRMILL_STORES", f"s3://team/, {tmp_path}/data ,,")
     for uri in ("s3://team", "s3://team/a/b", f"{tmp_path}/data", f"{tmp_path}/data/a"):
         assert known(uri, home)

@@ -49,7 +49,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("arguments", "code"), READ_ONLY, ids=str)
-def test_commands_that_read_create_nothing_in_an_empty_folder(empty: Path, arguments: list[str], code: int):
+def test_commands_that_read_create_nothing_in_an_empty_folder(empty, arguments, code):
     suite = empty / "suite.toml"
     (empty / "set" / "test" / "one").mkdir(parents=True)
     (empty / "set" / "test" / "one" / "0.png").write_bytes(b"")
@@ -82,9 +82,7 @@ def project(empty: Path) -> Path:
     ids=lambda command: command[0],
 )
 @pytest.mark.parametrize("name", ["", " "])
-def test_an_empty_name_is_not_the_newest_run_or_the_working_folder(
-    project: Path, capsys: pytest.CaptureFixture[str], command: list[str], name: str
-):
+def test_an_empty_name_is_not_the_newest_run_or_the_working_folder(project, capsys, command, name):
     """Such a name comes from a shell script's variable that is not set."""
     skip_if_not_installed(command[0])
     assert run_command([*command, name]) == 2
@@ -102,9 +100,7 @@ def test_an_empty_name_is_not_the_newest_run_or_the_working_folder(
     ids=" ".join,
 )
 @pytest.mark.parametrize("store", ["nostore", "", "list.txt"])
-def test_a_store_that_is_not_there_is_refused_and_not_made(
-    project: Path, capsys: pytest.CaptureFixture[str], command: list[str], store: str
-):
+def test_a_store_that_is_not_there_is_refused_and_not_made(project, capsys, command, store):
     skip_if_not_installed(command[0])
     (project / "list.txt").write_text("http://example.org/a.jpg\n")
     before = sorted(project.rglob("*"))
@@ -115,7 +111,7 @@ def test_a_store_that_is_not_there_is_refused_and_not_made(
     assert sorted(project.rglob("*")) == before
 
 
-def test_the_runs_of_a_named_store_are_its_own(project: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_runs_of_a_named_store_are_its_own(project, capsys):
     (project / "other").mkdir()
     assert run_command(["show"]) == 0
     assert "r-1" in capsys.readouterr().out
@@ -144,7 +140,7 @@ def stranger(tmp_path: Path) -> Stranger:
     return Stranger(tmp_path)
 
 
-def test_list_of_commands_imports_none_of_them(stranger: Stranger):
+def test_list_of_commands_imports_none_of_them(stranger):
     stranger.install("loud", "print('imported')" + GREET.format(body=""), "[pairmill.commands.run]\nx = loud:greet\n")
     code = RUN.format(arguments=["--help"]).replace("sys.exit(", "print(").replace("]))", "])); print(*sys.modules)")
     done = stranger.run(code)
@@ -153,7 +149,7 @@ def test_list_of_commands_imports_none_of_them(stranger: Stranger):
 
 
 @pytest.mark.parametrize("where", ["module", "function", "nowhere"])
-def test_command_without_its_packages_is_one_error(stranger: Stranger, where: str):
+def test_command_without_its_packages_is_one_error(stranger, where):
     module = GREET.format(body="import no_such_package" if where == "function" else "")
     stranger.install("bare", module, "[pairmill.commands.look]\ngreet = bare:greet\n")
     if where == "module":
@@ -167,6 +163,6 @@ def test_command_without_its_packages_is_one_error(stranger: Stranger, where: st
     assert done.stderr.count("\n") == 1
 
 
-def test_unknown_command_is_an_error_with_the_nearest_one(capsys: pytest.CaptureFixture[str]):
+def test_unknown_command_is_an_error_with_the_nearest_one(capsys):
     assert run_command(["rerum", "x"]) == 2
     assert "there is no command 'rerum'; did you mean 'rerun'?" in capsys.readouterr().err

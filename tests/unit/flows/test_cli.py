@@ -47,7 +47,7 @@ def start(code: str, **options: int) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("way", STARTS)
-def test_interrupt_while_python_imports_the_command_prints_no_traceback(way: str):
+def test_interrupt_while_python_imports_the_command_prints_no_traceback(way):
     done = start(INTERRUPT_IMPORT + STARTS[way])
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "pairmill: interrupted\n")
 
@@ -58,7 +58,7 @@ def test_interrupt_of_a_command_prints_no_traceback():
 
 
 @pytest.mark.parametrize("kind", PRINTS)
-def test_output_without_a_reader_ends_the_command_quietly(kind: str):
+def test_output_without_a_reader_ends_the_command_quietly(kind):
     reader, writer = os.pipe()
     os.close(reader)
     done = start(COMMAND.format(work=PRINTS[kind]), stdout=writer, **({"stderr": writer} if "errors" in kind else {}))

@@ -21,7 +21,7 @@ def put(folder: Path, **fields: object) -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"state": "asleep"}, {"attempts": "none", "stages": None}])
-def test_a_newer_record_is_named_with_the_version_that_reads_it(tmp_path: Path, caplog, fields: dict[str, object]):
+def test_a_newer_record_is_named_with_the_version_that_reads_it(tmp_path, caplog, fields):
     retention = pytest.importorskip("plugins.retention.command")
     put(tmp_path, schema_version=2, release="0.9.1", **fields)
     store, home = open_store(str(tmp_path)), tmp_path / "home"
@@ -39,7 +39,7 @@ def test_a_newer_record_is_named_with_the_version_that_reads_it(tmp_path: Path, 
         retention.Roots(store, retention.Policy(0))()
 
 
-def test_unknown_fields_of_the_same_format_are_kept(tmp_path: Path):
+def test_unknown_fields_of_the_same_format_are_kept(tmp_path):
     put(tmp_path, priority=3, attempts=[{"started_at": "2026-01-01", "host": "h", "pid": 1, "cores": 8}])
     record, store = load_run(RECORD["run_id"], tmp_path / "home", str(tmp_path))
     record.begin()
@@ -49,7 +49,7 @@ def test_unknown_fields_of_the_same_format_are_kept(tmp_path: Path):
 
 
 @pytest.mark.parametrize("changes", [{"parts": {}}, {"counts": 3}, {}])
-def test_a_newer_manifest_is_refused_and_never_deleted(tmp_path: Path, changes: dict[str, object]):
+def test_a_newer_manifest_is_refused_and_never_deleted(tmp_path, changes):
     retention = pytest.importorskip("plugins.retention.command")
     store, manifest = open_store(str(tmp_path)), build_manifest("pack", key="a" * 16)
     value = manifest.model_dump(mode="json") | {"schema_version": Manifest.newest_format + 1} | changes
@@ -60,7 +60,7 @@ def test_a_newer_manifest_is_refused_and_never_deleted(tmp_path: Path, changes: 
             read()
 
 
-def test_a_manifest_keeps_fields_that_this_version_does_not_know(tmp_path: Path):
+def test_a_manifest_keeps_fields_that_this_version_does_not_know(tmp_path):
     manifest = build_manifest("pack", key="a" * 16)
     newer = Manifest.model_validate(manifest.model_dump(mode="json") | {"index": {"sha256": "x"}})
     again = Manifest.decode(Manifest.decode(newer.encode()).encode())
@@ -70,7 +70,7 @@ def test_a_manifest_keeps_fields_that_this_version_does_not_know(tmp_path: Path)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"null", b"[1]", b'{"schema_version": "2"}', b"[" * 100_000])
-def test_damaged_objects_are_no_newer_ones(damaged: bytes):
+def test_damaged_objects_are_no_newer_ones(damaged):
     with pytest.raises(ValueError, match=r".") as caught:
         Manifest.decode(damaged)
     assert not isinstance(caught.value, NewerFormat)

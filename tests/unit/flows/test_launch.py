@@ -81,7 +81,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return call
 
 
-def test_train_on_pool_starts_a_child_with_the_run_and_waits(run: Any, tmp_path: Path) -> None:
+def test_train_on_pool_starts_a_child_with_the_run_and_waits(run, tmp_path):
     client = Client([Running(), httpx.ConnectError("restarting"), Running(), Completed()])
     assert run(client)
     (child,) = client.runs
@@ -98,9 +98,7 @@ def test_train_on_pool_starts_a_child_with_the_run_and_waits(run: Any, tmp_path:
         (Failed(message="train failed: ConfigError. Correct the config.\nno GPU"), ConfigError),
     ],
 )
-def test_error_of_the_child_is_raised_and_the_next_attempt_starts_another(
-    run: Any, state: State, error: type[Exception]
-) -> None:
+def test_error_of_the_child_is_raised_and_the_next_attempt_starts_another(run, state, error):
     client = Client([state])
     with pytest.raises(error) as caught:
         run(client)
@@ -110,7 +108,7 @@ def test_error_of_the_child_is_raised_and_the_next_attempt_starts_another(
     assert len(client.runs) == 2
 
 
-def test_errors_name_a_missing_deployment_and_a_silent_server(run: Any) -> None:
+def test_errors_name_a_missing_deployment_and_a_silent_server(run):
     client = Client([])
     client.deployed = False
     with pytest.raises(ConfigError, match="pairmill deploy"):

@@ -1,7 +1,6 @@
 """A config with a key of a plugin that is not installed."""
 
 import re
-from pathlib import Path
 
 from tests.stranger import Stranger
 
@@ -23,7 +22,7 @@ FOUND = {
 }
 
 
-def test_error_names_the_command_that_installs_the_plugin(tmp_path: Path):
+def test_error_names_the_command_that_installs_the_plugin(tmp_path):
     stranger = Stranger(tmp_path)
     stranger.install("lost_plugin", "", POINTS)
     (tmp_path / "lost_plugin.py").unlink()

@@ -15,12 +15,12 @@ REFUSED = httpx.HTTPStatusError("refused", request=REQUEST, response=httpx.Respo
 @pytest.mark.parametrize(
     ("error", "what"),
     [
-        (ObjectNotFound(None), "has no record of this run any more"),  # pyright: ignore[reportArgumentType]
+        (ObjectNotFound(None), "has no record of this run any more"),
         (httpx.ConnectError("refused"), "does not answer"),
         (REFUSED, "refuses the login of this run (HTTP 401): it was stopped during the run (`pairmill down`)"),
     ],
 )
-def test_translate_error_names_the_lost_server(error: Exception, what: str) -> None:
+def test_translate_error_names_the_lost_server(error, what):
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         found = translate_error(error)
     assert isinstance(found, ServiceError)

@@ -47,7 +47,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home.parent
 
 
-def test_dataset_is_found_by_config_run_and_key(project: Path):
+def test_dataset_is_found_by_config_run_and_key(project):
     mine, other = pairmill.dataset("mine"), pairmill.dataset()
     assert (mine.key, other.key) == (f"{0:016x}", f"{1:016x}")
     assert pairmill.dataset("mine-0") == mine == pairmill.dataset(mine.key)
@@ -57,7 +57,7 @@ def test_dataset_is_found_by_config_run_and_key(project: Path):
             pairmill.dataset(name)
 
 
-def test_rows_and_samples_are_those_of_the_shards_in_their_order(project: Path):
+def test_rows_and_samples_are_those_of_the_shards_in_their_order(project):
     dataset = pairmill.dataset("mine")
     frame = dataset.frame(["uid", "caption"])
     samples = [*dataset.samples()]
@@ -69,18 +69,18 @@ def test_rows_and_samples_are_those_of_the_shards_in_their_order(project: Path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_workers_of_torch_divide_the_shards(project: Path, workers: int):
+def test_workers_of_torch_divide_the_shards(project, workers):
     dataset = pairmill.dataset("mine")
     loader = torch.utils.data.DataLoader(dataset.torch(), batch_size=None, num_workers=workers)
     assert sorted(sample.uid for sample in loader) == [sample.uid for sample in dataset.samples()]
 
 
-def test_hugging_face_reads_the_shards(project: Path):
+def test_hugging_face_reads_the_shards(project):
     rows = [*pairmill.dataset("mine").hugging_face()]
     assert [row["txt"] for row in rows] == [f"thing {number}" for number in range(12)]
 
 
-def test_damaged_shard_is_an_error_and_not_the_end(project: Path):
+def test_damaged_shard_is_an_error_and_not_the_end(project):
     dataset = pairmill.dataset("mine")
     with Path(dataset.shards[1]).open("r+b") as shard:
         shard.write(bytes(512))
@@ -100,7 +100,7 @@ def run_beside_own_modules(project: Path, code: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_modules_of_the_user_are_the_same_before_between_and_after(project: Path):
+def test_modules_of_the_user_are_the_same_before_between_and_after(project):
     code = """
     import json, os
     import pairmill, polars, tasks  # polars sets a variable of its own
@@ -118,7 +118,7 @@ def test_modules_of_the_user_are_the_same_before_between_and_after(project: Path
     assert run_beside_own_modules(project, code) == [["user"] * 3, 12, 11, True]
 
 
-def test_commands_return_what_they_print_and_raise_their_errors(project: Path):
+def test_commands_return_what_they_print_and_raise_their_errors(project):
     code = """
     import json, pairmill
     found = pairmill.runs()

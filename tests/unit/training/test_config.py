@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -14,7 +13,7 @@ from training.model_config import MODELS, load_model_config
 
 
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.json")), ids=lambda path: path.stem)
-def test_every_shipped_model_is_valid(path: Path) -> None:
+def test_every_shipped_model_is_valid(path):
     assert load_model_config(path.stem) == load_model_config(str(path))
 
 
@@ -29,7 +28,7 @@ def test_every_shipped_model_is_valid(path: Path) -> None:
         ('{"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}, "timm": 1}', "timm"),
     ],
 )
-def test_an_invalid_model_file_raises_an_error_with_file_and_reason(tmp_path: Path, content: str, message: str) -> None:
+def test_an_invalid_model_file_raises_an_error_with_file_and_reason(tmp_path, content, message):
     path = tmp_path / "wrong.json"
     path.write_text(content)
     with pytest.raises(ConfigError, match=message) as error:
@@ -37,7 +36,7 @@ def test_an_invalid_model_file_raises_an_error_with_file_and_reason(tmp_path: Pa
     assert str(path) in str(error.value)
 
 
-def test_the_loader_has_the_cores_of_the_process_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loader_has_the_cores_of_the_process_by_default(monkeypatch):
     monkeypatch.setattr(config_module, "count_cores", lambda: 7)
     assert [TrainConfig(workers=workers).loader_threads for workers in (None, 0, 3)] == [7, 0, 3]
 
@@ -52,12 +51,12 @@ def test_the_loader_has_the_cores_of_the_process_by_default(monkeypatch: pytest.
     ],
     ids=str,
 )  # fmt: skip
-def test_invalid_values_raise_validation_error(change: dict[str, object]) -> None:
+def test_invalid_values_raise_validation_error(change):
     with pytest.raises(ValidationError):
         TrainConfig.model_validate(change)
 
 
-def test_reading_configs_does_not_load_torch() -> None:
+def test_reading_configs_does_not_load_torch():
     script = "import sys, training.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
@@ -73,7 +72,7 @@ def test_reading_configs_does_not_load_torch() -> None:
         ({"launch": "work_pool", "device": "cpu"}, "bf16", "fp32"),
     ],
 )
-def test_the_key_names_the_precision_of_the_machine_that_trains(monkeypatch, fields, units: str, expected: str) -> None:
+def test_the_key_names_the_precision_of_the_machine_that_trains(monkeypatch, fields, units, expected):
     monkeypatch.setattr(config_module, "find_precision", lambda on_gpu: units)
     config = TrainConfig.model_validate(fields)
     assert config.key_config()["precision"] == config.with_precision().precision == expected

@@ -5,7 +5,6 @@ Others are in test_failures.py, test_distributed.py, loop/test_inputs.py, loop/t
 
 from typing import Any
 
-import pytest
 import torch
 
 from training.loop.step_recorder import DelayedValues
@@ -21,7 +20,7 @@ class OnCard:
         self.shape, self.dtype = values.shape, values.dtype
 
 
-def test_values_travel_to_pinned_memory_and_are_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_travel_to_pinned_memory_and_are_waited_for_once(monkeypatch):
     calls: list[str] = []
 
     class Event:
@@ -32,7 +31,7 @@ def test_values_travel_to_pinned_memory_and_are_waited_for_once(monkeypatch: pyt
             calls.append("synchronize")
 
     class Host(torch.Tensor):
-        def copy_(self, source: Any, non_blocking: bool = False) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        def copy_(self, source: Any, non_blocking: bool = False) -> torch.Tensor:
             calls.append(f"copy, {non_blocking=}")
             return super().copy_(source.values)
 
@@ -42,7 +41,7 @@ def test_values_travel_to_pinned_memory_and_are_waited_for_once(monkeypatch: pyt
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch, "empty", empty)
-    values = DelayedValues(OnCard(torch.arange(8.0, dtype=torch.float64)))  # pyright: ignore[reportArgumentType]
+    values = DelayedValues(OnCard(torch.arange(8.0, dtype=torch.float64)))
     assert calls == ["empty, pin_memory=True", "copy, non_blocking=True", "record"]
     before = values.ended
     assert values.read() == (0, 1, 2, 3, 4, 5, 6, 7)

@@ -33,7 +33,7 @@ class Attack:
 def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process group of one rank whose functions exchange as those of several do."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    store = dist.FileStore(str(tmp_path / "store"), 1)  # pyright: ignore[reportPrivateImportUsage]
+    store = dist.FileStore(str(tmp_path / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     counts = iter([2])
     monkeypatch.setattr(distributed, "world_size", lambda: next(counts, 1))  # the first call asks whether to exchange
@@ -42,7 +42,7 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("group")
-def test_gather_objects_returns_nested_values_with_tensors() -> None:
+def test_gather_objects_returns_nested_values_with_tensors():
     (found,) = gather_objects({**VALUE, "tensor": torch.arange(3)})
     assert torch.equal(found.pop("tensor"), torch.arange(3))
     assert found == VALUE
@@ -63,7 +63,7 @@ class Backend:
 
 
 @pytest.mark.parametrize("device", [torch.device("cuda", 1), torch.device("cpu")])
-def test_groups_have_a_device_timeouts_records_and_gloo_for_the_host(tmp_path: Path, monkeypatch, device) -> None:
+def test_groups_have_a_device_timeouts_records_and_gloo_for_the_host(tmp_path, monkeypatch, device):
     found: dict[str, object] = {}
     group, world = Backend(), SimpleNamespace(pg_map={})
 
@@ -90,7 +90,7 @@ def test_groups_have_a_device_timeouts_records_and_gloo_for_the_host(tmp_path: P
     assert os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] == "1"
 
 
-def test_each_rank_receives_only_the_gradient_of_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_rank_receives_only_the_gradient_of_its_own_rows(monkeypatch):
     """Three ranks in turn, against an all-reduce of the gradient of all rows, of which each rank takes its own."""
     counts, width, current = [3, 1, 2], 4, [0]
     generator = torch.Generator().manual_seed(0)
@@ -117,7 +117,7 @@ def test_each_rank_receives_only_the_gradient_of_its_own_rows(monkeypatch: pytes
     monkeypatch.setattr(dist, "all_reduce", refuse)
     monkeypatch.setattr(distributed, "world_size", lambda: len(counts))
     monkeypatch.setattr(distributed, "rank", lambda: current[0])
-    all_reduced = sum(factors).split(counts)  # pyright: ignore[reportAttributeAccessIssue]
+    all_reduced = sum(factors).split(counts)
     for _ in range(2):  # in the second round each rank has what the others sent
         found = []
         for number, own in enumerate(rows):
@@ -134,9 +134,7 @@ def test_each_rank_receives_only_the_gradient_of_its_own_rows(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("static_graph", [True, False])
-def test_gradients_lie_in_the_buckets_that_ranks_exchange(
-    group: None, monkeypatch: pytest.MonkeyPatch, static_graph: bool
-) -> None:
+def test_gradients_lie_in_the_buckets_that_ranks_exchange(group, monkeypatch, static_graph):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     model = distributed.parallelize(torch.nn.Linear(2, 2), torch.device("cpu"), static_graph=static_graph)
     assert isinstance(model, DistributedDataParallel)
@@ -146,9 +144,7 @@ def test_gradients_lie_in_the_buckets_that_ranks_exchange(
 @pytest.mark.usefixtures("group")
 @pytest.mark.parametrize("exchange", [gather_objects, broadcast_from_first])
 @pytest.mark.parametrize("protocol", [0, 2])
-def test_ranks_run_no_pickle_that_another_sends(
-    exchange: Callable[[object], object], protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ranks_run_no_pickle_that_another_sends(exchange, protocol, tmp_path, monkeypatch):
     def send(value: object, file: io.BytesIO) -> None:
         file.write(pickle.dumps(value, protocol))
 
@@ -160,7 +156,7 @@ def test_ranks_run_no_pickle_that_another_sends(
 
 @pytest.mark.usefixtures("group")
 @pytest.mark.parametrize("exchange", [gather_objects, broadcast_from_first])
-def test_ranks_run_no_archive_of_torch_that_another_sends(exchange: Callable[[object], object], tmp_path: Path) -> None:
+def test_ranks_run_no_archive_of_torch_that_another_sends(exchange, tmp_path):
     with pytest.raises(pickle.UnpicklingError):
         exchange(Attack(tmp_path / "ran"))
     assert not (tmp_path / "ran").exists()

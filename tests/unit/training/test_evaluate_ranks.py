@@ -56,7 +56,7 @@ def run_evaluation(*arguments: Any) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_two_ranks_write_what_one_process_writes(job, tmp_path: Path) -> None:
+def test_two_ranks_write_what_one_process_writes(job, tmp_path):
     assert main([str(job("one"))]) == 0
     assert Ranks(job("two"), 2, target=run_evaluation).wait() == [0, 0]
     assert content(tmp_path / "one") == content(tmp_path / "two")

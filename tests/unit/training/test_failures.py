@@ -4,7 +4,6 @@ import errno
 import json
 import platform
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -37,7 +36,7 @@ from training.job import DeviceFailed, RankLost, explain_failure, resolve_device
         (ValueError("CUDA error: not torch's"), None),
     ],
 )
-def test_failures_of_machines_are_retryable(error: Exception, kind: type[Exception] | None) -> None:
+def test_failures_of_machines_are_retryable(error, kind):
     explained = explain_failure(error)
     assert type(explained) is (type(None) if kind is None else kind)
     if explained is not None:
@@ -65,9 +64,7 @@ def test_failures_of_machines_are_retryable(error: Exception, kind: type[Excepti
         (AssertionError("Torch not compiled with CUDA enabled"), "not compiled with CUDA", "build of torch"),
     ],
 )  # fmt: skip
-def test_failures_that_never_heal_are_config_errors_with_a_remedy(
-    error: Exception, cause: str, remedy: str, tmp_path
-) -> None:
+def test_failures_that_never_heal_are_config_errors_with_a_remedy(error, cause, remedy, tmp_path):
     """They may come from anywhere in a job: placing the model, an upload, a restored checkpoint, an export."""
     path = tmp_path / "job.json"
     path.write_text(json.dumps({"output": str(tmp_path / "out")}))
@@ -82,7 +79,7 @@ def test_failures_that_never_heal_are_config_errors_with_a_remedy(
     assert remedy in failure["message"]
 
 
-def test_a_failed_gpu_is_named_with_its_xid(tmp_path: Path) -> None:
+def test_a_failed_gpu_is_named_with_its_xid(tmp_path):
     now = int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6)
     old, new = now - 3_600_000_000, now - 1_000_000
     (tmp_path / "kmsg").write_text(
@@ -98,7 +95,7 @@ def test_a_failed_gpu_is_named_with_its_xid(tmp_path: Path) -> None:
     assert "look for 'NVRM: Xid'" in str(explain_failure(RuntimeError("CUDA error: unknown error"), tmp_path / "none"))
 
 
-def test_a_lost_rank_does_not_hide_the_cause(tmp_path: Path) -> None:
+def test_a_lost_rank_does_not_hide_the_cause(tmp_path):
     path = tmp_path / "job.json"
     path.write_text(json.dumps({"output": str(tmp_path / "out")}))
 
@@ -125,7 +122,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("gpus")
-def test_more_ranks_than_gpus_are_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_ranks_than_gpus_are_a_config_error(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(
         job.ConfigError, match=r"3 ranks need 3 GPUs of this machine, and torch sees 2: set train\.nproc = 2"
@@ -148,9 +145,7 @@ def test_more_ranks_than_gpus_are_a_config_error(monkeypatch: pytest.MonkeyPatch
         ("Torch not compiled with CUDA enabled", job.ConfigError, 'set device = "cpu"'),
     ],
 )
-def test_auto_is_the_cpu_only_where_nothing_speaks_of_a_gpu(
-    monkeypatch, cause: str, kind: type[Exception], message: str
-) -> None:
+def test_auto_is_the_cpu_only_where_nothing_speaks_of_a_gpu(monkeypatch, cause, kind, message):
     def fail() -> None:
         raise RuntimeError(cause)
 

@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_model_survives_a_round_trip(folder: Path) -> None:
+def test_a_model_survives_a_round_trip(folder):
     loaded = load_model(folder)
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
@@ -54,7 +54,7 @@ def test_a_model_survives_a_round_trip(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json", "tokenizer.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty", "pickle", "torch"])
-def test_a_damaged_model_file_raises_an_error_that_names_it(folder: Path, name: str, damage: str) -> None:
+def test_a_damaged_model_file_raises_an_error_that_names_it(folder, name, damage):
     """A pickle is not run."""
     if damage == "missing":
         (folder / name).unlink()
@@ -78,9 +78,7 @@ def test_a_damaged_model_file_raises_an_error_that_names_it(folder: Path, name: 
         ("vision_cfg", {"head_width": 7}, "head_width"),
     ],
 )
-def test_an_inconsistent_model_json_raises_contract_error(
-    folder: Path, section: str, change: dict[str, object], message: str
-) -> None:
+def test_an_inconsistent_model_json_raises_contract_error(folder, section, change, message):
     card = json.loads((folder / "model.json").read_text())
     card[section].update(change)
     (folder / "model.json").write_text(json.dumps(card))

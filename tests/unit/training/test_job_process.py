@@ -25,7 +25,7 @@ for rank in ({"RANK": "0"}, {}):
 """
 
 
-def test_a_rank_that_is_done_is_not_aborted_by_native_libraries() -> None:
+def test_a_rank_that_is_done_is_not_aborted_by_native_libraries():
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run([sys.executable, "-c", JOB], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split() == ["done", "3", "done", "-6"], done.stderr

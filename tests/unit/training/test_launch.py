@@ -42,7 +42,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, output
 
 
-def test_ranks_get_their_numbers_and_a_meeting_place_that_only_this_user_reads(tmp_path: Path) -> None:
+def test_ranks_get_their_numbers_and_a_meeting_place_that_only_this_user_reads(tmp_path):
     tmp_path.chmod(0o755)
     script = (
         "import json, os, pathlib, sys\n"
@@ -71,9 +71,7 @@ def test_ranks_get_their_numbers_and_a_meeting_place_that_only_this_user_reads(t
         ("raise ValueError('what went wrong')", 1, "what went wrong"),
     ],
 )
-def test_launcher_ends_all_ranks_with_the_code_of_the_one_that_failed(
-    tmp_path: Path, end: str, code: int, message: str
-) -> None:
+def test_launcher_ends_all_ranks_with_the_code_of_the_one_that_failed(tmp_path, end, code, message):
     """Rank 0 notices the loss, as gloo does, and ends with 1; rank 2 would wait for ever."""
     script = (
         "import os, pathlib, sys, time\n"
@@ -94,7 +92,7 @@ def test_launcher_ends_all_ranks_with_the_code_of_the_one_that_failed(
             os.kill(int((tmp_path / f"pid-{rank}").read_text()), 0)
 
 
-def test_the_cause_is_the_code_of_the_launcher_when_its_rank_ends_last(tmp_path: Path) -> None:
+def test_the_cause_is_the_code_of_the_launcher_when_its_rank_ends_last(tmp_path):
     """Rank 0 loses rank 1, which has a wrong config, and ends before it."""
     script = (
         "import os, pathlib, sys, time\n"
@@ -110,7 +108,7 @@ def test_the_cause_is_the_code_of_the_launcher_when_its_rank_ends_last(tmp_path:
     assert (code, "rank 1 of 2 ended with exit code 2" in output) == (2, True), output
 
 
-def test_launcher_sends_its_sigterm_to_each_rank(tmp_path: Path) -> None:
+def test_launcher_sends_its_sigterm_to_each_rank(tmp_path):
     script = (
         "import os, pathlib, signal, sys, time\n"
         "mark = lambda what: (pathlib.Path(sys.argv[1]).parent / (what + os.environ['RANK'])).touch()\n"
@@ -153,7 +151,7 @@ def get_stuck(path: Path, trial: Trial, *more: Any) -> None:
     run_job(path, trial, *more)
 
 
-def test_a_rank_that_sleeps_is_named_and_all_end_with_75_and_their_stacks(tmp_path: Path) -> None:
+def test_a_rank_that_sleeps_is_named_and_all_end_with_75_and_their_stacks(tmp_path):
     assert Ranks(tmp_path / "job.json", 2, target=get_stuck).wait() == [75, 75]
     failure = json.loads((tmp_path / "failure.json").read_text())
     assert (failure["exit_code"], failure["error"]) == (75, "RanksStuck")
@@ -163,7 +161,7 @@ def test_a_rank_that_sleeps_is_named_and_all_end_with_75_and_their_stacks(tmp_pa
     assert "in gather_integers" in stacks[0]
 
 
-def test_ranks_that_do_not_answer_are_named_and_an_exchange_that_all_have_begun_is_said() -> None:
+def test_ranks_that_do_not_answer_are_named_and_an_exchange_that_all_have_begun_is_said():
     here, behind = {"exchanges": 9, "host": "a"}, {"exchanges": 8, "host": "b"}
     assert describe_stuck([here, None, behind]).endswith("rank 1, which does not answer and rank 2 on b")
     assert describe_stuck([here, here]) == "all ranks have begun the same exchange, and it does not end"

@@ -109,7 +109,7 @@ def prepare(job: Job) -> tuple[object, ...]:
     return plan.sizes, tokenizer.to_json(), tokenizer(["a pale thing 3"]).tolist(), index.fingerprint
 
 
-def test_the_next_start_computes_nothing_again(job: Job, calls: list[str]):
+def test_the_next_start_computes_nothing_again(job, calls):
     first = prepare(job)
     assert sorted(calls) == ["epochs", "index", "shard", "shard", "vocabulary"]
     dataset = Dataset(list(job.shards), 32, 0)
@@ -130,9 +130,7 @@ def test_the_next_start_computes_nothing_again(job: Job, calls: list[str]):
         "blurred faces": ({"train": {"blur_faces": True}}, ["index"]),
     }.values(),
 )
-def test_other_settings_compute_again_what_depends_on_them(
-    job: Job, calls: list[str], change: dict[str, Any], again: list[str]
-):
+def test_other_settings_compute_again_what_depends_on_them(job, calls, change, again):
     prepare(job)
     calls.clear()
     settings = job.train.model_copy(update=change.pop("train", {}))
@@ -145,7 +143,7 @@ def test_other_settings_compute_again_what_depends_on_them(
     assert calls == again
 
 
-def test_a_changed_shard_is_noticed(job: Job, calls: list[str]):
+def test_a_changed_shard_is_noticed(job, calls):
     prepare(job)
     calls.clear()
     write_shard(job.shards[1], pairs(40, 12))
@@ -162,7 +160,7 @@ def test_a_changed_shard_is_noticed(job: Job, calls: list[str]):
 @pytest.mark.parametrize(
     "damage", [lambda text: "", lambda text: text[:-9], lambda text: "3", lambda text: text.replace("4", "5")]
 )
-def test_a_damaged_file_is_computed_again(job: Job, calls: list[str], name: str, damage: Callable[[str], str]):
+def test_a_damaged_file_is_computed_again(job, calls, name, damage):
     expected, path = prepare(job), job.output / "prepared" / name
     path.write_text(damage(path.read_text()))
     calls.clear()
@@ -170,7 +168,7 @@ def test_a_damaged_file_is_computed_again(job: Job, calls: list[str], name: str,
     assert calls == [path.stem]
 
 
-def test_ranks_share_what_one_of_them_computes(job: Job, calls: list[str], opened: list[str], two_ranks: RunRanks):
+def test_ranks_share_what_one_of_them_computes(job, calls, opened, two_ranks):
     one, two = two_ranks(lambda: prepare(job))
     assert one == two
     shards = 2 if distributed.local_world_size() == 2 else 4  # each machine checks its own copies
@@ -181,9 +179,7 @@ def test_ranks_share_what_one_of_them_computes(job: Job, calls: list[str], opene
     assert opened == ["index"] * 4
 
 
-def test_a_machine_whose_files_have_other_times_has_an_index_of_its_own(
-    job: Job, calls: list[str], opened: list[str], two_ranks: RunRanks, tmp_path: Path
-):
+def test_a_machine_whose_files_have_other_times_has_an_index_of_its_own(job, calls, opened, two_ranks, tmp_path):
     (tmp_path / "b").mkdir()
     copies = [shutil.copyfile(path, tmp_path / "b" / path.name) for path in job.shards]
     unlisted = job.model_copy(update={"checksums": {}})
@@ -198,7 +194,7 @@ def test_a_machine_whose_files_have_other_times_has_an_index_of_its_own(
 
 @pytest.mark.parametrize("failing", [0, 1])
 @pytest.mark.parametrize("error", [ContractError("a shard is damaged"), ConfigError("no such vocabulary")])
-def test_a_deliberate_error_of_one_rank_is_raised_on_all(two_ranks: RunRanks, failing: int, error: Exception):
+def test_a_deliberate_error_of_one_rank_is_raised_on_all(two_ranks, failing, error):
     def fail() -> None:
         raise error
 
@@ -210,7 +206,7 @@ def test_a_deliberate_error_of_one_rank_is_raised_on_all(two_ranks: RunRanks, fa
     assert (type(raised[1 - failing]), str(raised[1 - failing])) == (type(error), str(error))
 
 
-def test_ranks_wait_longer_than_one_exchange(two_ranks: RunRanks, monkeypatch: pytest.MonkeyPatch):
+def test_ranks_wait_longer_than_one_exchange(two_ranks, monkeypatch):
     exchanges, done, gather = [], threading.Event(), distributed.gather_objects
 
     def count(value: Any) -> list[Any]:

@@ -16,9 +16,7 @@ from training.progress import Progress
         ("model", None, ["reads images: 20", "reads images: 40"]),
     ],
 )
-def test_a_line_every_two_seconds_is_shown(
-    reader: str, total: int | None, shown: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_line_every_two_seconds_is_shown(reader, total, shown, caplog, monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     caplog.set_level(logging.INFO)

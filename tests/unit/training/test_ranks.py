@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,12 +16,11 @@ from dataops.digest import file_sha256
 from dataops.home import CHECKOUT
 from dataops.process import ELSEWHERE
 from tasks.train.stage import build_launcher
-from tests.supplied_shards import Dataset, dataset, job_of, size_of, supply
+from tests.supplied_shards import dataset, job_of, size_of, supply
 from tests.trainings import assert_same_training, output_of, rows_of, with_suite
 from training.config import TrainConfig
 from training.train import main
 
-MakeJob = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("process_state")
 __all__ = ["dataset"]  # a fixture
 
@@ -51,9 +49,7 @@ def find_free_ports(number: int) -> list[int]:
 
 
 @pytest.mark.timeout(180)
-def test_two_ranks_train_as_one_process(
-    make_job: MakeJob, suite: dict[str, object], dataset: Dataset, tmp_path: Path
-) -> None:
+def test_two_ranks_train_as_one_process(make_job, suite, dataset, tmp_path):
     """fp32, 25 pairs in batches of 8 and 9: the ranks' shares are unequal, and batch-norm sees all of them.
 
     One pair of machines runs all jobs: a ResNet; a ViT with everything that works on parts of a batch, where only one

@@ -41,12 +41,11 @@ from training.model.checkpoint import load_model
 from training.model.clip import CLIP
 from training.train import main, set_up_torch
 
-MakeJob = Callable[..., Path]
 pytestmark = [pytest.mark.usefixtures("process_state"), pytest.mark.xdist_group("ranks")]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_two_runs_end_in_the_same_bits_and_learn(make_job: MakeJob, precision: str) -> None:
+def test_two_runs_end_in_the_same_bits_and_learn(make_job, precision):
     jobs = [
         make_job("a", precision=precision, epochs=4, workers=0, cache_bytes=0),
         make_job("b", precision=precision, epochs=4, workers=3, log_every=1, checkpoint_every=5),
@@ -63,7 +62,7 @@ def test_two_runs_end_in_the_same_bits_and_learn(make_job: MakeJob, precision: s
     assert loaded.model.logit_scale.item() == pytest.approx(rows[-1]["logit_scale"])
 
 
-def test_determinism_is_a_choice_and_fp32_is_never_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_determinism_is_a_choice_and_fp32_is_never_tf32(monkeypatch):
     """Nothing here needs a GPU: torch keeps these choices on any machine."""
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     for device, choice, expected in (
@@ -81,9 +80,7 @@ def test_determinism_is_a_choice_and_fp32_is_never_tf32(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ["", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
-def test_the_allocator_is_set_before_the_device_is_used_unless_the_user_set_it(
-    make_job, monkeypatch, name: str
-) -> None:
+def test_the_allocator_is_set_before_the_device_is_used_unless_the_user_set_it(make_job, monkeypatch, name):
     names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
     for one in names:
         monkeypatch.delenv(one, raising=False)
@@ -102,9 +99,7 @@ def test_the_allocator_is_set_before_the_device_is_used_unless_the_user_set_it(
 
 
 @pytest.mark.parametrize("kind", ["shards", "sampled_shards"])
-def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, kind: str
-) -> None:
+def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(make_job, monkeypatch, request, kind):
     request.getfixturevalue(kind)
     undisturbed, stopped = make_job("a"), make_job("b")
     assert main([str(undisturbed)]) == 0
@@ -119,7 +114,7 @@ def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(
     assert outputs_of(stopped) == outputs_of(undisturbed)
 
 
-def test_the_watch_for_stuck_ranks_knows_each_step_and_pauses_for_checkpoints(make_job, monkeypatch) -> None:
+def test_the_watch_for_stuck_ranks_knows_each_step_and_pauses_for_checkpoints(make_job, monkeypatch):
     seen: list[object] = []
 
     class Watch(job_module.StuckWatch):
@@ -167,7 +162,7 @@ def die_in(step: int, *arguments: Any) -> None:
     run_job(*arguments)
 
 
-def test_kill_9_at_random_steps_then_rerun_ends_in_the_same_bits(make_job: MakeJob) -> None:
+def test_kill_9_at_random_steps_then_rerun_ends_in_the_same_bits(make_job):
     """Kill three times, each within a step or while a checkpoint is written."""
     undisturbed, killed = make_job("a", "vit"), make_job("b", "vit", checkpoint_every=1)
     assert main([str(undisturbed)]) == 0
@@ -178,7 +173,7 @@ def test_kill_9_at_random_steps_then_rerun_ends_in_the_same_bits(make_job: MakeJ
     assert outputs_of(killed) == outputs_of(undisturbed)
 
 
-def test_the_step_does_not_wait_for_the_disk(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_step_does_not_wait_for_the_disk(make_job, monkeypatch):
     """Block the write of step 2's checkpoint until step 7; it must still hold the state of step 2."""
     job, undisturbed = make_job("a", checkpoint_every=2, keep_checkpoints=9), make_job("b", checkpoint_every=2)
     loss, save, calls, reached = loss_module.contrastive_loss, checkpoint_module.save_file, [], threading.Event()
@@ -187,11 +182,11 @@ def test_the_step_does_not_wait_for_the_disk(make_job: MakeJob, monkeypatch: pyt
         calls.append(1)
         if len(calls) == 4:
             reached.set()
-        return loss(*arguments)  # pyright: ignore[reportArgumentType]
+        return loss(*arguments)
 
     def slow(*arguments: object) -> None:
         assert reached.wait(20), "the fourth step waits for the checkpoint of the second"
-        save(*arguments)  # pyright: ignore[reportArgumentType]
+        save(*arguments)
 
     monkeypatch.setattr(loss_module, "contrastive_loss", counted)
     monkeypatch.setattr(checkpoint_module, "save_file", slow)
@@ -204,9 +199,7 @@ def test_the_step_does_not_wait_for_the_disk(make_job: MakeJob, monkeypatch: pyt
     assert first[0].read_bytes() == first[1].read_bytes()
 
 
-def test_out_of_memory_names_the_batch_and_what_lowers_its_memory(
-    make_job: MakeJob, monkeypatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_out_of_memory_names_the_batch_and_what_lowers_its_memory(make_job, monkeypatch, caplog):
     encode_image = CLIP.encode_image
 
     def allocate(model: CLIP, images: torch.Tensor, *more: Any) -> torch.Tensor:
@@ -220,7 +213,7 @@ def test_out_of_memory_names_the_batch_and_what_lowers_its_memory(
     assert "lower grad_cache, now 4, or set grad_checkpointing = true, or set precision" in caplog.text
 
 
-def test_a_full_disk_ends_the_job_at_once_and_is_retryable(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_job_at_once_and_is_retryable(make_job, monkeypatch):
     job, failed, calls = make_job("a", "vit", checkpoint_every=3), threading.Event(), []
     loss = loss_module.contrastive_loss
 
@@ -246,7 +239,7 @@ def test_a_full_disk_ends_the_job_at_once_and_is_retryable(make_job: MakeJob, mo
     assert main([str(job)]) == 0
 
 
-def test_a_bias_that_the_softmax_ignores_is_resumed(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bias_that_the_softmax_ignores_is_resumed(make_job, monkeypatch):
     job = make_job("a", "vit", epochs=2, checkpoint_every=2)
     model = Path(json.loads(job.read_text())["train"]["model"])
     model.write_text(json.dumps({**json.loads(model.read_text()), "init_logit_bias": -3.0}))
@@ -259,9 +252,7 @@ def test_a_bias_that_the_softmax_ignores_is_resumed(make_job: MakeJob, monkeypat
 
 
 @pytest.mark.parametrize("moment", ["evaluate", "copy_whole"])
-def test_sigterm_ends_an_interim_evaluation_at_once_and_the_next_start_repeats_it(
-    make_job: MakeJob, suite: dict[str, object], monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
+def test_sigterm_ends_an_interim_evaluation_at_once_and_the_next_start_repeats_it(make_job, suite, monkeypatch, moment):
     """The signal arrives in the evaluation, or after the checkpoint before it."""
 
     def stop(model: object, *_: object, **__: object) -> object:
@@ -279,9 +270,7 @@ def test_sigterm_ends_an_interim_evaluation_at_once_and_the_next_start_repeats_i
     assert [row["step"] for row in rows] == [3]
 
 
-def test_collapsed_features_end_the_job_with_exit_code_4(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_collapsed_features_end_the_job_with_exit_code_4(make_job, monkeypatch, caplog):
     monkeypatch.setattr(train_module, "HealthMonitor", partial(HealthMonitor, patience=3))
     encode = CLIP.encode_text
     monkeypatch.setattr(CLIP, "encode_text", lambda self, *inputs: 0 * encode(self, *inputs) + 1)
@@ -290,7 +279,7 @@ def test_collapsed_features_end_the_job_with_exit_code_4(
     assert "the last good checkpoint is step-000002" in caplog.text
 
 
-def test_interim_evaluation_is_logged_and_changes_no_bit(make_job: MakeJob, suite: dict[str, object]) -> None:
+def test_interim_evaluation_is_logged_and_changes_no_bit(make_job, suite):
     plain, watched = make_job("a", epochs=2), with_suite(make_job("b", epochs=2, evaluate_every=2), suite)
     assert [main([str(job)]) for job in (plain, watched)] == [0, 0]
     assert outputs_of(watched) == outputs_of(plain)
@@ -302,9 +291,7 @@ def test_interim_evaluation_is_logged_and_changes_no_bit(make_job: MakeJob, suit
     assert main([str(make_job("c", evaluate_every=2))]) == 2, "no suite"
 
 
-def test_a_shard_with_a_wrong_checksum_ends_the_job_and_is_named(
-    make_job: MakeJob, shards: list[Path], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_shard_with_a_wrong_checksum_ends_the_job_and_is_named(make_job, shards, caplog):
     job = make_job("a", epochs=1)
     settings = json.loads(job.read_text())
     settings["checksums"] = {shard.name: file_sha256(shard) for shard in shards}
@@ -317,9 +304,7 @@ def test_a_shard_with_a_wrong_checksum_ends_the_job_and_is_named(
     assert f"shard {shards[1]} differs from its dataset's manifest" in caplog.text
 
 
-def test_a_bad_checkpoint_is_skipped_on_resume(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_bad_checkpoint_is_skipped_on_resume(make_job, monkeypatch, caplog):
     undisturbed, crashed = make_job("a"), make_job("b", checkpoint_every=2, keep_checkpoints=3)
     assert main([str(undisturbed)]) == 0
     crash_at(monkeypatch, 8)
@@ -361,14 +346,12 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         calls.append(1)
         if len(calls) == step:
             raise KeyboardInterrupt
-        return loss(*arguments)  # pyright: ignore[reportArgumentType]
+        return loss(*arguments)
 
     monkeypatch.setattr(loss_module, "contrastive_loss", crash)
 
 
-def test_a_checkpoint_of_another_job_is_skipped(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_checkpoint_of_another_job_is_skipped(make_job, monkeypatch, caplog):
     job = make_job("a", checkpoint_every=2)
     crash_at(monkeypatch, 4)
     with pytest.raises(KeyboardInterrupt):
@@ -382,9 +365,7 @@ def test_a_checkpoint_of_another_job_is_skipped(
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
-def test_a_non_finite_loss_ends_the_job_with_exit_code_4(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, poison: str
-) -> None:
+def test_a_non_finite_loss_ends_the_job_with_exit_code_4(make_job, monkeypatch, caplog, poison):
     job = make_job("a", checkpoint_every=2)
     loss, calls = loss_module.contrastive_loss, []
 
@@ -394,7 +375,7 @@ def test_a_non_finite_loss_ends_the_job_with_exit_code_4(
             images = images * math.nan
         elif len(calls) == 4:
             images.register_hook(lambda gradient: gradient * math.inf)
-        return loss(images, *arguments)  # pyright: ignore[reportArgumentType]
+        return loss(images, *arguments)
 
     monkeypatch.setattr(loss_module, "contrastive_loss", poisoned)
     assert main([str(job)]) == 4
@@ -405,7 +386,7 @@ def test_a_non_finite_loss_ends_the_job_with_exit_code_4(
     assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
 
 
-def test_corrupt_samples_are_skipped_and_listed(make_job: MakeJob, shards: list[Path]) -> None:
+def test_corrupt_samples_are_skipped_and_listed(make_job, shards):
     with tarfile.open(shards[1], "a") as tar:
         for name, data in [
             ("900000.jpg", b"<html>not a picture</html>"),
@@ -433,9 +414,7 @@ def test_corrupt_samples_are_skipped_and_listed(make_job: MakeJob, shards: list[
     assert main([str(make_job("b", max_skipped=0.05))]) == 3
 
 
-def test_broken_shards_end_the_job_and_are_named(
-    make_job: MakeJob, shards: list[Path], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_broken_shards_end_the_job_and_are_named(make_job, shards, caplog):
     whole = shards[1].read_bytes()
     shards[1].write_bytes(whole[: len(whole) // 2 + 100])
     assert main([str(make_job("a"))]) == 3
@@ -444,9 +423,7 @@ def test_broken_shards_end_the_job_and_are_named(
     assert main([str(make_job("a"))]) == 2
 
 
-def test_two_trainers_never_share_an_output(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_two_trainers_never_share_an_output(make_job, monkeypatch, caplog):
     job = make_job("a", epochs=1)
     output_of(job).mkdir()
     monkeypatch.setattr(train_module, "lock_output", partial(job_module.lock_output, timeout=0.3))
@@ -457,7 +434,7 @@ def test_two_trainers_never_share_an_output(
     assert main([str(job)]) == 0
 
 
-def test_the_job_imports_no_more_than_it_needs_and_ends_with_its_parent(make_job: MakeJob, tmp_path: Path) -> None:
+def test_the_job_imports_no_more_than_it_needs_and_ends_with_its_parent(make_job, tmp_path):
     job = make_job("a", epochs=100_000, log_every=1)
     parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     settings = json.loads(job.read_text())
@@ -483,10 +460,9 @@ def test_the_job_imports_no_more_than_it_needs_and_ends_with_its_parent(make_job
         for process in (trainer, parent):
             process.kill()
             process.wait()
-        assert trainer.stderr is not None
         trainer.stderr.close()
 
 
-def test_the_processors_bf16_units_are_those_that_torch_finds() -> None:
+def test_the_processors_bf16_units_are_those_that_torch_finds():
     found = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     assert find_precision(on_gpu=False) == ("bf16" if found else "fp32")

@@ -1,7 +1,6 @@
 """Augmentation: a function of (seed, epoch, sample), and the effect of each kind."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ def augmented(images: torch.Tensor, config: AugmentConfig, seed: int, epoch: int
     return augment(images, config, draw_augmentation(config, seed, epoch, samples))
 
 
-def test_augmentation_does_not_depend_on_the_batch() -> None:
+def test_augmentation_does_not_depend_on_the_batch():
     whole = augmented(IMAGES, EVERYTHING, 1, 2, SAMPLES)
     for part in ([0], [4, 2], [5, 1, 0]):
         torch.testing.assert_close(augmented(IMAGES[part], EVERYTHING, 1, 2, SAMPLES[part]), whole[part])
@@ -38,7 +37,7 @@ def test_augmentation_does_not_depend_on_the_batch() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
-def test_erasing_lines_is_a_closing(width: int) -> None:
+def test_erasing_lines_is_a_closing(width):
     config = AugmentConfig(erase_lines=1.0, line_width=width)
     before, after = width // 2, width - width // 2
     bright = F.max_pool2d(F.pad(IMAGES, (before, after) * 2, value=-1.0), width + 1, stride=1)
@@ -48,14 +47,14 @@ def test_erasing_lines_is_a_closing(width: int) -> None:
     ).allclose(closed)
 
 
-def test_grayscale_has_no_colour_and_keeps_luma() -> None:
+def test_grayscale_has_no_colour_and_keeps_luma():
     gray = augmented(IMAGES, AugmentConfig(grayscale=1.0), 0, 0, SAMPLES)
     torch.testing.assert_close(gray[:, 0], gray[:, 1], atol=1e-3, rtol=0)
     luma = (IMAGES * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1)
     torch.testing.assert_close(gray[:, 0], luma, atol=1e-3, rtol=0)
 
 
-def test_hue_rotation_keeps_gray_and_luma() -> None:
+def test_hue_rotation_keeps_gray_and_luma():
     config = AugmentConfig(hue=0.5)
     gray = torch.full((6, 3, 8, 8), 0.4)
     torch.testing.assert_close(augmented(gray, config, 0, 0, SAMPLES), gray, atol=1e-3, rtol=0)
@@ -67,7 +66,7 @@ def test_hue_rotation_keeps_gray_and_luma() -> None:
 
 
 @pytest.mark.usefixtures("process_state")
-def test_a_training_with_augmentation_is_resumed_to_the_same_bits(make_job: Any, monkeypatch: Any) -> None:
+def test_a_training_with_augmentation_is_resumed_to_the_same_bits(make_job, monkeypatch):
     changes = {"zoom": [0.8, 1.2], "hue": 0.1, "erase_lines": 0.5, "blur": 0.5, "cutout": 0.5}
     plain: Path = make_job("plain", "vit", epochs=2)
     whole, cut = (make_job(name, "vit", epochs=2, augment=changes, workers=n) for n, name in enumerate(("a", "b")))

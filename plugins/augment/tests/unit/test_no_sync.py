@@ -1,7 +1,5 @@
 """Steps with augmentation read nothing back from the device (tests/device_reads.py)."""
 
-from typing import Any
-
 import pytest
 
 from tests.device_reads import check_reads
@@ -15,7 +13,5 @@ pytestmark = pytest.mark.usefixtures("process_state")
         ("vit", {"augment": {"zoom": [0.8, 1.2], "hue": 0.1, "erase_lines": 0.5, "blur": 0.5, "cutout": 0.5}}),
     ],
 )
-def test_a_step_reads_nothing_back(
-    make_job: Any, monkeypatch: pytest.MonkeyPatch, tower: str, settings: dict[str, object]
-) -> None:
+def test_a_step_reads_nothing_back(make_job, monkeypatch, tower, settings):
     check_reads(make_job, monkeypatch, tower, settings)

@@ -22,17 +22,13 @@ def write(folder: Path, sources: str) -> Path:
     [(CRAWL.replace("[[source]]", "[source]"), (), "source.crawl"), (CRAWL, (), "source.crawl"),
      (LIST + CRAWL, (), "source.common_crawl.crawl"), (CRAWL + LIST, ("source.0.name=cc",), "source.cc.crawl")],
 )  # fmt: skip
-def test_crawls_are_values_of_the_only_source_of_common_crawl(
-    tmp_path: Path, sources: str, settings: tuple[str, ...], key: str
-) -> None:
+def test_crawls_are_values_of_the_only_source_of_common_crawl(tmp_path, sources, settings, key):
     pytest.importorskip("plugins.common_crawl")
     found = list_settings(write(tmp_path, sources), settings, ("CC-MAIN-2026-43", "2026"), ())
     assert found == [f'{key}="CC-MAIN-2026-43"', f'{key}="2026"']
 
 
-def test_the_config_of_every_version_is_checked_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_config_of_every_version_is_checked_before_any_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("url,caption\n")

@@ -1,11 +1,9 @@
-from pathlib import Path
-
 import pytest
 
 from plugins.browse.database import Database, QueryFailed, quote, quote_text
 
 
-def test_a_long_query_is_interrupted(tmp_path: Path) -> None:
+def test_a_long_query_is_interrupted(tmp_path):
     database = Database([], tmp_path, seconds=0.2)
     with pytest.raises(QueryFailed, match=r"stopped after"):
         database.value("SELECT count(*) FROM range(100000000000) a, range(100000) b WHERE (a.range * b.range) % 7 = 3")
@@ -25,14 +23,14 @@ def test_a_long_query_is_interrupted(tmp_path: Path) -> None:
         "ATTACH '/tmp/pairmill-browse-test.db'",
     ],
 )
-def test_sql_reaches_no_other_file_and_no_setting(sql: str, tmp_path: Path) -> None:
+def test_sql_reaches_no_other_file_and_no_setting(sql, tmp_path):
     database = Database([tmp_path], tmp_path)
     with pytest.raises(QueryFailed):
         database.rows(sql)
     database.close()
 
 
-def test_names_and_texts_are_quoted(tmp_path: Path) -> None:
+def test_names_and_texts_are_quoted(tmp_path):
     database = Database([], tmp_path)
     hostile = """a"b'c; DROP TABLE x --"""
     assert database.rows(f"SELECT {quote_text(hostile)} AS {quote(hostile)}") == [{hostile: hostile}]

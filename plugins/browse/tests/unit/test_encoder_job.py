@@ -28,7 +28,7 @@ def ask(checkpoint: Path, *requests: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in answers.getvalue().splitlines()]
 
 
-def test_texts_and_images_are_encoded(checkpoint: Path, tmp_path: Path) -> None:
+def test_texts_and_images_are_encoded(checkpoint, tmp_path):
     shard, output = tmp_path / "s.tar", tmp_path / "f.npy"
     images = [jpeg(1), b"<svg/>", jpeg(2)]
     shard.write_bytes(b"".join(images))
@@ -61,7 +61,7 @@ def test_texts_and_images_are_encoded(checkpoint: Path, tmp_path: Path) -> None:
         {"shard": __file__, "spans": [[0, 2**60]], "output": "/nowhere.npy"}, {"texts": 5}, {"texts": [3]},
     ],
 )  # fmt: skip
-def test_a_request_that_fails_is_answered_and_ends_nothing(checkpoint: Path, request_: Any) -> None:
+def test_a_request_that_fails_is_answered_and_ends_nothing(checkpoint, request_):
     _, failed, next_ = ask(checkpoint, request_, {"texts": ["blue"]})
     assert set(failed) == {"error"}
     assert len(next_["features"][0]) == 16

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -17,7 +15,7 @@ def ids(*numbers: int) -> np.ndarray:
     return image_ids([f"{number:032x}{0:032x}" for number in numbers])
 
 
-def test_features_are_kept_by_the_digest_of_the_image(tmp_path: Path) -> None:
+def test_features_are_kept_by_the_digest_of_the_image(tmp_path):
     features = unit(4)
     FeatureTable(tmp_path / "t").add(ids(5, 6, 7), features[:3])
     table = FeatureTable(tmp_path / "t")
@@ -27,7 +25,7 @@ def test_features_are_kept_by_the_digest_of_the_image(tmp_path: Path) -> None:
     assert table.locate(ids(8, 9, 5, 8)).tolist() == [3, -1, 0, 3]
 
 
-def test_damaged_and_other_features_are_refused(tmp_path: Path) -> None:
+def test_damaged_and_other_features_are_refused(tmp_path):
     table = FeatureTable(tmp_path / "t")
     table.add(ids(1, 2), unit(2))
     with pytest.raises(CorruptPart, match="features of 8 values"):
@@ -38,7 +36,7 @@ def test_damaged_and_other_features_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block_bytes", [1 << 25, 64])
-def test_search_is_exact_in_blocks_of_any_size(tmp_path: Path, block_bytes: int) -> None:
+def test_search_is_exact_in_blocks_of_any_size(tmp_path, block_bytes):
     table, features = FeatureTable(tmp_path / "t"), unit(50)
     table.add(ids(*range(1, 51)), features)
     positions = np.array([49, -1, *range(20), 3])
@@ -49,7 +47,7 @@ def test_search_is_exact_in_blocks_of_any_size(tmp_path: Path, block_bytes: int)
     assert best(scores, 5).tolist() == sorted(range(len(positions)), key=lambda n: (-scores[n], n))[:5]
 
 
-def test_settings_that_change_the_images_change_the_table() -> None:
+def test_settings_that_change_the_images_change_the_table():
     config = {"image_size": 224, "encode_quality": 95, "timeout": 10}
     digests = [
         preparation_digest(build_manifest("download", config=config | changed))

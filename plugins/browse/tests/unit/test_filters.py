@@ -53,7 +53,7 @@ def matched(table: Database, text: str) -> list[int]:
         ("name~is~a~b", []),  # the value may have the separator
     ],
 )
-def test_filter_finds_rows(table: Database, text: str, rows: list[int]) -> None:
+def test_filter_finds_rows(table, text, rows):
     assert matched(table, text) == rows
 
 
@@ -64,6 +64,6 @@ def test_filter_finds_rows(table: Database, text: str, rows: list[int]) -> None:
         "size~min~nan", "size~max~inf", "size~is~1e300", "boxes~has~1", "ids~has~x", "name~is~" + "x" * 1001, "",
     ],
 )  # fmt: skip
-def test_other_columns_operators_and_values_are_refused(text: str) -> None:
+def test_other_columns_operators_and_values_are_refused(text):
     with pytest.raises(ConfigError):
         parse_filter(text, COLUMNS)

@@ -19,7 +19,7 @@ def scope(tmp_path: Path) -> Scope:
     return Scope(context, tmp_path, [])
 
 
-def test_features_of_removed_images_are_found_until_they_are_erased(scope: Scope) -> None:
+def test_features_of_removed_images_are_found_until_they_are_erased(scope):
     digests = ["5" * 64, "a" * 64]
     table = FeatureTable(scope.home / "browse" / "features" / "m")
     table.add(image_ids(digests), np.ones((2, 4), np.float32))

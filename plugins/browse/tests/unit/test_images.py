@@ -1,22 +1,17 @@
 import io
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from plugins.browse import images as module
-from plugins.browse.database import Database
 from plugins.browse.images import Images, NoImage
 from plugins.browse.rows import Selection, list_rows
-from plugins.browse.views import Dataset
 from tests.unit.tasks.dataset_chain import jpeg, some_pairs
 
 
 @pytest.mark.parametrize("label", ["pack.kept", "curate.kept", "curate.dropped", "download.kept"])
-def test_images_are_read_by_offset(label: str, dataset: Dataset, database: Database, tmp_path: Path) -> None:
+def test_images_are_read_by_offset(label, dataset, database, tmp_path):
     images, view = Images(tmp_path / "indexes"), dataset.view(label)
     originals = {row["uid"]: row["data"] for row in some_pairs()}
     rows = [row for row in list_rows(database, Selection(view)) if row["uid"] in originals]
@@ -35,9 +30,7 @@ def test_images_are_read_by_offset(label: str, dataset: Dataset, database: Datab
         {"key": "../x"}, {"key": "a.b"}, {"key": "0" * 32}, {"key": "\n"}, {"shard": None}, {"status": "failed"},
     ],
 )  # fmt: skip
-def test_names_in_a_row_lead_nowhere_else(
-    change: Mapping[str, Any], dataset: Dataset, database: Database, tmp_path: Path
-) -> None:
+def test_names_in_a_row_lead_nowhere_else(change, dataset, database, tmp_path):
     view = dataset.view("pack.kept")
     row = list_rows(database, Selection(view))[0] | change
     with pytest.raises(NoImage):
@@ -45,18 +38,14 @@ def test_names_in_a_row_lead_nowhere_else(
 
 
 @pytest.mark.parametrize("data", [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html>", b"", jpeg(1)[:300]])
-def test_only_decoded_pixels_are_served(
-    data: bytes, dataset: Dataset, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_decoded_pixels_are_served(data, dataset, database, tmp_path, monkeypatch):
     monkeypatch.setattr(Images, "read", lambda *_: data)
     view = dataset.view("pack.kept")
     with pytest.raises(NoImage, match="cannot be decoded"):
         Images(tmp_path / "indexes").get(dataset, view, list_rows(database, Selection(view))[0], "small")
 
 
-def test_large_images_are_refused_before_they_are_decoded(
-    dataset: Dataset, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_images_are_refused_before_they_are_decoded(dataset, database, tmp_path, monkeypatch):
     view = dataset.view("pack.kept")
     row = list_rows(database, Selection(view))[0]
     for name in ("MAX_MEMBER", "MAX_AREA"):

@@ -2,7 +2,6 @@ import polars as pl
 
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
-from plugins.browse.database import Database
 from plugins.browse.filters import parse_filter
 from plugins.browse.rows import (
     Selection,
@@ -14,16 +13,16 @@ from plugins.browse.rows import (
     list_numbers,
     list_rows,
 )
-from plugins.browse.views import ROW, Dataset, View
+from plugins.browse.views import ROW, View
 
 Stored = tuple[FolderStore, dict[str, Manifest]]
 
 
 def select(view: View, *filters: str, **more: object) -> Selection:
-    return Selection(view, filters=tuple(parse_filter(text, view.columns) for text in filters), **more)  # type: ignore[arg-type]
+    return Selection(view, filters=tuple(parse_filter(text, view.columns) for text in filters), **more)
 
 
-def test_views_have_the_rows_of_all_stages(dataset: Dataset, database: Database, stored: Stored) -> None:
+def test_views_have_the_rows_of_all_stages(dataset, database, stored):
     for label in dataset.labels:
         stage, side = label.split(".")
         manifest = stored[1][stage]
@@ -31,20 +30,19 @@ def test_views_have_the_rows_of_all_stages(dataset: Dataset, database: Database,
         assert count_rows(database, select(dataset.view(label))) == parts.num_rows, label
 
 
-def test_rows_are_found_by_their_numbers(dataset: Dataset, database: Database) -> None:
+def test_rows_are_found_by_their_numbers(dataset, database):
     view = dataset.view("curate.kept")  # several parts
     numbers = list_numbers(database, select(view)).tolist()
     assert len({number >> 32 for number in numbers}) > 1
     some = [numbers[-1], numbers[0], numbers[4], 2**62, 10**6]
     assert [row[ROW] for row in fetch_rows(database, view, some)] == some[:3]
     whole = fetch_row(database, view, numbers[4])
-    assert whole is not None
     assert set(whole) == {ROW, *view.columns}
     assert whole["uid"] == fetch_rows(database, view, some)[2]["uid"]
     assert fetch_row(database, view, 2**62) is None
 
 
-def test_filters_and_order_choose_rows(dataset: Dataset, database: Database, stored: Stored) -> None:
+def test_filters_and_order_choose_rows(dataset, database, stored):
     view = dataset.view("pack.kept")
     rows = pl.DataFrame(pl.from_arrow(read_parts(stored[0], stored[1]["pack"])))
     wanted = rows.filter(pl.col("original_width") >= 110)["uid"].to_list()
@@ -55,13 +53,13 @@ def test_filters_and_order_choose_rows(dataset: Dataset, database: Database, sto
     assert count_rows(database, selection) == len(wanted) > 0
 
 
-def test_text_search_takes_hostile_text_as_text(dataset: Dataset, database: Database) -> None:
+def test_text_search_takes_hostile_text_as_text(dataset, database):
     view = dataset.view("pack.kept")
     assert count_rows(database, select(view, terms=("<SCRIPT>", "' or 1=1"))) == 1
     assert count_rows(database, select(view, terms=("' OR '1'='1",))) == 0
 
 
-def test_clusters_have_their_kept_and_dropped_pairs(dataset: Dataset, database: Database) -> None:
+def test_clusters_have_their_kept_and_dropped_pairs(dataset, database):
     number, clusters = list_clusters(database, cluster_views(dataset), 0)
     assert number == 1
     assert (clusters[0].name, clusters[0].size) == ("c" * 32, 3)

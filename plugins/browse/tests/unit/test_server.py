@@ -2,7 +2,6 @@
 
 import re
 import time
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -13,7 +12,6 @@ from dataops.snapshot import read_parts
 from dataops.trace.targets import parse_target
 from plugins.browse.record import read_page
 from plugins.browse.rows import Selection, list_rows
-from plugins.browse.site import Site
 from plugins.browse.tests.stored_dataset import ARCHIVED, HOSTILE, Ask, write_archive
 from plugins.browse.views import ROW
 from tests.unit.tasks.dataset_chain import jpeg
@@ -33,7 +31,7 @@ def cards(found: LexborHTMLParser) -> int:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_pages_run_and_fetch_nothing_of_others(ask: Ask, path: str) -> None:
+def test_pages_run_and_fetch_nothing_of_others(ask, path):
     answer = ask(path)
     found = LexborHTMLParser(answer.text)
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -49,7 +47,7 @@ def test_pages_run_and_fetch_nothing_of_others(ask: Ask, path: str) -> None:
     assert all(not node.text().strip() for node in found.css("script, style"))
 
 
-def test_hostile_captions_and_urls_are_text(ask: Ask, site: Site) -> None:
+def test_hostile_captions_and_urls_are_text(ask, site):
     number = next(
         row[ROW]
         for row in list_rows(site.database, Selection(site.dataset.view("pack.kept")))
@@ -66,14 +64,14 @@ def test_hostile_captions_and_urls_are_text(ask: Ask, site: Site) -> None:
         assert len(found.css("script")) == 1
 
 
-def test_assets_are_a_closed_set(ask: Ask) -> None:
+def test_assets_are_a_closed_set(ask):
     assert ask("/assets/app.js").headers["content-type"].startswith("text/javascript")
     assert "prefers-color-scheme: dark" in ask("/assets/style.css").text
     for name in ("../server.py", "..%2fserver.py", "app.py", "style.css%00"):
         assert ask(f"/assets/{name}").status_code == 404
 
 
-def test_a_takedown_file_is_prepared_and_nothing_is_removed(ask: Ask, site: Site) -> None:
+def test_a_takedown_file_is_prepared_and_nothing_is_removed(ask, site):
     rows = read_parts(site.store, site.dataset.manifest)
     uids = rows["uid"].to_pylist()[:2]
     before = site.store.names("")
@@ -89,7 +87,7 @@ def test_a_takedown_file_is_prepared_and_nothing_is_removed(ask: Ask, site: Site
     assert ask("/takedown").status_code == 405
 
 
-def test_row_leads_to_its_archived_record(ask: Ask, site: Site) -> None:
+def test_row_leads_to_its_archived_record(ask, site):
     card = page(ask, f"/?f=page_url~is~{quote(ARCHIVED)}").css_first("#cards .card")
     one = page(ask, str(card.css_first("a").attributes["href"]))
     link = next(node for node in one.css("a") if node.text() == "Archived record")
@@ -104,7 +102,7 @@ def test_row_leads_to_its_archived_record(ask: Ask, site: Site) -> None:
     assert "no archive" in page(ask, str(other).replace("/row", "/record"), 400).css_first("main").text()
 
 
-def test_archive_that_was_replaced_is_not_shown_as_the_record(ask: Ask, site: Site, tmp_path: Path) -> None:
+def test_archive_that_was_replaced_is_not_shown_as_the_record(ask, site, tmp_path):
     file = tmp_path / "other.warc.gz"
     row = {"page_url": ARCHIVED, "source_offset": write_archive(file, "a caption"), "caption": "a caption"}
     assert read_page(file, row).caption == "a caption"
@@ -113,7 +111,7 @@ def test_archive_that_was_replaced_is_not_shown_as_the_record(ask: Ask, site: Si
             read_page(file, row | wrong)
 
 
-def test_similar_images_need_no_features_before(ask: Ask, site: Site) -> None:
+def test_similar_images_need_no_features_before(ask, site):
     if len(site.need_meaning().table):
         pytest.skip("another test has computed them")
     found = page(ask, "/?like=3")
@@ -127,7 +125,7 @@ def test_similar_images_need_no_features_before(ask: Ask, site: Site) -> None:
         time.sleep(0.05)
 
 
-def test_search_by_meaning(ask: Ask, site: Site) -> None:
+def test_search_by_meaning(ask, site):
     meaning = site.need_meaning()
     if not len(meaning.table):
         assert "compute them" in page(ask, "/?m=red").css_first("main").text()
@@ -150,8 +148,8 @@ def test_search_by_meaning(ask: Ask, site: Site) -> None:
     assert "similarity 1.000" in first.text() or "similarity 0.999" in first.text()
     assert page(ask, "/?like=upload-99").css_first("p.message").text()
     assert "All images have a feature" in page(ask, "/meaning").css_first("main").text()
-    again = meaning._encoder.batches  # type: ignore[attr-defined]
+    again = meaning._encoder.batches
     meaning.start()
     while meaning.progress.running:
         time.sleep(0.02)
-    assert meaning._encoder.batches == again  # type: ignore[attr-defined]
+    assert meaning._encoder.batches == again

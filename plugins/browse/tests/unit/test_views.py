@@ -24,7 +24,7 @@ def opened(tmp_path: Path) -> Open:
     return store, manifests, database, Dataset(manifests["pack"], store, database, tmp_path / "copies", -1)
 
 
-def test_rows_of_a_takedown_are_in_no_view(opened: Open) -> None:
+def test_rows_of_a_takedown_are_in_no_view(opened):
     store, manifests, database, dataset = opened
     before = {label: count_rows(database, Selection(dataset.view(label))) for label in dataset.labels}
     targets = ["example.org", "phash:00000000000000fe~2", f"sha256:{4:064x}", "http://host2.example/2.jpg"]

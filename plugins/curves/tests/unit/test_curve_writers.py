@@ -47,7 +47,7 @@ def read_events(folder: Path) -> list[tuple[str, int, float]]:
     ]
 
 
-def test_event_files_hold_each_row_once_over_two_attempts(tmp_path: Path) -> None:
+def test_event_files_hold_each_row_once_over_two_attempts(tmp_path):
     job = tmp_path / "job"
     job.mkdir()
     work = work_of(tmp_path, tensorboard=str(tmp_path / "runs"))
@@ -64,9 +64,7 @@ def test_event_files_hold_each_row_once_over_two_attempts(tmp_path: Path) -> Non
     assert [event for event in events if event[0] != "train/loss"] == [("train/samples_per_second", 2, 7.0)]
 
 
-def test_a_writer_that_fails_does_not_stop_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_writer_that_fails_does_not_stop_the_training(tmp_path, monkeypatch, caplog):
     def fail(*_: object) -> None:
         raise OSError("the disk is full")
 
@@ -76,7 +74,7 @@ def test_a_writer_that_fails_does_not_stop_the_training(
     assert "TensorBoard no longer shows this training: OSError: the disk is full" in caplog.text
 
 
-def test_curves_change_no_key_and_load_no_package() -> None:
+def test_curves_change_no_key_and_load_no_package():
     assert TrainConfig(tensorboard="runs", wandb="a/b").key_config() == TrainConfig().key_config()
     follower = CurveFollower(work_of(Path()), Path())
     assert not follower._threads
@@ -84,7 +82,7 @@ def test_curves_change_no_key_and_load_no_package() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-def test_wandb_offline_writes_files_and_connects_to_nothing(tmp_path: Path) -> None:
+def test_wandb_offline_writes_files_and_connects_to_nothing(tmp_path):
     """Any connection would go to this server, as a proxy or as the host of the API."""
     job = tmp_path / "job"
     job.mkdir()

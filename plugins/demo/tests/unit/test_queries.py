@@ -12,7 +12,7 @@ def queries() -> pl.DataFrame:
     return build_queries()
 
 
-def test_queries_are_words_and_collocations(queries: pl.DataFrame):
+def test_queries_are_words_and_collocations(queries):
     assert queries.schema == pl.Schema(QUERIES)
     rows = {row["query"]: row for row in queries.to_dicts()}
     assert len(rows) == queries.height > 100_000
@@ -25,6 +25,6 @@ def test_queries_are_words_and_collocations(queries: pl.DataFrame):
         assert (row["score"] is None) == (row["kind"] == "unigram") or row["score"] >= MIN_INFORMATION
 
 
-def test_the_build_writes_the_queries(web, queries: pl.DataFrame):
+def test_the_build_writes_the_queries(web, queries):
     assert read_queries(web.queries) == queries["query"].to_list()
     assert web.counts["queries"] == queries.height

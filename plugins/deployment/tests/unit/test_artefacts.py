@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -35,9 +34,7 @@ def test_config_is_shown_without_credentials_as_one_block_of_code():
     assert '"name": "demo"' in text
 
 
-def test_progress_is_one_artefact_that_a_lost_server_does_not_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
-):
+def test_progress_is_one_artefact_that_a_lost_server_does_not_fail(tmp_path, monkeypatch, caplog):
     sent: list[tuple[str, float]] = []
 
     def update(artefact: str, percent: float, *, description: str) -> None:

@@ -3,7 +3,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 from unittest.mock import MagicMock
 from uuid import UUID
 
@@ -63,7 +62,7 @@ def test_last_stage_chooses_the_scheduled_flow(tmp_path, monkeypatch):
         ("slack-webhook", {"url": "********"}, True),
     ],
 )
-def test_deploy_refuses_a_webhook_that_would_send_no_message(kind: str, data: dict[str, Any], sends: bool):
+def test_deploy_refuses_a_webhook_that_would_send_no_message(kind, data, sends):
     client = MagicMock()
     client.read_block_document_by_name.return_value = SimpleNamespace(
         id=UUID(int=1), data=data, block_schema=SimpleNamespace(capabilities=["notify"])

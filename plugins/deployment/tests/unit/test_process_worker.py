@@ -41,9 +41,8 @@ def prepare(values: dict[str, Any], of: Any, template: dict[str, Any] | None = N
 
 
 @pytest.mark.parametrize("flow", [flow.name for flow in FLOWS])
-def test_flows_of_this_checkout_run_in_this_installation(flow: str):
+def test_flows_of_this_checkout_run_in_this_installation(flow):
     job = prepare({"env": OURS}, deployment(f"flows.pipeline.{flow}"))
-    assert job.command is not None
     assert job.command.split() == [sys.executable, "-m", "plugins.deployment.flow_engine"]
     assert str(job.env["PYTHONPATH"]).split(":")[0] == str(CHECKOUT)
     assert job.env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
@@ -63,7 +62,7 @@ def test_flows_of_this_checkout_run_in_this_installation(flow: str):
         ({"working_dir": "/tmp"}, {}, "the folder '/tmp'"),
     ],
 )
-def test_jobs_that_change_what_runs_are_refused(values: Any, template: Any, reason: str):
+def test_jobs_that_change_what_runs_are_refused(values, template, reason):
     with pytest.raises(ConfigError, match="refuses this job") as caught:
         prepare(values, deployment(), template)
     assert reason in str(caught.value)
@@ -85,7 +84,7 @@ def test_jobs_that_change_what_runs_are_refused(values: Any, template: Any, reas
         deployment(pull=["id"]),
     ],
 )
-def test_deployments_of_other_code_are_refused(of: Any):
+def test_deployments_of_other_code_are_refused(of):
     with pytest.raises(ConfigError, match="refuses this job"):
         prepare({}, of)
 
@@ -119,7 +118,7 @@ def state(name: str, second: int) -> State:
     ],
 )
 @pytest.mark.parametrize("earlier", [[], ["Scheduled", "Pending", "Running", "Crashed"]])
-def test_a_killed_process_is_reported_once_and_no_retry_is_ended(earlier: list[str], since: list[str], reported: bool):
+def test_a_killed_process_is_reported_once_and_no_retry_is_ended(earlier, since, reported):
     """Prefect's worker reports it again when its hooks have ended, as of the retry that runs by then."""
     server = Server(*earlier, *since)
     begun = FlowRun(id=UUID(int=1), flow_id=UUID(int=2), name="run", state=server.states[len(earlier)])

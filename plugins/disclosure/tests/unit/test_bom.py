@@ -50,7 +50,7 @@ def digest(component: dict[str, Any]) -> str:
     return found["content"]
 
 
-def test_document_names_all_materials_by_digest(subject: Subject) -> None:
+def test_document_names_all_materials_by_digest(subject):
     document = parsed(subject)
     model, parts = document["metadata"]["component"], {one["bom-ref"]: one for one in document["components"]}
     pack, train = subject.packs[0], subject.train
@@ -78,7 +78,7 @@ def test_document_names_all_materials_by_digest(subject: Subject) -> None:
     assert sorted(depends) == sorted(parts)
 
 
-def test_model_card_has_datasets_results_and_limits(subject: Subject) -> None:
+def test_model_card_has_datasets_results_and_limits(subject):
     card = parsed(subject)["metadata"]["component"]["modelCard"]
     keys = [pack.key for pack in subject.packs] + list(subject.missing)
     assert card["modelParameters"]["datasets"] == [{"ref": f"pack/{key}"} for key in keys]
@@ -95,9 +95,8 @@ def test_model_card_has_datasets_results_and_limits(subject: Subject) -> None:
     assert any("identification of people" in line for line in card["considerations"]["technicalLimitations"])
 
 
-def test_document_is_the_same_each_time_and_valid_with_hostile_names(subject: Subject) -> None:
+def test_document_is_the_same_each_time_and_valid_with_hostile_names(subject):
     assert write_bom(subject) == write_bom(subject)
-    assert subject.train is not None
     weights = [{**WEIGHTS[0], "name": HOSTILE, "license": HOSTILE, "sha256": "no digest", "version": ""}] * 2
     train = subject.train.model_copy(
         update={"facts": {"weights": weights}, "config": {"model": HOSTILE}, "code": {}, "parts": []}

@@ -16,7 +16,7 @@ def fetched(folder: Path, pairs: list[dict[str, Any]], **more: Any) -> Fetched:
     return measure(describe_dataset(make_model(store, pairs, **more)["pack"], store).chains, store)
 
 
-def test_hosts_of_one_registrable_domain_are_summed_and_the_largest_is_first(tmp_path: Path) -> None:
+def test_hosts_of_one_registrable_domain_are_summed_and_the_largest_is_first(tmp_path):
     hosts = ("a.small.example.co.uk", "b.small.example.co.uk", "me.github.io", "you.github.io", "IMG.big.com", "[::1]")
     found = fetched(tmp_path, [pair(n, hosts[n % 6], 10 + n % 6 * 10) for n in range(13)])
     by_name = {one.name: (one.images, one.bytes) for one in found.domains}
@@ -42,13 +42,13 @@ def test_hosts_of_one_registrable_domain_are_summed_and_the_largest_is_first(tmp
 @pytest.mark.parametrize(
     ("number", "top", "of_sme"), [(1, 1, 1), (10, 1, 1), (11, 2, 1), (30, 3, 2), (40_000, 4000, 1000)]
 )
-def test_the_top_share_is_rounded_up_and_limited_for_small_enterprises(number: int, top: int, of_sme: int) -> None:
+def test_the_top_share_is_rounded_up_and_limited_for_small_enterprises(number, top, of_sme):
     found = Fetched([Domain(str(n), 1, 1) for n in range(number)])
     assert len(found.select_top(is_sme=False)) == top
     assert len(found.select_top(is_sme=True)) == of_sme
 
 
-def test_removed_pairs_repeated_urls_and_archived_images_are_not_counted(tmp_path: Path) -> None:
+def test_removed_pairs_repeated_urls_and_archived_images_are_not_counted(tmp_path):
     pairs = [pair(n, "a.test", 100) for n in range(6)]
     pairs += [{**pairs[0], "uid": f"{n:032x}", "caption": str(n)} for n in range(3)]  # of one URL, in other parts
     pairs += [pair(20, "gone.test", 999), pair(21, "archive.test", 7, archive="x.warc.gz")]

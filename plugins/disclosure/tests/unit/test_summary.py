@@ -76,7 +76,7 @@ def summarised(
     return summarise(describe_training(made["train"], store), parse_facts(facts or {}, "here")), made
 
 
-def test_template_has_each_section_and_field_of_the_checklist_in_its_order() -> None:
+def test_template_has_each_section_and_field_of_the_checklist_in_its_order():
     assert [number for number, _ in SECTIONS if any(f.section == number for f in FIELDS)] == list(CHECKLIST)
     for section, phrases in CHECKLIST.items():
         labels = [field.label.lower() for field in FIELDS if field.section == section]
@@ -86,7 +86,7 @@ def test_template_has_each_section_and_field_of_the_checklist_in_its_order() -> 
     assert numbers == sorted(numbers)
 
 
-def test_each_field_is_answered_or_names_who_fills_it_in_all_formats(tmp_path: Path) -> None:
+def test_each_field_is_answered_or_names_who_fills_it_in_all_formats(tmp_path):
     made, _ = summarised(tmp_path)
     assert list(made.answers) == list(BY_NAME)
     html, plain = render_html(made), render_markdown(made)
@@ -103,7 +103,7 @@ def test_each_field_is_answered_or_names_who_fills_it_in_all_formats(tmp_path: P
     assert Summary.model_validate_json(as_json(made)) == made
 
 
-def test_figures_equal_those_of_the_manifests(tmp_path: Path) -> None:
+def test_figures_equal_those_of_the_manifests(tmp_path):
     made, manifests = summarised(tmp_path)
     answers, pack = made.answers, manifests["pack"]
     assert made.pairs == pack.counts.kept == 12
@@ -127,7 +127,7 @@ def test_figures_equal_those_of_the_manifests(tmp_path: Path) -> None:
     assert answers["synthetic_models"].state == "not_applicable"
 
 
-def test_measures_and_synthetic_data_are_in_the_summary_where_the_configs_have_them(tmp_path: Path) -> None:
+def test_measures_and_synthetic_data_are_in_the_summary_where_the_configs_have_them(tmp_path):
     captioner = {"model": "writer-7b", "model_version": "2", "prompt": "Describe it", "outcomes": {"added": 5}}
     made, _ = summarised(
         tmp_path,
@@ -162,7 +162,7 @@ def test_measures_and_synthetic_data_are_in_the_summary_where_the_configs_have_t
     assert "synthetic_other_models" in made.list_open()
 
 
-def test_facts_of_the_provider_fill_open_fields_and_classify_sources(tmp_path: Path) -> None:
+def test_facts_of_the_provider_fill_open_fields_and_classify_sources(tmp_path):
     facts = {
         "provider": HOSTILE,
         "code_of_practice": True,
@@ -187,7 +187,7 @@ def test_facts_of_the_provider_fill_open_fields_and_classify_sources(tmp_path: P
     assert not re.search(r"(?<!\\)<", render_markdown(made))
 
 
-def test_a_model_whose_dataset_a_takedown_deleted_is_summarised_from_the_next_version(tmp_path: Path) -> None:
+def test_a_model_whose_dataset_a_takedown_deleted_is_summarised_from_the_next_version(tmp_path):
     store = FolderStore(tmp_path)
     made, later = make_model(store, PAIRS), make_model(store, PAIRS[1:], name="b")
     old, new = made["pack"], later["pack"].model_copy(update={"content_digest": "f" * 64})

@@ -25,7 +25,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.delenv(variable, raising=False)
 
 
-def test_diagnose_gives_each_failed_check_a_remedy_and_writes_nothing(tmp_path: Path):
+def test_diagnose_gives_each_failed_check_a_remedy_and_writes_nothing(tmp_path):
     checks = doctor.diagnose()
     assert all(isinstance(check, Check) for check in checks)
     assert [check for check in checks if not check.ok and not check.remedy] == []
@@ -44,9 +44,7 @@ def test_diagnose_gives_each_failed_check_a_remedy_and_writes_nothing(tmp_path: 
         ("external", False, False, "error", "unset MLFLOW_TRACKING_URI"),
     ],
 )
-def test_check_services_by_state(
-    state, healthy: bool, ok: bool, severity: str, remedy: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_check_services_by_state(state, healthy, ok, severity, remedy, monkeypatch):
     status = ServiceStatus("mlflow", "http://x", "http://x", None, state, "log", healthy)
     monkeypatch.setattr(server_checks, "fetch_status", lambda url: (200, metadata.version("mlflow")))
     check, *_ = server_checks.check_services([status])
@@ -54,7 +52,7 @@ def test_check_services_by_state(
     assert remedy in check.remedy
 
 
-def test_check_store_in_a_folder(tmp_path: Path):
+def test_check_store_in_a_folder(tmp_path):
     (missing,) = store_checks.check_store(str(tmp_path / "a/b"))
     assert missing.ok
     assert not (tmp_path / "a").exists()
@@ -70,7 +68,7 @@ def test_check_store_in_a_folder(tmp_path: Path):
         assert "store.uri" in check.remedy
 
 
-def test_full_disk_is_an_error_and_one_with_little_room_a_warning(tmp_path: Path):
+def test_full_disk_is_an_error_and_one_with_little_room_a_warning(tmp_path):
     for free, outcome in ((0, (False, "error")), (2**31, (False, "warning")), (5 * 2**30, (True, "warning"))):
         found = machine_checks.check_disk(tmp_path, lambda path, free=free: free)
         assert (found.ok, found.severity) == outcome
@@ -89,7 +87,7 @@ SMI = """case "$1" in
 esac"""
 
 
-def test_check_gpu_compares_the_driver_with_the_torch_build(tmp_path: Path):
+def test_check_gpu_compares_the_driver_with_the_torch_build(tmp_path):
     none = machine_checks.check_gpu(lambda name: None)
     assert none.ok
     assert "CPU" in none.detail
@@ -115,7 +113,7 @@ def test_installed_torch_cuda_agrees_with_torch():
     assert machine_checks.installed_torch_cuda() == torch.version.cuda
 
 
-def test_diagnose_reports_a_python_without_dependencies(monkeypatch: pytest.MonkeyPatch):
+def test_diagnose_reports_a_python_without_dependencies(monkeypatch):
     def missing(requirements: list[str]) -> list[Check]:
         raise ModuleNotFoundError("No module named 'packaging'")
 
@@ -131,7 +129,7 @@ def test_doctor_imports_no_prefect_mlflow_or_torch():
     assert done.stdout.strip() == "set()"
 
 
-def test_hostile_text_of_a_check_is_printed_as_text(capsys: pytest.CaptureFixture[str]):
+def test_hostile_text_of_a_check_is_printed_as_text(capsys):
     hostile = "[bold]x[/bold]\x1b[2J\x07\r\x9b31m\u202e"
     show_checks([Check(hostile, False, "error", hostile, hostile)], as_json=False)
     printed = capsys.readouterr().out
@@ -139,12 +137,12 @@ def test_hostile_text_of_a_check_is_printed_as_text(capsys: pytest.CaptureFixtur
     assert "[bold]x[/bold]" in printed
 
 
-def test_config_that_is_a_fifo_is_not_waited_for(tmp_path: Path):
+def test_config_that_is_a_fifo_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "c.toml")
     assert [check.ok for check in check_executors(tmp_path / "c.toml")] == [False]
 
 
-def test_growth_names_what_is_larger_than_a_year_makes_it(tmp_path: Path):
+def test_growth_names_what_is_larger_than_a_year_makes_it(tmp_path):
     (tmp_path / "services" / "prefect").mkdir(parents=True)
     (tmp_path / "services" / "prefect" / "log").write_bytes(b"x" * 3000)
     (tmp_path / "services" / "prefect" / "log.1").write_bytes(b"x" * 3000)
@@ -154,7 +152,7 @@ def test_growth_names_what_is_larger_than_a_year_makes_it(tmp_path: Path):
     assert (found.ok, found.severity, found.remedy) == (False, "warning", "pairmill up")
 
 
-def test_proxy_of_a_download_is_named_without_its_login(tmp_path: Path) -> None:
+def test_proxy_of_a_download_is_named_without_its_login(tmp_path):
     (tmp_path / "c.toml").write_text('[download]\nproxy = "http://me:secret@proxy.test:3128"\n')
     (check,) = check_proxy(tmp_path / "c.toml")
     assert (check.ok, check.severity) == (False, "warning")

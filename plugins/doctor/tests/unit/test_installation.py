@@ -25,7 +25,7 @@ def install(site: Path, name: str, top_level: str, direct_url: dict | None = Non
     return metadata.Distribution.at(info)
 
 
-def test_check_checkout_compares_the_running_and_the_installed_one(tmp_path: Path):
+def test_check_checkout_compares_the_running_and_the_installed_one(tmp_path):
     here, there = (tmp_path / "he re").resolve(), (tmp_path / "there").resolve()
     editable = {"url": here.as_uri(), "dir_info": {"editable": True}}
     ours = install(tmp_path / "a", "pairmill", "flows", editable)

@@ -57,7 +57,7 @@ def mlflow_checks() -> list[server_checks.Check]:
     return server_checks.check_external("mlflow", url, answers=True)
 
 
-def test_check_external_reports_a_refused_password(serve, monkeypatch: pytest.MonkeyPatch):
+def test_check_external_reports_a_refused_password(serve, monkeypatch):
     server = serve("MLFLOW_TRACKING_URI", {LOCKED: (401, "not authenticated"), "/health": (200, "OK")})
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
@@ -69,7 +69,7 @@ def test_check_external_reports_a_refused_password(serve, monkeypatch: pytest.Mo
     assert server.seen[-1] == "Basic bWU6d3Jvbmc="
 
 
-def test_up_refuses_a_server_that_needs_a_password(serve, monkeypatch: pytest.MonkeyPatch):
+def test_up_refuses_a_server_that_needs_a_password(serve, monkeypatch):
     serve("PREFECT_API_URL", {"/api/admin/version": (401, "Unauthorized"), "/api/health": (200, "true")}, "/api")
     serve("MLFLOW_TRACKING_URI", {LOCKED: (200, "{}"), "/health": (200, "OK")})
     monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
@@ -80,7 +80,7 @@ def test_up_refuses_a_server_that_needs_a_password(serve, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("theirs", "ok", "severity"), [("same", True, "warning"), ("3.9999.0", False, "warning"), ("1.2.3", False, "error")]
 )
-def test_check_version_compares_client_and_server(serve, theirs: str, ok: bool, severity: str):
+def test_check_version_compares_client_and_server(serve, theirs, ok, severity):
     ours = metadata.version("mlflow")
     theirs = ours if theirs == "same" else theirs
     serve("MLFLOW_TRACKING_URI", {LOCKED: (200, "{}"), "/health": (200, "OK"), "/version": (200, theirs)})

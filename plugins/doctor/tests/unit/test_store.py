@@ -99,7 +99,7 @@ def test_check_clock_warns_of_a_difference(careless):
         assert "timedatectl" in check.remedy
 
 
-def test_check_clock_reports_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):
+def test_check_clock_reports_a_server_that_does_not_answer(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     check = store_checks.check_clock("s3://bucket/prefix")

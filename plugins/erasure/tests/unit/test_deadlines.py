@@ -1,7 +1,6 @@
 """Each scheduled run logs and announces the requests of its store that are due."""
 
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,9 +31,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return requests
 
 
-def test_requests_near_or_past_their_deadline_are_announced(
-    tmp_path: Path, sent: list[Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_requests_near_or_past_their_deadline_are_announced(tmp_path, sent, caplog):
     store = FolderStore(tmp_path)
     report_due_requests(store)
     assert not sent

@@ -43,9 +43,7 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
         yield server
 
 
-def test_check_ends_with_3_and_announces_what_is_due_without_who_asked(
-    home: Path, prefect: Recorder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_ends_with_3_and_announces_what_is_due_without_who_asked(home, prefect, capsys):
     assert list_takedowns(home, None, check=True, as_json=True) == 3
     output = capsys.readouterr()
     result = json.loads(output.out)
@@ -62,7 +60,7 @@ def test_check_ends_with_3_and_announces_what_is_due_without_who_asked(
     assert len(prefect.calls) == 2
 
 
-def test_csv_has_each_letter_and_no_formula(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_csv_has_each_letter_and_no_formula(home, capsys):
     assert list_takedowns(home, None, csv=home / "out.csv", as_json=False) == 0
     lines = (home / "out.csv").read_text().splitlines()
     assert len(lines) == 5

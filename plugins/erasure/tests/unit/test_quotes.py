@@ -34,7 +34,7 @@ def texts(value: Any) -> Iterator[str]:
         yield value
 
 
-def test_quoted_text_of_each_stage_is_replaced_and_nothing_else() -> None:
+def test_quoted_text_of_each_stage_is_replaced_and_nothing_else():
     seen: list[str] = []
     replace_fact_quotes("filter", FILTERED, lambda text: seen.append(text) or text)
     assert sorted(seen) == ["a cat", "a cat", "a cat", "a dog", "cat"]
@@ -56,7 +56,7 @@ class _Schema(BaseModel):
 
 
 @given(VALUES, VALUES, VALUES, VALUES, VALUES)
-def test_replacing_follows_the_marks_in_any_json(plain: Any, names: Any, counted: Any, inner: Any, other: Any) -> None:
+def test_replacing_follows_the_marks_in_any_json(plain, names, counted, inner, other):
     """What does not have the type of its schema is left alone, without an error."""
     value = {"plain": plain, "names": names, "counted": counted, "inner": inner, "other": other}
     assert replace_quotes(_Schema, value, str) == value

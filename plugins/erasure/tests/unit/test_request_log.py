@@ -1,7 +1,6 @@
 """The register keeps each letter with its dates, and when it was done."""
 
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-def test_letter_is_due_a_month_after_it_was_received() -> None:
+def test_letter_is_due_a_month_after_it_was_received():
     letter = make_letter(" Jane ", "2026-11-01", "", "why")
     assert (letter.requested_by, letter.due) == ("Jane", date(2026, 12, 1))
     assert make_letter("", "", "", "").received == today()
@@ -30,12 +29,12 @@ def test_letter_is_due_a_month_after_it_was_received() -> None:
         ("2026-11-02", "2026-11-01", "before the day"),
     ],
 )
-def test_date_that_is_not_valid_is_an_error(received: str, due: str, message: str) -> None:
+def test_date_that_is_not_valid_is_an_error(received, due, message):
     with pytest.raises(ConfigError, match=message):
         make_letter("", received, due, "")
 
 
-def test_request_is_done_when_a_call_that_deletes_raw_images_left_nothing(tmp_path: Path) -> None:
+def test_request_is_done_when_a_call_that_deletes_raw_images_left_nothing(tmp_path):
     store = FolderStore(tmp_path)
     received = today() - timedelta(40)
     letter = make_letter("Jane", received.isoformat(), "", "why")
@@ -55,7 +54,7 @@ def test_request_is_done_when_a_call_that_deletes_raw_images_left_nothing(tmp_pa
     assert [one.request for one in list_logs(store)] == ["0" * 16]
 
 
-def test_damaged_log_is_named(tmp_path: Path) -> None:
+def test_damaged_log_is_named(tmp_path):
     store = FolderStore(tmp_path)
     store.put("takedowns/0000000000000000.log.json", b"{")
     with pytest.raises(CorruptPart, match="no log of a request"):

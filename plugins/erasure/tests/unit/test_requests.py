@@ -122,9 +122,7 @@ class Project:
         return manifest
 
 
-def test_one_url_in_a_thousand_shards_takes_few_requests_and_the_next_run_reuses_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_url_in_a_thousand_shards_takes_few_requests_and_the_next_run_reuses_all(tmp_path, monkeypatch, capsys):
     counted: list[list[int]] = []
     for shards in (FEWER, SHARDS):
         project = Project(tmp_path / str(shards), 2 * shards, monkeypatch)
@@ -157,9 +155,7 @@ def test_one_url_in_a_thousand_shards_takes_few_requests_and_the_next_run_reuses
     assert max(reused) <= 40, counted
 
 
-def test_the_requests_of_a_night_are_one_next_version_and_one_listing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_requests_of_a_night_are_one_next_version_and_one_listing(tmp_path, monkeypatch, capsys):
     project = Project(tmp_path / "a", 24, monkeypatch)
     old, store = project.run(), project.store
     urls = [row["url"] for row in read_parts(store, old).to_pylist()[:5]]  # of three shards
@@ -178,9 +174,7 @@ def test_the_requests_of_a_night_are_one_next_version_and_one_listing(
     assert not {row["url"] for row in read_parts(store, new).to_pylist()} & {*urls}
 
 
-def test_the_requests_of_a_night_are_deleted_and_searched_in_one_pass(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_requests_of_a_night_are_deleted_and_searched_in_one_pass(tmp_path, monkeypatch, capsys):
     counted = list[int]()
     for number in (1, 4):
         project = Project(tmp_path / str(number), 48, monkeypatch)
@@ -197,9 +191,7 @@ def test_the_requests_of_a_night_are_deleted_and_searched_in_one_pass(
     assert counted[1] < 1.5 * counted[0], counted
 
 
-def test_ten_versions_that_share_a_shard_cost_one_rewrite_and_are_deleted_one_by_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ten_versions_that_share_a_shard_cost_one_rewrite_and_are_deleted_one_by_one(tmp_path, monkeypatch, capsys):
     project = Project(tmp_path / "a", 24, monkeypatch)
     store, versions = project.store, [project.run()]
     shards = {row["url"]: row["shard"] for row in read_parts(store, versions[0]).to_pylist()}

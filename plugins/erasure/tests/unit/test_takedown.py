@@ -79,19 +79,18 @@ TARGETS = {
 @pytest.mark.parametrize(
     "target", [Target("uid", f"{7:032x}"), Target("url", "https://other.example/a"), Target("domain", "other.example")]
 )
-def test_takedown_of_a_further_caption_removes_its_sample(store: FolderStore, target: Target) -> None:
+def test_takedown_of_a_further_caption_removes_its_sample(store, target):
     further = {"uid": f"{7:032x}", "caption": "another text", "page_url": "https://other.example/a"}
     pairs = [row | {"captions": [further] if n == 7 else None} for n, row in enumerate(some_pairs())]
     old = packed(store, curated(store, pairs, 7))
     assert b"another text" in read_bytes(store, old)
     (outcome,) = take_down(store, target)
-    assert outcome.successor is not None
     assert b"another text" not in read_bytes(store, outcome.successor)
     assert outcome.successor.counts == Counts(input=24, kept=23, dropped={"takedown": 1})
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_takedown_removes_all_bytes_and_rewrites_only_touched_shards(store: FolderStore, kind: str) -> None:
+def test_takedown_removes_all_bytes_and_rewrites_only_touched_shards(store, kind):
     target, matches = TARGETS[kind]
     pairs = some_pairs()
     removed = [row for row in pairs if matches(row)]
@@ -129,32 +128,29 @@ def test_takedown_removes_all_bytes_and_rewrites_only_touched_shards(store: Fold
     assert [i.key for i in new.inputs if i.stage == "takedown"] == new.facts["takedowns"]
 
 
-def test_next_run_reuses_the_version_of_the_takedown(store: FolderStore) -> None:
+def test_next_run_reuses_the_version_of_the_takedown(store):
     upstream = curated(store, some_pairs(), 7)
     packed(store, upstream)
     (outcome,) = take_down(store, TARGETS["domain"][0])
-    assert outcome.successor is not None
     assert packed(store, upstream).key == outcome.successor.key
 
 
-def test_packing_after_a_takedown_makes_the_same_bytes_as_rewriting(tmp_path: Path) -> None:
+def test_packing_after_a_takedown_makes_the_same_bytes_as_rewriting(tmp_path):
     first, second = FolderStore(tmp_path / "a"), FolderStore(tmp_path / "b")
     packed(first, curated(first, some_pairs(), 7))
     (outcome,) = take_down(first, TARGETS["domain"][0])
     takedown_requests.record_request(second, takedown_requests.make_request([TARGETS["domain"][0]], ""))
     repacked = packed(second, curated(second, some_pairs(), 7))
-    assert outcome.successor is not None
     assert repacked.facts["parent"] is None
     assert (repacked.key, repacked.content_digest) == (outcome.successor.key, outcome.successor.content_digest)
     of_history = {"parent": "", "commitments": ""}  # what models saw of the first version is stated of that
     assert repacked.facts | of_history == outcome.successor.facts | of_history
 
 
-def test_second_takedown_builds_on_the_first_and_changes_the_key(store: FolderStore) -> None:
+def test_second_takedown_builds_on_the_first_and_changes_the_key(store):
     old = packed(store, curated(store, some_pairs(), 7))
     (first,) = take_down(store, TARGETS["url"][0])
     both = take_down(store, TARGETS["sha256"][0])
-    assert first.successor is not None
     assert {one.affected.dataset.key for one in both} == {old.key, first.successor.key}
     (second,) = {one.successor.key: one.successor for one in both if one.successor}.values()
     assert second.facts["parent"] == first.successor.key
@@ -163,7 +159,7 @@ def test_second_takedown_builds_on_the_first_and_changes_the_key(store: FolderSt
     assert take_down(store, TARGETS["sha256"][0])[0].successor == second, "a repeated takedown makes nothing"
 
 
-def test_takedown_without_matches_changes_nothing(store: FolderStore) -> None:
+def test_takedown_without_matches_changes_nothing(store):
     upstream = curated(store, some_pairs(), 7)
     old = packed(store, upstream)
     assert take_down(store, Target("domain", "elsewhere.example")) == []
@@ -171,13 +167,12 @@ def test_takedown_without_matches_changes_nothing(store: FolderStore) -> None:
     store.delete_tree("takedowns/datasets")
     assert packed(store, upstream) == old, "it is searched again"
     (outcome,) = take_down(store, TARGETS["url"][0])
-    assert outcome.successor is not None
     assert packed(store, upstream).key == outcome.successor.key
     store.delete_tree("takedowns/datasets")
     assert packed(store, upstream).key == outcome.successor.key
 
 
-def test_prove_removal_raises_when_a_row_is_left(store: FolderStore) -> None:
+def test_prove_removal_raises_when_a_row_is_left(store):
     old = packed(store, curated(store, some_pairs(), 7))
     uids = [read_parts(store, old)["uid"][3].as_py()]
     with pytest.raises(ContractError, match="still has a row"):
@@ -189,7 +184,7 @@ def test_prove_removal_raises_when_a_row_is_left(store: FolderStore) -> None:
     assert prove_removal(store, old, [], [], {})[1].startswith("24 samples")
 
 
-def test_delete_raw_rewrites_shards_without_the_removed_samples(store: FolderStore) -> None:
+def test_delete_raw_rewrites_shards_without_the_removed_samples(store):
     pairs = some_pairs()
     download = curated(store, pairs, 7)[1]
     target, matches = TARGETS["domain"]
@@ -198,7 +193,6 @@ def test_delete_raw_rewrites_shards_without_the_removed_samples(store: FolderSto
     assert raw_images.find_urls(Search(store), [raw]) == sorted(row["url"] for row in removed)
     assert raw_images.delete_raw(Context(store, store.root), raw, [target]) == len(removed)
     after = find_manifest(store, "download", download.key, verify=True)
-    assert after is not None
     assert after.content_digest == download.content_digest
     assert after.counts == Counts(input=24, kept=19, dropped={"takedown": 5})
     everything = b"".join(store.read(name) for name in store.names(f"download/{download.key}"))
@@ -210,9 +204,7 @@ def test_delete_raw_rewrites_shards_without_the_removed_samples(store: FolderSto
         assert len(samples) == part.rows
 
 
-def test_takedown_command_reports_and_deletes(
-    store: FolderStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_takedown_command_reports_and_deletes(store, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     old = packed(store, curated(store, some_pairs(), 7))
     file = tmp_path / "letter.txt"
@@ -251,7 +243,7 @@ def test_takedown_command_reports_and_deletes(
     )
 
 
-def test_read_targets_names_every_wrong_line(tmp_path: Path) -> None:
+def test_read_targets_names_every_wrong_line(tmp_path):
     file = tmp_path / "bad.txt"
     file.write_text("example.org\nuid:12\nnonsense\nhttp://\nimage:nowhere.jpg\nphash:0123456789abcdef~99\n")
     with pytest.raises(ConfigError) as caught:
@@ -261,7 +253,7 @@ def test_read_targets_names_every_wrong_line(tmp_path: Path) -> None:
     assert [f":{n}:" in message for n in range(1, 7)] == [False, True, True, True, True, True]
 
 
-def test_hostile_files_are_refused_at_once(tmp_path: Path) -> None:
+def test_hostile_files_are_refused_at_once(tmp_path):
     (tmp_path / "wide.csv").write_text("kind,value\nurl," + "x" * (csv.field_size_limit() + 1))
     (tmp_path / "nested.toml").write_text("url = " + "[" * 50_000)
     for name in ("pipe.txt", "pipe.csv", "pipe.toml"):
@@ -271,7 +263,7 @@ def test_hostile_files_are_refused_at_once(tmp_path: Path) -> None:
             read_targets(file)
 
 
-def test_read_targets_reads_the_same_from_txt_csv_and_toml(tmp_path: Path) -> None:
+def test_read_targets_reads_the_same_from_txt_csv_and_toml(tmp_path):
     (tmp_path / "picture.jpg").write_bytes(jpeg(5))
     texts = {
         "a.txt": "HTTP://Example.org:80/a.jpg\n*.Bücher.example # all\nimage:picture.jpg\n",
@@ -288,14 +280,14 @@ def test_read_targets_reads_the_same_from_txt_csv_and_toml(tmp_path: Path) -> No
     ]  # fmt: skip
 
 
-def test_pack_raises_for_a_damaged_request(store: FolderStore) -> None:
+def test_pack_raises_for_a_damaged_request(store):
     upstream = curated(store, some_pairs(), 7)
     store.put(f"takedowns/{'a' * 16}.json", b'{"targets": ["domain:site3.example"], "requested_at": ""}')
     with pytest.raises(CorruptPart, match="has other targets"):
         packed(store, upstream)
 
 
-def test_model_trained_on_a_version_that_was_replaced_and_deleted_has_seen_the_pairs_too(store: FolderStore) -> None:
+def test_model_trained_on_a_version_that_was_replaced_and_deleted_has_seen_the_pairs_too(store):
     dataset = packed(store, curated(store, some_pairs(), 7))
     report = {"versions": {"0" * 16: "1" * 16, "1" * 16: dataset.key, "2" * 16: "3" * 16}}
     store.put("takedowns/0000000000000000.report.json", json.dumps(report).encode())

@@ -23,7 +23,7 @@ def picture(shade: int, kind: str = "JPEG") -> bytes:
     return sink.getvalue()
 
 
-def test_xm3600_becomes_a_retrieval_set_a_language(tmp_path: Path) -> None:
+def test_xm3600_becomes_a_retrieval_set_a_language(tmp_path):
     (tmp_path / "images").mkdir()
     rows = []
     for key, shade in (("a1", 10), ("b2", 200)):
@@ -53,7 +53,7 @@ def test_xm3600_becomes_a_retrieval_set_a_language(tmp_path: Path) -> None:
     assert not (tmp_path / "again" / "de").exists()
 
 
-def test_babel_imagenet_keeps_the_images_of_the_classes_that_a_language_names(tmp_path: Path) -> None:
+def test_babel_imagenet_keeps_the_images_of_the_classes_that_a_language_names(tmp_path):
     imagenet = tmp_path / "imagenet"
     (imagenet / "test").mkdir(parents=True)
     (imagenet / "test" / "nshards.txt").write_text("1")
@@ -76,7 +76,7 @@ def test_babel_imagenet_keeps_the_images_of_the_classes_that_a_language_names(tm
         convert("babel-imagenet", tmp_path, tmp_path / "more")
 
 
-def test_cvqa_becomes_a_choice_set_a_language(tmp_path: Path) -> None:
+def test_cvqa_becomes_a_choice_set_a_language(tmp_path):
     def write(label: int | None) -> None:
         row = {
             "image": {"bytes": picture(1)},
@@ -96,7 +96,7 @@ def test_cvqa_becomes_a_choice_set_a_language(tmp_path: Path) -> None:
         convert("cvqa", tmp_path, tmp_path / "more")
 
 
-def test_the_shipped_suite_names_the_folders_that_convert_writes() -> None:
+def test_the_shipped_suite_names_the_folders_that_convert_writes():
     _, labelled, problems = read_tasks(CHECKOUT / "configs/suites/multilingual.toml", Path("/data"))
     assert problems == []
     assert {task.root.split("/")[2] for _, task in labelled} == {"xm3600", "babel-imagenet", "cvqa"}

@@ -1,7 +1,6 @@
 """The table of matches that `pairmill eval --matches` reads."""
 
 import os
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +10,7 @@ from dataops.errors import SchemaError
 from plugins.evaluation_sets.evaluate import read_matches
 
 
-def test_members_are_read_by_set_and_other_files_refused(tmp_path: Path) -> None:
+def test_members_are_read_by_set_and_other_files_refused(tmp_path):
     good, bad, pipe = (tmp_path / name for name in ("good.parquet", "bad.parquet", "pipe.parquet"))
     table = pa.table({"uid": ["a", "b", "c"], "evaluation_set": ["x", "x", "y"], "member": ["1", "1", "2"]})
     pq.write_table(table, good)

@@ -182,7 +182,7 @@ def by_noise(gap: Mapping[str, float]) -> Right:
         ({"a": "{}", "b": "{ train.epochs = 3 }"}, '[control]\nequal = "samples_seen"', "b sets it too"),
     ],
 )  # fmt: skip
-def test_bad_input_is_an_error_before_anything_is_made(variants: dict[str, str], more: str, said: str, project: Path):
+def test_bad_input_is_an_error_before_anything_is_made(variants, more, said, project):
     with pytest.raises(ConfigError, match=f"(?s){said}"):
         load_experiment(write(variants, more), writes=False)
     assert not (project / "store").exists()
@@ -230,7 +230,6 @@ def test_a_killed_experiment_continues_where_it_stopped():
     with pytest.raises(Killed):
         make(first)
     record = load_record("which", open_store(str(Path("store").absolute())))
-    assert record is not None
     assert [cell.state for cell in record.cells[:5]] == ["complete"] * 4 + ["running"]
     make(second)
     whole = MadeRuns()
@@ -339,9 +338,7 @@ def test_a_variant_that_is_ahead_by_contamination_is_named():
     assert "120 test images are in the training data of long" in result.notes
 
 
-def test_commands_print_plan_result_and_page(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_commands_print_plan_result_and_page(project, monkeypatch, capsys):
     runs = MadeRuns(by_noise({"long": 0.25}))
     monkeypatch.setattr(command, "run_cell", runs)
     monkeypatch.setattr(command, "start_servers", lambda: None)
@@ -364,7 +361,7 @@ def test_commands_print_plan_result_and_page(
     assert run_command(["experiment", "show", "other"]) == 2
 
 
-def test_a_ladder_forecasts_where_curves_cross_and_what_a_plan_reaches(capsys: pytest.CaptureFixture[str]):
+def test_a_ladder_forecasts_where_curves_cross_and_what_a_plan_reaches(capsys):
     """`long` starts ahead and hardly rises; `none` rises to 1 - 0.5 / sqrt(epochs). Trainings of equal epochs are one."""
     missed = {"none": lambda epochs: 0.5 * epochs**-0.5, "long": lambda epochs: 0.15 + 0.04 * epochs**-0.5}
     runs = MadeRuns(missed=lambda variant, epochs: missed[variant](epochs))
@@ -394,7 +391,7 @@ def test_a_ladder_forecasts_where_curves_cross_and_what_a_plan_reaches(capsys: p
 
 
 @pytest.mark.parametrize("target", ["60%", "top1 60%", "mean = ", "mean = 60", "mean = 1.2.3", "a b c = 0.5"])
-def test_a_target_that_cannot_be_read_is_an_error(target: str):
+def test_a_target_that_cannot_be_read_is_an_error(target):
     with pytest.raises(ConfigError, match="TASK METRIC = VALUE"):
         parse_target(target)
 
@@ -403,7 +400,7 @@ def test_a_target_that_cannot_be_read_is_an_error(target: str):
     ("metric", "value"),
     [("image_to_text_R_at_5", 2 / 3), ("text_to_image_R_at_1", 2 / 4), ("mean_R_at_1", (1 / 3 + 2 / 4) / 2)],
 )
-def test_scores_of_images_have_the_metric_as_their_weighted_mean(metric: str, value: float):
+def test_scores_of_images_have_the_metric_as_their_weighted_mean(metric, value):
     table = pa.table(
         {
             "captions": [["a", "b"], ["c"], ["d"]],

@@ -20,7 +20,6 @@ def test_the_run_of_ten_times_the_samples_lies_in_the_interval():
     for seed in range(40):
         floor, slope, exponent = generator.uniform(0.1, 0.5), generator.uniform(0.05, 0.2), generator.uniform(0.2, 0.9)
         curve = fit(floor, slope, exponent, 0.004, seed)
-        assert curve is not None
         expected, true = curve.expect(8e6), 1 - floor - slope * 10**-exponent + generator.normal(0, 0.004)
         inside += expected.low <= true <= expected.high
         errors.append(abs(expected.value - true) / true)
@@ -30,7 +29,6 @@ def test_the_run_of_ten_times_the_samples_lies_in_the_interval():
 
 def test_more_noise_and_fewer_scales_are_not_determined():
     clear, noisy = fit(0.3, 0.2, 0.5), fit(0.3, 0.2, 0.5, noise=0.15)
-    assert clear is not None
     assert is_determined(clear.expect(8e6))
     assert noisy is None or not is_determined(noisy.expect(8e6), 0.1)
     assert fit_curve([1e5, 1e5, 2e5, 2e5], [0.2, 0.21, 0.3, 0.31]) is None
@@ -44,19 +42,15 @@ def test_more_noise_and_fewer_scales_are_not_determined():
 def test_a_loss_falls_to_its_floor():
     losses = 1.5 + 0.8 * (SIZES / 8e5) ** -0.5
     curve = fit_curve(SIZES.tolist(), losses.tolist(), is_loss=True)
-    assert curve is not None
     assert curve.expect(3.2e6).value == pytest.approx(1.9, abs=0.01)
     found = curve.find_samples(1.7)
-    assert found is not None
     assert found.value == pytest.approx(1.28e7, rel=0.1)
 
 
 def test_samples_that_reach_a_metric_are_those_of_the_law():
     """0.65 = 1 - 0.3 - 0.2 * 16 ** -0.5; above the limit of 0.7, nothing does."""
     curve = fit(0.3, 0.2, 0.5, 1e-3)
-    assert curve is not None
     found = curve.find_samples(0.65)
-    assert found is not None
     assert found.low <= 16 * 8e5 <= found.high
     assert curve.find_samples(0.72) is None
 
@@ -67,6 +61,5 @@ def test_curves_cross_where_their_laws_do():
     assert steep is not None
     assert flat is not None
     found = find_crossing(steep, flat)
-    assert found is not None
     assert found.value == pytest.approx(8e5 * 1.5**2.5, rel=0.05)
     assert find_crossing(steep, steep) is None

@@ -1,7 +1,5 @@
 """`[curate.sample]` keeps about its share of the rows: the same ones, however they are distributed over shards."""
 
-from pathlib import Path
-
 import pytest
 
 from dataops.snapshot import read_parts
@@ -15,7 +13,7 @@ from tests.unit.tasks.raw_images import downloaded, some_pairs
 
 
 @pytest.mark.parametrize("size", [100, 7])
-def test_the_same_rows_are_drawn_from_any_shards(tmp_path: Path, size: int):
+def test_the_same_rows_are_drawn_from_any_shards(tmp_path, size):
     found = []
     for share in (0.25, 0.75):
         store = FolderStore(tmp_path / str(share))

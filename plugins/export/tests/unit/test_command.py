@@ -15,9 +15,7 @@ from tasks.register.documents import describe_snapshot
 from tests.manifests import build_manifest
 
 
-def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(
-    finished_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(finished_model, tmp_path, capsys, monkeypatch):
     def in_process(module: str, job: dict[str, str], folder: Path, **_: object) -> None:
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps(job))
@@ -43,7 +41,7 @@ def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(
         export(str(finished_model), "open_clip", tmp_path / "a", tmp_path / "home", None, as_json=True)
 
 
-def test_a_snapshot_is_exported_with_its_card_and_licences(tmp_path: Path) -> None:
+def test_a_snapshot_is_exported_with_its_card_and_licences(tmp_path):
     store = FolderStore(tmp_path)
     licences = {"http://creativecommons.org/licenses/by/4.0/": 3, "": 5}
     counts = Counts(input=8, kept=8)
@@ -63,8 +61,8 @@ def _fail(*arguments: object, **options: object) -> None:
 
 
 def test_what_cannot_be_exported_is_refused_before_a_model_is_fetched_or_a_job_starts(
-    finished_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    finished_model, tmp_path, monkeypatch
+):
     monkeypatch.setattr("tasks.models.export.run_job", _fail)
     sigmoid, other = tmp_path / "sigmoid", tmp_path / "other"
     card = json.loads((finished_model / "model.json").read_text())

@@ -29,7 +29,7 @@ def build(folder: Path, dimensions: dict[str, object]) -> LoadedModel:
 
 
 @pytest.mark.parametrize("name", ["resnet", "text", "vit of timm"])
-def test_graph_of_a_tower_takes_any_number_of_rows(name: str) -> None:
+def test_graph_of_a_tower_takes_any_number_of_rows(name):
     """torch.export refuses a graph for one number of rows only, such as from `len` of a batch."""
     model = CLIP(ModelConfig.model_validate(RESNET))
     if name == "vit of timm":
@@ -44,7 +44,7 @@ def test_graph_of_a_tower_takes_any_number_of_rows(name: str) -> None:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("dimensions", [VIT, RESNET], ids=["vit", "resnet"])
-def test_onnxruntime_runs_an_export(dimensions: dict[str, object], tmp_path: Path) -> None:
+def test_onnxruntime_runs_an_export(dimensions, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     loaded, folder = build(tmp_path, dimensions), tmp_path / "out"

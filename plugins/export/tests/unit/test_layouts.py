@@ -51,9 +51,7 @@ def exported(loaded: LoadedModel, form: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", MODELS, ids="-".join)
-def test_open_clip_loads_an_export(
-    models: dict[tuple[str, str], LoadedModel], kind: tuple[str, str], tmp_path: Path
-) -> None:
+def test_open_clip_loads_an_export(models, kind, tmp_path):
     open_clip = pytest.importorskip("open_clip")
     loaded, folder = models[kind], exported(models[kind], "open_clip", tmp_path / "out")
     theirs, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
@@ -68,9 +66,7 @@ def test_open_clip_loads_an_export(
 
 
 @pytest.mark.parametrize("kind", MODELS, ids="-".join)
-def test_an_export_to_open_clip_is_read_back_without_it(
-    models: dict[tuple[str, str], LoadedModel], kind: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_to_open_clip_is_read_back_without_it(models, kind, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     loaded, found = models[kind], load_any(exported(models[kind], "open_clip", tmp_path / "out"))
     assert found.tokenizer(CAPTIONS).equal(loaded.tokenizer(CAPTIONS))
@@ -81,7 +77,7 @@ def test_an_export_to_open_clip_is_read_back_without_it(
         assert found.preprocess(image).equal(loaded.preprocess(image))
 
 
-def test_open_clip_reads_an_exported_vocabulary(models: dict[tuple[str, str], LoadedModel], tmp_path: Path) -> None:
+def test_open_clip_reads_an_exported_vocabulary(models, tmp_path):
     pytest.importorskip("transformers")
     open_clip = pytest.importorskip("open_clip")
     loaded = models["vit", "captions"]
@@ -91,9 +87,7 @@ def test_open_clip_reads_an_exported_vocabulary(models: dict[tuple[str, str], Lo
 
 
 @pytest.mark.parametrize("vocabulary", ["clip", "captions"])
-def test_transformers_loads_an_export(
-    models: dict[tuple[str, str], LoadedModel], vocabulary: str, tmp_path: Path
-) -> None:
+def test_transformers_loads_an_export(models, vocabulary, tmp_path):
     transformers = pytest.importorskip("transformers")
     loaded = models["vit", vocabulary]
     folder = exported(loaded, "hf", tmp_path / "out")

@@ -1,8 +1,6 @@
 """Products in fp8, as torchao emulates them, against plain products of operands that are rounded here."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +17,6 @@ from training.model_config import ModelConfig
 from training.sharding import copy_whole, place_model
 from training.train import main
 
-MakeJob = Callable[..., Path]
 pytestmark = [pytest.mark.usefixtures("process_state"), pytest.mark.filterwarnings("ignore")]  # torchao's own
 
 
@@ -27,7 +24,7 @@ class RoundedLinear(torch.autograd.Function):
     """F.linear whose operands are rounded to fp8, with a scale for each tensor, forward and backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return round_to_fp8(x) @ round_to_fp8(weight).T + bias
 
@@ -64,7 +61,7 @@ def errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[float]
     return [float((found[name] - tensor).norm() / tensor.norm()) for name, tensor in expected.items()]
 
 
-def test_all_products_of_blocks_are_in_fp8_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_products_of_blocks_are_in_fp8_and_nothing_else(monkeypatch):
     """In a vision transformer and a text tower, F.linear computes the products of blocks only."""
     plain, model = build(fp8=False), build(fp8=True)
     assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in plain.state_dict().items()}
@@ -77,7 +74,7 @@ def test_all_products_of_blocks_are_in_fp8_and_nothing_else(monkeypatch: pytest.
     assert 0.01 < max(errors(found, exact)) < 0.3
 
 
-def test_evaluations_compute_as_the_finished_model_does() -> None:
+def test_evaluations_compute_as_the_finished_model_does():
     model = build(fp8=True)
     whole = copy_whole(model).eval()
     plain = CLIP(model.config).eval()
@@ -88,9 +85,7 @@ def test_evaluations_compute_as_the_finished_model_does() -> None:
     assert whole.visual.get_parameter("proj").data_ptr() == model.visual.get_parameter("proj").data_ptr()
 
 
-def test_a_job_in_fp8_is_resumed_to_the_same_bits_and_loads_everywhere(
-    make_job: MakeJob, suite: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_in_fp8_is_resumed_to_the_same_bits_and_loads_everywhere(make_job, suite, monkeypatch):
     settings = {"epochs": 2, "precision": "bf16", "lr": 1e-4, "evaluate_every": 2}
     settings["grad_checkpointing"] = True
     plain, whole, cut = (
@@ -110,7 +105,7 @@ def test_a_job_in_fp8_is_resumed_to_the_same_bits_and_loads_everywhere(
     assert models[0].keys() == models[1].keys()
 
 
-def test_a_card_without_fp8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_without_fp8_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
     model = CLIP(ModelConfig.model_validate(VIT))

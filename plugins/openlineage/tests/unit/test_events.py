@@ -32,7 +32,7 @@ def manifests(*more: Input) -> list[Manifest]:
     return found
 
 
-def test_events_equal_those_of_openlineage_classes() -> None:
+def test_events_equal_those_of_openlineage_classes():
     built = build_events(manifests(), "s3://user:secret@bucket/x")
     assert [event["job"]["name"] for event in built] == [one.stage for one in manifests()]
     for event in built:
@@ -42,14 +42,14 @@ def test_events_equal_those_of_openlineage_classes() -> None:
     assert len(built[0]["inputs"]) == 1, "the names of the files are no dataset"
 
 
-def test_events_are_linked_and_reproducible() -> None:
+def test_events_are_linked_and_reproducible():
     for before, after in pairwise(build_events(manifests(), "/store")):
         output, source = before["outputs"][0], after["inputs"][0]
         assert (output["namespace"], output["name"]) == (source["namespace"], source["name"])
     assert render_events(reversed(manifests()), "/store") == render_events(manifests(), "/store")
 
 
-def test_weights_of_others_are_datasets_outside_the_store() -> None:
+def test_weights_of_others_are_datasets_outside_the_store():
     weights = Input(stage="train.text_init", key="made", digest="b" * 64)
     event = build_events(manifests(weights), "/store")[-1]
     assert [(one["namespace"], one["name"]) for one in event["inputs"]][1:] == [("train.text_init", "made")]

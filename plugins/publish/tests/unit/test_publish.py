@@ -22,7 +22,7 @@ def run(tmp_path: Path, what: str, to: str, **options: Any) -> int:
     return publish(PublishOptions(what, to, **options), tmp_path / "home", str(tmp_path / "store"), as_json=True)
 
 
-def test_pairs_without_a_licence_need_a_stated_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pairs_without_a_licence_need_a_stated_one(tmp_path, capsys):
     _, manifests = packed_in(tmp_path / "store", [pair(n) for n in range(4)])
     key, out = manifests["pack"].key, tmp_path / "out"
     with pytest.raises(ContractError, match="licence: 2 of 4 pairs have no licence; add --license NAME") as refused:
@@ -41,7 +41,7 @@ def test_pairs_without_a_licence_need_a_stated_one(tmp_path: Path, capsys: pytes
     assert {path.name for path in out.iterdir()} == {file["name"] for file in report["files"]}
 
 
-def test_blocked_dataset_and_recorded_takedown_are_refused(tmp_path: Path) -> None:
+def test_blocked_dataset_and_recorded_takedown_are_refused(tmp_path):
     pairs = [pair(n, license=LICENSE) for n in range(3)]
     store, manifests = packed_in(tmp_path / "store", pairs)
     key = manifests["pack"].key
@@ -61,7 +61,7 @@ def test_blocked_dataset_and_recorded_takedown_are_refused(tmp_path: Path) -> No
     assert list_publications(store) == []
 
 
-def test_place_with_data_of_others_is_refused(tmp_path: Path) -> None:
+def test_place_with_data_of_others_is_refused(tmp_path):
     _, manifests = packed_in(tmp_path / "store", [pair(n, license=LICENSE) for n in range(3)])
     (tmp_path / "out").mkdir()
     (tmp_path / "out/theirs.tar").write_bytes(b"x")
@@ -69,7 +69,7 @@ def test_place_with_data_of_others_is_refused(tmp_path: Path) -> None:
         run(tmp_path, manifests["pack"].key, str(tmp_path / "out"))
 
 
-def test_damaged_file_in_the_folder_is_sent_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_file_in_the_folder_is_sent_again(tmp_path, capsys):
     _, manifests = packed_in(tmp_path / "store", [pair(n, license=LICENSE) for n in range(3)])
     key, out = manifests["pack"].key, tmp_path / "out"
     run(tmp_path, key, str(out))

@@ -2,9 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -28,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_any_flipped_byte_added_or_missing_file_is_named(folder: Path, tmp_path: Path) -> None:
+def test_any_flipped_byte_added_or_missing_file_is_named(folder, tmp_path):
     private, public = write_keys(tmp_path)
     assert sign(str(folder), private, tmp_path, None, as_json=True) == 0
     moved = tmp_path / "moved"
@@ -92,9 +90,7 @@ ODD = 'a, b\'s ["x"]: (1)\n.bin'
         (lambda folder: [(folder / f"{n:03}").touch() for n in range(30)], "019 was not signed; and 10 more"),
     ],
 )
-def test_what_is_not_as_it_was_signed_is_named(
-    folder: Path, tmp_path: Path, change: Callable[[Path], Any], message: str
-) -> None:
+def test_what_is_not_as_it_was_signed_is_named(folder, tmp_path, change, message):
     private, public = write_keys(tmp_path)
     assert sign(str(folder), private, tmp_path, None, as_json=True) == 0
     change(folder)
@@ -103,7 +99,7 @@ def test_what_is_not_as_it_was_signed_is_named(
     assert message in str(refused.value)
 
 
-def test_folder_with_links_or_without_files_is_not_signed(folder: Path, tmp_path: Path) -> None:
+def test_folder_with_links_or_without_files_is_not_signed(folder, tmp_path):
     private, _ = write_keys(tmp_path)
     (folder / "link").symlink_to("README.md")
     (tmp_path / "empty" / ".git").mkdir(parents=True)
@@ -118,7 +114,7 @@ def test_folder_with_links_or_without_files_is_not_signed(folder: Path, tmp_path
     assert not list(tmp_path.rglob(SIGNATURE))
 
 
-def test_any_flipped_byte_of_a_signature_is_found(folder: Path, tmp_path: Path) -> None:
+def test_any_flipped_byte_of_a_signature_is_found(folder, tmp_path):
     private, public = write_keys(tmp_path)
     path, data = folder / SIGNATURE, b""
     while b'=","' not in data.rpartition(b'"sig":')[2]:  # base64 ignores bits of its last byte if it ends with `=`
@@ -131,7 +127,7 @@ def test_any_flipped_byte_of_a_signature_is_found(folder: Path, tmp_path: Path) 
             verify(str(folder), public, tmp_path, None, as_json=True)
 
 
-def test_dataset_is_verified_from_its_manifest_to_each_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dataset_is_verified_from_its_manifest_to_each_part(tmp_path, capsys):
     store, manifests = packed_in(tmp_path / "store", [pair(n) for n in range(4)], shard_size=2)
     pack, home = manifests["pack"], tmp_path / "home"
     private, public = write_keys(tmp_path)
@@ -164,9 +160,7 @@ def test_dataset_is_verified_from_its_manifest_to_each_part(tmp_path: Path, caps
     assert secret not in "".join(capsys.readouterr())
 
 
-def test_other_keys_are_refused_without_their_text(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_keys_are_refused_without_their_text(folder, tmp_path, monkeypatch):
     private, _ = write_keys(tmp_path, b"correct horse")
     with pytest.raises(ConfigError, match=f"cannot be used .*{PASSWORD} has the password"):
         sign(str(folder), private, tmp_path, None, as_json=True)

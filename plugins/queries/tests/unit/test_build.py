@@ -54,7 +54,7 @@ def count_slowly(lines: list[str], at: Thresholds) -> dict[str, tuple[str, int]]
 
 @pytest.mark.parametrize("rarer", [LOW, Thresholds(min_unigram=7, min_bigram=3, min_pmi=0.5)])
 @pytest.mark.parametrize("batch", [10, 100, 10_000])
-def test_build_queries_counts_words_and_bigrams(tmp_path: Path, batch: int, rarer: Thresholds):
+def test_build_queries_counts_words_and_bigrams(tmp_path, batch, rarer):
     found = built(rarer, batch=batch, text=[text(tmp_path)])
     assert found.schema == pl.Schema(QUERIES)
     assert {row["query"]: (row["kind"], row["count"]) for row in found.to_dicts()} == count_slowly(LINES, rarer)
@@ -62,7 +62,7 @@ def test_build_queries_counts_words_and_bigrams(tmp_path: Path, batch: int, rare
     assert found["query"].to_list() == sorted(found["query"].to_list())
 
 
-def test_build_queries_reads_each_compression_and_a_page_dump(tmp_path: Path):
+def test_build_queries_reads_each_compression_and_a_page_dump(tmp_path):
     plain = text(tmp_path)
     data = plain.read_bytes()
     (tmp_path / "a.gz").write_bytes(gzip.compress(data))
@@ -75,7 +75,7 @@ def test_build_queries_reads_each_compression_and_a_page_dump(tmp_path: Path):
         assert built(text=[tmp_path / name]).equals(expected), name
 
 
-def test_build_queries_reads_only_the_articles_of_a_dump(tmp_path: Path):
+def test_build_queries_reads_only_the_articles_of_a_dump(tmp_path):
     pages = [
         ("0", "", LINES),
         ("10", "", ["a template of zebras"] * 9),
@@ -91,7 +91,7 @@ def test_build_queries_reads_only_the_articles_of_a_dump(tmp_path: Path):
     assert not {"zebras", "lemurs", "text", "page", "ns"} & set(found["query"])
 
 
-def test_build_queries_reads_titles_lemmas_and_word_lists(tmp_path: Path):
+def test_build_queries_reads_titles_lemmas_and_word_lists(tmp_path):
     (tmp_path / "views.tsv").write_text("Red_Kite\t50\nRare\t3\nkite\t99\n\n")
     views = "en Blue_Kite 7 0\nen Blue_Kite 8 0\nde.m X 1 2 3\nde Drache 99 0\nen Special:Search 99 0\n"
     (tmp_path / "pageviews").write_text(views + "en.wikipedia Dog_Kite 12 desktop 88 A8\n")
@@ -118,7 +118,7 @@ def test_build_queries_reads_titles_lemmas_and_word_lists(tmp_path: Path):
     assert "the" in built(wordfreq=["en"])["query"].to_list()
 
 
-def test_build_queries_names_unreadable_sources(tmp_path: Path):
+def test_build_queries_names_unreadable_sources(tmp_path):
     with pytest.raises(ConfigError, match=r"no such file: .*none\.txt, .*/\*\.gz"):
         built(text=[tmp_path / "none.txt"], lemmas=[f"{tmp_path}/*.gz"])
     with pytest.raises(ConfigError, match="no query is above the thresholds"):
@@ -130,7 +130,7 @@ def test_build_queries_names_unreadable_sources(tmp_path: Path):
         pytest.importorskip("wordfreq") and built(wordfreq=["xx"])
 
 
-def test_read_queries_refuses_other_files(tmp_path: Path):
+def test_read_queries_refuses_other_files(tmp_path):
     path = tmp_path / "list.parquet"
     for content, message in [
         (None, "is not a file"),

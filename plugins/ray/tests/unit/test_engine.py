@@ -1,12 +1,10 @@
 """What a config and the doctor get of Ray where no cluster answers."""
 
-import pytest
-
 from plugins.ray import cluster, engine
 from plugins.ray.engine import RAY, diagnose
 
 
-def test_doctor_names_the_remedy_where_ray_or_its_head_is_missing(monkeypatch: pytest.MonkeyPatch):
+def test_doctor_names_the_remedy_where_ray_or_its_head_is_missing(monkeypatch):
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
     finding = diagnose({})
     assert (finding.ok, "pip install 'pairmill[ray]'" in finding.remedy) == (False, True)

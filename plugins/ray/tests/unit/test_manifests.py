@@ -106,7 +106,7 @@ def check_pod(pod: Pod) -> None:
     assert not [name for name, one in named.items() if SECRETS.search(name) and "value" in one]
 
 
-def test_ray_cluster_of_kuberay_grows_from_zero_and_has_a_login() -> None:
+def test_ray_cluster_of_kuberay_grows_from_zero_and_has_a_login():
     manifest = load(MANIFESTS / "ray-cluster.yaml")
     assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayCluster")
     cluster = TypeAdapter(Cluster).validate_python(manifest["spec"])
@@ -120,7 +120,7 @@ def test_ray_cluster_of_kuberay_grows_from_zero_and_has_a_login() -> None:
     assert cluster.rayVersion == pinned[1], "the version of the image"
 
 
-def test_rays_own_autoscaler_reads_the_cluster() -> None:
+def test_rays_own_autoscaler_reads_the_cluster():
     module = "ray.autoscaler._private.kuberay.autoscaling_config"
     config = pytest.importorskip(module, reason="Ray is not installed")._derive_autoscaling_config_from_ray_cr(
         load(MANIFESTS / "ray-cluster.yaml") | {"metadata": {"name": "pairmill", "namespace": "pairmill"}}
@@ -131,7 +131,7 @@ def test_rays_own_autoscaler_reads_the_cluster() -> None:
     assert config["available_node_types"][config["head_node_type"]]["resources"]["CPU"] == 0
 
 
-def test_ray_job_runs_a_config_on_that_cluster() -> None:
+def test_ray_job_runs_a_config_on_that_cluster():
     manifest = load(MANIFESTS / "ray-job.yaml")
     assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayJob")
     job = TypeAdapter(Job).validate_python(
@@ -146,7 +146,7 @@ def test_ray_job_runs_a_config_on_that_cluster() -> None:
     assert "/config" in [mount["mountPath"] for mount in mounts]
 
 
-def test_skypilot_task_has_known_fields_a_login_and_no_secret() -> None:
+def test_skypilot_task_has_known_fields_a_login_and_no_secret():
     task = TypeAdapter(Sky).validate_python(load(CHECKOUT / "infra/skypilot.yaml"))
     assert not [name for name in task.envs if SECRETS.search(name)]
     assert (task.envs["RAY_AUTH_MODE"], "RAY_AUTH_TOKEN" in task.secrets) == ("token", True)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from plugins.ray.engine import RayExecutor
 from plugins.ray.pool import check_store
 
 
-def test_check_store_raises_when_a_folder_on_several_machines_is_not_declared_shared(tmp_path: Path) -> None:
+def test_check_store_raises_when_a_folder_on_several_machines_is_not_declared_shared(tmp_path):
     cluster, capacity = RayExecutor("head:6379"), ClusterCapacity("head:6379", ("a", "b"), 8, 4)
     with pytest.raises(ConfigError, match=r"2 machines .a, b.: use s3://bucket/prefix, or a folder that each"):
         check_store(FolderStore(tmp_path), capacity, cluster)
@@ -29,7 +28,7 @@ def node(**resources: float) -> dict[str, Any]:
     return {"Alive": True, "NodeManagerHostname": f"node {sorted(resources.items())}", "Resources": resources}
 
 
-def test_cluster_scaled_to_zero_has_no_slots_and_one_whose_machines_are_too_small_is_refused() -> None:
+def test_cluster_scaled_to_zero_has_no_slots_and_one_whose_machines_are_too_small_is_refused():
     cluster = RayExecutor("head:6379", cpus=2.0, memory_bytes=100)
     assert compute_capacity([node(), node(memory=900)], cluster, "h").slots == 0
     assert compute_capacity([], cluster, "h").slots == 0
@@ -51,9 +50,7 @@ def wrong(text: str) -> None:
     raise ContractError(text)
 
 
-def test_run_call_returns_an_error_when_code_differs_or_the_store_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_call_returns_an_error_when_code_differs_or_the_store_is_missing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     good = Caller(code_digest(), str(tmp_path), str(tmp_path))
     assert call_through(good, str.upper, "done") == ("result", "DONE")
@@ -64,7 +61,7 @@ def test_run_call_returns_an_error_when_code_differs_or_the_store_is_missing(
     assert "must see the store there" in str(error)
 
 
-def test_run_call_returns_errors_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_call_returns_errors_without_secrets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOME_TOKEN", "hush-hush-hush")
     asker = Caller(code_digest(), str(tmp_path), str(tmp_path))

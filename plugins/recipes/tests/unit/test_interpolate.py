@@ -1,7 +1,6 @@
 """Weights between a model and its adapted version, and which of them two suites choose."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ from training.train import main as train
 
 
 @pytest.mark.usefixtures("process_state")
-def test_models_lie_between_the_two(make_job: Callable[..., Path], tmp_path: Path) -> None:
+def test_models_lie_between_the_two(make_job, tmp_path):
     """theta = (1 - share) theta_0 + share theta_1 (WiSE-FT, section 3), and both ends are the models themselves."""
     base = make_job("base", epochs=1)
     assert train([str(base)]) == 0
@@ -38,7 +37,7 @@ def test_models_lie_between_the_two(make_job: Callable[..., Path], tmp_path: Pat
             torch.testing.assert_close(found["some"][name], 0.75 * first[name] + 0.25 * last[name], msg=name)
 
 
-def test_the_share_with_the_best_mean_of_both_suites_is_kept(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_share_with_the_best_mean_of_both_suites_is_kept(tmp_path, monkeypatch, capsys):
     values = {"new": {"0": 0.1, "0.5": 0.6, "1": 0.7}, "old": {"0": 0.5, "0.5": 0.45, "1": 0.1}}
 
     def write(module: str, job: dict, folder: Path, **_: object) -> None:

@@ -38,9 +38,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return put
 
 
-def test_options_of_the_config_are_arguments_of_sbatch_and_the_script_carries_the_calls(
-    fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_of_the_config_are_arguments_of_sbatch_and_the_script_carries_the_calls(fake, tmp_path, monkeypatch):
     fake("sbatch", says="17")
     store = FolderStore(tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "3")
@@ -65,12 +63,12 @@ def test_options_of_the_config_are_arguments_of_sbatch_and_the_script_carries_th
 @pytest.mark.parametrize(
     "option", ["--output=/home/me/.bashrc", "--wrap=rm", "-p gpu", "--exclude=a\n#SBATCH", "--uid=0"]
 )
-def test_options_that_name_files_commands_or_the_environment_are_rejected(option: str) -> None:
+def test_options_that_name_files_commands_or_the_environment_are_rejected(option):
     with pytest.raises(ValidationError, match="is not allowed here"):
         SlurmConfig.model_validate({"extra": [option]})
 
 
-def test_missing_commands_are_named_when_the_config_is_read(fake: Any, tmp_path: Path) -> None:
+def test_missing_commands_are_named_when_the_config_is_read(fake, tmp_path):
     config = {"name": "x", "source": {"kind": "pairs", "paths": ["x.parquet"]}, "execution": {"engine": "slurm"}}
     with pytest.raises(ConfigError, match="sbatch is not on PATH: run pairmill on a login node") as caught:
         check_config(config, "mine.toml", sources=False)
@@ -91,9 +89,7 @@ def test_missing_commands_are_named_when_the_config_is_read(fake: Any, tmp_path:
         ("sbatch: error: Batch job submission failed: Socket timed out on send/recv", 75, "see `scontrol ping`"),
     ],
 )
-def test_errors_of_sbatch_have_a_remedy_and_the_right_exit_code(
-    fake: Any, complains: str, code: int, says: str
-) -> None:
+def test_errors_of_sbatch_have_a_remedy_and_the_right_exit_code(fake, complains, code, says):
     fake("sbatch", complains=complains, code=1)
     with pytest.raises(PairmillError) as caught:
         run_command("sbatch")
@@ -101,9 +97,7 @@ def test_errors_of_sbatch_have_a_remedy_and_the_right_exit_code(
     assert says in str(caught.value)
 
 
-def test_workers_are_the_cores_of_the_partition_and_a_partition_without_nodes_is_an_error(
-    fake: Any, tmp_path: Path
-) -> None:
+def test_workers_are_the_cores_of_the_partition_and_a_partition_without_nodes_is_an_error(fake, tmp_path):
     fake("sinfo", says="a 8\nb 3\na 8\n")
     store = FolderStore(tmp_path)
     with SlurmExecutor(SlurmConfig(cpus=2)).open(1, store) as opened:
@@ -119,7 +113,7 @@ def wrong() -> None:
     raise ContractError("of hush-hush-hush")
 
 
-def test_outcomes_are_json_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outcomes_are_json_without_secrets(monkeypatch):
     monkeypatch.setenv("SOME_TOKEN", "hush-hush-hush")
     record = Record(task="a", counts=Counts(input=3, kept=3))
     assert decode_outcome(encode_outcome(lambda: record)) == record

@@ -1,7 +1,6 @@
 """Near-duplicates of captions of earlier nights are dropped as a slow reference does, for any partitions and batches."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from random import Random
 
 import polars as pl
@@ -65,7 +64,7 @@ def reference(rows: Sequence[dict], earlier: Sequence[dict]) -> list[dict]:
 
 
 @pytest.mark.parametrize("partitions", [1, 5])
-def test_captions_like_those_of_earlier_nights_are_dropped(partitions: int, tmp_path: Path):
+def test_captions_like_those_of_earlier_nights_are_dropped(partitions, tmp_path):
     store, version, earlier = FolderStore(tmp_path), Version(line="line"), list[dict]()
     config = FilterConfig(near_captions={"threshold": THRESHOLD}, personal="keep", min_letter_fraction=0)
     stage = with_sizes(partitions, 40, 40) if partitions > 1 else FILTER
@@ -90,7 +89,7 @@ def test_captions_like_those_of_earlier_nights_are_dropped(partitions: int, tmp_
     assert differences <= 4, "MinHash finds 98% of pairs at the threshold, and nearly all above it"
 
 
-def test_nights_of_a_dataset_keep_no_near_duplicate(web: Web, tmp_path: Path):
+def test_nights_of_a_dataset_keep_no_near_duplicate(web, tmp_path):
     store, kept = FolderStore(tmp_path / "store"), set[str]()
     text = "An old wooden boat number {} lies on the beach of {} island in the evening light"
     places = ["Fanø", "Texel", "Öland", "Korsika", "Malta"]

@@ -50,7 +50,7 @@ def ids(store: Path, manifest: Manifest) -> list[str]:
     return sorted(r["uid"] for r in read_parts(FolderStore(store), manifest).to_pylist())
 
 
-def test_filter_keeps_one_near_duplicate_per_host_or_overall(tmp_path: Path):
+def test_filter_keeps_one_near_duplicate_per_host_or_overall(tmp_path):
     caption = "An old wooden boat lies on the beach of the island in the evening light"
     rows = [
         row("http://a.example/1.jpg", caption),
@@ -76,7 +76,7 @@ def test_filter_keeps_one_near_duplicate_per_host_or_overall(tmp_path: Path):
     assert every.facts["examples"][NEAR]
 
 
-def test_near_captions_equal_a_reference_in_plain_python(tmp_path: Path):
+def test_near_captions_equal_a_reference_in_plain_python(tmp_path):
     """Compare with plain Python: normal forms, buckets of band hashes, leaders, and the greedy choice."""
     rows = pairs(slow.variants(5, 250), hosts=1) + [
         row(f"http://host0.example/x{i}.jpg", "same words") for i in range(3)
@@ -100,7 +100,7 @@ def test_near_captions_equal_a_reference_in_plain_python(tmp_path: Path):
     assert found.counts.dropped[NEAR] == len(rows) - len(expected)
 
 
-def test_order_parts_partitions_and_slices_do_not_change_near_captions(tmp_path: Path):
+def test_order_parts_partitions_and_slices_do_not_change_near_captions(tmp_path):
     rows = pairs([*slow.variants(6, 450), *["the same again"] * 20], hosts=4)
     found = set()
     for name, parts, stage in (
@@ -113,7 +113,7 @@ def test_order_parts_partitions_and_slices_do_not_change_near_captions(tmp_path:
     assert result.counts.dropped[NEAR] > 50
 
 
-def test_a_small_memory_limit_and_workers_do_not_change_near_captions(tmp_path: Path):
+def test_a_small_memory_limit_and_workers_do_not_change_near_captions(tmp_path):
     rows, config = pairs(slow.variants(7, 2500), hosts=2), {"scope": "all"}
     row_bytes = NEAR_CAPTIONS.row_bytes(NearCaptionsConfig(threshold=0.8))
     assert plan_sizes(len(rows), 8, 4 << 20, row_bytes).partitions > 2
@@ -126,7 +126,7 @@ def test_a_small_memory_limit_and_workers_do_not_change_near_captions(tmp_path: 
     assert one.counts.dropped[NEAR] > 250
 
 
-def test_near_captions_resume_at_the_first_missing_task(tmp_path: Path):
+def test_near_captions_resume_at_the_first_missing_task(tmp_path):
     rows, stage = pairs(slow.variants(9, 150)), with_sizes(2)
     calls = Counter[str]()
 

@@ -18,13 +18,13 @@ TEXT = st.one_of(st.text(max_size=40), st.text("aAbB ß市京İıΣςé\u0301-'\
 
 
 @given(st.lists(TEXT | st.none(), max_size=6), st.integers(0, 2**64 - 1))
-def test_bands_equal_a_reference_in_plain_python(texts: list[str | None], scope: int):
+def test_bands_equal_a_reference_in_plain_python(texts, scope):
     found = hash_bands(pa.array(texts, pa.string()), np.full(len(texts), scope, np.uint64), Scheme(4, 3))
     assert found.tolist() == [slow.bands(text, scope, 4, 3) for text in texts]
 
 
 @given(st.lists(TEXT | st.none(), max_size=8))
-def test_hashes_are_equal_if_normal_forms_are(texts: list[str | None]):
+def test_hashes_are_equal_if_normal_forms_are(texts):
     halves = [tuple(half) for half in hash_normal_forms(pa.array(texts, pa.string())).tolist()]
     forms = [slow.normal(text) for text in texts]
     for i, j in combinations(range(len(texts)), 2):
@@ -33,7 +33,7 @@ def test_hashes_are_equal_if_normal_forms_are(texts: list[str | None]):
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0])
-def test_choose_scheme_has_the_longest_bands_that_reach_the_recall(threshold: float):
+def test_choose_scheme_has_the_longest_bands_that_reach_the_recall(threshold):
     found = choose_scheme(threshold)
     assert found.chance(threshold) >= RECALL
     assert found.hashes <= MAX_HASHES
@@ -44,7 +44,7 @@ def test_choose_scheme_has_the_longest_bands_that_reach_the_recall(threshold: fl
 
 
 @pytest.mark.parametrize("threshold", [0.6, 0.9])
-def test_bands_reach_the_recall_over_all_pairs(threshold: float):
+def test_bands_reach_the_recall_over_all_pairs(threshold):
     captions = slow.variants(2, 3000)
     by = choose_scheme(threshold)
     hashes = hash_bands(pa.array(captions), np.zeros(len(captions), np.uint64), by)

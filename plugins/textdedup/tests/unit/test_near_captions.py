@@ -27,7 +27,7 @@ MEMBER = st.fixed_dictionaries(
 
 
 @given(st.lists(MEMBER, max_size=14), st.sampled_from([0.5, 0.7, 0.8, 1.0]), st.randoms(use_true_random=False))
-def test_find_near_pairs_equals_a_reference_in_plain_python(rows: list[dict], threshold: float, random):
+def test_find_near_pairs_equals_a_reference_in_plain_python(rows, threshold, random):
     rows = [row | {"id": i} for i, row in enumerate(rows)]
     expected = slow.near_pairs(rows, threshold, MAX_LEADERS)
     random.shuffle(rows)

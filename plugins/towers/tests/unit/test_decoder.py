@@ -40,7 +40,7 @@ def build(folder: Path, **table: Any) -> tuple[CLIP, PretrainedTextTower, Tokeni
 
 
 @pytest.mark.parametrize(("kind", "pooling"), [("llama", "last"), ("qwen3", "mean"), ("gpt_neox", "last")])
-def test_features_are_those_of_one_text_at_a_time_without_padding(tmp_path: Path, kind: str, pooling: str) -> None:
+def test_features_are_those_of_one_text_at_a_time_without_padding(tmp_path, kind, pooling):
     theirs = write_decoder(tmp_path, kind)
     _, tower, tokenizer = build(tmp_path, pooling=pooling)
     ids_BL = tokenizer(TEXTS)
@@ -60,7 +60,7 @@ def test_features_are_those_of_one_text_at_a_time_without_padding(tmp_path: Path
         torch.testing.assert_close(tower.encode(ids_BL), expected + 2, rtol=1e-4, atol=1e-5)
 
 
-def test_weights_in_several_files_have_the_same_features_and_all_count(tmp_path: Path) -> None:
+def test_weights_in_several_files_have_the_same_features_and_all_count(tmp_path):
     for folder, size in (("one", "1GB"), ("many", "8KB")):
         write_decoder(tmp_path / folder, "llama", max_shard_size=size)
     files = [find_files(TextInit(kind="decoder", path=str(tmp_path / name), license="MIT")) for name in ("one", "many")]
@@ -78,7 +78,7 @@ def test_weights_in_several_files_have_the_same_features_and_all_count(tmp_path:
     assert files[1].describe("text")["sha256"] == files[1].digest()
 
 
-def test_a_finished_model_holds_the_language_model(tmp_path: Path) -> None:
+def test_a_finished_model_holds_the_language_model(tmp_path):
     write_decoder(tmp_path / "given", "qwen3")
     model, _, tokenizer = build(tmp_path / "given", projector_norm=False, projector_layers=0)
     save_model(tmp_path, model, tokenizer, Preprocess(32))
@@ -110,9 +110,7 @@ def test_a_finished_model_holds_the_language_model(tmp_path: Path) -> None:
         ({"hidden_size": "wide"}, "no config of a language model"),
     ],
 )
-def test_a_config_that_does_not_fit_is_an_error_that_names_the_reason(
-    tmp_path: Path, change: dict[str, object], message: str
-) -> None:
+def test_a_config_that_does_not_fit_is_an_error_that_names_the_reason(tmp_path, change, message):
     write_decoder(tmp_path, "llama")
     path = tmp_path / "config.json"
     facts = {name: value for name, value in {**json.loads(path.read_text()), **change}.items() if value is not None}
@@ -121,7 +119,7 @@ def test_a_config_that_does_not_fit_is_an_error_that_names_the_reason(
         build(tmp_path)
 
 
-def test_no_code_of_the_weights_is_run(tmp_path: Path) -> None:
+def test_no_code_of_the_weights_is_run(tmp_path):
     write_decoder(tmp_path, "llama")
     (tmp_path / "hostile.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     path = tmp_path / "config.json"
@@ -132,7 +130,7 @@ def test_no_code_of_the_weights_is_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../other.safetensors", "missing.safetensors", "/etc/passwd"])
-def test_an_index_names_files_beside_it(tmp_path: Path, name: str) -> None:
+def test_an_index_names_files_beside_it(tmp_path, name):
     write_decoder(tmp_path / "many", "llama", max_shard_size="8KB")
     (tmp_path / "other.safetensors").write_bytes(b"")
     index = tmp_path / "many" / "model.safetensors.index.json"
@@ -143,7 +141,7 @@ def test_an_index_names_files_beside_it(tmp_path: Path, name: str) -> None:
         find_files(TextInit(kind="decoder", path=str(tmp_path / "many"), license="MIT")).digest()
 
 
-def test_damaged_weights_are_an_error(tmp_path: Path) -> None:
+def test_damaged_weights_are_an_error(tmp_path):
     write_decoder(tmp_path, "llama")
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

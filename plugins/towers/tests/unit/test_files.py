@@ -49,7 +49,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("License-Expression: MIT", "Apache-2.0", "Apache-2.0"),
     ],
 )
-def test_a_package_is_found_with_its_version_and_licence(site: Path, metadata: str, stated: str, expected: str) -> None:
+def test_a_package_is_found_with_its_version_and_licence(site, metadata, stated, expected):
     write_bert(install(site, "shipped", metadata) / "inner")
     record(site, "shipped")
     found = find_files(TextInit(kind="bert", package="shipped", license=stated))
@@ -66,19 +66,19 @@ def test_a_package_is_found_with_its_version_and_licence(site: Path, metadata: s
     assert [path.name for path in found.list_files()] == names
 
 
-def test_a_package_without_a_stated_licence_needs_one_in_the_config(site: Path) -> None:
+def test_a_package_without_a_stated_licence_needs_one_in_the_config(site):
     write_words(install(site, "silent", "License: UNKNOWN"))
     record(site, "silent")
     with pytest.raises(ConfigError, match=r"train\.text_init\.license: the metadata of silent states none; set"):
         find_files(TextInit(kind="words", package="silent"))
 
 
-def test_a_package_that_is_not_installed_is_a_problem_of_the_config(tmp_path: Path) -> None:
+def test_a_package_that_is_not_installed_is_a_problem_of_the_config(tmp_path):
     config = TrainConfig.model_validate({"text_init": {"kind": "words", "package": "no-such-package"}})
     assert config.problems() == ["text_init.package: no-such-package is not installed: pip install no-such-package"]
 
 
-def test_every_file_changes_the_digest(tmp_path: Path) -> None:
+def test_every_file_changes_the_digest(tmp_path):
     write_bert(tmp_path / "bert")
     table = TextInit(kind="bert", path=str(tmp_path / "bert"), license="MIT")
     digests = {find_files(table).digest()}
@@ -88,7 +88,7 @@ def test_every_file_changes_the_digest(tmp_path: Path) -> None:
     assert len(digests) == 5
 
 
-def test_of_several_files_one_must_be_named(tmp_path: Path) -> None:
+def test_of_several_files_one_must_be_named(tmp_path):
     write_words(tmp_path / "words")
     (tmp_path / "words" / "more.npy").write_bytes(b"")
     table = {"kind": "words", "path": str(tmp_path / "words"), "license": "MIT"}
@@ -111,7 +111,7 @@ def test_of_several_files_one_must_be_named(tmp_path: Path) -> None:
         ({"package": "a", "architecture": "vgg16"}, "architecture: 'vgg16' is not known"),
     ],
 )
-def test_a_wrong_table_is_an_error_that_names_the_key(table: dict[str, str], message: str) -> None:
+def test_a_wrong_table_is_an_error_that_names_the_key(table, message):
     with pytest.raises(ValueError, match=message):
         ImageInit.model_validate({"architecture": "resnet18", **table})
 
@@ -154,7 +154,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_vectors_that_cannot_be_read_are_one_error_at_no_cost(tmp_path: Path, name: str) -> None:
+def test_vectors_that_cannot_be_read_are_one_error_at_no_cost(tmp_path, name):
     write_words(tmp_path / "words")
     for file in ("vectors.npz", "vectors.npy"):
         path = tmp_path / "words" / file
@@ -166,7 +166,7 @@ def test_vectors_that_cannot_be_read_are_one_error_at_no_cost(tmp_path: Path, na
                 read()
 
 
-def test_a_wrong_checksum_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+def test_a_wrong_checksum_is_an_error_that_names_the_file(tmp_path):
     write_words(tmp_path / "words")
     path = tmp_path / "words" / "vectors.npz"
     place = WHOLE.index(b".npy") + 200

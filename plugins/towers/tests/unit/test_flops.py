@@ -22,13 +22,11 @@ def build(architecture: str, text: dict[str, object]) -> CLIP:
 
 @pytest.mark.parametrize("is_frozen", [True, False])
 @pytest.mark.parametrize(("architecture", "text"), [("resnet18", BERT), ("vit_tiny_patch16_224", WORDS)])
-def test_operations_of_a_step_are_those_that_torch_counts(
-    architecture: str, text: dict[str, object], is_frozen: bool
-) -> None:
+def test_operations_of_a_step_are_those_that_torch_counts(architecture, text, is_frozen):
     model = build(architecture, text)
     assert model.text is not None
     for tower in (model.visual, model.text):
-        tower.encoder.requires_grad_(not is_frozen)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        tower.encoder.requires_grad_(not is_frozen)
     (texts,) = pad_chunks(torch.randint(1, 29, (2, 7), generator=torch.Generator().manual_seed(0)), None)
     with FlopCounterMode(display=False) as counter:
         outputs = model(torch.randn(2, 3, 32, 32), texts)
@@ -37,7 +35,7 @@ def test_operations_of_a_step_are_those_that_torch_counts(
     assert found == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
-def test_cached_features_cost_only_their_projectors() -> None:
+def test_cached_features_cost_only_their_projectors():
     model = build("resnet18", BERT)
     (texts,) = pad_chunks(torch.zeros(2, 8), None)
     found = count_step_flops(model, has_image_features=True).total(2, texts.token_count, texts.padded_count)

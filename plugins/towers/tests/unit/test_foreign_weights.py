@@ -21,7 +21,7 @@ def write_config(folder: Path, **fields: Any) -> TrainConfig:
     return TrainConfig.model_validate({**tables, **fields})
 
 
-def test_each_file_is_in_the_key(tmp_path: Path) -> None:
+def test_each_file_is_in_the_key(tmp_path):
     config = write_config(tmp_path)
     keys = {plan(TRAIN, config, 0, []).key}
     for name in ("vectors/matrix.npy", "vectors/words.txt", "net.safetensors"):
@@ -31,7 +31,7 @@ def test_each_file_is_in_the_key(tmp_path: Path) -> None:
     assert [one.stage for one in external_inputs(config)] == ["train.text_init", "train.image_init"]
 
 
-def test_the_facts_name_all_weights_of_others(tmp_path: Path) -> None:
+def test_the_facts_name_all_weights_of_others(tmp_path):
     found = describe_weights(write_config(tmp_path))
     assert found == [
         {

@@ -32,7 +32,7 @@ print(*names, model.encode_image(torch.ones(1, 3, 32, 32)).sum().item())
 """
 
 
-def test_copied_code_loads_a_model_with_pretrained_towers(tmp_path: Path) -> None:
+def test_copied_code_loads_a_model_with_pretrained_towers(tmp_path):
     write_bert(tmp_path / "bert")
     image = {"kind": "backbone", "architecture": "resnet18", "image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
     text = {"kind": "bert", "context_length": 16, "vocab_size": 30, "width": 8, "heads": 2}

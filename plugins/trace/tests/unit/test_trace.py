@@ -1,7 +1,6 @@
 """Pairs and models are traced over a chain of real snapshots."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -59,7 +58,7 @@ def tracer(stored: Any, monkeypatch: pytest.MonkeyPatch) -> Trace:
     return Trace(Lineage(stored[0]), Search(stored[0]), Registry())
 
 
-def test_trace_follows_a_kept_pair_from_archive_to_model(tracer: Trace, stored: Any) -> None:
+def test_trace_follows_a_kept_pair_from_archive_to_model(tracer, stored):
     expected, snapshots = pair(4), stored[1]
     traced = tracer.pairs([Target("uid", expected["uid"])])
     (one,) = traced["pairs"]
@@ -83,9 +82,7 @@ def test_trace_follows_a_kept_pair_from_archive_to_model(tracer: Trace, stored: 
     ("number", "stage", "reason"),
     [(100, "extract", "page_opt_out"), (121, "download", "http_404"), (7, "curate", "near_duplicate")],
 )
-def test_trace_returns_the_stage_and_reason_of_a_dropped_pair(
-    tracer: Trace, number: int, stage: str, reason: str
-) -> None:
+def test_trace_returns_the_stage_and_reason_of_a_dropped_pair(tracer, number, stage, reason):
     traced = tracer.pairs([Target("url", pair(number)["url"])])
     (one,) = traced["pairs"]
     last = one["ways"][0][-1]
@@ -93,7 +90,7 @@ def test_trace_returns_the_stage_and_reason_of_a_dropped_pair(
     assert traced["datasets"] == []
 
 
-def test_trace_counts_all_pairs_of_a_domain_and_returns_at_most_the_limit(tracer: Trace, stored: Any) -> None:
+def test_trace_counts_all_pairs_of_a_domain_and_returns_at_most_the_limit(tracer, stored):
     tracer.limit = 2
     traced = tracer.pairs([Target("domain", "host1.example")])
     on_host = [row for row in [*some_pairs(), *dropped_pairs()] if "//host1." in row["url"]]
@@ -103,9 +100,8 @@ def test_trace_counts_all_pairs_of_a_domain_and_returns_at_most_the_limit(tracer
     assert traced["datasets"][0]["pairs"] == len(kept)
 
 
-def test_trace_of_a_model_returns_its_stages_and_dataset(tracer: Trace, stored: Any) -> None:
+def test_trace_of_a_model_returns_its_stages_and_dataset(tracer, stored):
     traced = tracer.model("models:/tiny/3")
-    assert traced is not None
     assert [stage["stage"] for stage in traced["stages"]][-1] == "register"
     assert {stage["stage"] for stage in traced["stages"]} == stored[1].keys()
     assert traced["datasets"][0]["key"] == stored[1]["pack"].key
@@ -114,9 +110,7 @@ def test_trace_of_a_model_returns_its_stages_and_dataset(tracer: Trace, stored: 
         tracer.model("tiny@champion")
 
 
-def test_trace_lists_all_datasets_of_a_mixture_and_its_models(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_trace_lists_all_datasets_of_a_mixture_and_its_models(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     store = FolderStore(tmp_path / "store")
     own, other = (chain(store, [pair(n) for n in numbers]) for numbers in (range(6), range(50, 54)))
@@ -134,7 +128,6 @@ def test_trace_lists_all_datasets_of_a_mixture_and_its_models(
     )
     tracer = Trace(Lineage(store), Search(store), Registry())
     traced = tracer.model("models:/tiny/3")
-    assert traced is not None
     assert [one["key"] for one in traced["datasets"]] == [pack.key for pack in packs]
     stages = [(one["stage"], one["key"]) for one in traced["stages"]]
     expected = [
@@ -162,9 +155,7 @@ def test_trace_lists_all_datasets_of_a_mixture_and_its_models(
         ("another/1", "a.list at position 1,074 ("),
     ],
 )
-def test_trace_prints_the_place_in_the_unit_of_its_source(
-    extractor: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_trace_prints_the_place_in_the_unit_of_its_source(extractor, place, tmp_path, capsys):
     row = pair(1, source="a.list", source_offset=1074, extracted_with=extractor, caption_source="alt")
     store = FolderStore(tmp_path / "store")
     chain(store, [row])
@@ -176,7 +167,7 @@ def test_trace_prints_the_place_in_the_unit_of_its_source(
     assert (found["source_offset"], found["source_unit"]) == (1074, place.split()[2])
 
 
-def test_final_rows_yields_dropped_rows_of_each_stage_and_kept_rows_of_the_last(stored: Any) -> None:
+def test_final_rows_yields_dropped_rows_of_each_stage_and_kept_rows_of_the_last(stored):
     final = {(rows.manifest.stage, rows.prefix) for rows in Lineage(stored[0]).final_rows()}
     assert final == {(stage, DROPPED) for stage in ("extract", "filter", "download", "curate", "pack")} | {
         ("pack", KEPT)
@@ -184,9 +175,7 @@ def test_final_rows_yields_dropped_rows_of_each_stage_and_kept_rows_of_the_last(
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_trace_command_prints_pairs_snapshots_and_errors(
-    stored: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
-) -> None:
+def test_trace_command_prints_pairs_snapshots_and_errors(stored, tmp_path, capsys, as_json):
     expected = pair(4)
     store = str(stored[0].root)
     assert flow.trace(expected["url"], tmp_path, store, limit=3, as_json=as_json) == 0

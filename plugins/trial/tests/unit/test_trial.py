@@ -67,7 +67,7 @@ def attempt(home: Path, stage: str, *settings: str, rows: int = 10_000) -> Trial
     return try_stage(stage, settings, rows, home, None, None)
 
 
-def test_setting_of_filter_shows_what_is_dropped_now_and_what_is_kept_now(home: Path):
+def test_setting_of_filter_shows_what_is_dropped_now_and_what_is_kept_now(home):
     found = attempt(home, "filter", "filter.min_words=3")
     assert (found.rows, found.of_rows) == (320, 320)
     assert found.before["kept"] - found.after["kept"] == 60
@@ -93,7 +93,7 @@ def test_setting_of_filter_shows_what_is_dropped_now_and_what_is_kept_now(home: 
         ("filter", ["filter.min_words"], "it has no value"),
     ],
 )
-def test_what_cannot_be_tried_is_an_error(home: Path, stage: str, settings: list[str], error: str):
+def test_what_cannot_be_tried_is_an_error(home, stage, settings, error):
     with pytest.raises(ConfigError, match=error):
         attempt(home, stage, *settings)
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_tried_is_an_error(home: Path, stage: str, settings: list
     ("sizes", "rows", "expected"),
     [([5, 100, 3, 100], 50, 50), ([5, 3], 50, 8), ([40] * 100, 1000, 1000), ([0, 7], 3, 3)],
 )
-def test_sample_is_spread_over_the_parts_and_has_as_many_rows_as_asked_for(tmp_path: Path, sizes, rows, expected):
+def test_sample_is_spread_over_the_parts_and_has_as_many_rows_as_asked_for(tmp_path, sizes, rows, expected):
     source = open_store(str(tmp_path / "source"))
     draft = Draft(source, "extract", "0" * 16)
     parts = [
@@ -115,7 +115,7 @@ def test_sample_is_spread_over_the_parts_and_has_as_many_rows_as_asked_for(tmp_p
     assert len({uid[:16] for uid in found}) == min(sum(size > 0 for size in sizes), max(16, rows // 40), rows)
 
 
-def test_command_prints_examples_or_json(home: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_command_prints_examples_or_json(home, monkeypatch, capsys):
     monkeypatch.setenv("PAIRMILL_HOME", str(home))
     assert run_command(["try", "filter", "--set", "filter.min_words=3", "--examples", "2"]) == 0
     printed = capsys.readouterr().out

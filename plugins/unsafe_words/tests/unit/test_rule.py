@@ -1,12 +1,10 @@
-from pathlib import Path
-
 from dataops.schema import uid
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
 from tests.filter_runs import filtered, some_pairs
 
 
-def test_captions_with_unsafe_words_are_dropped(tmp_path: Path):
+def test_captions_with_unsafe_words_are_dropped(tmp_path):
     rows = some_pairs(2)
     for row, caption in zip(rows, ["a nude on the beach", "a red kite"], strict=True):
         row |= {"caption": caption, "uid": uid(row["url"], caption)}

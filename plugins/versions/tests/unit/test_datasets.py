@@ -1,7 +1,5 @@
 """Two datasets are compared: each planted difference has its reason, and the counts add up."""
 
-from pathlib import Path
-
 from plugins.versions.datasets import compare_datasets, of_snapshot
 from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair, some_pairs
 
@@ -18,7 +16,7 @@ def changed_pairs() -> list[dict]:
     return [*pairs, pair(8, "near_duplicate"), pair(200)]
 
 
-def test_compare_datasets_returns_each_added_and_removed_row_with_its_stage_and_reason(tmp_path: Path) -> None:
+def test_compare_datasets_returns_each_added_and_removed_row_with_its_stage_and_reason(tmp_path):
     store, first = packed_in(tmp_path, [*some_pairs(), *dropped_pairs()], shard_size=6)
     _, second = packed_in(tmp_path, changed_pairs(), shard_size=4, seed=1, settings={"min_chars": 9})
     found = compare_datasets(of_snapshot(first["pack"], store), of_snapshot(second["pack"], store))
@@ -42,7 +40,7 @@ def test_compare_datasets_returns_each_added_and_removed_row_with_its_stage_and_
     }  # fmt: skip
 
 
-def test_compare_datasets_returns_the_latest_stage_when_rows_of_a_uid_are_dropped_at_several(tmp_path: Path) -> None:
+def test_compare_datasets_returns_the_latest_stage_when_rows_of_a_uid_are_dropped_at_several(tmp_path):
     store, first = packed_in(tmp_path, [pair(0), pair(1)])
     _, second = packed_in(tmp_path, [pair(0), pair(1, "too_small"), pair(1, "duplicate_uid", "filter")])
     assert compare_datasets(of_snapshot(first["pack"], store), of_snapshot(second["pack"], store)).removed.why == {
@@ -50,14 +48,14 @@ def test_compare_datasets_returns_the_latest_stage_when_rows_of_a_uid_are_droppe
     }
 
 
-def test_compare_datasets_counts_common_rows_whose_image_changed(tmp_path: Path) -> None:
+def test_compare_datasets_counts_common_rows_whose_image_changed(tmp_path):
     store, first = packed_in(tmp_path, [pair(n) for n in range(4)])
     _, second = packed_in(tmp_path, [pair(n, sha256=f"{n // 3:064x}") for n in range(4)])
     found = compare_datasets(of_snapshot(first["pack"], store), of_snapshot(second["pack"], store))
     assert (found.common, found.changed) == (4, 3)
 
 
-def test_compare_datasets_returns_an_unknown_reason_when_a_snapshot_was_deleted(tmp_path: Path) -> None:
+def test_compare_datasets_returns_an_unknown_reason_when_a_snapshot_was_deleted(tmp_path):
     store, first = packed_in(tmp_path, [pair(0), pair(1), pair(2)])
     _, second = packed_in(tmp_path, [pair(0), pair(1, "too_small"), pair(2, "no_text", "extract")])
     store.delete_tree(f"extract/{second['extract'].key}")

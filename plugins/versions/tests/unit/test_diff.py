@@ -33,7 +33,7 @@ def datasets(
     return tmp_path, store, first, second
 
 
-def test_show_diff_prints_a_table_or_json(datasets, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_diff_prints_a_table_or_json(datasets, capsys):
     home, store, first, second = datasets
     assert show_diff(first["pack"].key, "second", home, store.uri, None, as_json=False) == 0
     printed = capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_show_diff_prints_a_table_or_json(datasets, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv"])
-def test_show_diff_writes_the_rows_to_a_file(datasets, name: str) -> None:
+def test_show_diff_writes_the_rows_to_a_file(datasets, name):
     home, store, first, _ = datasets
     show_diff(first["pack"].key, "second", home, store.uri, home / name, as_json=True)
     read = pl.read_parquet if name.endswith("parquet") else pl.read_csv
@@ -67,7 +67,7 @@ def test_show_diff_writes_the_rows_to_a_file(datasets, name: str) -> None:
     assert rows["caption"][0] == (f"'{text}" if name.endswith("csv") else text), "no formula"
 
 
-def test_show_diff_refuses_what_cannot_be_compared(datasets) -> None:
+def test_show_diff_refuses_what_cannot_be_compared(datasets):
     home, store, first, second = datasets
     key = first["pack"].key
     for other, rows, what in (

@@ -54,7 +54,6 @@ def test_comparison_has_significance_reasons_and_settings(sides):
     assert metrics["birds/top1"]["comparison"]["verdict"] == "better"
     assert metrics["birds/top1"]["comparison"]["difference"] == pytest.approx(0.3)
     assert metrics["words/jaccard"]["comparison"] is None, "there are no predictions"
-    assert found.pairs is not None
     assert found.pairs.added.why == {("extract", "not_in_source"): 1}
     assert found.pairs.removed.why == {("curate", "too_small"): 1}
     (curate,) = (row for row in found.stages if row["stage"] == "curate")

@@ -37,7 +37,7 @@ def read_archive(path: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_read_pages_and_extract_page_equal_the_golden_file(name: str):
+def test_read_pages_and_extract_page_equal_the_golden_file(name):
     assert read_archive(DATA / name) == json.loads(GOLDEN.read_text())[name]
 
 

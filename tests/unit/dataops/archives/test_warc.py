@@ -36,11 +36,11 @@ def members(records: list[bytes]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("pack", [b"".join, lambda r: b"".join(members(r)), lambda r: gzip.compress(b"".join(r))])
-def test_read_pages_reads_plain_files_and_gzip_files_of_one_or_many_members(tmp_path: Path, pack):
+def test_read_pages_reads_plain_files_and_gzip_files_of_one_or_many_members(tmp_path, pack):
     assert read(tmp_path, pack(RECORDS))[:2] == (urls(0, 1, 2, 3), [])
 
 
-def test_read_pages_returns_only_successful_html_responses(tmp_path: Path):
+def test_read_pages_returns_only_successful_html_responses(tmp_path):
     data = b"".join(
         [
             record(b"software: x", "", "warcinfo"),
@@ -60,7 +60,7 @@ def test_read_pages_returns_only_successful_html_responses(tmp_path: Path):
 
 
 @pytest.mark.parametrize("length", [0, 10, -5, "abc", 99_999_999, "9" * 30])
-def test_read_pages_skips_only_the_record_with_a_wrong_length(tmp_path: Path, length: object):
+def test_read_pages_skips_only_the_record_with_a_wrong_length(tmp_path, length):
     bad = record(http(), "http://a.example/bad", length=length)
     plain = read(tmp_path, RECORDS[0] + bad + RECORDS[1] + RECORDS[2])
     packed = read(tmp_path, b"".join(members([RECORDS[0], bad, RECORDS[1], RECORDS[2]])))
@@ -70,12 +70,12 @@ def test_read_pages_skips_only_the_record_with_a_wrong_length(tmp_path: Path, le
         assert all(offset > 0 for offset, _ in damages)
 
 
-def test_read_pages_raises_after_too_many_damages(tmp_path: Path):
+def test_read_pages_raises_after_too_many_damages(tmp_path):
     with pytest.raises(SourceError, match="over 1000 unreadable records"):
         read(tmp_path, RECORDS[0] + b"\r\n\r\nWARC/1.0 nonsense" * 2000)
 
 
-def test_read_pages_skips_pages_above_the_maximum_size(tmp_path: Path):
+def test_read_pages_skips_pages_above_the_maximum_size(tmp_path):
     long = record(http(b"<html>" + b"x" * 200_000), "http://a.example/long")
     bomb = record(http(gzip.compress(b"<html>" + b"x" * 5_000_000), Content_Encoding="gzip"), "http://a.example/bomb")
     pages, damages, _ = read(tmp_path, long + bomb + RECORDS[0], bound=100_000)
@@ -101,7 +101,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("kind", ARCHIVES)
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_read_pages_never_returns_records_of_an_inner_archive(tmp_path: Path, kind: str, damage: str):
+def test_read_pages_never_returns_records_of_an_inner_archive(tmp_path, kind, damage):
     inner, pack = ARCHIVES[kind]
     holder = record(http(inner, Content_Type="application/warc", Content_Length=str(len(inner))), "http://a.example/w")
     pages, damages, _ = read(tmp_path, pack([RECORDS[0], DAMAGES[damage](holder), RECORDS[1], RECORDS[2]]))

@@ -1,7 +1,6 @@
 import base64
 import struct
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,19 +29,19 @@ from tests.image_files import as_file, noise, segment
         (b"GIF89a", "decode"),
     ],
 )
-def test_read_header_refuses_other_bytes_with_a_reason(data: bytes, reason: str) -> None:
+def test_read_header_refuses_other_bytes_with_a_reason(data, reason):
     with pytest.raises(ImageRefused) as refused:
         read_header(data)
     assert refused.value.reason == reason
     assert str(refused.value).startswith(f"{reason}: ")
 
 
-def test_png_of_16_bits_keeps_the_upper_8() -> None:
+def test_png_of_16_bits_keeps_the_upper_8():
     deep = np.random.default_rng(0).integers(0, 1 << 16, (8, 9), np.uint16)
     assert (decode_pixels(as_file(Image.fromarray(deep))) == (deep >> 8)[..., None]).all()
 
 
-def test_avif_of_10_and_12_bits_is_decoded_to_8() -> None:
+def test_avif_of_10_and_12_bits_is_decoded_to_8():
     cv2 = pytest.importorskip("cv2")
     plain = cv2.resize(np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8), (48, 32))
     for depth in (8, 10, 12):
@@ -52,7 +51,7 @@ def test_avif_of_10_and_12_bits_is_decoded_to_8() -> None:
         assert np.abs(found - plain).max() <= 6, depth
 
 
-def test_read_header_refuses_too_many_pixels() -> None:
+def test_read_header_refuses_too_many_pixels():
     data = bytearray(noise("PNG"))
     data[16:24] = struct.pack(">II", 50_000, 50_000)  # this breaks its checksum too
     with pytest.raises(ImageRefused, match=r"too_many_pixels|decode"):
@@ -66,7 +65,7 @@ def test_read_header_refuses_too_many_pixels() -> None:
     ("kind", "options"),
     [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("WEBP", {"lossless": True})],
 )
-def test_is_truncated_when_cut_anywhere(kind: str, options: dict[str, Any]) -> None:
+def test_is_truncated_when_cut_anywhere(kind, options):
     data = noise(kind, size=(40, 30), **options)
     assert not is_truncated(data, kind.lower())
     assert not is_truncated(data + b"trailing bytes", kind.lower())
@@ -125,7 +124,7 @@ ODD: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("coding", CODED)
 @pytest.mark.parametrize("odd", ODD)
-def test_jpeg_that_libjpeg_decodes_whole_is_not_truncated(coding: str, odd: str) -> None:
+def test_jpeg_that_libjpeg_decodes_whole_is_not_truncated(coding, odd):
     jpeg = CODED[coding]
     data = ODD[odd](jpeg)
     assert len(data) > len(jpeg)
@@ -136,7 +135,7 @@ def test_jpeg_that_libjpeg_decodes_whole_is_not_truncated(coding: str, odd: str)
 
 
 @pytest.mark.parametrize("coding", CODED)
-def test_jpeg_that_is_cut_is_truncated_whatever_follows_or_lies_inside(coding: str) -> None:
+def test_jpeg_that_is_cut_is_truncated_whatever_follows_or_lies_inside(coding):
     jpeg = CODED[coding]
     inside = before(TABLES, jpeg, segment(0xE1, b"Exif\0\0" + THUMBNAIL))
     behind = between_scans(jpeg, segment(0xE2, b"MPF\0" + THUMBNAIL))
@@ -151,7 +150,7 @@ def test_jpeg_that_is_cut_is_truncated_whatever_follows_or_lies_inside(coding: s
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "]))
-def test_decoders_raise_only_image_refused_on_any_bytes(data: bytes, start: bytes) -> None:
+def test_decoders_raise_only_image_refused_on_any_bytes(data, start):
     for function in (read_header, decode, decode_pixels):
         try:
             function(start + data)
@@ -160,7 +159,7 @@ def test_decoders_raise_only_image_refused_on_any_bytes(data: bytes, start: byte
     sniff(data)
 
 
-def test_decode_puts_transparency_on_white_and_refuses_damage() -> None:
+def test_decode_puts_transparency_on_white_and_refuses_damage():
     image = decode(as_file(Image.new("RGBA", (4, 4), (255, 0, 0, 0))))
     assert image.mode == "RGB"
     assert image.getpixel((1, 1)) == (255, 255, 255)
@@ -171,7 +170,7 @@ def test_decode_puts_transparency_on_white_and_refuses_damage() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
-def test_decode_pixels_of_a_jpeg_equals_pillow(mode: str, options: dict[str, Any]) -> None:
+def test_decode_pixels_of_a_jpeg_equals_pillow(mode, options):
     for seed, size in enumerate([(90, 60), (61, 17), (1, 1)]):
         data = noise("JPEG", mode, size, seed, **options)
         assert np.array_equal(decode_pixels(data), np.asarray(decode(data)))

@@ -28,7 +28,7 @@ def random_sizes(number: int) -> list[tuple[int, int]]:
     return [(int(width), int(height)) for width, height in sizes]
 
 
-def test_images_of_any_size_hash_as_by_imagehash() -> None:
+def test_images_of_any_size_hash_as_by_imagehash():
     """Of images two pixels wide, every other coefficient is zero in theory, and imagehash's has the noise of its sums."""
     imagehash = pytest.importorskip("imagehash")
     random = np.random.default_rng(2)
@@ -39,7 +39,7 @@ def test_images_of_any_size_hash_as_by_imagehash() -> None:
 
 
 @pytest.mark.parametrize("side", [32, 64])
-def test_luminance_and_resize_plane_equal_pillow_for_any_size(side: int) -> None:
+def test_luminance_and_resize_plane_equal_pillow_for_any_size(side):
     random = np.random.default_rng(1)
     for width, height in [(1, 1), (2, 900), *EDGES, *random_sizes(60)]:
         noise = random.integers(0, 256, (height, width, 3), np.uint8)
@@ -50,7 +50,7 @@ def test_luminance_and_resize_plane_equal_pillow_for_any_size(side: int) -> None
 
 
 @pytest.mark.parametrize("size", [(160, 96), (100, 70), (17, 16), (16, 16), (9, 3), (1, 1)])
-def test_thumbnail_is_the_mean_of_each_cell(size: tuple[int, int]) -> None:
+def test_thumbnail_is_the_mean_of_each_cell(size):
     image = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
     found = np.frombuffer(fingerprint(image).thumbnail, np.uint8).reshape(16, 16, 3)
 
@@ -62,7 +62,7 @@ def test_thumbnail_is_the_mean_of_each_cell(size: tuple[int, int]) -> None:
     assert np.abs(found - means).max() <= 0.5 + 1e-9
 
 
-def test_hash_and_thumbnail_survive_scale_and_compression() -> None:
+def test_hash_and_thumbnail_survive_scale_and_compression():
     image = Image.fromarray(synthetic_image(5, (200, 200)))
     out = io.BytesIO()
     image.resize((90, 90), Image.Resampling.LANCZOS).save(out, "JPEG", quality=60)

@@ -47,7 +47,7 @@ def brute_force_clusters(
 
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("seed", range(3))
-def test_find_clusters_equals_brute_force(seed: int, distance: int) -> None:
+def test_find_clusters_equals_brute_force(seed, distance):
     random = np.random.default_rng(seed)
     hashes, groups = synthetic_hashes(seed, 120), random.integers(0, 1 + seed, 120)
     thumbnails = random.integers(0, 12, (120, 3), np.uint8)
@@ -59,7 +59,7 @@ def test_find_clusters_equals_brute_force(seed: int, distance: int) -> None:
 
 @given(st.permutations(range(60)))
 @settings(max_examples=30)
-def test_find_clusters_does_not_depend_on_the_order_of_rows(order: list[int]) -> None:
+def test_find_clusters_does_not_depend_on_the_order_of_rows(order):
     hashes, groups = synthetic_hashes(3, 60), np.arange(60) % 2
     found = find_clusters(hashes[order], groups[order], no_thumbnails(60), 6, 0)
     named = np.array(order)[found]  # as rows before the permutation
@@ -69,7 +69,7 @@ def test_find_clusters_does_not_depend_on_the_order_of_rows(order: list[int]) ->
 
 
 @pytest.mark.parametrize("distance", [1, 6, 16])
-def test_block_searches_together_find_what_one_search_finds(distance: int) -> None:
+def test_block_searches_together_find_what_one_search_finds(distance):
     random = np.random.default_rng(distance)
     hashes, groups = synthetic_hashes(4, 200), random.integers(0, 2, 200)
     thumbnails, searches = random.integers(0, 9, (200, 2), np.uint8), plan_searches(distance)

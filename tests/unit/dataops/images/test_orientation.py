@@ -50,7 +50,7 @@ def transposed(data: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_are_decoded_upright(kind: str, orientation: int) -> None:
+def test_images_are_decoded_upright(kind, orientation):
     data = encoded(kind, orientation)
     expected = transposed(data)
     header = read_header(data)
@@ -97,7 +97,7 @@ MALFORMED: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", MALFORMED)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_malformed_exif_means_upright_and_costs_nothing(name: str, kind: str) -> None:
+def test_malformed_exif_means_upright_and_costs_nothing(name, kind):
     assert parse_orientation(MALFORMED[name]) == 1
     plain = encoded(kind)
     data = with_exif(kind, MALFORMED[name])
@@ -135,12 +135,12 @@ ENTRIES = st.lists(
 )
 
 
-def test_the_last_entry_may_end_the_block() -> None:
+def test_the_last_entry_may_end_the_block():
     assert parse_orientation(block([SIX])[:-4]) == 6
 
 
 @given(ENTRIES, st.sampled_from("<>"))
-def test_random_entries_are_read_as_by_pillow(entries: list[tuple[int, int, int, bytes]], order: str) -> None:
+def test_random_entries_are_read_as_by_pillow(entries, order):
     data = block(entries, order)
     found = Image.Exif()
     with warnings.catch_warnings():
@@ -151,14 +151,14 @@ def test_random_entries_are_read_as_by_pillow(entries: list[tuple[int, int, int,
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_raise(data: bytes) -> None:
+def test_no_bytes_raise(data):
     for start in (b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"):
         assert parse_orientation(start + data) in range(1, 9)
     for kind, start in {"png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF\0\0\0\0WEBPVP8X", "jpeg": b"\xff\xd8"}.items():
         assert read_orientation(start + data, kind) in range(1, 9)
 
 
-def test_first_exif_segment_counts_and_neither_xmp_nor_a_thumbnail() -> None:
+def test_first_exif_segment_counts_and_neither_xmp_nor_a_thumbnail():
     jpeg = encoded("JPEG")
     xmp = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
 
@@ -170,7 +170,7 @@ def test_first_exif_segment_counts_and_neither_xmp_nor_a_thumbnail() -> None:
     assert read_header(jpeg + encoded("JPEG", 3)).orientation == 1
 
 
-def test_exif_of_an_avif_is_not_parsed() -> None:
+def test_exif_of_an_avif_is_not_parsed():
     large = block([(tag, 7, 60_000, struct.pack("<I", 8)) for tag in range(1, 5_401)])
     keep = Image.Exif()
     keep[0x9286] = b"y" * len(large)

@@ -73,14 +73,14 @@ CHANGES: dict[str, tuple[Callable[[Image.Image, int], Image.Image], int]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_changed_copies_match_and_other_images_do_not(name: str) -> None:
+def test_changed_copies_match_and_other_images_do_not(name):
     change, least = CHANGES[name]
     pairs = find_copies([change(tile, number) for number, tile in enumerate(TILES)])
     assert {(one, two) for one, two in pairs if one != two} == set()
     assert len(pairs) >= least
 
 
-def test_correlate_is_at_least_the_correlation_of_numpy() -> None:
+def test_correlate_is_at_least_the_correlation_of_numpy():
     """Compare with numpy: the search over moved crops can only raise Pearson's correlation of the cells."""
     left = PLANES[3]
     cells = left.reshape(32, 2, 32, 2).mean(axis=(1, 3))

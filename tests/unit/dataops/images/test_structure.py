@@ -122,7 +122,7 @@ REFUSED: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_bomb_is_refused_before_a_decoder_opens_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bomb_is_refused_before_a_decoder_opens_it(name, monkeypatch):
     data, kind = REFUSED[name](), name.split()[0]
     assert count_lines(structure, lambda: cut_metadata(data, kind)) < MAX_STEPS
 
@@ -136,7 +136,7 @@ def test_bomb_is_refused_before_a_decoder_opens_it(name: str, monkeypatch: pytes
         assert refused.value.reason == "too_complex"
 
 
-def test_scans_are_counted_for_each_decoder_of_jpegs() -> None:
+def test_scans_are_counted_for_each_decoder_of_jpegs():
     data = with_scans(2_000, (90, 60))
     with pytest.raises(ImageRefused, match="too_complex: more than 500 scans of 90x60 pixels"):
         decode_pixels(data)
@@ -162,7 +162,7 @@ DECODED: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", DECODED)
-def test_metadata_is_not_parsed(name: str) -> None:
+def test_metadata_is_not_parsed(name):
     kind = name.split()[0]
     data, plain = DECODED[name](), noise(kind.upper(), "P" if kind == "gif" else "RGB")
     assert count_lines(structure, lambda: cut_metadata(data, kind)) < MAX_STEPS
@@ -174,7 +174,7 @@ def test_metadata_is_not_parsed(name: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "1"])
-def test_cutting_metadata_changes_no_pixel(kind: str, mode: str) -> None:
+def test_cutting_metadata_changes_no_pixel(kind, mode):
     options: dict[str, Any] = {
         "exif": Image.Exif().tobytes(),
         "icc_profile": ImageCms.ImageCmsProfile(PROFILE).tobytes(),
@@ -196,7 +196,7 @@ def test_cutting_metadata_changes_no_pixel(kind: str, mode: str) -> None:
             assert one.convert("RGBA").tobytes() == other.convert("RGBA").tobytes()
 
 
-def test_scan_markers_in_metadata_and_behind_the_image_do_not_count() -> None:
+def test_scan_markers_in_metadata_and_behind_the_image_do_not_count():
     jpeg = noise("JPEG", progressive=True)
     many = b"\xff\xda\0\4ab" * 1_000
     check_scans(with_segments(b"\xff\xfe" + struct.pack(">H", len(many) + 2) + many), 8_000, 8_000)

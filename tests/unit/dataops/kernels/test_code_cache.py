@@ -63,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "caches" / "pairmill" / "kernels"
 
 
-def test_code_is_found_after_a_touch_and_in_a_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_code_is_found_after_a_touch_and_in_a_clone(tmp_path, monkeypatch):
     first = Checkout(tmp_path / "first", monkeypatch)
     assert first.compute() == (20, 1)
     assert first.compute() == (20, 0)
@@ -72,13 +72,13 @@ def test_code_is_found_after_a_touch_and_in_a_clone(tmp_path: Path, monkeypatch:
     assert Checkout(tmp_path / "clone", monkeypatch).compute() == (20, 0)
 
 
-def test_other_code_other_constants_and_other_called_code_are_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_other_code_other_constants_and_other_called_code_are_compiled(tmp_path, monkeypatch):
     assert Checkout(tmp_path / "first", monkeypatch).compute() == (20, 1)
     assert Checkout(tmp_path / "called", monkeypatch, added=2).compute() == (30, 1)
     assert Checkout(tmp_path / "constant", monkeypatch, factor=7).compute() == (14, 1)
 
 
-def test_code_for_another_processor_is_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path):
+def test_code_for_another_processor_is_beside_it(tmp_path, monkeypatch, folder):
     checkout = Checkout(tmp_path / "first", monkeypatch)
     assert checkout.compute() == (20, 1)
     entries = set(folder.iterdir())
@@ -94,9 +94,7 @@ def test_code_for_another_processor_is_beside_it(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 @pytest.mark.parametrize("damage", [b"", b"\x80\x04cut", b"no pickle"])
-def test_damaged_code_is_compiled_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path, suffix: str, damage: bytes
-):
+def test_damaged_code_is_compiled_again(tmp_path, monkeypatch, folder, suffix, damage):
     checkout = Checkout(tmp_path / "first", monkeypatch)
     checkout.compute()
     for entry in folder.glob(f"*.{suffix}"):
@@ -108,9 +106,7 @@ def test_damaged_code_is_compiled_again(
     assert checkout.compute() == (20, 0)
 
 
-def test_code_is_not_loaded_from_a_folder_that_others_can_write_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
-):
+def test_code_is_not_loaded_from_a_folder_that_others_can_write_to(tmp_path, monkeypatch, folder):
     checkout = Checkout(tmp_path / "first", monkeypatch)
     checkout.compute()
     folder.chmod(0o777)
@@ -118,7 +114,7 @@ def test_code_is_not_loaded_from_a_folder_that_others_can_write_to(
     assert checkout.compute() == (20, 1)
 
 
-def test_two_processes_that_compile_for_other_types_keep_both(tmp_path: Path, folder: Path):
+def test_two_processes_that_compile_for_other_types_keep_both(tmp_path, folder):
     """numba alone writes both to one file, so that the code of one type would be called for the other."""
     code = """
     import importlib.util, sys

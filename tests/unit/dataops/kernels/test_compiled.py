@@ -15,28 +15,28 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "caches" / "kernels"
 
 
-def test_a_new_folder_is_private(folder: Path):
+def test_a_new_folder_is_private(folder):
     assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
     assert distrust(folder) is None
     assert distrust(folder / "none") is None, "it can be made"
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
-def test_a_folder_that_others_can_write_to_is_not_used(folder: Path, mode: int, caplog: pytest.LogCaptureFixture):
+def test_a_folder_that_others_can_write_to_is_not_used(folder, mode, caplog):
     folder.chmod(mode)
     assert not open_folder(folder)
     assert not open_folder(folder)
     assert caplog.text.count("is writable by other users") == 1, "once a process"
 
 
-def test_a_folder_below_one_that_others_can_write_to_is_not_used(folder: Path):
+def test_a_folder_below_one_that_others_can_write_to_is_not_used(folder):
     folder.parent.chmod(0o777)
     assert distrust(folder) == f"is in {folder.parent}, which is writable by other users"
     folder.parent.chmod(0o1777)
     assert distrust(folder) is None, "others cannot rename what is not theirs there"
 
 
-def test_a_folder_of_another_user_or_with_their_files_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_of_another_user_or_with_their_files_is_not_used(folder, monkeypatch):
     owner = folder.stat().st_uid
     if owner == 0:  # root's folder serves all users: that of an image
         (folder / "a").touch()
@@ -48,7 +48,7 @@ def test_a_folder_of_another_user_or_with_their_files_is_not_used(folder: Path, 
     assert distrust(folder) == f"belongs to another user (uid {owner})"
 
 
-def test_a_folder_with_a_link_or_a_file_that_others_can_write_to_is_not_used(folder: Path):
+def test_a_folder_with_a_link_or_a_file_that_others_can_write_to_is_not_used(folder):
     (folder / "a").touch()
     (folder / "a").chmod(0o666)
     assert distrust(folder) is None, "mode 0700 lets nobody in"
@@ -73,7 +73,7 @@ def ask(builds: list[str], *sources: Path | str) -> Tables:
     return load_or_build("x", sources, build)
 
 
-def test_table_is_built_once_until_a_source_changes(builds: list[str], tmp_path: Path) -> None:
+def test_table_is_built_once_until_a_source_changes(builds, tmp_path):
     source = tmp_path / "code.py"
     source.write_text("one")
     first, second = ask(builds, source, "1.0"), ask(builds, source, "1.0")
@@ -89,7 +89,7 @@ def test_table_is_built_once_until_a_source_changes(builds: list[str], tmp_path:
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut", "gone", "pickle"])
-def test_table_is_rebuilt_when_damaged(builds: list[str], tmp_path: Path, damage: str) -> None:
+def test_table_is_rebuilt_when_damaged(builds, tmp_path, damage):
     ask(builds)
     (path,) = (tmp_path / "caches" / "pairmill" / "tables").glob("*/b.npy")
     if damage == "pickle":

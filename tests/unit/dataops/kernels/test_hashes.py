@@ -9,7 +9,7 @@ from dataops.kernels.hashes import hash128, hash128_folded
 
 
 @given(st.lists(st.text(max_size=70) | st.none(), max_size=6))
-def test_hash128_equals_the_reference_implementation(texts: list[str | None]):
+def test_hash128_equals_the_reference_implementation(texts):
     expected = [mmh3.hash64((text or "").encode(), 0, signed=False) for text in texts]
     assert [tuple(row) for row in hash128(pa.array(texts, pa.string())).tolist()] == expected
 
@@ -22,6 +22,6 @@ def test_hash128_accepts_every_length_and_slices():
 
 
 @given(st.lists(st.text(max_size=20), max_size=6))
-def test_hash128_folded_equals_python_casefold(texts: list[str]):
+def test_hash128_folded_equals_python_casefold(texts):
     expected = [mmh3.hash64(text.casefold().encode(), 0, signed=False) for text in texts]
     assert [tuple(row) for row in hash128_folded(pa.array(texts, pa.string())).tolist()] == expected

@@ -91,7 +91,7 @@ def ngrams_by_langdetect(factory: DetectorFactory, text: str) -> list[str]:
         "",
     ],
 )
-def test_detect_gives_the_naive_bayes_posterior_of_langdetects_ngrams(factory: DetectorFactory, text: str):
+def test_detect_gives_the_naive_bayes_posterior_of_langdetects_ngrams(factory, text):
     """Sum over langdetect's own n-grams of the text, among the languages that write one of its scripts."""
     scripts, written = load_scripts()
     own = np.bitwise_or.reduce([int(scripts[ord(letter)]) for letter in text] or [0])
@@ -120,7 +120,7 @@ def test_a_text_in_a_script_that_no_candidate_writes_has_no_language():
     assert [label is None for label in cleared.labels] == [True, False, True]
 
 
-def test_detect_is_more_accurate_than_langdetect_for_chinese_and_not_worse_for_others(factory: DetectorFactory):
+def test_detect_is_more_accurate_than_langdetect_for_chinese_and_not_worse_for_others(factory):
     codes, texts = zip(*emoji_names(800), strict=True)
     assert len(set(codes)) >= 12
     right: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
@@ -133,7 +133,7 @@ def test_detect_is_more_accurate_than_langdetect_for_chinese_and_not_worse_for_o
 
 
 @given(st.lists(st.text(st.one_of(st.sampled_from("aZÉǅ@:/ ı\u0301Ấ"), st.characters(exclude_categories=["Cs"])))))
-def test_encode_captions_equals_python_without_addresses_and_in_lower_case(texts: list[str]):
+def test_encode_captions_equals_python_without_addresses_and_in_lower_case(texts):
     texts = [*texts, "ALL IN CAPITALS", "see http://a.org/b", "A\u0301", "a@b.org", "İSTANBUL"]
     column = encode_captions(pa.array(["x", *texts])[1:])
     slow = [remove_addresses(text.lower() if text.isupper() else text) for text in texts]

@@ -45,9 +45,7 @@ def _named_by_script(letter: str) -> bool:
         ("ก" * 20_000 + "a", ["en", "de"], True),
     ],
 )
-def test_find_unwritten_finds_texts_without_a_candidates_script(
-    text: str, candidates: list[str] | None, expected: bool
-):
+def test_find_unwritten_finds_texts_without_a_candidates_script(text, candidates, expected):
     assert find_unwritten(pa.array(["a", text, "ก"]), candidates).tolist()[1] is expected
     if expected:
         found = detect(pa.array([text]), candidates)

@@ -37,7 +37,7 @@ def read_groups(body: bytes) -> list[tuple[set[str], list[tuple[bool, str]]]]:
         if not colon:
             continue
         if field == "user-agent":
-            token = "*" if value == "*" else re.match(r"[A-Za-z_-]*", value)[0].lower()  # type: ignore[index]
+            token = "*" if value == "*" else re.match(r"[A-Za-z_-]*", value)[0].lower()
             if not value:
                 continue  # text that is no token names nobody, as in Google's parser
             if last_was_rule:

@@ -86,7 +86,7 @@ def found(data: bytes) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
 @pytest.mark.parametrize("form", ["attribute", "element", "resource", "bare"])
-def test_find_in_image_finds_the_data_mining_property_of_iptc(kind: str, form: str) -> None:
+def test_find_in_image_finds_the_data_mining_property_of_iptc(kind, form):
     for value in ("DMI-PROHIBITED", "DMI-PROHIBITED-AIMLTRAINING", "DMI-PROHIBITED-EXCEPTSEARCHENGINEINDEXING"):
         assert found(with_xmp(kind, packet(value, form))) == [("iptc", value)]
     for value in ("DMI-ALLOWED", "DMI-UNSPECIFIED"):
@@ -95,7 +95,7 @@ def test_find_in_image_finds_the_data_mining_property_of_iptc(kind: str, form: s
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("prefix", ["c2pa", "cawg"])
-def test_find_in_image_finds_the_training_assertion_of_c2pa(kind: str, prefix: str) -> None:
+def test_find_in_image_finds_the_training_assertion_of_c2pa(kind, prefix):
     uses = {"ai_inference": "notAllowed", "ai_training": "notAllowed", "data_mining": "allowed"}
     assert found(with_c2pa(kind, c2pa(uses, prefix))) == [("c2pa", "ai_training notAllowed")]
     uses = {"ai_generative_training": "constrained", "ai_training": "allowed"}
@@ -105,13 +105,13 @@ def test_find_in_image_finds_the_training_assertion_of_c2pa(kind: str, prefix: s
     assert found(with_c2pa(kind, c2pa({"ai_training": "allowed", "ai_inference": "notAllowed"}, prefix))) == []
 
 
-def test_find_in_image_reads_the_assertion_as_json() -> None:
+def test_find_in_image_reads_the_assertion_as_json():
     text = b'c2pa.training-mining {"entries": {"c2pa.ai_training": {"use": "notAllowed"}}}'
     assert found(with_c2pa("PNG", jumbf(b"jumb", text))) == [("c2pa", "ai_training notAllowed")]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_find_in_image_searches_only_metadata(kind: str) -> None:
+def test_find_in_image_searches_only_metadata(kind):
     assert found(noise(kind)) == []
     assert found(noise(kind) + packet("DMI-PROHIBITED") + c2pa({"ai_training": "notAllowed"})) == []
 
@@ -119,12 +119,12 @@ def test_find_in_image_searches_only_metadata(kind: str) -> None:
 @given(
     st.binary(max_size=400), st.sampled_from([b"", b"\xff\xd8\xff\xe1", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "])
 )
-def test_find_in_image_accepts_any_bytes(data: bytes, start: bytes) -> None:
+def test_find_in_image_accepts_any_bytes(data, start):
     data = start + data + b"DataMining training-mining"
     assert isinstance(find_in_image(data, sniff(data) or ""), list)
 
 
-def test_find_in_image_returns_both_kinds_once() -> None:
+def test_find_in_image_returns_both_kinds_once():
     xmp = packet("DMI-PROHIBITED")
     data = with_xmp("PNG", xmp + xmp)
     data = data[:33] + png_chunk(b"caBX", c2pa({"ai_training": "notAllowed"})) + data[33:]
@@ -139,7 +139,7 @@ FLOODS = [
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-def test_find_in_image_takes_linear_time(flood: bytes) -> None:
+def test_find_in_image_takes_linear_time(flood):
     flood = b"DataMining training-mining " + flood * (3_000_000 // len(flood))
     started = time.process_time()
     for start in (b"GIF89a", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "):
@@ -149,7 +149,7 @@ def test_find_in_image_takes_linear_time(flood: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
-def test_find_in_image_counts_a_flood_as_a_mark(kind: str) -> None:
+def test_find_in_image_counts_a_flood_as_a_mark(kind):
     """A flood of words could otherwise hide the mark behind it."""
     allowed = packet("DMI-ALLOWED")
     assert found(with_xmp(kind, allowed * MAX_MARKERS)) == []
@@ -157,18 +157,18 @@ def test_find_in_image_counts_a_flood_as_a_mark(kind: str) -> None:
     assert found(with_xmp(kind, allowed * (MAX_MARKERS + 1))) == [("iptc", f"over {MAX_MARKERS} properties")]
 
 
-def test_find_in_image_counts_many_entries_as_a_mark() -> None:
+def test_find_in_image_counts_many_entries_as_a_mark():
     one = b"c2pa.training-mining" + cbor_map({"c2pa.ai_training": {"use": "allowed"}})
     assert found(with_c2pa("PNG", jumbf(b"jumb", one * MAX_MARKERS))) == []
     assert found(with_c2pa("PNG", jumbf(b"jumb", one * (MAX_MARKERS + 1)))) == [("c2pa", f"over {MAX_MARKERS} entries")]
 
 
-def test_find_in_image_skips_what_libjpeg_skips_between_segments() -> None:
+def test_find_in_image_skips_what_libjpeg_skips_between_segments():
     data, xmp = noise("JPEG"), segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet("DMI-PROHIBITED"))
     for junk in (b"\0", b"junk", b"\xff\0\xff", b"\xff" * 20_000):
         assert found(data[:2] + segment(0xE0, b"x") + junk + xmp + data[2:]) == [("iptc", "DMI-PROHIBITED")]
 
 
-def test_find_in_image_reads_a_value_far_from_its_property() -> None:
+def test_find_in_image_reads_a_value_far_from_its_property():
     element = f"<plus:DataMining>{' ' * 90}<rdf:value rdf:resource='{VOCABULARY}DMI-PROHIBITED'/></plus:DataMining>"
     assert found(with_xmp("PNG", PACKET.format(attribute="", element=element).encode())) == [("iptc", "DMI-PROHIBITED")]

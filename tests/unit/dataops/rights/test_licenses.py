@@ -35,7 +35,7 @@ CC = "https://creativecommons.org/"
         ("", "", None),
     ],
 )
-def test_read_license_returns_name_and_terms(license_: str, name: str, terms: tuple[str, ...] | None) -> None:
+def test_read_license_returns_name_and_terms(license_, name, terms):
     found = read_license(license_)
     assert (found.name, found.terms) == (name, terms)
 
@@ -49,7 +49,7 @@ COUNTS = {
 }
 
 
-def test_facts_have_the_share_of_each_term_and_of_what_is_not_known() -> None:
+def test_facts_have_the_share_of_each_term_and_of_what_is_not_known():
     facts = state_facts(list_licenses(COUNTS, 100), 100)
     assert facts == [
         "12.0% of the pairs (12 of 100) are declared with the term `attribution` (CC BY-NC 4.0: 12): copies and "
@@ -64,7 +64,7 @@ def test_facts_have_the_share_of_each_term_and_of_what_is_not_known() -> None:
     ]
 
 
-def test_rows_sum_to_the_pairs_also_where_the_manifest_lists_only_the_frequent_licences() -> None:
+def test_rows_sum_to_the_pairs_also_where_the_manifest_lists_only_the_frequent_licences():
     rows = list_rows(list_licenses(COUNTS, 100), 100)
     assert sum(int(row[2]) for row in rows) == 100
     assert rows[0] == ("none", "none declared", "60", "60.0%")
@@ -72,7 +72,7 @@ def test_rows_sum_to_the_pairs_also_where_the_manifest_lists_only_the_frequent_l
     assert (f"{CC}licenses/by-nc/4.0/", "attribution, no commercial use", "12", "12.0%") in rows
 
 
-def test_weights_have_the_terms_of_their_licences() -> None:
+def test_weights_have_the_terms_of_their_licences():
     weights = [("a", "cc-by-nc-4.0"), ("b", ""), ("c", "MIT")]
     facts = state_weight_facts(weights)
     assert any("`a`, CC BY-NC 4.0, has the term `no commercial use`" in fact for fact in facts)

@@ -37,7 +37,7 @@ RSL = "https://a.test/license.xml"
         ("", None),
     ],
 )
-def test_find_returns_the_member_that_forbids_training(statement: str, detail: str | None) -> None:
+def test_find_returns_the_member_that_forbids_training(statement, detail):
     assert find(statement) == detail
 
 
@@ -91,12 +91,12 @@ FORBID, PERMIT = "Content-Usage: train-ai=n", "Content-Usage: train-ai=y"
         (["<html><p>License terms", "Content usage: see below"], []),
     ],
 )
-def test_find_declarations_reads_robots_txt(lines: list[str], expected: list[tuple[str, str]]) -> None:
+def test_find_declarations_reads_robots_txt(lines, expected):
     assert found("\n".join(lines)) == expected
     assert found("\r\n".join(lines)) == expected
 
 
-def test_find_declarations_agrees_with_the_example_of_the_draft() -> None:
+def test_find_declarations_agrees_with_the_example_of_the_draft():
     """Source: draft-ietf-aipref-attach-05, section "Example"."""
     text = (
         "User-Agent: *\nAllow: /\nDisallow: /never/\nContent-Usage: train-ai=n\nContent-Usage: /ai-ok/ train-ai=y\n\n"
@@ -109,12 +109,12 @@ def test_find_declarations_agrees_with_the_example_of_the_draft() -> None:
     assert prohibitions(file, "http://a.test/test", Agents("ExampleBot")) == []
 
 
-def test_content_lines_change_nothing_that_rfc_9309_decides() -> None:
+def test_content_lines_change_nothing_that_rfc_9309_decides():
     text = f"User-agent: *\n{PERMIT}\nUser-agent: GPTBot\nDisallow: /"
     assert not RobotsFile.parse(text).allows("http://a.test/", "pairmill")  # for RFC 9309 it is one group
 
 
-def test_hostile_files_are_read_in_linear_time_and_forbid() -> None:
+def test_hostile_files_are_read_in_linear_time_and_forbid():
     many = "User-agent: *\n" + "".join(f"Content-Usage: /{i} train-ai=y\n" for i in range(MAX_RULES + 1))
     assert not RobotsFile.parse(many, ("pairmill",)).allows("http://a.test/", "pairmill")
     wild = "User-agent: *\n" + "".join(f"Content-Usage: /*{i}*a train-ai=y\n" for i in range(9_000))
@@ -131,7 +131,7 @@ def test_hostile_files_are_read_in_linear_time_and_forbid() -> None:
         find(text)
 
 
-def test_describe_price_returns_the_offer_as_written() -> None:
+def test_describe_price_returns_the_offer_as_written():
     headers = Message()
     assert describe_price(headers) == "no price"
     assert not offers_in_body(headers)

@@ -51,7 +51,7 @@ def make_file(rng: random.Random) -> str:
     return rng.choice(["", "\ufeff"]) + rng.choice(["\n", "\r\n", "\r"]).join(lines)
 
 
-def test_robots_file_permits_nothing_that_rfc_9309_forbids() -> None:
+def test_robots_file_permits_nothing_that_rfc_9309_forbids():
     rng = random.Random(9309)
     forbidden = decisions = 0
     for _ in range(1_000):
@@ -69,7 +69,7 @@ def test_robots_file_permits_nothing_that_rfc_9309_forbids() -> None:
     assert forbidden > 1_700
 
 
-def test_robots_file_agrees_with_rfc_9309_on_files_without_mistakes() -> None:
+def test_robots_file_agrees_with_rfc_9309_on_files_without_mistakes():
     rng = random.Random(2022)
     pieces = ["/", "a", "b", "/a/", "ab", "%61", "ü", "%C3%BC", "&", ":", ".jpg", "日"]
     for _ in range(500):
@@ -132,7 +132,7 @@ def test_robots_file_agrees_with_rfc_9309_on_files_without_mistakes() -> None:
         "User-agent: GPTBot\nDisallow: \nUser-agent: x\nDisallow: /a\nUser-agent: GPTBot\nDisallow: /",
     ],
 )
-def test_list_denied_agents_hears_every_spelling_of_an_opt_out(text: str) -> None:
+def test_list_denied_agents_hears_every_spelling_of_an_opt_out(text):
     for file in (RobotsFile.parse(text), RobotsFile.parse(text, ("pairmill", *AI_AGENTS))):
         denied = file.list_denied_agents("http://a.test/1.jpg", AI_AGENTS, "pairmill")
         assert "GPTBot" in denied
@@ -142,12 +142,12 @@ def test_list_denied_agents_hears_every_spelling_of_an_opt_out(text: str) -> Non
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_decode_file_reads_files_of_unicode(encoding: str) -> None:
+def test_decode_file_reads_files_of_unicode(encoding):
     text = "User-agent: GPTBot\nDisallow: /bücher\n"
     assert decode_file(text.encode(encoding)) == text
 
 
-def test_decode_file_keeps_bytes_of_other_encodings() -> None:
+def test_decode_file_keeps_bytes_of_other_encodings():
     file = RobotsFile.parse(decode_file("User-agent: *\nDisallow: /bücher/".encode("latin-1")))
     assert not file.allows("http://a.test/b%FCcher/1.jpg", "pairmill")
     assert file.allows("http://a.test/b%C3%BCcher/1.jpg", "pairmill")
@@ -181,11 +181,11 @@ def test_decode_file_keeps_bytes_of_other_encodings() -> None:
         ("Disallow: /?", "/", True),
     ],
 )
-def test_robots_file_matches_paths(rules: str, path: str, allowed: bool) -> None:
+def test_robots_file_matches_paths(rules, path, allowed):
     assert RobotsFile.parse(f"User-agent: *\n{rules}").allows(f"https://a.test:8080{path}#fragment", "p") == allowed
 
 
-def test_robots_file_reads_the_crawl_delay_of_the_lines_before_it() -> None:
+def test_robots_file_reads_the_crawl_delay_of_the_lines_before_it():
     text = (
         "User-agent: *\nCrawl-delay: 5\nUser-agent: a\nCrawl-delay: 100\nDisallow: /x\nUser-agent: b\nCrawl-delay: x\n"
     )
@@ -194,14 +194,14 @@ def test_robots_file_reads_the_crawl_delay_of_the_lines_before_it() -> None:
     assert not file.allows("/x", "other")  # the delay does not end the group of "*"
 
 
-def test_parse_keeps_only_the_agents_in_use() -> None:
+def test_parse_keeps_only_the_agents_in_use():
     text = "".join(f"User-agent: a{number}\n" for number in range(30_000)) + "User-agent: gptbot\nDisallow: /\n"
     file = RobotsFile.parse(text + "User-agent: other\nDisallow: /x\n", ("pairmill", *AI_AGENTS))
     assert file.named_agents == {"gptbot"}
     assert file.list_denied_agents("/1.jpg", AI_AGENTS, "pairmill") == ["GPTBot"]
 
 
-def test_list_denied_agents_bounds_the_work_of_all_agents() -> None:
+def test_list_denied_agents_bounds_the_work_of_all_agents():
     """Many agents that share a large group, each with a small one of its own, would each match the large one."""
     shared = "".join(f"User-agent: {agent}\n" for agent in AI_AGENTS)
     shared += "".join(f"Disallow: /*{'a' * 50}{n}\n" for n in range(1_500))
@@ -212,7 +212,7 @@ def test_list_denied_agents_bounds_the_work_of_all_agents() -> None:
 
 
 @pytest.mark.parametrize("unit", REPEATED)
-def test_parse_takes_linear_time_on_any_repetition(unit: str) -> None:
+def test_parse_takes_linear_time_on_any_repetition(unit):
     for before in ("", "User-agent: *\nDisallow: /", "User-agent: ", "User-agent", "Crawl-delay: "):
         text = before + unit * (100_000 // len(unit)) + "!"
         started = time.process_time()
@@ -223,18 +223,18 @@ def test_parse_takes_linear_time_on_any_repetition(unit: str) -> None:
 
 
 @given(st.text(max_size=300), st.text(max_size=50), st.sampled_from(AGENTS))
-def test_robots_file_accepts_any_text(text: str, url: str, agent: str) -> None:
+def test_robots_file_accepts_any_text(text, url, agent):
     file = RobotsFile.parse("User-agent: *\nDisallow: /" + text)
     assert file.allows(url, agent) in (True, False)
     assert file.list_denied_agents(url, AI_AGENTS, agent) is not None
 
 
 @given(st.binary(max_size=300))
-def test_decode_file_accepts_any_bytes(body: bytes) -> None:
+def test_decode_file_accepts_any_bytes(body):
     assert RobotsFile.parse(decode_file(body)).allows("/robots.txt", "pairmill")
 
 
-def test_parse_is_linear_in_agents_and_rules() -> None:
+def test_parse_is_linear_in_agents_and_rules():
     """Each of 15,000 agents with each of 15,000 rules would be 225 million."""
     text = "".join(f"User-agent:a{n}\n" for n in range(15_000)) + "".join(f"Disallow:/{n}\n" for n in range(15_000))
     started = time.process_time()
@@ -244,7 +244,7 @@ def test_parse_is_linear_in_agents_and_rules() -> None:
     assert time.process_time() - started < 10
 
 
-def test_robots_file_bounds_the_work_of_one_url() -> None:
+def test_robots_file_bounds_the_work_of_one_url():
     wildcards = "User-agent: *\n" + "".join(f"Disallow: /*{n}.jpg\n" for n in range(9_900))
     file = RobotsFile.parse(wildcards)
     assert file.allows("http://a.test/" + "x" * 60 + ".jpg", "pairmill")
@@ -259,7 +259,7 @@ def test_robots_file_bounds_the_work_of_one_url() -> None:
         assert time.process_time() - started < 5  # no pattern is tried
 
 
-def test_robots_file_with_too_many_rules_allows_nothing() -> None:
+def test_robots_file_with_too_many_rules_allows_nothing():
     text = "User-agent: *\n" + "".join(f"Disallow: /{n}\n" for n in range(MAX_RULES))
     assert RobotsFile.parse(text).allows("/x", "pairmill")
     file = RobotsFile.parse(text + "User-agent: GPTBot\nDisallow: /11\n")

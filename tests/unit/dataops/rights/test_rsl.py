@@ -48,7 +48,7 @@ ERROR = 'License error="invalid_request", error_description="Access to this reso
         ("", None),
     ],
 )
-def test_find_reads_challenges(header: str, challenge: str | None) -> None:
+def test_find_reads_challenges(header, challenge):
     assert find("www-authenticate", header) == challenge
 
 
@@ -69,18 +69,18 @@ def find(name: str, value: str) -> str | None:
         ("", None),
     ],
 )
-def test_find_reads_link_headers(header: str, url: str | None) -> None:
+def test_find_reads_link_headers(header, url):
     assert find("link", header) == url
 
 
 @given(st.text(max_size=200))
 @example('"\\')
-def test_find_accepts_any_text(header: str) -> None:
+def test_find_accepts_any_text(header):
     assert find("www-authenticate", f"License, {header}") is not None
     assert find("www-authenticate", header) is None or "license" in header.lower()
 
 
-def test_find_takes_linear_time_and_keeps_little() -> None:  # a quadratic step takes minutes
+def test_find_takes_linear_time_and_keeps_little():  # a quadratic step takes minutes
     for unit in ('"', '\\"', '"\\', ",", "a", " ", "=", "a ", "License=", '",'):
         assert find("www-authenticate", "Basic " + unit * (300_000 // len(unit))) is None
     for text in ("<" * 500_000, "<a>; rel=" * 60_000, ';rel="' * 80_000):
@@ -95,11 +95,11 @@ def test_find_takes_linear_time_and_keeps_little() -> None:  # a quadratic step 
         ("content-type", "application/xml", None),
     ],
 )
-def test_find_reads_the_media_type(name: str, value: str, found: str | None) -> None:
+def test_find_reads_the_media_type(name, value, found):
     assert find(name, value) == found
 
 
-def test_find_header_opt_outs_returns_each_kind_of_declaration_once() -> None:
+def test_find_header_opt_outs_returns_each_kind_of_declaration_once():
     headers = Message()
     for name, value in (
         ("WWW-Authenticate", "Basic realm=a"),
@@ -115,7 +115,7 @@ def test_find_header_opt_outs_returns_each_kind_of_declaration_once() -> None:
     assert found == [("rsl", detail) for detail in details]
 
 
-def test_licences_of_a_header_are_bounded() -> None:
+def test_licences_of_a_header_are_bounded():
     header = ", ".join(f'</{number}>; rel=license; type="application/rsl+xml"' for number in range(10))
     found = [one.detail for one in declare(RSL, Statement("header", "link", header), "", "")]
     assert found == [*(f"/{number}" for number in range(8)), "more than 8 licences"]
@@ -161,7 +161,7 @@ def site(license_: str, attributes: str = 'url="/"') -> str:
         "ai-train</rsl:permits></rsl:license></rsl:content></rsl:rsl>",
     ],
 )
-def test_terms_that_permit_training_freely_permit_it(content: str) -> None:
+def test_terms_that_permit_training_freely_permit_it(content):
     permits, terms = judge(content)
     assert permits, terms
     assert terms.endswith("free of charge")
@@ -194,10 +194,10 @@ def test_terms_that_permit_training_freely_permit_it(content: str) -> None:
         ('<!DOCTYPE rsl [<!ENTITY a "b">]><rsl>' + site(PERMIT) + "</rsl>", "its terms cannot be read"),
     ],
 )  # fmt: skip
-def test_other_terms_reserve_and_are_named(content: str, terms: str) -> None:
+def test_other_terms_reserve_and_are_named(content, terms):
     assert judge(content) == (False, terms)
 
 
 @given(st.text(max_size=300))
-def test_any_text_of_a_licence_is_read(text: str) -> None:
+def test_any_text_of_a_licence_is_read(text):
     assert judge(f"<rsl>{text}<")[0] is False

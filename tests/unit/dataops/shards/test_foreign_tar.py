@@ -27,7 +27,7 @@ def read(data: bytes, mode: Literal["r|", "r:"]) -> list[str]:
 
 @pytest.mark.parametrize("mode", ["r|", "r:"])
 @pytest.mark.parametrize("form", FORMATS)
-def test_whole_file_is_read_and_a_damaged_or_truncated_one_is_an_error(form: int, mode: Literal["r|", "r:"]) -> None:
+def test_whole_file_is_read_and_a_damaged_or_truncated_one_is_an_error(form, mode):
     data = make_tar(form)
     assert read(data, mode) == NAMES
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:

@@ -52,7 +52,7 @@ KINDS = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tar
         (shard(SAMPLES) + shard([("z", {"jpg": b"1"})]), "more follows: a header was zeroed, or tars were joined"),
     ],
 )
-def test_readers_refuse_hostile_shards(data: bytes, message: str) -> None:
+def test_readers_refuse_hostile_shards(data, message):
     with pytest.raises(CorruptPart, match=message):
         list(read_samples(io.BytesIO(data), "bad.tar"))
     with pytest.raises(CorruptPart, match=message):
@@ -60,7 +60,7 @@ def test_readers_refuse_hostile_shards(data: bytes, message: str) -> None:
 
 
 @pytest.mark.parametrize("number", range(3 * len(SAMPLES)))
-def test_readers_see_a_header_of_zeros(number: int) -> None:
+def test_readers_see_a_header_of_zeros(number):
     data = bytearray(shard(SAMPLES))
     at = list_members(io.BytesIO(data), "x.tar")[number].offset
     data[at - 512 : at] = bytes(512)
@@ -75,7 +75,7 @@ def test_readers_see_a_header_of_zeros(number: int) -> None:
             list(tar)
 
 
-def test_bytes_equal_those_of_tarfile() -> None:
+def test_bytes_equal_those_of_tarfile():
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for key, members in SAMPLES:
@@ -87,7 +87,7 @@ def test_bytes_equal_those_of_tarfile() -> None:
 
 
 @pytest.mark.parametrize("read", [list_members, lambda file, name: list(read_samples(file, name))])
-def test_a_cut_and_a_flipped_bit_of_a_header_are_seen(read) -> None:
+def test_a_cut_and_a_flipped_bit_of_a_header_are_seen(read):
     data = shard(SAMPLES[1:4])
     for header in (0, 512 + 1024):  # of the first and the second member
         for byte in range(512):
@@ -101,7 +101,7 @@ def test_a_cut_and_a_flipped_bit_of_a_header_are_seen(read) -> None:
             read(io.BytesIO(data[:end]), "x.tar")
 
 
-def test_index_has_the_offsets_of_each_sample() -> None:
+def test_index_has_the_offsets_of_each_sample():
     out = io.BytesIO()
     writer = ShardWriter(out)
     text = format_index([writer.write(key, members) for key, members in SAMPLES])
@@ -117,7 +117,7 @@ def test_index_has_the_offsets_of_each_sample() -> None:
     assert read == [members for _, members in SAMPLES]
 
 
-def test_write_refuses_names_that_do_not_fit_a_header() -> None:
+def test_write_refuses_names_that_do_not_fit_a_header():
     shard([("k" * 96, {"jpg": b"x"})])
     for key in ("k" * 97, "a\nb", "a.b", "", "é", "a/b"):
         with pytest.raises(ValueError, match="at most 100 characters"):
@@ -127,7 +127,7 @@ def test_write_refuses_names_that_do_not_fit_a_header() -> None:
             shard([("a", {extension: b"x"})])
 
 
-def test_find_spans_reads_no_further_than_the_last_named_member() -> None:
+def test_find_spans_reads_no_further_than_the_last_named_member():
     data, names = shard(SAMPLES), ["000000002.jpg", "000000001.txt", "none.jpg"]
     where = {m.name: (m.offset, m.size) for m in list_members(io.BytesIO(data), "x.tar") if m.name in names}
     assert len(where) == 2

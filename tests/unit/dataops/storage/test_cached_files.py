@@ -33,7 +33,7 @@ def put(home: Path, *names: str, days: float = 40) -> None:
         os.utime(path, (used, used))
 
 
-def test_entry_of_each_group_is_found_when_it_was_not_used_for_so_long(tmp_path: Path) -> None:
+def test_entry_of_each_group_is_found_when_it_was_not_used_for_so_long(tmp_path):
     put(tmp_path, *(f"{group}/{name}/file" for group in GROUPS for name in ("old", "used")), "jobs/old/file")
     for group in GROUPS:
         mark_used(tmp_path / group / "used" / "file")
@@ -42,7 +42,7 @@ def test_entry_of_each_group_is_found_when_it_was_not_used_for_so_long(tmp_path:
     assert find_unused(tmp_path / "missing", 30 * DAY) == []
 
 
-def test_held_folder_is_neither_found_nor_deleted_until_its_process_ends(tmp_path: Path) -> None:
+def test_held_folder_is_neither_found_nor_deleted_until_its_process_ends(tmp_path):
     put(tmp_path, "models/a/model.json", "models/b/model.json", f"{SESSIONS}/a/x", f"{SESSIONS}/b/x")
     folders = [tmp_path / "models" / "a", tmp_path / SESSIONS / "a"]
     code = "import sys, pathlib, dataops.storage.cached_files as c\n"
@@ -54,7 +54,6 @@ def test_held_folder_is_neither_found_nor_deleted_until_its_process_ends(tmp_pat
         text=True,
         cwd=CHECKOUT,
     )
-    assert holder.stdout is not None
     with holder, holder.stdout:
         assert holder.stdout.readline().split() == ["True", "True", "False"]
         os.utime(folders[0], (0, 0))
@@ -68,7 +67,7 @@ def test_held_folder_is_neither_found_nor_deleted_until_its_process_ends(tmp_pat
     assert [folder.exists() for folder in folders] == [False, False]
 
 
-def test_folder_is_made_again_when_it_is_deleted_before_it_is_held(tmp_path: Path) -> None:
+def test_folder_is_made_again_when_it_is_deleted_before_it_is_held(tmp_path):
     put(tmp_path, "models/a/model.json")
     folder = tmp_path / "models" / "a"
     descriptor = os.open(folder, os.O_RDONLY)

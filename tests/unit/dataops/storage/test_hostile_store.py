@@ -116,7 +116,7 @@ def test_part_raises_for_names_that_leave_the_folder(store, name):
     with pytest.raises(CorruptPart, match="a run of its config remakes it"):
         find_manifest(store, "pack", KEY)
     with pytest.raises(ValidationError):
-        Record(task="t", parts=[{"name": name, "rows": 0, "bytes": 0, "sha256": ""}])  # pyright: ignore
+        Record(task="t", parts=[{"name": name, "rows": 0, "bytes": 0, "sha256": ""}])
 
 
 @pytest.mark.parametrize(

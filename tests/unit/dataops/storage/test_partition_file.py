@@ -60,9 +60,7 @@ def put_rows(store: FolderStore, place: str, partitions: int) -> Path:
 @given(
     TABLES, st.sampled_from(["numbers", "texts", "nulls", "both"]), st.integers(1, PARTITIONS), st.sampled_from(PLACES)
 )
-def test_read_partitions_returns_the_written_rows(
-    tmp_path_factory: pytest.TempPathFactory, tables, kind: str, count: int, place: str
-):
+def test_read_partitions_returns_the_written_rows(tmp_path_factory, tables, kind, count, place):
     store = FolderStore(tmp_path_factory.mktemp("store"))
 
     def columns(number: int) -> list[pl.Expr]:
@@ -88,7 +86,7 @@ def test_read_partitions_returns_the_written_rows(
             assert sizes.tolist() == [[one.height for one in partitions] for partitions in chosen]
 
 
-def test_a_table_of_many_partitions_is_read_by_three_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_table_of_many_partitions_is_read_by_three_requests(tmp_path, monkeypatch):
     store, rows = FolderStore(tmp_path), pl.DataFrame({"row": range(20_000)}, schema={"row": pl.UInt32})
     put(store, "rows", [rows[i : i + 2] for i in range(0, 20_000, 2)])
     requests = []
@@ -105,7 +103,7 @@ def test_a_table_of_many_partitions_is_read_by_three_requests(tmp_path: Path, mo
 
 @NUMBERS_AND_TEXT
 @pytest.mark.parametrize("cut", [1, 30, 50, 80, 1000])
-def test_read_partitions_names_the_remedy_when_a_table_is_truncated(tmp_path: Path, cut: int, place: str):
+def test_read_partitions_names_the_remedy_when_a_table_is_truncated(tmp_path, cut, place):
     path = put_rows(store := FolderStore(tmp_path), place, 2)
     path.write_bytes(path.read_bytes()[: max(path.stat().st_size - cut, 0)])
     with (
@@ -117,7 +115,7 @@ def test_read_partitions_names_the_remedy_when_a_table_is_truncated(tmp_path: Pa
 
 @NUMBERS_AND_TEXT
 @pytest.mark.parametrize("back", [3, 45])
-def test_read_partitions_detects_changed_bytes(tmp_path: Path, back: int, place: str):
+def test_read_partitions_detects_changed_bytes(tmp_path, back, place):
     """The last byte but 44 is in the checksum of the 40 bytes of numbers."""
     path = put_rows(store := FolderStore(tmp_path), place, 1)
     data = bytearray(path.read_bytes())
@@ -130,7 +128,7 @@ def test_read_partitions_detects_changed_bytes(tmp_path: Path, back: int, place:
 @NUMBERS_AND_TEXT
 @pytest.mark.parametrize("end", [1 << 62, (1 << 64) - 8, 1 << 63], ids=["huge", "negative", "least"])
 @pytest.mark.parametrize("at", [0, 1])
-def test_read_partitions_reserves_no_memory_for_damaged_ends(tmp_path: Path, end: int, at: int, place: str):
+def test_read_partitions_reserves_no_memory_for_damaged_ends(tmp_path, end, at, place):
     path = put_rows(store := FolderStore(tmp_path), place, 1)
     head, newline, rest = path.read_bytes().partition(b"\n")
     path.write_bytes(head + newline + rest[: 8 * at] + end.to_bytes(8, "little") + rest[8 * at + 8 :])

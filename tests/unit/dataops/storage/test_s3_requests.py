@@ -16,13 +16,13 @@ def answers(*found: str | None) -> Callable[[], str]:
     def request() -> str:
         if (answer := left.pop(0)) is None:
             page = {"Error": {"Code": "404", "Message": "Not Found"}, "ResponseMetadata": {"HTTPStatusCode": 404}}
-            raise ClientError(page, "GetObject")  # pyright: ignore[reportArgumentType]
+            raise ClientError(page, "GetObject")
         return answer
 
     return request
 
 
-def test_server_that_answered_as_s3_may_start_again() -> None:
+def test_server_that_answered_as_s3_may_start_again():
     requests = S3Requests("s3://b at s3.example", outlast_seconds=30, first_pause=0.001)
     with pytest.raises(ConfigError, match="not S3 answers there"):
         requests("read a", answers(None, "a"))
@@ -30,7 +30,7 @@ def test_server_that_answered_as_s3_may_start_again() -> None:
     assert requests("read a", answers(None, None, "b")) == "b"
 
 
-def test_other_server_in_its_place_is_an_error_after_the_time_for_retries() -> None:
+def test_other_server_in_its_place_is_an_error_after_the_time_for_retries():
     requests = S3Requests("s3://b at s3.example", outlast_seconds=0.05, first_pause=0.01)
     requests("read a", answers("a"))
     with pytest.raises(ConfigError, match="not S3 answers there"):

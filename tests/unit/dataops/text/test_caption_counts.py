@@ -21,7 +21,7 @@ TEXT = st.text(
 
 
 @given(st.lists(st.one_of(st.none(), TEXT), max_size=6))
-def test_count_captions_equals_the_regular_expressions(texts: list[str | None]):
+def test_count_captions_equals_the_regular_expressions(texts):
     frame = pl.DataFrame({"caption": texts}, schema={"caption": pl.String})
     caption = pl.col("caption")
     slow = frame.select(
@@ -35,7 +35,7 @@ def test_count_captions_equals_the_regular_expressions(texts: list[str | None]):
 
 
 @given(st.lists(TEXT, max_size=5))
-def test_caption_capitals_equals_a_change_of_case(texts: list[str]):
+def test_caption_capitals_equals_a_change_of_case(texts):
     frame = pl.DataFrame({"caption": texts}, schema={"caption": pl.String})
     caption = pl.col("caption")
     slow = (caption == caption.str.to_uppercase()) & (caption != caption.str.to_lowercase())
@@ -43,7 +43,7 @@ def test_caption_capitals_equals_a_change_of_case(texts: list[str]):
 
 
 @pytest.mark.parametrize("name", sorted(PATTERNS))
-def test_caption_may_be_personal_has_no_false_negative(name: str):
+def test_caption_may_be_personal_has_no_false_negative(name):
     # Python knows this flag at the beginning only. What it makes is then asked of Rust's.
     pattern = re.compile(PATTERNS[name].replace("(?i)", ""), re.IGNORECASE if "(?i)" in PATTERNS[name] else 0)
 

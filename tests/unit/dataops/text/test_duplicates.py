@@ -49,7 +49,7 @@ ROW = st.tuples(
 
 
 @given(st.lists(ROW, max_size=30), st.integers(1, 5))
-def test_find_duplicates_gives_the_same_on_partitions(rows: list[tuple[str, str, str, str]], count: int):
+def test_find_duplicates_gives_the_same_on_partitions(rows, count):
     found = compute_keys(pairs(rows)).with_row_index()
     apart: list[str | None] = [None] * len(rows)
     for number in range(count):
@@ -62,7 +62,7 @@ def test_find_duplicates_gives_the_same_on_partitions(rows: list[tuple[str, str,
 @pytest.mark.parametrize(
     ("step", "low"), [("url", "url_low"), ("caption", "caption_low"), ("uid", "url"), ("pair", "caption")]
 )
-def test_find_duplicates_compares_128_bits(step: str, low: str):
+def test_find_duplicates_compares_128_bits(step, low):
     """Rows whose hashes agree in the first half only, as those of two of a billion URLs do, are both kept."""
     keys = compute_keys(pairs([("u", "a red kite", "alt", "p"), ("u", "a red kite", "title", "p")]))
     assert named(find_duplicates(keys, [step])) == [None, f"duplicate_{step}"]
@@ -98,7 +98,7 @@ def find_slowly(rows: list[tuple[str, str, str, str]], steps: list[str]) -> list
 
 
 @given(st.lists(ROW, max_size=25), st.sets(st.sampled_from(DEDUPE_STEPS)))
-def test_find_duplicates_equals_a_reference_in_plain_python(rows: list[tuple[str, str, str, str]], steps: set):
+def test_find_duplicates_equals_a_reference_in_plain_python(rows, steps):
     assert named(find_duplicates(compute_keys(pairs(rows)), list(steps))) == find_slowly(rows, list(steps))
     if not steps & {"pair", "caption"}:
         assert named(find_duplicates(compute_keys(pairs(rows), captions=False), list(steps))) == find_slowly(
@@ -115,9 +115,7 @@ def test_find_duplicates_equals_a_reference_in_plain_python(rows: list[tuple[str
         (("v", "A KITE", "og"), ("u", "a kite", "alt"), "duplicate_caption"),
     ],
 )
-def test_find_duplicates_keeps_the_row_of_the_first_source(
-    first: tuple[str, str, str], second: tuple[str, str, str], reason: str
-):
+def test_find_duplicates_keeps_the_row_of_the_first_source(first, second, reason):
     rows = pairs([(*first, "p"), (*second, "p")])
     for names in (("zoo", "ark"), *[(*(f"s{n}" for n in range(n)), "zoo", "ark") for n in (9, 62)]):
         for order in ([0, 1], [1, 0]):

@@ -21,7 +21,7 @@ def match_slowly(captions: list[str | None], queries: list[str]) -> list[list[in
 
 
 @given(st.lists(st.text(max_size=30), max_size=5), st.lists(st.text(max_size=6).filter(words), min_size=1, max_size=6))
-def test_match_queries_equals_the_dictionary_on_any_text(captions: list[str], queries: list[str]):
+def test_match_queries_equals_the_dictionary_on_any_text(captions, queries):
     assert match_queries(pa.array(captions, pa.string()), compile_queries(queries)).to_pylist() == match_slowly(
         captions, queries
     )

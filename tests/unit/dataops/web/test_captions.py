@@ -22,12 +22,12 @@ from dataops.web.captions import fold_caption, normalise_caption
         ("x" * 30, "x" * 20),
     ],
 )
-def test_normalise_caption(text: str, caption: str):
+def test_normalise_caption(text, caption):
     assert normalise_caption(text, 20) == caption
 
 
 @given(st.text(st.characters(), max_size=200), st.integers(1, 50))
-def test_normalise_caption_is_idempotent_and_limited_for_any_text(text: str, bound: int):
+def test_normalise_caption_is_idempotent_and_limited_for_any_text(text, bound):
     caption = normalise_caption(text, bound)
     assert len(caption) <= bound
     assert normalise_caption(caption, bound) == caption
@@ -38,6 +38,6 @@ def test_normalise_caption_is_idempotent_and_limited_for_any_text(text: str, bou
 @given(
     st.text(st.sampled_from("ab e\u0301é\u00a0\u200b \n\tß東\ud800\x00가\u1100\u1161") | st.characters(), max_size=12)
 )
-def test_normalise_caption_fast_path_equals_full_normalisation(text: str):
+def test_normalise_caption_fast_path_equals_full_normalisation(text):
     kept = "".join(c for c in text if not captions._NOT_TEXT.match(c))
     assert normalise_caption(text, 2000) == " ".join(unicodedata.normalize("NFC", kept).split())

@@ -48,5 +48,5 @@ def test_find_codec_has_all_labels_of_the_standard_in_any_case_and_between_space
         (b"", None),
     ],
 )
-def test_find_declared_charset(html: bytes, label: str | None):
+def test_find_declared_charset(html, label):
     assert find_declared_charset(html) == label

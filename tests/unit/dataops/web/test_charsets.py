@@ -33,7 +33,7 @@ def euc_jp(text: str) -> bytes:
         ("", None),
     ],
 )  # fmt: skip
-def test_convert_to_utf8_reads_the_characters_of_nec_and_ibm(head: str, header: str | None):
+def test_convert_to_utf8_reads_the_characters_of_nec_and_ibm(head, header):
     html, codec = convert_to_utf8(head.encode() + euc_jp(JAPANESE), header)
     assert (html.decode(), codec) == (head + JAPANESE, "euc_jp")
 
@@ -57,5 +57,5 @@ def test_convert_to_utf8_reads_the_characters_of_nec_and_ibm(head: str, header: 
         (b'<meta charset="shift_jis">' + "赤い凧ぐ".encode("cp932"), "iso-8859-1", '<meta charset="shift_jis">赤い凧ぐ'),
     ],
 )  # fmt: skip
-def test_convert_to_utf8(data: bytes, header: str | None, text: str):
+def test_convert_to_utf8(data, header, text):
     assert convert_to_utf8(data, header)[0].decode() == text

@@ -50,7 +50,7 @@ def read(html: str) -> ExtractedPage:
         ("<meta name=content-usage content='train-ai=n'><meta name=robots content=noai>", "content-usage,noai"),
     ],
 )
-def test_extract_page_pairs_returns_the_directives_of_the_page(head: str, directives: str | None):
+def test_extract_page_pairs_returns_the_directives_of_the_page(head, directives):
     assert read(f"<head>{head}</head>{IMAGE}").opt_out == directives
 
 
@@ -77,7 +77,7 @@ OG = "<meta property=og:image content=/o.jpg><meta property=og:title content='Th
         ("<meta property=og:image content=/o.jpg>", []),
     ],
 )  # fmt: skip
-def test_parse_shared_images_returns_open_graph_or_twitter_images(head: str, rows: list):
+def test_parse_shared_images_returns_open_graph_or_twitter_images(head, rows):
     found = read(f"<head>{head}</head><p>text").pairs
     assert [(row.url.rpartition("/")[2], row.caption) for row in found] == rows
     assert all(row.caption_source == "og" and row.reason is None for row in found)
@@ -93,7 +93,7 @@ def test_parse_shared_images_returns_open_graph_or_twitter_images(head: str, row
         ("<figure><img src=a.jpg alt=dog><figcaption>dog</figcaption></figure>", [("alt", "dog")]),
     ],
 )
-def test_image_captions_finds_each_text_once(html: str, rows: list):
+def test_image_captions_finds_each_text_once(html, rows):
     assert [(row.caption_source, row.caption) for row in read(html).pairs] == rows
 
 

@@ -42,7 +42,7 @@ def digest(lines: list[str]) -> str:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_decode_maps_each_pair_as_the_standard_does(name: str):
+def test_decode_maps_each_pair_as_the_standard_does(name):
     codec = name.partition(" ")[0]
     texts = {pair.hex(): decode(pair + b" ", codec) for pair in PAIRS[name]}
     mapped = [f"{pair} {text[:-1]}" for pair, text in sorted(texts.items()) if text[-1] == " " and "\ufffd" not in text]
@@ -71,12 +71,12 @@ def test_decode_maps_each_byte_as_the_standard_does():
         (b"", "euc_jp", ""),
     ],
 )  # fmt: skip
-def test_decode(data: bytes, codec: str, text: str):
+def test_decode(data, codec, text):
     assert decode(data, codec) == text
 
 
 @pytest.mark.parametrize("codec", ["euc_jp", "big5hkscs", "gb18030"])
-def test_decode_of_garbage_makes_no_call_for_each_byte(codec: str):
+def test_decode_of_garbage_makes_no_call_for_each_byte(codec):
     repair, calls = codecs.lookup_error(f"pairmill-{codec}"), []
     codecs.register_error(f"pairmill-{codec}", lambda error: calls.append(1) or repair(error))
     try:

@@ -27,7 +27,7 @@ PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
         ("width=300 height=200 srcset='l.jpg 2x'", (300, 200)),
     ],
 )
-def test_choose_reference_returns_the_declared_size_of_the_chosen_url(attributes: str, size: tuple):
+def test_choose_reference_returns_the_declared_size_of_the_chosen_url(attributes, size):
     [row] = extract_page_pairs(f"<img src=a.jpg alt=a {attributes}>".encode(), PAGE, BOUNDS).pairs
     assert (row.declared_width, row.declared_height) == size
 
@@ -94,7 +94,5 @@ ATTRIBUTES = st.fixed_dictionaries(
 
 
 @given(ATTRIBUTES, st.lists(ATTRIBUTES, max_size=2))
-def test_choose_reference_equals_the_rule_for_any_attributes(
-    image: dict[str, str | None], sources: list[dict[str, str | None]]
-):
+def test_choose_reference_equals_the_rule_for_any_attributes(image, sources):
     assert choose_reference(image, sources) == choose_by_rule(image, sources)

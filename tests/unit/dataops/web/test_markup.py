@@ -48,7 +48,7 @@ def elements(html: bytes, whole: bool) -> list[tuple[str, dict[str, str | None],
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_read_markup_keeps_the_elements_of_the_whole_page(seed: int) -> None:
+def test_read_markup_keeps_the_elements_of_the_whole_page(seed):
     generator = random.Random(seed)
     removed = 0
     for _ in range(150):
@@ -83,5 +83,5 @@ REMOVED = [
 
 
 @pytest.mark.parametrize(("html", "kept"), REMOVED)
-def test_read_markup_removes_unused_bytes(html: str, kept: str) -> None:
+def test_read_markup_removes_unused_bytes(html, kept):
     assert read_markup(html.encode(), Reader.PAIRS).html.decode() == kept

@@ -166,7 +166,7 @@ def cost(html: bytes) -> float:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_page_costs_time_that_grows_no_faster_than_its_size(name: str):
+def test_page_costs_time_that_grows_no_faster_than_its_size(name):
     small, large = (FAMILIES[name](size) for size in (SIZE // 4, SIZE))
     assert SIZE / 4 < len(large) < 2 * SIZE
     quarter, whole = cost(small.encode()), cost(large.encode())

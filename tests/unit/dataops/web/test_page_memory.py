@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 READ = """
 import json, pathlib, sys
@@ -32,7 +31,7 @@ PAGES = {
 }
 
 
-def test_extract_page_pairs_uses_less_than_500_mb_for_dense_pages_of_50_mb(tmp_path: Path):
+def test_extract_page_pairs_uses_less_than_500_mb_for_dense_pages_of_50_mb(tmp_path):
     path = tmp_path / "dense.warc"
     with path.open("wb") as file:
         for page, _ in PAGES.values():

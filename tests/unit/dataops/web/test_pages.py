@@ -79,7 +79,7 @@ PAGES = [
 
 
 @pytest.mark.parametrize("html", PAGES)
-def test_extract_page_pairs_equals_the_reference(html: str):
+def test_extract_page_pairs_equals_the_reference(html):
     reference = ReferenceExtractor()
     reference.feed(html)
     reference.close()
@@ -91,7 +91,7 @@ def test_extract_page_pairs_equals_the_reference(html: str):
 @pytest.mark.parametrize(
     "name", ["data-img-url", "data-dejavu-src", "data-inpl-lazy", "data-origin", "data-swap", "data-src-large"]
 )
-def test_extract_page_pairs_takes_the_url_of_lazy_attributes_of_real_pages(name: str):
+def test_extract_page_pairs_takes_the_url_of_lazy_attributes_of_real_pages(name):
     rows, _ = extract(
         f"<img {name}=/real.jpg alt=a><img src=data:x {name}=/real.jpg alt=a><img src=/p.gif {name}=/real.jpg alt=a>"
     )
@@ -128,7 +128,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_extract_page_pairs_refuses_pages_that_would_exhaust_the_parser(name: str):
+def test_extract_page_pairs_refuses_pages_that_would_exhaust_the_parser(name):
     with pytest.raises(BadPage, match="too_complex"):
         extract("<img src=1.jpg>" + HOSTILE[name])
 
@@ -173,5 +173,5 @@ RUSSIAN = "Красный воздушный змей над холмом и р�
         (b"", None, ""),
     ],
 )
-def test_convert_to_utf8(data: bytes, header: str | None, text: str):
+def test_convert_to_utf8(data, header, text):
     assert convert_to_utf8(data, header)[0].decode() == text

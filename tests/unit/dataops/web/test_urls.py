@@ -40,7 +40,7 @@ PAGE = "http://site.example/a/b?c=d"
         ("http://h.example:/x", "http://h.example/x"),
     ],
 )
-def test_canonicalise_url_returns_the_canonical_form(reference: str, url: str):
+def test_canonicalise_url_returns_the_canonical_form(reference, url):
     assert canonicalise_url(reference, PAGE, 200) == url
     assert canonicalise_url(url, PAGE, 200) == url
 
@@ -73,7 +73,7 @@ def test_canonicalise_url_returns_the_canonical_form(reference: str, url: str):
         ("http://h.example/" + "ü" * 100, "url_too_long"),
     ],
 )
-def test_canonicalise_url_raises_the_reason(reference: str, reason: str):
+def test_canonicalise_url_raises_the_reason(reference, reason):
     with pytest.raises(BadUrl) as bad:
         canonicalise_url(reference, PAGE, 200)
     assert bad.value.reason == reason
@@ -85,7 +85,7 @@ REFERENCE = st.lists(
 
 
 @given(REFERENCE.map("".join), st.sampled_from([PAGE, "https://h.example/", "http://h.example/a//b/;c?d"]))
-def test_canonicalise_url_equals_a_parser_of_the_url_standard(reference: str, base: str):
+def test_canonicalise_url_equals_a_parser_of_the_url_standard(reference, base):
     """Compare all URLs except those that only we refuse: without a host, or with an empty query."""
     try:
         url = canonicalise_url(reference, base, 300)
@@ -98,7 +98,7 @@ def test_canonicalise_url_equals_a_parser_of_the_url_standard(reference: str, ba
 
 
 @given(st.text(max_size=60))
-def test_canonicalise_url_returns_a_canonical_url_or_raises_for_any_text(text: str):
+def test_canonicalise_url_returns_a_canonical_url_or_raises_for_any_text(text):
     try:
         url = canonicalise_url(text, PAGE, 200)
     except BadUrl:
@@ -157,7 +157,7 @@ BASES = (
     st.sampled_from(BASES),
     st.sampled_from([40, 4096]),
 )
-def test_fast_paths_equal_full_resolution(reference: str, base: str, longest: int):
+def test_fast_paths_equal_full_resolution(reference, base, longest):
     def result_of(resolve, *arguments):
         try:
             return resolve(*arguments)
@@ -174,7 +174,7 @@ def test_fast_paths_equal_full_resolution(reference: str, base: str, longest: in
     st.sampled_from(BASES),
     st.sampled_from([40, 4096]),
 )
-def test_resolve_all_equals_resolve_for_each_reference(references: list[str], base: str, longest: int):
+def test_resolve_all_equals_resolve_for_each_reference(references, base, longest):
     resolver = pytest.importorskip("plugins.common_crawl.urls").ListResolver(base, longest)
     expected = []
     for reference in references:

@@ -60,17 +60,17 @@ def page(root: Path, text: str) -> Path:
         "````\n```\n````\n[a](missing.md)",
     ],
 )
-def test_broken_links(root: Path, text: str):
+def test_broken_links(root, text):
     assert len(links.broken_links(page(root, text))) == 1
 
 
-def test_broken_paths(root: Path):
+def test_broken_paths(root):
     good = "`tasks/real.py` `tasks.real.work` `tasks.real` `infra/.env` `tasks/<name>/x.py` `other/thing` `train.lr`"
     assert links.broken_paths(page(root, good)) == []
     bad = "`tasks/unreal.py` `tasks.unreal` `tasks.real.rest` `docs/nothing`"
     assert len(links.broken_paths(page(root, bad))) == 4
 
 
-def test_long_lines_and_words_are_found(root: Path):
+def test_long_lines_and_words_are_found(root):
     assert len(style.long_lines(page(root, "word " * 30))) == 1
     assert style.replaced_words(page(root, "A picture.\n\n```\npicture\n```\n")) == ["line 1: 'picture': write image"]

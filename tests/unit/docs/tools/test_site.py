@@ -1,7 +1,5 @@
 """The site's sources and the check for requests to other hosts; `make docs` builds the site itself."""
 
-from pathlib import Path
-
 import pytest
 
 from docs.tools.site import remote_requests
@@ -18,12 +16,12 @@ from docs.tools.site import remote_requests
         ("a.css", "@import 'https://fonts.example/x.css';"),
     ],
 )
-def test_requests_to_other_hosts_are_found(tmp_path: Path, name: str, text: str):
+def test_requests_to_other_hosts_are_found(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     assert len(list(remote_requests(tmp_path))) == 1
 
 
-def test_links_and_own_files_are_no_requests(tmp_path: Path):
+def test_links_and_own_files_are_no_requests(tmp_path):
     (tmp_path / "a.html").write_text(
         '<a href="https://example.org">x</a><img src="x.png"><script src="a/x.js"></script>'
     )

@@ -1,7 +1,6 @@
 """`pairmill show --page` writes the page of a stage, given by its key or by a run."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +21,7 @@ def snapshot(store: Store, stage: str, key: str) -> None:
     draft.commit(build_manifest(stage, key=key, counts=counts))
 
 
-def test_what_has_no_page_is_an_error(tmp_path: Path):
+def test_what_has_no_page_is_an_error(tmp_path):
     home, store, page = tmp_path / "home", FolderStore(tmp_path / "store"), tmp_path / "page.html"
     snapshot(store, "filter", "f" * 16)
     snapshot(store, "evaluate", "a" * 16)
@@ -32,7 +31,7 @@ def test_what_has_no_page_is_an_error(tmp_path: Path):
         write_stage_page("nothing", home, store.uri, page)
 
 
-def test_write_stage_page_of_a_dataset_by_key_or_run(tmp_path: Path, capsys):
+def test_write_stage_page_of_a_dataset_by_key_or_run(tmp_path, capsys):
     home = tmp_path / "home"
     (home / "runs").mkdir(parents=True)
     store, manifests = packed_in(tmp_path / "store", some_pairs())

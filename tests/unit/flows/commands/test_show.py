@@ -1,9 +1,5 @@
 """`pairmill runs` and `pairmill show`: which runs are listed, and how much of a large snapshot is printed."""
 
-from pathlib import Path
-
-import pytest
-
 from dataops.snapshot import Input, Part
 from dataops.store import FolderStore
 from flows.app import run_command
@@ -18,7 +14,7 @@ def record(run_id: str, state: str) -> RunRecord:
     )
 
 
-def test_runs_names_the_home_and_the_remedy_if_there_is_no_run(tmp_path: Path, monkeypatch, capsys):
+def test_runs_names_the_home_and_the_remedy_if_there_is_no_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
     assert run_command(["runs"]) == 0
     assert (
@@ -32,7 +28,7 @@ def test_runs_names_the_home_and_the_remedy_if_there_is_no_run(tmp_path: Path, m
     assert "completed" in capsys.readouterr().out
 
 
-def test_show_of_many_inputs_and_parts_fits_on_one_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_show_of_many_inputs_and_parts_fits_on_one_screen(tmp_path, capsys):
     inputs = [Input(stage="source", key=f"crawl/{n:05}.warc.gz", digest="0" * 64) for n in range(1500)]
     parts = [Part(name=f"part-{n:05}.parquet", rows=1, bytes=1, sha256="0" * 64) for n in range(1500)]
     show_snapshot(build_manifest("extract", inputs=inputs, parts=parts), FolderStore(tmp_path), as_json=False)

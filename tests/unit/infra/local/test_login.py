@@ -16,7 +16,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_login_is_random_and_only_its_user_can_read_it(home: Path):
+def test_login_is_random_and_only_its_user_can_read_it(home):
     assert login.read_login() is None
     first = login.write_new_login()
     assert login.read_login() == first
@@ -28,7 +28,7 @@ def test_login_is_random_and_only_its_user_can_read_it(home: Path):
     assert [path.name for path in home.iterdir()] == ["prefect-login"]
 
 
-def test_start_after_a_stop_makes_new_secrets_and_restart_after_a_crash_keeps_them(home: Path, tmp_path: Path):
+def test_start_after_a_stop_makes_new_secrets_and_restart_after_a_crash_keeps_them(home, tmp_path):
     kept: list[bool] = []
 
     def make(*, keep: bool) -> dict[str, str]:

@@ -15,7 +15,7 @@ def spawn(command: list[str], folder: Path) -> int:
     return processes.spawn(command, cwd=folder, env=env, log=folder / "log")
 
 
-def test_spawn_detaches_the_process_and_logs_its_output(tmp_path: Path):
+def test_spawn_detaches_the_process_and_logs_its_output(tmp_path):
     report = (
         "import os; print(os.getsid(0) == os.getpid(), os.getcwd(), os.read(0, 1), flush=True); os.kill(os.getpid(), 9)"
     )
@@ -26,7 +26,7 @@ def test_spawn_detaches_the_process_and_logs_its_output(tmp_path: Path):
         os.waitpid(pid, os.WNOHANG)
 
 
-def test_terminate_ends_the_group_and_processes_that_outlived_its_leader(tmp_path: Path):
+def test_terminate_ends_the_group_and_processes_that_outlived_its_leader(tmp_path):
     child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
     family = f"import subprocess, sys, time; {child}; time.sleep(60)"
     leader = spawn([sys.executable, "-c", family], tmp_path)
@@ -39,7 +39,7 @@ def test_terminate_ends_the_group_and_processes_that_outlived_its_leader(tmp_pat
     assert processes.find_marked(str(tmp_path)) == []
 
 
-def test_terminate_kills_a_process_that_ignores_sigterm(tmp_path: Path):
+def test_terminate_kills_a_process_that_ignores_sigterm(tmp_path):
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
     )

@@ -55,7 +55,7 @@ def test_services_import_no_prefect_mlflow_or_torch():
     assert done.stdout.strip() == "set()"
 
 
-def test_apply_environment_keeps_the_users_values_and_replaces_its_own(monkeypatch: pytest.MonkeyPatch):
+def test_apply_environment_keeps_the_users_values_and_replaces_its_own(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "9")
     monkeypatch.setattr(sys, "modules", {name: module for name, module in sys.modules.items() if name != "prefect"})
     folder = record_running("prefect", 4321)
@@ -73,7 +73,7 @@ def basic(credentials: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()}
 
 
-def test_clients_of_our_server_get_its_login_in_place_of_the_users(monkeypatch: pytest.MonkeyPatch):
+def test_clients_of_our_server_get_its_login_in_place_of_the_users(monkeypatch):
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "me:of-another-server")
     monkeypatch.setenv("PREFECT_API_KEY", "pnu_of-another-server")
     ours = login.write_new_login()
@@ -94,7 +94,7 @@ def test_clients_of_our_server_get_its_login_in_place_of_the_users(monkeypatch: 
 
 
 @pytest.mark.parametrize("own_port", [4321, 9999])
-def test_no_other_server_gets_the_login_of_ours(answering, monkeypatch: pytest.MonkeyPatch, own_port: int):
+def test_no_other_server_gets_the_login_of_ours(answering, monkeypatch, own_port):
     url, _, requests = answering
     ours = login.write_new_login()
     record_running("prefect", own_port)
@@ -113,7 +113,7 @@ def test_no_other_server_gets_the_login_of_ours(answering, monkeypatch: pytest.M
     assert services.authorization(f"{url}/api/flows") == basic("me:of-that-server")
 
 
-def test_up_starts_nothing_beside_external_servers(answering, monkeypatch: pytest.MonkeyPatch):
+def test_up_starts_nothing_beside_external_servers(answering, monkeypatch):
     url, codes, requests = answering
     monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
     monkeypatch.setenv("PREFECT_API_KEY", "secret")
@@ -129,7 +129,7 @@ def test_up_starts_nothing_beside_external_servers(answering, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("code", [401, 503])
-def test_up_refuses_an_external_server_with_an_error(answering, monkeypatch: pytest.MonkeyPatch, code: int):
+def test_up_refuses_an_external_server_with_an_error(answering, monkeypatch, code):
     url, codes, _ = answering
     codes["/api/health"] = code
     monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")

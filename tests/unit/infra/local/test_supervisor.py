@@ -35,7 +35,7 @@ def start(services: Path, service: Service = SITE, **options) -> ServiceRecord:
     return record
 
 
-def test_ensure_running_restarts_a_killed_server_and_ends_its_child(services: Path):
+def test_ensure_running_restarts_a_killed_server_and_ends_its_child(services):
     parent = "import subprocess, sys; subprocess.call(sys.argv[1:])"
     site = dataclasses.replace(SITE, command=(sys.executable, "-c", parent, *SITE.command))
     first = start(services, site)
@@ -50,7 +50,7 @@ def test_ensure_running_restarts_a_killed_server_and_ends_its_child(services: Pa
     assert len(processes.find_marked(str(services / "site"))) == 2
 
 
-def test_ensure_running_retries_when_the_chosen_port_is_taken(services: Path, monkeypatch: pytest.MonkeyPatch):
+def test_ensure_running_retries_when_the_chosen_port_is_taken(services, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         choose, answers = processes.choose_port, iter([port])
@@ -59,7 +59,7 @@ def test_ensure_running_retries_when_the_chosen_port_is_taken(services: Path, mo
         assert "Address already in use" in (services / "site/log").read_text()
 
 
-def test_ensure_running_stops_and_reports_a_server_that_never_answers(services: Path, monkeypatch: pytest.MonkeyPatch):
+def test_ensure_running_stops_and_reports_a_server_that_never_answers(services, monkeypatch):
     code = (
         "import atexit, signal, sys, time; atexit.register(lambda: print('error in the shutdown\\n' * 30, flush=True));"
         " signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); print('thinking', flush=True); time.sleep(60)"
@@ -85,7 +85,7 @@ def test_ensure_running_stops_and_reports_a_server_that_never_answers(services: 
     assert processes.find_marked(str(services / "silent")) == []
 
 
-def test_ensure_running_restarts_a_hanging_server(services: Path, monkeypatch: pytest.MonkeyPatch):
+def test_ensure_running_restarts_a_hanging_server(services, monkeypatch):
     site = dataclasses.replace(SITE, silence_s=0.2, stop_grace_s=0.2)
     first = start(services, site)
     monkeypatch.setattr(
@@ -97,7 +97,7 @@ def test_ensure_running_restarts_a_hanging_server(services: Path, monkeypatch: p
     assert start(services, site).pid != first.pid
 
 
-def test_lock_excludes_others_and_times_out(services: Path):
+def test_lock_excludes_others_and_times_out(services):
     with (
         supervisor.lock(services),
         pytest.raises(ServiceError, match="another process has held"),
@@ -112,7 +112,7 @@ def test_lock_excludes_others_and_times_out(services: Path):
         fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
-def test_full_disk_is_reported_with_the_remedy_and_leaves_no_server(services: Path):
+def test_full_disk_is_reported_with_the_remedy_and_leaves_no_server(services):
     folder = services / "site"
     folder.mkdir()
     (folder / "state.json.tmp").symlink_to("/dev/full")  # a real "no space left on device"
@@ -125,7 +125,7 @@ def test_full_disk_is_reported_with_the_remedy_and_leaves_no_server(services: Pa
     start(services)
 
 
-def test_process_with_our_pid_and_port_after_a_reboot_is_not_ours(services: Path, caplog: pytest.LogCaptureFixture):
+def test_process_with_our_pid_and_port_after_a_reboot_is_not_ours(services, caplog):
     port = processes.choose_port()
     folder = services / "site"
     folder.mkdir()

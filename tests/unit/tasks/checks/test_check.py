@@ -71,7 +71,7 @@ BROKEN: dict[str, tuple[dict[str, Manifest], float, str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_defaults_find_a_broken_dataset(name: str):
+def test_defaults_find_a_broken_dataset(name):
     now, figure, text = BROKEN[name]
     result = check_one(name, now)
     assert (result.state, result.level, result.figure) == ("failed", "warn", pytest.approx(figure))

@@ -132,7 +132,7 @@ def brute_force(
         DROPS | {"near_duplicate_distance": 16},
     ],
 )
-def test_choose_rows_equals_brute_force(tmp_path: Path, config: dict[str, Any], units: Units) -> None:
+def test_choose_rows_equals_brute_force(tmp_path, config, units):
     rows = synthetic_rows(1, 110)
     overlaps = {row["uid"]: ["b", "a"] for row in rows[::9]}
     parsed = CurateConfig.model_validate(config)
@@ -145,7 +145,7 @@ def test_choose_rows_equals_brute_force(tmp_path: Path, config: dict[str, Any], 
     assert ("placeholder" in {reason for reason, _ in expected}) == ("max_addresses" in config)
 
 
-def test_choose_rows_keeps_the_image_of_the_first_source(tmp_path: Path) -> None:
+def test_choose_rows_keeps_the_image_of_the_first_source(tmp_path):
     common = {"sha256": "aa", "url": "u", "phash": 1, "thumbnail": b"\0" * 768}
     rows = [("a", "long caption", 2**40, "crawl/x"), ("b", "x", 1, "own/x"), ("c", "caption", 2**47, "list/x")]
     table = [{"uid": u * 32, "caption": c, "original_area": a, "source": s, **common} for u, c, a, s in rows]

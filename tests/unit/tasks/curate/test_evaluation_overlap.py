@@ -60,7 +60,7 @@ def curate_with(folder: Path, shard_size: int = 4, **overlap: Any) -> tuple[Fold
     return store, make(planned, Context(store, folder, pool=InlineExecutor()))
 
 
-def test_images_of_evaluation_sets_are_dropped_and_listed(tmp_path: Path, sets: tuple[str, str]) -> None:
+def test_images_of_evaluation_sets_are_dropped_and_listed(tmp_path, sets):
     digests = set()
     for size in (3, 100):
         store, manifest = curate_with(tmp_path / str(size), size, paths=sets)
@@ -83,7 +83,7 @@ def test_images_of_evaluation_sets_are_dropped_and_listed(tmp_path: Path, sets: 
     assert len(digests) == 1
 
 
-def test_marked_images_are_kept_with_the_names_of_their_sets(tmp_path: Path, sets: tuple[str, str]) -> None:
+def test_marked_images_are_kept_with_the_names_of_their_sets(tmp_path, sets):
     store, manifest = curate_with(tmp_path, paths=sets, action="mark")
     kept = {row["url"]: row["evaluation_overlap"] for row in read_parts(store, manifest).to_pylist()}
     assert kept.pop("crop") == sets[1]
@@ -91,7 +91,7 @@ def test_marked_images_are_kept_with_the_names_of_their_sets(tmp_path: Path, set
     assert len(kept) == 9
 
 
-def test_unreadable_evaluation_sets_are_errors_that_name_them(tmp_path: Path, sets: tuple[str, str]) -> None:
+def test_unreadable_evaluation_sets_are_errors_that_name_them(tmp_path, sets):
     with pytest.raises(ConfigError, match=r"'.*nothing' is not a file"):
         curate_with(tmp_path, paths=[f"{tmp_path}/nothing"])
     (tmp_path / "texts").mkdir()

@@ -42,7 +42,7 @@ REASONS = {"a": "exact_duplicate", "c": "near_duplicate", "f": "truncated", "g":
 
 
 @pytest.mark.parametrize("shard_size", [100, 7, 1])
-def test_only_the_planted_cases_are_dropped_for_any_sharding(tmp_path: Path, shard_size: int) -> None:
+def test_only_the_planted_cases_are_dropped_for_any_sharding(tmp_path, shard_size):
     store, manifest = curate_pairs(tmp_path, some_pairs(), shard_size, same_caption=True)
     assert reasons(store, manifest) == REASONS
     assert manifest.counts == Counts(
@@ -56,7 +56,7 @@ def test_only_the_planted_cases_are_dropped_for_any_sharding(tmp_path: Path, sha
     )
 
 
-def test_images_without_contrast_are_blank(tmp_path: Path) -> None:
+def test_images_without_contrast_are_blank(tmp_path):
     faint = np.full((64, 64, 3), 200, np.uint8)
     faint[::2] += 2
     line = np.full((64, 64, 3), 255, np.uint8)
@@ -105,14 +105,14 @@ def health_cases() -> dict[str, tuple[bytes, str | None]]:
 
 
 @pytest.mark.parametrize("name", health_cases())
-def test_inspect_image_names_the_reason_of_each_kind_of_damage(name: str) -> None:
+def test_inspect_image_names_the_reason_of_each_kind_of_damage(name):
     data, reason = health_cases()[name]
     found = inspect_image(data, (96, 96), CurateConfig())
     assert found["drop_reason"] == reason
     assert ("phash" in found) == (reason is None)
 
 
-def test_rows_and_images_that_do_not_match_are_an_error(tmp_path: Path) -> None:
+def test_rows_and_images_that_do_not_match_are_an_error(tmp_path):
     store = FolderStore(tmp_path)
     source = downloaded(store, some_pairs()[:3], 10)
     tar = source.path("00000.tar")
@@ -132,9 +132,7 @@ def test_rows_and_images_that_do_not_match_are_an_error(tmp_path: Path) -> None:
             make(plan(CURATE, CurateConfig(), 0, [source]), Context(store, tmp_path, pool=InlineExecutor()))
 
 
-def test_images_inspected_before_a_crash_are_not_inspected_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_inspected_before_a_crash_are_not_inspected_again(tmp_path, monkeypatch):
     def crash(*_: Any) -> None:
         raise RuntimeError("out of memory")
 

@@ -120,7 +120,7 @@ def guarded(memory: int = 256, **limits: float) -> GuardedProcess:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_input_that_ends_its_server_costs_nothing_but_itself(tmp_path: Path, number: signal.Signals) -> None:
+def test_input_that_ends_its_server_costs_nothing_but_itself(tmp_path, number):
     calls = tmp_path / "calls"
     with guarded() as process:
         for _ in range(3):
@@ -134,7 +134,7 @@ def test_input_that_ends_its_server_costs_nothing_but_itself(tmp_path: Path, num
             assert pid != before
 
 
-def test_server_that_dies_once_or_while_idle_is_replaced(tmp_path: Path) -> None:
+def test_server_that_dies_once_or_while_idle_is_replaced(tmp_path):
     with guarded() as process:
         assert process.call("end_by", f"9,{tmp_path / 'calls'},1".encode())[0] == b"alive"
         for data in (b"one", b"two"):
@@ -143,7 +143,7 @@ def test_server_that_dies_once_or_while_idle_is_replaced(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("check", ["check_limits_of_memory_and_time", "check_that_threads_add_nothing_to_the_limit"])
-def test_server_has_limits_of_memory_and_time(check: str) -> None:
+def test_server_has_limits_of_memory_and_time(check):
     """In a process of its own: what the heap of this one has free would be added to the limit."""
     subprocess.run([sys.executable, "-c", f"import {__name__} as tests; tests.{check}()"], cwd=CHECKOUT, check=True)
 
@@ -175,7 +175,7 @@ def check_that_threads_add_nothing_to_the_limit() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
-def test_files_in_memory_and_shared_memory_are_within_the_limit() -> None:
+def test_files_in_memory_and_shared_memory_are_within_the_limit():
     with guarded(memory=256) as process:
         for name, fits, refused in (
             ("use_memory_file", b"64", b"512"),
@@ -189,7 +189,7 @@ def test_files_in_memory_and_shared_memory_are_within_the_limit() -> None:
 
 
 @pytest.mark.parametrize("text", ["\U0001f600" * 342, "\0" * 5000, '"\\' * 3000, "\ud800" * 400])
-def test_any_error_text_reaches_the_worker(text: str) -> None:
+def test_any_error_text_reaches_the_worker(text):
     with guarded() as process:
         for _ in range(2):
             with pytest.raises(FunctionFailed, match="ValueError"):
@@ -197,7 +197,7 @@ def test_any_error_text_reaches_the_worker(text: str) -> None:
         assert process.call("echo", b"a")[0] == b"a"
 
 
-def test_answer_that_is_too_long_is_a_failure() -> None:
+def test_answer_that_is_too_long_is_a_failure():
     functions = {"long": lambda data: (data, "a" * int(data))}
     with GuardedProcess(functions, ServerLimits(256 * MEGABYTE)) as process:
         with pytest.raises(FunctionFailed, match="its answer of"):
@@ -205,7 +205,7 @@ def test_answer_that_is_too_long_is_a_failure() -> None:
         assert process.call("long", b"100") == (b"100", "a" * 100)
 
 
-def test_server_holds_no_socket_nor_file_of_its_worker(tmp_path: Path) -> None:
+def test_server_holds_no_socket_nor_file_of_its_worker(tmp_path):
     with socket.create_server(("127.0.0.1", 0)), (tmp_path / "file").open("w"), guarded() as process:
         found = process.call("list_files", b"")[1]
     assert not [name for name in found if "socket" in name or str(tmp_path) in name]
@@ -218,7 +218,7 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-def test_server_of_a_killed_worker_ends_at_once_and_prints_nothing() -> None:
+def test_server_of_a_killed_worker_ends_at_once_and_prints_nothing():
     code = (
         "import threading, time\n"
         "from tests.unit.tasks.download.test_guarded_process import guarded\n"
@@ -229,7 +229,6 @@ def test_server_of_a_killed_worker_ends_at_once_and_prints_nothing() -> None:
     )
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT) as worker:
-        assert worker.stdout is not None
         assert worker.stderr is not None
         server = int(worker.stdout.readline())
         assert worker.stdout.readline() == "busy\n"
@@ -238,7 +237,7 @@ def test_server_of_a_killed_worker_ends_at_once_and_prints_nothing() -> None:
         assert worker.stderr.read() == ""
 
 
-def test_server_ends_with_its_worker_and_with_its_supervisor() -> None:
+def test_server_ends_with_its_worker_and_with_its_supervisor():
     code = (
         "import time\n"
         "from tests.unit.tasks.download.test_guarded_process import guarded\n"
@@ -247,7 +246,6 @@ def test_server_ends_with_its_worker_and_with_its_supervisor() -> None:
         "    time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as worker:
-        assert worker.stdout is not None
         pids = [int(pid) for pid in worker.stdout.readline().split()]
         worker.kill()
     wait_for(lambda: all(map(has_ended, pids)))

@@ -36,7 +36,7 @@ def cut(
     """Return the rows of each shard, and check that each row is in one of them."""
     draft = Draft(FolderStore(folder), "download", "k")
     objects = [put(draft, urls, f"rows{number}") for number, urls in enumerate(objects_of)]
-    cuts, _ = cut_by_host(draft, objects, 3, Context(draft.store, folder), wave=0, size=size, **options)  # type: ignore[arg-type]
+    cuts, _ = cut_by_host(draft, objects, 3, Context(draft.store, folder), wave=0, size=size, **options)
     assert [one.number for one in cuts] == list(range(3, 3 + len(cuts)))
     shards = [read_table(draft.store, one.spans[0].name).to_pylist() for one in cuts]
     assert sorted(row["url"] for shard in shards for row in shard) == sorted(url for urls in objects_of for url in urls)
@@ -47,7 +47,7 @@ def cut(
     return shards
 
 
-def test_rows_of_a_host_are_in_one_shard_or_in_one_chain_wherever_they_came_from(tmp_path: Path) -> None:
+def test_rows_of_a_host_are_in_one_shard_or_in_one_chain_wherever_they_came_from(tmp_path):
     small = [f"https://h{n % 40}.example/{n}" for n in range(200)]  # 40 domains of 5 rows
     blogs = [f"https://b{n % 30}.blogs-of-others.com/{n}" for n in range(150)]  # one domain, larger than a shard
     big = [f"http://{host}.big-example.com/{n}" for n in range(300) for host in ("www", "img")][:400]
@@ -73,7 +73,7 @@ def test_rows_of_a_host_are_in_one_shard_or_in_one_chain_wherever_they_came_from
     assert [Counter(map(len, one)) for one in key] == [sizes, sizes], "the parts of the input do not matter"
 
 
-def test_a_host_over_the_limit_has_few_images_that_are_requested(tmp_path: Path) -> None:
+def test_a_host_over_the_limit_has_few_images_that_are_requested(tmp_path):
     urls = [f"http://a.test/{n // 2}" for n in range(40)] + ["http://b.test/1"]  # each image twice
     rows = [row for shard in cut(tmp_path, [urls], size=100, max_host_rows=5) for row in shard]
     asked = {row["url"] for row in rows if not row["limited"]}
@@ -84,7 +84,7 @@ def test_a_host_over_the_limit_has_few_images_that_are_requested(tmp_path: Path)
 @pytest.mark.parametrize(
     "host", ["a." * 200 + "test", "x" * 300, "co.uk", "127.0.0.1", "[2606:2800::1]", "%41.test", "ü.test"]
 )
-def test_odd_hosts_are_cut_too(tmp_path: Path, host: str) -> None:
+def test_odd_hosts_are_cut_too(tmp_path, host):
     assert len(cut(tmp_path, [[f"http://{host}/{n}" for n in range(5)]], size=2)) == 3
 
 
@@ -92,7 +92,7 @@ units = st.lists(st.tuples(st.integers(1, 3_000), st.sampled_from([0.05, 0.05, 2
 
 
 @given(units)
-def test_bundles_keep_each_unit_whole_and_waste_no_worker(found: list[tuple[int, float]]) -> None:
+def test_bundles_keep_each_unit_whole_and_waste_no_worker(found):
     all_units = [Unit(f"u{number:03d}", rows, interval) for number, (rows, interval) in enumerate(found)]
     bundles = bundle_units(all_units, 1000)
     assert sorted(unit for bundle in bundles for unit in bundle.units) == sorted(all_units)
@@ -115,7 +115,7 @@ class Fetch:
         return f"shard-{self.cut.number}"
 
 
-def test_tasks_of_a_chain_run_in_order_on_one_worker_at_a_time_the_longest_chain_first(tmp_path: Path) -> None:
+def test_tasks_of_a_chain_run_in_order_on_one_worker_at_a_time_the_longest_chain_first(tmp_path):
     tasks = [Fetch(ShardCut(n, (), f"c{n % 5}" if n < 40 else "", 8, 1.0 + (n % 5 == 3))) for n in range(60)]
     running, most, order, lock = Counter[str](), Counter[str](), defaultdict[str, list[int]](list), threading.Lock()
 

@@ -1,7 +1,6 @@
 import threading
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +11,7 @@ from tasks.web.host_state import HostState, MachinePace
 from tests.concurrency import at_once
 
 
-def test_turns_limit_the_parallel_requests_of_each_host() -> None:
+def test_turns_limit_the_parallel_requests_of_each_host():
     pace, lock, now, most = HostPace(PaceLimits(concurrency=3)), threading.Lock(), {"a": 0, "b": 0}, {"a": 0, "b": 0}
 
     def work(number: int) -> None:
@@ -30,7 +29,7 @@ def test_turns_limit_the_parallel_requests_of_each_host() -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_turns_keep_the_longer_of_both_intervals_for_all_processes(processes: int) -> None:
+def test_turns_keep_the_longer_of_both_intervals_for_all_processes(processes):
     pace, starts = HostPace(PaceLimits(interval=0.02), processes=processes), []
 
     def work(interval: float) -> None:
@@ -44,7 +43,7 @@ def test_turns_keep_the_longer_of_both_intervals_for_all_processes(processes: in
     assert min(gaps[4:]) >= 0.04 * processes
 
 
-def test_row_waits_for_its_turn_however_long_that_takes() -> None:
+def test_row_waits_for_its_turn_however_long_that_takes():
     pace, starts = HostPace(PaceLimits(interval=0.3, concurrency=1, max_pause=0.1, patience=0.1)), []
 
     def work(_: int) -> None:
@@ -69,7 +68,7 @@ def failing(pace: HostPace, error: FetchError, seconds: float = 0.0) -> float:
     return time.monotonic() - started
 
 
-def test_turns_wait_for_a_short_pause_and_fail_in_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_wait_for_a_short_pause_and_fail_in_a_long_one(monkeypatch):
     monkeypatch.setattr(host_pace.random, "uniform", lambda low, high: low)
     pace = HostPace(PaceLimits(max_pause=0.5))
     started = time.monotonic()  # the pause begins within the next line
@@ -85,7 +84,7 @@ def test_turns_wait_for_a_short_pause_and_fail_in_a_long_one(monkeypatch: pytest
     assert time.monotonic() - started < 20
 
 
-def test_pauses_without_retry_after_double_until_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_without_retry_after_double_until_a_success(monkeypatch):
     monkeypatch.setattr(host_pace.random, "uniform", lambda low, high: low)
     pace = HostPace(PaceLimits(first_pause=0.05))
     waits = [failing(pace, FetchError("http_429", "x")) for _ in range(4)]
@@ -97,7 +96,7 @@ def test_pauses_without_retry_after_double_until_a_success(monkeypatch: pytest.M
     assert failing(pace, FetchError("http_404", "x")) < 16  # it begins anew after a success
 
 
-def test_turns_of_a_dead_host_fail_once_its_patience_is_used() -> None:
+def test_turns_of_a_dead_host_fail_once_its_patience_is_used():
     pace = HostPace(PaceLimits(concurrency=2, patience=0.25))
     asked: list[int] = []
 
@@ -118,7 +117,7 @@ def test_turns_of_a_dead_host_fail_once_its_patience_is_used() -> None:
         pass
 
 
-def test_processes_of_a_machine_share_turns_and_pauses_but_not_what_one_run_gives_up(tmp_path: Path) -> None:
+def test_processes_of_a_machine_share_turns_and_pauses_but_not_what_one_run_gives_up(tmp_path):
     limits = PaceLimits(interval=0.2, max_pause=10)
     state = [HostState(tmp_path) for _ in range(3)]
     paused, beside, other = (
@@ -151,7 +150,7 @@ def test_processes_of_a_machine_share_turns_and_pauses_but_not_what_one_run_give
         pass
 
 
-def test_pauses_and_files_move_to_another_machine_with_the_hosts(tmp_path: Path) -> None:
+def test_pauses_and_files_move_to_another_machine_with_the_hosts(tmp_path):
     here, there = HostState(tmp_path / "here"), HostState(tmp_path / "there")
     MachinePace(here).put_pause("a.test", "http_429", "the server's answer", 60)
     MachinePace(here).put_pause("other.test", "http_429", "the server's answer", 60)
@@ -160,7 +159,6 @@ def test_pauses_and_files_move_to_another_machine_with_the_hosts(tmp_path: Path)
         here.execute("INSERT INTO files VALUES (?, ?, ?)", *values)
     there.load(here.export({"http://a.test"}))
     moved = MachinePace(there).find_pause("a.test")
-    assert moved is not None
     assert 50 < moved[2] <= 60
     assert MachinePace(there).find_pause("other.test") is None
     assert there.execute("SELECT count(*), min(url) FROM files") == (1, "http://a.test/robots.txt")

@@ -2,7 +2,6 @@ import threading
 import time
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import HostState, MachinePace
 
 
-def test_pool_limits_the_threads_of_a_slow_host() -> None:
+def test_pool_limits_the_threads_of_a_slow_host():
     """8 threads, of which the 20 rows of one host that does not answer would hold all."""
     hung, running, most = threading.Event(), Counter[str](), Counter[str]()
     rows = [(n, f"http://{'slow' if n < 20 else f'h{n % 7}'}.test/{n}.jpg") for n in range(90)]
@@ -42,7 +41,7 @@ def test_pool_limits_the_threads_of_a_slow_host() -> None:
     assert max(most.values()) == 2
 
 
-def test_hosts_that_are_asked_rarely_hold_no_thread_while_they_wait() -> None:
+def test_hosts_that_are_asked_rarely_hold_no_thread_while_they_wait():
     """20 hosts with an interval of a second, by 4 threads: each is asked at its own pace."""
     pace = HostPace(PaceLimits(concurrency=4))
     rows = [(n, f"http://h{n % 20}.test/{n}") for n in range(60)]
@@ -60,7 +59,7 @@ def test_hosts_that_are_asked_rarely_hold_no_thread_while_they_wait() -> None:
     assert all(b - a >= 1 for times in starts.values() for a, b in pairwise(times))
 
 
-def test_host_whose_images_cost_too_much_cpu_time_is_given_up_in_all_processes(tmp_path: Path) -> None:
+def test_host_whose_images_cost_too_much_cpu_time_is_given_up_in_all_processes(tmp_path):
     pool, pace = HostPool(threads=1, per_host=1), HostPace(PaceLimits(), MachinePace(HostState(tmp_path)))
     budget = CpuBudget(pool, pace, seconds=10)
     rows = [(number, f"http://{host}.test:80/{number}.webp") for number in range(9) for host in ("bad", "good")]

@@ -66,7 +66,7 @@ def allow(*lines: str) -> tuple[int, str]:
         (allow("User-agent: pairmill", "Crawl-delay: 1", "User-agent: x", "Disallow: /"), "robots"),
     ],
 )
-def test_check_applies_robots_txt(answer: Any, reason: str | None) -> None:
+def test_check_applies_robots_txt(answer, reason):
     host = Host(answer)
     if reason is None:
         assert checked(host) == []
@@ -77,7 +77,7 @@ def test_check_applies_robots_txt(answer: Any, reason: str | None) -> None:
     assert host.asked == {"/robots.txt": 1}  # and nothing else of a host that forbids it
 
 
-def test_check_keeps_unforeseen_errors_of_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_keeps_unforeseen_errors_of_parsers(monkeypatch):
     """A robots.txt that cannot be parsed allows nothing; tdmrep.json and ai.txt then forbid."""
     parsed: list[str] = []
     parse = RobotsFile.parse
@@ -111,7 +111,7 @@ def test_check_keeps_unforeseen_errors_of_parsers(monkeypatch: pytest.MonkeyPatc
         (["User-agent: Google", "Disallow: /"], []),  # is not Google-Extended
     ],
 )
-def test_check_finds_excluded_ai_agents(lines: list[str], agents: list[str]) -> None:
+def test_check_finds_excluded_ai_agents(lines, agents):
     found = checked(Host(allow(*lines)))
     assert [(one.signal, one.detail, one.where) for one in found] == [
         ("robots-ai-agents", agent, "http://a.test/robots.txt") for agent in agents
@@ -119,7 +119,7 @@ def test_check_finds_excluded_ai_agents(lines: list[str], agents: list[str]) -> 
     assert all(one.when == "1970-01-01T00:00:00.000+00:00" for one in found)
 
 
-def test_check_ignores_unreadable_and_disallowed_files() -> None:
+def test_check_ignores_unreadable_and_disallowed_files():
     host = Host(tdmrep=FetchError("timeout", "x"), ai=(500, ""))
     assert checked(host) == []
     reserved = (200, '[{"location": "/", "tdm-reservation": 1}]')
@@ -128,7 +128,7 @@ def test_check_ignores_unreadable_and_disallowed_files() -> None:
     assert host.asked == {"/robots.txt": 1}
 
 
-def test_host_rules_keep_a_bounded_length_of_files() -> None:
+def test_host_rules_keep_a_bounded_length_of_files():
     host = Host(allow("#" * 3_000))
     limits = RuleLimits(Agents("pairmill", AI_AGENTS))
     all_rules = HostRules(host, HostPace(PaceLimits()), limits, max_chars=10_000)
@@ -141,7 +141,7 @@ def test_host_rules_keep_a_bounded_length_of_files() -> None:
     assert host.asked["/robots.txt"] == 11
 
 
-def test_check_records_only_text_that_can_be_stored() -> None:
+def test_check_records_only_text_that_can_be_stored():
     policy = "\\ud800" + "p" * 5_000
     lifted = '{"location": "/\\udfff*", "tdm-reservation": 0}'
     file = f'[{lifted}, {{"location": "/", "tdm-reservation": 1, "tdm-policy": "{policy}"}}]'

@@ -8,7 +8,7 @@ import pytest
 pytestmark = pytest.mark.filterwarnings("ignore:.*fill instead:DeprecationWarning", "ignore:.*fill instead:UserWarning")
 
 
-def test_a_worker_loads_no_package_that_it_does_not_need() -> None:
+def test_a_worker_loads_no_package_that_it_does_not_need():
     code = (
         "import sys, pyarrow as pa\n"
         "from dataops.kernels.without_package import skip_pandas\n"

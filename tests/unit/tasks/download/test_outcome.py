@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from dataops.snapshot import Counts
@@ -35,9 +33,7 @@ from tests.downloads import filtered
         (0, {"no_contact": 529}, False, "Set `download.contact`, then start a new run"),
     ],
 )
-def test_failure_is_retryable_only_if_a_rerun_may_fetch_enough_rows(
-    kept: int, dropped: dict[str, int], retryable: bool, text: str
-) -> None:
+def test_failure_is_retryable_only_if_a_rerun_may_fetch_enough_rows(kept, dropped, retryable, text):
     counts = Counts(input=529, kept=kept, dropped=dropped)
     error = explain_failure(counts, {"a.test": {"rows": 529, **dropped}}, DownloadConfig(min_success=0.05))
     assert text in str(error)
@@ -46,7 +42,7 @@ def test_failure_is_retryable_only_if_a_rerun_may_fetch_enough_rows(
     assert "worst hosts, failed of all rows:" in str(error)
 
 
-def test_longest_hosts_are_described_with_their_time_and_what_a_limit_would_drop(tmp_path: Path) -> None:
+def test_longest_hosts_are_described_with_their_time_and_what_a_limit_would_drop(tmp_path):
     urls = [f"http://{'big' if n % 3 else 'small'}.test/{n}" for n in range(300)]
     source = filtered(FolderStore(tmp_path), urls, rows_a_part=10)
     longest = estimate_longest(source, FolderStore(tmp_path))

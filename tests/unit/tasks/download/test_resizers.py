@@ -54,7 +54,7 @@ def pixels(data: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", [(640, 424), (643, 427), (200, 1100), (90, 60)])
-def test_resizers_give_the_same_sizes_and_similar_pixels(mode: str, size: tuple[int, int]) -> None:
+def test_resizers_give_the_same_sizes_and_similar_pixels(mode, size):
     theirs, checked, fast = (resize(io.BytesIO(photograph(size))) for resize in resizers(resize_mode=mode))
     assert checked == theirs, "all bits are equal by default"
     assert fast[3:] == theirs[3:] == (*size, None)
@@ -76,7 +76,7 @@ def rotated(size: tuple[int, int], orientation: int, kind: str = "JPEG", mode: s
 
 
 @pytest.mark.parametrize(("orientation", "mode"), list(zip(range(1, 9), cycle(MODES))))
-def test_images_are_stored_upright_as_img2dataset_resizes_upright_ones(mode: str, orientation: int) -> None:
+def test_images_are_stored_upright_as_img2dataset_resizes_upright_ones(mode, orientation):
     data, upright = rotated((640, 424), orientation)
     theirs, checked, fast = resizers(resize_mode=mode, encode_format="png", encode_quality=1)
     expected = theirs(io.BytesIO(upright))
@@ -89,7 +89,7 @@ def test_images_are_stored_upright_as_img2dataset_resizes_upright_ones(mode: str
     assert not Image.open(io.BytesIO(found[0])).getexif()
 
 
-def test_limits_are_those_of_the_upright_image() -> None:
+def test_limits_are_those_of_the_upright_image():
     data, upright = rotated((640, 100), 6)
     for options in ({"min_image_size": 101}, {"max_aspect_ratio": 6.0}, {"max_image_area": 63_999}):
         theirs, checked, fast = resizers(**options)
@@ -99,7 +99,7 @@ def test_limits_are_those_of_the_upright_image() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "AVIF"])
-def test_decoders_get_no_exif(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoders_get_no_exif(kind, monkeypatch):
     """OpenCV takes a time that grows with the square of a block's size."""
     with_text = Image.Exif()
     with_text[0x010E] = "a description"
@@ -121,7 +121,7 @@ def test_decoders_get_no_exif(kind: str, monkeypatch: pytest.MonkeyPatch) -> Non
             assert "exif" not in image.info
 
 
-def test_lay_on_white_is_exact_for_each_alpha_and_colour() -> None:
+def test_lay_on_white_is_exact_for_each_alpha_and_colour():
     alpha, colour = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
     image = np.tile(np.stack([colour, colour, colour, alpha], axis=-1), (6, 1, 1))[:-9]  # in several strips
     alpha = image[:, :, 3, np.newaxis]
@@ -176,7 +176,7 @@ WORST = [
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_checked_resizer_gives_the_bytes_of_img2dataset(name: str) -> None:
+def test_checked_resizer_gives_the_bytes_of_img2dataset(name):
     kind, mode, options = FORMATS[name]
     data = drawing(kind, mode, **options)
     for known in ({"resize_mode": "no"}, {}, {"encode_format": "png", "encode_quality": 1}):
@@ -186,7 +186,7 @@ def test_checked_resizer_gives_the_bytes_of_img2dataset(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*WORST, "PNG frames", "WEBP frames"])
-def test_worst_accepted_images_keep_to_the_memory_per_pixel(name: str) -> None:
+def test_worst_accepted_images_keep_to_the_memory_per_pixel(name):
     side = int(LIMIT_AREA**0.5)
     if "frames" in name:
         more: Any = [Image.new("RGBA", (side, side), (1, 2, 3, 4))]
@@ -215,7 +215,7 @@ def test_worst_accepted_images_keep_to_the_memory_per_pixel(name: str) -> None:
     assert peak - before < spare + BYTES_PER_PIXEL * LIMIT_AREA + 4 * len(data)
 
 
-def test_image_that_takes_more_memory_than_the_limit_is_a_row() -> None:
+def test_image_that_takes_more_memory_than_the_limit_is_a_row():
     """In a process of its own: what the heap of this one has free would be added to the limit."""
     code = f"import {__name__} as tests; tests.check_image_beyond_the_limit()"
     subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=True)
@@ -230,14 +230,14 @@ def check_image_beyond_the_limit() -> None:
         assert resize(io.BytesIO(drawing("PNG", "RGB")))[5] is None
 
 
-def test_transparent_avif_counts_twice() -> None:
+def test_transparent_avif_counts_twice():
     _, checked, _ = resizers(max_image_area=300 * 200)
     assert checked(io.BytesIO(drawing("AVIF", "RGB")))[5] is None
     assert checked(io.BytesIO(drawing("AVIF", "RGBA")))[5].startswith("too_many_pixels: 300x200 pixels with transp")
 
 
 @pytest.mark.parametrize("kind", ["png", "avif"])
-def test_images_of_more_than_8_bits_are_resized_as_those_of_their_upper_8(kind: str) -> None:
+def test_images_of_more_than_8_bits_are_resized_as_those_of_their_upper_8(kind):
     plain = cv2.resize(np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8), (96, 64))
     options = [cv2.IMWRITE_AVIF_DEPTH, 10, cv2.IMWRITE_AVIF_QUALITY, 100] if kind == "avif" else []
     deep = plain.astype(np.uint16) << (2 if kind == "avif" else 8)

@@ -25,12 +25,12 @@ def write(writer: Any, keys: list[str], order: tuple[int, ...]) -> None:
 def read(folder: Path, number: int) -> tuple[list[tuple[str, Any]], list[dict[str, Any]]]:
     """Return the members of a tar in its order, and the rows of its table."""
     with tarfile.open(folder / f"{number:05d}.tar") as tar:
-        members = [(one.name, tar.extractfile(one).read()) for one in tar if one.isfile()]  # type: ignore[union-attr]
+        members = [(one.name, tar.extractfile(one).read()) for one in tar if one.isfile()]
     parsed = [(name, json.loads(data) if name.endswith("json") else data) for name, data in members]
     return parsed, pq.ParquetFile(folder / f"{number:05d}.parquet").read().to_pylist()
 
 
-def test_the_samples_are_those_of_img2dataset_in_the_order_of_the_rows(tmp_path: Path) -> None:
+def test_the_samples_are_those_of_img2dataset_in_the_order_of_the_rows(tmp_path):
     from img2dataset.writer import WebDatasetSampleWriter
 
     arguments = (True, 5, SCHEMA, "jpg")

@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
 
 
-def test_config_refuses_bad_values_and_its_key_ignores_execution() -> None:
+def test_config_refuses_bad_values_and_its_key_ignores_execution():
     for bad in (
         {"encode_format": "png"},  # the quality of 95 is no png compression
         {"connect_to": {"a.test": "localhost:80"}},
@@ -48,9 +47,7 @@ def ended(index: int, facts: dict[str, Any] | None = None, **counts: Any) -> Rec
     return Record(task=f"shard-{index:05d}", counts=Counts(**counts), facts=known | (facts or {}))
 
 
-def test_stage_fails_and_deletes_failed_shards_when_too_few_images_are_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stage_fails_and_deletes_failed_shards_when_too_few_images_are_fetched(tmp_path, monkeypatch):
     store = FolderStore(tmp_path)
     draft = Draft(store, "download", "k")
     hosts = {"hosts": {"dead.test": {"rows": 7, "dns": 6}, "poor.test": {"rows": 3, "dns": 2}}}

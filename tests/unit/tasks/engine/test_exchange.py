@@ -43,12 +43,12 @@ SIZES = st.integers(1, 7)
 
 @given(st.data(), SIZES, SIZES, st.sampled_from(["numbers", "texts", "nulls"]), st.booleans())
 def test_each_partition_gets_its_rows_in_the_order_of_their_writers(
-    tmp_path_factory: pytest.TempPathFactory,
-    data: st.DataObject,
-    writers: int,
-    partitions: int,
-    kind: str,
-    skewed: bool,
+    tmp_path_factory,
+    data,
+    writers,
+    partitions,
+    kind,
+    skewed,
 ):
     draft = open_draft(tmp_path_factory.mktemp("store"))
     chosen = st.just(partitions - 1) if skewed else st.integers(0, partitions - 1)
@@ -82,7 +82,7 @@ def test_each_partition_gets_its_rows_in_the_order_of_their_writers(
 
 
 @pytest.mark.parametrize("row_bytes", [0, 1, 38])
-def test_merges_fit_in_memory_and_need_few_requests(row_bytes: int):
+def test_merges_fit_in_memory_and_need_few_requests(row_bytes):
     """Rows grow by 100 times, and writers and partitions with them; requests grow by no more."""
     memory, requests = 1 << 30, []
     for rows in (128_000_000, 1_280_000_000, 12_800_000_000):
@@ -96,7 +96,7 @@ def test_merges_fit_in_memory_and_need_few_requests(row_bytes: int):
         assert requests[-1] < 2 * rows * 38 / (4 << 20) + 4096, "pieces of megabytes"
 
 
-def test_a_merge_is_repeated_only_if_it_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_merge_is_repeated_only_if_it_is_not_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(exchanges, "plan_merges", lambda *_: Merges(2, 2))
     draft, exchange, calls = open_draft(tmp_path), Exchange("rows", 3, 3, 0, MEMORY), Counter[str]()
     for writer in range(3):
@@ -124,7 +124,7 @@ def write_tenfold(draft: Draft, step: Step[Exchange]) -> None:
 
 @pytest.mark.parametrize("rows", [0, (1 << 15) + 1], ids=["in this process", "in a worker"])
 @pytest.mark.parametrize("loss", ["gone", "emptied", "cut", "changed"])
-def test_a_task_is_repeated_after_a_power_loss_broke_its_table(tmp_path: Path, loss: str, rows: int):
+def test_a_task_is_repeated_after_a_power_loss_broke_its_table(tmp_path, loss, rows):
     draft, exchange, log = open_draft(tmp_path), Exchange("rows", 3, 2, 0, MEMORY), tmp_path / "log"
     context = Context(draft.store, tmp_path, pool=InlineExecutor(lambda _: None))
     tasks = [Step(write_tenfold, number, exchange, (str(log),)) for number in range(3)]

@@ -1,7 +1,5 @@
 """A part written piece by piece has the bytes of one written at once."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,7 +13,7 @@ from tasks.engine.part_writer import PartWriter
 
 
 @pytest.mark.parametrize("sizes", [[0], [70_000], [10, 0, 65_526, 65_536, 1], [200_000, 3], [65_536]])
-def test_part_writer_writes_the_same_bytes_for_batches_as_for_one_table(tmp_path: Path, sizes: list[int]):
+def test_part_writer_writes_the_same_bytes_for_batches_as_for_one_table(tmp_path, sizes):
     rows = sum(sizes)
     urls = [f"http://a.example/{i % 40_000}" for i in range(rows)]
     columns = {"uid": [uid(url, "x") for url in urls], "url": urls, "source_offset": list(range(rows))}

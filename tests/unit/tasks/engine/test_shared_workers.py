@@ -31,7 +31,7 @@ def pids(names: list[str], draft: Draft, context: Context) -> set[int]:
     return {record.facts["pid"] for record in map_parts(who, [Task(name) for name in names], draft, context)}
 
 
-def test_shared_workers_serve_several_maps_and_survive_a_failed_one_and_a_kill(tmp_path: Path):
+def test_shared_workers_serve_several_maps_and_survive_a_failed_one_and_a_kill(tmp_path):
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     context = Context(store=draft.store, home=tmp_path, workers=1)
     with shared_workers(context) as shared:
@@ -47,7 +47,7 @@ def test_shared_workers_serve_several_maps_and_survive_a_failed_one_and_a_kill(t
     assert pids(["d"], draft, context) != first
 
 
-def test_shared_workers_are_killed_when_they_do_not_end(tmp_path: Path):
+def test_shared_workers_are_killed_when_they_do_not_end(tmp_path):
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     impatient = LocalExecutor(end_seconds=0.2)
     with shared_workers(Context(store=draft.store, home=tmp_path, workers=1, executor=impatient)) as shared:

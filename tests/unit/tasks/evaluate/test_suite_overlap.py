@@ -20,7 +20,7 @@ def write(path: Path, image: Image.Image) -> None:
     image.save(path, "PNG")
 
 
-def test_find_overlaps_finds_the_images_that_were_trained_on(tmp_path: Path, monkeypatch) -> None:
+def test_find_overlaps_finds_the_images_that_were_trained_on(tmp_path, monkeypatch):
     pairs = [{**row, "phash": f"{fingerprint(decode_pixels(row['data'])).phash:016x}"} for row in some_pairs()]
     store, manifests = packed_in(tmp_path / "store", pairs, shard_size=5)
     trained = [Image.open(io.BytesIO(jpeg(number))) for number in (0, 1, 3)]  # 3 was dropped by curate

@@ -43,7 +43,7 @@ def crawl(tmp_path: Path) -> Path:
     return tmp_path / "crawl"
 
 
-def test_extract_and_filter_keep_and_drop_rows_with_reasons(crawl: Path, tmp_path: Path):
+def test_extract_and_filter_keep_and_drop_rows_with_reasons(crawl, tmp_path):
     pairs, kept = both(tmp_path / "store", [str(crawl / "*.warc.gz")])
     at = FolderStore(tmp_path / "store")
     assert pairs.counts.model_dump() == {
@@ -91,7 +91,7 @@ def bytes_of(store: Path, manifest: Manifest) -> dict[str, str]:
     return {part.name: part.sha256 for part in manifest.parts}
 
 
-def test_workers_and_stores_do_not_change_the_output(crawl: Path, tmp_path: Path):
+def test_workers_and_stores_do_not_change_the_output(crawl, tmp_path):
     paths = [str(crawl / "*.warc.gz")]
     one = both(tmp_path / "one", paths)
     two = both(tmp_path / "two", list(reversed([str(p) for p in crawl.iterdir()])), workers=2)
@@ -99,7 +99,7 @@ def test_workers_and_stores_do_not_change_the_output(crawl: Path, tmp_path: Path
         assert (a.key, a.content_digest, bytes_of(tmp_path, a)) == (b.key, b.content_digest, bytes_of(tmp_path, b))
 
 
-def test_extract_reads_only_new_files_of_a_later_crawl(crawl: Path, tmp_path: Path):
+def test_extract_reads_only_new_files_of_a_later_crawl(crawl, tmp_path):
     store = tmp_path / "store"
     first, _ = both(store, [str(crawl / "*.warc.gz")])
     old = {part.name: part for part in first.parts}
@@ -124,7 +124,7 @@ def test_extract_reads_only_new_files_of_a_later_crawl(crawl: Path, tmp_path: Pa
     assert third.parts[1].sha256 == old["part-00001.parquet"].sha256
 
 
-def test_filter_resumes_at_its_first_missing_part(crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_filter_resumes_at_its_first_missing_part(crawl, tmp_path, monkeypatch):
     store = tmp_path / "store"
     paths = [str(crawl / "*.warc.gz")]
     one_part_each = with_sizes(1)
@@ -146,7 +146,7 @@ def test_filter_resumes_at_its_first_missing_part(crawl: Path, tmp_path: Path, m
     assert reuse(todo, context(store)) is not None
 
 
-def test_filter_fails_with_the_drop_reasons_when_too_few_rows_are_kept(crawl: Path, tmp_path: Path):
+def test_filter_fails_with_the_drop_reasons_when_too_few_rows_are_kept(crawl, tmp_path):
     with pytest.raises(ContractError, match=r"(?s)keeps no row: 0 of 12 pairs.*too_few_words +10"):
         both(tmp_path / "store", [str(crawl / "*.warc.gz")], FilterConfig(min_words=150))
     with pytest.raises(ContractError, match=r"over max_drop_fraction: 4 of 12"):

@@ -2,7 +2,6 @@
 
 import random
 from collections import defaultdict
-from pathlib import Path
 
 from dataops.schema import CAPTIONS, FILTERED, uid
 from dataops.snapshot import read_parts
@@ -47,7 +46,7 @@ def collect_slowly(rows: list[dict], kept: list[dict], dropped: list[dict], limi
     return {of: [one for _, one in sorted(found)[: limit - 1]] for of, found in waiting.items()}
 
 
-def test_captions_of_an_image_equal_a_slow_reference_on_any_partitions(tmp_path: Path):
+def test_captions_of_an_image_equal_a_slow_reference_on_any_partitions(tmp_path):
     rows, made = make_rows(80, seed=1), []
     for partitions, batch_rows in ((1, 1), (3, 1000), (8, 16)):
         sizes = with_sizes(partitions, batch_rows, batch_rows if batch_rows > 1 else 1 << 17)
@@ -70,7 +69,7 @@ def test_captions_of_an_image_equal_a_slow_reference_on_any_partitions(tmp_path:
         assert uid(of_uid[caption["uid"]]["url"], caption["caption"]) == caption["uid"]
 
 
-def test_personal_data_is_masked_in_further_captions(tmp_path: Path):
+def test_personal_data_is_masked_in_further_captions(tmp_path):
     captions = ["dial +1 212 555 0199 for kites on the hill", "a long red kite over the very old river"]
     rows = [
         {"uid": uid("http://img.example/a.jpg", text), "url": "http://img.example/a.jpg", "caption": text}

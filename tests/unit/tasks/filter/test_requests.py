@@ -1,9 +1,6 @@
 """The requests of the filter stage grow no faster than its rows, while batches and partitions grow with the rows."""
 
 from functools import partial
-from pathlib import Path
-
-import pytest
 
 from tasks.engine import exchange
 from tasks.engine.context import Context
@@ -15,7 +12,7 @@ from tests.filter_runs import INLINE, snapshot, some_pairs, with_sizes
 CONFIG = FilterConfig(dedupe=["uid", "url", "caption"], max_caption_count=100)
 
 
-def test_requests_do_not_grow_faster_than_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_do_not_grow_faster_than_the_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(exchange, "plan_merges", partial(exchange.plan_merges, direct=16))
     per_row = []
     for rows in (80, 320, 1280):

@@ -23,7 +23,7 @@ def queries(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_balancing_samples_frequent_queries_and_drops_with_reasons(tmp_path: Path):
+def test_balancing_samples_frequent_queries_and_drops_with_reasons(tmp_path):
     rows = some_pairs(600)
     balance = {"queries": queries(tmp_path), "max_per_query": 10}
     whole = filtered(tmp_path / "whole", rows)
@@ -44,7 +44,7 @@ def test_balancing_samples_frequent_queries_and_drops_with_reasons(tmp_path: Pat
         FILTER.external_inputs(FilterConfig(balance={"queries": "no/such.parquet"}))
 
 
-def test_the_size_of_slices_does_not_change_the_output(tmp_path: Path):
+def test_the_size_of_slices_does_not_change_the_output(tmp_path):
     rows = some_pairs(700)
     config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30, "languages": ["en"]}
     config |= {"balance": {"queries": queries(tmp_path), "max_per_query": 40, "keep_unmatched": True}}
@@ -60,7 +60,7 @@ def test_the_size_of_slices_does_not_change_the_output(tmp_path: Path):
         assert one.equals(other)
 
 
-def test_resuming_with_other_partitions_gives_the_same_output(tmp_path: Path):
+def test_resuming_with_other_partitions_gives_the_same_output(tmp_path):
     rows = some_pairs(400)
     config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30}
     whole = filtered(tmp_path / "whole", rows, **config)
@@ -77,7 +77,7 @@ def test_resuming_with_other_partitions_gives_the_same_output(tmp_path: Path):
         assert filtered(store, rows, stage=with_sizes(tries[-1]), **config).content_digest == whole.content_digest
 
 
-def test_opt_out_lists_drop_rows_and_name_the_list(tmp_path: Path):
+def test_opt_out_lists_drop_rows_and_name_the_list(tmp_path):
     rows = [row | {"page_opt_out": "noindex" if number % 2 else None} for number, row in enumerate(some_pairs(60))]
     rows[0]["caption"] = "x"  # another rule drops it first
     rows[1] |= {"url": "http://host7.example/only.jpg", "page_url": "http://q.example/"}

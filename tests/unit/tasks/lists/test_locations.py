@@ -40,13 +40,13 @@ def parse_word(text: str) -> str:
         ("list.csv", "date|other_word\n2026|one\n2026|two\n2026|three"),
     ],
 )
-def test_reads_all_values_of_each_line(tmp_path: Path, name: str, content: str) -> None:
+def test_reads_all_values_of_each_line(tmp_path, name, content):
     path = write(tmp_path / name, content)
     assert list(read_values(path, ("word", "other-word"), parse_word)) == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_line_ends_may_be_split_between_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_line_ends_may_be_split_between_reads(tmp_path, monkeypatch, size):
     class Slow(io.BytesIO):
         def read(self, _: int | None = -1, /) -> bytes:
             return super().read(size)
@@ -55,7 +55,7 @@ def test_line_ends_may_be_split_between_reads(tmp_path: Path, monkeypatch: pytes
     assert list(read_values("list", (), parse_word)) == ["one", "two", "three", "four"]
 
 
-def test_slow_list_ends_at_its_deadline(tmp_path: Path) -> None:
+def test_slow_list_ends_at_its_deadline(tmp_path):
     with pytest.raises(SourceError, match="not whole in time, after 4 bytes"):
         list(read_values(write(tmp_path / "list", "one\n"), (), parse_word, seconds=-1))
 
@@ -68,7 +68,7 @@ def test_slow_list_ends_at_its_deadline(tmp_path: Path) -> None:
         ("Transfer-Encoding: chunked\r\n", b"8\r\none\ntwo\n\r\n0\r\n\r\n", None),
     ],
 )
-def test_list_of_a_server_needs_an_end(head: str, body: bytes, problem: str | None) -> None:
+def test_list_of_a_server_needs_an_end(head, body, problem):
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -97,14 +97,14 @@ def test_list_of_a_server_needs_an_end(head: str, body: bytes, problem: str | No
         ("# nothing\n", "has no entry; check its address, or remove it from the config"),
     ],
 )
-def test_error_names_the_list_and_the_line(tmp_path: Path, content: str | bytes, message: str) -> None:
+def test_error_names_the_list_and_the_line(tmp_path, content, message):
     path = write(tmp_path / "list.txt", content)
     with pytest.raises(ConfigError) as caught:
         list(read_values(path, (), parse_word))
     assert str(caught.value) == f"{path} {message}"
 
 
-def test_locations_are_paths_https_addresses_s3_uris_and_this_machine() -> None:
+def test_locations_are_paths_https_addresses_s3_uris_and_this_machine():
     for location in (
         "a/b.txt",
         "https://lists.example/a?b=c",

@@ -69,7 +69,7 @@ def matches(folder: Path, entries: str, rows: pa.Table) -> list[bool]:
         ("a.example\rexample.com\r", [1, 1, 1, 0, 1]),
     ],
 )
-def test_entry_matches_these_rows(tmp_path: Path, entry: str, expected: list[int]) -> None:
+def test_entry_matches_these_rows(tmp_path, entry, expected):
     rows = pa.table(
         {
             "url": [
@@ -102,7 +102,7 @@ def test_entry_matches_these_rows(tmp_path: Path, entry: str, expected: list[int
         ("https://a.*/", "only whole domains may have a wildcard"),
     ],
 )
-def test_wrong_entry_is_named(entry: str, message: str) -> None:
+def test_wrong_entry_is_named(entry, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # the message is compared
         parse_entry(entry)
     assert message in str(caught.value)
@@ -111,13 +111,13 @@ def test_wrong_entry_is_named(entry: str, message: str) -> None:
 @pytest.mark.parametrize(
     "line", ["https://a.example/my photo.zip", "a.example b", "https://a.example/1 no", "a.example no"]
 )
-def test_line_that_is_not_understood_as_a_whole_is_refused(tmp_path: Path, line: str) -> None:
+def test_line_that_is_not_understood_as_a_whole_is_refused(tmp_path, line):
     (tmp_path / "list.txt").write_text(f"b.example\n{line}\n")
     with pytest.raises(ConfigError, match="line 2: "):
         read_inputs("filter.opt_out_lists", {"no": str(tmp_path / "list.txt")})
 
 
-def test_list_is_read_anew_and_a_change_after_the_plan_is_an_error(tmp_path: Path) -> None:
+def test_list_is_read_anew_and_a_change_after_the_plan_is_an_error(tmp_path):
     path = tmp_path / "list.txt"
     locations = {"no": str(path)}
     path.write_text("a.example\nb.example\n")
@@ -132,19 +132,19 @@ def test_list_is_read_anew_and_a_change_after_the_plan_is_an_error(tmp_path: Pat
     assert recall_lists("pack", {}, first) == {}
 
 
-def test_error_of_an_address_keeps_its_class(tmp_path: Path) -> None:
+def test_error_of_an_address_keeps_its_class(tmp_path):
     with pytest.raises(ConfigError, match=r"^filter\.opt_out_lists\.no: "):
         read_inputs("filter.opt_out_lists", {"no": str(tmp_path / "none")})
 
 
-def test_marks_name_each_list() -> None:
+def test_marks_name_each_list():
     rows = pl.DataFrame({"page_opt_out": ["noai", None, None]}, schema={"page_opt_out": pl.String})
     masks = {"a": [True, True, False], "b": [True, False, False]}
     found = [RowMatches(name, np.array(mask)) for name, mask in masks.items()]
     assert mark_rows(rows, found).to_list() == ["noai,list:a,list:b", "list:a", None]
 
 
-def test_entries_and_lists_that_match_no_row_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_entries_and_lists_that_match_no_row_are_counted(tmp_path, caplog):
     rows = pa.table({"url": ["http://a.example/1", "http://b.a.example/2"], "page_url": ["http://c.test/", None]})
     entries = {"some": "a.example\nhttp://c.test/\nd.example\n", "none": f"{SHA}\nd.example\n"}
     lists = []
@@ -159,7 +159,7 @@ def test_entries_and_lists_that_match_no_row_are_counted(tmp_path: Path, caplog:
     assert [record.message.partition(":")[0] for record in caplog.records] == ["filter.opt_out_lists.none"]
 
 
-def test_perceptual_digests_are_read_from_lines_and_columns(tmp_path: Path) -> None:
+def test_perceptual_digests_are_read_from_lines_and_columns(tmp_path):
     texts = {
         "lines": "phash:0123456789ABCDEF\nphash:00ff00ff00ff00ff~2\n",
         "column": "url,phash,note\n,0123456789abcdef,x\n,phash:00ff00ff00ff00ff~2,y\n",
@@ -179,13 +179,13 @@ def test_perceptual_digests_are_read_from_lines_and_columns(tmp_path: Path) -> N
     assert len(set(digests.values())) == 2
 
 
-def test_columns_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_columns_that_are_not_read_are_named(tmp_path, caplog):
     (tmp_path / "list.csv").write_text("url,iscc,md5\nhttps://a.example/1.jpg,KACYPXW445FTYNJ3,ab\n")
     read_inputs("filter.opt_out_lists", {"no": str(tmp_path / "list.csv")})
     assert caplog.messages == [f"{tmp_path}/list.csv: these columns are not read: iscc, md5"]
 
 
-def test_folder_of_images_must_have_images_only(tmp_path: Path) -> None:
+def test_folder_of_images_must_have_images_only(tmp_path):
     (tmp_path / "letters").mkdir()
     with pytest.raises(ConfigError, match=r"^pack\.no: .*letters has no image; add"):
         read_inputs("pack", {"no": str(tmp_path / "letters")})

@@ -5,7 +5,7 @@ from dataops.home import CHECKOUT
 from tasks.models.packaging import PYFUNC, collect_imports
 
 
-def test_collect_imports_returns_the_modules_of_the_pyfunc_and_no_others() -> None:
+def test_collect_imports_returns_the_modules_of_the_pyfunc_and_no_others():
     found = collect_imports(PYFUNC)
     assert {
         "training/__init__.py",
@@ -18,7 +18,7 @@ def test_collect_imports_returns_the_modules_of_the_pyfunc_and_no_others() -> No
     assert not {"prefect", "boto3", "img2dataset", "matplotlib"} & found.packages
 
 
-def test_orchestrator_imports_no_slow_package() -> None:
+def test_orchestrator_imports_no_slow_package():
     code = """
 import sys, flows.config, tasks.register.stage
 print(*sorted({"torch", "mlflow", "prefect", "numba", "matplotlib", "img2dataset", "scrapy"} & set(sys.modules)))

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 from dataops.home import CHECKOUT
 
@@ -32,9 +31,7 @@ print(scores["error"][0])
 """
 
 
-def test_model_imports_its_own_code_when_the_process_has_another_version_of_it(
-    finished_model: Path, tmp_path: Path
-) -> None:
+def test_model_imports_its_own_code_when_the_process_has_another_version_of_it(finished_model, tmp_path):
     earlier = tmp_path / "training"
     earlier.mkdir()
     (earlier / "__init__.py").touch()

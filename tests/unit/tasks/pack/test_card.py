@@ -1,7 +1,6 @@
 """The pages of a dataset follow the manifests, show text from the web as text, and are covered by no digest."""
 
 import re
-from pathlib import Path
 
 from huggingface_hub import DatasetCard
 
@@ -10,7 +9,7 @@ from tests.hostile_text import HOSTILE, Page
 from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair, some_pairs
 
 
-def test_pages_show_hostile_pairs_as_text(tmp_path: Path) -> None:
+def test_pages_show_hostile_pairs_as_text(tmp_path):
     bad = {"caption": HOSTILE, "license": f"http://{HOSTILE}\n---\n", "source": f"/x/{HOSTILE}", "language": HOSTILE}
     pairs = [pair(n, **bad) for n in range(5)]
     pairs += [pair(n, HOSTILE, stage, **bad) for n, stage in enumerate(("extract", "filter", "download", "curate"), 10)]
@@ -32,7 +31,7 @@ def test_pages_show_hostile_pairs_as_text(tmp_path: Path) -> None:
     assert text.count(r"\<script\>") >= 6
 
 
-def test_content_digest_does_not_cover_the_pages(tmp_path: Path) -> None:
+def test_content_digest_does_not_cover_the_pages(tmp_path):
     first = packed_in(tmp_path / "a", [*some_pairs(), *dropped_pairs()])[1]["pack"]
     second = packed_in(tmp_path / "b", some_pairs())[1]["pack"]
     assert first.content_digest == second.content_digest == content_digest(first.parts)

@@ -18,16 +18,14 @@ def shard_starts_by_row(sizes: list[int], shard_size: int, shard_bytes: int) -> 
 
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 9), st.integers(1, 120))
-def test_shard_starts_equals_a_row_by_row_loop(sizes: list[int], count: int, most: int) -> None:
+def test_shard_starts_equals_a_row_by_row_loop(sizes, count, most):
     assert shard_starts(np.array(sizes, np.int64), count, most).tolist() == shard_starts_by_row(sizes, count, most)
 
 
 @given(
     st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(1, 40), st.integers(1, 9), st.integers(1, 120)
 )
-def test_shard_starts_continues_a_shard_in_the_next_partition(
-    sizes: list[int], first: int, count: int, most: int
-) -> None:
+def test_shard_starts_continues_a_shard_in_the_next_partition(sizes, first, count, most):
     whole, first = shard_starts_by_row(sizes, count, most), min(first, len(sizes))
     last = [start for start in whole if start < first][-1]  # the shard that is open where the first rows end
     after = shard_starts(np.array(sizes[first:], np.int64), count, most, first - last, sum(sizes[last:first]))

@@ -29,7 +29,7 @@ def pack_counted(folder: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> Co
     return store
 
 
-def test_requests_grow_no_faster_than_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_grow_no_faster_than_the_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     layouts = list[sort_layout.SortLayout]()
 

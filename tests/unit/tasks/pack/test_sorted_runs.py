@@ -36,13 +36,13 @@ KEYS = st.lists(st.tuples(RANKS, st.integers(0, 2), st.integers(0, 40)), max_siz
 
 @given(st.data(), KEYS, st.integers(1, 9), st.booleans(), st.integers(1, 5), st.integers(1, 60))
 def test_runs_return_what_a_sort_in_memory_gives(
-    data: st.DataObject,
-    keys: list[tuple[int, int, int]],
-    partitions: int,
-    with_images: bool,
-    shard_size: int,
-    shard_bytes: int,
-) -> None:
+    data,
+    keys,
+    partitions,
+    with_images,
+    shard_size,
+    shard_bytes,
+):
     writers = data.draw(st.lists(st.integers(0, 2), min_size=len(keys), max_size=len(keys)))
     first = data.draw(st.integers(0, partitions - 1))
     end = data.draw(st.integers(first + 1, partitions))
@@ -67,7 +67,7 @@ def test_runs_return_what_a_sort_in_memory_gives(
     assert shards == cut
 
 
-def test_a_damaged_run_does_not_count_as_written(tmp_path: Path) -> None:
+def test_a_damaged_run_does_not_count_as_written(tmp_path):
     store = FolderStore(tmp_path)
     draft = Draft(store, "pack", "0" * 16)
     write_run(draft, "0.run", make_rows([(5, 0, 30)]), 1, range(1))

@@ -46,7 +46,7 @@ def force_layout(monkeypatch: pytest.MonkeyPatch, piece: int, limit: int) -> Non
 class TestWithoutProcesses:
     """What the tasks make."""
 
-    def test_make_writes_the_kept_pairs_with_unchanged_images(self, tmp_path: Path) -> None:
+    def test_make_writes_the_kept_pairs_with_unchanged_images(self, tmp_path):
         pairs = some_pairs()
         store, packed_dataset = dataset_in(tmp_path, pairs, shard_size=6)
         assert packed_dataset.counts == Counts(input=17, kept=17)
@@ -74,9 +74,7 @@ class TestWithoutProcesses:
         left |= {part.name for name in plugins.load("commitments") for part in packed_dataset.named(f"index-{name}-")}
         assert set(store.names("pack")) == {packed_dataset.path(name) for name in left}, "no scratch file stays"
 
-    def test_make_gives_the_same_bytes_whatever_parts_the_rows_came_in(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_make_gives_the_same_bytes_whatever_parts_the_rows_came_in(self, tmp_path, monkeypatch):
         pairs, manifests = some_pairs(), []
         ways = [
             (pairs, 7, 1 << 26),
@@ -93,9 +91,7 @@ class TestWithoutProcesses:
         assert named == [named[0]] * 4
 
     @pytest.mark.parametrize(("piece", "limit"), [(1 << 20, 1 << 30), (2000, 1 << 30), (600, 3000), (600, 9000)])
-    def test_make_gives_the_same_bytes_whatever_the_passes(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, limit: int
-    ) -> None:
+    def test_make_gives_the_same_bytes_whatever_the_passes(self, tmp_path, monkeypatch, piece, limit):
         pairs = [pair(n, data=bytes([n]) * (n * 37 % 900)) for n in range(60)]  # also an image without bytes
         limits = {"shard_size": 9, "shard_bytes": 3000}
         _, direct = dataset_in(tmp_path / "direct", pairs, 7, **limits)
@@ -105,7 +101,7 @@ class TestWithoutProcesses:
         assert sorted_by_runs.facts == direct.facts
         assert [name for name in store.names("pack") if "_work" in name] == [], "no run is left"
 
-    def test_make_names_an_image_that_is_missing(self, tmp_path: Path) -> None:
+    def test_make_names_an_image_that_is_missing(self, tmp_path):
         store = FolderStore(tmp_path)
         manifests = chain(store, some_pairs(), 7)
         out = io.BytesIO()
@@ -114,7 +110,7 @@ class TestWithoutProcesses:
         with pytest.raises(CorruptPart, match=r"00001\.tar: no [0-9a-f]{32}\.jpg, which a row of curate names"):
             packed(store, tmp_path, manifests)
 
-    def test_make_fails_with_counts_when_no_pair_is_left(self, tmp_path: Path) -> None:
+    def test_make_fails_with_counts_when_no_pair_is_left(self, tmp_path):
         store = FolderStore(tmp_path)
         manifests = chain(store, [pair(0, "too_small"), pair(1, "undecodable")], 10)
         message = r"download kept 2 of 2; curate kept 0 of 2 \(too_small 1, undecodable 1\)"
@@ -129,9 +125,7 @@ class TestWithoutProcesses:
         ],
         ids=["one-pass", "two-passes"],
     )
-    def test_make_resumes_after_a_crash_without_repeating_tasks(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: list[str], counts: dict[str, int]
-    ) -> None:
+    def test_make_resumes_after_a_crash_without_repeating_tasks(self, tmp_path, monkeypatch, kills, counts):
         _, whole = dataset_in(tmp_path / "whole", some_pairs(), shard_size=5)
         passes = 2 if "merge" in counts else 1
         layout = sort_layout.SortLayout(passes == 2, 12_000, passes, 8, 34_000)  # six rows a task
@@ -156,9 +150,7 @@ class TestWithoutProcesses:
         assert dict(Counter(done)) == counts, "each once"
 
     @pytest.mark.parametrize("runs", [False, True])
-    def test_a_sample_has_the_further_captions_of_its_row(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool
-    ) -> None:
+    def test_a_sample_has_the_further_captions_of_its_row(self, tmp_path, monkeypatch, runs):
         kinds = ("keywords", "synthetic")
         further = [[{"uid": f"{n:032x}", "caption": f"{kind} {n}", "caption_source": kind} for kind in kinds[: n % 3]]
                    for n in range(12)]  # fmt: skip
@@ -186,7 +178,7 @@ class TestWithoutProcesses:
 
 
 @pytest.mark.timeout(60)
-def test_make_gives_the_same_bytes_in_worker_processes(tmp_path: Path) -> None:
+def test_make_gives_the_same_bytes_in_worker_processes(tmp_path):
     parallel = dataset_in(tmp_path / "parallel", some_pairs(), 7, workers=2, pool=None, shard_size=4)[1]
     assert parallel.content_digest == dataset_in(tmp_path / "serial", some_pairs(), 20, shard_size=4)[1].content_digest
 
@@ -194,7 +186,7 @@ def test_make_gives_the_same_bytes_in_worker_processes(tmp_path: Path) -> None:
 class TestOptOutLists:
     """The lists are read anew, and what they name by then is not packed."""
 
-    def test_dataset_lacks_what_the_lists_name_and_its_key_has_their_content(self, tmp_path: Path) -> None:
+    def test_dataset_lacks_what_the_lists_name_and_its_key_has_their_content(self, tmp_path):
         pairs, letters = some_pairs(), tmp_path / "letters.txt"
         store, without = dataset_in(tmp_path / "store", pairs, shard_size=6)
         manifests = chain(store, pairs)
@@ -215,7 +207,7 @@ class TestOptOutLists:
             assert removed.isdisjoint(read_parts(store, manifest)["uid"].to_pylist())
         assert packed(store, tmp_path, manifests, shard_size=6).key == without.key
 
-    def test_copies_of_images_in_a_folder_are_not_packed(self, tmp_path: Path) -> None:
+    def test_copies_of_images_in_a_folder_are_not_packed(self, tmp_path):
         pairs: list[dict[str, Any]] = [row | {"phash": compute_phash(row["data"])} for row in some_pairs()]
         letters = tmp_path / "letters"
         letters.mkdir()
@@ -233,9 +225,7 @@ class TestOptOutLists:
         assert (int(found[1], 16) ^ int(pairs[4]["phash"], 16)).bit_count() == int(found[2])
 
     @pytest.mark.parametrize("limit", [1 << 30, 3000])
-    def test_digest_without_a_column_is_computed_from_the_images(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
-    ) -> None:
+    def test_digest_without_a_column_is_computed_from_the_images(self, tmp_path, monkeypatch, limit):
         force_layout(monkeypatch, 600 if limit == 3000 else 1 << 20, limit)
         monkeypatch.setattr(plugins, "find", lambda kind, name: replace(PHASH, column=None))
         pairs, letters = some_pairs(), tmp_path / "letters.csv"
@@ -247,7 +237,7 @@ class TestOptOutLists:
         assert {row["uid"] for row in dropped} == {pairs[4]["uid"], pairs[12]["uid"]}
         assert all(row["page_opt_out"].endswith("~0") for row in dropped)
 
-    def test_takedown_keeps_the_reasons_of_an_earlier_version(self, tmp_path: Path) -> None:
+    def test_takedown_keeps_the_reasons_of_an_earlier_version(self, tmp_path):
         pairs, letters = some_pairs(), tmp_path / "letters.txt"
         store = FolderStore(tmp_path / "store")
         manifests = chain(store, pairs)

@@ -66,7 +66,7 @@ def read_page(markdown: str) -> LexborHTMLParser:
     return LexborHTMLParser(MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown))
 
 
-def test_lineage_leads_stage_by_stage_down_to_the_sources() -> None:
+def test_lineage_leads_stage_by_stage_down_to_the_sources():
     pytest.importorskip("plugins.pages")
     for text in (registered().markdown(), registered().summary({"runs": "#/x"}, ())):
         page = read_page(split_front_matter(text)[1])
@@ -84,7 +84,7 @@ def test_lineage_leads_stage_by_stage_down_to_the_sources() -> None:
     assert not read_page(Card("m", manifests(), ROWS, "passed").markdown()).css("a"), "there is no run"
 
 
-def test_summary_begins_with_the_main_results_and_ends_with_whole_rows() -> None:
+def test_summary_begins_with_the_main_results_and_ends_with_whole_rows():
     """MLflow's database holds 5,000 characters; a model of many tasks and source files has more to say."""
     rows = [
         {"key": f"task-{n}/{metric}", "task": f"task-{n}", "metric": metric, "value": 0.5, "low": 0.4, "high": 0.6}
@@ -106,7 +106,7 @@ def test_summary_begins_with_the_main_results_and_ends_with_whole_rows() -> None
     assert "Training data" in whole
 
 
-def test_card_shows_the_curve_of_held_out_pairs() -> None:
+def test_card_shows_the_curve_of_held_out_pairs():
     assert "Held-out" not in registered().markdown()
     found = manifests()
     curve = [{"step": 1000 * n, "holdout_loss": n / 7, "holdout_mean_R_at_1": 0.25} for n in (1, 2)]
@@ -122,7 +122,7 @@ def test_card_shows_the_curve_of_held_out_pairs() -> None:
     assert "ended early" in page.text()
 
 
-def test_card_escapes_hostile_text_and_names_missing_checks() -> None:
+def test_card_escapes_hostile_text_and_names_missing_checks():
     card = Card(HOSTILE, manifests(), ROWS, HOSTILE, HOSTILE, HOSTILE)
     page, plain = card.html(), card.markdown()
     assert "<script" not in page
@@ -147,7 +147,7 @@ def hub_card(init: str | None, license_: str = "Apache-2.0") -> Any:  # its fiel
     return ModelCard(write_front_matter(fields) + "# m\n")
 
 
-def test_hub_reads_results_data_and_licence() -> None:
+def test_hub_reads_results_data_and_licence():
     data = hub_card(None).data
     assert (data.license, data.datasets, data.language) == ("apache-2.0", ["pack/00"], ["en", "zh"])
     assert data.base_model is None

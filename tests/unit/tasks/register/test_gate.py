@@ -1,7 +1,6 @@
 """Floors of the gate."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,7 +35,7 @@ ROWS = [
         ({"seen/nan": 0.0}, "refused: seen/nan is nan, floor 0"),
     ],
 )
-def test_check_floors_refuses_each_metric_below_its_floor(floors: dict[str, float], verdict: str) -> None:
+def test_check_floors_refuses_each_metric_below_its_floor(floors, verdict):
     assert str(check_floors(floors, ROWS)) == verdict
 
 
@@ -77,9 +76,7 @@ def metrics(**low: float | None) -> dict[str, Any]:
         ),
     ],
 )
-def test_without_a_gate_only_a_model_above_chance_and_not_worse_gets_the_alias(
-    tmp_path: Path, low: dict[str, float | None], champion: int | None, finding: str, alias: bool
-) -> None:
+def test_without_a_gate_only_a_model_above_chance_and_not_worse_gets_the_alias(tmp_path, low, champion, finding, alias):
     store = FolderStore(tmp_path)
     ours = evaluation(store, "ours", {"a": [n < 100 for n in range(200)], "b": [True]})
     holder = None

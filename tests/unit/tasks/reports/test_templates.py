@@ -37,7 +37,7 @@ def elements(page: str) -> list[tuple[str, dict[str, str | None]]]:
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("template", PAGES | FRAGMENTS)
-def test_page_shows_hostile_text_as_text(template: str, text: str) -> None:
+def test_page_shows_hostile_text_as_text(template, text):
     values = (PAGES | FRAGMENTS)[template]
     page = render(template, **values(text))
     harmless = elements(render(template, **values(HARMLESS)))
@@ -55,7 +55,7 @@ def test_page_shows_hostile_text_as_text(template: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("template", PAGES)
-def test_page_runs_and_fetches_nothing(template: str) -> None:
+def test_page_runs_and_fetches_nothing(template):
     page = elements(render(template, **PAGES[template](HARMLESS)))
     (policy,) = [a["content"] for tag, a in page if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
     has_images = any(tag == "img" for tag, _ in page)
@@ -69,13 +69,13 @@ def test_page_runs_and_fetches_nothing(template: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("template", MARKDOWN)
-def test_markdown_shows_hostile_text_as_text(template: str, text: str) -> None:
+def test_markdown_shows_hostile_text_as_text(template, text):
     markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
     hostile, harmless = (elements(markdown.render(render(template, **MARKDOWN[template](t)))) for t in (text, HARMLESS))
     assert [(tag, attributes.keys()) for tag, attributes in hostile] == [(tag, a.keys()) for tag, a in harmless]
 
 
-def test_reports_are_imported_without_jinja() -> None:
+def test_reports_are_imported_without_jinja():
     modules = "tasks.pack.card, tasks.register.card"
     code = f"import sys, {modules}; sys.exit('jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=False).returncode == 0

@@ -3,7 +3,7 @@
 from tasks.tracking import run_metadata
 
 
-def test_flatten_params_truncates_and_removes_secrets() -> None:
+def test_flatten_params_truncates_and_removes_secrets():
     config = {
         "a": {"b": {"c": 1, "d": []}, "e": {}, "text": "x" * 9000},
         "access_key": "s",

@@ -58,9 +58,7 @@ def plan_training(store: FolderStore, folder: Path, own: Manifest, **more: objec
     return plan(TRAIN, TrainConfig.model_validate(train), 0, [own], store)
 
 
-def test_a_mixture_makes_the_same_bytes_when_its_shards_do_not_fit_on_the_disk(
-    store: FolderStore, tmp_path: Path, run_here: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mixture_makes_the_same_bytes_when_its_shards_do_not_fit_on_the_disk(store, tmp_path, run_here, monkeypatch):
     own, other = write_dataset(store, OWN, 3, 4), write_dataset(store, OTHER, 2, 5)
     largest = max(part.bytes for one in (own, other) for part in one.named("", ".tar"))
     made: list[Manifest] = []
@@ -90,7 +88,7 @@ def test_a_mixture_makes_the_same_bytes_when_its_shards_do_not_fit_on_the_disk(
     assert list_training_datasets(made[0], store)[0].manifest is None
 
 
-def test_key_depends_on_the_weights_and_the_content_of_each_dataset(store: FolderStore, tmp_path: Path) -> None:
+def test_key_depends_on_the_weights_and_the_content_of_each_dataset(store, tmp_path):
     own, other = write_dataset(store, OWN, 1, 4), write_dataset(store, OTHER, 1, 5)
     copy = build_manifest("pack", other.parts, key="c" * 16, counts=other.counts)
     store.put(f"pack/{copy.key}/manifest.json", copy.model_dump_json().encode())
@@ -120,12 +118,12 @@ def test_key_depends_on_the_weights_and_the_content_of_each_dataset(store: Folde
         ([{"weight": 1}, {"key": "pack/../x", "weight": 1}], "pattern"),
     ],
 )
-def test_wrong_tables_are_refused(tables: list[dict[str, object]], message: str) -> None:
+def test_wrong_tables_are_refused(tables, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig.model_validate({"dataset": tables})
 
 
-def test_a_dataset_with_pairs_that_were_taken_down_since_is_refused(tmp_path: Path) -> None:
+def test_a_dataset_with_pairs_that_were_taken_down_since_is_refused(tmp_path):
     store, manifests = packed_in(tmp_path / "store", [pair(number) for number in range(6)])
     config = TrainConfig.model_validate({"dataset": [{"weight": 1}, {"key": manifests["pack"].key, "weight": 1}]})
 

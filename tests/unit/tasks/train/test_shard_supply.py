@@ -8,9 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.supplied_shards import Dataset, dataset, job_of, size_of, supply
+from tests.supplied_shards import dataset, job_of, size_of, supply
 from tests.trainings import before_step, process_state, stop_at
 from training.train import OUTPUTS, main
 
@@ -47,8 +45,8 @@ def record_files(names: list[Any]) -> Callable[..., Any]:
 
 
 def test_supplied_shards_make_the_same_model_when_the_training_is_interrupted_and_a_shard_damaged(
-    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    dataset, tmp_path, monkeypatch
+):
     assert main([str(job_of(dataset, tmp_path / "here", 0))]) == 0
     limit = size_of(dataset, 4)
     job = job_of(dataset, tmp_path / "come", limit)
@@ -70,9 +68,7 @@ def test_supplied_shards_make_the_same_model_when_the_training_is_interrupted_an
     assert len((tmp_path / "come/out/metrics.jsonl").read_text().splitlines()) == len(steps)
 
 
-def test_job_ends_with_the_name_of_a_shard_that_is_damaged_or_missing(
-    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_job_ends_with_the_name_of_a_shard_that_is_damaged_or_missing(dataset, tmp_path, caplog):
     limit = size_of(dataset, 4)
     name = next(name for name in dataset[1] if name.endswith("00003.tar"))
     path = dataset[0].local(name)

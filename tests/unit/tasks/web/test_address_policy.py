@@ -1,15 +1,13 @@
 import threading
 import time
 
-import pytest
-
 from tasks.web.address_policy import DnsCache
 from tests.concurrency import at_once
 
 PUBLIC = [(2, 1, 6, "", ("8.8.8.8", 0))]
 
 
-def test_dns_cache_resolves_a_name_once_until_its_answer_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dns_cache_resolves_a_name_once_until_its_answer_expires(monkeypatch):
     resolved: list[str] = []
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -31,7 +29,7 @@ def test_dns_cache_resolves_a_name_once_until_its_answer_expires(monkeypatch: py
     assert resolved == ["a.test", "b.test", "b.test"]
 
 
-def test_dns_cache_resolves_other_names_while_one_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dns_cache_resolves_other_names_while_one_hangs(monkeypatch):
     release = threading.Event()
 
     def hangs(host: str, *args: object, **kinds: object) -> list[object]:
@@ -51,7 +49,7 @@ def test_dns_cache_resolves_other_names_while_one_hangs(monkeypatch: pytest.Monk
     assert names.resolve("starved.test") == [(2, ("8.8.8.8", 0))]
 
 
-def test_dns_cache_limits_the_number_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dns_cache_limits_the_number_of_names(monkeypatch):
     resolved: list[str] = []
     monkeypatch.setattr("socket.getaddrinfo", lambda host, *a, **k: resolved.append(host) or list(PUBLIC))
     names = DnsCache(threads=1, most=10)

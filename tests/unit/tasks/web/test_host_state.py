@@ -13,7 +13,7 @@ class Files(OriginFiles):
     """Answers without a network."""
 
     def __init__(self, folder: Path, status: int = 200, **options: Any):
-        super().__init__(client=None, state=HostState(folder), timeout=1.0, **options)  # type: ignore[arg-type]
+        super().__init__(client=None, state=HostState(folder), timeout=1.0, **options)
         self.status, self.asked = status, []
 
     def _request(self, first: str) -> OriginFile:
@@ -24,7 +24,7 @@ class Files(OriginFiles):
         return OriginFile(first, self.status, "text", time.time())
 
 
-def test_robots_cache_sends_one_request_for_all_threads_and_processes_of_a_folder(tmp_path: Path) -> None:
+def test_robots_cache_sends_one_request_for_all_threads_and_processes_of_a_folder(tmp_path):
     everyone, answers = [Files(tmp_path) for _ in range(3)], []
 
     def work(number: int) -> None:
@@ -37,9 +37,7 @@ def test_robots_cache_sends_one_request_for_all_threads_and_processes_of_a_folde
     assert sorted(urls) == ["http://a.test/robots.txt", "http://b.test/robots.txt"]
 
 
-def test_robots_cache_reports_a_failed_request_to_the_host_and_keeps_it_briefly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_robots_cache_reports_a_failed_request_to_the_host_and_keeps_it_briefly(tmp_path, monkeypatch):
     files, reasons = Files(tmp_path, status=0), []
 
     class Turn:
@@ -73,23 +71,21 @@ def test_robots_cache_reports_a_failed_request_to_the_host_and_keeps_it_briefly(
     "error",
     [ValueError("x"), UnicodeError("x"), RecursionError(), KeyError("x"), AttributeError("x"), AssertionError()],
 )
-def test_robots_cache_keeps_an_unforeseen_error_like_any_failure(tmp_path: Path, error: Exception) -> None:
+def test_robots_cache_keeps_an_unforeseen_error_like_any_failure(tmp_path, error):
     files, asked = Files(tmp_path), []
 
     def fail(first: str) -> OriginFile:
         asked.append(first)
         raise error
 
-    files._request = fail  # type: ignore[method-assign]
+    files._request = fail
     for _ in range(3):
         with pytest.raises(FetchError, match=f"^bad_response: {type(error).__name__}$"):
             files.get("http://a.test", "/ai.txt")
     assert len(asked) == 1
 
 
-def test_what_a_clock_ahead_has_written_does_not_hold_once_it_is_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_clock_ahead_has_written_does_not_hold_once_it_is_right(tmp_path, monkeypatch):
     right = time.time()
     files, url = Files(tmp_path), "http://a.test/robots.txt"
     with monkeypatch.context() as ahead:

@@ -74,9 +74,7 @@ def fetch(client: HttpClient, url: str = "http://a.test/", cap: int = 1_000, sec
         return b"".join(read_body(response, cap))
 
 
-def test_client_closes_a_connection_whose_response_was_not_read_to_its_end(
-    client: HttpClient, addresses: dict[str, tuple[str, int]]
-) -> None:
+def test_client_closes_a_connection_whose_response_was_not_read_to_its_end(client, addresses):
     server = RawServer([WHOLE, WHOLE], [CHUNKED, WHOLE], [CHUNKED, WHOLE], [WHOLE])
     addresses["a.test"] = server.address
     with client.get(split_url("http://a.test/"), time.monotonic() + 30, allow_body(9)):
@@ -90,9 +88,7 @@ def test_client_closes_a_connection_whose_response_was_not_read_to_its_end(
 
 
 @pytest.mark.parametrize("first", [[WHOLE], [WHOLE, b""]], ids=["idle", "at-request"])
-def test_client_repeats_a_request_once_if_the_server_closed_a_kept_connection(
-    client: HttpClient, addresses: dict[str, tuple[str, int]], first: list[bytes]
-) -> None:
+def test_client_repeats_a_request_once_if_the_server_closed_a_kept_connection(client, addresses, first):
     server = RawServer(first, [WHOLE], [b""])
     addresses["a.test"] = server.address
     assert [fetch(client), fetch(client)] == [b"ok", b"ok"]
@@ -103,7 +99,7 @@ def test_client_repeats_a_request_once_if_the_server_closed_a_kept_connection(
     assert numbers.count(0) <= 2
 
 
-def test_client_signs_a_repeated_request_again(addresses: dict[str, tuple[str, int]]) -> None:
+def test_client_signs_a_repeated_request_again(addresses):
     server, numbers = RawServer([WHOLE, b""], [WHOLE]), iter(range(9))
     addresses["a.test"] = server.address
 
@@ -120,9 +116,7 @@ def test_client_signs_a_repeated_request_again(addresses: dict[str, tuple[str, i
 
 
 @pytest.mark.parametrize("part", [b"HT", OK, WHOLE[:-1]])
-def test_client_repeats_no_request_whose_response_began(
-    client: HttpClient, addresses: dict[str, tuple[str, int]], part: bytes
-) -> None:
+def test_client_repeats_no_request_whose_response_began(client, addresses, part):
     server = RawServer([WHOLE, part], [WHOLE])
     addresses["a.test"] = server.address
     fetch(client)
@@ -131,9 +125,7 @@ def test_client_repeats_no_request_whose_response_began(
     assert server.connections() == [0, 0]
 
 
-def test_connection_serves_only_its_host_at_an_address_that_is_still_allowed(
-    client: HttpClient, addresses: dict[str, tuple[str, int]]
-) -> None:
+def test_connection_serves_only_its_host_at_an_address_that_is_still_allowed(client, addresses):
     first, second = RawServer([WHOLE, WHOLE], [WHOLE]), RawServer([WHOLE])
     addresses |= {"a.test": first.address, "b.test": first.address}
     fetch(client, "http://a.test/")
@@ -147,9 +139,7 @@ def test_connection_serves_only_its_host_at_an_address_that_is_still_allowed(
         fetch(client, "http://b.test/")
 
 
-def test_request_names_its_host_and_refuses_control_characters(
-    client: HttpClient, addresses: dict[str, tuple[str, int]]
-) -> None:
+def test_request_names_its_host_and_refuses_control_characters(client, addresses):
     server = RawServer([WHOLE, WHOLE], [WHOLE], [])
     addresses["a.test"] = server.address
     for url in ("http://a.test:80/x y?q=ü", "http://a.test:80", "http://a.test:81/"):
@@ -166,7 +156,7 @@ def test_request_names_its_host_and_refuses_control_characters(
         pass
 
 
-def test_idle_connections_are_few_and_expire() -> None:
+def test_idle_connections_are_few_and_expire():
     pairs = [socket.socketpair() for _ in range(4)]
     made = [Connection(near, (socket.AF_INET, ("127.0.0.1", n))) for n, (near, _) in enumerate(pairs)]
     idle, targets = IdleConnections(most=2), [one.target for one in made if one.target]

@@ -64,7 +64,7 @@ def choose_slowly(number: int, draws: np.ndarray) -> str:
 def seen_captions(tar: Path, ranks: int, first_step: int = 1, workers: int = 0) -> dict[tuple[int, int], str]:
     """Return the caption of each sample in each epoch."""
     dataset = Dataset([tar], 8, 0, caption_weights=WEIGHTS)
-    config = TrainConfig(epochs=60, batch_size=4, workers=workers, captions=WEIGHTS)  # pyright: ignore[reportArgumentType]
+    config = TrainConfig(epochs=60, batch_size=4, workers=workers, captions=WEIGHTS)
     plan, found = Plan(len(dataset), config, 7), dict[tuple[int, int], str]()
     for rank in range(ranks):
         for batch in load_batches(dataset, plan, first_step, rank, ranks):
@@ -73,7 +73,7 @@ def seen_captions(tar: Path, ranks: int, first_step: int = 1, workers: int = 0) 
     return found
 
 
-def test_choice_equals_a_slow_reference_for_any_ranks_threads_and_first_step(tar: Path) -> None:
+def test_choice_equals_a_slow_reference_for_any_ranks_threads_and_first_step(tar):
     found = seen_captions(tar, 1)
     assert len(found) == 60 * len(ROWS)
     for (epoch, sample), caption in found.items():
@@ -84,7 +84,7 @@ def test_choice_equals_a_slow_reference_for_any_ranks_threads_and_first_step(tar
     assert 0 < len(resumed) < len(found)
 
 
-def test_each_kind_is_chosen_by_its_weight_whatever_the_number_of_its_captions() -> None:
+def test_each_kind_is_chosen_by_its_weight_whatever_the_number_of_its_captions():
     row = read_captions(as_json(ROWS[1]))
     grid = [((i + 0.5) / 70, (j + 0.5) / 10) for i in range(70) for j in range(10)]
     counts = Counter(choose_caption("own", row, WEIGHTS, draws) for draws in grid)
@@ -92,7 +92,7 @@ def test_each_kind_is_chosen_by_its_weight_whatever_the_number_of_its_captions()
     assert list_captions("own", read_captions(as_json(ROWS[3])), WEIGHTS) == {"title": ["own"]}, "all have weight 0"
 
 
-def test_without_the_table_the_caption_is_that_of_the_txt(tar: Path) -> None:
+def test_without_the_table_the_caption_is_that_of_the_txt(tar):
     dataset = Dataset([tar], 8, 0)
     assert "rows" not in dataset.index.columns
     assert list(dataset.captions()) == OWN
@@ -105,9 +105,9 @@ def test_without_the_table_the_caption_is_that_of_the_txt(tar: Path) -> None:
         one.close()
 
 
-def test_a_row_that_is_not_valid_is_skipped_with_a_reason(tmp_path: Path) -> None:
+def test_a_row_that_is_not_valid_is_skipped_with_a_reason(tmp_path):
     members = {"a.png": png((8, 8)), "a.txt": b"own", "a.json": b'{"captions": [{"caption": 3}]}'}
     dataset = Dataset([shard(tmp_path / "0.tar", members)], 8, 0, caption_weights={})
-    assert "Expected `str`, got `int`" in dataset.load(0).reason  # pyright: ignore[reportAttributeAccessIssue]
+    assert "Expected `str`, got `int`" in dataset.load(0).reason
     assert list(dataset.captions()) == []
     dataset.close()

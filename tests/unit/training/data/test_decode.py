@@ -1,7 +1,6 @@
 """Decoding at the scale that is needed, and crops of images, against Pillow and torchvision."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +30,7 @@ def as_jpeg(image: Image.Image) -> bytes:
 
 
 @pytest.mark.parametrize(("side", "shape"), [(300, (301, 400)), (151, (301, 400)), (150, (151, 200)), (30, (38, 50))])
-def test_an_image_is_decoded_at_the_smallest_sufficient_scale(side: int, shape: tuple[int, int]) -> None:
+def test_an_image_is_decoded_at_the_smallest_sufficient_scale(side, shape):
     image = smooth(301, 400)
     decoded = decode.decode_image(as_jpeg(image), side)
     assert decoded.shape == (*shape, 3)
@@ -40,12 +39,12 @@ def test_an_image_is_decoded_at_the_smallest_sufficient_scale(side: int, shape: 
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
-def test_at_full_scale_pixels_equal_pillows(mode: str) -> None:
+def test_at_full_scale_pixels_equal_pillows(mode):
     data = as_jpeg(smooth(40, 50).convert(mode))
     assert np.array_equal(decode.decode_image(data, 40), np.asarray(decode_rgb(data)))
 
 
-def test_a_palette_image_without_its_palette_is_unreadable() -> None:
+def test_a_palette_image_without_its_palette_is_unreadable():
     sink = io.BytesIO()
     smooth(40, 50).quantize(16).save(sink, "PNG")
     data = sink.getvalue()
@@ -55,7 +54,7 @@ def test_a_palette_image_without_its_palette_is_unreadable() -> None:
         decode.decode_image(data[: palette - 4] + data[palette - 4 + length :], 8)
 
 
-def test_crops_have_torchvisions_distribution() -> None:
+def test_crops_have_torchvisions_distribution():
     torch.manual_seed(0)
     number, area = 2000, (0.5, 1.0)
     image = torch.empty(3, 60, 90)
@@ -70,7 +69,7 @@ def test_crops_have_torchvisions_distribution() -> None:
 
 
 @pytest.mark.parametrize("shrink", [1.02, 1.1, 1.16, 1.3, 1.49, 1.6, 3.0])
-def test_shrinking_is_close_to_the_resize_of_evaluation(shrink: float) -> None:
+def test_shrinking_is_close_to_the_resize_of_evaluation(shrink):
     """Compare a photograph with Pillow's bicubic kernel, which averages as it shrinks; a cubic one alone has 30 dB."""
     photo = load_sample_images().images[0][:400, :400]
     side = round(400 / shrink)
@@ -79,7 +78,7 @@ def test_shrinking_is_close_to_the_resize_of_evaluation(shrink: float) -> None:
     assert 10 * np.log10(255**2 / error) > 37
 
 
-def test_a_crop_is_scaled_as_in_pillow() -> None:
+def test_a_crop_is_scaled_as_in_pillow():
     image = smooth(96, 128)
     for crop, limit in (((3, 8, 80, 90), 1.0), ((0, 0, 40, 40), 1.0), ((5, 60, 32, 32), 0.0)):
         top, left, height, width = crop
@@ -90,7 +89,7 @@ def test_a_crop_is_scaled_as_in_pillow() -> None:
         assert abs(scaled - expected).mean() <= limit
 
 
-def test_an_index_and_the_headers_give_equal_samples(tmp_path: Path) -> None:
+def test_an_index_and_the_headers_give_equal_samples(tmp_path):
     members = dict(pairs(0, 5))
     path = tmp_path / "00000.tar"
     with path.open("wb") as file:
@@ -103,5 +102,5 @@ def test_an_index_and_the_headers_give_equal_samples(tmp_path: Path) -> None:
     indexed = Dataset([path], 32, 0)
     assert len(walked) == len(indexed) == 5
     for sample in range(5):
-        assert walked.load(sample)[1] == indexed.load(sample)[1]  # pyright: ignore[reportIndexIssue]
+        assert walked.load(sample)[1] == indexed.load(sample)[1]
         assert walked._image(sample) == indexed._image(sample) == jpeg(sample)

@@ -30,13 +30,13 @@ def sort_at_once(seed: int, samples: int, sampling: Sampling | None, windows: Wi
     cuts=st.lists(st.integers(0, 540), max_size=4),
 )
 def test_order_equals_a_sort_of_all_samples(
-    sizes: list[int],
-    at_once: int,
-    share: float | None,
-    seed: int,
-    block: int,
-    chunk: int,
-    cuts: list[int],
+    sizes,
+    at_once,
+    share,
+    seed,
+    block,
+    chunk,
+    cuts,
 ):
     samples, numbers = sum(sizes), np.random.default_rng(seed % 2**32)
     probabilities = np.where(numbers.random(samples) < 0.3, 1.0, share or 0.0)

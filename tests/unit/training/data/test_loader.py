@@ -2,7 +2,6 @@
 
 import io
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,9 +24,7 @@ from training.model.preprocess import decode_rgb
     ranks=st.integers(1, 4),
     seed=st.integers(-(2**63), 2**63 - 1),
 )
-def test_each_sample_is_seen_once_an_epoch_by_any_number_of_ranks(
-    samples: int, batch_size: int, ranks: int, seed: int
-) -> None:
+def test_each_sample_is_seen_once_an_epoch_by_any_number_of_ranks(samples, batch_size, ranks, seed):
     plan = Plan(samples, TrainConfig(epochs=2, batch_size=batch_size), seed)
     alone = [plan.batch(step, 0, 1) for step in range(1, plan.total_steps + 1)]
     sizes = [len(indices) for _, indices in alone]
@@ -43,7 +40,7 @@ def test_each_sample_is_seen_once_an_epoch_by_any_number_of_ranks(
         assert plan.samples_seen(step) == sum(sizes[:step])
 
 
-def test_random_numbers_equal_the_recorded_ones() -> None:
+def test_random_numbers_equal_the_recorded_ones():
     """Compare with recorded numbers, on which the order and augmentation of every earlier model depend."""
     assert draw_permutation(0, 0, 8).tolist() == [0, 5, 3, 2, 6, 7, 1, 4]
     assert draw_uniforms("augment", 3, 2, np.array([0, 7]), 2).round(12).tolist() == [
@@ -52,7 +49,7 @@ def test_random_numbers_equal_the_recorded_ones() -> None:
     ]
 
 
-def test_members_are_paired_by_key(tmp_path: Path) -> None:
+def test_members_are_paired_by_key(tmp_path):
     long = "folder/" + "k" * 150
     members = {"a.txt": b" one ", "a.PNG": png((8, 9)), "b.png": png((8, 8)), f"{long}.webp": b"?", f"{long}.txt": b"x"}
     members |= {"c.json": b"{}", "c.txt": b"  ", "c.jpg": png((8, 8)), "d.jpg": png((8, 8)), "d.txt": b"\xff"}
@@ -67,7 +64,7 @@ def test_members_are_paired_by_key(tmp_path: Path) -> None:
     dataset.close()
 
 
-def test_a_shard_cut_while_it_is_read_raises_contract_error(tmp_path: Path) -> None:
+def test_a_shard_cut_while_it_is_read_raises_contract_error(tmp_path):
     path = shard(tmp_path / "0.tar", {"a.png": png((64, 64)), "a.txt": b"one"})
     dataset = Dataset([path], 8, 0)
     with path.open("r+b") as file:
@@ -77,7 +74,7 @@ def test_a_shard_cut_while_it_is_read_raises_contract_error(tmp_path: Path) -> N
     dataset.close()
 
 
-def test_cache_and_workers_change_nothing(shards: list[Path]) -> None:
+def test_cache_and_workers_change_nothing(shards):
     def all_batches(cache_bytes: int, workers: int) -> list[tuple[object, ...]]:
         config = TrainConfig(epochs=2, batch_size=10, workers=workers, prompts=("{}", "an emoji, {}"), word_dropout=0.3)
         dataset = Dataset(shards, 32, cache_bytes)
@@ -95,7 +92,7 @@ def test_cache_and_workers_change_nothing(shards: list[Path]) -> None:
     assert all_batches(10**9, 4) == expected
 
 
-def test_prompts_and_word_dropout_are_drawn_at_random(shards: list[Path]) -> None:
+def test_prompts_and_word_dropout_are_drawn_at_random(shards):
     config = TrainConfig(epochs=40, batch_size=25, prompts=("{}", "so: {}"), word_dropout=0.5)
     dataset = Dataset(shards, 32, 10**7)
     counts: Counter[str] = Counter()
@@ -107,7 +104,7 @@ def test_prompts_and_word_dropout_are_drawn_at_random(shards: list[Path]) -> Non
         assert 10 <= counts[word] <= 32, counts
 
 
-def test_transparent_images_become_white() -> None:
+def test_transparent_images_become_white():
     for image in (Image.new("RGBA", (9, 9), (255, 0, 0, 0)), Image.new("LA", (9, 9), (0, 0))):
         buffer = io.BytesIO()
         image.save(buffer, "PNG")

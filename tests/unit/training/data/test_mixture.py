@@ -70,9 +70,7 @@ def order_slowly(parts: list[Component], quotas: list[int], seed: int, epochs: i
 
 @settings(max_examples=25)
 @given(data=st.data(), sizes=SIZES, seed=st.integers(0, 2**32 - 1), is_sampled=st.booleans())
-def test_order_is_that_of_lists_for_any_number_of_ranks(
-    data: st.DataObject, sizes: list[int], seed: int, is_sampled: bool
-) -> None:
+def test_order_is_that_of_lists_for_any_number_of_ranks(data, sizes, seed, is_sampled):
     weights = [data.draw(WEIGHTS) for _ in sizes]
     numbers = np.random.default_rng(seed)
     chances = np.where(numbers.random(sum(sizes)) < 0.5, 1.0, 0.6)
@@ -81,7 +79,6 @@ def test_order_is_that_of_lists_for_any_number_of_ranks(
     parts = components(sizes, weights, sampling)
     plan = plan_of(parts, 3, data.draw(st.integers(2, 30)), seed)
     mixture = plan.mixture
-    assert mixture is not None
     expected = order_slowly(parts, mixture.quotas, seed, 3)
     epochs: list[list[int]] = [[], [], []]
     ranks = data.draw(st.integers(1, 3))
@@ -97,9 +94,7 @@ def test_order_is_that_of_lists_for_any_number_of_ranks(
 
 @settings(max_examples=30)
 @given(data=st.data(), sizes=SIZES, epochs=st.integers(1, 4), batch_size=st.integers(2, 20))
-def test_each_epoch_and_batch_has_the_shares_and_each_sample_is_seen_equally_often(
-    data: st.DataObject, sizes: list[int], epochs: int, batch_size: int
-) -> None:
+def test_each_epoch_and_batch_has_the_shares_and_each_sample_is_seen_equally_often(data, sizes, epochs, batch_size):
     weights = [data.draw(WEIGHTS) for _ in sizes]
     plan = plan_of(components(sizes, weights), epochs, batch_size)
     exact = [sum(sizes) * weight / sum(weights) for weight in weights]
@@ -122,7 +117,7 @@ def test_each_epoch_and_batch_has_the_shares_and_each_sample_is_seen_equally_oft
 
 
 @pytest.mark.parametrize("is_sampled", [False, True])
-def test_one_dataset_has_the_order_of_a_plan_without_a_mixture(is_sampled: bool) -> None:
+def test_one_dataset_has_the_order_of_a_plan_without_a_mixture(is_sampled):
     certain = Sampling(np.ones(50), np.arange(50, dtype=np.uint64)) if is_sampled else None
     windows = Windows(np.array([9, 21, 20]), 2)
     part = Component(0, 50, Fraction(3), certain, windows)
@@ -134,7 +129,7 @@ def test_one_dataset_has_the_order_of_a_plan_without_a_mixture(is_sampled: bool)
             assert np.array_equal(one, other)
 
 
-def test_shares_of_more_positions_than_64_bits_can_multiply() -> None:
+def test_shares_of_more_positions_than_64_bits_can_multiply():
     mixture = Mixture(0, components([12_800_000_000, 7, 3_000_000_000], [Fraction(7), Fraction(1), Fraction(3)]))
     end = mixture.epoch_samples
     assert (end, sum(mixture.quotas)) == (15_800_000_007, 15_800_000_007)
@@ -148,7 +143,7 @@ def test_shares_of_more_positions_than_64_bits_can_multiply() -> None:
     assert mixture._split(end, end).before == mixture.quotas
 
 
-def test_windows_of_each_dataset_are_requested_in_time() -> None:
+def test_windows_of_each_dataset_are_requested_in_time():
     sizes = [np.array([9, 1, 12, 5, 8]), np.array([6, 7, 4])]
     parts = [
         Component(0, 35, Fraction(2), None, Windows(sizes[0], 2)),

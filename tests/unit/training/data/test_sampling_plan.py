@@ -1,7 +1,5 @@
 """The probability of each pair, and that draws depend on seed, epoch and uid alone."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import xxhash
@@ -47,7 +45,7 @@ def test_each_pair_is_drawn_with_its_probability():
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_a_batch_does_not_depend_on_the_steps_before(ranks: int):
+def test_a_batch_does_not_depend_on_the_steps_before(ranks):
     config = TrainConfig(epochs=5, batch_size=24)
     whole = Plan(PAIRS, config, 1, sampling())
     counted = 0
@@ -79,13 +77,12 @@ def rows(probabilities: dict[str, object]) -> list[tuple[str, bytes]]:
     return members
 
 
-def test_the_loader_reads_probabilities_from_the_shards(tmp_path: Path):
+def test_the_loader_reads_probabilities_from_the_shards(tmp_path):
     probabilities = {"a": 0.25, "b": None, "c": 1.0, "d": 1.5, "e": "often"}
     foreign = [("f.jpg", jpeg(0)), ("f.txt", b"a thing"), ("f.json", b'{"similarity": NaN}')]
     unnamed = [("g.jpg", jpeg(0)), ("g.txt", b"a thing"), ("g.json", b'{"sampling_probability": 0.5}')]
     dataset = Dataset([write_shard(tmp_path / "0.tar", rows(probabilities) + foreign + unnamed)], 32, 0)
     sampled = dataset.sampling
-    assert sampled is not None
     assert sampled.probabilities.tolist() == [0.25, 1, 1, 1, 0.5]
     known = [xxhash.xxh3_64_intdigest(text.encode()) for text in (uid("a", "x"), "g")]
     assert sampled.identities[[0, 4]].tolist() == known

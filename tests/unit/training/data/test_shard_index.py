@@ -54,13 +54,12 @@ def content(samples: ShardSamples) -> tuple[object, ...]:
 @pytest.mark.parametrize(
     "extensions", [("jpg", "txt", "json"), ("json", "seg.png", "webp", "txt"), ("txt", "PNG"), ("jpg", "txt", "cls")]
 )
-def test_columns_equal_what_general_code_reads(tmp_path: Path, extensions: tuple[str, ...], arrives: bool):
+def test_columns_equal_what_general_code_reads(tmp_path, extensions, arrives):
     files = write(tmp_path, extensions)
     if arrives:
         files = ShardFiles(files.paths, {"0.tar": files.paths[0].stat().st_size})
         files.paths[0].unlink()
     found = shard_index._index_columns(files, 0)
-    assert found is not None
     assert (
         content(found)
         == content(shard_index._index_any(files, 0, False))
@@ -98,7 +97,7 @@ def test_columns_equal_what_general_code_reads(tmp_path: Path, extensions: tuple
         "an offset that no number of 64 bits holds": ("jpg 512", "jpg 99999999999999999999"),
     }.values(),
 )
-def test_an_index_in_any_other_form_is_read_by_general_code(tmp_path: Path, before: str, after: str):
+def test_an_index_in_any_other_form_is_read_by_general_code(tmp_path, before, after):
     files = write(tmp_path)
     path = files.paths[0].with_suffix(".idx")
     text = read_text(path)
@@ -107,7 +106,7 @@ def test_an_index_in_any_other_form_is_read_by_general_code(tmp_path: Path, befo
 
     def outcome(read: object) -> object:
         try:
-            return content(read())  # pyright: ignore
+            return content(read())
         except (ContractError, ValueError) as error:
             return type(error)
         except shard_index.tarfile.TarError:
@@ -120,7 +119,7 @@ def test_an_index_in_any_other_form_is_read_by_general_code(tmp_path: Path, befo
     )
 
 
-def test_rows_in_any_other_form_are_read_by_general_code(tmp_path: Path):
+def test_rows_in_any_other_form_are_read_by_general_code(tmp_path):
     files = write(tmp_path)
     files = ShardFiles(files.paths, {"0.tar": files.paths[0].stat().st_size})
     path, expected = tmp_path / "part-0.parquet", content(index_shard(files, 0, blur_faces=False))
@@ -137,7 +136,7 @@ def test_rows_in_any_other_form_are_read_by_general_code(tmp_path: Path):
 
 
 @pytest.mark.parametrize("is_indexed", [True, False])
-def test_a_shard_with_more_samples_than_are_listed_is_an_error(tmp_path: Path, is_indexed: bool):
+def test_a_shard_with_more_samples_than_are_listed_is_an_error(tmp_path, is_indexed):
     files = write(tmp_path)
     path = files.paths[0]
     (tmp_path / "other").mkdir()
@@ -154,7 +153,7 @@ def test_a_shard_with_more_samples_than_are_listed_is_an_error(tmp_path: Path, i
     assert content(index_shard(files, 0, blur_faces=False)) == expected
 
 
-def test_an_index_of_fewer_members_than_its_shard_is_an_error(tmp_path: Path):
+def test_an_index_of_fewer_members_than_its_shard_is_an_error(tmp_path):
     files = write(tmp_path)
     path = files.paths[0].with_suffix(".idx")
     _, *lines = read_text(path).splitlines()
@@ -165,7 +164,7 @@ def test_an_index_of_fewer_members_than_its_shard_is_an_error(tmp_path: Path):
         index_shard(files, 0, blur_faces=False)
 
 
-def test_an_image_of_more_bytes_than_a_span_holds_is_an_error(tmp_path: Path):
+def test_an_image_of_more_bytes_than_a_span_holds_is_an_error(tmp_path):
     files = write(tmp_path)
     path = files.paths[0].with_suffix(".idx")
     path.write_text(read_text(path).replace("jpg 512 1 ", f"jpg 512 {2**32} "))
@@ -175,7 +174,7 @@ def test_an_image_of_more_bytes_than_a_span_holds_is_an_error(tmp_path: Path):
         index_shard(files, 0, blur_faces=False)
 
 
-def test_few_shards_are_open_at_a_time_and_all_can_be_read(tmp_path: Path):
+def test_few_shards_are_open_at_a_time_and_all_can_be_read(tmp_path):
     paths = [tmp_path / f"{number}.tar" for number in range(8)]
     for number, path in enumerate(paths):
         path.write_bytes(bytes([number]))
@@ -189,7 +188,7 @@ def test_few_shards_are_open_at_a_time_and_all_can_be_read(tmp_path: Path):
     assert MAX_OPEN >= 64
 
 
-def test_msgspec_sees_each_type_before_there_are_threads() -> None:
+def test_msgspec_sees_each_type_before_there_are_threads():
     """Two threads in which it sees one for the first time crash: `decode(data, type=...)` does so at its first call."""
     folders = (CHECKOUT / name for name in ("dataops", "training", "tasks", "flows", "infra", "plugins"))
     modules = [path for folder in folders for path in folder.rglob("*.py") if "tests" not in path.parts]

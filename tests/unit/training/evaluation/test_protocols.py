@@ -145,7 +145,6 @@ def test_cached_features_depend_on_model_and_bytes(tmp_path, loaded):
     evaluate(loaded, Suite(name="s", tasks=(task,)), tmp_path / "three", checkpoint_digest="e", features=kept)
     assert loaded.model.images == 2
     fresh = encode_set(loaded, task.data, 8)
-    assert fresh.pooled_RW is not None
     assert fresh.pooled_RW.shape == (1, 3)
 
 

@@ -54,9 +54,7 @@ def _forget_graphs() -> None:
         (RESNET, (None, None, None), "", ["ModifiedResNet", "embed", "Block"]),
     ],
 )
-def test_each_tower_is_one_graph_for_all_steps(
-    graphs: list[str], tower: dict[str, Any], kept: tuple[int | None, ...], settings: str, expected: list[str]
-) -> None:
+def test_each_tower_is_one_graph_for_all_steps(graphs, tower, kept, settings, expected):
     """All blocks of the text tower share a graph, and an evaluation in between compiles nothing.
 
     By block, those of the image tower share one, which is compiled again when the number of pairs changes.

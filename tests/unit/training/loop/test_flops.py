@@ -1,7 +1,5 @@
 """Operations of a step, and the peaks of cards."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -45,9 +43,7 @@ def freeze_text(model: CLIP) -> None:
 
 @pytest.mark.parametrize("freeze", [lambda model: None, CLIP.lock_image, freeze_text, freeze_first_layers])
 @pytest.mark.parametrize(("tower", "kept"), [(VIT, 1), (STRIDES, None)])
-def test_the_operations_are_those_that_torch_counts(
-    tower: dict[str, object], kept: int | None, freeze: Callable[[CLIP], None]
-) -> None:
+def test_the_operations_are_those_that_torch_counts(tower, kept, freeze):
     """Torch counts attention without its mask, and so all pairs of tokens."""
     tokens = torch.tensor([[7, 8, 9, 299], [7, 299, 0, 0]])
     texts = PackedTexts(*(tensor.to("meta") for tensor in pack_texts(tokens)))

@@ -4,7 +4,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from training.data.loader import Batch
@@ -45,7 +44,7 @@ def batch(step: int, inputs: Any) -> Batch:
     return Batch(step, 0, np.zeros(0), np.zeros(0), [], [], inputs=inputs)
 
 
-def test_a_batch_is_copied_in_a_stream_of_its_own_before_the_step_that_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_copied_in_a_stream_of_its_own_before_the_step_that_uses_it(monkeypatch):
     calls: list[str] = []
 
     @contextmanager

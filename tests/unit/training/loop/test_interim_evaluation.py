@@ -4,7 +4,6 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from training.loop.health import LOSS, RECALL, HoldOut
 from training.loop.interim_evaluation import LOSS_PAIRS, contrastive_loss
 from training.train import main
 
-MakeJob = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("process_state")
 
 TURNING = {"tower": "vit", "epochs": 12, "lr": 3e-3, "holdout": 0.2, "evaluate_every": 2}
@@ -85,8 +83,8 @@ def links_of(row: dict[str, Any]) -> set[tuple[str, object]]:
 @given(first=ROWS, second=ROWS, share=st.sampled_from([0.05, 0.2]))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_measured_pair_is_like_a_trained_one_and_none_changes_sides_when_a_dataset_grows(
-    tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str, Any]], share: float
-) -> None:
+    tmp_path, first, second, share
+):
     shards = [write_rows(tmp_path / f"{name}.tar", rows) for name, rows in (("a", first), ("b", second))]
     before, after = (index_of(some, share) for some in (shards[:1], shards))
     for index, rows in ((before, first), (after, first + second)):
@@ -100,7 +98,7 @@ def test_no_measured_pair_is_like_a_trained_one_and_none_changes_sides_when_a_da
     assert split(after)[1] & set(old) <= split(before)[1]
 
 
-def test_the_share_is_that_of_the_config_and_no_epoch_has_a_held_out_pair(tmp_path: Path) -> None:
+def test_the_share_is_that_of_the_config_and_no_epoch_has_a_held_out_pair(tmp_path):
     rows = [{"image": b"", "caption": b"thing %d" % n, "phash": f"{n:016x}"} for n in range(6000)]
     rows += [{"image": b"", "caption": b"THING  0", "phash": "ffff"}]  # like the first by its caption
     shards = [write_rows(tmp_path / f"{n}.tar", rows[n::4]) for n in range(4)]
@@ -120,9 +118,7 @@ def test_the_share_is_that_of_the_config_and_no_epoch_has_a_held_out_pair(tmp_pa
     assert len(list(dataset.captions())) == len(trained), "the vocabulary is learnt from them, too"
 
 
-def test_best_model_and_early_end_are_the_same_after_a_stop_anywhere(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_best_model_and_early_end_are_the_same_after_a_stop_anywhere(make_job, monkeypatch, caplog):
     plain = make_job("plain", **TURNING, keep_checkpoints=99)
     best = make_job("best", **TURNING, keep="best", keep_checkpoints=1)
     early = make_job("early", **TURNING, keep="best", patience=4)
@@ -153,7 +149,7 @@ def test_best_model_and_early_end_are_the_same_after_a_stop_anywhere(
     assert read_curve(stopped) == curves[2]
 
 
-def test_a_training_without_a_holdout_keeps_its_bits_and_its_key(make_job: MakeJob) -> None:
+def test_a_training_without_a_holdout_keeps_its_bits_and_its_key(make_job):
     jobs = [make_job("a", "vit", epochs=2), make_job("b", "vit", epochs=2, holdout=0.0)]
     assert [main([str(job)]) for job in jobs] == [0, 0]
     assert outputs_of(jobs[0]) == outputs_of(jobs[1])
@@ -161,9 +157,7 @@ def test_a_training_without_a_holdout_keeps_its_bits_and_its_key(make_job: MakeJ
     assert TrainConfig(keep="best").key_config().items() >= {"keep": "best", "evaluate_every": 0}.items()
 
 
-def test_what_a_holdout_cannot_do_is_said_before_the_training(
-    make_job: MakeJob, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_a_holdout_cannot_do_is_said_before_the_training(make_job, caplog):
     assert TrainConfig().with_holdout(20_001).holdout == 0.005
     assert TrainConfig().with_holdout(20_000).holdout is None
     assert TrainConfig(holdout=0.1).with_holdout(10).holdout == 0.1
@@ -178,7 +172,7 @@ def test_what_a_holdout_cannot_do_is_said_before_the_training(
 
 
 @pytest.mark.parametrize("bias", [None, -2.0])
-def test_loss_is_the_mean_of_batches_of_one_size(bias: float | None) -> None:
+def test_loss_is_the_mean_of_batches_of_one_size(bias):
     generator = torch.Generator().manual_seed(0)
     images, texts = (F.normalize(torch.randn(2 * LOSS_PAIRS + 5, 8, generator=generator), dim=1) for _ in range(2))
     scale, expected = torch.tensor(7.0), 0.0

@@ -40,7 +40,7 @@ def trained(model: nn.Module) -> set[str]:
 
 
 @pytest.mark.parametrize("count", range(6))
-def test_unlocked_groups_are_those_of_open_clip(count: int) -> None:
+def test_unlocked_groups_are_those_of_open_clip(count):
     oracle = open_clip.model.CLIP(**DEEP)
     oracle.lock_image_tower(count)
     oracle.lock_text_tower(count)
@@ -63,7 +63,7 @@ def test_unlocked_groups_are_those_of_open_clip(count: int) -> None:
     ],
     ids=str,
 )
-def test_batch_norms_of_locked_layers_keep_their_statistics(settings: dict[str, Any], changed: list[str]) -> None:
+def test_batch_norms_of_locked_layers_keep_their_statistics(settings, changed):
     model = model_of(RESNET, **settings)
     before = {name: value.clone() for name, value in model.named_buffers() if "running" in name}
     model.encode_image(torch.randn(3, 3, 32, 32))
@@ -79,7 +79,7 @@ def set_gradients(*models: CLIP, seed: int) -> None:
 
 
 @pytest.mark.parametrize("bad_step", [0, 1])
-def test_a_skipped_step_changes_no_weight_and_no_moment(bad_step: int) -> None:
+def test_a_skipped_step_changes_no_weight_and_no_moment(bad_step):
     """A job that skips a step of gradients that are not finite ends as one that never saw it."""
     config = TrainConfig()
     skipping, oracle = model_of(SHALLOW), model_of(SHALLOW)
@@ -90,7 +90,6 @@ def test_a_skipped_step_changes_no_weight_and_no_moment(bad_step: int) -> None:
         bad = torch.tensor(step == bad_step)
         if step == bad_step:
             for parameter in skipping.parameters():
-                assert parameter.grad is not None
                 parameter.grad.fill_(torch.nan)
         else:
             update(oracle, optimizers[1], 0.01, torch.tensor(1.0), config)

@@ -2,8 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +12,7 @@ from training.loop.health import LossScale
 from training.train import OUTPUTS, main
 
 
-def test_the_scale_is_that_of_torchs_grad_scaler() -> None:
+def test_the_scale_is_that_of_torchs_grad_scaler():
     generator = torch.Generator().manual_seed(0)
     steps = [math.inf if torch.rand((), generator=generator) < 0.2 else 1.5 for _ in range(60)]
     ours, theirs = LossScale(torch.device("cpu"), interval=3), torch.amp.GradScaler("cpu", 65536.0, growth_interval=3)
@@ -35,9 +33,7 @@ def test_the_scale_is_that_of_torchs_grad_scaler() -> None:
 
 @pytest.mark.usefixtures("process_state")
 @pytest.mark.parametrize("settings", [{}, {"grad_cache": 4}])
-def test_fp16_skips_what_overflows_and_resumes_in_the_same_bits(
-    make_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
-) -> None:
+def test_fp16_skips_what_overflows_and_resumes_in_the_same_bits(make_job, monkeypatch, settings):
     """The first scale is chosen so large that the first steps overflow."""
     start = LossScale.__init__
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,7 @@ def rows_of_evidence(output: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.usefixtures("process_state")
-def test_the_rows_cover_the_time_of_the_steps_and_the_waits(
-    make_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_rows_cover_the_time_of_the_steps_and_the_waits(make_job, monkeypatch):
     """The loader takes 0.2 s for each batch, so no step is faster, the last one included."""
     upload = train_module.upload_batches
 
@@ -52,9 +50,7 @@ def test_the_rows_cover_the_time_of_the_steps_and_the_waits(
         assert "gpu_peak_memory_gb" not in row
 
 
-def test_on_a_card_the_row_has_its_memory_and_mfu_and_a_pause_does_not_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_card_the_row_has_its_memory_and_mfu_and_a_pause_does_not_count(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")

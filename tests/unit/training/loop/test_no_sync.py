@@ -3,8 +3,6 @@
 On a GPU, each such read makes the host wait until the GPU has nothing left to do.
 """
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -15,7 +13,7 @@ from training.model.packing import pack_texts
 pytestmark = pytest.mark.usefixtures("process_state")
 
 
-def test_the_counter_finds_each_kind_of_read() -> None:
+def test_the_counter_finds_each_kind_of_read():
     tokens = torch.tensor([[1, 9, 0], [9, 0, 0]])
     with counting() as found:
         pack_texts(tokens)  # on the CPU, as in the loader
@@ -40,16 +38,12 @@ def test_the_counter_finds_each_kind_of_read() -> None:
         ("resnet", {"precision": "bf16", "max_bad_steps": 1, "bad_loss": 9}),
     ],
 )
-def test_a_step_reads_nothing_back_and_a_run_reads_once_a_step(
-    make_job: Any, monkeypatch: pytest.MonkeyPatch, tower: str, settings: dict[str, object]
-) -> None:
+def test_a_step_reads_nothing_back_and_a_run_reads_once_a_step(make_job, monkeypatch, tower, settings):
     check_reads(make_job, monkeypatch, tower, settings)
 
 
 @pytest.mark.parametrize(
     ("tower", "settings"), [("vit", {"patch_dropout": 0.5, "label_smoothing": 0.1}), ("resnet", {"loss": "sigmoid"})]
 )
-def test_all_tensors_of_a_step_lie_on_its_device(
-    monkeypatch: pytest.MonkeyPatch, tower: str, settings: dict[str, object]
-) -> None:
+def test_all_tensors_of_a_step_lie_on_its_device(monkeypatch, tower, settings):
     check_device(monkeypatch, tower, settings)

@@ -2,8 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +13,6 @@ from training.config import TrainConfig
 from training.loop.health import NORM_WINDOW, StepGuard
 from training.train import main
 
-MakeJob = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("process_state")
 
 
@@ -27,7 +24,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     monkeypatch.setattr(step_module, "prepare_images", lambda *inputs: prepare(*inputs) * factor[current[0] in steps])
 
 
-def test_a_bad_step_is_skipped_and_counted(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_step_is_skipped_and_counted(make_job, monkeypatch):
     poison(monkeypatch, {4, 6})
     job = make_job("a", "resnet", epochs=3, max_bad_steps=2)
     assert main([str(job)]) == 0
@@ -41,9 +38,7 @@ def test_a_bad_step_is_skipped_and_counted(make_job: MakeJob, monkeypatch: pytes
     assert main([str(make_job("b", "resnet", epochs=3))]) == 4, "without the option, the first one ends the job"
 
 
-def test_several_bad_steps_roll_back_and_go_on_past_their_data(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_bad_steps_roll_back_and_go_on_past_their_data(make_job, monkeypatch):
     poison(monkeypatch, {6, 7})
     settings = {"max_bad_steps": 2, "max_rollbacks": 1, "checkpoint_every": 3}
     job = make_job("a", "vit", keep_checkpoints=9, **settings)
@@ -70,9 +65,7 @@ def test_several_bad_steps_roll_back_and_go_on_past_their_data(
         ({"checkpoint_every": 7, "max_rollbacks": 1}, "step 7: 2 bad steps in a row, and no checkpoint before them"),
     ],
 )
-def test_bad_steps_without_a_rollback_end_the_job(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], message: str
-) -> None:
+def test_bad_steps_without_a_rollback_end_the_job(make_job, monkeypatch, settings, message):
     poison(monkeypatch, {6, 7})
     job = make_job("a", "vit", max_bad_steps=2, **settings)
     assert main([str(job)]) == 4
@@ -80,7 +73,7 @@ def test_bad_steps_without_a_rollback_end_the_job(
     assert re.search(message, failure["message"])
 
 
-def test_a_step_is_bad_by_the_means_of_the_good_ones() -> None:
+def test_a_step_is_bad_by_the_means_of_the_good_ones():
     """Compare the decision on the device with a slow one, on losses that rise and norms that jump."""
     guard = StepGuard(TrainConfig(max_bad_steps=9, bad_loss=1.5, bad_grad_norm=3.0), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)

@@ -3,7 +3,6 @@
 import gzip
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ def take_steps(
 
 
 @pytest.mark.usefixtures("process_state")
-def test_a_job_s_trace_has_its_steps_and_changes_no_bit(make_job: Callable[..., Path]) -> None:
+def test_a_job_s_trace_has_its_steps_and_changes_no_bit(make_job):
     plain, profiled = make_job("plain", "vit"), make_job("profiled", "vit", profile=2)
     assert main([str(plain)]) == main([str(profiled)]) == 0
     for name in OUTPUTS:
@@ -43,9 +42,7 @@ def test_a_job_s_trace_has_its_steps_and_changes_no_bit(make_job: Callable[..., 
     assert not (output_of(plain) / TRACE).exists()
 
 
-def test_a_trace_that_is_too_large_or_cannot_be_written_is_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_trace_that_is_too_large_or_cannot_be_written_is_a_warning(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     take_steps(tmp_path, 20, 100, max_bytes=100)
     assert "more than 100" in caplog.text

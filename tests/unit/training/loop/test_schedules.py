@@ -22,11 +22,11 @@ def rates_of_open_clip(make: Any, *more: Any) -> list[float]:
     return [adjust(step) for step in range(STEPS)]
 
 
-def test_constant_has_open_clips_rates() -> None:
+def test_constant_has_open_clips_rates():
     assert rates_of(schedule="constant") == rates_of_open_clip(scheduler.const_lr)
 
 
-def test_warmup_is_a_share_or_a_number_of_steps() -> None:
+def test_warmup_is_a_share_or_a_number_of_steps():
     assert count_warmup_steps(90, TrainConfig(warmup=0.05)) == 5
     assert count_warmup_steps(90, TrainConfig(warmup=0.05, warmup_steps=0)) == 0
     assert rates_of(schedule="constant", warmup_steps=0) == [2.0] * STEPS

@@ -24,7 +24,7 @@ class Data(list[int]):
     skipped = (sample(0),)
 
 
-def test_the_limit_is_that_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_is_that_of_all_ranks(monkeypatch):
     """99 samples and one without an image; each rank finds two more, one of which both find."""
     others = [sample(2), sample(3)]
     monkeypatch.setattr(distributed, "gather_objects", lambda own: [own, [asdict(each) for each in others]])
@@ -42,7 +42,7 @@ def test_the_limit_is_that_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None
         assert skipped.add(batch) == 0, "those that another rank found are not new"
 
 
-def test_ranks_agree_on_pairs_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_agree_on_pairs_and_stops(monkeypatch):
     dataset: Any = Data(range(99))
     run: Any = SimpleNamespace(skipped=SkippedSamples(dataset, 1.0), stop_requested=False, step=4)
     batch: Any = SimpleNamespace(skipped=[], captions=["a", "b"], inputs=INPUTS, step=5)

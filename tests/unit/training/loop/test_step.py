@@ -23,7 +23,7 @@ def texts() -> torch.Tensor:
     return tokens
 
 
-def test_packed_texts_have_the_features_and_gradients_of_padded_ones() -> None:
+def test_packed_texts_have_the_features_and_gradients_of_padded_ones():
     torch.manual_seed(0)
     model = CLIP(ModelConfig.model_validate(TOWERS["vit"]))
     tokens, weights = texts(), torch.randn(len(LENGTHS), 16)
@@ -40,7 +40,7 @@ def test_packed_texts_have_the_features_and_gradients_of_padded_ones() -> None:
         rounding.assert_close(gradients[True][name], gradient, additions, name=name)
 
 
-def test_gathers_have_the_bits_of_torchs_own_copies_and_sums() -> None:
+def test_gathers_have_the_bits_of_torchs_own_copies_and_sums():
     """Compare attention on packed texts, forward and backward, with index_copy, index_select and their gradients."""
     packed, generator = pack_texts(texts()), torch.Generator().manual_seed(0)
     B, L = packed.is_padding_BL.shape
@@ -65,7 +65,7 @@ def test_gathers_have_the_bits_of_torchs_own_copies_and_sums() -> None:
     assert found[0][1].equal(found[1][1])
 
 
-def test_uint8_pixels_are_normalised_as_floats_are() -> None:
+def test_uint8_pixels_are_normalised_as_floats_are():
     pixels = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = normalize_pixels(pixels)
     rounding.assert_close(images, normalize(pixels.permute(0, 3, 1, 2) / 255), additions=4, magnitude=4)

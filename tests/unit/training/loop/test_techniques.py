@@ -1,8 +1,6 @@
 """Techniques beyond plain CLIP: locked tower, recomputation, patch dropout, gradient cache."""
 
 from argparse import Namespace
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +19,6 @@ from training.model.packing import PackedTexts, pack_chunks
 from training.model_config import ModelConfig
 from training.train import main
 
-MakeJob = Callable[..., Path]
 VIT_4 = {**VIT, "vision_cfg": {**VIT["vision_cfg"], "patch_size": 8}}
 PLAIN = TrainConfig(precision="fp32")
 OF_LOSS = {"identities_B2": torch.tensor([[1, 1], [2, 2], [1, 3], [4, 4], [5, 2], [6, 6], [7, 7]])}
@@ -55,7 +52,7 @@ def gradients(config: TrainConfig, kept: Tensor | None = None) -> tuple[float, d
     ],
 )
 @pytest.mark.parametrize("rows", [1, 3, 7])
-def test_grad_cache_has_the_gradient_of_the_whole_batch(settings: dict[str, object], rows: int) -> None:
+def test_grad_cache_has_the_gradient_of_the_whole_batch(settings, rows):
     settings = {"precision": "fp32", "patch_dropout": 0.5, **settings}
     config = TrainConfig.model_validate(settings)
     kept = draw_kept_patches(config, ModelConfig.model_validate(VIT_4), 0, 0, np.arange(7), 0.0)
@@ -82,7 +79,7 @@ class Batches(list[tuple[Tensor, Tensor]]):
 
 
 @pytest.mark.filterwarnings("ignore")  # of open_clip's imports
-def test_grad_cache_is_the_accumulation_of_open_clip() -> None:
+def test_grad_cache_is_the_accumulation_of_open_clip():
     """Its own loop passes each of three chunks; it adds the gradient of the temperature three times, we once."""
     open_clip = pytest.importorskip("open_clip")
     from open_clip_train.train import train_one_epoch  # needs open_clip
@@ -113,7 +110,7 @@ def test_grad_cache_is_the_accumulation_of_open_clip() -> None:
 
 
 @pytest.mark.parametrize(("pairs", "by_chunks"), [([7, 4], True), ([4, 7], True), ([4, 4], False)])
-def test_all_ranks_use_the_gradient_cache_or_none(monkeypatch, pairs: list[int], by_chunks: bool) -> None:
+def test_all_ranks_use_the_gradient_cache_or_none(monkeypatch, pairs, by_chunks):
     """A rank whose own share fits must join the others, which would wait for it in another exchange."""
     used: list[int] = []
     monkeypatch.setattr(step_module, "backward_by_chunks", lambda *arguments: used.append(len(arguments[2])))
@@ -122,13 +119,13 @@ def test_all_ranks_use_the_gradient_cache_or_none(monkeypatch, pairs: list[int],
     assert used == ([1] if by_chunks else [])
 
 
-def test_grad_checkpointing_changes_no_bit() -> None:
+def test_grad_checkpointing_changes_no_bit():
     plain, again = gradients(PLAIN), gradients(PLAIN.model_copy(update={"grad_checkpointing": True}))
     assert plain[0] == again[0]
     assert all(again[1][name].equal(gradient) for name, gradient in plain[1].items())
 
 
-def test_grad_checkpointing_keeps_fewer_bytes() -> None:
+def test_grad_checkpointing_keeps_fewer_bytes():
     """Count the bytes that autograd keeps for the backward pass."""
 
     def kept_bytes(config: TrainConfig) -> int:
@@ -147,10 +144,9 @@ def test_grad_checkpointing_keeps_fewer_bytes() -> None:
     assert kept_bytes(PLAIN.model_copy(update={"grad_checkpointing": True})) < 0.4 * kept_bytes(PLAIN)
 
 
-def test_patches_are_drawn_anew_for_each_sample_and_epoch_and_all_seen_at_the_end() -> None:
+def test_patches_are_drawn_anew_for_each_sample_and_epoch_and_all_seen_at_the_end():
     config, dimensions = TrainConfig(patch_dropout=0.5, unmasked_tail=0.1), ModelConfig.model_validate(VIT_4)
     first = draw_kept_patches(config, dimensions, 0, 0, np.arange(50), 0.9)
-    assert first is not None
     assert first.shape == (50, 8)
     assert (first.diff(dim=1) > 0).all()
     assert set(first.flatten().tolist()) == set(range(16))
@@ -161,12 +157,11 @@ def test_patches_are_drawn_anew_for_each_sample_and_epoch_and_all_seen_at_the_en
     assert other is not None
     assert not first.equal(other)
     every = draw_kept_patches(config, dimensions, 0, 0, np.arange(50), 0.91)
-    assert every is not None
     assert every.equal(torch.arange(16).expand(50, -1))
     assert draw_kept_patches(PLAIN, dimensions, 0, 0, np.arange(50), 0.0) is None
 
 
-def test_the_tower_sees_only_kept_patches() -> None:
+def test_the_tower_sees_only_kept_patches():
     model = model_of(PLAIN).eval()
     images, _ = batch(2)
     every = torch.arange(16).expand(2, -1)
@@ -180,7 +175,7 @@ def test_the_tower_sees_only_kept_patches() -> None:
     assert not before[1].equal(model.encode_image(changed, kept)[1])
 
 
-def test_a_locked_training_is_resumed_to_the_same_bits(make_job: MakeJob, tmp_path: Path) -> None:
+def test_a_locked_training_is_resumed_to_the_same_bits(make_job, tmp_path):
     assert main([str(make_job("start", "vit", epochs=1))]) == 0
     settings = {
         "init": str(tmp_path / "start"),

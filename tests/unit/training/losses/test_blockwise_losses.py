@@ -1,7 +1,6 @@
 """Losses that never hold the whole matrix: the same value and gradient in less memory."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -36,7 +35,7 @@ def leaves(count: int = 13) -> list[Tensor]:
 
 @pytest.mark.parametrize("rows", [1, 4, 13, 100])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, None])
-def test_value_and_gradients_equal_the_full_matrix(rows: int, smoothing: float | None) -> None:
+def test_value_and_gradients_equal_the_full_matrix(rows, smoothing):
     images, texts, scale, bias = leaves()
     expected_leaves = leaves()
     if smoothing is None:
@@ -58,7 +57,7 @@ def test_value_and_gradients_equal_the_full_matrix(rows: int, smoothing: float |
     assert outcome.text_hits == sum(int(row.argmax()) == i for i, row in enumerate(similarity.T))
 
 
-def test_the_sigmoid_loss_equals_open_clip() -> None:
+def test_the_sigmoid_loss_equals_open_clip():
     open_clip = pytest.importorskip("open_clip")
     images, texts, scale, bias = leaves()
     expected = open_clip.loss.SigLipLoss()(F.normalize(images), F.normalize(texts), scale.exp(), bias)
@@ -73,7 +72,7 @@ def plain_loss(images: Tensor, texts: Tensor) -> Tensor:
     ("loss", "least", "most"),
     [(plain_loss, 1.5, math.inf), (lambda *two: contrastive_loss(*two, torch.tensor(1.0), rows=256).loss, 0, 0.4)],
 )
-def test_memory_is_bounded_by_a_few_rows(loss: Callable[..., Tensor], least: float, most: float) -> None:
+def test_memory_is_bounded_by_a_few_rows(loss, least, most):
     """6,144 pairs: the whole matrix is 151 MB, and plain autograd holds several."""
     images, texts = torch.randn(2, 6144, 16, generator=torch.Generator().manual_seed(0)).requires_grad_().unbind()
     before = forget_peak()
@@ -81,7 +80,7 @@ def test_memory_is_bounded_by_a_few_rows(loss: Callable[..., Tensor], least: flo
     assert least <= (read_status("VmHWM") - before) / (6144 * 6144 * 4) < most
 
 
-def test_a_sharp_temperature_overflows_nothing() -> None:
+def test_a_sharp_temperature_overflows_nothing():
     images, texts, _, bias = leaves()
     scale = torch.tensor(math.log(100), requires_grad=True)
     for outcome in (contrastive_loss(images, texts, scale, rows=4), sigmoid_loss(images, texts, scale, bias, 4)):

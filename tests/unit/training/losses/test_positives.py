@@ -1,6 +1,5 @@
 """Multi-positive targets against loops over all pairs in fp64, on one, two and three ranks."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,7 +51,7 @@ def slow_loss(settings: dict[str, Any], leaves: list[Tensor]) -> Tensor:
             positives = [j for j in pairs if KNOWN[i][j]] if shares else [i]
             candidates = [j for j in pairs if shares or j == i or not KNOWN[i][j]]
             logits = {j: leaves[2].exp() * matrix[i][j] for j in candidates}
-            log_sum = torch.log(sum(torch.exp(logit) for logit in logits.values()))  # pyright: ignore[reportArgumentType]
+            log_sum = torch.log(sum(torch.exp(logit) for logit in logits.values()))
             for j in candidates:
                 target = (1 - smoothing) * (j in positives) / len(positives) + smoothing / len(candidates)
                 total = total - target * (logits[j] - log_sum)
@@ -60,7 +59,7 @@ def slow_loss(settings: dict[str, Any], leaves: list[Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", list(CASES))
-def test_value_and_gradients_equal_loops_over_all_pairs(on_ranks: dict[int, Any], name: str) -> None:
+def test_value_and_gradients_equal_loops_over_all_pairs(on_ranks, name):
     leaves = make_leaves(torch.float64)
     expected = slow_loss(CASES[name], leaves)
     (3 * expected).backward()
@@ -75,7 +74,7 @@ def test_value_and_gradients_equal_loops_over_all_pairs(on_ranks: dict[int, Any]
         assert found["text_hits"] == sum(KNOWN[i][int(row.argmax())] for i, row in enumerate(cosine.T))
 
 
-def test_a_logit_that_is_left_out_overflows_nothing() -> None:
+def test_a_logit_that_is_left_out_overflows_nothing():
     """Two pairs have one image, whose other caption fits it far better than its own."""
 
     images = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], requires_grad=True)
@@ -90,7 +89,7 @@ def test_a_logit_that_is_left_out_overflows_nothing() -> None:
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
-def test_the_loader_hashes_image_files_and_captions(tmp_path: Path, cache_bytes: int) -> None:
+def test_the_loader_hashes_image_files_and_captions(tmp_path, cache_bytes):
     pairs = [(1, "A red cat"), (2, "a  red cat "), (1, "a cat"), (3, "a dog")]
     members = [
         (f"{n}.{kind}", data)

@@ -1,7 +1,6 @@
 """open_clip builds the same network from our JSON, loads our weights unchanged and gives the same features."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ def oracle_of(card: dict[str, object], weights: dict[str, torch.Tensor]) -> torc
 
 
 @pytest.mark.parametrize("tower", ["resnet", "vit"])
-def test_a_trained_model_has_open_clips_features(make_job: Callable[..., Path], tower: str) -> None:
+def test_a_trained_model_has_open_clips_features(make_job, tower):
     job = make_job("a", tower, epochs=2)
     assert main([str(job)]) == 0
     torch.use_deterministic_algorithms(False)
@@ -52,7 +51,7 @@ def test_a_trained_model_has_open_clips_features(make_job: Callable[..., Path], 
 
 
 @pytest.mark.parametrize("kept", [None, 3])
-def test_in_bf16_the_image_tower_has_open_clips_bits(kept: int | None) -> None:
+def test_in_bf16_the_image_tower_has_open_clips_bits(kept):
     """The stream between the blocks is bf16 in both, and so are all roundings; open_clip draws the kept patches itself."""
     config = ModelConfig.model_validate(
         {

@@ -99,14 +99,14 @@ ARCHIVES: dict[str, Writer] = {
 
 @pytest.mark.parametrize("script", [False, True])
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_a_hostile_archive_raises_config_error_with_its_name(tmp_path: Path, name: str, script: bool):
+def test_a_hostile_archive_raises_config_error_with_its_name(tmp_path, name, script):
     path = ARCHIVES[name](tmp_path / "model.pt", script)
     message = r"model\.pt: (the weights cannot be read safely|not the weights of a CLIP)"
     with bounded(MAX_SECONDS, 500 << 20), pytest.raises(ConfigError, match=message):
         load_pretrained(path)
 
 
-def test_an_archive_whose_entries_share_bytes_is_refused(tmp_path: Path):
+def test_an_archive_whose_entries_share_bytes_is_refused(tmp_path):
     path = archive(
         tmp_path / "model.pt", state_dict(tensor((4,), (1,))), {str(i): bytes(64) for i in range(9)}, script=False
     )
@@ -153,7 +153,7 @@ HEADERS: dict[str, tuple[bytes, bytes, int | None]] = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_a_hostile_safetensors_file_raises_an_error_with_its_name(tmp_path: Path, name: str):
+def test_a_hostile_safetensors_file_raises_an_error_with_its_name(tmp_path, name):
     header, data, size = HEADERS[name]
     path = safetensors(tmp_path / "model.safetensors", header, data, size=size)
     with pytest.raises(ConfigError, match=r"model\.safetensors: "):
@@ -207,7 +207,7 @@ CARDS: dict[str, str] = {
 
 @pytest.mark.parametrize("card", ["open_clip_config.json", "model.json"])
 @pytest.mark.parametrize("name", CARDS)
-def test_a_hostile_card_raises_an_error_before_anything_is_allocated(tmp_path: Path, name: str, card: str):
+def test_a_hostile_card_raises_an_error_before_anything_is_allocated(tmp_path, name, card):
     weights = CLIP(ModelConfig.model_validate(SMALL)).state_dict()
     save_file({key: value.contiguous() for key, value in weights.items()}, tmp_path / "model.safetensors")
     (tmp_path / card).write_text(CARDS[name])
@@ -223,7 +223,7 @@ def test_a_hostile_card_raises_an_error_before_anything_is_allocated(tmp_path: P
         (b"ctorch._utils", b"N0" * 4_000_000 + b"ctorch._utils", "over 500,000 operations"),
     ],
 )
-def test_an_old_file_costs_no_quadratic_time_and_few_seconds(tmp_path: Path, old: bytes, new: bytes, message: str):
+def test_an_old_file_costs_no_quadratic_time_and_few_seconds(tmp_path, old, new, message):
     path = tmp_path / "weights.pt"
     torch.save({"a": torch.ones(1)}, path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(old, new))

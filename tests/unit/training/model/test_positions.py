@@ -1,7 +1,6 @@
 """Position embeddings of another size against open_clip's and Pillow's, and a training that continues at another size."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +26,7 @@ def random_positions(length: int, width: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("before", "after"), [(7, 14), (16, 24), (14, 7), (3, 5)])
 @pytest.mark.parametrize("name", ["visual.positional_embedding", "visual.attnpool.positional_embedding"])
-def test_image_positions_are_resized_as_by_open_clip_and_pillow(name: str, before: int, after: int) -> None:
+def test_image_positions_are_resized_as_by_open_clip_and_pillow(name, before, after):
     found, expected = random_positions(before**2 + 1, 6), torch.empty(after**2 + 1, 6)
     resized = fit_positions({name: found}, {name: expected})[name]
     assert resized[0].equal(found[0]), "the class token has no place"
@@ -40,7 +39,7 @@ def test_image_positions_are_resized_as_by_open_clip_and_pillow(name: str, befor
         np.testing.assert_allclose(resized[1:, channel].view(after, after), oracle, atol=1e-5)
 
 
-def test_text_positions_are_cut_or_interpolated_as_by_open_clip() -> None:
+def test_text_positions_are_cut_or_interpolated_as_by_open_clip():
     found = random_positions(5, 4)
     cut = fit_positions({"positional_embedding": found}, {"positional_embedding": torch.empty(3, 4)})
     assert cut["positional_embedding"].equal(found[:3])
@@ -50,7 +49,7 @@ def test_text_positions_are_cut_or_interpolated_as_by_open_clip() -> None:
     assert longer["positional_embedding"].equal(theirs["positional_embedding"])
 
 
-def test_embeddings_of_another_model_stay_and_are_an_error(tmp_path: Path) -> None:
+def test_embeddings_of_another_model_stay_and_are_an_error(tmp_path):
     found = {"visual.positional_embedding": random_positions(8, 6)}
     for expected in (torch.empty(10, 6), torch.empty(10, 7), torch.empty(8, 6)):
         assert fit_positions(found, {"visual.positional_embedding": expected}) == found
@@ -58,7 +57,7 @@ def test_embeddings_of_another_model_stay_and_are_an_error(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("process_state")
 @pytest.mark.parametrize(("tower", "grid"), [("vit", 4), ("resnet", 2)])
-def test_a_training_finishes_at_another_size(make_job: Callable[..., Path], tmp_path, tower: str, grid: int) -> None:
+def test_a_training_finishes_at_another_size(make_job, tmp_path, tower, grid):
     """Continue a finished model with twice the side and a shorter context."""
     first = make_job("small", tower, epochs=1)
     assert main([str(first)]) == 0

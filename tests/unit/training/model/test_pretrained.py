@@ -79,7 +79,7 @@ def openai_archive(model: torch.nn.Module, path: Path) -> Path:
 
 @pytest.mark.parametrize("tower", TOWERS)
 @pytest.mark.parametrize("form", ["safetensors", "state-dict", "checkpoint", "local-dir"])
-def test_features_equal_open_clip(tmp_path: Path, tower: str, form: str) -> None:
+def test_features_equal_open_clip(tmp_path, tower, form):
     theirs = oracle_of(tower)
     weights = theirs.state_dict()
     if form == "safetensors":
@@ -100,9 +100,7 @@ def test_features_equal_open_clip(tmp_path: Path, tower: str, form: str) -> None
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("tower", TOWERS)
-def test_an_openai_archive_is_read_without_torch_jit(
-    tmp_path: Path, tower: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_openai_archive_is_read_without_torch_jit(tmp_path, tower, monkeypatch):
     theirs = oracle_of(tower, quick_gelu=True).half().float()
     path = openai_archive(theirs, tmp_path / "openai.pt")
     monkeypatch.setattr(torch.jit, "load", None)
@@ -112,7 +110,7 @@ def test_an_openai_archive_is_read_without_torch_jit(
     assert_same_features(ours, theirs)
 
 
-def test_a_model_with_custom_text_and_bias_is_read(tmp_path: Path) -> None:
+def test_a_model_with_custom_text_and_bias_is_read(tmp_path):
     theirs = oracle_of("vit", init_logit_bias=-10.0)
     text = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
     weights = {f"text.{n}" if n.startswith(text) else n: t for n, t in theirs.state_dict().items()}
@@ -129,7 +127,7 @@ class Evil:
         return (exec, ("raise SystemExit('the pickle was run')",))
 
 
-def test_no_pickle_is_run(tmp_path: Path) -> None:
+def test_no_pickle_is_run(tmp_path):
     path = torch_save({"state_dict": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(ConfigError, match=r"cannot be read safely.*safetensors"):
         read_state_dict(path)
@@ -143,7 +141,7 @@ def test_no_pickle_is_run(tmp_path: Path) -> None:
         load_pretrained(tmp_path / "script.pt")
 
 
-def test_weights_of_another_model_raise_config_error(tmp_path: Path) -> None:
+def test_weights_of_another_model_raise_config_error(tmp_path):
     weights = oracle_of("vit").state_dict()
     wider = ModelConfig.model_validate({"embed_dim": 32, "vision_cfg": VIT, "text_cfg": TEXT})
     save_file(weights, tmp_path / "w.safetensors")
@@ -164,7 +162,7 @@ def test_weights_of_another_model_raise_config_error(tmp_path: Path) -> None:
         load_pretrained(tmp_path / "w.safetensors")
 
 
-def test_an_unreachable_hub_raises_a_retryable_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unreachable_hub_raises_a_retryable_error(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(SourceError, match=r"hf-hub:nobody/clip: the Hub gave no weights.*local file"):
         load_pretrained("hf-hub:nobody/clip")
@@ -186,7 +184,7 @@ def open_clip_folder(folder: Path) -> tuple[Path, torch.nn.Module]:
     return folder, theirs
 
 
-def test_open_clip_folder_gives_the_features_of_open_clip(tmp_path: Path) -> None:
+def test_open_clip_folder_gives_the_features_of_open_clip(tmp_path):
     folder, theirs = open_clip_folder(tmp_path / "theirs")
     loaded = load_any(folder)
     assert isinstance(loaded.model, CLIP)  # ours, which takes texts at their own length
@@ -199,7 +197,7 @@ def test_open_clip_folder_gives_the_features_of_open_clip(tmp_path: Path) -> Non
     torch.testing.assert_close(white, torch.ones(3, 32, 32))  # (1 - 0.5) / 0.5: the folder's own mean and deviation
 
 
-def test_weights_file_gets_the_vocabulary_of_openai(tmp_path: Path) -> None:
+def test_weights_file_gets_the_vocabulary_of_openai(tmp_path):
     card = {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 64, "patch_size": 8},

@@ -59,7 +59,7 @@ def pooling_difference(name: str) -> float:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_operations_and_keys_equal_the_published_ones(name: str) -> None:
+def test_parameters_operations_and_keys_equal_the_published_ones(name):
     parameters, image, text = PUBLISHED[name]
     config = load_model_config(name)
     flops = forward_flops(config)

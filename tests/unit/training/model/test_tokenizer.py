@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ TOKENIZER = train_tokenizer(CAPTIONS, 300, 12)
 
 
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=4))
-def test_every_text_starts_ends_and_is_padded(texts: list[str]) -> None:
+def test_every_text_starts_ends_and_is_padded(texts):
     tokens = TOKENIZER(texts)
     assert tokens.dtype == torch.int64
     assert tokens.shape[0] == len(texts)
@@ -34,14 +33,14 @@ def test_every_text_starts_ends_and_is_padded(texts: list[str]) -> None:
     assert any(row.argmax() == tokens.shape[1] - 1 for row in tokens)
 
 
-def test_special_tokens_in_a_text_are_plain_text() -> None:
+def test_special_tokens_in_a_text_are_plain_text():
     for text in ("<|endoftext|>", "<|startoftext|>", "<|pad|>"):
         ids = TOKENIZER([text])[0].tolist()
         assert len(ids) > 3
         assert ids.count(TOKENIZER.end_id) == ids.count(TOKENIZER.start_id) == 1
 
 
-def test_vocabulary_does_not_depend_on_process_or_order() -> None:
+def test_vocabulary_does_not_depend_on_process_or_order():
     script = (
         "import sys, json; from training.model.tokenizer import train_tokenizer;"
         "sys.stdout.write(train_tokenizer(json.loads(sys.argv[1]), 300, 12).to_json())"
@@ -57,7 +56,7 @@ def test_vocabulary_does_not_depend_on_process_or_order() -> None:
     assert result.stdout == TOKENIZER.to_json()
 
 
-def test_tokenizer_survives_a_round_trip_to_json(tmp_path: Path) -> None:
+def test_tokenizer_survives_a_round_trip_to_json(tmp_path):
     (tmp_path / "tokenizer.json").write_text(TOKENIZER.to_json())
     again = load_tokenizer(tmp_path / "tokenizer.json", 12)
     texts = [*CAPTIONS, "<|endoftext|> ünseen"]
@@ -67,7 +66,7 @@ def test_tokenizer_survives_a_round_trip_to_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "not json"])
-def test_an_invalid_tokenizer_file_raises_contract_error(tmp_path: Path, damage: str) -> None:
+def test_an_invalid_tokenizer_file_raises_contract_error(tmp_path, damage):
     (tmp_path / "tokenizer.json").write_text(damage)
     with pytest.raises(ContractError):
         load_tokenizer(tmp_path / "tokenizer.json", 12)

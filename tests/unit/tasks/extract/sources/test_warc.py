@@ -42,7 +42,7 @@ def extract(tmp_path: Path, kind: str, archives: dict[str, bytes]) -> tuple[Mani
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [name for name in FORMATS if "one" not in name])
-def test_extract_loses_only_the_damaged_records_of_one_of_three_archives(tmp_path: Path, kind: str, name: str):
+def test_extract_loses_only_the_damaged_records_of_one_of_three_archives(tmp_path, kind, name):
     archive = FORMATS[name](warc_records() if kind == "warc" else wat_records())
     third, last = archive.records[2], archive.records[-1]
     middle = (third.start + third.end) // 2
@@ -61,7 +61,7 @@ def test_extract_loses_only_the_damaged_records_of_one_of_three_archives(tmp_pat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_extract_names_the_file_that_is_no_archive_and_the_remedy(tmp_path: Path, kind: str):
+def test_extract_names_the_file_that_is_no_archive_and_the_remedy(tmp_path, kind):
     archive = FORMATS["gz"](warc_records() if kind == "warc" else wat_records())
     with pytest.raises(SourceError, match=r"site\.wacz: no WARC record: this is a ZIP file.*`unzip FILE") as caught:
         extract(tmp_path, kind, {"a.warc.gz": archive.data, "site.wacz": b"PK\x03\x04" + archive.data})
