@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
 from PIL import Image, ImageDraw
 
 from dataops.errors import NothingLeft
@@ -22,6 +23,8 @@ from tasks.engine.stage import make, plan, reuse
 from tasks.growth.versions import Version
 from tests.inline_executor import InlineExecutor
 from tests.servers.hostile_web import Answer, Handler, Web
+
+pytest.importorskip("plugins.own_images")  # which reads the lists
 
 HOST = "photos.test"
 Night = Sequence[tuple[str, str]]

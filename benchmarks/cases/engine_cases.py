@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
+from plugins.own_images.pairs import PairsSource
 from plugins.ray.engine import RayExecutor
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
-from tasks.extract.sources.pairs import PairsSource
 from tasks.extract.stage import FileTask, extract_file
 
 KILLED = 3

@@ -21,11 +21,11 @@ from dataops.schema import DOWNLOADED, conform, uid
 from dataops.shards.tar import ShardWriter
 from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest, load_manifest
 from dataops.store import FolderStore, open_store
+from plugins.own_images.pairs import PairsSource
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
 from tasks.engine.stage import Stage, make, plan
-from tasks.extract.sources.pairs import PairsSource
 from tasks.extract.stage import EXTRACT
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER

@@ -218,8 +218,8 @@ def _load_shard_index() -> Parser:
 
 def _load_pair_list(name: str) -> Parser:
     from dataops.errors import ConfigError, SourceError
-    from dataops.pair_lists.reader import ColumnNames, read_list
-    from dataops.pair_lists.rows import build_pair_table
+    from plugins.own_images.list_rows import build_pair_table
+    from plugins.own_images.lists import ColumnNames, read_list
 
     def parse(data: bytes) -> object:
         path, outcomes = write_scratch(name, data), set[str]()

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.errors import UnusableSource
-from dataops.pair_lists.reader import MAX_JSON_LINE, decode_stream, detect_format, parse_records
 from dataops.regular_files import check_regular
+from plugins.own_images.lists import MAX_JSON_LINE, decode_stream, detect_format, parse_records
 from tasks.files.base import SourceFile
 
 _BATCH = 1_024

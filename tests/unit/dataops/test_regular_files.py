@@ -10,7 +10,6 @@ import pytest
 
 from dataops.archives.warc import read_pages
 from dataops.errors import ContractError, PairmillError
-from dataops.pair_lists.reader import ColumnNames, read_list, read_row_group_sizes
 from dataops.regular_files import NotRegularFileError, check_regular, open_regular, read_bytes, read_text
 from dataops.snapshot import load_manifest
 from dataops.storage.cache import Cache, Version
@@ -107,10 +106,6 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "source digest": ("a.warc.gz", lambda path: LocalFile("a", path).digest()),
     "source file": ("a.warc.gz", lambda path: LocalFile("a", path).open()),
     "archive": ("a.warc.gz", lambda path: read_all(read_pages(path, 1000, print))),
-    "pair list": ("a.csv", lambda path: read_all(read_list(path, ColumnNames(), print))),
-    "packed pair list": ("a.tsv.gz", lambda path: read_all(read_list(path, ColumnNames(), print))),
-    "Parquet list": ("a.parquet", lambda path: read_all(read_list(path, ColumnNames(), print))),
-    "row groups": ("a.parquet", read_row_group_sizes),
     "queries": ("q.parquet", read_queries),
     "model config": ("m.json", lambda path: load_model_config(str(path))),
     "model": ("m.pt", load_any),

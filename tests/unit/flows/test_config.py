@@ -37,11 +37,11 @@ def test_a_dataset_of_a_mixture_that_is_not_in_the_store_is_a_problem_before_any
     values = {
         "name": "mixed",
         "store": {"uri": str(tmp_path / "store")},
-        "source": {"kind": "pairs", "paths": [str(tmp_path / "pairs.csv")]},
+        "source": {"kind": "warc", "paths": [str(tmp_path / "a.warc")]},
         "download": {"contact": "mailto:me@example.org"},
         "train": {"dataset": [{"weight": 1}, {"key": key, "weight": 1}]},
     }
-    (tmp_path / "pairs.csv").write_text("url,caption\n")
+    (tmp_path / "a.warc").touch()
     with pytest.raises(ConfigError, match=f"train.dataset: there is no complete dataset pack/{key} in .*store"):
         check_config(values, "mine.toml")
     check_config(values, "mine.toml", until="pack")

@@ -146,7 +146,7 @@ kind = "warc"
 paths = ["{crawl}"]
 
 [[source]]
-kind = "pairs"
+kind = "warc"
 paths = ["{list}"]
 {more}
 [download]
@@ -156,8 +156,8 @@ contact = "mailto:us@example.org"
 
 def load_sources(folder: Path, *settings: str, **values: str) -> RunConfig:
     (folder / "a.warc.gz").write_bytes(b"")
-    (folder / "a.csv").write_text("url,caption\n")
-    (folder / "mine.toml").write_text(SOURCES.format(**({"crawl": "*.gz", "list": "a.csv", "more": ""} | values)))
+    (folder / "b.warc").touch()
+    (folder / "mine.toml").write_text(SOURCES.format(**({"crawl": "*.gz", "list": "b.warc", "more": ""} | values)))
     return load_config(folder / "mine.toml", [f"store.uri={folder / 'store'}", *settings], until="pack")
 
 
@@ -165,12 +165,16 @@ def load_sources(folder: Path, *settings: str, **values: str) -> RunConfig:
     ("values", "settings", "problem"),
     [
         (
-            {"more": "rows_per_part = 0"},
+            {"more": "max_failed_files = -1"},
             (),
-            "source.pairs.rows_per_part: 0: Input should be greater than or equal to 1",
+            "source.warc.max_failed_files: -1: Input should be greater than or equal to 0",
         ),
-        ({"list": "none.csv"}, (), "source.pairs.paths: '{folder}/none.csv' is not a file"),
-        ({"crawl": "none.gz", "more": "rows_per_part = 0"}, (), "source.crawl.paths: '{folder}/none.gz' is not a file"),
+        ({"list": "none.csv"}, (), "source.warc.paths: '{folder}/none.csv' is not a file"),
+        (
+            {"crawl": "none.gz", "more": "max_failed_files = -1"},
+            (),
+            "source.crawl.paths: '{folder}/none.gz' is not a file",
+        ),
         ({}, ("source.2.kind=wet",), "source.2.kind: 'wet' is not a kind of source; allowed: warc, "),
         ({"more": 'name = "crawl"'}, (), "source: two sources are named 'crawl'; set another `name` in one of"),
     ],
@@ -189,9 +193,9 @@ def test_set_reaches_a_source_by_its_name_or_number(folder: Path) -> None:
     assert [(one.name, one.max_failed_files, one.license) for one in sources] == [
         ("crawl", 2, None), ("licensed", 0, "https://l.test/1")
     ]  # fmt: skip
-    added = load_sources(folder, 'source.2={kind="pairs",paths=["a.csv"]}').source.tables
-    assert [one.name for one in added] == ["crawl", "pairs", "pairs-2"]
-    with pytest.raises(ConfigError, match="'paths' names none of the 2 tables; write crawl or pairs, or 0, 1"):
+    added = load_sources(folder, 'source.2={kind="warc",paths=["b.warc"]}').source.tables
+    assert [one.name for one in added] == ["crawl", "warc", "warc-2"]
+    with pytest.raises(ConfigError, match="'paths' names none of the 2 tables; write crawl or warc, or 0, 1"):
         load_sources(folder, "source.paths=[]")
 
 

@@ -97,12 +97,12 @@ def test_a_config_in_another_folder_gives_the_same_keys_after_a_move(tmp_path: P
     before, after = tmp_path / "a [1]", tmp_path / "b"
     (before / ".pairmill").mkdir(parents=True)
     (before / "lists").mkdir()
-    (before / "lists" / "one.csv").write_text("url,caption\n")
+    (before / "lists" / "one.warc").touch()
     (before / "out.txt").write_text("example.org\n")
     (before / "configs").mkdir()
     config = before / "configs" / "mine.toml"
     config.write_text(
-        'name = "mine"\n[source]\nkind = "pairs"\npaths = ["../lists/*.csv"]\n'
+        'name = "mine"\n[source]\nkind = "warc"\npaths = ["../lists/*.warc"]\n'
         '[filter.opt_out_lists]\nown = "../out.txt"\n[download]\ncontact = "https://example.org"\n'
     )
 
@@ -119,4 +119,4 @@ def test_a_config_in_another_folder_gives_the_same_keys_after_a_move(tmp_path: P
     assert str(before) not in str(record), record
     assert read(after, after)[1] == keys
     assert RunConfig.model_validate(record) == read(after, after)[0]
-    assert tomllib.loads((after / "configs" / "mine.toml").read_text())["source"]["paths"] == ["../lists/*.csv"]
+    assert tomllib.loads((after / "configs" / "mine.toml").read_text())["source"]["paths"] == ["../lists/*.warc"]

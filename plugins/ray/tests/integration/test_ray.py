@@ -21,6 +21,7 @@ import pytest
 from dataops.errors import ConfigError, ContractError, JobFailed, ServiceError
 from dataops.snapshot import Draft, Manifest, Record
 from dataops.store import FolderStore
+from plugins.own_images.pairs import PairsSource
 from plugins.ray import pool as pools
 from plugins.ray.engine import RayExecutor
 from tasks.curate.config import CurateConfig, Units
@@ -30,7 +31,6 @@ from tasks.engine.context import Context, Executor, LocalExecutor, TaskLimits
 from tasks.engine.exchange import Exchange, Step
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.stage import make, plan
-from tasks.extract.sources.pairs import PairsSource
 from tasks.extract.stage import EXTRACT
 from tasks.filter import stage as filters
 from tasks.filter.config import FilterConfig

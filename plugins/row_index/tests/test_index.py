@@ -15,8 +15,9 @@ from dataops.schema import CAPTIONS, CURATED, conform
 from dataops.snapshot import Draft, Manifest, Part, read_table
 from dataops.store import FolderStore
 from dataops.trace.targets import Target, matching_rows, parse_target
+from plugins.row_index.index import select_parts, write_index
 from tasks.engine.context import Context
-from tasks.search import Rows, Search, select_parts, write_index
+from tasks.search import Rows, Search
 from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
 

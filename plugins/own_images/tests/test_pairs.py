@@ -12,9 +12,9 @@ from dataops.errors import ConfigError, SourceError
 from dataops.schema import PAIRS, dropped_schema, uid
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
+from plugins.own_images.pairs import PairsSource
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.extract.sources.pairs import PairsSource
 from tasks.extract.stage import EXTRACT
 from tests.inline_executor import InlineExecutor
 

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import PairmillError, SourceError, UnusableSource
-from dataops.pair_lists.reader import ColumnNames, detect_format, read_list, read_row_group_sizes
 from dataops.reasons import Reason
+from plugins.own_images.lists import ColumnNames, detect_format, read_list, read_row_group_sizes
 from tasks.engine.context import Context
 from tasks.extract.sources.base import EarlierSource, FilesSource, Template
 from tasks.extract.sources.pairs_writer import PairsWriter
@@ -95,7 +95,7 @@ class PairsSource(FilesSource):
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
         # Deferred: polars takes a fifth of a worker's start, and only lists need it.
-        from dataops.pair_lists.rows import build_pair_table
+        from plugins.own_images.list_rows import build_pair_table
 
         kinds: dict[str, str] = dict(
             sorted(self.more_captions.items())

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,15 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.errors import ConfigError, SourceError
-from dataops.pair_lists.reader import (
+from dataops.web.captions import normalise_caption
+from dataops.web.urls import BadUrl, canonicalise_url
+from plugins.own_images.list_rows import build_pair_table, canonicalise_urls, normalise_captions
+from plugins.own_images.lists import (
     BATCH_ROWS,
     MAX_FIELD_CHARS,
     ColumnNames,
     read_list,
+    read_row_group_sizes,
 )
-from dataops.pair_lists.rows import build_pair_table, canonicalise_urls, normalise_captions
-from dataops.web.captions import normalise_caption
-from dataops.web.urls import BadUrl, canonicalise_url
 
 Row = tuple[int, str | None, str | None]
 
@@ -287,3 +289,11 @@ def test_build_pair_table_returns_canonical_rows_and_drop_reasons(tmp_path: Path
         (6, "url_too_long"),
         (7, "no_caption"),
     ]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz", "a.parquet"])
+def test_a_named_pipe_is_no_list(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    for read_pipe in (read, read_row_group_sizes):
+        with pytest.raises(SourceError, match="not a regular file"):
+            read_pipe(tmp_path / name)

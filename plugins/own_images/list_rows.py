@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import polars as pl
 import pyarrow as pa
 
-from dataops.pair_lists.reader import RawRows
 from dataops.reasons import Reason
 from dataops.web.captions import normalise_caption
 from dataops.web.urls import BadUrl, canonicalise_url, truncate_url
+from plugins.own_images.lists import RawRows
 
 CAPTION_SOURCE = "pair_list"
 

@@ -1,1 +1,0 @@
-"""Reads published lists of (URL, caption) pairs."""
