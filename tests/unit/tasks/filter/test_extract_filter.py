@@ -1,5 +1,6 @@
 """Runs extract and filter on a small archive, with real worker processes."""
 
+from concurrent.futures import Executor
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -18,20 +19,20 @@ from tasks.filter import stage as filter_stage
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
 from tests.crawl_pages import ANIMALS, CAT, DOG, PLACE_PAGES, write_warc
-from tests.filter_runs import with_sizes
-from tests.inline_executor import InlineExecutor
+from tests.filter_runs import INLINE, with_sizes
+from tests.inline_executor import PicklingExecutor
 
 ENGLISH = FilterConfig(languages=["en"])
 
 
-def context(store: Path, workers: int = 0) -> Context:
-    """Return a context that runs stages in this process, or in so many workers."""
-    pool = None if workers else InlineExecutor()
-    return Context(store=FolderStore(store), home=store.parent, workers=workers or 1, pool=pool)
+def context(store: Path, pool: Executor = INLINE) -> Context:
+    return Context(store=FolderStore(store), home=store.parent, workers=1, pool=pool)
 
 
-def both(store: Path, paths: list[str], config: FilterConfig = ENGLISH, workers: int = 0) -> tuple[Manifest, Manifest]:
-    at = context(store, workers)
+def both(
+    store: Path, paths: list[str], config: FilterConfig = ENGLISH, pool: Executor = INLINE
+) -> tuple[Manifest, Manifest]:
+    at = context(store, pool)
     pairs = make(plan(EXTRACT, WarcSource(paths=paths), 0, []), at)
     return pairs, make(plan(FILTER, config, 0, [pairs]), at)
 
@@ -94,7 +95,7 @@ def bytes_of(store: Path, manifest: Manifest) -> dict[str, str]:
 def test_workers_and_stores_do_not_change_the_output(crawl, tmp_path):
     paths = [str(crawl / "*.warc.gz")]
     one = both(tmp_path / "one", paths)
-    two = both(tmp_path / "two", list(reversed([str(p) for p in crawl.iterdir()])), workers=2)
+    two = both(tmp_path / "two", list(reversed([str(p) for p in crawl.iterdir()])), pool=PicklingExecutor())
     for a, b in zip(one, two, strict=True):
         assert (a.key, a.content_digest, bytes_of(tmp_path, a)) == (b.key, b.content_digest, bytes_of(tmp_path, b))
 
