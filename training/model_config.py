@@ -121,13 +121,16 @@ class BackboneConfig(ProjectedConfig):
     std: tuple[float, float, float]
     """Their standard deviation."""
     stages: tuple[int, ...] = ()
-    """Stages of the network, from 1 in ascending order, whose means over all positions precede the feature of its end."""
+    """Stages of the network, from 1 in ascending order, whose means over the cells of `grid` precede the feature of its
+    end."""
+    grid: Annotated[int, Field(ge=1, le=4, exclude_if=lambda cells: cells == 1)] = 1
+    """Cells along each side of the grid; 1: the mean is over all positions."""
 
     @property
     def feature_width(self) -> int:
         """Channels of the network's feature, with those of the stages."""
         found = find_backbone(self.architecture)
-        return sum(found.stage_widths[stage - 1] for stage in self.stages) + found.width
+        return sum(found.stage_widths[stage - 1] for stage in self.stages) * self.grid**2 + found.width
 
     @property
     def network(self) -> str:

@@ -76,6 +76,9 @@ class ImageInit(PretrainedConfig):
     """Stages of the network whose outputs, as means over all positions, are joined to the feature of its end: from 1, and
     of a vision transformer its blocks. They hold what the end does not: colours, strokes and textures. No other tool reads
     such a tower, so the model is exported as ONNX only."""
+    grid: Annotated[int, Field(ge=1, le=4)] = 1
+    """Cells along each side of a grid: each output of `stages` has a mean over each cell in place of one over all of it.
+    With 2 it has four times as many numbers, which also tell what is at the top or the bottom, on the left or the right."""
     copies: Annotated[int, Field(ge=0, le=100)] = 0
     """Copies of each image, changed as `augment` says, whose features are computed once beside those of the plain image.
     Each visit of a sample draws one of them. Without copies, augment has the features computed at each step."""

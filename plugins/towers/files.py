@@ -208,6 +208,7 @@ def image_dimensions(init: ImageInit, image_size: int | None) -> BackboneConfig:
         "projector_norm": init.projector_norm,
         "projector_width": init.projector_width,
         "stages": init.stages,
+        "grid": init.grid,
     }
     try:
         return BackboneConfig.model_validate(fields)

@@ -184,7 +184,7 @@ IMAGE_INIT, TEXT_INIT = _ImageInit(), _TextInit()
 
 
 class _Start(StepHook):
-    config = StartConfig
+    config, version = StartConfig, 2
 
     def is_used(self, config: "TrainConfig") -> bool:
         return self.settings(config).start != "random"

@@ -39,6 +39,20 @@ class Network(nn.Module):
         raise NotImplementedError
 
 
+def pool_grid(x_BCHW: Tensor, cells: int) -> Tensor:
+    """Return the means (B, C x cells x cells) over the cells of a grid, which overlap by a position where a side is odd.
+
+    Equal to `F.adaptive_avg_pool2d`, by operations that every exporter knows.
+    """
+    if cells == 1:
+        return x_BCHW.mean(dim=(2, 3))
+    rows, columns = (
+        [slice(n * side // cells, -(-(n + 1) * side // cells)) for n in range(cells)] for side in x_BCHW.shape[2:]
+    )
+    means = [x_BCHW[:, :, row, column].mean(dim=(2, 3)) for row in rows for column in columns]
+    return torch.stack(means, dim=2).flatten(1)
+
+
 class Attention(nn.Module):
     """A module that attends, of inputs (B, L, W); the operations of its weights are those of its linear layers."""
 
@@ -106,7 +120,7 @@ class BackboneTower(nn.Module):
     def __init__(self, config: BackboneConfig, embed_dim: int, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         self.encoder: Network = plugins.find("networks", config.network)(config)
-        self.stages = config.stages
+        self.stages, self.grid = config.stages, config.grid
         self.feature_width = config.feature_width
         self.projector = Projector(config, embed_dim)
         pairs = list(zip(mean, std, config.mean, config.std, strict=True))
@@ -116,7 +130,7 @@ class BackboneTower(nn.Module):
 
     def encode(self, images_B3SS: Tensor, encoder: Network | None = None) -> Tensor:
         """Return the network's features (B, W) of normalised pixels; `encoder` in place of the network if given."""
-        return (encoder or self.encoder)(images_B3SS * self.gain + self.shift, self.stages)
+        return (encoder or self.encoder)(images_B3SS * self.gain + self.shift, self.stages, self.grid)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (B, D), not normalised, of pixels (B, 3, S, S), or of the network's features (B, W)."""

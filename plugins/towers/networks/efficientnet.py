@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
 
 from training.backbones import LITE_CHANNELS, find_backbone, round_channels
-from training.model.towers import Network
+from training.model.towers import Network, pool_grid
 from training.model_config import BackboneConfig
 
 STAGES = ((1, 1, 3, 1), (2, 6, 3, 2), (2, 6, 5, 2), (3, 6, 3, 2), (3, 6, 5, 1), (4, 6, 5, 2), (1, 6, 3, 1))
@@ -111,12 +111,12 @@ class EfficientNetLite(Network):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
-    def forward(self, images_B3SS: Tensor, stages: tuple[int, ...] = ()) -> Tensor:
-        """Return features (B, W): of `stages`, counted from 1, then of the head."""
+    def forward(self, images_B3SS: Tensor, stages: tuple[int, ...] = (), grid: int = 1) -> Tensor:
+        """Return features (B, W): of `stages`, counted from 1, over a grid, then of the head."""
         x_BCHW, found = _relu6(self.bn1(self.conv_stem(images_B3SS))), []
         for number, stage in enumerate(self.blocks, 1):
             x_BCHW = stage(x_BCHW)
-            found += [x_BCHW.mean(dim=(2, 3))] if number in stages else []
+            found += [pool_grid(x_BCHW, grid)] if number in stages else []
         end_BC = _relu6(self.bn2(self.conv_head(x_BCHW))).mean(dim=(2, 3))
         return torch.cat([*found, end_BC], dim=1) if found else end_BC
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.backbones import find_backbone
-from training.model.towers import Network
+from training.model.towers import Network, pool_grid
 from training.model_config import BackboneConfig
 
 
@@ -60,12 +60,12 @@ class ResNet(Network):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
-    def forward(self, images_B3SS: Tensor, stages: tuple[int, ...] = ()) -> Tensor:
-        """Return features (B, W): of `stages`, counted from 1, then of the last."""
+    def forward(self, images_B3SS: Tensor, stages: tuple[int, ...] = (), grid: int = 1) -> Tensor:
+        """Return features (B, W): of `stages`, counted from 1, over a grid, then of the last."""
         x_BCHW, found = F.max_pool2d(F.relu(self.bn1(self.conv1(images_B3SS))), 3, 2, 1), []
         for number, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), 1):
             x_BCHW = stage(x_BCHW)
-            found += [x_BCHW.mean(dim=(2, 3))] if number in stages else []
+            found += [pool_grid(x_BCHW, grid)] if number in stages else []
         end_BC = x_BCHW.mean(dim=(2, 3))
         return torch.cat([*found, end_BC], dim=1) if found else end_BC
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.backbones import find_backbone
-from training.model.towers import Attention, Network
+from training.model.towers import Attention, Network, pool_grid
 from training.model_config import BackboneConfig
 
 EPS = 1e-6
@@ -107,15 +107,15 @@ class ViT(Network):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, images_B3SS: Tensor, stages: tuple[int, ...] = ()) -> Tensor:
-        """Return features (B, X): of the blocks in `stages`, counted from 1, then of the class token."""
+    def forward(self, images_B3SS: Tensor, stages: tuple[int, ...] = (), grid: int = 1) -> Tensor:
+        """Return features (B, X): of the blocks in `stages`, counted from 1, over a grid, then of the class token."""
         patches_BLW = self.patch_embed(images_B3SS)
         start_B1W = self.cls_token.to(patches_BLW.dtype).expand(patches_BLW.shape[0], -1, -1)
         x_BLW = torch.cat([start_B1W, patches_BLW], dim=1) + self.pos_embed.to(patches_BLW.dtype)
         found = []
         for number, block in enumerate(self.blocks, 1):
             x_BLW = block(x_BLW)
-            found += [x_BLW[:, 1:].mean(dim=1)] if number in stages else []
+            found += [_pool_patches(x_BLW[:, 1:], grid)] if number in stages else []
         end_BW = self.norm(x_BLW[:, 0])
         return torch.cat([*found, end_BW], dim=1) if found else end_BW
 
@@ -124,6 +124,12 @@ class ViT(Network):
         *inner, last = self.blocks
         first = [*self.patch_embed.parameters(), self.cls_token, self.pos_embed]
         return [first, *(list(b.parameters()) for b in inner), [*last.parameters(), *self.norm.parameters()]]
+
+
+def _pool_patches(x_BLW: Tensor, grid: int) -> Tensor:
+    """Return the means (B, W x grid x grid) of patches over the cells of a grid."""
+    side = round(x_BLW.shape[1] ** 0.5)
+    return x_BLW.mean(dim=1) if grid == 1 else pool_grid(x_BLW.mT.unflatten(2, (side, side)), grid)
 
 
 def build(config: BackboneConfig) -> ViT:

@@ -115,7 +115,7 @@ def test_a_model_with_towers_of_others_is_exported_to_onnx(tmp_path: Path) -> No
     pytest.importorskip("onnxscript")
     projector = {"projector_layers": 2, "projector_width": 8}
     image = {"kind": "backbone", "architecture": "tf_efficientnet_lite0", "image_size": 45, **projector}
-    image |= {"stages": [3, 7]}
+    image |= {"stages": [3, 7], "grid": 2}
     image |= {"mean": [0.5] * 3, "std": [0.5] * 3}
     words = {"context_length": 16, "vocab_size": 30, "width": 8, **projector}
     bert = {**words, "kind": "bert", "heads": 2, "layers": 2, "mlp_width": 12}

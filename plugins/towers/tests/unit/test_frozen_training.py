@@ -53,7 +53,7 @@ def tables(tmp_path: Path) -> dict[str, dict[str, object]]:
 def with_recipe(tables: dict[str, dict[str, object]]) -> dict[str, Any]:
     """Return the settings of a training that starts from least squares over features of several stages and copies."""
     pytest.importorskip("plugins.augment")
-    image = {**tables["image_init"], "stages": [1, 3], "copies": 2, "dropout": 0.25}
+    image = {**tables["image_init"], "stages": [1, 3], "grid": 2, "copies": 2, "dropout": 0.25}
     text = {**tables["text_init"], "centred": True, "projector_layers": 0, "projector_norm": False}
     return {
         "image_init": image,

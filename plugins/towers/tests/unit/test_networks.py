@@ -64,27 +64,31 @@ def difference(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "side", "names"),
+    ("architecture", "side", "grid", "names"),
     [
-        ("tf_efficientnet_lite0", 45, {3: "blocks.2", 7: "blocks.6"}),
-        ("efficientnet_lite0", 32, {3: "blocks.2"}),
-        ("resnet18", 40, {1: "layer1", 3: "layer3"}),
-        ("vit_tiny_patch16_224", 32, {2: "blocks.1", 12: "blocks.11"}),
+        ("tf_efficientnet_lite0", 45, 2, {3: "blocks.2", 7: "blocks.6"}),
+        ("efficientnet_lite0", 32, 1, {3: "blocks.2"}),
+        ("resnet18", 40, 3, {1: "layer1", 3: "layer3"}),
+        ("vit_tiny_patch16_224", 48, 2, {2: "blocks.1", 12: "blocks.11"}),
     ],
 )
 def test_a_backbone_and_the_means_of_its_stages_equal_timms(
-    tmp_path: Path, architecture: str, side: int, names: dict[int, str]
+    tmp_path: Path, architecture: str, side: int, grid: int, names: dict[int, str]
 ) -> None:
     theirs = write_backbone(tmp_path / "weights.safetensors", architecture, side)
     table = {"path": str(tmp_path / "weights.safetensors"), "license": "MIT", "architecture": architecture}
     means = {}
+
+    def pool(output: torch.Tensor) -> torch.Tensor:
+        if output.ndim == 3:  # the class token, then the patches line by line
+            output = output[:, 1:].mT.unflatten(2, (round((output.shape[1] - 1) ** 0.5), -1))
+        return torch.nn.functional.adaptive_avg_pool2d(output, grid).flatten(1)
+
     for stage, name in names.items():
         theirs.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, output, stage=stage: means.update(
-                {stage: output.mean(dim=(2, 3)) if output.ndim == 4 else output[:, 1:].mean(dim=1)}
-            )
+            lambda _module, _inputs, output, stage=stage: means.update({stage: pool(output)})
         )
-    model = build(image_init={**table, "stages": list(names)}, image_size=side)
+    model = build(image_init={**table, "stages": list(names), "grid": grid}, image_size=side)
     mean, std = (torch.tensor(theirs.default_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
     ours, our_std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
     pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
