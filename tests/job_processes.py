@@ -5,6 +5,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,14 +83,30 @@ class Ranks:
     """The ranks of a job, which run at the same time as those of other jobs.
 
     They are forked from a server that has imported torch, since an import costs more than a small training.
+
+    Args:
+        others: jobs of the second machine and so on, where each has a folder of its own; they have one rank.
     """
 
-    def __init__(self, job: Path, ranks: int, *, machines: int = 1, signum: int | None = None, target: Any = run_job):
+    def __init__(
+        self,
+        job: Path,
+        ranks: int,
+        *,
+        machines: int = 1,
+        signum: int | None = None,
+        target: Any = run_job,
+        others: Sequence[Path] = (),
+    ):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["training.train", "torch._dynamo", "torch.distributed.fsdp"])
         meeting = job.with_suffix(f".meeting-{os.urandom(8).hex()}")
         trials = [Trial(signum, step=3, rank=rank, ranks=ranks, machines=machines) for rank in range(ranks)]
-        self._processes = [context.Process(target=target, args=(job, trial, os.getpid(), meeting)) for trial in trials]
+        paths = [job, *others] if others else [job] * ranks
+        self._processes = [
+            context.Process(target=target, args=(path, trial, os.getpid(), meeting))
+            for path, trial in zip(paths, trials, strict=True)
+        ]
         for process in self._processes:
             process.start()
 

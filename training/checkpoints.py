@@ -41,40 +41,79 @@ def find_newest_checkpoint(
 ) -> tuple[Path, dict[str, Any]] | None:
     """Return the newest checkpoint that is whole and of this job, with its state; log a warning for each skipped one.
 
+    All ranks together: it is whole if the machines have all files between them, and then each machine gets those that it
+    lacks.
+
     Args:
-        folder: may be missing.
+        folder: of this machine; may be missing.
         job: digest of the job (Job.digest without placement); a checkpoint of another job is skipped.
-        metrics_bytes: length of metrics.jsonl; a checkpoint is skipped if it needs a longer one.
+        metrics_bytes: length of rank 0's metrics.jsonl; a checkpoint is skipped if it needs a longer one.
         accept: whether a checkpoint of this step counts.
     """
-    for path in sorted(folder.glob("step-*"), key=step_of, reverse=True):
-        if not accept(step_of(path)):
-            continue
+    metrics_bytes = distributed.broadcast_from_first(metrics_bytes)
+    names = {path.name for path in folder.glob("step-*") if accept(step_of(path))}
+    for name in sorted(set().union(*distributed.gather_objects(list(names))), key=lambda n: step_of(Path(n)))[::-1]:
+        path, files, reason = folder / name, None, None
         try:
-            return path, _read_valid_state(path, job, metrics_bytes)
+            if name in names and distributed.is_first_of_machine():
+                files = _read_valid_state(path, job, metrics_bytes)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("checkpoint %s is skipped: %s: %s", path.name, type(error).__name__, error)
+            reason = f"{type(error).__name__}: {error}"
+        found = distributed.gather_objects([files, reason])
+        files = next((files for files, _ in found if files is not None), None)
+        if files is not None:
+            try:
+                _share(path, files)
+                return path, json.loads(files[STATE])
+            except ValueError as error:
+                reason = f"{type(error).__name__}: {error}"
+        if reason := reason or next((reason for _, reason in found if reason), None):
+            logger.warning("checkpoint %s is skipped: %s", name, reason)
     return None
 
 
-def _read_valid_state(path: Path, job: str, metrics_bytes: int) -> dict[str, Any]:
-    manifest = json.loads(read_text(path / MANIFEST))
-
-    def verify(name: str) -> None:
-        if manifest[name] != file_sha256(path / name):
-            raise ValueError(f"{name} differs from its sha256 in {MANIFEST}")
-
-    verify(STATE)
-    state = json.loads(read_text(path / STATE))
+def _read_valid_state(path: Path, job: str, metrics_bytes: int) -> dict[str, str]:
+    """Return the texts of the manifest and of the state of a checkpoint, of which this machine may have some files only."""
+    texts = {name: read_text(path / name) for name in (MANIFEST, STATE)}
+    manifest, state = (json.loads(text) for text in texts.values())
+    if manifest[STATE] != file_sha256(path / STATE):
+        raise ValueError(f"{STATE} differs from its sha256 in {MANIFEST}")
     if state["job"] != job:
         raise ValueError("it belongs to another job")
     if state["metrics_bytes"] > metrics_bytes:
         raise ValueError("metrics.jsonl is shorter than at that step")
     parts = state.get("parts", 1)
-    for number in range(parts):
-        for kind in ("model", "optimizer"):
-            verify(name_tensor_file(kind, number, parts))
-    return state
+    if (
+        missing := {name_tensor_file(k, n, parts) for n in range(parts) for k in ("model", "optimizer")}
+        - manifest.keys()
+    ):
+        raise KeyError(min(missing))
+    return texts
+
+
+def _share(path: Path, texts: Mapping[str, str]) -> None:
+    """Give each machine the files of a checkpoint that it lacks; all ranks together.
+
+    Args:
+        texts: manifest and state.
+
+    Raises: ValueError on all ranks if no machine has a file, with its right content.
+    """
+    digests = {name: sha256 for name, sha256 in sorted(json.loads(texts[MANIFEST]).items()) if name != STATE}
+    is_first = distributed.is_first_of_machine()
+    held = [is_first and (path / name).is_file() and file_sha256(path / name) == d for name, d in digests.items()]
+    of_ranks = distributed.gather_integers([int(is_first), *map(int, held)])
+    firsts = [rank for rank, (first, *_) in enumerate(of_ranks) if first]
+    holders = {name: [rank for rank in firsts if of_ranks[rank][n]] for n, name in enumerate(digests, 1)}
+    if absent := [name for name, ranks in holders.items() if not ranks]:
+        raise ValueError(f"{absent[0]} differs from its sha256 in {MANIFEST}")
+    if is_first:
+        path.mkdir(parents=True, exist_ok=True)
+        for name in (STATE, MANIFEST):
+            if not (path / name).is_file() or read_text(path / name) != texts[name]:
+                write_atomically(path / name, texts[name])
+    lacking = {name: ranks[0] for name, ranks in holders.items() if len(ranks) < len(firsts)}
+    distributed.send_files({path / name: source for name, source in lacking.items()}, firsts)
 
 
 def restore_checkpoint(
@@ -170,20 +209,24 @@ logger = logging.getLogger(__name__)
 class CheckpointWriter:
     """Write checkpoints in a thread: the step waits for the copy to the host's memory, not for the disk.
 
-    With sharding each rank writes its part, and rank 0 ends the checkpoint when the ranks have
-    exchanged that all parts are on disk. `save`, `check` and `wait` are then called by all ranks
-    together.
+    With sharding each rank writes its part, and rank 0, or the first rank of each machine, ends the
+    checkpoint when the ranks have exchanged that all parts are on disk. `save`, `check` and `wait`
+    are then called by all ranks together.
 
     Args:
         folder: parent of the checkpoints' folders.
         keep: number of newest checkpoints that stay.
         part: what this rank writes; by default all.
+        is_on_own_disk: each machine has a folder of its own, with the parts of its ranks.
         rollback_every: of the checkpoints whose step is a multiple of it, the newest two stay too; 0: none.
     """
 
-    def __init__(self, folder: Path, keep: int, part: Part = WHOLE, *, rollback_every: int = 0):
+    def __init__(
+        self, folder: Path, keep: int, part: Part = WHOLE, *, is_on_own_disk: bool = False, rollback_every: int = 0
+    ):
         self._folder, self._keep, self._part, self._rollback_every = folder, keep, part, rollback_every
-        self._ends = part.number == 0 and part.is_first_copy
+        is_first_here = is_on_own_disk and part.count > 1 and distributed.is_first_of_machine()
+        self._ends = part.is_first_copy and (part.number == 0 or is_first_here)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._step, self._state = 0, dict[str, Any]()
         self._writing: Future[dict[str, str]] | None = None
@@ -265,12 +308,13 @@ class CheckpointWriter:
         return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in own.items()}
 
     def _end_parts(self) -> None:
-        """Let rank 0 end the checkpoint, with the digests of all parts."""
+        """Let the first rank of each folder end the checkpoint, with the digests of all parts and rank 0's state."""
         assert self._writing is not None
-        digests = distributed.gather_objects(self._writing.result())
-        self._writing = None
+        first = distributed.rank() == 0
+        found = distributed.gather_objects([self._writing.result(), self._state if first else None])
+        self._writing, self._state = None, found[0][1]
         if self._ends:
-            merged = {name: sha256 for of_rank in digests for name, sha256 in of_rank.items()}
+            merged = {name: sha256 for digests, _ in found for name, sha256 in digests.items()}
             self._ending = self._pool.submit(self._end, merged)
 
     def _end(self, digests: Mapping[str, str]) -> None:

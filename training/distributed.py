@@ -4,7 +4,7 @@ import io
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -32,6 +32,8 @@ TIMEOUT = timedelta(minutes=30)
 GPU_TIMEOUTS = {"start": timedelta(minutes=5), "step": timedelta(minutes=2)}
 """The same for exchanges between GPUs, which begin when the ranks have agreed on a step: up to the end of the first one,
 which compiles and connects, and later. Source: torchtitan, comm.init_timeout_seconds and comm.train_timeout_seconds."""
+SENT_BYTES = 1 << 26
+"""Bytes of a file that are sent at a time."""
 TRACED_EXCHANGES = 2000
 """Exchanges between GPUs that a rank writes into its flight record when one did not end in time."""
 
@@ -54,6 +56,11 @@ def local_rank() -> int:
 def local_world_size() -> int:
     """Return the number of ranks of this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) if dist.is_initialized() else 1
+
+
+def is_first_of_machine() -> bool:
+    """Return whether this process is the first one of its machine."""
+    return local_rank() == 0
 
 
 def join(device: torch.device, *, allow_network: bool = False, records: Path | None = None) -> None:
@@ -182,6 +189,36 @@ def broadcast_from_first(value: object) -> Any:
         sent_N = torch.empty(int(size), dtype=torch.uint8)
     dist.broadcast(sent_N, 0)
     return _decode(sent_N)
+
+
+def send_files(sources: Mapping[Path, int], machines: Sequence[int]) -> None:
+    """Write files to each of some machines that lacks them; all ranks together.
+
+    Args:
+        sources: for each file the rank that has it. A machine that has another content is one that lacks it.
+        machines: the first rank of each.
+    """
+    if not sources:
+        return
+    group: Any = dist.new_group(list(machines), backend="gloo", timeout=TIMEOUT)
+    for path, source in sources.items() if rank() in machines else ():
+        size = torch.tensor([path.stat().st_size if rank() == source else 0])
+        dist.broadcast(size, source, group)
+        part = path if rank() == source else path.with_name(f".{path.name}.part")
+        opened: Any = part.open("rb" if rank() == source else "wb")
+        with opened as file:
+            for start in range(0, int(size), SENT_BYTES):
+                length = min(SENT_BYTES, int(size) - start)
+                sent_N = torch.empty(length, dtype=torch.uint8)
+                if rank() == source:
+                    file.readinto(sent_N.numpy())
+                dist.broadcast(sent_N, source, group)
+                if rank() != source:
+                    file.write(sent_N.numpy())
+        part.rename(path)
+    gather_integers([0])
+    if rank() in machines:
+        dist.destroy_process_group(group)
 
 
 def run_together(work: Callable[[], Item] | None, wait_seconds: float = WAIT_SECONDS) -> Item | None:

@@ -56,7 +56,7 @@ def _stay_on_loopback(args: Any) -> None:
     host = args.rdzv_endpoint.rpartition(":")[0]
     if args.rdzv_backend != "c10d" or args.standalone or not is_loopback(host):
         raise ConfigError(explain_refusal(f"torchrun's rendezvous at {args.rdzv_endpoint or 'all interfaces'}"))
-    args.local_addr = "127.0.0.1"
+    args.local_addr = args.local_addr or "127.0.0.1"
     c10d_rendezvous_backend.TCPStore = open_loopback_store  # pyright: ignore[reportPrivateImportUsage]
 
 

@@ -258,7 +258,11 @@ def run_steps(run: TrainingRun, stuck_seconds: float = STUCK_SECONDS) -> None:
     run.model.train()
     with (
         CheckpointWriter(
-            run.checkpoints, config.keep_checkpoints, find_part(run.model), rollback_every=config.rollback_every
+            run.checkpoints,
+            config.keep_checkpoints,
+            find_part(run.model),
+            is_on_own_disk=config.is_on_cluster,
+            rollback_every=config.rollback_every,
         ) as writer,
         MetricsLog(run.job.output, plan, config.log_every, run.device, config.precision) as log,
         StepProfiler(run.job.output, config.profile, plan.total_steps - run.step, run.device) as profiler,

@@ -3,7 +3,7 @@
 The actor is detached and named after the key of the snapshot: a killed flow leaves it running, and its rerun finds it by
 that name. It holds the snapshot's lease and copies checkpoints to the store. If its worker or node dies, Ray restarts it,
 and it resumes from the last checkpoint; on another node, from the last one in the store. Several nodes meet by torchrun's
-rendezvous: each other node runs `run_other_node`, a Ray task, which Ray restarts in the same way and which ends with the
+rendezvous: each other node runs `run_node`, a Ray task, which Ray restarts in the same way and which ends with the
 actor.
 """
 
@@ -26,8 +26,8 @@ from plugins.ray.driver import Caller, run_call
 from tasks.engine.context import Context
 from tasks.engine.process_guard import GRACE_SECONDS
 from tasks.engine.stage import Plan, Work, make, plan
-from tasks.engine.subprocess_job import end_jobs, run_job
-from tasks.train.stage import TRAIN, build_job, build_launcher
+from tasks.engine.subprocess_job import end_jobs
+from tasks.train.stage import TRAIN, run_other_node
 from training.config import TrainConfig
 from training.rendezvous import explain_refusal, is_loopback
 
@@ -133,8 +133,7 @@ def train(request: TrainingRequest, progress: Any) -> str:
     address = node_address()
     if not request.config.allow_network and not is_loopback(address):
         raise ConfigError(explain_refusal(f"the nodes of this Ray cluster meet at {address}"))
-    folder = context.home / "jobs" / f"train-{request.key}"
-    with _other_nodes(request, folder) as config:
+    with _other_nodes(request) as config:
         return make(_plan(request, config), context).key
 
 
@@ -156,7 +155,7 @@ def _plan(request: TrainingRequest, config: TrainConfig) -> Plan:
 
 
 @contextmanager
-def _other_nodes(request: TrainingRequest, folder: Path) -> Iterator[TrainConfig]:
+def _other_nodes(request: TrainingRequest) -> Iterator[TrainConfig]:
     """Run the ranks of other nodes inside the `with`, and yield the config with the rendezvous endpoint.
 
     Raises: the error of another node.
@@ -164,12 +163,9 @@ def _other_nodes(request: TrainingRequest, folder: Path) -> Iterator[TrainConfig
     ray = import_ray()
 
     config = request.config.model_copy(update={"rdzv_endpoint": f"{node_address()}:{_free_port()}"})
-    folder.mkdir(parents=True, exist_ok=True)
-    marker = folder / f".seen-{secrets.token_hex(8)}"
-    marker.touch()
-    task = ray.remote(run_other_node).options(max_retries=-1, scheduling_strategy="SPREAD", **request.resources)
+    task = ray.remote(run_node).options(max_retries=-1, scheduling_strategy="SPREAD", **request.resources)
     max_nodes = int(config.nnodes.rpartition(":")[2])
-    refs = [task.remote(replace(request, config=config), number, marker) for number in range(1, max_nodes)]
+    refs = [task.remote(replace(request, config=config), number) for number in range(1, max_nodes)]
     errors: list[BaseException] = []
     is_over = threading.Event()
 
@@ -192,38 +188,23 @@ def _other_nodes(request: TrainingRequest, folder: Path) -> Iterator[TrainConfig
         watcher.join()
         for ref in refs:
             ray.cancel(ref, force=True)
-        marker.unlink(missing_ok=True)
 
 
-def run_other_node(request: TrainingRequest, number: int, marker: Path) -> tuple[str, Any]:
+def run_node(request: TrainingRequest, number: int) -> tuple[str, Any]:
     """Run the ranks of one more node until the training ends; return ("result", the key) or ("failed", the error).
 
     Args:
         number: of the node, from 1.
-        marker: a file in the folder of the first node's job, which every node must see.
     """
-    return run_call(_run_other_node, (request, number, marker), {}, request.caller)
+    return run_call(_run_node, (request, number), {}, request.caller)
 
 
-def _run_other_node(request: TrainingRequest, number: int, marker: Path) -> str:
-    if not marker.exists():
-        raise ConfigError(
-            f"{socket.gethostname()} does not see {marker.parent}: nodes that train together need PAIRMILL_HOME on a "
-            "shared disk, at the same path on each"
-        )
-    folder = _home(request) / "jobs" / f"train-{request.key}-{number}"
+def _run_node(request: TrainingRequest, number: int) -> str:
     inputs = {manifest.stage: manifest for manifest in request.upstream}
     draft = Draft(request.context.store, "train", request.key)
-    job = build_job(
-        Work(request.config, request.seed, inputs, draft, request.context), folder / "shards", marker.parent
-    )
-    launcher = build_launcher(request.config, request.key, folder, node_address())
-    while marker.exists():  # after the loss of a node, torchrun ends on the others, or restarts the rendezvous
-        try:
-            run_job("training.train", job, folder, launcher=launcher)
-            break
-        except JobFailed as error:
-            logger.warning("%s", error)
+    context = replace(request.context, home=_home(request))
+    # The task ends with the actor, which owns it.
+    run_other_node(Work(request.config, request.seed, inputs, draft, context), number, draft.is_complete)
     return request.key
 
 

@@ -33,8 +33,8 @@ from plugins.slurm.task import decode_outcome
 from tasks.engine.context import IS_PROGRESS, Context, LocalExecutor
 from tasks.engine.process_guard import GRACE_SECONDS, finish_first
 from tasks.engine.stage import Plan, Work, make, plan
-from tasks.engine.subprocess_job import CLOCK, run_job
-from tasks.train.stage import STEP, TRAIN, build_job, build_launcher
+from tasks.engine.subprocess_job import CLOCK
+from tasks.train.stage import STEP, TRAIN, run_other_node
 from training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -79,15 +79,13 @@ FAILURE = "slurm.json"
 
 def _submit(planned: Plan[Any], context: Context, options: SlurmConfig, name: str, draft: Draft) -> str:
     config = TrainConfig.model_validate(planned.config)
-    folder = context.home.absolute() / "jobs" / f"train-{planned.key}"
-    folder.mkdir(parents=True, exist_ok=True)
     sent = replace(context.without_progress(), home=context.home.absolute(), executor=LocalExecutor(), pool=None)
     arguments = (
         *(*options.for_training().arguments(), f"--cpus-per-task={config.nproc * config.threads}"),
         *("--ntasks-per-node=1", f"--nodes={config.nnodes.replace(':', '-')}"),
         f"--signal=TERM@{GRACE_SECONDS + 60}",  # before the time is over; SLURM itself sends it before a preemption
     )
-    line = encode_call(train, (planned.key, config, planned.seed, planned.upstream, sent, folder), {})
+    line = encode_call(train, (planned.key, config, planned.seed, planned.upstream, sent), {})
     calls = [f"{draft.scratch(FAILURE)} {line}"]
     return submit(name, arguments, draft.store, calls)
 
@@ -127,15 +125,8 @@ def _cancel(job: str, states: Iterator[dict[str, tuple[str, str]]]) -> None:
 # In the job -----------------------------------------------------------------------------------------------------------
 
 
-def train(
-    key: str, config: TrainConfig, seed: int, upstream: tuple[Manifest, ...], context: Context, folder: Path
-) -> None:
+def train(key: str, config: TrainConfig, seed: int, upstream: tuple[Manifest, ...], context: Context) -> None:
     """Make the snapshot on the first node of a job; on the others, run their ranks until it is made."""
-    if not folder.is_dir():
-        raise ConfigError(
-            f"{socket.gethostname()} does not see {folder}: PAIRMILL_HOME must be on a disk that all nodes share, at the "
-            "same path on each"
-        )
     if config.nnodes != "1":
         address, job = os.environ["SLURM_LAUNCH_NODE_IPADDR"], os.environ["SLURM_JOB_ID"]
         config = config.model_copy(update={"rdzv_endpoint": f"{address}:{20_000 + int(job) % 10_000}"})
@@ -144,24 +135,8 @@ def train(
         raise ConfigError(
             f"{socket.gethostname()} has different files for train.model, vocabulary or init than the machine of the run"
         )
-    if (process := os.environ["SLURM_PROCID"]) == "0":
+    if (node := int(os.environ["SLURM_PROCID"])) == 0:
         make(planned, context)
     else:
         inputs, draft = {manifest.stage: manifest for manifest in upstream}, Draft(context.store, "train", key)
-        _run_other_node(
-            Work(config, seed, inputs, draft, context), folder, folder.with_name(f"{folder.name}-{process}")
-        )
-
-
-def _run_other_node(work: Work[TrainConfig], main: Path, folder: Path) -> None:
-    job = build_job(work, folder / "shards", main)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # noqa: TID251  this node's address; sends nothing
-        probe.connect((str(work.config.rdzv_endpoint).rpartition(":")[0], 9))
-        launcher = build_launcher(work.config, work.draft.key, folder, str(probe.getsockname()[0]))
-    while not work.draft.is_complete():  # the first node may still wait for the lease, and torchrun gives up
-        try:
-            return run_job("training.train", job, folder, launcher=launcher)
-        except JobFailed as error:
-            if not error.retryable:
-                raise
-            logger.warning("%s", error)
+        run_other_node(Work(config, seed, inputs, draft, context), node, draft.is_complete)

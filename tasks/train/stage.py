@@ -10,6 +10,8 @@ import logging
 import math
 import re
 import shutil
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dataops.digest import canonical_json, file_sha256
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, JobFailed
 from dataops.facts import TrainFacts
 from dataops.formatting import format_quantity
 from dataops.process import ELSEWHERE
@@ -38,6 +40,9 @@ from training.hooks import used_hooks
 
 CONNECTIONS = 16
 """Downloads at a time. A resumed job asks the store for each shard whether its copy is the newest, which takes no CPU."""
+
+RETRY_SECONDS = 1.0
+"""How long another node than the first waits before it starts its ranks again."""
 
 FEW_STEPS = 20
 """Number of steps below which a training is hardly one; its first steps alone warm up."""
@@ -308,6 +313,38 @@ def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     )
 
 
+def run_other_node(work: Work[TrainConfig], node: int, is_over: Callable[[], bool]) -> None:
+    """Run the ranks of another node than the first, with a folder of its own, until the training is over.
+
+    With sharding, it copies its parts of the checkpoints to the store, and begins with the newest checkpoint there: a node
+    that was lost may have been the only one with some parts.
+
+    Args:
+        node: its number, from 1.
+        is_over: whether the first node does not train any more.
+
+    Raises: the error of the job, unless it is retryable: the first node may still wait for its lease.
+    """
+    folder = work.context.home / "jobs" / f"train-{work.draft.key}-{node}"
+    job = build_job(work, folder / "shards", folder)
+    launcher = build_launcher(work.config, work.draft.key, folder, node)
+    with CheckpointMirror(work.draft, folder, work.config.keep_checkpoints, node=node) as mirror:
+        while not is_over():
+            if work.config.sharding != "none":
+                mirror.restore()
+            try:
+                run_job("training.train", job, folder, launcher=launcher, on_line=mirror.follow_log)
+                break
+            except JobFailed as error:
+                if not error.retryable:
+                    raise
+                logger.warning("%s", error)
+                time.sleep(RETRY_SECONDS)
+    if work.draft.is_complete():
+        work.draft.store.delete_tree(work.draft.scratch("checkpoints"))  # what this node copied after the commit
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def build_job(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, Any]:
     """Return the content of the job file, and download the shards, or their indexes if the shards are supplied later.
 
@@ -352,18 +389,19 @@ def _list_arriving(work: Work[TrainConfig]) -> dict[str, tuple[str, Part]]:
     }
 
 
-def build_launcher(config: TrainConfig, key: str, folder: Path, address: str | None = None) -> tuple[str, ...]:
+def build_launcher(config: TrainConfig, key: str, folder: Path, node: int = 0) -> tuple[str, ...]:
     """Return the arguments of Python that start all ranks of this node; several nodes meet by torchrun.
 
     Args:
-        address: IP address of this node, if another one is the rendezvous; only a cluster's executor provides it.
+        node: number of this node; another one than the first is started by the executor of a cluster only.
     """
     if config.nnodes == "1":
         return ranks_launcher(config.nproc)
     rendezvous = (f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}")
     if config.is_on_cluster:  # torchrun would infer both from host names, which may not resolve to the node
-        host = str(config.rdzv_endpoint).rpartition(":")[0]
-        rendezvous += (f"--local-addr={address or host}", f"--rdzv-conf=is_host={int(address is None)}")
+        # torch sorts the nodes by this address, and uses that of the first one only: its ranks come first, and write.
+        address = f"~{node:05d}" if node else str(config.rdzv_endpoint).rpartition(":")[0]
+        rendezvous += (f"--local-addr={address}", f"--rdzv-conf=is_host={int(node == 0)}")
     options = (*rendezvous, f"--rdzv-id=train-{key}", f"--max-restarts={config.max_restarts}")
     return torchrun_launcher(config.nproc, folder, options, allow_network=config.allow_network)
 

@@ -10,16 +10,17 @@ import logging
 import re
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from dataops.digest import RememberedDigests, canonical_json, file_sha256
-from dataops.errors import ContractError, PairmillError
+from dataops.errors import ContractError, PairmillError, StorageError
 from dataops.snapshot import Draft, Part
 from dataops.store import Store
-from tasks.engine.process_guard import finish_first
+from tasks.engine.process_guard import GRACE_SECONDS, finish_first
 from training.checkpoint_files import MANIFEST, STATE, find_needed
 from training.data.shard_files import REFUSED, WANTED
 
@@ -119,19 +120,28 @@ logger = logging.getLogger(__name__)
 WRITTEN = re.compile(r"\bcheckpoint (step-\d+) is written")
 """The line of the trainer's log that names a new checkpoint."""
 METRICS = "metrics.jsonl"
+NODE = re.compile(r"node-\d+\.json")
+"""Object with the digests of the parts that another node than the first has copied."""
+PARTS_SECONDS = 600.0
+"""How long the first node waits for the parts of the others; GRACE_SECONDS when the training has ended."""
 
 
 class CheckpointMirror:
     """Copies checkpoints on its own thread. A failure of the store does not stop the training.
 
+    Where several nodes have parts of a checkpoint, each copies its own, with their digests in `node-N.json`. The first
+    one copies the manifest last, when all parts that it lists are there: without it, a checkpoint does not count.
+
     Args:
-        folder: the job's folder; its checkpoints/ holds those of the trainer.
+        folder: the job's folder on this node; its checkpoints/ holds those of the trainer.
         keep: number of newest checkpoints that stay in the store.
         rollback_every: steps between the checkpoints of which those that a rollback may need stay too; 0: none.
+        node: number of this node.
     """
 
-    def __init__(self, draft: Draft, folder: Path, keep: int, *, rollback_every: int = 0):
+    def __init__(self, draft: Draft, folder: Path, keep: int, *, rollback_every: int = 0, node: int = 0):
         self._draft, self._folder, self._keep, self._rollback_every = draft, folder, keep, rollback_every
+        self._node, self._ended = node, threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._copies: list[Future[None]] = []
 
@@ -139,36 +149,40 @@ class CheckpointMirror:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         with finish_first():
             self._pool.shutdown()
 
     def restore(self) -> str | None:
-        """Download the newest checkpoint if it is newer than those of the folder, and return its name.
+        """Download the newest checkpoint if it is newer than those that are whole in the folder, and return its name.
 
         With it come those that a rollback, or the end of the training, may need.
         """
         stored = self._list_stored()
         complete = [step for step, files in stored.items() if MANIFEST in files]
-        local = [path.name for path in (self._folder / "checkpoints").glob("step-*")]
+        found = list((self._folder / "checkpoints").glob("step-*"))
+        whole = {path.name for path in found if _is_whole(path)}
         newest = max(complete, key=_step_number, default=None)
-        if newest is None or any(_step_number(name) >= _step_number(newest) for name in local):
+        if newest is None or any(_step_number(name) >= _step_number(newest) for name in whole):
             return None
         state = json.loads(self._draft.store.read(self._object_name(newest, STATE)))
         needed = find_needed(map(_step_number, complete), self._rollback_every, state)
-        for name in sorted({newest, *(step for step in complete if _step_number(step) in needed)} - set(local)):
-            self._download(name, stored[name], is_newest=name == newest)
+        has_newer = any(_step_number(path.name) > _step_number(newest) for path in found)  # of which others have parts
+        for name in sorted({newest, *(step for step in complete if _step_number(step) in needed)} - whole):
+            self._download(name, stored[name], with_metrics=name == newest and not has_newer)
         logger.info("%s was restored from %s", newest, self._draft.store.uri)
         return newest
 
-    def _download(self, name: str, files: list[str], *, is_newest: bool) -> None:
+    def _download(self, name: str, files: list[str], *, with_metrics: bool) -> None:
         part = self._folder / "checkpoints" / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         for file in files:
-            if file != METRICS or is_newest:
+            if not NODE.fullmatch(file) and (file != METRICS or with_metrics):
                 shutil.copyfile(self._draft.store.local(self._object_name(name, file)), part / file)
-        if is_newest:
+        if with_metrics:
             (part / METRICS).replace(self._folder / METRICS)
+        shutil.rmtree(part.with_name(name), ignore_errors=True)  # it had parts only
         part.rename(part.with_name(name))
 
     def follow_log(self, line: str) -> None:
@@ -180,20 +194,48 @@ class CheckpointMirror:
         source = self._folder / "checkpoints" / step
         try:
             self._draft.check_fence()
-            for path in sorted(source.iterdir(), key=lambda path: path.name == MANIFEST):
-                if path.name == MANIFEST:
-                    self._draft.store.put(self._object_name(step, METRICS), self._read_metrics(source))
-                self._draft.store.put(self._object_name(step, path.name), path)
+            digests = _read_digests(source)
+            own = {name: sha256 for name, sha256 in digests.items() if name != STATE and (source / name).exists()}
+            for name in own:
+                self._draft.store.put(self._object_name(step, name), source / name)
+            if self._node:
+                self._draft.store.put(self._object_name(step, f"node-{self._node}.json"), canonical_json(own).encode())
+                return
+            self._wait_for_parts(step, {name: digests[name] for name in digests.keys() - own.keys() - {STATE}})
+            self._draft.store.put(self._object_name(step, STATE), source / STATE)
+            self._draft.store.put(self._object_name(step, METRICS), self._read_metrics(source))
+            self._draft.store.put(self._object_name(step, MANIFEST), source / MANIFEST)
             stored = self._list_stored()
             state = json.loads((source / STATE).read_text("utf-8"))
             needed = find_needed(map(_step_number, stored), self._rollback_every, state)
             for old in sorted(stored, key=_step_number)[: -self._keep]:
                 if _step_number(old) not in needed:
-                    self._draft.store.delete([self._object_name(old, file) for file in stored[old]])
+                    of_step = sorted(
+                        stored[old], key=lambda file: file != MANIFEST
+                    )  # first, so that no half one counts
+                    self._draft.store.delete([self._object_name(old, file) for file in of_step])
         except FileNotFoundError:
             logger.info("%s was replaced by a newer checkpoint before it was copied to the store", step)
         except (PairmillError, OSError) as error:
             logger.warning("%s is not in the store (%s: %s); training continues", step, type(error).__name__, error)
+
+    def _wait_for_parts(self, step: str, missing: Mapping[str, str]) -> None:
+        """Wait until the other nodes have copied their parts.
+
+        Args:
+            missing: sha256 of each, by name.
+
+        Raises: StorageError if they do not.
+        """
+        began, pause, copied = time.monotonic(), POLL_SECONDS, set[tuple[str, str]]()
+        while not missing.items() <= copied:
+            limit = GRACE_SECONDS if self._ended.is_set() else PARTS_SECONDS
+            if time.monotonic() - began > limit:
+                raise StorageError(f"other nodes did not copy {min(missing.items() - copied)[0]} within {limit:.0f} s")
+            time.sleep(pause := min(2 * pause, 2.0))
+            names = [name for name in self._list_stored().get(step, ()) if NODE.fullmatch(name)]
+            for name in names:
+                copied |= set(json.loads(self._draft.store.find(self._object_name(step, name)) or b"{}").items())
 
     def _read_metrics(self, checkpoint: Path) -> bytes:
         """Return metrics.jsonl up to the step of a checkpoint."""
@@ -211,6 +253,18 @@ class CheckpointMirror:
 
     def _object_name(self, step: str, file: str) -> str:
         return self._draft.scratch(f"checkpoints/{step}/{file}")
+
+
+def _read_digests(checkpoint: Path) -> dict[str, str]:
+    """Return the sha256 of each file of a checkpoint, of which this machine may have some only."""
+    return json.loads((checkpoint / MANIFEST).read_text("utf-8"))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        return all((checkpoint / name).exists() for name in _read_digests(checkpoint))
+    except (OSError, ValueError):  # the trainer skips it too
+        return False
 
 
 def _step_number(name: str) -> int:

@@ -1,7 +1,7 @@
 """How a run is written to a checkpoint, and resumed from one."""
 
 import logging
-from pathlib import Path
+import sys
 
 import torch
 
@@ -19,27 +19,25 @@ logger = logging.getLogger(__name__)
 def resume(run: TrainingRun) -> None:
     """Restore the newest valid checkpoint, and cut metrics.jsonl back to its length at that step; all ranks together."""
     metrics = run.job.output / "metrics.jsonl"
-    found = None
+    length = metrics.stat().st_size if metrics.exists() else 0
+    found = find_newest_checkpoint(run.checkpoints, run.resume_digest, length)
     if distributed.rank() == 0:
-        length = metrics.stat().st_size if metrics.exists() else 0
-        found = find_newest_checkpoint(run.checkpoints, run.resume_digest, length)
         with metrics.open("ab") as file:
             file.truncate(found[1]["metrics_bytes"] if found else 0)
-    found = distributed.broadcast_from_first(None if found is None else (found[0].name, found[1]))
     if found is None:
         return
-    name, state = found
-    restore_checkpoint(run.checkpoints / name, run.model, run.learner.optimizer, run.extra_tensors())
+    path, state = found
+    restore_checkpoint(path, run.model, run.learner.optimizer, run.extra_tensors())
     run.step = run.saved_step = state["step"]
     if run.bad_steps is not None:
         run.bad_steps.restore(state["bad_steps"])
     if run.holdout is not None:
         run.holdout.curve = state["holdout"]
     run.skipped.restore(state["skipped"])
-    logger.info("resumed from %s", name)
+    logger.info("resumed from %s", path.name)
     before, now = state.get("processor"), name_processor(run.device)
     if before not in (None, now):
-        logger.warning("%s was trained on %s; on %s the last bits of sums differ", name, before, now)
+        logger.warning("%s was trained on %s; on %s the last bits of sums differ", path.name, before, now)
 
 
 def write_checkpoint(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> None:
@@ -64,25 +62,23 @@ def restore_best(run: TrainingRun) -> int:
     It is the best of those that still exist: a checkpoint that was damaged may have been the best.
     """
     assert run.holdout is not None
-    kept = None
+    kept = run.step
+    for row in sorted(run.holdout.curve, key=lambda row: row[LOSS]):
+        step = int(row["step"])
+        if step == run.step:
+            break
+        found = find_newest_checkpoint(run.checkpoints, run.resume_digest, sys.maxsize, accept=step.__eq__)
+        if found is not None:
+            kept = step
+            restore_checkpoint(found[0], run.model, run.learner.optimizer, run.extra_tensors())
+            break
     if distributed.rank() == 0:
-        by_loss = sorted(run.holdout.curve, key=lambda row: row[LOSS])
-        steps = (int(row["step"]) for row in by_loss)
-        kept = next((step for step in steps if step == run.step or _folder(run, step).exists()), run.step)
         if run.holdout.best is not None and kept != run.holdout.best["step"]:
             logger.warning(
                 "the checkpoint of step %d is lost; the next best step is %d", run.holdout.best["step"], kept
             )
-    kept = distributed.broadcast_from_first(kept)
-    if kept != run.step:
-        restore_checkpoint(_folder(run, kept), run.model, run.learner.optimizer, run.extra_tensors())
-    if distributed.rank() == 0:
         logger.info("the model is that of step %d, the lowest loss on the hold-out", kept)
     return kept
-
-
-def _folder(run: TrainingRun, step: int) -> Path:
-    return run.checkpoints / f"step-{step:06d}"
 
 
 def name_processor(device: torch.device) -> str:
@@ -115,20 +111,18 @@ def roll_back(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> No
     assert bad_steps.due is not None
     last_good = bad_steps.due - bad_steps.limit
     writer.wait()
-    found = None
-    if distributed.rank() == 0:
-        found = find_newest_checkpoint(
-            run.checkpoints,
-            run.resume_digest,
-            log.sync(),
-            accept=lambda step: step <= last_good and step % config.checkpoint_every == 0,
-        )
-    name = distributed.broadcast_from_first(None if found is None else found[0].name)
-    if name is None:
+    found = find_newest_checkpoint(
+        run.checkpoints,
+        run.resume_digest,
+        log.sync() if distributed.rank() == 0 else 0,
+        accept=lambda step: step <= last_good and step % config.checkpoint_every == 0,
+    )
+    if found is None:
         raise TrainingDiverged(
             f"step {bad_steps.due}: {bad_steps.limit} bad steps in a row, and no checkpoint before them to roll back to"
         )
-    restore_checkpoint(run.checkpoints / name, run.model, run.learner.optimizer, run.extra_tensors())
+    name = found[0].name
+    restore_checkpoint(found[0], run.model, run.learner.optimizer, run.extra_tensors())
     bad_steps.end_rollback(int(name.removeprefix("step-")), run.step)
     logger.warning(
         "%d bad steps up to step %d: rolled back to %s, going on after step %d",

@@ -182,6 +182,34 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
         assert_same_training(jobs["alone"], jobs[name])
 
 
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_machines_without_a_shared_disk_resume_from_the_files_of_both(make_job: MakeJob, sharding: str) -> None:
+    """Where parts are on both machines, one of the newest checkpoint is damaged."""
+    settings = {**SETTINGS, "epochs": 1, "checkpoint_every": 1, "sharding": sharding, "launch": "another"}
+    first, second = (make_job(name, "vit", **settings) for name in ("first", "second"))
+    wait_for([Ranks(first, 2, machines=2, others=[second])])
+    expected = {name: (output_of(first) / name).read_bytes() for name in (METRICS, WEIGHTS, "skipped.json")}
+    (output_of(first) / "done.json").unlink()
+    files = {job: {path.name for path in (output_of(job) / "checkpoints").glob("*/*")} for job in (first, second)}
+    name = "step-000002"
+    if sharding == "full":
+        assert files[first] & files[second] == {"state.json", "manifest.json"}, "each has its own parts"
+        (damaged,) = (output_of(second) / "checkpoints" / name).glob("model-*")
+        damaged.write_bytes(b"half")
+        name = "step-000001"
+    else:
+        assert not files[second], "the first rank has written all"
+    wait_for([Ranks(first, 2, machines=2, others=[second])])
+    assert f"resumed from {name}" in log_of(first)
+    assert f"resumed from {name}" in log_of(second)
+    contents = [
+        {path.name: path.read_bytes() for path in (output_of(job) / "checkpoints" / name).iterdir()}
+        for job in (first, second)
+    ]
+    assert contents[0] == contents[1], "each has all files"
+    assert {name: (output_of(first) / name).read_bytes() for name in expected} == expected
+
+
 @pytest.mark.parametrize("more", [{"precision": "bf16"}, {"precision": "fp32", "fp8": True}])
 def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job: MakeJob, more: dict[str, Any]) -> None:
     """The sums of two gradients have no order, so that only the arithmetic could differ: bf16 is that of autocast."""

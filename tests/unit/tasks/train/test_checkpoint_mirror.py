@@ -1,10 +1,12 @@
 """Checkpoints in the store: complete, restored on another machine, and no effect on the training if the store fails."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from dataops.digest import file_sha256
 from dataops.errors import StorageError
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
@@ -19,8 +21,13 @@ def write_checkpoint(folder: Path, step: int, **state: int) -> Path:
     metrics_bytes = len("".join(f'{{"step":{n}}}\n' for n in range(1, step + 1)))
     (path / "state.json").write_text(json.dumps({"step": step, "metrics_bytes": metrics_bytes, **state}))
     (path / "model.safetensors").write_bytes(b"weights %d" % step)
-    (path / "manifest.json").write_text("{}")
+    write_manifest(path)
     return path
+
+
+def write_manifest(path: Path) -> None:
+    files = sorted(file for file in path.iterdir() if file.name != "manifest.json")
+    (path / "manifest.json").write_text(json.dumps({file.name: file_sha256(file) for file in files}))
 
 
 @pytest.fixture
@@ -75,3 +82,30 @@ def test_mirror_logs_a_warning_and_continues_when_the_store_fails(
         write_checkpoint(tmp_path / "a", 5)
         mirror.follow_log("checkpoint step-000005 is written")
     assert "step-000005 is not in the store (StorageError: the disk is full); training continues" in caplog.text
+
+
+def test_checkpoint_counts_when_all_nodes_have_copied_their_parts(tmp_path: Path, draft: Draft) -> None:
+    """The parts of an attempt before lie in the store, with other bytes."""
+    folders = [tmp_path / "0", tmp_path / "1"]
+    for folder in folders:
+        checkpoint = write_checkpoint(folder, 5)
+        for part in ("model-1", "model-2"):
+            (checkpoint / part).write_text(f"new {part}")
+        write_manifest(checkpoint)
+    (folders[0] / "checkpoints" / "step-000005" / "model-2").unlink()
+    for name in ("model-1", "model.safetensors"):
+        (folders[1] / "checkpoints" / "step-000005" / name).unlink()
+    old = draft.scratch("checkpoints/step-000005/")
+    draft.store.put(f"{old}model-2", b"old")
+    draft.store.put(f"{old}node-1.json", b'{"model-2": "of other bytes"}')
+    with CheckpointMirror(draft, folders[0], 2) as first, CheckpointMirror(draft, folders[1], 2, node=1) as second:
+        first.follow_log("checkpoint step-000005 is written")
+        time.sleep(0.3)
+        assert CheckpointMirror(draft, tmp_path / "new", 2).restore() is None, "a half one does not count"
+        second.follow_log("checkpoint step-000005 is written")
+    for folder in (tmp_path / "new", folders[0]):  # a new node, and one that has its own part
+        assert CheckpointMirror(draft, folder, 2).restore() == "step-000005"
+        found = folder / "checkpoints" / "step-000005"
+        texts = {path.name: path.read_text() for path in found.iterdir() if path.name.startswith("model")}
+        assert texts == {"model-1": "new model-1", "model-2": "new model-2", "model.safetensors": "weights 5"}
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 5

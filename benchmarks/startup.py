@@ -1,0 +1,110 @@
+"""Measure the start of a training on many shards: from the stage's start to its first step, and again when it resumes.
+
+    python -m benchmarks.startup [--quick] [--json]
+
+The dataset has 100,000 shards of two pairs, which are links to one tar, in a folder as store, on this disk: the list of
+parts, the local copies, their checksums, the index of the samples and the order of an epoch are those of any dataset of as
+many shards. The wall time is that of an idle machine; the CPU time counts the stage and its trainer. A tenth of the shards
+shows whether the time is proportional to their number.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.measure import Row, finish, make_parser
+from dataops.errors import JobFailed
+from dataops.process import cpu_seconds
+from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest
+from dataops.store import FolderStore
+from tasks.engine.context import Context
+from tasks.engine.stage import Work, plan
+from tasks.engine.subprocess_job import run_job
+from tasks.train.stage import TRAIN, build_job
+from tests.trainings import VIT, packed
+from training.config import TrainConfig
+
+SHARDS, GOAL_SECONDS = 100_000, 60.0
+PAIRS = 2
+
+
+class FirstStep(Exception):
+    """The first step has ended."""
+
+
+def write_dataset(store: FolderStore, shards: int) -> Manifest:
+    """Write a dataset whose shards are links to one."""
+    draft = Draft(store, "pack", "a" * 16)
+    parts: list[Part] = []
+    for part in packed(draft, 1, PAIRS):
+        source = Path(store.root, draft.path(part.name))
+        for number in range(shards):
+            name = part.name.replace("00000", f"{number:06d}")
+            if number % 30_000 == 0:  # a file has at most 65,000 names
+                source = Path(shutil.copyfile(source, source.with_name(f"copy-{number}-{part.name}")))
+            os.link(source, source.with_name(name))
+            parts.append(part.model_copy(update={"name": name, "uid_sum": None}))
+    pairs = Counts(input=PAIRS * shards, kept=PAIRS * shards)
+    return draft.commit(
+        Manifest(
+            stage="pack", stage_version=1, key=draft.key, inputs=[], config={}, seed=0, code={}, counts=pairs, parts=parts,
+            facts={"samples": PAIRS * shards, "shards": shards, "bytes": 0}, content_digest=content_digest(parts),
+            created_at="2026-11-30T00:00:00+00:00",
+        )
+    )  # fmt: skip
+
+
+def start(folder: Path, shards: int) -> tuple[float, float, dict[str, float]]:
+    """Return the wall time and the CPU time until the first step, in seconds, and the wall time when each line was logged."""
+    (folder / "vit.json").write_text(json.dumps(VIT))
+    settings = {
+        "model": str(folder / "vit.json"),
+        "batch_size": 64,
+        "vocab_size": 300,
+        "precision": "fp32",
+        "log_every": 1,
+    }
+    config = TrainConfig.model_validate(
+        settings | {"device": "cpu", "epochs": 1, "holdout": 0.0, "shuffle_shards": 100}
+    )
+    store, began, cpu, lines = FolderStore(folder / "store"), time.monotonic(), cpu_seconds(), dict[str, float]()
+    upstream = Manifest.model_validate_json(store.read(f"pack/{'a' * 16}/manifest.json"))
+    planned = plan(TRAIN, config, 0, [upstream], store)
+    work = Work(config, 0, {"pack": upstream}, Draft(store, "train", planned.key), Context(store, folder / "home"))
+    job = build_job(work, folder / "job" / "shards", folder / "job")
+    lines["job"] = time.monotonic() - began
+
+    def read(line: str) -> None:
+        lines.setdefault(line[:60], time.monotonic() - began)
+        if "step 1/" in line or "step 2/" in line:
+            raise FirstStep
+
+    try:
+        run_job("training.train", job, folder / "job", on_line=read)
+    except (FirstStep, JobFailed):
+        pass
+    return max(lines.values()), cpu_seconds() - cpu, lines
+
+
+def main() -> int:
+    """Measure, print, and return 1 if a start takes longer than the goal."""
+    options = make_parser(__doc__ or "").parse_args()
+    rows: list[Row] = []
+    for shards in (1_000, 10_000) if options.quick else (SHARDS // 10, SHARDS):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            write_dataset(FolderStore(folder / "store"), shards)
+            for name in ("first start", "resumed"):
+                seconds, cpu, lines = start(folder, shards)
+                sys.stderr.write(f"{shards} {name} {seconds:.1f} {cpu:.1f} {lines}\n")
+                case = f"{name}, {shards:,} shards, by CPU time"
+                rows.append(Row(case, shards / cpu, SHARDS / GOAL_SECONDS, "the goal", "shards/s", 1.0))
+    return finish(rows, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
