@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 PYTEST_WAITING := $(PYTEST) -n 3
 PYTEST_E2E := $(PYTEST) -n 4
 
-.PHONY: demo install test checks lint audit unit stage flaky integration e2e core plugin ray slurm export peers previous docs docs-reference docs-outputs \
+.PHONY: demo install test checks lint audit unit stage flaky integration e2e core plugin nodes ray slurm export peers previous docs docs-reference docs-outputs \
 	clean
 
 install: .venv/installed
@@ -82,6 +82,10 @@ plugin:
 ray: .venv/installed-dev
 	@$(INSTALL) --editable '.[ray]'
 	$(BIN)/python -m pytest -q -n 0 --durations=5 plugins/ray/tests
+
+# Two machines without a shared disk, on loopback, of which one is lost; not part of `test`: it takes minutes.
+nodes: .venv/installed-dev
+	$(BIN)/python -m pytest -q -n 0 --durations=5 plugins/nodes/tests/machines.py
 
 # Two SLURM nodes on loopback, of Debian's packages (apt-get install slurmctld slurmd munge); not part of `test`: it takes minutes.
 slurm: .venv/installed-dev

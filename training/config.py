@@ -167,7 +167,8 @@ class TrainTable(StageConfig):
     cuda, and an error if torch cannot use it."""
     launch: str = Field(default="local", pattern=r"^[a-z][a-z0-9_]*$")
     """work_pool: as a flow run of `train/gpu` (`pairmill deploy`) on its own work pool. ray: on nodes of the cluster at
-    `execution.ray_address`, with `nproc` GPUs of each if it has GPUs. slurm: as a job (docs/operate/slurm.md)."""
+    `execution.ray_address`, with `nproc` GPUs of each if it has GPUs. slurm: as a job (docs/operate/slurm.md). nodes: on
+    the machines that `pairmill node` joins (docs/operate/scale.md)."""
     deterministic: bool | None = None
     """Use only kernels that give the same bits at each run on a device; false: also faster ones, chosen by trial. Default:
     on CPUs true, on GPUs false. A training on a GPU resumes in the same bits only with true."""
@@ -181,7 +182,7 @@ class TrainTable(StageConfig):
     """Machines, as torchrun counts them: a number, or min:max, which may join and leave. Part of the key."""
     rdzv_endpoint: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9._-]+:\d{1,5}$")] = None
     """HOST:PORT at which several machines meet: one of them, and a free port there (torchrun's c10d rendezvous). With
-    launch = "ray" or "slurm" they find one."""
+    launch = "nodes", "ray" or "slurm" they find one."""
     allow_network: bool = False
     """Let several machines meet where other machines reach them. What listens there has no login, and whoever reaches
     it runs code: set it only on a network of their own (docs/operate/scale.md)."""

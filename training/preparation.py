@@ -49,12 +49,16 @@ def check_shards(job: Job) -> None:
     folder, name = prepared_folder(job), f"shards-{_host()}"
     digests = RememberedDigests(folder / f"{name}-{distributed.local_rank()}.json", folder.glob(f"{name}-*.json"))
 
+    threads = max(job.train.loader_threads, 1)
+
+    def check_some(number: int) -> None:
+        for shard, expected in mine[number::threads]:
+            if digests.sha256(shard) != expected:
+                raise ContractError(f"shard {shard} differs from its dataset's manifest: its sha256 is another one")
+
     def check() -> None:
-        with ThreadPoolExecutor(max(job.train.loader_threads, 1)) as pool:
-            computed = pool.map(digests.sha256, [shard for shard, _ in mine])
-            for (shard, expected), digest in zip(mine, computed, strict=True):
-                if digest != expected:
-                    raise ContractError(f"shard {shard} differs from its dataset's manifest: its sha256 is another one")
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(check_some, range(threads)))
         digests.save()
 
     distributed.run_together(check if mine else None)

@@ -24,6 +24,8 @@ from dataops.storage.base import storage_errors
 
 DEFAULT_BYTES = 50 << 30
 KEEP_SECONDS = 3600.0
+TRIMMED_SHARE = 0.01
+"""Share of the limit that a process adds between two trims, each of which lists all copies."""
 _TEMPORARY = ".tmp-"
 _LOCK = ".lock"
 
@@ -61,6 +63,7 @@ class Cache:
             self.limit = int(text) if text else DEFAULT_BYTES
         except ValueError as error:
             raise ConfigError(f"PAIRMILL_CACHE_BYTES={text!r} is not a number of bytes") from error
+        self._added = self.limit  # since the last trim: the first copy of each process begins one
 
     def get(self, name: str, version: Version, fetch: Callable[[Path], None], keep_in: Path | None) -> Path:
         """Return the copy of this version of an object, and fetch it if there is none.
@@ -109,12 +112,15 @@ class Cache:
         temporary = Path(name)
         try:
             fetch(temporary)
+            self._added += temporary.stat().st_size
             os.utime(temporary, ns=(time.time_ns(), version.mtime_ns))
             with storage_errors(f"cannot write {path}; delete {self.root}, which is only a cache", self.root):
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        self.trim()
+        if self._added > TRIMMED_SHARE * self.limit:  # a trim lists all copies
+            self._added = 0
+            self.trim()
 
     def trim(self) -> None:
         """Delete the least recently used copies until the rest is within the limit."""

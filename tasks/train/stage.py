@@ -39,7 +39,7 @@ from training.config import TRACE, TrainConfig
 from training.hooks import used_hooks
 
 CONNECTIONS = 16
-"""Downloads at a time. A resumed job asks the store for each shard whether its copy is the newest, which takes no CPU."""
+"""Downloads at a time."""
 
 RETRY_SECONDS = 1.0
 """How long another node than the first waits before it starts its ranks again."""
@@ -132,12 +132,18 @@ def _check_takedowns(manifest: Manifest, store: Store) -> None:
 def download_datasets(store: Store, datasets: list[Manifest], folder: Path) -> list[LocalDataset]:
     """Download all shards and their indexes; those of several datasets into a folder for each."""
     found: list[LocalDataset] = []
+
+    def fetch(dataset: Manifest, keep_in: Path, part: Part) -> Path:
+        kept = keep_in / part.name  # from an earlier start; the trainer compares its checksum
+        is_kept = store.is_remote and kept.is_file() and kept.stat().st_size == part.bytes
+        return kept if is_kept else store.local(dataset.path(part.name), keep_in=keep_in)
+
     with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="shards") as pool:
         for dataset in datasets:
             tars = dataset.named("", ".tar")
-            names = [dataset.path(part.name) for part in (*tars, *dataset.named("", ".idx"))]
-            keep_in = folder if len(datasets) == 1 else folder / dataset.key
-            paths = list(pool.map(partial(store.local, keep_in=keep_in), names))
+            fetch_part = partial(fetch, dataset, folder if len(datasets) == 1 else folder / dataset.key)
+            parts = (*tars, *dataset.named("", ".idx"))
+            paths = list(pool.map(fetch_part, parts) if store.is_remote else map(fetch_part, parts))
             found.append(LocalDataset(dataset, paths[: len(tars)]))
     return found
 

@@ -68,8 +68,8 @@ class Machines:
 
 
 @pytest.fixture
-def machines(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machines]:
-    found = Machines(tmp_path / "job", **request.param)
+def machines(tmp_path: Path, sharding: str) -> Iterator[Machines]:
+    found = Machines(tmp_path / "job", sharding=sharding)
     yield found
     for process in found.processes:
         process.kill()
@@ -82,11 +82,11 @@ def weights_of(folder: Path, key: str) -> list[Any]:
     return [(part.name, part.sha256) for part in manifest.parts if "evidence" not in part.name]
 
 
-@pytest.mark.parametrize("machines", [{}, {"sharding": "full"}], indirect=True)
+@pytest.mark.parametrize("sharding", ["none", "full"])
 def test_machine_that_is_lost_with_its_disk_begins_again_and_the_model_has_the_bytes_of_one_machine(
-    machines: Machines, tmp_path: Path
+    machines: Machines, tmp_path: Path, sharding: str
 ) -> None:
-    alone = Machines(tmp_path / "alone", nnodes="1", nproc=2, launch="local")
+    alone = Machines(tmp_path / "alone", nnodes="1", nproc=2, launch="local", sharding=sharding)
     planned, context = plan_training(alone.folder)
     make(planned, context)
     second, first = machines.start(1), machines.start(0)

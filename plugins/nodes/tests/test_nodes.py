@@ -1,6 +1,7 @@
 """What several machines exchange by the store. machines.py, which `make nodes` runs, trains on two of them."""
 
 import json
+import re
 import signal
 import sys
 import threading
@@ -10,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dataops.errors import ConfigError, JobFailed
-from dataops.home import code_digest
+from dataops.home import CHECKOUT, code_digest
+from dataops.process import RETRYABLE
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from plugins.nodes import training
 from plugins.nodes.group import First, Group, Refusal, Training, find_group
 from tasks.engine.context import Context
+from tasks.engine.process_guard import GRACE_SECONDS
 from tasks.engine.stage import plan
 from tasks.train.stage import TRAIN
 from tests.concurrency import wait_for
@@ -190,3 +194,29 @@ def test_machines_do_not_meet_on_a_network_unless_allowed(
     other = replace(planned[1], store=FolderStore(Path("/elsewhere")))
     with pytest.raises(ConfigError, match="`pairmill node --store` is"):
         training.train_on_nodes(planned[0], other)
+
+
+def test_job_of_kubernetes_runs_one_command_on_machines_that_find_the_first_one() -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="the extra `dev` has it")
+    text = (CHECKOUT / "infra/kubernetes/training-job.yaml").read_text()
+    service, policy, job = yaml.safe_load_all(text)
+    for manifest in (service, policy, job):
+        kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+    name, spec, pod = job["metadata"]["name"], job["spec"], job["spec"]["template"]["spec"]
+    assert (spec["completionMode"], spec["parallelism"]) == ("Indexed", spec["completions"])
+    assert service["spec"]["clusterIP"] == "None", "each pod has a name"
+    selectors = [service["spec"]["selector"], policy["spec"]["podSelector"]["matchLabels"]]
+    selectors += [rule["podSelector"]["matchLabels"] for rule in policy["spec"]["ingress"][0]["from"]]
+    assert selectors == [{"job-name": name}] * 3
+    (container,) = pod["containers"]
+    named = {variable["name"]: variable for variable in container["env"]}
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert named["PAIRMILL_NODE_0"]["value"] == f"{name}-0.{pod['subdomain']}"
+    assert "controller-uid" in named["PAIRMILL_NODE_JOB"]["valueFrom"]["fieldRef"]["fieldPath"], "another for each job"
+    assert not [n for n, one in named.items() if re.search("TOKEN|SECRET|PASSWORD|AUTH|_KEY", n) and "value" in one]
+    assert container["args"][:2] == ["pairmill", "node"]
+    (failing,) = (rule["onExitCodes"] for rule in spec["podFailurePolicy"]["rules"] if rule["action"] == "FailJob")
+    assert failing["containerName"] == container["name"]
+    assert RETRYABLE not in failing["values"]
+    assert pod["terminationGracePeriodSeconds"] > GRACE_SECONDS
+    assert pod["securityContext"]["runAsNonRoot"]

@@ -104,3 +104,11 @@ def test_processes_read_whole_copies_when_their_shared_cache_is_too_small(tmp_pa
         for _ in "1234"
     ]
     assert [racer.communicate()[1] for racer in racers] == [""] * 4
+
+
+def test_many_small_copies_do_not_list_the_cache_each_time(cache, monkeypatch):
+    listed: list[str] = []
+    monkeypatch.setattr(Cache, "trim", lambda self: listed.append("all copies"))
+    for number in range(100):
+        cache.get(f"mill/{number}", version(1), writes(b"x"), None)
+    assert 1 < len(listed) <= 11, "at the first one, and then every 1% of the limit"
