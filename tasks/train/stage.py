@@ -44,6 +44,9 @@ CONNECTIONS = 16
 RETRY_SECONDS = 1.0
 """How long another node than the first waits before it starts its ranks again."""
 
+END_SECONDS = 600.0
+"""How long it waits after the last step until the first node has committed the model, to delete its own files."""
+
 FEW_STEPS = 20
 """Number of steps below which a training is hardly one; its first steps alone warm up."""
 
@@ -340,6 +343,9 @@ def run_other_node(work: Work[TrainConfig], node: int, is_over: Callable[[], boo
                 mirror.restore()
             try:
                 run_job("training.train", job, folder, launcher=launcher, on_line=mirror.follow_log)
+                deadline = time.monotonic() + END_SECONDS
+                while not is_over() and time.monotonic() < deadline:
+                    time.sleep(RETRY_SECONDS)
                 break
             except JobFailed as error:
                 if not error.retryable:
