@@ -18,17 +18,11 @@ from training.train import main
 make_job, shards, process_state = trainings.make_job, trainings.shards, trainings.process_state  # fixtures
 
 
-@pytest.fixture
-def compiles_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torch compile in this process: each of its workers would load torch."""
-    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
-
-
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C compiler is installed: apt install g++")
 
 
 @needs_compiler
-@pytest.mark.usefixtures("process_state", "compiles_here")
+@pytest.mark.usefixtures("process_state")
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own code
 def test_a_compiled_training_has_five_graphs_for_all_steps_and_the_losses_of_another(
