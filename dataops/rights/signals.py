@@ -162,13 +162,6 @@ def signals_by_name(place: Place) -> Mapping[str, tuple[Signal, ...]]:
     return found
 
 
-@cache
-def header_hints() -> tuple[bytes, ...]:
-    """Return bytes of which the headers of a response have one, in lower case, if they have any signal."""
-    found = (signal.hints or map(str.encode, signal.reads["header"]) for signal in list_signals("header"))
-    return tuple(dict.fromkeys(hint for hints in found for hint in hints))
-
-
 def declare(signal: Signal, statement: Statement, where: str, when: str) -> Iterator[OptOut]:
     """Yield what a statement declares, with text that can be stored.
 

@@ -9,7 +9,7 @@ Source: WAT files of Common Crawl, written by ia-web-commons (ExtractingParseObs
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar, Union
 
 import msgspec
@@ -18,7 +18,7 @@ from dataops.archives.members import ByteStream, Damage
 from dataops.archives.records import read_records
 from dataops.errors import UnusableSource
 from dataops.reasons import Reason
-from dataops.rights.signals import find_in_elements, find_in_headers, find_in_metas, header_hints
+from dataops.rights.signals import find_in_elements, find_in_headers, find_in_metas, list_signals
 from dataops.web.captions import normalise_caption
 from dataops.web.declarations import (
     SharedImage,
@@ -376,3 +376,10 @@ def _build_struct(kind: type[T], values: dict[str, Any]) -> T:
     """Build a struct from the values that are text."""
     names = zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
     return kind(**{name: values[key] for name, key in names if isinstance(values.get(key), str)})
+
+
+@cache
+def header_hints() -> tuple[bytes, ...]:
+    """Return bytes of which the headers of a response have one, in lower case, if they have any signal."""
+    found = (signal.hints or map(str.encode, signal.reads["header"]) for signal in list_signals("header"))
+    return tuple(dict.fromkeys(hint for hints in found for hint in hints))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pyarrow as pa
 from cyclopts import Parameter
 
 from dataops.errors import ConfigError, CorruptPart, SchemaError
@@ -18,7 +19,7 @@ from infra.local import services
 from plugins.evaluation_sets.robustness import effective_robustness
 from tasks.evaluate.report import report_html
 from tasks.evaluate.run_suite import Evaluation, EvaluationSettings, average_metrics, evaluate_model
-from training.evaluation.comparison import compare_all
+from training.evaluation.comparison import compare
 from training.evaluation.contamination import contamination, format_overlap, group_by_task
 from training.evaluation.intervals import flatten_metrics
 from training.evaluation.suite import FETCHED, Suite, load_suite, read_tasks
@@ -192,3 +193,8 @@ def read_matches(path: Path) -> dict[str, set[str]]:
     if missing:
         raise SchemaError(f"{path}: no column {', '.join(missing)}; a table of matches has {', '.join(COLUMNS)}")
     return group_by_task(table)
+
+
+def compare_all(first: Mapping[str, pa.Table], second: Mapping[str, pa.Table]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Call `compare` for each task that both have."""
+    return {task: compare(table, second[task]) for task, table in first.items() if task in second}

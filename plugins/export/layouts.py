@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from training.model import clip_vocabulary
 from training.model.checkpoint import LoadedModel, write_atomically
-from training.model.pretrained import OWN_VOCABULARY, save_state_dict
+from training.model.pretrained import OWN_VOCABULARY
 from training.model.pretrained_tokenizer import PretrainedTokenizer
 from training.model.tokenizer import ClipTokenizer, Tokenizer
 from training.model_config import BackboneConfig, BertConfig, ModelConfig, TextConfig, VisionConfig
@@ -315,3 +316,8 @@ def _rename_bert(name: str, tensor: Tensor) -> dict[str, Tensor]:
         return {f"{layer}.{BERT[part]}.{kind}": tensor}
     parts = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
     return {f"{layer}.attention.self.{one}.{kind}": rows for one, rows in parts}
+
+
+def save_state_dict(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, each with memory of its own."""
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path, metadata)

@@ -20,7 +20,8 @@ from pydantic import Field
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError
 from dataops.schema import Column
-from tasks.curate.score import Score, ScoreConfig, Scorer, digest_scorer, find_package_file, score_each
+from plugins.moderation.scoring import find_package_file, score_each
+from tasks.curate.score import Score, ScoreConfig, Scorer, digest_scorer
 
 VERSION = 1
 FACE_BBOXES = pa.list_(pa.list_(pa.float32()))

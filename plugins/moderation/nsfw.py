@@ -16,7 +16,8 @@ import pyarrow as pa
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError
 from dataops.schema import Column
-from tasks.curate.score import Score, ScoreConfig, Scorer, digest_scorer, find_package_file, score_each
+from plugins.moderation.scoring import find_package_file, score_each
+from tasks.curate.score import Score, ScoreConfig, Scorer, digest_scorer
 
 VERSION = 1
 

@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import polars as pl
@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from dataops.errors import CorruptPart
 from dataops.snapshot import Draft, Part, Record, read_table
+from dataops.store import Store
 from tasks.curate.inspect_images import RawShard
-from tasks.curate.score import TO_SCORE, Scorer, ScoringTask, compute_score_ids, read_scores
+from tasks.curate.score import TO_SCORE, Scorer, ScoringTask, compute_score_ids
 from tasks.curate.stage import images_name
 from tasks.engine.context import Context
 from tasks.engine.exchange import Exchange, Step, number_partitions, run_steps
@@ -219,3 +220,14 @@ def _identify(images: pa.Table, scorer: Scorer) -> pl.DataFrame:
 def _write_by_id(draft: Draft, exchange: Exchange, writer: int, rows: pl.DataFrame) -> None:
     halves = np.frombuffer(b"".join(rows["id"].to_list()), np.uint64)[::2]
     exchange.write(draft, writer, rows, number_partitions(pl.Series(halves, dtype=pl.UInt64), exchange.partitions))
+
+
+def read_scores(store: Store, names: Sequence[str], schema: pa.Schema) -> pl.DataFrame:
+    """Return the columns `schema` of some objects."""
+    tables = [schema.empty_table()]
+    for name in names:
+        try:
+            tables.append(read_table(store, name, schema.names).cast(schema))
+        except CorruptPart as error:  # a power failure may leave an object empty
+            logger.warning("%s; its scores are computed again", error)
+    return cast(pl.DataFrame, pl.from_arrow(pa.concat_tables(tables)))

@@ -21,7 +21,7 @@ from plugins.versions.comparison import (
 )
 from plugins.versions.history import VersionRow, list_metrics, read_models, read_versions, table_rows
 from tasks.tracking import client as tracking
-from tasks.tracking.registry import RegisteredVersion, parse_model
+from tasks.tracking.registry import MODEL, RegisteredVersion
 
 METRICS = 5
 """Maximum number of metrics in a table on the terminal."""
@@ -211,3 +211,12 @@ def _find_version(model: str) -> RegisteredVersion:
         client = tracking.connect()
         found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
     return RegisteredVersion(name, str(found.version), found.run_id, tuple(found.aliases), dict(found.tags))
+
+
+def parse_model(text: str) -> tuple[str, str | None]:
+    """Return the model's name and, if given, its version. Raises: ConfigError for an alias or anything else."""
+    found = MODEL.fullmatch(text)
+    name = text.removeprefix("models:/") if found is None else found["name"]
+    if (found is not None and found["alias"]) or not name or "/" in name:
+        raise ConfigError(f"{text!r} is no model: write models:/name/3, name/3, or a name alone")
+    return name, found["version"] if found else None

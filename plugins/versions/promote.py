@@ -11,10 +11,10 @@ from cyclopts import Parameter
 from dataops.errors import ConfigError
 from flows.commands.options import Json, Name
 from flows.commands.output import console, message, new_table, print_json, text
+from plugins.versions.models import parse_model
 from tasks.register.config import describe_gate
 from tasks.register.gate import ONLY_CANDIDATE, AliasMove, move_alias, parse_trail
 from tasks.tracking import client as tracking
-from tasks.tracking.registry import parse_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

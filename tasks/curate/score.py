@@ -12,27 +12,20 @@ again.
 """
 
 import hashlib
-import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import polars as pl
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from dataops.digest import canonical_json, text_sha256
-from dataops.errors import CorruptPart
 from dataops.parquet import encode_table
 from dataops.schema import Column
-from dataops.shards.tar import read_samples
-from dataops.snapshot import Draft, Record, read_table
+from dataops.snapshot import Draft
 from dataops.store import Store
 from tasks.engine.context import Context
-from tasks.engine.map_parts import map_parts
 
 logger = logging.getLogger(__name__)
 
@@ -132,59 +125,7 @@ def digest_scorer(name: str, version: int, weights: Sequence[str]) -> str:
     return text_sha256(canonical_json({"scorer": name, "version": version, "weights": list(weights)}))[:32]
 
 
-def find_package_file(package: str, name: str) -> Path | None:
-    """Return a file beside the module of a package; None if it is not installed."""
-    spec = importlib.util.find_spec(package)
-    path = Path(spec.origin).with_name(name) if spec and spec.origin else None
-    return path if path is not None and path.is_file() else None
-
-
 def put_scores(store: Store, scorer: str, scores: pa.Table) -> None:
     """Write scores of the scorer with this digest."""
     data = encode_table(scores).to_pybytes()
     store.put(f"scores/{scorer}/{hashlib.sha256(data).hexdigest()[:32]}.parquet", data)
-
-
-def read_scores(store: Store, names: Sequence[str], schema: pa.Schema) -> pl.DataFrame:
-    """Return the columns `schema` of some objects."""
-    tables = [schema.empty_table()]
-    for name in names:
-        try:
-            tables.append(read_table(store, name, schema.names).cast(schema))
-        except CorruptPart as error:  # a power failure may leave an object empty
-            logger.warning("%s; its scores are computed again", error)
-    return cast(pl.DataFrame, pl.from_arrow(pa.concat_tables(tables)))
-
-
-def score_each(
-    scorer: Scorer,
-    tasks: Sequence[ScoringTask],
-    draft: Draft,
-    context: Context,
-    *,
-    score: Callable[[bytes], dict[str, Any]],
-) -> None:
-    """Score images one by one in worker processes: the `compute` of a scorer that needs no batches.
-
-    Args:
-        score: returns the columns of the scorer for the bytes of an image, null if it cannot be decoded.
-
-    Raises: CorruptPart if a shard lacks an image.
-    """
-    map_parts(partial(_score_images, schema=scorer.schema, score=score), tasks, draft, context)
-
-
-def _score_images(
-    draft: Draft, task: ScoringTask, schema: pa.Schema, score: Callable[[bytes], dict[str, Any]]
-) -> Record:
-    rows = read_table(draft.store, task.rows)
-    ids = dict(zip(rows["key"].to_pylist(), rows["id"].to_pylist(), strict=True))
-    scores: list[dict[str, Any]] = []
-    with draft.store.open(task.tar) as file:
-        for key, members in read_samples(file, task.tar):
-            if key in ids and task.extension in members:
-                scores.append({"id": ids.pop(key), **score(members[task.extension])})
-    if ids:
-        raise CorruptPart(f"{task.tar}: sample {next(iter(ids))!r} has no .{task.extension} image to score")
-    put_scores(draft.store, task.scorer, pa.Table.from_pylist(scores, schema))
-    return Record(task=task.id)

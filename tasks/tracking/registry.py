@@ -123,15 +123,6 @@ def _parse_version(fields: Mapping[str, Any]) -> RegisteredVersion:
     return RegisteredVersion(str(fields["name"]), str(fields["version"]), fields.get("run_id"), (), tags)
 
 
-def parse_model(text: str) -> tuple[str, str | None]:
-    """Return the model's name and, if given, its version. Raises: ConfigError for an alias or anything else."""
-    found = MODEL.fullmatch(text)
-    name = text.removeprefix("models:/") if found is None else found["name"]
-    if (found is not None and found["alias"]) or not name or "/" in name:
-        raise ConfigError(f"{text!r} is no model: write models:/name/3, name/3, or a name alone")
-    return name, found["version"] if found else None
-
-
 def is_model(text: str) -> bool:
     """Return whether a text names a model version."""
     return "://" not in text and MODEL.fullmatch(text) is not None

@@ -4,7 +4,6 @@ A test image that both get right, or both wrong, does not count: only the images
 two models whose own intervals overlap may well be distinguishable.
 """
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -73,8 +72,3 @@ def _compare_scores(first_N: np.ndarray, second_N: np.ndarray, weights_N: np.nda
     first, second = (float(scores_N @ weights_N) / weight for scores_N in (first_N, second_N))
     values = {"first": first, "second": second, "difference": difference}
     return {**values, "low": low, "high": high, "p_value": p_value, "n": n, "verdict": verdict}
-
-
-def compare_all(first: Mapping[str, pa.Table], second: Mapping[str, pa.Table]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Call `compare` for each task that both have."""
-    return {task: compare(table, second[task]) for task, table in first.items() if task in second}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -200,11 +200,6 @@ def _select_weights(found: object, file_size: int) -> tuple[dict[str, Tensor], b
         raise ValueError(f"its tensors have over {MAX_SHARING} times as many bytes as the file")
     weights = {name: value for name, value in map(_rename, found.items()) if not NO_WEIGHTS.search(name)}
     return weights, found.keys() >= OPENAI_FACTS
-
-
-def save_state_dict(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write tensors as safetensors, each with memory of its own."""
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path, metadata)
 
 
 def _rename(item: tuple[str, Tensor]) -> tuple[str, Tensor]:
