@@ -75,7 +75,8 @@ def start_from_least_squares(model: CLIP, config: TrainConfig, dataset: Dataset,
 def _read_pairs(config: TrainConfig, dataset: Dataset, texts: Texts, pairs: list[int]) -> tuple[Tensor, Tensor]:
     """Return features (N, W) of images and targets (N, D) of the readable pairs: for the plain images, then each copy."""
     variants = len(dataset.image_features.arrays[0])
-    features, targets = [torch.zeros(0, dataset.image_features.width)], [torch.zeros(0, texts([]).shape[1])]
+    targets_ND = texts([])
+    features, targets = [torch.zeros(0, dataset.image_features.width)], [targets_ND]
     for variant in range(variants):
         loaded = [dataset.load(pair, (0.0, 0.0, (variant + 0.5) / variants)) for pair in pairs]
         read = [one for one in loaded if not isinstance(one, Skipped)]
