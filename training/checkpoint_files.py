@@ -28,11 +28,12 @@ def find_needed(steps: Iterable[int], every: int, state: Mapping[str, Any]) -> s
     """Return the steps of the checkpoints that stay though they are not among the newest.
 
     They are the newest two multiples of `every`, of which a rollback may need one, as the newest may be among the bad
-    steps, and the best one on the hold-out.
+    steps, the best one on the hold-out, and those that the plan of the training names.
 
     Args:
         every: 0: there are no rollbacks.
-        state: of the newest checkpoint; `best` is there if the training ends with its best weights.
+        state: of the newest checkpoint; `best` is there if the training ends with its best weights, `kept` if the plan
+            names steps.
     """
     targets = sorted(step for step in steps if every and step > 0 and step % every == 0)[-2:]
-    return {*targets, *([state["best"]] if state.get("best") else [])}
+    return {*targets, *state.get("kept", ()), *([state["best"]] if state.get("best") else [])}

@@ -8,7 +8,7 @@
 Modules with these objects import no torch: the orchestrator reads their configs. The objects have no state of their own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +18,8 @@ from dataops import plugins
 from dataops.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dataops.snapshot import Input
+    from dataops.snapshot import Input, Manifest
+    from dataops.store import Store
     from training.config import TrainConfig
     from training.model_config import ModelConfig
 
@@ -84,6 +85,17 @@ class TrainingHook(Extension):
     def dimensions(self, config: "TrainConfig", dimensions: "ModelConfig") -> "ModelConfig":
         """Return the dimensions of the model that is trained. Raises: ConfigError."""
         return dimensions
+
+    def prepare_job(self, config: "TrainConfig", store: "Store", datasets: "Sequence[Manifest]", folder: Path) -> None:
+        """Write further files into the folder of a job, before it starts. Raises: ConfigError."""
+
+    def list_output(self, folder: Path) -> list[Path]:
+        """Return further files in the folder of a finished job that its snapshot keeps, by their paths there."""
+        return []
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """Return what the manifest states, under the table of the hook, of a finished job in a folder."""
+        return {}
 
     def curve_writers(self, config: "TrainConfig", key: str, home: Path) -> dict[str, Callable[[], Any]]:
         """Return a function that opens each `CurveWriter` (tasks.train.curves.py), by the name in messages.

@@ -106,10 +106,17 @@ def prepare_index(job: Job) -> SampleIndex:
 
 
 def prepare_plan(job: Job, config: TrainConfig, index: SampleIndex) -> Plan:
-    """Return the plan of a job's samples; all ranks together.
+    """Return the plan of a job's samples, as the hooks change it; all ranks together.
 
-    Raises: ContractError, ConfigError if a dataset of a mixture gives no sample.
+    Raises: ContractError, ConfigError if a dataset of a mixture gives no sample, or as the hooks.
     """
+    plan = _prepare_plan(job, config, index)
+    for hook in used_step_hooks(config):
+        plan = hook.change_plan(plan, job, index)
+    return plan
+
+
+def _prepare_plan(job: Job, config: TrainConfig, index: SampleIndex) -> Plan:
     parts = (len(index), config, job.seed, index.sampling, index.windows(config.shuffle_shards))
     if job.datasets:
         return Plan(*parts, mixture=_prepare_mixture(job, config, index))

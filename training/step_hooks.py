@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from training.config import TrainConfig
     from training.data.loader import Batch, Dataset
+    from training.data.sample_index import SampleIndex
+    from training.data.sampling_plan import Plan
     from training.job import Job
     from training.model.clip import CLIP
     from training.model.tokenizer import Tokenizer
@@ -26,6 +28,10 @@ class StepHook(TrainingHook):
     """A hook that acts in the training; the defaults of its methods change nothing."""
 
     # Before the first step; all ranks together
+
+    def change_plan(self, plan: "Plan", job: "Job", index: "SampleIndex") -> "Plan":
+        """Return another plan of the samples of each step. Raises: ConfigError, ContractError."""
+        return plan
 
     def load_tokenizer(self, config: "TrainConfig", dimensions: "ModelConfig") -> "Tokenizer | None":
         """Return the vocabulary of a text tower that brings one."""

@@ -293,7 +293,8 @@ def run_steps(run: TrainingRun, stuck_seconds: float = STUCK_SECONDS) -> None:
             watch.end_step(run.step, is_limited=run.shard_requests is None)
             is_last, is_due = run.step == plan.total_steps, is_evaluation_due(run)
             is_measured = _is_measured(run)
-            is_saved = is_due or ((is_measured or run.step % config.checkpoint_every == 0) and not is_last)
+            is_kept = is_measured or run.step % config.checkpoint_every == 0 or run.step in plan.kept_steps
+            is_saved = is_due or (is_kept and not is_last)
             if is_saved or is_last or is_rollback_due(run):
                 watch.pause()
             if is_rollback_due(run):

@@ -20,7 +20,7 @@ import yaml
 from dataops.escaping import escape_markdown
 from dataops.facts import EvaluateFacts, PackFacts, TrainFacts, funnel_stages
 from dataops.formatting import format_counts, format_interval, format_percent, format_quantity, format_share
-from dataops.plugins import targets
+from dataops.plugins import load, targets
 from dataops.redaction import redact
 from dataops.rights.licenses import (
     ROW_TITLES,
@@ -122,6 +122,7 @@ class Card:
             _recipe(self.manifests),
             *_list_weights(train),
             *_show_holdout(train),
+            *(section for write in load("card_sections").values() for section in write(train)),
             *([_scores(self.rows, self.comparisons)] if self.rows else []),
             describe_contamination(self.manifests, only_own=self.is_mixture),
             Section("Limits", list_limits(self.manifests, self.rows, only_own=self.is_mixture)),

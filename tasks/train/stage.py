@@ -267,6 +267,8 @@ def _train(work: Work[TrainConfig], folder: Path) -> Record:
         raise ConfigError(f"train.{problems[0]}")
     if warning := describe_few_steps(config, sum(one.counts.kept for one in _find_datasets(work))):
         logger.warning("train: %s", warning)
+    for hook in used_hooks(config):
+        hook.prepare_job(config, work.draft.store, _find_datasets(work), folder)
     job = build_job(work, shards, folder)
     launcher = build_launcher(config, work.draft.key, folder)
     if config.nnodes != "1" and not config.is_on_cluster:
@@ -301,6 +303,8 @@ def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     parts = [work.draft.put_file(name, folder / name) for name in OUTPUT]
     optional = (folder / name for name in ("evidence-suite.jsonl", "holdout.jsonl", TRACE))
     parts += [work.draft.put_file(path.name, path) for path in optional if path.exists()]
+    further = (path for hook in used_hooks(work.config) for path in hook.list_output(folder))
+    parts += [work.draft.put_file("-".join(path.relative_to(folder).parts), path) for path in further]
     last_row = json.loads((folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
     done = json.loads((folder / "done.json").read_text("utf-8"))
     facts: dict[str, Any] = {name: done[name] for name in ("bad_steps", "holdout") if name in done}
@@ -308,6 +312,7 @@ def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
         facts["weights"] = weights
     if "processor" in done:  # no job of an earlier version has it
         facts["processor"] = done["processor"]
+    facts |= {str(hook.table): found for hook in used_hooks(work.config) if (found := hook.facts(folder))}
     datasets = _find_datasets(work)
     if work.config.dataset:
         facts["datasets"] = [

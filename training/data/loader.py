@@ -354,7 +354,9 @@ class _PartialBatch:
         """Load these rows."""
         area = self.dataset.crop_area
         for row in rows:
-            sample = int(self.samples[row]) % len(self.dataset)
+            sample = int(self.samples[row]) % self.plan.samples
+            if self.plan.places is not None and (sample := int(self.plan.places[sample])) < 0:
+                continue
             loaded = self.dataset.load(sample, self.choices[row])
             if isinstance(loaded, Skipped):
                 self.skipped[row] = loaded

@@ -34,6 +34,11 @@ class Plan:
     """Samples of each epoch, if an earlier start counted them; None: they are counted when they are needed."""
     mixture: Mixture | None = None
     """None: the samples are of one dataset. With a mixture, its datasets have `sampling` and `windows` of their own."""
+    places: np.ndarray | None = None
+    """Index in the dataset of each sample of the plan (samples,), -1 for one that is not there any more and whose place in
+    a batch stays empty; None: the samples of the plan are those of the dataset."""
+    kept_steps: frozenset[int] = frozenset()
+    """Steps whose checkpoints are written and kept, beside those that the config asks for."""
 
     @cached_property
     def _sizes(self) -> tuple[int, ...]:

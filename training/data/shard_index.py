@@ -145,7 +145,7 @@ def _index_columns(files: ShardFiles, number: int) -> ShardSamples | None:
         return None
     names, identities = keys.to_pylist(), np.zeros(len(keys), np.uint64)
     for sample, uid in rows.uids.items():
-        identities[sample] = _hash_identity(uid, names[sample])
+        identities[sample] = hash_identity(uid, names[sample])
     joined, row_spans = _join_spans(spans), _join_row_spans(spans.get("json"), len(names))
     if not files.arrives(number):  # else its sha256 was compared
         ends = [int((offsets + sizes).max(initial=0)) for offsets, sizes in spans.values()]
@@ -292,7 +292,7 @@ def _index_any(files: ShardFiles, number: int, blur_faces: bool) -> ShardSamples
     columns = {kind: _to_columns([spans[kind] for spans in spans_of], np.int64) for kind in ("image", "txt")}
     probabilities = np.array([1.0 if r.sampling_probability is None else r.sampling_probability for r in rows])
     uncertain = zip(keys, rows, (probabilities < 1).tolist(), strict=True)
-    identities = [_hash_identity(row.uid, key) if is_uncertain else 0 for key, row, is_uncertain in uncertain]
+    identities = [hash_identity(row.uid, key) if is_uncertain else 0 for key, row, is_uncertain in uncertain]
     faces = [row.face_bboxes or [] for row in rows] if blur_faces else None
     row_spans = _join_row_spans(_to_columns([spans.get("json", (0, 0)) for spans in spans_of], np.int64), len(keys))
     identities = np.array(identities, np.uint64)
@@ -409,7 +409,8 @@ def _kind(extension: str) -> str:
     return "image" if extension.lower() in IMAGE_EXTENSIONS else extension.lower()
 
 
-def _hash_identity(uid: str | None, key: str) -> int:
+def hash_identity(uid: str | None, key: str) -> int:
+    """Return the 64 bits by which a sample is drawn."""
     return xxhash.xxh3_64_intdigest((uid or key).encode("utf-8", "surrogateescape"))
 
 

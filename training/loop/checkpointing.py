@@ -48,6 +48,7 @@ def write_checkpoint(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog
     if distributed.rank() == 0:
         state = {"job": run.resume_digest, "metrics_bytes": log.sync(), "skipped": skipped}
         state["processor"] = name_processor(run.device)
+        state |= {"kept": sorted(run.plan.kept_steps)} if run.plan.kept_steps else {}
         state |= {} if run.bad_steps is None else {"bad_steps": run.bad_steps.dump()}
         if run.holdout is not None:
             state["holdout"] = run.holdout.curve

@@ -1,0 +1,181 @@
+"""The places of a training's pairs in its batches, which stay when pairs are removed from its dataset.
+
+Legend: N pairs of the first training, in the order of its shards.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataops.errors import ConfigError, ContractError
+from dataops.parquet import read_parquet
+from training.config import TrainConfig
+from training.data.epoch_order import EpochOrder, Sampling, Windows
+from training.data.sample_index import SampleIndex
+from training.data.sampling_plan import Plan
+from training.data.shard_index import hash_identity
+from training.job import Job
+
+FILE = "forget-places.parquet"
+
+
+@dataclass(frozen=True)
+class Places:
+    """The pairs of a training, and of its replays. Uids are there as hashes only."""
+
+    shards: np.ndarray
+    """Number of the shard of each (N,), ascending."""
+    keys: np.ndarray
+    """Hashes of the keys in the shards (N,), uint64."""
+    identities: np.ndarray
+    """Hashes of the uids (N,), uint64, by which an epoch draws samples."""
+    probabilities: np.ndarray
+    """Probabilities of being drawn (N,)."""
+    removed: np.ndarray
+    """Whether each pair is removed, so that its place stays empty (N,)."""
+
+    @classmethod
+    def of_tables(cls, tables: Iterable[pa.Table]) -> "Places":
+        """Return the places of a packed dataset, by its rows with key, uid and sampling_probability of each shard."""
+        shards, keys, uids, probabilities = list[int](), list[str](), list[str](), list[float]()
+        for number, table in enumerate(tables):
+            shards += [number] * table.num_rows
+            keys += table["key"].to_pylist()
+            uids += table["uid"].to_pylist()
+            probabilities += [1.0 if p is None else p for p in table["sampling_probability"].to_pylist()]
+        names = [np.array([hash_identity(None, one) for one in of_kind], np.uint64) for of_kind in (keys, uids)]
+        removed = np.zeros(len(keys), np.bool_)
+        return cls(np.array(shards, np.int64), names[0], names[1], np.array(probabilities, np.float64), removed)
+
+    @classmethod
+    def read(cls, source: Any, name: str) -> "Places":
+        """Read the file of a training. Raises: CorruptPart, KeyError."""
+        table = read_parquet(source, name)
+        return cls(*(table[name].to_numpy() for name in cls.__dataclass_fields__))
+
+    def write(self, path: Path) -> None:
+        """Write the file of a training."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({name: getattr(self, name) for name in self.__dataclass_fields__}), path)
+
+    def without(self, left: "Places") -> "Places":
+        """Return these places, of which those stay empty whose pairs a later version of the dataset does not have.
+
+        Raises: ConfigError if it has a pair that these do not have: then it is no later version.
+        """
+        if new := len(np.setdiff1d(left.keys, self.keys)):
+            raise ConfigError(f"train.forget.base: the dataset has {new:,} pairs that the base was not trained on")
+        return replace(self, removed=~np.isin(self.keys, left.keys))
+
+
+@dataclass(frozen=True, eq=False)
+class PhasedPlan(Plan):
+    """A plan of several phases, each with all its epochs on its own shards."""
+
+    starts: tuple[int, ...] = ()
+    """First sample of each phase, and the number of all."""
+
+    @cached_property
+    def _order(self) -> Callable[[int], EpochOrder]:
+        def order(epoch: int) -> EpochOrder:
+            first, end = self._range(epoch)
+            return EpochOrder(self.seed, end - first, self.sampling, None, epoch, first=first)
+
+        return lru_cache(maxsize=2)(order)
+
+    def _range(self, epoch: int) -> tuple[int, int]:
+        phase = epoch // self.config.epochs
+        return self.starts[phase], self.starts[phase + 1]
+
+    def count_epochs(self) -> tuple[int, ...]:
+        ranges = map(self._range, range(self.config.epochs * (len(self.starts) - 1)))
+        if self.sampling is None:
+            return tuple(end - first for first, end in ranges)
+        return tuple(self.sampling.count(self.seed, epoch, *span) for epoch, span in enumerate(ranges))
+
+
+def make_plan(config: TrainConfig, seed: int, places: Places, sampling: Sampling | None = None) -> Plan:
+    """Return the plan of a training by the places of its pairs.
+
+    Args:
+        sampling: where it is not that of the places, since pairs are held out.
+
+    Raises: ConfigError if there are fewer shards than phases.
+    """
+    settings: Any = getattr(config, "forget", None)
+    sizes, count = np.bincount(places.shards), len(places.keys)
+    if sampling is None and (places.probabilities < 1).any():
+        sampling = Sampling(places.probabilities, places.identities)
+    if settings.phases == 1:
+        windows = Windows(sizes, config.shuffle_shards) if config.shuffle_shards else None
+        plan = Plan(count, config, seed, sampling, windows)
+    else:
+        if len(sizes) < settings.phases:
+            raise ConfigError(
+                f"train.forget.phases: {len(sizes)} shards cannot be dealt to {settings.phases} phases; lower "
+                "pack.shard_size or phases"
+            )
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        cuts = (len(sizes) * phase // settings.phases for phase in range(settings.phases + 1))
+        plan = PhasedPlan(count, config, seed, sampling, starts=tuple(int(ends[cut]) for cut in cuts))
+    return replace(plan, kept_steps=choose_steps(find_first_visits(plan), settings.checkpoints))
+
+
+def find_first_visits(plan: Plan) -> np.ndarray:
+    """Return the step (from 1) in which each sample is first in a batch (N,); one after the last for those never drawn."""
+    found = np.full(plan.samples, plan.total_steps + 1)
+    left = plan.samples
+    for step in range(1, plan.total_steps + 1):
+        samples = plan.batch(step, 0, 1)[1]
+        new = samples[found[samples] > step]
+        found[new] = step
+        left -= len(new)
+        if not left:
+            break
+    return found
+
+
+def choose_steps(first_visits: np.ndarray, count: int) -> frozenset[int]:
+    """Return the steps after which checkpoints are kept: each before the first visit of an equal share of the samples."""
+    ordered = np.sort(first_visits)
+    steps = {int(ordered[number * len(ordered) // count]) - 1 for number in range(count)}
+    return frozenset(steps - {0})
+
+
+def change_plan(plan: Plan, job: Job, index: SampleIndex) -> Plan:
+    """Return the plan of the places in the job's folder, with the samples of the dataset that has them now.
+
+    Raises: ContractError if shards and places do not fit.
+    """
+    try:
+        with (job.output / FILE).open("rb") as file:
+            places = Places.read(file, FILE)
+    except FileNotFoundError as error:
+        raise ConfigError(f"train.forget: {job.output} has no {FILE}, which the stage `train` writes") from error
+    keys = np.array([hash_identity(None, index.key(sample)) for sample in range(len(index))], np.uint64)
+    order = np.argsort(keys)
+    at = np.searchsorted(keys, places.keys, sorter=order)
+    found = order[np.minimum(at, len(order) - 1)]
+    is_there = keys[found] == places.keys
+    if int(is_there.sum()) != len(keys) or (is_there == places.removed).any():
+        raise ContractError(
+            f"train.forget: the shards have {len(keys):,} samples that can be indexed, and {FILE} names "
+            f"{int((~places.removed).sum()):,}; make the dataset again"
+        )
+    sampling = None
+    if plan.sampling is not None:
+        drawn = np.where(is_there, plan.sampling.probabilities[found], places.probabilities)
+        sampling = Sampling(drawn, places.identities)
+    made = make_plan(job.train, job.seed, places, sampling)
+    return replace(made, config=plan.config, places=np.where(is_there, found, -1))
+
+
+def list_shards(names: Sequence[str]) -> list[str]:
+    """Return the Parquet parts of a dataset's rows, in the order of the shards."""
+    return sorted(name for name in names if name.startswith("part-") and name.endswith(".parquet"))

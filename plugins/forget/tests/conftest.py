@@ -1,0 +1,3 @@
+"""Fixtures of trainings."""
+
+from tests.trainings import process_state  # noqa: F401

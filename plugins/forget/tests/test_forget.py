@@ -1,0 +1,223 @@
+"""A replay equals a training in which the places were empty from the start, and what cannot be replayed is refused."""
+
+import io
+import json
+import re
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import tasks.train.stage as stage_module
+from dataops.errors import ConfigError, PairmillError
+from dataops.schema import CURATED
+from dataops.shards.tar import ShardWriter, format_index
+from dataops.snapshot import Counts, Draft, Manifest
+from dataops.store import FolderStore
+from dataops.trace.requests import STAGE, make_request, record_request, report_name
+from dataops.trace.targets import Target
+from flows.records import RunRecord, StageRun, remember_store
+from plugins.forget.card import describe_forgotten
+from plugins.forget.checkpoint import check_environments
+from plugins.forget.command import command
+from plugins.forget.places import Places, find_first_visits, make_plan
+from plugins.forget.replay import Base, ForgetFacts, find_reason, load_base, plan_replay, read_places
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
+from tasks.train.stage import TRAIN
+from tests.manifests import build_manifest
+from tests.trainings import RESNET, jpeg
+from training.config import TrainConfig
+from training.job import Job
+from training.model_config import MIN_VOCAB_SIZE
+from training.train import train
+
+SHARDS, EACH = 6, 5
+PAIRS = SHARDS * EACH
+
+
+def uid(number: int) -> str:
+    return f"{number:032x}"
+
+
+class Lab:
+    """A store with versions of one dataset, and trainings on them in this process."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.store = folder, FolderStore(folder / "store")
+        (folder / "model.json").write_text(json.dumps(RESNET))
+        self.versions = 0
+
+    def pack(self, removed: Collection[int] = (), requests: Collection[str] = ()) -> Manifest:
+        """Write a version of the dataset as pack does; every third pair is drawn in half of the epochs."""
+        self.versions += 1
+        draft, parts = Draft(self.store, "pack", f"{self.versions:016x}"), []
+        for shard in range(SHARDS):
+            file, index, rows = io.BytesIO(), [], []
+            writer = ShardWriter(file)
+            for number in range(shard * EACH, (shard + 1) * EACH):
+                if number in removed:
+                    continue
+                row = {"uid": uid(number), "sampling_probability": None if number % 3 else 0.5}
+                members = {"jpg": jpeg(number), "txt": f"thing {number}".encode(), "json": json.dumps(row).encode()}
+                index.append(writer.write(uid(number), members))
+                rows.append({**row, "key": uid(number), "caption": f"thing {number}"})
+            writer.close()
+            columns = [CURATED.field(name) for name in ("key", "uid", "caption", "sampling_probability")]
+            parts += [
+                draft.put_bytes(f"{shard:05d}.tar", file.getvalue(), len(rows)),
+                draft.put_bytes(f"{shard:05d}.idx", format_index(index).encode(), len(rows)),
+                draft.put_table(f"part-{shard:05d}.parquet", pa.Table.from_pylist(rows, schema=pa.schema(columns))),
+            ]
+        kept = PAIRS - len(removed)
+        inputs = [{"stage": STAGE, "key": one, "digest": one} for one in requests]
+        manifest = build_manifest("pack", parts, key=draft.key, counts=Counts(input=kept, kept=kept), inputs=inputs)
+        draft.commit(manifest)
+        return manifest
+
+    def take_down(self, removed: Collection[int]) -> tuple[str, Manifest]:
+        request = make_request([Target("uid", uid(number)) for number in removed], "")
+        record_request(self.store, request)
+        self.store.put(report_name(request.digest), json.dumps({"uids": [uid(one) for one in removed]}).encode())
+        return request.digest, self.pack(removed, [request.digest])
+
+    def config(self, **changes: Any) -> TrainConfig:
+        table = {
+            "model": str(self.folder / "model.json"), "epochs": 2, "batch_size": 6, "lr": 1e-3, "precision": "fp32",
+            "threads": 1, "workers": 0, "device": "cpu", "vocab_size": MIN_VOCAB_SIZE, "forget": {},
+        }  # fmt: skip
+        return TrainConfig.model_validate(table | changes)
+
+    def train(self, config: TrainConfig, dataset: Manifest) -> Manifest:
+        return make(plan(TRAIN, config, 0, [dataset], self.store), Context(self.store, self.folder / "home"))
+
+    def replay(self, base: Manifest, dataset: Manifest, **changes: Any) -> tuple[Manifest, Manifest]:
+        """Return a replay, and the reference from the first step."""
+        forget = {"base": base.key, **changes.pop("forget", {})}
+        return tuple(  # pyright: ignore[reportReturnType]
+            self.train(self.config(**changes, forget={**forget, "from_start": one}), dataset) for one in (False, True)
+        )
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process_state: None) -> Lab:
+    def run_here(module: str, job: dict[str, Any], folder: Path, **options: Any) -> None:
+        train(Job.model_validate(job))
+
+    monkeypatch.setattr(stage_module, "run_job", run_here)
+    return Lab(tmp_path)
+
+
+def weights(manifest: Manifest) -> dict[str, str]:
+    names = ("model.safetensors", "metrics.jsonl", "skipped.json")
+    return {part.name: part.sha256 for part in manifest.parts if part.name in names}
+
+
+def late_pair(lab: Lab, base: Manifest, config: TrainConfig) -> int:
+    """Return the pair whose first visit is the last."""
+    visits = find_first_visits(make_plan(config, 0, load_base(lab.store, base.key).places))
+    return int(np.argmax(np.where(visits > visits.max() - 1, 0, visits)))
+
+
+@pytest.mark.parametrize("phases", [1, 3])
+def test_a_replay_equals_a_training_with_empty_places(lab: Lab, phases: int) -> None:
+    forget = {"phases": phases, "checkpoints": 4}
+    config = lab.config(forget=forget)
+    first = lab.pack()
+    base = lab.train(config, first)
+    removed = [late_pair(lab, base, config)]
+    request, second = lab.take_down(removed)
+    replayed, reference = lab.replay(base, second, forget=forget)
+    assert weights(replayed) == weights(reference) != weights(base)
+    facts, of_reference = ForgetFacts.of(replayed), ForgetFacts.of(reference)
+    assert (facts.forgotten, facts.removed, of_reference.step) == ((request,), 1, 0)
+    assert 0 < facts.step < find_first_visits(make_plan(config, 0, load_base(lab.store, base.key).places))[removed[0]]
+    # the model that has forgotten one pair forgets another, of which a checkpoint of the first training did not know
+    other, third = lab.take_down([*removed, 7])
+    again, from_start = lab.replay(replayed, third, forget=forget)
+    assert weights(again) == weights(from_start) != weights(replayed)
+    assert ForgetFacts.of(again).forgotten == (request, other)
+    assert ForgetFacts.of(again).removed == 2
+
+
+def test_what_depends_on_all_pairs_is_replayed_from_the_first_step(lab: Lab) -> None:
+    """The merges of a vocabulary of the captions change with one of them, and so do all weights."""
+    config = lab.config(vocab_size=300)
+    base = lab.train(config, lab.pack())
+    _, dataset = lab.take_down([late_pair(lab, base, config)])
+    replayed, reference = lab.replay(base, dataset, vocab_size=300)
+    assert weights(replayed) == weights(reference)
+    assert ForgetFacts.of(replayed).step == 0
+    assert "held out" in find_reason(lab.config(holdout=0.2), PAIRS)
+    assert "rollback" in find_reason(lab.config(max_bad_steps=1, max_rollbacks=1), PAIRS)
+
+
+def test_what_cannot_be_replayed_is_refused_before_it_costs(lab: Lab) -> None:
+    first = lab.pack()
+    base = lab.train(lab.config(), first)
+    _, dataset = lab.take_down([7])
+    known, left = load_base(lab.store, base.key), read_places(lab.store, dataset)
+
+    def refuse(match: str, config: TrainConfig, base: Base = known, left: Places = left) -> None:
+        with pytest.raises(ConfigError, match=match):
+            plan_replay(config, base, dataset, left, lab.store)
+
+    again = lab.config(forget={"base": base.key})
+    refuse("another lr; a replay has the config", lab.config(lr=1.0, forget={"base": base.key}))
+    refuse("another forget.phases", lab.config(forget={"base": base.key, "phases": 2}))
+    refuse("has 1 pairs that the base was not trained on", again, replace(known, places=left), known.places)
+    with pytest.raises(ConfigError, match="no complete training train/0000000000000000"):
+        load_base(lab.store, "0" * 16)
+    with pytest.raises(ConfigError, match="6 shards cannot be dealt to 7 phases"):
+        make_plan(lab.config(forget={"phases": 7}), 0, known.places)
+
+    here = dict(known.facts.environments[0])
+    check_environments(known.facts.environments, here)
+    for name in ("torch", "processor"):
+        with pytest.raises(ConfigError, match=re.escape(f"{here[name]}, and this is another: a replay")):
+            check_environments(known.facts.environments, here | {name: "another"})
+
+    plain = lab.train(lab.config(forget=None), first)  # it keeps nothing, and its dataset knows the order
+    made, places = plan_replay(again, load_base(lab.store, plain.key), dataset, left, lab.store)
+    assert (made.step, made.removed, int(places.removed.sum())) == (0, 1, 1)
+    assert "it keeps none" in made.why
+    lab.store.delete([*lab.store.names(f"pack/{first.key}")])
+    with pytest.raises(ConfigError, match="is not known: it was trained without"):
+        load_base(lab.store, plain.key)
+    assert plan_replay(again, load_base(lab.store, base.key), dataset, left, lab.store)[0].removed == 1
+
+    damaged = next(part for part in base.parts if part.name.endswith("optimizer.safetensors"))
+    lab.store.put(base.path(damaged.name), b"none")
+    with pytest.raises(PairmillError, match="damaged"):
+        lab.train(again, dataset)
+
+
+def test_the_command_names_what_it_cannot_do(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAIRMILL_HOME", str(lab.folder / "home"))
+    base = lab.train(lab.config(), lab.pack())
+    request, _ = lab.take_down([7])
+    unrelated = make_request([Target("uid", "f" * 32)], "")
+    record_request(lab.store, unrelated)
+    state = StageRun(stage="train", key=base.key, state="Completed")
+    record = RunRecord(run_id="run-1", name="run", created_at="", config={}, stages=[state])
+    record.save(lab.store)
+    remember_store("run-1", lab.store, lab.folder / "home")
+    with pytest.raises(ConfigError, match="there is no takedown request 0000"):
+        command("run-1", request=("0" * 16,))
+    with pytest.raises(ConfigError, match="names no pair that it was trained on"):
+        command("run-1", request=(unrelated.digest,))
+    with pytest.raises(ConfigError, match="there is no run 'run-2'"):
+        command("run-2", request=(request,))
+    assert command("run-1", json=True) == 0
+
+
+def test_a_card_names_what_is_forgotten() -> None:
+    assert describe_forgotten(build_manifest("train")) == []
+    facts = {"forget": {"base": "b" * 16, "removed": 2, "step": 5, "steps": 9, "forgotten": ["a" * 16]}}
+    (section,) = describe_forgotten(build_manifest("train", facts=facts))
+    assert section.rows == [["a" * 16, "forgotten exactly"]]
+    assert "2 places" in section.sentences[0]
