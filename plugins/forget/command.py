@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from dataops.errors import ConfigError
 from dataops.formatting import format_percent, format_quantity
 from dataops.snapshot import Manifest, load_manifest
+from dataops.stages import StageName
 from dataops.store import Store
 from dataops.trace.requests import FOLDER, list_requests
 from flows.commands.options import Json, Name, StoreUri
@@ -38,6 +39,9 @@ def command(
     from_start: Annotated[
         bool, Parameter(negative="", help="Train from the first step, where no checkpoint can be used.")
     ] = False,
+    until: Annotated[
+        StageName | None, Parameter(help="Stop after this stage; with train, the model is not registered.")
+    ] = None,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
@@ -80,10 +84,12 @@ def command(
         if json:
             print_json({**asdict(plan), "share": plan.share})
         return 0
-    return _make(config, values, plan, found_in, prove=prove, as_json=json)
+    return _make(config, values, found_in, until, prove=prove, as_json=json)
 
 
-def _make(config: Any, values: dict[str, Any], plan: Plan, store: Store, *, prove: bool, as_json: bool) -> int:
+def _make(
+    config: Any, values: dict[str, Any], store: Store, until: StageName | None, *, prove: bool, as_json: bool
+) -> int:
     """Run the replay, and with `prove` the reference up to its training; return the exit code."""
     from flows.commands.run import run_record
     from flows.config import check_config
@@ -96,9 +102,9 @@ def _make(config: Any, values: dict[str, Any], plan: Plan, store: Store, *, prov
         one = config
         if settings is not None:
             one = check_config({**values, "train": {**values["train"], "forget": settings}}, "the reference")
-        until = None if settings is None else "train"
-        record = create_run(one, home, until=until)
-        if code := run_record(record.run_id, until=until, as_json=as_json):
+        last = until if settings is None else "train"
+        record = create_run(one, home, until=last)
+        if code := run_record(record.run_id, until=last, as_json=as_json):
             return code
         key = load_run(record.run_id, home, store.uri)[0].key_of("train")
         manifest = load_manifest(store, "train", str(key))
@@ -171,9 +177,9 @@ def _check_machine(config: Any, base: Base) -> None:
 def _show_plan(plan: Plan, run_id: str) -> None:
     out = console()
     lines = [
-        f"forget {', '.join(plan.forgotten)}: {format_quantity(plan.removed, 'place')} of {run_id} stay empty",
+        f"takedown {', '.join(plan.forgotten)}: {format_quantity(plan.removed, 'place')} of {run_id} stay empty",
         f"  first visit in step {plan.first_visit:,} of {plan.steps:,}; replayed from step {plan.step:,}: "
-        f"{format_percent(plan.share)}% of the steps",
+        f"{format_percent(plan.share)} of the steps",
     ]
     lines += [f"  no checkpoint is used: {plan.why}"] if plan.why else []
     for line in lines:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dataops.errors import ConfigError, CorruptPart
 from dataops.facts import Facts
-from dataops.snapshot import Manifest, fetch_table, find_manifest, load_manifest
+from dataops.snapshot import Manifest, fetch_table, load_manifest
 from dataops.store import Store
 from dataops.trace.requests import load_report, report_name, select_requests
 from plugins.forget.places import FILE, Places, find_first_visits, list_shards, make_plan
@@ -53,11 +53,10 @@ class Base:
     places: Places
     facts: ForgetFacts
 
-    @property
-    def steps(self) -> list[int]:
-        """Steps of the checkpoints that its snapshot keeps, ascending."""
-        found = (part.name for part in self.manifest.parts if part.name.startswith(_CHECKPOINT))
-        return sorted({int(name.removeprefix(_CHECKPOINT).partition("-")[0]) for name in found})
+    steps: list[int]
+    """Steps of the checkpoints that its snapshot keeps, ascending."""
+    lost: list[int]
+    """Steps of those of which a file is gone."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def load_base(store: Store, key: str) -> Base:
 
     Raises: ConfigError if it is not in the store, or neither its places nor its dataset are.
     """
-    manifest = find_manifest(store, "train", key)
+    manifest = load_manifest(store, "train", key)
     if manifest is None:
         raise ConfigError(
             f"train.forget.base: there is no complete training train/{key} in {store.uri}; `pairmill show RUN` names the "
@@ -102,10 +101,13 @@ def load_base(store: Store, key: str) -> Base:
             f"train.forget.base: train/{key} is of version {manifest.stage_version} of the stage, and this pairmill has "
             f"{TRAIN.version}, which trains other bits; train the run again, with a table [train.forget]"
         )
-    facts = ForgetFacts.of(manifest)
+    facts, there = ForgetFacts.of(manifest), {*store.names(f"train/{key}")}
+    steps = {_step_of(part.name) for part in manifest.parts} - {0}
+    lost = {_step_of(part.name) for part in manifest.parts if manifest.path(part.name) not in there} - {0}
+    found = (facts, sorted(steps - lost), sorted(lost))
     if any(part.name == FILE for part in manifest.parts):
         with store.open(manifest.path(FILE)) as file:
-            return Base(manifest, Places.read(file, manifest.path(FILE)), facts)
+            return Base(manifest, Places.read(file, manifest.path(FILE)), *found)
     packs = [one for one in manifest.inputs if one.stage == "pack"]
     dataset = load_manifest(store, "pack", packs[0].key) if len(packs) == 1 else None
     if len(packs) != 1 or manifest.config.get("dataset"):
@@ -115,7 +117,12 @@ def load_base(store: Store, key: str) -> Base:
             f"train.forget.base: the order of the pairs of train/{key} is not known: it was trained without "
             f"[train.forget], and its dataset pack/{packs[0].key} is deleted. Train on the next version, with that table"
         )
-    return Base(manifest, read_places(store, dataset), facts)
+    return Base(manifest, read_places(store, dataset), *found)
+
+
+def _step_of(part: str) -> int:
+    """Return the step of the checkpoint to which a part belongs; 0 for any other part."""
+    return int(part.removeprefix(_CHECKPOINT).partition("-")[0]) if part.startswith(_CHECKPOINT) else 0
 
 
 def plan_replay(config: TrainConfig, base: Base, dataset: Manifest, left: Places, store: Store) -> tuple[Plan, Places]:
@@ -136,6 +143,7 @@ def plan_replay(config: TrainConfig, base: Base, dataset: Manifest, left: Places
         usable, why = [], reason
     elif not usable and first > 1:
         kept = f"it keeps those after {', '.join(map(str, base.steps))}" if base.steps else "it keeps none"
+        kept += f", and files of those after {', '.join(map(str, base.lost))} are gone" if base.lost else ""
         why = f"the base has no checkpoint before step {first} ({kept})"
     forgotten = [*base.facts.forgotten, *_list_forgotten(store, base, dataset, places)]
     removed = int(places.removed.sum())

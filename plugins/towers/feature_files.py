@@ -50,6 +50,14 @@ def write_features(path: Path, count: int, width: int, rows: Iterable[tuple[np.n
     part.replace(path)
 
 
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        np.save(file, array)
+    part.replace(path)
+
+
 def read_features(path: Path, count: int, width: int) -> np.ndarray | None:
     """Return the array of a file, which counts as used; None if there is none of this size."""
     try:

@@ -4,19 +4,20 @@ Legend: B batch, S side of the input, N samples of a shard, W width of a feature
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 
 from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.regular_files import read_text
 from dataops.storage.cached_files import mark_used
-from plugins.towers.feature_files import VERSION, name_shard_features, read_features, write_features
+from plugins.towers.feature_files import VERSION, name_shard_features, read_features, write_array, write_features
 from training import distributed
 from training.data.loader import Dataset
 from training.data.shard_files import find_checksum
@@ -80,6 +81,11 @@ class _File:
     copy: int
 
     @property
+    def hashes(self) -> Path:
+        """Path of the hashes of the samples' images."""
+        return self.path.with_suffix(".hashes.npy")
+
+    @property
     def errors(self) -> Path:
         """Path of the reasons of the samples that have none."""
         return self.path.with_suffix(".json")
@@ -97,6 +103,21 @@ class _File:
         assert array is not None
         rows = {image: samples[0] - self.samples.start for image, samples in same.items()}
         return {image: array[row] for image, row in rows.items() if row not in errors}
+
+    def read_others(self, images: Collection[Image], width: int) -> Known:
+        """Return the features of those images that the file of another shard has."""
+        found, wanted = Known(), {_hash(image): image for image in images}
+        for path in sorted(self.path.parent.glob(f"images-*-{self.path.stem.rpartition('-')[2]}.npy")):
+            other = _File(path, self.samples, self.copy)
+            try:
+                hashes, errors = np.load(other.hashes, allow_pickle=False), other.read_errors()
+            except (OSError, ValueError):  # it is being written or deleted
+                continue
+            array = read_features(path, len(hashes), width)
+            for row in np.flatnonzero(np.isin(hashes, list(wanted))) if array is not None else ():
+                if int(row) not in errors and (image := wanted.pop(int(hashes[row]), None)) is not None:
+                    found[image] = array[row]
+        return found
 
 
 def prepare_image_features(
@@ -117,7 +138,8 @@ def prepare_image_features(
         checksums: sha256 of the shards (training/data/shard_files.py); that of another is computed.
         decides: all that decides what the tower's network computes.
         folder: keeps the features, in a file for each shard and copy named after the shard's sha256, and the digest of
-            `decides`, the side of the input, the precision and the kind of device.
+            `decides`, the side of the input, the precision and the kind of device. Those of an image that another file
+            of this digest has are copied.
         precision: fp32, or bf16 for autocast.
         copies: number of changed copies of each image.
         change: makes them, by a seed that depends on the image's bytes alone.
@@ -127,8 +149,9 @@ def prepare_image_features(
     files: list[list[_File]] = []
     for shard, path in enumerate(dataset.files.paths):
         sha256, samples = find_checksum(checksums, path) or file_sha256(path), dataset.index.samples_of(shard)
-        of_all = [VERSION, *decides, device.type, precision, sha256, dataset.image_size]
+        of_all = [VERSION, *decides, device.type, precision, dataset.image_size]
         of_copies = [of_all, *([*of_all, decides_change, copy] for copy in range(1, copies + 1))]
+        # The digests are those of all shards: an image that is in a new shard too is not computed again.
         names = [name_shard_features(sha256, text_sha256(canonical_json(one))) for one in of_copies]
         files.append([_File(folder / name, samples, copy) for copy, name in enumerate(names)])
     share = [one for of_shard in files for one in of_shard][distributed.local_rank() :: distributed.local_world_size()]
@@ -142,6 +165,7 @@ def prepare_image_features(
         for one in share if missing else ():
             same = _group_samples(dataset, one)
             if one.path in missing:
+                known |= one.read_others(same.keys() - known.keys(), width)
                 _compute_file(tower, dataset, one, same, change if one.copy else None, precision, progress, known)
             if len(known) + len(same) <= MOST_REMEMBERED:
                 known |= one.read_images(same, width)
@@ -153,6 +177,10 @@ def prepare_image_features(
     assert all(len(of_shard) == copies + 1 for of_shard in arrays)
     errors = [plain.read_errors() for plain, *_ in files]
     return ImageFeatures([plain.samples.start for plain, *_ in files], arrays, errors)
+
+
+def _hash(image: Image) -> int:
+    return xxhash.xxh3_64_intdigest(repr(image).encode())
 
 
 def _group_samples(dataset: Dataset, file: _File) -> Images:
@@ -219,4 +247,8 @@ def _compute_file(
     )
     results = progress.follow(chain(copied, results), lambda batch: len(batch[0]))
     write_features(file.path, len(samples), width, results)
+    hashes = np.zeros(len(samples), np.uint64)
+    for image, found in same.items():
+        hashes[np.array(found) - samples.start] = _hash(image)
+    write_array(file.hashes, hashes)
     write_atomically(file.errors, canonical_json(errors))

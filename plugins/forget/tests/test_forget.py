@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 import tasks.train.stage as stage_module
-from dataops.errors import ConfigError, PairmillError
+from dataops.errors import ConfigError
 from dataops.schema import CURATED
 from dataops.shards.tar import ShardWriter, format_index
 from dataops.snapshot import Counts, Draft, Manifest
@@ -159,7 +159,7 @@ def test_what_depends_on_all_pairs_is_replayed_from_the_first_step(lab: Lab) -> 
 def test_what_cannot_be_replayed_is_refused_before_it_costs(lab: Lab) -> None:
     first = lab.pack()
     base = lab.train(lab.config(), first)
-    _, dataset = lab.take_down([7])
+    _, dataset = lab.take_down([late_pair(lab, base, lab.config())])
     known, left = load_base(lab.store, base.key), read_places(lab.store, dataset)
 
     def refuse(match: str, config: TrainConfig, base: Base = known, left: Places = left) -> None:
@@ -191,9 +191,13 @@ def test_what_cannot_be_replayed_is_refused_before_it_costs(lab: Lab) -> None:
     assert plan_replay(again, load_base(lab.store, base.key), dataset, left, lab.store)[0].removed == 1
 
     damaged = next(part for part in base.parts if part.name.endswith("optimizer.safetensors"))
-    lab.store.put(base.path(damaged.name), b"none")
-    with pytest.raises(PairmillError, match="damaged"):
+    lab.store.put(base.path(damaged.name), bytes(damaged.bytes))
+    with pytest.raises(ConfigError, match=r"optimizer.safetensors of its checkpoint .* is damaged; --from-start"):
         lab.train(again, dataset)
+    lab.store.delete([base.path(part.name) for part in base.parts if part.name.endswith("optimizer.safetensors")])
+    made, _ = plan_replay(again, load_base(lab.store, base.key), dataset, left, lab.store)
+    assert made.step == 0
+    assert "are gone" in made.why
 
 
 def test_the_command_names_what_it_cannot_do(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

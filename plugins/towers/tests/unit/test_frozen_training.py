@@ -232,8 +232,10 @@ def test_an_image_of_several_shards_passes_through_the_network_once(
 
     monkeypatch.setattr(BackboneTower, "encode", count)
     path = make_job("a", image_size=32, **PLAIN, **with_recipe(tables))
-    for kept in ("together", "apart"):
-        for job_shards in [shards[:1], shards] if kept == "apart" else [shards]:
+    whole: list[np.ndarray] = []
+    runs = {"together": [shards], "apart": [shards[:1], shards], "one without the other": [shards[:1], shards[1:]]}
+    for kept, jobs in runs.items():
+        for job_shards in jobs:
             job = {**json.loads(path.read_text()), "features": str(path.parent / kept), "checksums": {}}
             job["shards"] = [str(shard) for shard in job_shards]
             path.write_text(json.dumps(job))
@@ -241,9 +243,11 @@ def test_an_image_of_several_shards_passes_through_the_network_once(
         assert sum(images) == 3 * 14
         images.clear()
         found = [np.concatenate(variants) for variants in zip(*dataset.image_features.arrays, strict=True)]
-        for features in found:
-            assert len(np.unique(features, axis=0)) == 14
-            np.testing.assert_array_equal(features[:12], features[13:25])
+        whole = whole or found
+        for features, expected in zip(found, whole, strict=True):
+            assert len(np.unique(expected, axis=0)) == 14
+            np.testing.assert_array_equal(expected[:12], expected[13:25])
+            np.testing.assert_array_equal(features, expected[-len(features) :])
 
 
 def test_an_image_that_cannot_be_read_is_skipped_with_its_reason(
