@@ -1,6 +1,7 @@
 """What it costs to forget a pair exactly, and whether the model equals one that never saw it.
 
-    python -m benchmarks.forget [--requests 20] [--pairs N] [--dataset STORE/pack/KEY --config FILE] [--json]
+    python -m benchmarks.forget [--requests 20] [--pairs 120] [--ranks 1 2] [--phases 1 4] [--json]
+    python -m benchmarks.forget --dataset STORE/pack/KEY --config FILE --pairs 5948 --ranks 1
 
 A network is trained from scratch on images of two colours, in one and in two ranks, with one phase and with four. For
 each of `--requests` random pairs, a version of the dataset without it is made, and the training replayed from the newest
@@ -204,7 +205,9 @@ def main() -> int:
     """Run it; exit with 1 if a digest differs."""
     parser = make_parser(str(__doc__).partition("\n")[0])
     parser.add_argument("--requests", type=int, default=20)
-    parser.add_argument("--pairs", type=int, default=480)
+    parser.add_argument("--pairs", type=int, default=120)
+    parser.add_argument("--ranks", type=int, nargs="+", default=(1, 2))
+    parser.add_argument("--phases", type=int, nargs="+", default=(1, PHASES))
     parser.add_argument("--dataset", default="", help="STORE/pack/KEY")
     parser.add_argument("--config", type=Path, help="config whose [train] is used with --dataset")
     arguments = parser.parse_args()
@@ -212,14 +215,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "model.json").write_text(json.dumps(RESNET))
         table = {
-            "model": str(Path(name) / "model.json"), "epochs": 4, "batch_size": 24, "lr": 1e-3, "precision": "fp32",
+            "model": str(Path(name) / "model.json"), "epochs": 3, "batch_size": 12, "lr": 1e-3, "precision": "fp32",
             "threads": 1, "workers": 0, "device": "cpu", "vocabulary": "captions", "vocab_size": 259,
         }  # fmt: skip
-        cases = [(ranks, phases) for ranks in (1, 2) for phases in (1, PHASES)]
+        cases = [(ranks, phases) for ranks in arguments.ranks for phases in arguments.phases]
         if arguments.dataset:
             samples = read_dataset(arguments.dataset, arguments.pairs)
             table = tomllib.loads(arguments.config.read_text())["train"]
-            cases = [(1, 1), (1, PHASES)]
         else:
             samples = make_samples(arguments.pairs)
         found = []

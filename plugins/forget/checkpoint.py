@@ -11,7 +11,7 @@ import torch
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
-from plugins.forget.replay import ENVIRONMENT, FROM_START, REPLAY
+from plugins.forget.replay import ENVIRONMENT, FROM_START, PLAN, REPLAY
 from training import distributed
 from training.checkpoint_files import MANIFEST, STATE, step_of
 from training.job import Job
@@ -34,6 +34,15 @@ def place_checkpoints(job: Job, model: CLIP, tokenizer: Tokenizer) -> None:
     Raises: ConfigError if the base was trained on another processor or by another torch.
     """
     here = describe_environment(next(model.parameters()).device)
+
+    plan = json.loads((job.output / PLAN).read_text("utf-8"))
+    if plan["base"] is not None and job.seed != plan["seed"]:
+        raise ConfigError(f"train.forget.base: it was trained with the seed {plan['seed']}, and this is {job.seed}")
+    if plan["base"] is not None and not torch.are_deterministic_algorithms_enabled():
+        raise ConfigError(
+            "train.forget.base: its kernels do not give the same bits at each run; only a training with "
+            "deterministic = true can be repeated"
+        )
 
     def place() -> None:
         path, replay, checkpoints = job.output / ENVIRONMENT, job.output / REPLAY, job.output / "checkpoints"

@@ -20,7 +20,7 @@ from plugins.forget.replay import Base, ForgetFacts, Plan, hash_uids, load_base,
 WEIGHTS = ("model.safetensors", "metrics.jsonl")
 """Parts of a training that a proof compares: the weights, and the loss of each step."""
 _MEANINGS = {
-    "forgotten": "forgotten exactly: the weights are those of a training in which its pairs' places are empty",
+    "forgotten": "forgotten exactly: trained as if its pairs had never been there",
     "in the model": "in the model: its pairs are only out of later versions of the dataset",
     "never seen": "never in the model: no pair of it was in the dataset",
 }
@@ -118,7 +118,7 @@ def _make(
     else:
         out, names = console(), ("replayed", "reference")
         for name, one, digest in zip(names, trainings, digests, strict=False):
-            out.print(text(f"{name:<10} train/{one.key}  sha256 of its weights {digest[WEIGHTS[0]]}"), soft_wrap=True)
+            out.print(text(f"{name:<10} train/{one.key}  {digest[WEIGHTS[0]]}"), soft_wrap=True)
         if is_equal is None:
             out.print(text("no reference is trained; the same command with --prove compares both"), soft_wrap=True)
         else:
@@ -200,8 +200,7 @@ def _list_requests(store: Store, base: Base, run_id: str, *, as_json: bool) -> i
     out = console()
     out.print(text(f"{run_id}, train/{base.manifest.key}", style="bold"), soft_wrap=True)
     for row in rows:
-        how = f" (`pairmill forget {run_id} --request {row['request']}`)" if row["state"] == "in the model" else ""
-        out.print(text(f"  {row['request']}  {_MEANINGS[row['state']]}{how}"), soft_wrap=True)
+        out.print(text(f"  {row['request']}  {_MEANINGS[row['state']]}"), soft_wrap=True)
     if not rows:
         out.print(text("  the store has no takedown request"))
     return 0

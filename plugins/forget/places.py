@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataops.errors import ConfigError, ContractError
+from dataops.errors import ConfigError, ContractError, CorruptPart
 from dataops.parquet import read_parquet
 from training.config import TrainConfig
 from training.data.epoch_order import EpochOrder, Sampling, Windows
@@ -23,6 +23,8 @@ from training.data.shard_index import hash_identity
 from training.job import Job
 
 FILE = "forget-places.parquet"
+_CONTENT = ("key", "sha256", "caption", "caption_source", "captions", "sampling_probability", "face_bboxes")
+"""Columns of a row that decide what a training reads; a version that a takedown makes has the same rows."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +42,30 @@ class Places:
     removed: np.ndarray
     """Whether each pair is removed, so that its place stays empty (N,)."""
 
+    contents: np.ndarray
+    """Hashes of what a training reads of each (N,), uint64."""
+
     @classmethod
     def of_tables(cls, tables: Iterable[pa.Table]) -> "Places":
-        """Return the places of a packed dataset, by its rows with key, uid and sampling_probability of each shard."""
-        shards, keys, uids, probabilities = list[int](), list[str](), list[str](), list[float]()
-        for number, table in enumerate(tables):
-            shards += [number] * table.num_rows
-            keys += table["key"].to_pylist()
-            uids += table["uid"].to_pylist()
-            probabilities += [1.0 if p is None else p for p in table["sampling_probability"].to_pylist()]
-        names = [np.array([hash_identity(None, one) for one in of_kind], np.uint64) for of_kind in (keys, uids)]
-        removed = np.zeros(len(keys), np.bool_)
-        return cls(np.array(shards, np.int64), names[0], names[1], np.array(probabilities, np.float64), removed)
+        """Return the places of a packed dataset, by the rows of each of its shards."""
+        numbered = [(number, row) for number, table in enumerate(tables) for row in table.to_pylist()]
+        rows = [row for _, row in numbered]
+        probabilities = [row["sampling_probability"] for row in rows]
+        return cls(
+            np.array([number for number, _ in numbered], np.int64),
+            _hash_all(row["key"] for row in rows),
+            _hash_all(row["uid"] for row in rows),
+            np.array([1.0 if one is None else one for one in probabilities], np.float64),
+            np.zeros(len(rows), np.bool_),
+            _hash_all(repr([row.get(name) for name in _CONTENT]) for row in rows),
+        )
 
     @classmethod
     def read(cls, source: Any, name: str) -> "Places":
-        """Read the file of a training. Raises: CorruptPart, KeyError."""
+        """Read the file of a training. Raises: CorruptPart."""
         table = read_parquet(source, name)
+        if missing := sorted({*cls.__dataclass_fields__} - {*table.column_names}):
+            raise CorruptPart(f"{name} has no {', '.join(missing)}; make the training again with --force train")
         return cls(*(table[name].to_numpy() for name in cls.__dataclass_fields__))
 
     def write(self, path: Path) -> None:
@@ -67,11 +76,18 @@ class Places:
     def without(self, left: "Places") -> "Places":
         """Return these places, of which those stay empty whose pairs a later version of the dataset does not have.
 
-        Raises: ConfigError if it has a pair that these do not have: then it is no later version.
+        Raises: ConfigError if it has a pair that these do not have, or another image or caption: it is no later version.
         """
-        if new := len(np.setdiff1d(left.keys, self.keys)):
+        trained = ~self.removed
+        if new := len(np.setdiff1d(left.keys, self.keys[trained])):
             raise ConfigError(f"train.forget.base: the dataset has {new:,} pairs that the base was not trained on")
+        if other := len(np.setdiff1d(left.contents, self.contents[trained])):
+            raise ConfigError(f"train.forget.base: {other:,} pairs of the dataset differ from those of the base")
         return replace(self, removed=~np.isin(self.keys, left.keys))
+
+
+def _hash_all(texts: Iterable[str]) -> np.ndarray:
+    return np.array([hash_identity(None, text) for text in texts], np.uint64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +174,7 @@ def change_plan(plan: Plan, job: Job, index: SampleIndex) -> Plan:
             places = Places.read(file, FILE)
     except FileNotFoundError as error:
         raise ConfigError(f"train.forget: {job.output} has no {FILE}, which the stage `train` writes") from error
-    keys = np.array([hash_identity(None, index.key(sample)) for sample in range(len(index))], np.uint64)
+    keys = _hash_all(map(index.key, range(len(index))))
     order = np.argsort(keys)
     at = np.searchsorted(keys, places.keys, sorter=order)
     found = order[np.minimum(at, len(order) - 1)]

@@ -68,6 +68,7 @@ class Plan:
     step: int
     steps: int
     first_visit: int
+    seed: int = 0
     why: str = ""
     """Why it begins at step 0 though a checkpoint before the first visit is kept, or would be."""
     forgotten: tuple[str, ...] = ()
@@ -80,9 +81,8 @@ class Plan:
 
 def read_places(store: Store, dataset: Manifest) -> Places:
     """Return the places of the pairs of a dataset in a training on it."""
-    columns = ["key", "uid", "sampling_probability"]
     parts = list_shards([part.name for part in dataset.parts])
-    return Places.of_tables(fetch_table(store, dataset.path(name), columns) for name in parts)
+    return Places.of_tables(fetch_table(store, dataset.path(name)) for name in parts)
 
 
 def load_base(store: Store, key: str) -> Base:
@@ -147,7 +147,9 @@ def plan_replay(config: TrainConfig, base: Base, dataset: Manifest, left: Places
         why = f"the base has no checkpoint before step {first} ({kept})"
     forgotten = [*base.facts.forgotten, *_list_forgotten(store, base, dataset, places)]
     removed = int(places.removed.sum())
-    made = Plan(base.manifest.key, removed, max(usable, default=0), plan.total_steps, first, why, tuple(forgotten))
+    made = Plan(
+        base.manifest.key, removed, max(usable, default=0), plan.total_steps, first, seed, why, tuple(forgotten)
+    )
     return made, places
 
 
@@ -163,7 +165,7 @@ def find_reason(config: TrainConfig, pairs: int) -> str:
         if hook.table != "forget"
         and (type(hook).start is not StepHook.start or type(hook).compute_features is not StepHook.compute_features)
     ]
-    return f"{', '.join(computing)}: what comes before the first step is computed from all pairs" if computing else ""
+    return f"{', '.join(computing)} read all pairs before the first step" if computing else ""
 
 
 def _check_config(config: TrainConfig, base: Base) -> None:

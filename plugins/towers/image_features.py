@@ -113,8 +113,9 @@ class _File:
                 hashes, errors = np.load(other.hashes, allow_pickle=False), other.read_errors()
             except (OSError, ValueError):  # it is being written or deleted
                 continue
-            array = read_features(path, len(hashes), width)
-            for row in np.flatnonzero(np.isin(hashes, list(wanted))) if array is not None else ():
+            if (array := read_features(path, len(hashes), width)) is None:
+                continue
+            for row in np.flatnonzero(np.isin(hashes, list(wanted))):
                 if int(row) not in errors and (image := wanted.pop(int(hashes[row]), None)) is not None:
                     found[image] = array[row]
         return found

@@ -168,6 +168,10 @@ def test_what_cannot_be_replayed_is_refused_before_it_costs(lab: Lab) -> None:
 
     again = lab.config(forget={"base": base.key})
     refuse("another lr; a replay has the config", lab.config(lr=1.0, forget={"base": base.key}))
+    changed = replace(left, contents=np.append(left.contents[1:], np.uint64(0)))
+    refuse("1 pairs of the dataset differ", again, known, changed)
+    with pytest.raises(ConfigError, match="it was trained with the seed 0, and this is 1"):
+        make(plan(TRAIN, again, 1, [dataset], lab.store), Context(lab.store, lab.folder / "home"))
     refuse("another forget.phases", lab.config(forget={"base": base.key, "phases": 2}))
     refuse("has 1 pairs that the base was not trained on", again, replace(known, places=left), known.places)
     with pytest.raises(ConfigError, match="no complete training train/0000000000000000"):
