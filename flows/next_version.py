@@ -18,6 +18,7 @@ from dataops.store import Store
 from flows.config import RunConfig
 from flows.listeners.base import LiveRun
 from tasks.curate.inspect_images import THUMBNAILS, caption_scopes
+from tasks.curate.step import list_steps
 from tasks.download.config import may_succeed_later
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
@@ -68,7 +69,8 @@ def add_run(store: Store, config: RunConfig, manifests: Mapping[str, Manifest], 
 
     Args:
         config: as the run records it (RunConfig.with_recorded_base).
-        manifests: the run's snapshots by stage: those up to `pack`, or up to the stage after which no row was left.
+        manifests: the run's snapshots by stage: those up to `pack`, or up to the stage after which no row was left; only
+            those of `curate` and `pack` where pairs of files are added that a version has read.
 
     Raises: ContractError if another run has made this version.
     """
@@ -78,13 +80,18 @@ def add_run(store: Store, config: RunConfig, manifests: Mapping[str, Manifest], 
     images = _list_images(store, manifests.get("curate"), pack)
     places = images.with_row_index("row").with_columns(version=pl.lit(number, pl.UInt32))
     rows = {
-        "files": _list_files(manifests["extract"]),
+        "files": _list_files(manifests.get("extract")),
         "urls": _list_urls(store, manifests.get("download")),
         "images": images.select(SCHEMAS["images"].names).to_arrow(),
         "places": places.select(SCHEMAS["places"].names).to_arrow(),
         **_list_captions(store, config.filter, manifests, pack),
     }
-    tables = base.tables_of("thumbnails")
+    kept = {step.table: step.keeps for step in list_steps(config.curate) if step.keeps} if "curate" in manifests else {}
+    tables = [table for table in base.tables if table.kind not in rows and table.kind not in kept]
+    for kind, name in kept.items():
+        [part] = manifests["curate"].named(name)
+        data = store.read(manifests["curate"].path(name))
+        tables.append(put_object(store, base.line, kind, (number, number), part.rows, data, "parquet"))
     for kind, new in rows.items():
         tables += add_rows(store, base, number, kind, new.cast(SCHEMAS.get(kind, new.schema)))
     if thumbnails := b"".join(images["thumbnail"].to_list()):
@@ -150,8 +157,8 @@ def _order(table: Table) -> tuple[str, int]:
     return table.kind, table.first
 
 
-def _list_files(extract: Manifest) -> pa.Table:
-    files = [(one.key, one.digest) for one in extract.inputs if one.stage == SOURCE]
+def _list_files(extract: Manifest | None) -> pa.Table:
+    files = [(one.key, one.digest) for one in (extract.inputs if extract else ()) if one.stage == SOURCE]
     names, digests = zip(*files, strict=True) if files else ((), ())
     return pa.table([pa.array(names, pa.string()), pa.array(digests, pa.string())], schema=SCHEMAS["files"])
 
@@ -200,8 +207,8 @@ def _list_captions(
 ) -> dict[str, pa.Table]:
     """Return the rows of each kind of `kinds_of_rows` by which the filter of later runs knows the captions of this one."""
     kinds, found = kinds_of_rows(config), dict[str, pa.Table]()
-    extract, filtered = manifests["extract"], manifests.get("filter")
-    if filtered is None:
+    extract, filtered = manifests.get("extract"), manifests.get("filter")
+    if extract is None or filtered is None:
         return found
     if "caption_counts" in kinds:
         late = [*DROP_REASONS, *(step.reason for step, _ in used_steps(config)), NO_QUERY, BALANCED]

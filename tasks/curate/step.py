@@ -50,6 +50,9 @@ class Step:
     """True if it sends requests to a model, which a trial does not."""
     facts: type[Facts] = Facts
     """Model of its facts; it states the marks of text that a takedown overwrites."""
+    keeps: str = ""
+    """Name of the part that it writes for the next run of a dataset that grows, whose version has it as a table of this
+    step's kind; in place of that of the version before."""
     describe: Callable[[Any], list[str]] = lambda facts: []
     """Returns sentences for the card of a dataset, from the step's facts."""
 

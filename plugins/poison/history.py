@@ -1,0 +1,166 @@
+"""What earlier nights of a dataset were like, in a bounded number of rows, and how improbable a score of tonight is.
+
+The state is one table: `kind`, `id` (48 bits of a hash: no text) and `values`. Each kind has a place for each value:
+
+    domain    FIRST, LAST and ROWS (below), then those of the class Domain
+    word      FIRST, LAST, ROWS of a word in captions
+    phrase    the same of three words in a row, without the rows of the domain that has most of them
+    share     FIRST, LAST, ROWS, and the sums of the logit of a category's share of a night and of its square
+    pool      sums over all nights, such as listed digests and those that differ
+    tail      numbers of scores of a check, by bins of WIDTH
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+FIRST, LAST, ROWS = 0, 1, 2
+"""Places of the first and the last night, and of the number of rows, of which each night counts less than the next."""
+BOUNDED = ("domain", "word", "phrase", "share")
+HALF_LIFE = 30
+"""Nights after which rows count half."""
+DECAY = 0.5 ** (1 / HALF_LIFE)
+BINS, WIDTH = 256, 0.2
+LEAST_SCORES, TAIL_SHARE, TAIL_LEAST = 200, 0.01, 50
+PRIOR_SCORES = 10
+"""Number of scores that the assumed mean excess of 1 counts for."""
+WORDS = 24
+"""Number of frequent words by which a domain is known."""
+SCHEMA = pa.schema([("kind", pa.string()), ("id", pa.uint64()), ("values", pa.list_(pa.float64()))])
+
+
+def hash_text(text: str) -> int:
+    """Return 48 bits of a hash, which a double holds exactly."""
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) & ((1 << 48) - 1)
+
+
+@dataclass
+class Domain:
+    """What is known of a domain."""
+
+    first: float
+    last: float
+    """Last night with an image."""
+    rows: float = 0
+    nights: float = 0
+    repeat: float = 0
+    """Largest number of its images with one caption in a night."""
+    dark_since: float = 0
+    """Night since which all its images failed since it did not resolve or accept a connection; 0: none."""
+    dark_nights: float = 0
+    server: float = 0
+    template: float = 0
+    stable: float = 0
+    """Number of nights with this server and template in a row."""
+    opted: float = 0
+    """Images that it opted out."""
+    opted_nights: float = 0
+    open: float = 0
+    """Images that it did not."""
+    latest: float = 0
+    """Images of the last night that had any."""
+    words: tuple[float, ...] = ()
+
+    NUMBERS: ClassVar[int] = 14
+
+    def values(self) -> list[float]:
+        """Return the values of its row."""
+        return [*list(vars(self).values())[: self.NUMBERS], *self.words]
+
+    @classmethod
+    def of(cls, values: list[float]) -> Self:
+        """Return the domain of a row."""
+        return cls(*values[: cls.NUMBERS], words=tuple(values[cls.NUMBERS :]))
+
+
+@dataclass
+class History:
+    """The state after some nights."""
+
+    night: int = 0
+    kinds: dict[str, dict[int, list[float]]] = field(default_factory=dict)
+
+    def of(self, kind: str) -> dict[int, list[float]]:
+        """Return the rows of a kind by id."""
+        return self.kinds.setdefault(kind, {})
+
+    def domain(self, name: str) -> Domain | None:
+        """Return what is known of a domain; None: nothing."""
+        values = self.of("domain").get(hash_text(name))
+        return None if values is None else Domain.of(values)
+
+    def expect(self, kind: str, key: str, night: int) -> float | None:
+        """Return the rows that a night is expected to have of something; None if it is new."""
+        values = self.of(kind).get(hash_text(key))
+        if values is None or values[FIRST] >= night:
+            return None
+        weight = (1 - DECAY ** (night - values[FIRST])) / (1 - DECAY)
+        return values[ROWS] * DECAY ** (night - values[LAST]) / weight
+
+    def count(self, kind: str, key: str, rows: float, *more: float) -> None:
+        """Add the rows of this night, and further sums."""
+        values = self.of(kind).setdefault(hash_text(key), [self.night, self.night, 0.0, *(0.0 for _ in more)])
+        values[ROWS] = values[ROWS] * DECAY ** (self.night - values[LAST]) + rows
+        values[LAST] = self.night
+        for place, one in enumerate(more, ROWS + 1):
+            values[place] += one
+
+    def pool(self, name: str, *more: float) -> list[float]:
+        """Add to sums over all nights, and return them."""
+        values = self.of("pool").setdefault(hash_text(name), [0.0 for _ in more])
+        for place, one in enumerate(more):
+            values[place] += one
+        return values
+
+    def learn_scores(self, check: str, scores: Iterable[float]) -> None:
+        """Count the scores of a night that are no findings."""
+        bins = [min(int(max(score, 0) / WIDTH), BINS - 1) for score in scores]
+        known = np.array(self.of("tail").get(hash_text(check), [0.0] * BINS))
+        self.of("tail")[hash_text(check)] = (known + np.bincount(bins, minlength=BINS)).tolist()
+
+    def probability(self, check: str, score: float) -> float:
+        """Return the probability that a subject without a fault has at least this score; 1 while too few are known.
+
+        Beyond the largest hundredth of all scores so far, the tail is exponential with their mean excess, which is
+        raised by two standard errors. A score is a log probability or a log ratio, so this holds for a Pareto tail too.
+
+        Source: Pickands 1975, "Statistical inference using extreme order statistics" (peaks over a threshold, shape 0).
+        """
+        counts = np.array(self.of("tail").get(hash_text(check), [0.0]))
+        total = counts.sum()
+        if total < LEAST_SCORES:
+            return 1.0
+        beyond = counts[::-1].cumsum()[::-1]
+        start = int(np.argmax(beyond <= max(TAIL_SHARE * total, TAIL_LEAST)))
+        if score < (start + 1) * WIDTH:
+            return float(beyond[min(int(max(score, 0) / WIDTH), BINS - 1)] / total)
+        excess = float(((np.arange(BINS - start) + 0.5) * WIDTH * counts[start:]).sum())
+        number = float(beyond[start]) + PRIOR_SCORES
+        mean = (excess + PRIOR_SCORES) / number * (1 + 2 / number**0.5)
+        return float((beyond[start] + 1) / (total + 1) * np.exp(-(score - start * WIDTH) / mean))
+
+    def encode(self, limit: int) -> pa.Table:
+        """Return the state as a table (SCHEMA), with at most `limit` rows of each kind: the most recent ones."""
+        night: list[tuple[str, int, list[float]]] = [("night", self.night, [])]
+        for kind, rows in self.kinds.items():
+            kept = sorted(rows)
+            if kind in BOUNDED and len(kept) > limit:
+                kept = sorted(kept, key=lambda one: (-rows[one][LAST], -rows[one][ROWS], one))[:limit]
+            night += [(kind, one, rows[one]) for one in kept]
+        kinds, ids, values = zip(*sorted(night), strict=True)
+        return pa.table([kinds, pa.array(ids, pa.uint64()), values], schema=SCHEMA)
+
+    @classmethod
+    def decode(cls, table: pa.Table) -> Self:
+        """Return the state of a table that `encode` has made."""
+        found = cls()
+        for kind, one, values in zip(*(table[name].to_pylist() for name in SCHEMA.names), strict=True):
+            if kind == "night":
+                found.night = one
+            else:
+                found.of(kind)[one] = values
+        return found
