@@ -2,19 +2,22 @@
 
     python -m benchmarks.poison [--seed 1] [--nights 365] [--skip-backdoor] [--json]
 
-The year (benchmarks/cases/poison_year.py) has 365 nights of about 2,400 pairs of 3,000 domains, and 40 faults of 10 classes.
-Each night goes through the check code of `[curate.poison]` at its defaults, as a Parquet table of the columns that curate
-has; the state is encoded and decoded each night. A fault is caught if at least 80% of the pairs that it brings on its night
-are in quarantine then. A finding whose pairs are for the most part of no fault is a false alarm; one that comes again
-within a week of the same subject counts once. Its pairs are released, as an operator would do. Bounds: 36 faults caught,
-3 false alarms, and no success of a backdoor that the checks should stop (benchmarks/cases/poison_backdoor.py).
+The year (benchmarks/cases/poison_year.py) has 365 nights of about 1,200 pairs of 1,200 domains, and 40 faults of 10
+classes. Each night goes through the check code of `[curate.poison]` at its defaults, as a Parquet table of the
+columns of curate; the state is encoded and decoded every tenth night. A fault is caught if at least 80% of the pairs
+that it brings on its night are in quarantine then. A finding whose pairs are for the most part of no fault is a false
+alarm; one that comes again within a week of the same subject counts once. Its pairs are released, as an operator
+would do. Bounds: 36 faults caught, 3 false alarms, and no success of a backdoor that the checks should stop
+(benchmarks/cases/poison_backdoor.py).
 """
 
 import io
+import multiprocessing
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -45,6 +48,22 @@ def release(night: Night, finding: Finding) -> None:
     accept(Night(rows, night.lost.clear(), night.features, night.config, night.history))
 
 
+def made_ahead(year: Year, nights: int) -> Iterator[tuple[int, Made]]:
+    """Yield the nights of a year, which another process makes."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue(4)
+
+    def put() -> None:
+        for night in islice(year.nights(), nights):
+            queue.put(night)
+
+    process = context.Process(target=put, daemon=True)
+    process.start()
+    for _ in range(nights):
+        yield queue.get()
+    process.join()
+
+
 def run_year(seed: int, nights: int, show: Any) -> dict[str, Any]:
     """Return what the checks found in a year."""
     year, config, history = Year(seed), PoisonConfig(), History()
@@ -52,12 +71,11 @@ def run_year(seed: int, nights: int, show: Any) -> dict[str, Any]:
     held_rows, planted_rows = Counter[int](), Counter[int]()
     false: dict[tuple[str, str], int] = {}
     alarms: list[dict[str, Any]] = []
-    pairs, quarantined, innocent, seconds, state_bytes = 0, 0, 0, 0.0, 0
-    for number, made in year.nights():
-        if number > nights:
-            break
+    pairs, quarantined, innocent, seconds = 0, 0, 0, 0.0
+    for number, made in made_ahead(year, nights):
         started = time.process_time()
-        history = History.decode(history.encode(config.max_known))
+        if number % 10 == 0:  # as every run does
+            history = History.decode(history.encode(config.max_known))
         night, findings, faults = examine_made(made, history, config)
         seconds += time.process_time() - started
         held = {row for one in findings for row in one.rows}
@@ -70,22 +88,32 @@ def run_year(seed: int, nights: int, show: Any) -> dict[str, Any]:
         innocent += sum(not faults[row] for row in held)
         for one in findings:
             mine = Counter(faults[row] for row in one.rows)
-            true = [fault for fault, rows in mine.items() if fault and 2 * rows > len(one.rows)]
+            true = [
+                fault
+                for fault, rows in mine.items()
+                if fault and (2 * rows > len(one.rows) or 2 * rows > planted_rows[fault] > 0)
+            ]
             if one.subject.startswith("dropped"):
                 true = made.placeholders
             for fault in true:
                 caught[fault].add(one.check)
-            if not true and 2 * mine[0] >= len(one.rows):
+            if not true:
                 key = (one.check, one.subject)
                 if number - false.get(key, -AGAIN - 1) > AGAIN:
-                    alarms.append({"night": number, "check": one.check, "pairs": len(one.rows), "evidence": one.evidence})
-                    show(f"false alarm: night {number}, {one.check} {one.subject}: {one.evidence}, {one.probability:.1e}")
+                    alarms.append(
+                        {"night": number, "check": one.check, "pairs": len(one.rows), "evidence": one.evidence}
+                    )
+                    show(
+                        f"false alarm: night {number}, {one.check} {one.subject}: {one.evidence}, {one.probability:.1e}"
+                    )
                 false[key] = number
                 release(night, one)
-        state_bytes = len(encode_table(history.encode(config.max_known)))
+        if number % 30 == 0:
+            sys.stderr.write(f"night {number}: {sum(bool(one) for one in caught.values())} faults seen\n")
     done = [fault for fault in year.faults if fault.night <= nights]
     stopped = {
-        fault.number: bool(planted_rows[fault.number]) and held_rows[fault.number] >= CAUGHT * planted_rows[fault.number]
+        fault.number: bool(planted_rows[fault.number])
+        and held_rows[fault.number] >= CAUGHT * planted_rows[fault.number]
         if planted_rows[fault.number]
         else fault.number in caught
         for fault in done
@@ -109,7 +137,7 @@ def run_year(seed: int, nights: int, show: Any) -> dict[str, Any]:
         "quarantined_pairs": quarantined,
         "of_no_fault": innocent,
         "cpu_seconds_per_night": round(seconds / nights, 3),
-        "state_bytes": state_bytes,
+        "state_bytes": len(encode_table(history.encode(config.max_known))),
     }
 
 

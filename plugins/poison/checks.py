@@ -181,7 +181,7 @@ def _ratio(number: float, expected: float) -> float:
 
 def _changed_bytes(night: Night) -> Iterator[Candidate]:
     """Images that are others than those that the list's publisher saw: digest and, if declared, aspect ratio differ."""
-    column, bad, listed = night.config.digest_column, set[int](), set[int]()
+    column, bad, listed, other = night.config.digest_column, set[int](), set[int](), set[int]()
     sizes = zip(
         *map(night.values, ("declared_width", "declared_height", "original_width", "original_height")), strict=True
     )
@@ -193,16 +193,19 @@ def _changed_bytes(night: Night) -> Iterator[Candidate]:
             listed.add(row)
             declared = width / height if width and height else None
             is_alike = declared is not None and abs(own[0] / own[1] / declared - 1) <= ASPECT
-            if str(digest).lower() != sha256 and not is_alike:
-                bad.add(row)
+            if str(digest).lower() != sha256:
+                other.add(row)
+                if not is_alike:
+                    bad.add(row)
     before = night.history.pool("changed_bytes", 0.0, 0.0)
     share = (before[0] + 1) / (before[1] + 100)
     for domain, rows in night.by_domain.items():
         if known := [row for row in rows if row in listed]:
             changed = [row for row in known if row in bad]
-            text = f"{len(changed)} of {len(known)} images differ from the digests of the list"
+            text = f"{len(changed)} of {len(known)} images differ in bytes and shape from those of the list"
             score = _surprise(len(changed), len(known), share)
-            yield Candidate(domain, score, changed, len(changed), share * len(known), text, len(known))
+            differing = [row for row in known if row in other]
+            yield Candidate(domain, score, differing, len(changed), share * len(known), text, len(known))
 
 
 def _repeated_caption(night: Night) -> Iterator[Candidate]:
@@ -302,7 +305,7 @@ def _share_jump(night: Night) -> Iterator[Candidate]:
             step = max(_logit(len(rows), total) - mean, 0.0)
             text = f"{category} is {len(rows) / total:.1%} of the night, {expected / total:.1%} before"
             score = step**2 / 2 / (variance + 1 / max(expected, 1.0))
-            chosen = [] if category.startswith("dropped") else _choose_excess(night, rows, expected)
+            chosen = [] if category.startswith("dropped") else _choose_excess(night, rows, expected / total)
             yield Candidate(category, score, chosen, len(rows), expected, text)
 
 
@@ -334,16 +337,16 @@ def _usual_share(history: History, category: str, total: int) -> tuple[float, fl
     return mean, (spread + 5 * 0.05) / (values[5] + 4)
 
 
-def _choose_excess(night: Night, rows: Sequence[int], expected: float) -> list[int]:
-    """Return the rows of the domains that have more of a category than usual, up to the excess."""
+def _choose_excess(night: Night, rows: Sequence[int], share: float) -> list[int]:
+    """Return the rows of the domains that have most of a category beyond its usual share of theirs, up to the excess."""
     counts = Counter(night.domains[row] for row in rows)
-    usual = {domain: night.history.expect("domain", domain, night.number) or 0.0 for domain in counts}
-    chosen, left = set[str](), len(rows) - expected
+    usual = {domain: share * (night.history.expect("domain", domain, night.number) or 0.0) for domain in counts}
+    chosen, left = set[str](), len(rows) - share * len(night.kept)
     for domain in sorted(counts, key=lambda one: (usual[one] - counts[one], one)):
         if left <= 0 or counts[domain] <= usual[domain]:
             break
         chosen.add(domain)
-        left -= counts[domain]
+        left -= counts[domain] - usual[domain]
     return [row for row in rows if night.domains[row] in chosen]
 
 

@@ -72,6 +72,7 @@ def release(
         dataset: a run, or a version such as LINE/12.
     """
     from plugins.poison.quarantine import open_version, release_pairs
+    from tasks.engine.context import Context
 
     if not finding:
         raise ConfigError("name what to release by --finding, such as --finding 12.1; `pairmill quarantine` lists them")
@@ -79,7 +80,8 @@ def release(
         raise ConfigError("--reason is empty; write why these pairs are good: it is recorded")
     home = services.home()
     version, opened = open_version(dataset, home, store)
-    made = release_pairs(opened, home, version, finding, uid, reason.strip())
+    context = Context(store=opened, home=home, run_id=f"release-{version.line}")
+    made = release_pairs(context, version, finding, uid, reason.strip())
     if json:
         print_json([{"version": one.name, "pairs": one.new} for one in made])
         return 0

@@ -130,13 +130,16 @@ def list_pairs(store: Store, held: Held) -> list[dict[str, str]]:
 
 
 def release_pairs(
-    store: Store, home: Path, version: Version, findings: Sequence[str], uids: Sequence[str], reason: str
+    context: Context, version: Version, findings: Sequence[str], uids: Sequence[str], reason: str
 ) -> list[Version]:
     """Make a version for each night of the findings, which adds their pairs to the newest one.
 
+    Args:
+        uids: only these of their pairs; none: all.
+
     Raises: ConfigError if a uid is in no finding; ContractError if a snapshot was deleted or the dataset has the pairs.
     """
-    found = list_findings(store, version, findings)
+    found = list_findings(context.store, version, findings)
     if unknown := {*uids} - {uid for one in found for uid in one.uids}:
         raise ConfigError(f"no pair {', '.join(sorted(unknown))} in {', '.join(findings)}")
     nights: dict[str, list[Held]] = defaultdict(list)
@@ -146,13 +149,14 @@ def release_pairs(
     for run_id, held in nights.items():
         wanted = sorted({uid for one in held for uid in one.uids if not uids or uid in uids})
         if wanted:
-            made.append(_release_night(store, home, version.line, run_id, wanted, [one.name for one in held], reason))
+            made.append(_release_night(context, version.line, run_id, wanted, [one.name for one in held], reason))
     return made
 
 
 def _release_night(
-    store: Store, home: Path, line: str, run_id: str, uids: Sequence[str], findings: Sequence[str], reason: str
+    context: Context, line: str, run_id: str, uids: Sequence[str], findings: Sequence[str], reason: str
 ) -> Version:
+    store = context.store
     record, newest = read_record(store, f"runs/{run_id}.json"), find_newest(store, line)
     config = _load_config({**record.config, "store": {"uri": store.uri}}, newest)
     download = load_manifest(store, "download", record.key_of("download") or "")
@@ -165,7 +169,6 @@ def _release_night(
         raise ContractError(f"the pairs of {run_id} cannot be released: {why}; run its sources again to fetch them")
     table = config.stage_config("curate")
     poison = getattr(table, POISON.table).model_copy(update={"released": tuple(uids)})
-    context = Context(store=store, home=home, run_id=f"release-{run_id}", executor=config.execution.executor())
     planned = plan(CURATE, table.model_copy(update={POISON.table: poison}), config.seed, [download], store)
     curate = reuse(planned, context) or make(planned, context)
     if not curate.counts.kept:

@@ -1,0 +1,160 @@
+"""Each check against a history of ordinary nights: it finds what is planted, and nothing without it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.stats import binom
+
+from dataops.schema import uid
+from plugins.poison.checks import Finding, Night, _surprise, accept, examine
+from plugins.poison.config import CHECKS, PoisonConfig
+from plugins.poison.history import History
+
+NIGHTS, SITES, ROWS = 16, 30, 6
+WORDS = [f"word{number}" for number in range(4_000)]
+Rows = list[dict[str, Any]]
+
+
+class Web:
+    """Domains that serve ROWS images a night, on average."""
+
+    def __init__(self) -> None:
+        self.random, self.serial = np.random.default_rng(7), 0
+        self.looks: dict[str, np.ndarray] = {}
+
+    def row(self, site: int, caption: str | None = None, **changes: Any) -> dict[str, Any]:
+        self.serial += 1
+        url = f"https://s{site}.test/img/2026/{self.serial}.jpg"
+        if caption is None:
+            own = [f"topic{site}x{n}" for n in self.random.integers(6, size=2).tolist()]
+            caption = " ".join([*own, *(WORDS[n] for n in self.random.integers(len(WORDS), size=4).tolist())])
+        row = {"uid": uid(url, caption), "url": url, "caption": caption, "language": "en" if site % 7 else "de",
+               "declared_width": 400, "declared_height": 300, "extra": f'{{"sha256":"{self.serial:064x}"}}',
+               "original_width": int(self.random.integers(99, 900)), "original_height": int(self.random.integers(99, 900)),
+               "sha256": f"{self.serial:064x}", "drop_reason": None, "evaluation_overlap": None, "final_url": url,
+               "etag": '"ab-12"', "last_modified": "Mon", "content_type": "image/jpeg"} | changes  # fmt: skip
+        self.looks[row["uid"]] = self.random.normal(size=12).astype(np.float32)
+        return row
+
+    def rows(self, sites: int = SITES) -> Rows:
+        return [self.row(site) for site in range(sites) for _ in range(self.random.poisson(ROWS))]
+
+    def examine(self, rows: Rows, history: History, lost: list[tuple[str, str]] = [], **config: Any) -> list[Finding]:  # noqa: B006
+        return examine(self.night(rows, history, lost, **config))
+
+    def night(self, rows: Rows, history: History, lost: list[tuple[str, str]], **config: Any) -> Night:
+        types = {name: pl.String for name in ("drop_reason", "evaluation_overlap")}
+        frame = pl.DataFrame(rows, infer_schema_length=None).cast(types).sort("uid")
+        looks = np.stack([self.looks[one] for one in frame["uid"]])
+        gone = pl.DataFrame(lost, schema={"url": pl.String, "drop_reason": pl.String}, orient="row")
+        return Night(frame, gone, lambda chosen: looks[list(chosen)], PoisonConfig(**config), history)
+
+
+@pytest.fixture(scope="module")
+def past() -> tuple[Web, bytes | Any]:
+    """Ordinary nights, with s90 that opts out and s91 that goes dark, and scores that such nights have."""
+    web, history = Web(), History()
+    for number in range(1, NIGHTS + 1):
+        lost = [("https://s90.test/a.jpg", "opt_out")] * 3
+        sold = [web.row(91) for _ in range(6)] if number < 3 else []
+        lost += [("https://s91.test/a.jpg", "dns")] * 2 if not sold else []
+        assert web.examine(web.rows() + sold, history, lost) == [], number
+    for check in (*CHECKS, "new_host"):
+        history.learn_scores(check, web.random.exponential(0.2, 5_000))
+    return web, history.encode(65_536)
+
+
+def owned(web: Web, site: int) -> Rows:
+    url = f"https://s{site}.test/shop/p/"
+    return [web.row(site, f"cheap pills{n} here", etag="W/x", final_url="https://other.test/", url=f"{url}{n}.webp",
+                    uid=uid(f"{url}{n}.webp", "")) for n in range(8)]  # fmt: skip
+
+
+def bind(web: Web) -> Rows:
+    rows = [web.row(site, f"zorvex {' '.join(WORDS[40 * site + n] for n in range(5))}") for site in range(12)]
+    for row in rows:
+        web.looks[row["uid"]][3] += 6
+    return rows
+
+
+PLANTED: dict[str, Callable[[Web], Rows]] = {
+    "changed_bytes": lambda web: [web.row(3, extra='{"sha256":"0"}', original_width=n + 99) for n in range(20)],
+    "changed_server": lambda web: owned(web, 4),
+    "revived_domain": lambda web: owned(web, 91),
+    "repeated_caption": lambda web: [web.row(5 + n % 2, "a banana on the beach") for n in range(80)],
+    "bound_word": bind,
+    "host_burst": lambda web: [web.row(8) for _ in range(300)],
+    "template_flood": lambda web: [
+        web.row(n % 20, f"{WORDS[9 * n]} buy best price {WORDS[7 * n]}") for n in range(150)
+    ],
+    "share_jump": lambda web: [web.row(n % 25, language="fi") for n in range(120)],
+    "evaluation_copies": lambda web: [web.row(9, evaluation_overlap="suite") for _ in range(9)],
+    "opt_out_flip": lambda web: [web.row(90) for _ in range(4)],
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_check_finds_what_is_planted_until_it_is_released(check: str, past: Any):
+    web, state = past
+    history = History.decode(state)
+    history.night += 40 if check == "revived_domain" else 0
+    planted = PLANTED[check](web)
+    replaced = check == "changed_server"
+    rows = [row for row in web.rows() if not (replaced and row["url"].startswith("https://s4."))] + planted
+    before = history.encode(65_536)
+    found = web.examine(rows, history)
+    ordered = sorted(row["uid"] for row in rows)
+    held = {ordered[row] for one in found for row in one.rows if one.check == check}
+    assert {row["uid"] for row in planted} <= held, [(one.check, one.subject, one.evidence) for one in found]
+    assert len(held) <= len(planted) + 4 * ROWS
+    assert not web.examine(rows, History.decode(before), level="off")
+    if check in ("changed_server", "revived_domain", "opt_out_flip"):
+        again = web.rows() + PLANTED[check](web)
+        again = [row for row in again if not (replaced and "/img/" in row["url"] and "s4." in row["url"])]
+        assert check in {one.check for one in web.examine(again, history)}
+        accept(web.night(planted, history, []))
+        assert check not in {one.check for one in web.examine(again, history)}
+
+
+def test_warnings_enter_the_history_and_findings_do_not(past: Any):
+    web, state = past
+    rows = web.rows() + PLANTED["host_burst"](web)
+    expected = []
+    for level in ("quarantine", "warn"):
+        history = History.decode(state)
+        assert "host_burst" in {one.check for one in web.examine(rows, history, level=level)}
+        expected.append(history.expect("domain", "s8.test", history.night + 1) or 0)
+    assert expected[0] < 2 * ROWS < expected[1]
+
+
+def test_the_state_does_not_depend_on_the_order_of_rows_and_is_bounded(past: Any):
+    web, state = past
+    rows = web.rows()
+    tables = []
+    for some in (rows, rows[::-1]):
+        history = History.decode(state)
+        web.examine(some, history)
+        tables.append(history.encode(65_536))
+    assert tables[0].equals(tables[1])
+    small = History.decode(tables[0]).encode(10)
+    assert small["kind"].to_pylist().count("word") == 10
+    assert History.decode(small).encode(10).equals(small)
+
+
+def test_a_tail_holds_its_false_alarm_rate():
+    """Of Pareto ratios, as many exceed a level of 1 in 20,000 as it says; of unknown scores, none is improbable."""
+    random, history = np.random.default_rng(3), History()
+    assert history.probability("x", 40.0) == 1.0
+    history.learn_scores("x", random.exponential(0.5, 20_000))
+    scores = random.exponential(0.5, 400_000)
+    limit = next(score for score in np.arange(0, 40, 0.1) if history.probability("x", score) < 1 / 20_000)
+    assert 1 <= (scores > limit).sum() <= 30
+    assert history.probability("x", 1.0) == pytest.approx(np.exp(-2), rel=0.1)
+
+
+def test_a_surprise_bounds_the_binomial_tail():
+    for number, total, share in ((3, 5, 0.01), (20, 400, 0.02), (7, 7, 0.5), (1, 50, 0.2)):
+        assert np.exp(-_surprise(number, total, share)) >= binom.sf(number - 1, total, share) - 1e-12

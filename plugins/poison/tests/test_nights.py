@@ -1,0 +1,96 @@
+"""Nights of a growing dataset with a planted fault: its pairs are held, listed, and released into the next version."""
+
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import ConfigError, ContractError
+from dataops.schema import uid
+from dataops.snapshot import read_parts, read_table
+from dataops.store import FolderStore, open_store
+from flows.records import read_record
+from plugins.poison.config import POISON, STATE, PoisonFacts
+from plugins.poison.history import History
+from plugins.poison.quarantine import list_findings, list_pairs, load_releases, release_pairs
+from tasks.checks.check import check_dataset
+from tasks.engine.context import Context
+from tasks.growth.versions import find_newest, find_packs
+from tests.growing import ANSWERS, HOST, configured, encoded, list_uids, put_night, run
+from tests.inline_executor import InlineExecutor
+from tests.servers.hostile_web import Handler, served
+
+pytestmark = pytest.mark.timeout(300)  # of a busy machine
+SOLD = "sold.test"
+
+
+def night(number: int, sold: int) -> list[tuple[str, str]]:
+    """Return four drawings of HOST and some of SOLD, which no other night has."""
+    names = [*range(100 * number, 100 * number + 4), *range(100 * number + 50, 100 * number + 50 + sold)]
+    hosts = [HOST] * 4 + [SOLD] * sold
+    return [
+        (f"http://{host}/{n}.png", f"A drawing called {n} of a night") for host, n in zip(hosts, names, strict=True)
+    ]
+
+
+def test_a_domain_that_opted_out_is_held_when_it_flips_and_released(tmp_path: Path):
+    opted = {"X-Robots-Tag": "noai"}
+
+    def sell(handler: Handler) -> None:
+        handler.respond((200, {"Content-Type": "image/png", **opted}, encoded(handler.path)))
+
+    with served({**ANSWERS, SOLD: {**ANSWERS[HOST], "*": sell}}) as web:
+        store = FolderStore(tmp_path / "store")
+        context = Context(store=store, home=tmp_path, workers=1, pool=InlineExecutor())
+
+        def run_night(number: int, rows: list[tuple[str, str]]):
+            put_night(tmp_path, number, rows)
+            config = configured(web, tmp_path, curate={"poison": {"levels": {"opt_out_flip": "block"}}})
+            version, manifests = run(config, tmp_path)
+            assert version is not None
+            record = read_record(store, f"runs/{version.run_id}.json")
+            record.config = config.with_recorded_base().as_dict()
+            record.save(store)
+            return version, manifests, config
+
+        for number in (1, 2, 3):
+            version, manifests, _ = run_night(number, night(number, 2))
+            assert not PoisonFacts.of(manifests["curate"]).findings
+            assert manifests["download"].counts.dropped == {"opt_out": 2}
+        opted.clear()
+        rows = night(4, 3)
+        version, manifests, config = run_night(4, rows)
+        held = {uid(*row) for row in rows if SOLD in row[0]}
+        curate = manifests["curate"]
+        dropped = read_parts(store, curate, "dropped-", ["uid", "drop_reason", "drop_stage"]).to_pylist()
+        assert {row["uid"] for row in dropped} == held
+        assert {(row["drop_reason"], row["drop_stage"]) for row in dropped} == {("quarantined", "curate")}
+        assert curate.counts.kept == 4
+        report = check_dataset(config.checks, manifests)
+        assert [one.check for one in report.failed if one.blocks] == ["max_poison"]
+
+        [found] = list_findings(store, version)
+        assert (found.name, found.check, found.subject, {*found.uids}) == ("4.1", "opt_out_flip", SOLD, held)
+        assert {row["url"] for row in list_pairs(store, found)} == {url for url, _ in rows if SOLD in url}
+
+        web.log.clear()
+        one = sorted(held)[0]
+        with pytest.raises(ConfigError, match=r"no finding 9\.9"):
+            release_pairs(context, version, ["9.9"], [], "asked the owner")
+        with pytest.raises(ConfigError, match="no pair"):
+            release_pairs(context, version, ["4.1"], ["f" * 32], "asked the owner")
+        before = list_uids(store, find_packs(store, version))
+        [first] = release_pairs(context, version, ["4.1"], [one], "asked the owner")
+        assert (first.number, first.new) == (5, 1)
+        [second] = release_pairs(context, version, ["4.1"], [], "asked the owner")
+        assert list_uids(store, find_packs(store, second)) == before | held
+        with pytest.raises(ContractError, match="nothing is released"):
+            release_pairs(context, version, ["4.1"], [], "again")
+        assert not web.log  # nothing is requested
+        assert [one.version for one in load_releases(store, version.line)] == [first.name, second.name]
+        version, manifests, _ = run_night(5, night(5, 3))
+        assert (version.base, version.number) == (6, 7)
+        assert not manifests["curate"].counts.dropped
+        assert version.pairs == second.pairs + 7
+        [state] = find_newest(open_store(store.uri), version.line).tables_of(POISON.table)
+        assert History.decode(read_table(store, state.name)).night == 5
+        assert manifests["curate"].named(STATE)
