@@ -5,10 +5,10 @@
 The year (benchmarks/cases/poison_year.py) has 365 nights of about 1,200 pairs of 1,200 domains, and 40 faults of 10
 classes. Each night goes through the check code of `[curate.poison]` at its defaults, as a Parquet table of the
 columns of curate; the state is encoded and decoded every tenth night. A fault is caught if at least 80% of the pairs
-that it brings on its night are in quarantine then. A finding whose pairs are for the most part of no fault is a false
-alarm; one that comes again within a week of the same subject counts once. Its pairs are released, as an operator
-would do. Bounds: 36 faults caught, 3 false alarms, and no success of a backdoor that the checks should stop
-(benchmarks/cases/poison_backdoor.py).
+that it brings on its night are in quarantine then. A finding that has neither mostly pairs of a fault nor most pairs
+of one is a false alarm; one that comes again within a week of the same subject counts once. Its pairs are released,
+as an operator would do. Bounds: 36 faults caught and 3 false alarms. Then a backdoor is trained with and without the
+checks (poison_backdoor.py).
 """
 
 import io

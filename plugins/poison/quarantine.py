@@ -1,7 +1,7 @@
 """The findings of a dataset's nights, the pairs that they hold, and the version that lets some of them in."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +16,12 @@ from dataops.snapshot import Counts, Manifest, load_manifest, read_parts, read_t
 from dataops.store import Store
 from flows.config import RunConfig, validate_values
 from flows.next_version import add_run
-from flows.records import find_version_of, read_record
+from flows.records import find_named_version, load_run, read_record
 from plugins.poison.config import FINDINGS, POISON
 from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
-from tasks.growth.versions import FOLDER, Version, find_newest, list_history
+from tasks.growth.versions import FOLDER, Version, find_newest, find_version, load_version
 from tasks.pack.stage import PACK
 
 _SHOWN = ["uid", "url", "caption"]
@@ -69,9 +69,13 @@ class Release(Stored):
 
 def open_version(name: str, home: Path, store: str | None) -> tuple[Version, Store]:
     """Return the version that a run has made or that has this name. Raises: ConfigError."""
-    if (found := find_version_of(name, home, store)) is None:
-        raise ConfigError(f"{name} is no version of a dataset that grows, nor a run that made one; see `pairmill runs`")
-    return found
+    if (found := find_named_version(name, home, store)) is not None:
+        return found
+    if "/" not in name:
+        record, opened = load_run(name, home, store)
+        if record.version is not None:
+            return find_version(opened, record.version), opened
+    raise ConfigError(f"{name} is no version of a dataset that grows, nor a run that made one; see `pairmill runs`")
 
 
 def load_releases(store: Store, line: str) -> list[Release]:
@@ -90,7 +94,7 @@ def list_findings(store: Store, version: Version, names: Sequence[str] = ()) -> 
     """
     found: list[Held] = []
     seen = set[str]()
-    for night in sorted(list_history(store, version), key=lambda one: one.number):
+    for night in sorted(_list_history(store, version), key=lambda one: one.number):
         if not night.run_id or night.run_id in seen or store.size(f"runs/{night.run_id}.json") is None:
             continue  # a release, or datasets that were packed again
         seen.add(night.run_id)
@@ -103,6 +107,13 @@ def list_findings(store: Store, version: Version, names: Sequence[str] = ()) -> 
             f"no finding {', '.join(sorted(missing))} in {version.name}; `pairmill quarantine` lists them"
         )
     return [one for one in found if not names or one.name in names]
+
+
+def _list_history(store: Store, version: Version) -> Iterator[Version]:
+    """Yield a version and those that it adds to, newest first."""
+    while version.number:
+        yield version
+        version = load_version(store, version.line, version.number - 1 if version.base is None else version.base)
 
 
 def _read(store: Store, curate: Manifest, night: Version) -> list[Held]:
