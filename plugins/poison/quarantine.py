@@ -1,7 +1,7 @@
 """The findings of a dataset's nights, the pairs that they hold, and the version that lets some of them in."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from plugins.poison.config import FINDINGS, POISON
 from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
-from tasks.growth.versions import FOLDER, Version, find_newest, find_version, load_version
+from tasks.growth.versions import FOLDER, Version, find_newest, find_version, list_history
 from tasks.pack.stage import PACK
 
 _SHOWN = ["uid", "url", "caption"]
@@ -94,7 +94,7 @@ def list_findings(store: Store, version: Version, names: Sequence[str] = ()) -> 
     """
     found: list[Held] = []
     seen = set[str]()
-    for night in sorted(_list_history(store, version), key=lambda one: one.number):
+    for night in sorted(list_history(store, version), key=lambda one: one.number):
         if not night.run_id or night.run_id in seen or store.size(f"runs/{night.run_id}.json") is None:
             continue  # a release, or datasets that were packed again
         seen.add(night.run_id)
@@ -107,13 +107,6 @@ def list_findings(store: Store, version: Version, names: Sequence[str] = ()) -> 
             f"no finding {', '.join(sorted(missing))} in {version.name}; `pairmill quarantine` lists them"
         )
     return [one for one in found if not names or one.name in names]
-
-
-def _list_history(store: Store, version: Version) -> Iterator[Version]:
-    """Yield a version and those that it adds to, newest first."""
-    while version.number:
-        yield version
-        version = load_version(store, version.line, version.number - 1 if version.base is None else version.base)
 
 
 def _read(store: Store, curate: Manifest, night: Version) -> list[Held]:

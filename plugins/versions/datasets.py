@@ -18,7 +18,7 @@ from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from dataops.trace.sources import key_sources_by_name
 from flows.records import load_manifests, read_record
-from tasks.growth.versions import Version, find_packs, load_version
+from tasks.growth.versions import Version, find_packs, list_history
 
 ABSENT = ("extract", "not_in_source")
 """Reason of a row that no stage dropped, because the source does not have it."""
@@ -195,10 +195,3 @@ def _flatten(config: Mapping[str, object], prefix: str) -> dict[str, Any]:
     for name, value in config.items():
         flat |= _flatten(value, f"{prefix}.{name}") if isinstance(value, Mapping) else {f"{prefix}.{name}": value}
     return flat
-
-
-def list_history(store: Store, version: Version) -> Iterator[Version]:
-    """Yield a version and those that it adds to, newest first."""
-    while version.number:
-        yield version
-        version = load_version(store, version.line, version.number - 1 if version.base is None else version.base)

@@ -159,6 +159,13 @@ def find_version(store: Store, name: str) -> Version:
     return load_version(store, line, int(number))
 
 
+def list_history(store: Store, version: Version) -> Iterator[Version]:
+    """Yield a version and those that it adds to, newest first."""
+    while version.number:
+        yield version
+        version = load_version(store, version.line, version.number - 1 if version.base is None else version.base)
+
+
 def has_version(store: Store, name: str) -> bool:
     """Return whether a store has a version of this name."""
     line, _, number = name.rpartition("/")
