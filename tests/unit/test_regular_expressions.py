@@ -69,7 +69,7 @@ def _find_in_module(path: Path, source: str, tree: ast.Module) -> Iterator[Expre
             continue
         text = _evaluate(node.args[0], strings)
         flags = next((a for a in [*node.args[1:], *(k.value for k in node.keywords if k.arg == "flags")]
-                      if "re." in ast.unparse(a)), None)  # fmt: skip
+                      if isinstance(a, (ast.Attribute, ast.BinOp)) and "re." in ast.unparse(a)), None)  # fmt: skip
         if text is None:
             continue
         pattern = re.compile(text, eval(ast.unparse(flags), {"re": re}) if flags else 0)
