@@ -1,9 +1,28 @@
-"""The section of a model's card about what it has forgotten."""
+"""What a training has forgotten: the facts of its snapshot, and the section of its model's card."""
 
+from dataops.facts import Facts
 from dataops.formatting import format_quantity
 from dataops.snapshot import Manifest
-from plugins.forget.replay import ForgetFacts
 from tasks.reports.page import Section
+
+
+class ForgetFacts(Facts):
+    """Facts of a training with `[train.forget]`."""
+
+    stage = "train"
+    table = "forget"
+    base: str | None = None
+    """Key of the training that it replays."""
+    removed: int = 0
+    """Places that are empty."""
+    step: int = 0
+    """Step of the checkpoint from which it was replayed."""
+    steps: int = 0
+    """Steps of the whole training."""
+    forgotten: tuple[str, ...] = ()
+    """Requests whose pairs the base was trained on, and this model is as if they had never been there."""
+    environments: tuple[dict[str, str], ...] = ()
+    """Processor and torch of each start."""
 
 
 def describe_forgotten(train: Manifest) -> list[Section]:

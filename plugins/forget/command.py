@@ -15,7 +15,8 @@ from dataops.trace.requests import FOLDER, list_requests
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, print_json, text
 from infra.local import services
-from plugins.forget.replay import Base, ForgetFacts, Plan, hash_uids, load_base, plan_replay, read_places
+from plugins.forget.card import ForgetFacts
+from plugins.forget.replay import Base, Plan, hash_uids, load_base, plan_replay, read_places
 
 WEIGHTS = ("model.safetensors", "metrics.jsonl")
 """Parts of a training that a proof compares: the weights, and the loss of each step."""

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from dataops.errors import ConfigError, CorruptPart
-from dataops.facts import Facts
 from dataops.snapshot import Manifest, fetch_table, load_manifest
 from dataops.store import Store
 from dataops.trace.requests import load_report, report_name, select_requests
+from plugins.forget.card import ForgetFacts
 from plugins.forget.places import FILE, Places, find_first_visits, list_shards, make_plan
 from tasks.train.stage import TRAIN, external_inputs
 from training.checkpoint_files import step_of
@@ -24,25 +24,6 @@ from training.step_hooks import StepHook, used_step_hooks
 PLAN, ENVIRONMENT, REPLAY = "forget-plan.json", "forget-environment.json", "replay"
 FROM_START = "--from-start"
 _CHECKPOINT = "checkpoints-step-"
-
-
-class ForgetFacts(Facts):
-    """Facts of a training with `[train.forget]`."""
-
-    stage = "train"
-    table = "forget"
-    base: str | None = None
-    """Key of the training that it replays."""
-    removed: int = 0
-    """Places that are empty."""
-    step: int = 0
-    """Step of the checkpoint from which it was replayed."""
-    steps: int = 0
-    """Steps of the whole training."""
-    forgotten: tuple[str, ...] = ()
-    """Requests whose pairs the base was trained on, and this model is as if they had never been there."""
-    environments: tuple[dict[str, str], ...] = ()
-    """Processor and torch of each start."""
 
 
 @dataclass(frozen=True)

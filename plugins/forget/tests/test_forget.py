@@ -21,11 +21,11 @@ from dataops.store import FolderStore
 from dataops.trace.requests import STAGE, make_request, record_request, report_name
 from dataops.trace.targets import Target
 from flows.records import RunRecord, StageRun, remember_store
-from plugins.forget.card import describe_forgotten
+from plugins.forget.card import ForgetFacts, describe_forgotten
 from plugins.forget.checkpoint import check_environments
 from plugins.forget.command import command
 from plugins.forget.places import Places, find_first_visits, make_plan
-from plugins.forget.replay import Base, ForgetFacts, find_reason, load_base, plan_replay, read_places
+from plugins.forget.replay import Base, find_reason, load_base, plan_replay, read_places
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.train.stage import TRAIN
