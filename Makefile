@@ -37,7 +37,7 @@ lint: .venv/installed-dev
 
 # Known vulnerabilities of the installed packages; skipped with a warning if no vulnerability service can be reached.
 audit: .venv/installed-dev
-	$(BIN)/python -m infra.audit
+	$(BIN)/python -m tests.audit
 
 unit: .venv/installed-dev
 	$(PYTEST) tests/unit tests/whole $(wildcard plugins/*/tests/unit plugins/*/tests/test_*.py benchmarks/*/tests)

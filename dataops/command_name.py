@@ -26,16 +26,6 @@ def command_name() -> str:
     return _typed
 
 
-def command_name_elsewhere(typed: str | None = None) -> str:
-    """Return what runs the command from any other folder: a program that was typed as a relative path becomes absolute.
-
-    Args:
-        typed: by default the command of this process.
-    """
-    program, *rest = shlex.split(typed or _typed)
-    return shlex.join([str(Path(program).absolute()) if "/" in program else program, *rest])
-
-
 def name_command(text: str) -> str:
     """Return a message with the typed command in each `pairmill COMMAND` in it."""
     return text if _typed == NAME else _named().sub(lambda found: f"{found['before']}{_typed} ", text)

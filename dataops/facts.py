@@ -8,7 +8,7 @@ The type of a field states where a file quotes a pair: `Quoted` is text that som
 or the message of an error. A takedown overwrites only such text (plugins/erasure/quotes.py).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -348,17 +348,6 @@ class RegisterFacts(RegisteredPages):
     tracking_uri: str = ""
     links: dict[str, str] = {}
     """URLs of pages in MLflow, by name."""
-
-
-CORE_FACTS: Sequence[type[Facts]] = (
-    *(ExtractFacts, FilterFacts, DownloadFacts, CurateFacts, PackFacts, TrainFacts, EvaluateFacts, RegisterFacts),
-)
-
-
-def list_facts(stage: str) -> Iterator[type[Facts]]:
-    """Yield the models of the facts of a stage: its own, and those of installed steps and hooks."""
-    objects = [*plugins.load("steps").values(), *plugins.load("fetch_hooks").values()]
-    yield from (one for one in (*CORE_FACTS, *(made.facts for made in objects)) if one.stage == stage)
 
 
 # The funnel: how many rows came into each stage, how many were kept, and why the others left --------------------------

@@ -181,11 +181,6 @@ def find_meanings() -> dict[str, str]:
     return MEANINGS | {column.name: column.meaning for column in find_added_columns().values()}
 
 
-def find_personal_columns() -> frozenset[str]:
-    """Return the names of the columns that a takedown erases, also of those that the steps of curate add."""
-    return PERSONAL | {column.name for column in find_added_columns().values() if column.is_personal}
-
-
 def dropped_schema(schema: pa.Schema) -> pa.Schema:
     """Return the schema of the `dropped-*` parts of a stage whose kept parts have `schema`."""
     return pa.schema([*schema, *DROP])

@@ -12,7 +12,7 @@ from dataops.snapshot import Counts, Draft, Manifest, read_table
 from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import start_hooks
-from tasks.download.rounds import ShardCut, ShardTask, cut_parts
+from tasks.download.rounds import RowSpan, ShardCut, ShardTask, cut_objects
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, Work, plan
@@ -78,3 +78,8 @@ def fetched(
     )
     reasons = {row["url"]: None for row in kept} | {row["url"]: row["drop_reason"] for row in dropped}
     return reasons, {row["url"]: row for row in evidence}
+
+
+def cut_parts(manifest: Manifest, size: int, prefix: str = "part-") -> list[tuple[RowSpan, ...]]:
+    """Cut the parts `<prefix>*.parquet` into shards of `size` rows; the last one may be smaller."""
+    return cut_objects([(manifest.path(p.name), p.rows) for p in manifest.named(prefix, ".parquet")], size)

@@ -7,24 +7,12 @@ not held: whoever opened one can read it after its deletion.
 import fcntl
 import os
 import shutil
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dataops.home import private_folder
 
-GROUPS = (
-    "browse/features",
-    "browse/indexes",
-    "browse/models",
-    "features",
-    "features/towers",
-    "models",
-    "overlap",
-    "pages",
-)
-"""Folders of the home whose entries, a file or a folder each, can be rebuilt."""
 SESSIONS = "browse/sessions"
 """Folder of the home with a folder of each process of `pairmill browse`, which holds it."""
 _held: dict[Path, int] = {}
@@ -71,13 +59,6 @@ def is_held(path: Path) -> bool:
         return not is_free
 
 
-def find_unused(home: Path, seconds: float, now: float | None = None) -> list[Path]:
-    """Return the files and folders of GROUPS that were not used for so many seconds, and that no process holds."""
-    limit, groups = (time.time() if now is None else now) - seconds, [home / group for group in GROUPS]
-    entries = [path for group in groups if group.is_dir() for path in sorted(group.iterdir()) if path not in groups]
-    return [path for path in entries if last_modified(path) < limit and not is_held(path)]
-
-
 def find_abandoned(home: Path) -> list[Path]:
     """Return the folders of SESSIONS whose processes have ended."""
     return [folder for folder in sorted((home / SESSIONS).glob("*")) if not is_held(folder)]
@@ -92,11 +73,6 @@ def delete_unheld(path: Path) -> bool:
             with suppress(OSError):
                 path.unlink()
         return is_free
-
-
-def last_modified(path: Path) -> float:
-    """Return the newest modification time of a file, or of a folder and all that is in it."""
-    return max(_times([path, *path.rglob("*")]), default=0.0)
 
 
 @contextmanager
@@ -125,11 +101,3 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except OSError:
         return False
-
-
-def _times(paths: Sequence[Path]) -> list[float]:
-    times = []
-    for path in paths:
-        with suppress(FileNotFoundError):  # deleted meanwhile
-            times.append(path.lstat().st_mtime)
-    return times

@@ -1,8 +1,9 @@
 """Write docs/reference/drop-reasons.md from the drop reasons of all stages."""
 
+from dataops.reasons import Reason
 from docs.tools.markdown import format_table
 from tasks.filter.added_steps import describe_reasons
-from tasks.reports.drop_reasons import DAMAGES, DROP_REASONS, STATUSES
+from tasks.reports.drop_reasons import DROP_REASONS
 
 _INTRO = """# Drop reasons
 
@@ -34,3 +35,36 @@ def render() -> str:
         + format_table(("damage", "meaning"), [(f"`{name}`", meaning) for name, meaning in DAMAGES.items()])
     )
     return "\n".join([_INTRO, *sections, statuses, damages])
+
+
+STATUSES = {
+    "success": "The image is in the shard.",
+    "failed_to_download": "No bytes of an image arrived.",
+    "failed_to_resize": "The bytes arrived, but are no image that can be decoded and resized.",
+}
+"""Values of the column `status`."""
+
+
+DAMAGES = {
+    "bad_record": "The record's header or its compressed data cannot be read.",
+    "bad_length": "The record is longer or shorter than it declares.",
+    Reason.TRUNCATED: "The file ends within the record.",
+    Reason.TOO_LARGE: "The record is larger than the limit.",
+    "page_too_large": "The page is larger than `source.max_page_bytes`.",
+    Reason.TOO_COMPLEX: "The page needs too much time or memory to parse.",
+    "too_many_images": "The page has more images than the limit; the first ones were read.",
+    "bad_http": "The record holds no valid HTTP response.",
+    "bad_encoding": "The body does not match its Content-Encoding.",
+    "bad_page_url": "The URL of the page cannot be parsed.",
+    "bad_json": "The record or the row is not valid JSON.",
+    "odd_json": "A WAT record is not quite valid JSON; what could be read was used.",
+    "bad_quotes": "A row of a CSV file has misplaced quotation marks.",
+    "field_too_long": "A field of a row is longer than the limit.",
+    "line_too_long": "A line is longer than the limit.",
+    "wrong_fields": "A row has more or fewer fields than the header.",
+    "not_utf8": "A URL or a caption is not valid UTF-8.",
+    "not_an_object": "A line of JSON is not an object.",
+    "url_not_text": "The URL is not text.",
+    "caption_not_text": "The caption is not text.",
+}
+"""Reasons for which `extract` counts a record or a row of a source as damaged."""

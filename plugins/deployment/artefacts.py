@@ -103,7 +103,9 @@ class Artefacts(RunListener):
         report = self.run.record.checks
         if report is not None and report is not self._checks and report.results:
             title = f"Checks of pack/{report.dataset}: {report.verdict}"
-            self._send(lambda: create_table_artifact(report.markdown_rows(), key="checks", description=title))
+            # Only the figure can have text from the web.
+            rows = [row | {"figure": escape_markdown(row["figure"])} for row in report.rows()]
+            self._send(lambda: create_table_artifact(rows, key="checks", description=title))
         self._checks = report
 
     def _update_card(self) -> None:

@@ -14,20 +14,22 @@ manifest names, which the next call deletes (plugins/erasure/leftovers.py).
 
 import logging
 import re
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from dataops.errors import PairmillError
-from dataops.schema import find_personal_columns
+from dataops.errors import PairmillError, StorageError
+from dataops.schema import PERSONAL, find_added_columns
 from dataops.snapshot import MANIFEST, Draft, Manifest, Part, read_table
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from plugins.erasure.traces import is_in, read_readable
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
-from tasks.extract.source_index import SOURCE_INDEX, replace_indexed_parts
+from tasks.extract.source_index import SOURCE_INDEX, IndexEntry
 from tasks.lineage.graph import KEPT, Lineage
 
 logger = logging.getLogger(__name__)
@@ -102,7 +104,7 @@ def _erase_in(context: Context, manifest: Manifest, parts: list[Part], uids: set
         draft.store.put(draft.path(MANIFEST), after.encode())
         if manifest.stage == "extract":
             for name in draft.store.names(SOURCE_INDEX):
-                replace_indexed_parts(draft.store, name, manifest.key, replaced)
+                _replace_indexed_parts(draft.store, name, manifest.key, replaced)
         draft.store.delete([draft.path(name) for name in replaced])
     return rows
 
@@ -130,3 +132,24 @@ def _next_name(name: str, taken: set[str]) -> str:
         new = f"{stem[: found.start()]}-r{number}{stem[found.end() :]}" if found else f"{stem}-r{number}"
         if f"{new}.parquet" not in taken:
             return f"{new}.parquet"
+
+
+def find_personal_columns() -> frozenset[str]:
+    """Return the names of the columns that a takedown erases, also of those that the steps of curate add."""
+    return PERSONAL | {column.name for column in find_added_columns().values() if column.is_personal}
+
+
+def _replace_indexed_parts(store: Store, entry: str, key: str, parts: Mapping[str, Part]) -> None:
+    """Name the parts that replace others of a snapshot, in an entry that names the snapshot.
+
+    Args:
+        parts: new part by the name of the old one.
+    """
+    try:
+        found = IndexEntry.model_validate_json(store.read(entry))
+    except (ValidationError, StorageError):
+        return
+    now = [parts.get(part.name, part) for part in found.record.parts]
+    if found.key == key and now != found.record.parts:
+        record = found.record.model_copy(update={"parts": now})
+        store.put(entry, found.model_copy(update={"record": record}).model_dump_json().encode())

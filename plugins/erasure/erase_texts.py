@@ -23,12 +23,12 @@ from dataops.stages import PAIR_STAGES
 from dataops.store import Entry, Store, open_store
 from dataops.trace.requests import FOLDER
 from plugins.erasure.places import MARKUP, TEXTS, is_text
-from plugins.erasure.scan import WHOLE_BYTES, Scanner, is_weights
+from plugins.erasure.scan import WHOLE_BYTES, Finds, Scanner, is_weights
 from plugins.erasure.traces import parse_traces
 from tasks.engine.context import Context
 from tasks.engine.map_parts import shared_workers
 from tasks.lineage.graph import Lineage
-from tasks.takedown.holders import Finds, Found, Searched
+from tasks.takedown.holders import Found, Searched
 
 logger = logging.getLogger(__name__)
 

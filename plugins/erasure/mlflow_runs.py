@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from dataops.errors import PairmillError
 from dataops.redaction import remove_credentials
-from plugins.erasure.scan import WHOLE_BYTES, Scanner, is_weights
-from tasks.takedown.holders import Finds, Found, Searched
+from plugins.erasure.scan import WHOLE_BYTES, Finds, Scanner, is_weights
+from tasks.takedown.holders import Found, Searched
 from tasks.tracking import client as tracking
 
 if TYPE_CHECKING:

@@ -12,8 +12,10 @@ searched for and overwritten only where a schema says that a file quotes pairs:
 No other file is ever overwritten. It is searched for URLs and long captions, and for short ones beside a URL or an image.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -24,7 +26,6 @@ from dataops.facts import ExtractedFile, FilteredParts, FilterFacts
 from dataops.snapshot import Manifest
 from flows.records import RunRecord
 from plugins.erasure.quotes import replace_fact_quotes, replace_quotes
-from tasks.takedown.holders import RecordKind
 
 _MARKUP = re.compile(
     rb"<!--(?:.*?-->|.*)|<(style|script)\b(?:.*?</\1>|.*)|<[!/?]?[A-Za-z][^<>]*>", re.DOTALL
@@ -33,6 +34,27 @@ _ATTRIBUTE = re.compile(rb"""\s(?:title|alt|href|src|data-[\w-]+)\s*=\s*(?:"([^"
 _FRONT_MATTER = re.compile(rb"---\r?\n.*?\n---\r?\n", re.DOTALL)
 MARKUP, TEXTS = (".html", ".svg"), (".md", ".log")
 """Suffixes of files that are for people only."""
+
+
+@dataclass(frozen=True)
+class RecordKind:
+    """A kind of JSON object."""
+
+    name: re.Pattern[str]
+    """Matches the end of its path, from the beginning of a name."""
+    replace: Callable[[Any, Callable[[str], str]], Any] = lambda value, replace: value
+    """Returns the record with each text that may quote a pair replaced: those that its schema marks (dataops/facts.py)."""
+    encode: Callable[[Any], bytes] = lambda value: json.dumps(value).encode()
+    """Returns the bytes of a record that was changed. Raises: ValueError if it is not valid."""
+
+    def redact(self, data: bytes, redact: Callable[[str], str]) -> bytes:
+        """Return the record with its texts replaced; the same bytes if none was changed.
+
+        Raises: ValueError if it is not JSON, or not valid after the change.
+        """
+        before = json.loads(data)
+        value = self.replace(before, redact)
+        return data if value == before else self.encode(value)
 
 
 def _encode_manifest(value: dict[str, Any]) -> bytes:

@@ -1,22 +1,44 @@
 """Replaces the texts in facts and records that may quote a pair, by the marks of their types (dataops.facts.Quoted)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from dataops.facts import QUOTES_PAIRS, list_facts
+from dataops import plugins
+from dataops.facts import (
+    QUOTES_PAIRS,
+    CurateFacts,
+    DownloadFacts,
+    EvaluateFacts,
+    ExtractFacts,
+    Facts,
+    FilterFacts,
+    PackFacts,
+    RegisterFacts,
+    TrainFacts,
+)
+
+CORE_FACTS: Sequence[type[Facts]] = (
+    *(ExtractFacts, FilterFacts, DownloadFacts, CurateFacts, PackFacts, TrainFacts, EvaluateFacts, RegisterFacts),
+)
 
 
 def replace_fact_quotes(stage: str, facts: dict[str, object], replace: Callable[[str], str]) -> dict[str, Any]:
     """Return the facts of a manifest of a stage with each text in them that may quote a pair replaced."""
-    for kind in list_facts(stage):
+    for kind in _list_facts(stage):
         if kind.table is None:
             facts = replace_quotes(kind, facts, replace)
         elif kind.table in facts:
             facts = {**facts, kind.table: replace_quotes(kind, facts[kind.table], replace)}
     return facts
+
+
+def _list_facts(stage: str) -> Iterator[type[Facts]]:
+    """Yield the models of the facts of a stage: its own, and those of installed steps and hooks."""
+    objects = [*plugins.load("steps").values(), *plugins.load("fetch_hooks").values()]
+    yield from (one for one in (*CORE_FACTS, *(made.facts for made in objects)) if one.stage == stage)
 
 
 def replace_quotes(schema: object, value: object, replace: Callable[[str], str], *, is_quoted: bool = False) -> Any:

@@ -10,10 +10,12 @@ from dataops.errors import CorruptPart
 from dataops.parquet import open_parquet
 from dataops.schema import MEANINGS, PERSONAL
 from dataops.shards.tar import read_samples
-from plugins.erasure.places import find_kind, is_text
+from plugins.erasure.places import RecordKind, find_kind, is_text
 from plugins.erasure.text_search import TextSearch, is_short, may_be_name
 from plugins.erasure.traces import is_in
-from tasks.takedown.holders import Finds, RecordKind, Traces
+from tasks.takedown.holders import Traces, What
+
+Finds = Counter[What]
 
 WHOLE_BYTES = 64 << 20
 SAMPLES_AT_ONCE = 2000

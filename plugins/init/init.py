@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from dataops.command_name import command_name, command_name_elsewhere
+from dataops.command_name import command_name
 from dataops.errors import ConfigError, PairmillError
 from dataops.escaping import escape_controls
 from dataops.plugins import find
@@ -295,7 +295,8 @@ def init(folder: Path, kind: str | None, data: str | None, contact: str | None, 
         written = _write(folder, texts, asks=asks)
         evaluated = HELD_OUT if survey and survey.held_out else DIGITS
         if not (folder / evaluated).exists():
-            from tasks.evaluate.suite_writer import write_digits, write_shard
+            from plugins.init.digits import write_digits
+            from tasks.evaluate.suite_writer import write_shard
 
             if survey and survey.held_out:
                 write_shard(folder / HELD_OUT, "retrieval", survey.held_out)
@@ -475,3 +476,13 @@ def _matches(folder: Path, pattern: str) -> bool:
     if Path(pattern).expanduser().is_absolute():
         return True
     return any(folder.glob(os.path.normpath(pattern))) if not pattern.startswith("..") else True
+
+
+def command_name_elsewhere(typed: str | None = None) -> str:
+    """Return what runs the command from any other folder: a program that was typed as a relative path becomes absolute.
+
+    Args:
+        typed: by default the command of this process.
+    """
+    program, *rest = shlex.split(typed or command_name())
+    return shlex.join([str(Path(program).absolute()) if "/" in program else program, *rest])

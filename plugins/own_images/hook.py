@@ -12,8 +12,8 @@ from dataops.facts import DownloadFacts
 from dataops.reasons import Reason
 from dataops.schema import DropReason
 from dataops.snapshot import Input
-from dataops.web.urls import split_own_image_url
 from plugins.own_images.reasons import NO_IMAGE, READ_REASONS
+from plugins.own_images.urls import split_own_image_url
 from tasks.download.hooks import FetchHook, ShardHook
 from tasks.web.fetch_error import FetchError
 

@@ -16,8 +16,8 @@ from dataops.errors import ConfigError, PairmillError
 from dataops.schema import DropReason
 from dataops.snapshot import Input
 from dataops.stages import SOURCE
-from dataops.web.urls import own_image_url
 from plugins.own_images.reasons import NO_IMAGE, OUTSIDE_SOURCE, REASONS, REPEATED_NAME, SEVERAL_IMAGES
+from plugins.own_images.urls import own_image_url
 from tasks.engine.context import Context
 from tasks.extract.sources.base import EarlierSource, FilesSource, Source, Survey, Template
 from tasks.extract.sources.pairs_writer import PairsWriter

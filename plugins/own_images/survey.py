@@ -12,9 +12,9 @@ from dataops import plugins
 from dataops.errors import ConfigError
 from dataops.formatting import format_counts, format_quantity
 from dataops.images.decode import Header, ImageRefused, read_header
-from dataops.web.urls import split_own_image_url
 from plugins.own_images.folder import FolderPart, ending, open_folder
 from plugins.own_images.hook import ImageReader
+from plugins.own_images.urls import split_own_image_url
 from tasks.extract.sources.base import Survey
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.web.fetch_error import FetchError

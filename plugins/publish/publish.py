@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from cyclopts import Parameter
 
 from dataops.errors import ConfigError
@@ -30,7 +31,7 @@ from tasks.growth.versions import Version, find_version
 from tasks.models.export import check_card, export_model, fetch_snapshot_model
 from tasks.models.find import REGISTERED, find_model
 from tasks.pack.union import load_union
-from tasks.register.card import NO_LICENSE, split_front_matter, write_front_matter
+from tasks.register.card import NO_LICENSE, write_front_matter
 from tasks.register.documents import describe_files, describe_snapshot, describe_version
 from tasks.tracking import client as tracking
 
@@ -378,3 +379,10 @@ def find_version_of(name: str, home: Path, store_uri: str | None) -> tuple[Versi
     if "/" in name or not ANY_RUN_ID.fullmatch(name) or (run := find_run(name, home, store_uri)) is None:
         return find_named_version(name, home, store_uri)
     return None if run[0].version is None else (find_version(run[1], run[0].version), run[1])
+
+
+def split_front_matter(card: str) -> tuple[dict[str, Any], str]:
+    """Return the fields of a card's front matter, and its text; no fields if it has none."""
+    found = re.match(r"---\n(.*?\n)---\n(.*)", card, re.DOTALL)
+    fields = yaml.safe_load(found[1]) if found else None
+    return (fields, found[2]) if found and isinstance(fields, dict) else ({}, card)

@@ -21,7 +21,7 @@ from dataops.errors import ConfigError
 from dataops.formats import NewerFormat
 from dataops.formatting import format_quantity
 from dataops.snapshot import SnapshotName
-from dataops.storage.cached_files import delete_unheld, find_abandoned, find_unused, last_modified
+from dataops.storage.cached_files import delete_unheld, find_abandoned
 from dataops.store import Entry, Store
 from dataops.trace.requests import Report, list_reports, load_report, select_requests
 from flows.commands.options import Json, StoreUri, Yes
@@ -29,11 +29,11 @@ from flows.commands.output import console, new_table, print_json, print_waits, t
 from flows.records import RunRecord, known_stores, read_record
 from infra.local import services
 from plugins.retention.deletion import Deletion, DeletionPlan, DeletionResult, delete_unneeded, plan_deletions
+from plugins.retention.local_files import find_abandoned_folders, find_unused, last_modified
 from plugins.retention.model_versions import OldModel, delete_old_models, find_old_models, snapshots_of
 from plugins.retention.registered_models import find_needed_snapshots, find_unknown_models
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder
-from tasks.engine.scratch_folders import find_abandoned_folders
 from tasks.growth.versions import list_newest
 from tasks.lineage.inventory import DAY, Inventory
 

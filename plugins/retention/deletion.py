@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dataops.errors import CorruptPart
+from pydantic import ValidationError
+
+from dataops.errors import CorruptPart, StorageError
 from dataops.snapshot import MANIFEST, Draft, SnapshotName
 from dataops.storage.base import PROBES
 from dataops.store import Entry, Store
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder
-from tasks.extract.source_index import read_indexed_key
+from tasks.extract.source_index import IndexEntry
 from tasks.lineage.inventory import DAY, Inventory, delete_snapshot
 
 PACK = "pack"
@@ -47,7 +49,7 @@ class DeletionPlan:
 
     def newly_needed(self, roots: Mapping[SnapshotName, str]) -> dict[SnapshotName, str]:
         """Return the planned-time snapshots that these roots need."""
-        return self.inventory.with_ancestors(roots)
+        return add_ancestors(self.inventory, roots)
 
 
 def plan_deletions(store: Store, roots: Mapping[SnapshotName, str], now: float | None = None) -> DeletionPlan:
@@ -58,8 +60,8 @@ def plan_deletions(store: Store, roots: Mapping[SnapshotName, str], now: float |
     """
     now = time.time() if now is None else now
     inventory = Inventory(store)
-    used = {name: reason for name in inventory.snapshots if (reason := inventory.in_use(name, now))}
-    kept = inventory.with_ancestors({**used, **roots})
+    used = {name: reason for name in inventory.snapshots if (reason := _explain_use(inventory, name, now))}
+    kept = add_ancestors(inventory, {**used, **roots})
     for name, snapshot in inventory.snapshots.items():
         is_unreadable = snapshot.is_complete and inventory.manifest(name) is None
         if is_unreadable and (name in kept or name.stage == "register"):
@@ -81,7 +83,7 @@ def plan_deletions(store: Store, roots: Mapping[SnapshotName, str], now: float |
     memories = [
         entry
         for entry in inventory.memories
-        if SnapshotName("extract", read_indexed_key(store, entry.name)) not in kept
+        if SnapshotName("extract", _read_indexed_key(store, entry.name)) not in kept
     ]
     return DeletionPlan(deletions, kept, work, memories, inventory)
 
@@ -121,7 +123,7 @@ def delete_unneeded(
         if find_holder(store, *name) is None:
             store.delete_tree(f"{name}/_work")
     for entry in plan.memories:
-        key = read_indexed_key(store, entry.name)  # read again: a run may have replaced it after planning
+        key = _read_indexed_key(store, entry.name)  # read again: a run may have replaced it after planning
         if not key or not store.names(f"extract/{key}"):
             store.delete([entry.name])
     probes = [entry.name for entry in store.entries(PROBES) if time.time() - entry.modified >= unfinished_seconds]
@@ -132,4 +134,39 @@ def delete_unneeded(
 
 def _in_use_now(store: Store, name: SnapshotName) -> str | None:
     inventory = Inventory(store, str(name))
-    return inventory.in_use(name, time.time()) if name in inventory.snapshots else None
+    return _explain_use(inventory, name, time.time()) if name in inventory.snapshots else None
+
+
+def add_ancestors(inventory: Inventory, roots: Mapping[SnapshotName, str]) -> dict[SnapshotName, str]:
+    """Return the roots and all their ancestors in the store, each with the reason of its root."""
+    needed: dict[SnapshotName, str] = {}
+    waiting = list(roots.items())
+    while waiting:
+        name, reason = waiting.pop()
+        if name in needed or name not in inventory.snapshots:
+            continue
+        needed[name] = reason
+        manifest = inventory.manifest(name)
+        waiting += [(SnapshotName(i.stage, i.key), reason) for i in manifest.inputs] if manifest else []
+    return needed
+
+
+def _explain_use(inventory: Inventory, name: SnapshotName, now: float) -> str | None:
+    """Return why a snapshot must stay even if nothing needs it: a process makes it, or did within a day."""
+    snapshot = inventory.snapshots[name]
+    if snapshot.is_complete and not snapshot.has_scratch():
+        return None
+    newest_lease = max((e.modified for e in snapshot.objects if "/_work/lease-" in e.name), default=0.0)
+    if (lease := find_holder(inventory.store, *name)) is not None and now - newest_lease < DAY:
+        return f"{lease} makes it"
+    if any(now - entry.modified < DAY for entry in snapshot.scratch()):
+        return "work on it is younger than a day"
+    return None
+
+
+def _read_indexed_key(store: Store, entry: str) -> str:
+    """Return the key of the snapshot that an entry names; '' if the entry cannot be read."""
+    try:
+        return IndexEntry.model_validate_json(store.read(entry)).key
+    except (ValidationError, StorageError):
+        return ""

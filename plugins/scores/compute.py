@@ -16,9 +16,9 @@ import pyarrow as pa
 from dataops.errors import CorruptPart
 from dataops.snapshot import Draft, Part, Record, read_table
 from dataops.store import Store
-from tasks.curate.inspect_images import RawShard
+from tasks.curate.inspect_images import RawShard, inspected_name
 from tasks.curate.score import TO_SCORE, Scorer, ScoringTask, compute_score_ids
-from tasks.curate.stage import images_name
+from tasks.curate.stage import decide_rows
 from tasks.engine.context import Context
 from tasks.engine.exchange import Exchange, Step, number_partitions, run_steps
 
@@ -55,7 +55,7 @@ class ShardImages:
     extension: str
     """Extension of the image members."""
     rows: str
-    """Name of a table tasks.curate.stage.IMAGES in the store."""
+    """Name of a table IMAGES in the store."""
 
 
 def list_images(draft: Draft, shards: Sequence[RawShard], step: str) -> list[ShardImages]:
@@ -231,3 +231,20 @@ def read_scores(store: Store, names: Sequence[str], schema: pa.Schema) -> pl.Dat
         except CorruptPart as error:  # a power failure may leave an object empty
             logger.warning("%s; its scores are computed again", error)
     return cast(pl.DataFrame, pl.from_arrow(pa.concat_tables(tables)))
+
+
+IMAGES = pa.schema([("key", pa.string()), ("caption", pa.string()), ("image_digest", pa.string())])
+"""Table of a raw shard's kept rows; `image_digest` is a hex digest of the image's bytes in the shard."""
+
+
+def put_images(draft: Draft, shard: RawShard, step: str) -> Part:
+    """Write the key, the caption and the digest of the image of the rows that are kept before a step (IMAGES)."""
+    rows = decide_rows(draft, shard, step)
+    digests = read_table(draft.store, draft.path(inspected_name(shard.number)), ["image_digest"])
+    images = pa.table([rows["key"], rows["caption"], digests["image_digest"]], schema=IMAGES)
+    return draft.put_table(images_name(step, shard), images.filter(rows["drop_reason"].is_null()))
+
+
+def images_name(step: str, shard: RawShard) -> str:
+    """Return the name of what put_images writes."""
+    return f"_work/{step}-images-{shard.number}.parquet"

@@ -14,7 +14,7 @@ import polars as pl
 
 from dataops.facts import Facts
 from dataops.snapshot import Draft, Record, fetch_table
-from plugins.scores.compute import Lookup, compute_score, list_images, read_found
+from plugins.scores.compute import Lookup, compute_score, list_images, put_images, read_found
 from plugins.scores.rules import (
     Cut,
     ScoreRule,
@@ -27,7 +27,7 @@ from plugins.scores.rules import (
 from tasks.curate.choose import batch_shards
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import RawShard
-from tasks.curate.stage import put_images, put_result, read_kept
+from tasks.curate.stage import put_result, read_kept
 from tasks.curate.step import StepOutput
 from tasks.engine.exchange import Exchange, Step, put_frame, read_frame, run_steps
 from tasks.engine.stage import Work

@@ -5,7 +5,7 @@ register snapshots name, and the result states that MLflow was not asked.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Trace:
 
     def pairs(self, targets: Sequence[Target]) -> dict[str, Any]:
         """Return the pairs that match the targets, where each ended, and the datasets and models that hold any."""
-        found = [hit for rows in self.lineage.final_rows() for hit in self.search.find(rows, targets)]
+        found = [hit for rows in final_rows(self.lineage) for hit in self.search.find(rows, targets)]
         found.sort(key=lambda hit: (hit.apart, hit.rows.prefix != KEPT, -PAIR_STAGES.index(hit.rows.manifest.stage)))
         return {
             "store": self.lineage.store.uri,
@@ -243,3 +243,13 @@ def _list_sources(above: Sequence[Manifest]) -> list[Input]:
     """Return the source files of all datasets, each once."""
     found = [i for m in above if m.stage == "extract" for i in m.inputs if i.stage == SOURCE]
     return list(dict.fromkeys(found))
+
+
+def final_rows(lineage: Lineage) -> Iterator[Rows]:
+    """Yield the rows at which the path of a pair ends: dropped by a stage, or kept without a next stage."""
+    for manifest in lineage.manifests.values():
+        if manifest.stage in PAIR_STAGES:
+            yield Rows(manifest, DROPPED)
+            following = PAIR_STAGES[PAIR_STAGES.index(manifest.stage) + 1 :][:1]
+            if not following or not lineage.children(manifest, following[0]):
+                yield Rows(manifest, KEPT)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dataops import plugins
-from dataops.escaping import escape_controls, escape_markdown
+from dataops.escaping import escape_controls
 from dataops.facts import PackFacts
 from dataops.formatting import did_you_mean, format_quantity
 from dataops.plugins import extend
@@ -93,10 +93,6 @@ class CheckReport(BaseModel):
         order = {"blocks": 0, "warning": 1, "passed": 2, "not checked": 3}
         results = sorted(self.results, key=lambda one: order[one.outcome])
         return [{"check": one.check, "result": one.outcome, "figure": one.text} for one in results]
-
-    def markdown_rows(self) -> list[dict[str, str]]:
-        """Return the same for a page that may read Markdown. Only the figure can have text from the web."""
-        return [row | {"figure": escape_markdown(row["figure"])} for row in self.rows()]
 
 
 Level = Literal["off", "warn", "block"]

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from dataops.errors import CorruptPart
 from dataops.facts import CurateFacts
 from dataops.schema import CURATED, conform, dropped_schema
-from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, fetch_table, read_table
+from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, fetch_table
 from tasks.curate.choose import choose_rows, read_decisions
 from tasks.curate.config import CurateConfig
 from tasks.curate.evaluation_overlap import digest_evaluation_sets, match_evaluation_sets
@@ -35,9 +35,6 @@ from tasks.engine.exchange import run_steps
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
-
-IMAGES = pa.schema([("key", pa.string()), ("caption", pa.string()), ("image_digest", pa.string())])
-"""Table of a raw shard's kept rows; `image_digest` is a hex digest of the image's bytes in the shard."""
 
 
 def decide_rows(draft: Draft, shard: RawShard, before: str | None = None) -> pa.Table:
@@ -93,19 +90,6 @@ def read_kept(draft: Draft, shard: RawShard, step: str) -> pa.Table:
     """Return the rows of a raw shard that are kept before a step, with the columns of the steps before it."""
     rows = decide_rows(draft, shard, step)
     return rows.filter(rows["drop_reason"].is_null()).drop_columns(["drop_reason"])
-
-
-def put_images(draft: Draft, shard: RawShard, step: str) -> Part:
-    """Write the key, the caption and the digest of the image of the rows that are kept before a step (IMAGES)."""
-    rows = decide_rows(draft, shard, step)
-    digests = read_table(draft.store, draft.path(inspected_name(shard.number)), ["image_digest"])
-    images = pa.table([rows["key"], rows["caption"], digests["image_digest"]], schema=IMAGES)
-    return draft.put_table(images_name(step, shard), images.filter(rows["drop_reason"].is_null()))
-
-
-def images_name(step: str, shard: RawShard) -> str:
-    """Return the name of what put_images writes."""
-    return f"_work/{step}-images-{shard.number}.parquet"
 
 
 def curated_schema(rows: pa.Table, shard: RawShard) -> pa.Schema:

@@ -47,11 +47,6 @@ class RowSpan:
     stop: int
 
 
-def cut_parts(manifest: Manifest, size: int, prefix: str = "part-") -> list[tuple[RowSpan, ...]]:
-    """Cut the parts `<prefix>*.parquet` into shards of `size` rows; the last one may be smaller."""
-    return cut_objects([(manifest.path(p.name), p.rows) for p in manifest.named(prefix, ".parquet")], size)
-
-
 def cut_objects(objects: Iterable[tuple[str, int]], size: int) -> list[tuple[RowSpan, ...]]:
     """Cut Parquet objects (name, number of rows) into shards of `size` rows; the last one may be smaller."""
     shards: list[tuple[RowSpan, ...]] = []

@@ -1,4 +1,4 @@
-"""Write evaluation sets in the webdataset layout of CLIP_benchmark, and the digits that a new project starts with.
+"""Write evaluation sets in the webdataset layout of CLIP_benchmark.
 
     <task>/classnames.txt                           one class a line; a .cls file holds the line's number from 0
     <task>/zeroshot_classification_templates.txt    prompts with the placeholder {c}
@@ -12,13 +12,6 @@ import io
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
-
-DIGIT_TEMPLATES = ('a photo of the number: "{c}".',)
-"""The prompt that CLIP's authors published for MNIST."""
-DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 
 Member = tuple[str, bytes]
 
@@ -34,23 +27,6 @@ def write_classification(
     _write_lines(task / "classnames.txt", names)
     _write_lines(task / "zeroshot_classification_templates.txt", templates)
     write_shard(task, "classification", members)
-
-
-def write_digits(task: Path) -> int:
-    """Write 1,797 scans of 8 x 8 pixels, light ink on black, with values 0..16 scaled to 0..255."""
-    from sklearn.datasets import load_digits  # here: it takes 2 s to load, and other sets need none of it
-
-    scans, labels = load_digits(return_X_y=True)
-    grey = np.rint(np.asarray(scans).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    pngs = [_encode_png(Image.fromarray(scan)) for scan in grey]
-    write_classification(task, DIGIT_NAMES, DIGIT_TEMPLATES, pngs, (int(label) for label in np.asarray(labels)))
-    return len(pngs)
-
-
-def _encode_png(image: Image.Image) -> bytes:
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    return out.getvalue()
 
 
 def _write_lines(file: Path, lines: Sequence[str]) -> None:

@@ -4,8 +4,6 @@ An entry is `extract/by-source/<hash>.json`. The hash covers the stage's version
 a file, and the file's digest and name. So a later crawl costs only its new files.
 """
 
-from collections.abc import Mapping
-
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dataops.digest import canonical_json, text_sha256
@@ -20,7 +18,7 @@ ACCEPTED = frozenset({9})
 SOURCE_INDEX = f"{NAME}/by-source"
 
 
-class _Entry(BaseModel):
+class IndexEntry(BaseModel):
     """The snapshot that holds the parts of a source file, and the record of the task that wrote them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,15 +33,7 @@ def entry_name(row_config: dict[str, object], digest: str, file: str) -> str:
 
 def write_entry(draft: Draft, entry: str, record: Record) -> None:
     """Write the entry of a file whose parts are in the draft."""
-    draft.store.put(entry, _Entry(key=draft.key, record=record).model_dump_json().encode())
-
-
-def read_indexed_key(store: Store, entry: str) -> str:
-    """Return the key of the snapshot that an entry names; '' if the entry cannot be read."""
-    try:
-        return _Entry.model_validate_json(store.read(entry)).key
-    except (ValidationError, StorageError):
-        return ""
+    draft.store.put(entry, IndexEntry(key=draft.key, record=record).model_dump_json().encode())
 
 
 def read_indexed_record(store: Store, entry: str) -> Record | None:
@@ -51,25 +41,9 @@ def read_indexed_record(store: Store, entry: str) -> Record | None:
     if store.size(entry) is None:
         return None
     try:
-        return _Entry.model_validate_json(store.read(entry)).record
+        return IndexEntry.model_validate_json(store.read(entry)).record
     except (ValidationError, StorageError):
         return None
-
-
-def replace_indexed_parts(store: Store, entry: str, key: str, parts: Mapping[str, Part]) -> None:
-    """Name the parts that replace others of a snapshot, in an entry that names the snapshot.
-
-    Args:
-        parts: new part by the name of the old one.
-    """
-    try:
-        found = _Entry.model_validate_json(store.read(entry))
-    except (ValidationError, StorageError):
-        return
-    now = [parts.get(part.name, part) for part in found.record.parts]
-    if found.key == key and now != found.record.parts:
-        record = found.record.model_copy(update={"parts": now})
-        store.put(entry, found.model_copy(update={"record": record}).model_dump_json().encode())
 
 
 def copy_indexed_parts(draft: Draft, entry: str, index: int) -> Record | None:
@@ -82,7 +56,7 @@ def copy_indexed_parts(draft: Draft, entry: str, index: int) -> Record | None:
     if store.size(entry) is None:
         return None
     try:
-        found = _Entry.model_validate_json(store.read(entry))
+        found = IndexEntry.model_validate_json(store.read(entry))
     except ValidationError:  # a power failure can leave an empty file
         return None
     # An entry of this very snapshot is from an earlier, unfinished attempt: its parts may be incomplete.

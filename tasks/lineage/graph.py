@@ -1,12 +1,11 @@
 """The graph of the snapshots of a store, read from their manifests: from the archives to the models."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from dataops.snapshot import Input, Manifest, SnapshotName
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from tasks.lineage.inventory import Inventory
-from tasks.search import Rows
 
 KEPT, DROPPED = "part-", "dropped-"
 
@@ -88,12 +87,3 @@ class Lineage:
                     if child.stage == stage:
                         found[child.key] = child
         return [found[key] for key in sorted(found)]
-
-    def final_rows(self) -> Iterator[Rows]:
-        """Yield the rows at which the path of a pair ends: dropped by a stage, or kept without a next stage."""
-        for manifest in self.manifests.values():
-            if manifest.stage in PAIR_STAGES:
-                yield Rows(manifest, DROPPED)
-                following = PAIR_STAGES[PAIR_STAGES.index(manifest.stage) + 1 :][:1]
-                if not following or not self.children(manifest, following[0]):
-                    yield Rows(manifest, KEPT)

@@ -1,7 +1,7 @@
 """List the snapshots of a store, with their manifests, their ancestors, and whether a process works on them."""
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from dataops.errors import ConfigError, StorageError
@@ -9,7 +9,7 @@ from dataops.snapshot import MANIFEST, Draft, Manifest, SnapshotName
 from dataops.stages import STAGES
 from dataops.store import Entry, Store
 from tasks.engine.context import Context
-from tasks.engine.lease import find_holder, hold_lease
+from tasks.engine.lease import hold_lease
 from tasks.extract.source_index import SOURCE_INDEX
 
 logger = logging.getLogger(__name__)
@@ -108,31 +108,6 @@ class Inventory:
         others = [other for other in self.snapshots if other.stage == name.stage == "pack" and other != name]
         found = [manifest for other in others if (manifest := self.manifest(other)) is not None]
         return {one.path(part) for one in found for part, home in one.homes.items() if home == str(name)}
-
-    def with_ancestors(self, roots: Mapping[SnapshotName, str]) -> dict[SnapshotName, str]:
-        """Return the roots and all their ancestors in the store, each with the reason of its root."""
-        needed: dict[SnapshotName, str] = {}
-        waiting = list(roots.items())
-        while waiting:
-            name, reason = waiting.pop()
-            if name in needed or name not in self.snapshots:
-                continue
-            needed[name] = reason
-            manifest = self.manifest(name)
-            waiting += [(SnapshotName(i.stage, i.key), reason) for i in manifest.inputs] if manifest else []
-        return needed
-
-    def in_use(self, name: SnapshotName, now: float) -> str | None:
-        """Return why a snapshot must stay even if nothing needs it: a process makes it, or did within a day."""
-        snapshot = self.snapshots[name]
-        if snapshot.is_complete and not snapshot.has_scratch():
-            return None
-        newest_lease = max((e.modified for e in snapshot.objects if "/_work/lease-" in e.name), default=0.0)
-        if (lease := find_holder(self.store, *name)) is not None and now - newest_lease < DAY:
-            return f"{lease} makes it"
-        if any(now - entry.modified < DAY for entry in snapshot.scratch()):
-            return "work on it is younger than a day"
-        return None
 
 
 def delete_snapshot(draft: Draft, context: Context, shared: Collection[str] = ()) -> str | None:

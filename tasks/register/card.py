@@ -534,13 +534,6 @@ def _is_chance(row: Mapping[str, Any]) -> bool:
     return row["low"] <= row["chance"]
 
 
-def split_front_matter(card: str) -> tuple[dict[str, Any], str]:
-    """Return the fields of a card's front matter, and its text; no fields if it has none."""
-    found = re.match(r"---\n(.*?\n)---\n(.*)", card, re.DOTALL)
-    fields = yaml.safe_load(found[1]) if found else None
-    return (fields, found[2]) if found and isinstance(fields, dict) else ({}, card)
-
-
 def describe_model(
     name: str,
     manifests: Mapping[str, Manifest],

@@ -5,10 +5,7 @@ home folder, MLflow. It is registered in the group `pairmill.holders`, a cache b
 brings those of text, and carries out the takedown.
 """
 
-import json
-import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,7 +14,6 @@ from dataops.store import Store
 from tasks.engine.context import Context
 
 What = Literal["image", "URL", "caption", "row", "feature"]
-Finds = Counter[What]
 
 
 @dataclass
@@ -75,27 +71,6 @@ class Searched:
     def as_json(self) -> dict[str, Any]:
         """Return the fields of the report."""
         return {"place": self.place, "files": self.files, "bytes": self.bytes, "weights_not_read": self.weights}
-
-
-@dataclass(frozen=True)
-class RecordKind:
-    """A kind of JSON object."""
-
-    name: re.Pattern[str]
-    """Matches the end of its path, from the beginning of a name."""
-    replace: Callable[[Any, Callable[[str], str]], Any] = lambda value, replace: value
-    """Returns the record with each text that may quote a pair replaced: those that its schema marks (dataops/facts.py)."""
-    encode: Callable[[Any], bytes] = lambda value: json.dumps(value).encode()
-    """Returns the bytes of a record that was changed. Raises: ValueError if it is not valid."""
-
-    def redact(self, data: bytes, redact: Callable[[str], str]) -> bytes:
-        """Return the record with its texts replaced; the same bytes if none was changed.
-
-        Raises: ValueError if it is not JSON, or not valid after the change.
-        """
-        before = json.loads(data)
-        value = self.replace(before, redact)
-        return data if value == before else self.encode(value)
 
 
 @dataclass(frozen=True)

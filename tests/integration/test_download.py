@@ -20,11 +20,11 @@ from dataops.snapshot import Counts, Draft, read_parts
 from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig, RetryConfig
 from tasks.download.resizers import KEPT
-from tasks.download.rounds import ShardCut, ShardTask, cut_parts
+from tasks.download.rounds import ShardCut, ShardTask
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make, plan
-from tests.downloads import filtered
+from tests.downloads import cut_parts, filtered
 from tests.inline_executor import InlineExecutor
 from tests.servers.hostile_web import picture
 from tests.servers.image_site import Site, serve_images

@@ -12,10 +12,11 @@ import pytest
 from dataops import plugins, reasons, schema
 from dataops.schema import MEANINGS
 from dataops.stages import STAGES
+from docs.tools.drop_reasons_page import DAMAGES
 from flows.pipeline import PIPELINE
 from tasks.download.outcome import EVIDENCE
 from tasks.filter.added_steps import describe_reasons
-from tasks.reports.drop_reasons import DAMAGES, DROP_REASONS
+from tasks.reports.drop_reasons import DROP_REASONS
 
 ROOT = Path(reasons.__file__).parents[1]
 REASONS = {name for stage in DROP_REASONS.values() for name in stage} | {*describe_reasons()}

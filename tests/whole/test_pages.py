@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dataops.home import CHECKOUT, WRITTEN
-from dataops.storage.cached_files import GROUPS
 from docs.tools import links
 from docs.tools.reference import PAGES, render_page
+from plugins.retention.local_files import GROUPS
 
 
 @pytest.mark.parametrize("name", PAGES)

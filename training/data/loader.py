@@ -268,11 +268,6 @@ class Dataset:
             self._image_hashes[sample] = hashed
         return hashed
 
-    def file_and_caption(self, sample: int) -> tuple[bytes, str]:
-        """Return the image file and the caption of a sample as the shard holds them."""
-        caption = self._caption(self.index.shard_of(sample), sample).decode("utf-8", "replace").strip()
-        return self._image(sample), caption
-
     def load_plain(self, sample: int) -> tuple[np.ndarray, str] | Skipped:
         """Return the square at the centre of an image, or its feature, with its caption; or why there is none."""
         loaded = self.load(sample)

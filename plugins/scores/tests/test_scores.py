@@ -16,9 +16,8 @@ from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from plugins.scores import job as score_job
 from plugins.scores import scorers as score_clip
-from plugins.scores.compute import SIZES, ShardImages, Sizes, compute_score, read_found
+from plugins.scores.compute import IMAGES, SIZES, ShardImages, Sizes, compute_score, read_found
 from plugins.scores.config import ScoresConfig
-from tasks.curate.stage import IMAGES
 from tasks.engine import subprocess_job as jobs
 from tasks.engine.context import Context
 from tests.image_files import photo

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
 
+from plugins.towers.networks.pooling import pool_grid
 from training.backbones import LITE_CHANNELS, find_backbone, round_channels
-from training.model.towers import Network, pool_grid
+from training.model.towers import Network
 from training.model_config import BackboneConfig
 
 STAGES = ((1, 1, 3, 1), (2, 6, 3, 2), (2, 6, 5, 2), (3, 6, 3, 2), (3, 6, 5, 1), (4, 6, 5, 2), (1, 6, 3, 1))

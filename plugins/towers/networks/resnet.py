@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plugins.towers.networks.pooling import pool_grid
 from training.backbones import find_backbone
-from training.model.towers import Network, pool_grid
+from training.model.towers import Network
 from training.model_config import BackboneConfig
 
 

@@ -12,7 +12,6 @@ from dataops import plugins
 from dataops.errors import ConfigError, ServiceError
 from tasks.engine import stage
 from tasks.register import registration
-from tasks.register.card import split_front_matter
 from tasks.register.documents import describe_version, fetch_manifests
 from tasks.tracking import client as tracking
 from tests.kills.seaweed import free_port
@@ -51,7 +50,7 @@ def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
         assert {"config_hash", "git_commit", "code_dirty"} <= tags.keys()
     assert version.tags["gate"] == "passed"
     documents = describe_version(facts["model_uri"])
-    assert split_front_matter(documents["README.md"])[1].startswith("# clip-demo")
+    assert documents["README.md"].partition("\n---\n")[2].startswith("# clip-demo")
     assert documents["LICENSE"].startswith(f"Licences of the model {facts['model_uri']}\n")
     described = fetch_manifests("clip-demo@champion")
     assert (described.name, described.others) == (facts["model_uri"], [])

@@ -12,7 +12,6 @@ from dataops.facts import (
     FilterFacts,
     PackFacts,
     RegisterFacts,
-    list_facts,
 )
 from dataops.snapshot import Manifest
 from tests.manifests import build_manifest
@@ -35,9 +34,8 @@ PACKED = {"samples": 3, "shards": 1, "bytes": 20, "languages": {"en": 2, "": 1},
 
 
 def test_facts_of_a_manifest_survive_json_and_are_written_as_they_were():
-    for stage, facts in (("extract", EXTRACTED), ("filter", FILTERED), ("pack", PACKED)):
-        manifest = Manifest.decode(build_manifest(stage, facts=facts).encode())
-        (model,) = [one for one in list_facts(stage) if one.table is None]
+    for model, facts in ((ExtractFacts, EXTRACTED), (FilterFacts, FILTERED), (PackFacts, PACKED)):
+        manifest = Manifest.decode(build_manifest(model.stage, facts=facts).encode())
         assert json.loads(json.dumps(model.of(manifest).as_json())) == facts
     assert PackFacts.of(build_manifest("pack", facts=PACKED)).scores == {"clip_score": {"4": 3}}
     assert ExtractFacts.of(build_manifest("extract", facts=EXTRACTED)).sources[0].counts.kept == 4

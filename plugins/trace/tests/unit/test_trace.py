@@ -11,7 +11,7 @@ from dataops.snapshot import Draft, Manifest
 from dataops.store import FolderStore
 from dataops.trace.targets import Target, image_targets
 from plugins.trace import command as flow
-from plugins.trace.tracing import Trace
+from plugins.trace.tracing import Trace, final_rows
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.search import Search
 from tasks.tracking.registry import Registry
@@ -168,7 +168,7 @@ def test_trace_prints_the_place_in_the_unit_of_its_source(extractor, place, tmp_
 
 
 def test_final_rows_yields_dropped_rows_of_each_stage_and_kept_rows_of_the_last(stored):
-    final = {(rows.manifest.stage, rows.prefix) for rows in Lineage(stored[0]).final_rows()}
+    final = {(rows.manifest.stage, rows.prefix) for rows in final_rows(Lineage(stored[0]))}
     assert final == {(stage, DROPPED) for stage in ("extract", "filter", "download", "curate", "pack")} | {
         ("pack", KEPT)
     }

@@ -1,4 +1,4 @@
-"""What was not used for long is found and deleted, unless a process holds it; the home has no other folders than named."""
+"""What a process holds is not deleted, until the process ends."""
 
 import fcntl
 import os
@@ -10,14 +10,11 @@ from pathlib import Path
 
 from dataops.home import CHECKOUT
 from dataops.storage.cached_files import (
-    GROUPS,
     SESSIONS,
     delete_unheld,
     find_abandoned,
-    find_unused,
     is_held,
     make_held,
-    mark_used,
 )
 
 DAY = 86_400.0
@@ -31,15 +28,6 @@ def put(home: Path, *names: str, days: float = 40) -> None:
     for path in home.rglob("*"):
         used = time.time() - days * DAY
         os.utime(path, (used, used))
-
-
-def test_entry_of_each_group_is_found_when_it_was_not_used_for_so_long(tmp_path):
-    put(tmp_path, *(f"{group}/{name}/file" for group in GROUPS for name in ("old", "used")), "jobs/old/file")
-    for group in GROUPS:
-        mark_used(tmp_path / group / "used" / "file")
-    assert sorted(find_unused(tmp_path, 30 * DAY)) == sorted(tmp_path / group / "old" for group in GROUPS)
-    assert find_unused(tmp_path, 50 * DAY) == []
-    assert find_unused(tmp_path / "missing", 30 * DAY) == []
 
 
 def test_held_folder_is_neither_found_nor_deleted_until_its_process_ends(tmp_path):
@@ -57,12 +45,12 @@ def test_held_folder_is_neither_found_nor_deleted_until_its_process_ends(tmp_pat
     with holder, holder.stdout:
         assert holder.stdout.readline().split() == ["True", "True", "False"]
         os.utime(folders[0], (0, 0))
-        assert find_unused(tmp_path, 30 * DAY) == [tmp_path / "models" / "b"]
+        assert [is_held(tmp_path / "models" / name) for name in "ab"] == [True, False]
         assert find_abandoned(tmp_path) == [tmp_path / SESSIONS / "b"]
         assert [delete_unheld(folder) for folder in folders] == [False, False]
         holder.kill()
     assert find_abandoned(tmp_path) == [tmp_path / SESSIONS / name for name in "ab"]
-    assert find_unused(tmp_path, 30 * DAY) == [tmp_path / "models" / name for name in "ab"]
+    assert not is_held(folders[0])
     assert [delete_unheld(folder) for folder in folders] == [True, True]
     assert [folder.exists() for folder in folders] == [False, False]
 

@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 from selectolax.lexbor import LexborHTMLParser
 
 from dataops.snapshot import Counts, Input, Manifest
-from tasks.register.card import Card, describe_contamination, describe_model, split_front_matter, write_front_matter
+from tasks.register.card import Card, describe_contamination, describe_model, write_front_matter
 from tests.manifests import build_manifest
 
 HOSTILE = "<script>alert(1)</script> [x](javascript:1) \x1b[31m | `"
@@ -62,6 +62,10 @@ def registered(**values: Any) -> Card:
     return Card("m", manifests(), ROWS, "passed", **known | values)
 
 
+def without_front_matter(card: str) -> str:
+    return card.partition("\n---\n")[2] if card.startswith("---\n") else card
+
+
 def read_page(markdown: str) -> LexborHTMLParser:
     return LexborHTMLParser(MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown))
 
@@ -69,7 +73,7 @@ def read_page(markdown: str) -> LexborHTMLParser:
 def test_lineage_leads_stage_by_stage_down_to_the_sources():
     pytest.importorskip("plugins.pages")
     for text in (registered().markdown(), registered().summary({"runs": "#/x"}, ())):
-        page = read_page(split_front_matter(text)[1])
+        page = read_page(without_front_matter(text))
         links = {node.text(): node.attributes["href"] for node in page.css("td a")}
         assert links.keys() == {*manifests(), "source", "source file", "config", "code"}
         assert [name for name in links if name in manifests()] == list(reversed(manifests()))
@@ -112,7 +116,7 @@ def test_card_shows_the_curve_of_held_out_pairs():
     curve = [{"step": 1000 * n, "holdout_loss": n / 7, "holdout_mean_R_at_1": 0.25} for n in (1, 2)]
     holdout = {"pairs": 4096, "kept_step": 1000, "ended_early": True, "curve": curve}
     found["train"] = build_manifest("train", facts={"holdout": holdout}, config={"model": "m"})
-    page = read_page(split_front_matter(Card("m", found, ROWS, "passed").markdown())[1])
+    page = read_page(without_front_matter(Card("m", found, ROWS, "passed").markdown()))
     rows = [[cell.text() for cell in row.css("td")] for row in page.css("tr")]
     assert [row for row in rows if len(row) == 3 and row[0] in ("1,000", "2,000")] == [
         ["1,000", "0.1429", "25.00%"],

@@ -1,6 +1,6 @@
-"""Checks the installed packages for known vulnerabilities: `python -m infra.audit`, or `make audit`.
+"""Checks the installed packages for known vulnerabilities: `python -m tests.audit`, or `make audit`.
 
-It runs pip-audit. An advisory may be accepted in infra/audit-accepted.toml, with a reason and an end date. If the
+It runs pip-audit. An advisory may be accepted in tests/audit-accepted.toml, with a reason and an end date. If the
 vulnerability service cannot be reached, the audit is skipped with a warning. Exit codes: 0 clean or skipped, 1 findings.
 """
 

@@ -1,3 +1,5 @@
+"""Cached files that nothing uses and scratch folders of dead processes are found."""
+
 import os
 import signal
 import subprocess
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dataops.home import CHECKOUT
-from tasks.engine.scratch_folders import UNLOCKED_SECONDS, find_abandoned_folders
+from dataops.storage.cached_files import hold, mark_used
+from plugins.retention.local_files import GROUPS, UNLOCKED_SECONDS, find_abandoned_folders, find_unused
 
 HOLDER = """
 import sys, time
@@ -25,6 +28,25 @@ with scratch_folder("test") as folder:
 def temporary(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
+
+
+DAY = 86_400.0
+
+
+def test_entry_of_each_group_is_found_when_it_was_not_used_for_so_long_and_no_process_holds_it(temporary):
+    home = temporary / "home"
+    for path in (home / group / name / "file" for group in GROUPS for name in ("old", "used", "held")):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    for group in GROUPS:
+        assert hold(home / group / "held")
+    for path in home.rglob("*"):
+        os.utime(path, (time.time() - 40 * DAY,) * 2)
+    for group in GROUPS:
+        mark_used(home / group / "used" / "file")
+    assert sorted(find_unused(home, 30 * DAY)) == sorted(home / group / "old" for group in GROUPS)
+    assert find_unused(home, 50 * DAY) == []
+    assert find_unused(home / "missing", 30 * DAY) == []
 
 
 def age(folder: Path) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from dataops.command_name import command_name_elsewhere
+from plugins.init.init import command_name_elsewhere
 
 
 @pytest.mark.parametrize("typed", ["pairmill", "bin/pairmill", "bin/python -m flows.cli"])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from infra import audit
+from tests import audit
 
 FOUND = {"id": "GHSA-test-test-test", "aliases": ["CVE-2026-0001"], "fix_versions": ["9999"]}
 REPORT = {"dependencies": [{"name": "idna", "version": "1", "vulns": [FOUND]}, {"name": "torch", "version": "2"}]}
