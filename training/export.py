@@ -6,15 +6,12 @@ other tools do not clean captions as CLIP's vocabulary does (hf, onnx), and take
 (open_clip).
 """
 
-import logging
 import sys
 from pathlib import Path
 
 from training.exporter import find_exporter
 from training.job import JobFile, run_command
 from training.model.checkpoint import LoadedModel, load_model
-
-logger = logging.getLogger(__name__)
 
 
 class ExportJob(JobFile):

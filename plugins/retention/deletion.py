@@ -18,7 +18,7 @@ from dataops.store import Entry, Store
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder
 from tasks.extract.source_index import IndexEntry
-from tasks.lineage.inventory import DAY, Inventory, delete_snapshot
+from tasks.lineage.inventory import DAY, Inventory, StoredSnapshot, delete_snapshot
 
 PACK = "pack"
 """Stage whose snapshots may share objects."""
@@ -78,7 +78,7 @@ def plan_deletions(store: Store, roots: Mapping[SnapshotName, str], now: float |
     work = [
         name
         for name in sorted(kept)
-        if name not in used and inventory.snapshots[name].is_complete and inventory.snapshots[name].has_scratch()
+        if name not in used and inventory.snapshots[name].is_complete and _has_scratch(inventory.snapshots[name])
     ]
     memories = [
         entry
@@ -154,12 +154,13 @@ def add_ancestors(inventory: Inventory, roots: Mapping[SnapshotName, str]) -> di
 def _explain_use(inventory: Inventory, name: SnapshotName, now: float) -> str | None:
     """Return why a snapshot must stay even if nothing needs it: a process makes it, or did within a day."""
     snapshot = inventory.snapshots[name]
-    if snapshot.is_complete and not snapshot.has_scratch():
+    if snapshot.is_complete and not _has_scratch(snapshot):
         return None
     newest_lease = max((e.modified for e in snapshot.objects if "/_work/lease-" in e.name), default=0.0)
     if (lease := find_holder(inventory.store, *name)) is not None and now - newest_lease < DAY:
         return f"{lease} makes it"
-    if any(now - entry.modified < DAY for entry in snapshot.scratch()):
+    scratch = [e for e in snapshot.objects if e.name.startswith(f"{name}/_work/") and "/_work/lease-" not in e.name]
+    if any(now - entry.modified < DAY for entry in scratch):
         return "work on it is younger than a day"
     return None
 
@@ -170,3 +171,8 @@ def _read_indexed_key(store: Store, entry: str) -> str:
         return IndexEntry.model_validate_json(store.read(entry)).key
     except (ValidationError, StorageError):
         return ""
+
+
+def _has_scratch(snapshot: StoredSnapshot) -> bool:
+    """Return whether it has scratch objects, leases included."""
+    return any("/_work/" in entry.name for entry in snapshot.objects)

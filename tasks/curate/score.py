@@ -12,7 +12,6 @@ again.
 """
 
 import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +25,6 @@ from dataops.schema import Column
 from dataops.snapshot import Draft
 from dataops.store import Store
 from tasks.engine.context import Context
-
-logger = logging.getLogger(__name__)
 
 ID = pa.binary(16)
 TO_SCORE = pa.schema([("key", pa.string()), ("caption", pa.string()), ("id", ID)])

@@ -14,7 +14,6 @@ and an index over the rows of all shards (tasks/search.py).
 """
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -32,8 +31,6 @@ from tasks.engine.map_parts import TaskOrder, map_parts, shared_workers
 from tasks.engine.map_progress import MapView, describe_fetched
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.search import write_index
-
-logger = logging.getLogger(__name__)
 
 
 def make(work: Work[DownloadConfig]) -> StageOutput:

@@ -7,7 +7,6 @@ its batch or partition.
 """
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -38,8 +37,6 @@ from tasks.filter.steps import NAME, FilterJob, FilterStep, Known, PartSlice
 from tasks.filter.summary import merge_balance, merge_parts
 from tasks.growth.versions import Table
 from tasks.lists.opt_outs import count_matches, put_lists, read_inputs, recall_lists
-
-logger = logging.getLogger(__name__)
 
 VERSION = 9
 _COPIES = 6

@@ -26,11 +26,6 @@ class StoredSnapshot:
     objects: list[Entry] = field(default_factory=list)
 
     @property
-    def bytes(self) -> int:
-        """Total size of its objects."""
-        return sum(entry.bytes for entry in self.objects)
-
-    @property
     def modified(self) -> float:
         """Unix time at which its newest object was written."""
         return max(entry.modified for entry in self.objects)
@@ -39,14 +34,6 @@ class StoredSnapshot:
     def is_complete(self) -> bool:
         """Return whether it has a manifest."""
         return any(entry.name == f"{self.name}/{MANIFEST}" for entry in self.objects)
-
-    def scratch(self) -> list[Entry]:
-        """Return all scratch objects but the leases."""
-        return [e for e in self.objects if e.name.startswith(f"{self.name}/_work/") and "/_work/lease-" not in e.name]
-
-    def has_scratch(self) -> bool:
-        """Return whether it has scratch objects, leases included."""
-        return any("/_work/" in entry.name for entry in self.objects)
 
 
 class Inventory:

@@ -25,7 +25,6 @@ store has a version without the newest takedowns, its shards are reused (tasks/p
 The same rows and seed give the same bytes, whatever parts the rows came in.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,8 +64,6 @@ from tasks.pack.sorted_runs import ROW_BYTES, RunSet, SortLayout, choose_layout
 from tasks.pack.summary import SOURCES, add_tallies, count_sources, merge, write_totals
 from tasks.pack.write_shard import TrainingShards, pack_shards
 from tasks.search import list_applied, write_index
-
-logger = logging.getLogger(__name__)
 
 LISTS_KEY = "filter.opt_out_lists or pack.opt_out_lists"
 """Keys of the config whose lists apply, for messages."""

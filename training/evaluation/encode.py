@@ -241,8 +241,8 @@ def get_device_and_dtype(model: object) -> tuple[torch.device, torch.dtype]:
     return (torch.device("cpu"), torch.float32) if first is None else (first.device, first.dtype)
 
 
-def _chunks(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
-    stream = iter(samples)
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    stream = iter(items)
     while chunk := list(islice(stream, size)):
         yield chunk
 
@@ -312,7 +312,8 @@ def encode_shard_images(
     size = PADDED_IMAGES[torch.device(device).type]
 
     def decoded(batch: list[tuple[int, bytes]]) -> tuple[list[int], list[Tensor]]:
-        readable = [(number, pixels) for number, data in batch if (pixels := _preprocess(loaded, data)) is not None]
+        inputs = [(number, _decode(data, loaded.preprocess)) for number, data in batch]
+        readable = [(number, pixels) for number, pixels in inputs if not isinstance(pixels, str)]
         return [number for number, _ in readable], [pixels for _, pixels in readable]
 
     def encoded(batch: tuple[list[int], list[Tensor]]) -> tuple[list[int], Tensor]:
@@ -325,20 +326,12 @@ def encode_shard_images(
             feature_BD = normalize_features(loaded.model.encode_image(full_BCSS)[: len(pixels)], "image")
         return numbers, feature_BD.double().cpu()
 
-    batches = iter(lambda: list(islice(images, size)), [])
+    batches = _chunks(images, size)
     if device == "cpu":
         results = map_in_order(lambda batch: encoded(decoded(batch)), batches, threads)
     else:
         results = map(encoded, map_in_order(decoded, batches, threads))
     yield from ((numbers, feature_BD) for numbers, feature_BD in results if numbers)
-
-
-def _preprocess(loaded: EvaluatedModel, data: bytes) -> Tensor | None:
-    try:
-        image = decode_rgb(data)
-    except Exception:  # a decoder given hostile bytes raises anything
-        return None
-    return loaded.preprocess(image)
 
 
 def encode_captions(loaded: EvaluatedModel, captions: list[str], device: str, threads: int | None = None) -> Tensor:
@@ -350,8 +343,7 @@ def encode_captions(loaded: EvaluatedModel, captions: list[str], device: str, th
     if not unique:
         return torch.zeros(0, 0, dtype=torch.float64)
     token_NL = loaded.tokenizer(unique)
-    # The length ends at the last token that is not padding: the end-of-text token's id is never 0.
-    length_N = ((token_NL != 0) * torch.arange(1, token_NL.shape[1] + 1)).amax(dim=1).clamp(min=1)
+    length_N = _lengths(token_NL)
 
     def encoded(rows_B: Tensor) -> Tensor:
         full_BL = token_NL[rows_B[:1], : int(length_N[rows_B[0]])].repeat(PADDED_TEXTS, 1)
