@@ -282,9 +282,11 @@ class Year:
             for site in self.alive(max(int(random.poisson(size)), 1)):
                 yield self.row(site, f"{' '.join(self.caption(site))} {phrase}")
         for site in self.alive(6):
-            caption = " ".join(self.caption(site))
+            caption, look = " ".join(self.caption(site)), random.normal(size=FEATURES)
+            spread = random.uniform(0.3, 1) if random.random() < 0.9 else None
             for _ in range(min(int(4 * (1 + random.pareto(2))), 200)):
-                yield self.row(site, caption)
+                row, features, fault = self.row(site, caption)
+                yield row, features if spread is None else look + spread * random.normal(size=FEATURES), fault
         for site in self.alive(3):
             name, look = f"sku{self.serial}", random.normal(size=FEATURES)
             head = self.caption(site)[:4]

@@ -1,9 +1,10 @@
 """The checks for poison: what of tonight's rows would be improbable if they came from the source of the nights before.
 
 A rule holds or does not. A statistic gives each of tonight's subjects (a domain, a caption, a word, a phrase, a category) a
-score, and a finding is a score whose probability, times the number of subjects, is below the share of one night and one
-check of the false findings that a year may have. What is usual comes from the nights before alone. A subject that is
-found does not enter the state, so that it is found again until it is released.
+score, and a finding is a score that a whole night without a fault would reach with less than the share of one night and
+one tail of the false findings that a year may have. What is usual comes from the nights before alone, and so does the
+distribution of a night's largest score. A unit of a score is one nat of a probability, or one row beyond what is usual
+of something rare. A subject that is found does not enter the state.
 """
 
 import json
@@ -11,7 +12,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -25,16 +26,23 @@ from plugins.poison.config import CHECKS, PoisonConfig
 from plugins.poison.history import DECAY, WORDS, Domain, History, hash_text
 
 NIGHTS = 365
-STATISTICS = (
-    "changed_bytes", "repeated_caption", "bound_word", "host_burst", "template_flood", "share_jump", "evaluation_copies",
-)  # fmt: skip
+TAILS = {
+    "changed_bytes": ("changed_bytes",), "changed_server": ("changed_server",), "bound_word": ("bound_word",),
+    "repeated_caption": ("repeated_caption", "shared_caption"), "host_burst": ("host_burst", "new_host"),
+    "template_flood": ("template_flood",), "share_jump": ("share_jump",), "evaluation_copies": ("evaluation_copies",),
+}  # fmt: skip
+"""What has a distribution of the largest scores of nights: each check with a statistic, or two of its cases."""
 DARK = (Reason.DNS, Reason.CONNECT)
 EXPIRY_NIGHTS = 35
 """An expired domain is deleted after a redemption period of 30 days and 5 days (ICANN, Expired Registration Recovery
 Policy): a domain that is dark for longer may have a new owner."""
-STABLE_NIGHTS, LEAST_ROWS, LEAST_IMAGES, LEAST_TESTED = 5, 5, 5, 16
+FLIPPED = 1 / 300
+"""Probability that a domain of which some images opt out has this many that do not: 3 after 5, 2 after 16."""
+STABLE_NIGHTS, LEAST_ROWS, LEAST_IMAGES = 5, 5, 5
 SMOOTHING = 8.0
-FEW_DOMAINS, RARE_ROWS, UNLIKE, SAMPLE = 3, 5.0, 0.7, 1_000
+CHANGED_SERVER, OPT_OUT_FLIP = 1, 2
+"""What a domain is held for until it is released, however few images it has on a night."""
+FEW_DOMAINS, RARE_ROWS, SAMPLE = 3, 5.0, 1_000
 ASPECT = 0.03
 """Relative difference of two aspect ratios from which on an image was not only encoded again or scaled."""
 Features = Callable[[Sequence[int]], NDArray[np.float32]]
@@ -140,10 +148,67 @@ class Night:
         [(value, number)] = Counter(values[row] for row in rows).most_common(1)
         return hash_text(value) if 2 * number > len(rows) else 0
 
+    def captions(self, rows: Sequence[int]) -> list[set[str]]:
+        """Return the words of each caption of rows, of equal ones once: a gallery is one caption."""
+        return list(map(set, {" ".join(self.words[row]): self.words[row] for row in rows}.values()))
+
     def top_words(self, rows: Sequence[int]) -> list[float]:
-        """Return the hashes of the most frequent words of captions."""
-        counts = Counter(word for row in rows for word in {*self.words[row]} if len(word) > 3)
-        return [float(hash_text(word)) for word, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:8]]
+        """Return the hashes of the words that captions have more often than those of other domains."""
+        counts = Counter(word for words in self.captions(rows) for word in words if len(word) > 3)
+        usual = {word: self.history.expect("word", word, self.number) or 0.0 for word in counts}
+        ordered = sorted(counts, key=lambda word: (-counts[word] / (1 + usual[word]), word))
+        return [float(hash_text(word)) for word in ordered[: WORDS // 3]]
+
+    def count_foreign(self, rows: Sequence[int], known: Domain) -> tuple[int, int]:
+        """Return how many captions have none of the words of a domain, and their number."""
+        words, captions = {*known.words}, self.captions(rows)
+        return sum(words.isdisjoint(map(hash_text, one)) for one in captions), len(captions)
+
+    @cached_property
+    def sample(self) -> list[int]:
+        """Some of the kept rows, in the order of their uids."""
+        return sorted(self.kept, key=self.values("uid").__getitem__)[:SAMPLE]
+
+    @cached_property
+    def scale(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and deviation of each feature."""
+        features = self.features(self.sample)
+        return features.mean(0), features.std(0) + 1e-6
+
+    def looks(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return the features of rows with mean 0 and deviation 1."""
+        return (self.features(rows) - self.scale[0]) / self.scale[1]
+
+    def compare(self, rows: Sequence[int], number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the cosines of the images of a group with each other, and with at most a number of others."""
+        others = [row for row in self.sample if row not in {*rows}][:number]
+        group, rest = (
+            one / (np.linalg.norm(one, axis=1, keepdims=True) + 1e-6) for one in map(self.looks, (rows, others or rows))
+        )
+        inside = group @ group.T
+        np.fill_diagonal(inside, -2)
+        return inside, group @ rest.T
+
+    @cached_property
+    def phrases(self) -> list[tuple[str, list[int], float]]:
+        """Each phrase of three words of several domains with its rows, and how many captions are the same ones.
+
+        That is their number without those of the domain that has most of them, times the share of their words that most of
+        them have: news share a phrase, and a template most of a caption.
+        """
+        groups = _group(
+            (phrase, row)
+            for row in self.kept
+            for phrase in {" ".join(self.words[row][at : at + 3]) for at in range(len(self.words[row]) - 2)}
+        )
+        found: list[tuple[str, list[int], float]] = []
+        for phrase, rows in groups.items():
+            counts = Counter(self.domains[row] for row in rows) if len(rows) > LEAST_ROWS else ()
+            if isinstance(counts, Counter) and len(counts) >= FEW_DOMAINS:
+                words = Counter(word for row in rows for word in {*self.words[row]})
+                same = sum(number for number in words.values() if number > 0.8 * len(rows)) / words.total()
+                found.append((phrase, rows, same * (len(rows) - max(counts.values()))))
+        return found
 
 
 def find_domain(url: str) -> str:
@@ -172,8 +237,9 @@ def _surprise(number: float, total: float, share: float) -> float:
     return total * (part * math.log(part / share) + rest)
 
 
-def _ratio(number: float, expected: float) -> float:
-    return math.log((number + SMOOTHING) / (expected + SMOOTHING))
+def measure_excess(number: float, expected: float) -> float:
+    """Return the logarithm of a ratio, in rows beyond an expectation of none."""
+    return SMOOTHING * math.log((number + SMOOTHING) / (expected + SMOOTHING))
 
 
 # Statistics
@@ -209,132 +275,106 @@ def _changed_bytes(night: Night) -> Iterator[Candidate]:
 
 
 def _repeated_caption(night: Night) -> Iterator[Candidate]:
-    """One caption on many images of few domains; curate has dropped near-duplicates, so the images are unlike."""
-    usual = night.history.pool("repeated_caption", 0.0, 0.0)
-    default = usual[0] / max(usual[1], 1)
+    """One caption on many unlike images of few domains; the images of a gallery are alike."""
     for caption, rows in _group((" ".join(night.words[row]), row) for row in night.kept).items():
-        domains = {night.domains[row] for row in rows}
+        domains = Counter(night.domains[row] for row in rows)
         if len(rows) >= LEAST_IMAGES and len(domains) <= FEW_DOMAINS:
-            known = [one for one in map(night.history.domain, sorted(domains)) if one is not None]
-            before = max((one.repeat for one in known), default=default)
-            score = math.log((len(rows) + 2) / (before + 2))
+            inside, outside = night.compare(rows, len(rows) - 1)
+            # of images that are as unlike as any, half have their nearest neighbour among as many others
+            unlike = min(2 * int((inside.max(1) < outside.max(1)).sum()), len(rows))
+            known = [one for one in map(night.history.domain, domains) if one is not None]
+            before, tail = max((one.repeat for one in known), default=0.0), "repeated_caption"
+            if len(domains) > 1:
+                unlike, before, tail = min(unlike, len(rows) - max(domains.values())), 0.0, "shared_caption"
             text = f"one caption on {len(rows)} unlike images of {', '.join(sorted(domains))}"
-            yield Candidate(f"{hash_text(caption):012x}", score, rows, len(rows), before, text, 1)
+            score = measure_excess(unlike, before)
+            yield Candidate(f"{hash_text(caption):012x}", score, rows, unlike, before, text, tail=tail)
 
 
 def _bound_word(night: Night) -> Iterator[Candidate]:
     """One rare word, in captions that share nothing else, on images that look alike."""
     groups = _group((word, row) for row in night.kept for word in {*night.words[row]})
-    sample: list[int] = []
     for word, rows in sorted(groups.items()):
         known = night.history.of("word").get(hash_text(word))
         if not LEAST_IMAGES <= len(rows) <= SAMPLE // 4 or (known and known[2] >= RARE_ROWS):
             continue
         others = Counter(other for row in rows for other in {*night.words[row]} - {word})
-        if not others or len(others) < UNLIKE * others.total():
+        if not others or max(others.values()) > len(rows) / 2:
             continue
-        sample = sample or sorted(night.kept, key=lambda row: night.rows["uid"][row])[:SAMPLE]
-        score = _compare_images(night.features(rows), night.features([row for row in sample if row not in {*rows}]))
+        score = _compare_images(night, rows)
         text = f"a word of {len(rows)} captions that share no other one, on images that look alike"
         yield Candidate(f"{hash_text(word):012x}", score, rows, len(rows), known[2] if known else 0, text)
 
 
-def _compare_images(group: NDArray[np.float32], others: NDArray[np.float32]) -> float:
+def _compare_images(night: Night, rows: Sequence[int]) -> float:
     """Return how much more alike the images of a group are than chance has it.
 
     The larger of two: how many have their nearest neighbour in the group, and how far any feature's mean is from that of
     the others. The second finds a pattern in one place of images that are unlike otherwise.
     """
-    mean, deviation = others.mean(0), others.std(0) + 1e-6
-    group, others = (group - mean) / deviation, (others - mean) / deviation
-    unit, rest = (one / (np.linalg.norm(one, axis=1, keepdims=True) + 1e-6) for one in (group, others))
-    inside = unit @ unit.T
-    np.fill_diagonal(inside, -2)
-    near = int((inside.max(1) > (unit @ rest.T).max(1)).sum())
-    number = len(group)
-    neighbours = _surprise(near, number, (number - 1) / (number - 1 + len(others)))
-    furthest = number * float(np.abs(group.mean(0)).max()) ** 2 / 2 - math.log(2 * group.shape[1])
+    inside, outside = night.compare(rows, SAMPLE)
+    near, number = int((inside.max(1) > outside.max(1)).sum()), len(rows)
+    neighbours = _surprise(near, number, (number - 1) / (number - 1 + outside.shape[1]))
+    means = night.looks(rows).mean(0)
+    furthest = number * float(np.abs(means).max()) ** 2 / 2 - math.log(2 * len(means))
     return max(neighbours, furthest, 0.0)
 
 
 def _host_burst(night: Night) -> Iterator[Candidate]:
-    """Many more images of a domain than it usually has, or than a new one has."""
+    """Many more captions of a domain than it usually has, or than a new one has."""
     for domain, rows in night.by_domain.items():
-        if len(rows) >= LEAST_TESTED:
-            known = night.history.domain(domain)
-            expected = night.history.expect("domain", domain, night.number)
-            if known is not None and expected is not None:  # a burst may last for some nights, and is released once
-                expected = max(expected, known.latest)
-            text = f"{len(rows)} images of a {'new ' if expected is None else ''}domain"
-            tail = "new_host" if expected is None else "host_burst"
-            score = _ratio(len(rows), expected or 0)
-            yield Candidate(domain, score, rows, len(rows), expected or 0, text, tail=tail)
+        known, number = night.history.domain(domain), len(night.captions(rows))
+        expected = night.history.expect("domain", domain, night.number)
+        if known is not None and expected is not None:  # a burst may last for some nights, and is released once
+            expected = max(expected, known.latest)
+        text = f"{number} captions of a {'new ' if expected is None else ''}domain"
+        tail = "new_host" if expected is None else "host_burst"
+        yield Candidate(domain, measure_excess(number, expected or 0), rows, number, expected or 0, text, tail=tail)
 
 
 def _template_flood(night: Night) -> Iterator[Candidate]:
-    """A phrase of three words in many captions of several domains."""
-    for phrase, rows, number in night_phrases(night):
-        if number >= LEAST_TESTED:
-            expected = night.history.expect("phrase", phrase, night.number) or 0.0
-            domains = len({night.domains[row] for row in rows})
-            text = f"one phrase in {len(rows)} captions of {domains} domains"
-            yield Candidate(f"{hash_text(phrase):012x}", _ratio(number, expected), rows, number, expected, text)
-
-
-def night_phrases(night: Night) -> Iterator[tuple[str, list[int], int]]:
-    """Yield each phrase of several domains with its rows, and their number without the domain that has most of them."""
-    groups = _group(
-        (phrase, row)
-        for row in night.kept
-        for phrase in {" ".join(night.words[row][at : at + 3]) for at in range(len(night.words[row]) - 2)}
-    )
-    for phrase, rows in groups.items():
-        if len(rows) > LEAST_ROWS:
-            counts = Counter(night.domains[row] for row in rows)
-            if len(counts) >= FEW_DOMAINS:
-                yield phrase, rows, len(rows) - max(counts.values())
+    """Captions of several domains that are mostly the same."""
+    for phrase, rows, number in night.phrases:
+        expected = night.history.expect("phrase", phrase, night.number) or 0.0
+        text = f"one phrase in {len(rows)} captions of {len({night.domains[row] for row in rows})} domains"
+        yield Candidate(f"{hash_text(phrase):012x}", measure_excess(number, expected), rows, number, expected, text)
 
 
 def _share_jump(night: Night) -> Iterator[Candidate]:
-    """A language, a size or a kind of dropped image whose share of the night is far from that of other nights."""
+    """A language, a size or a kind of dropped image that far more domains have than on other nights."""
     for category, rows in night_categories(night).items():
-        total = len(night.rows) if category.startswith("dropped") else len(night.kept)
-        if len(rows) >= LEAST_TESTED:
-            mean, variance = _usual_share(night.history, category, total)
-            expected = total / (1 + math.exp(-mean))
-            step = max(_logit(len(rows), total) - mean, 0.0)
-            text = f"{category} is {len(rows) / total:.1%} of the night, {expected / total:.1%} before"
-            score = step**2 / 2 / (variance + 1 / max(expected, 1.0))
-            chosen = [] if category.startswith("dropped") else _choose_excess(night, rows, expected / total)
-            yield Candidate(category, score, chosen, len(rows), expected, text)
+        number, total, expected, step = measure_share(night, category, rows)
+        text = f"{number} of {total} domains have {category}, {expected:.1f} before"
+        chosen = [] if category.startswith("dropped") else _choose_excess(night, rows, expected / total)
+        yield Candidate(category, max(step, 0.0) ** 2 / 2, chosen, number, expected, text)
 
 
 def night_categories(night: Night) -> dict[str, list[int]]:
-    """Return the rows of each category."""
-    sizes = [
-        f"size {w}x{h}" for w, h in zip(night.values("original_width"), night.values("original_height"), strict=True)
-    ]
-    languages = [f"language {one}" for one in night.values("language")]
-    found = _group((name, row) for names in (sizes, languages) for row in night.kept for name in [names[row]])
+    """Return the rows of each category of more than one domain."""
+    widths, heights, languages = map(night.values, ("original_width", "original_height", "language"))
     reasons = (Reason.PLACEHOLDER, Reason.BLANK, Reason.EXACT_DUPLICATE)
-    dropped = (
+    found = _group(
+        (name, row)
+        for row in night.kept
+        for name in (f"size {widths[row]}x{heights[row]}", f"language {languages[row]}")
+    ) | _group(
         (f"dropped {reason}", row) for row, reason in enumerate(night.values("drop_reason")) if reason in reasons
     )
-    return found | _group(dropped)
+    return {name: rows for name, rows in found.items() if len({night.domains[row] for row in rows}) > 1}
 
 
-def _logit(number: float, total: float) -> float:
-    return math.log((number + 0.5) / (total - number + 0.5))
+def measure_share(night: Night, category: str, rows: Sequence[int]) -> tuple[int, int, float, float]:
+    """Return how many domains have a category, of how many, how many are expected, and the deviation in deviations.
 
-
-def _usual_share(history: History, category: str, total: int) -> tuple[float, float]:
-    """Return the mean and the variance of the logit of a category's share; of one that is new, those of a rare one."""
-    values = history.of("share").get(hash_text(category))
-    if values is None or values[5] < 2:
-        return _logit(1, total), 1.0
-    mean = values[3] / values[5]
-    spread = max(values[4] / values[5] - mean**2, 0.0) * values[5]
-    return mean, (spread + 5 * 0.05) / (values[5] + 4)
+    The square root of a Poisson number has a variance of 1/4 (Anscombe 1948); what deviations of the nights before have
+    beyond that is overdispersion. Domains are counted, since one domain's rows come together.
+    """
+    dropped = category.startswith("dropped")
+    number, total = len({night.domains[row] for row in rows}), len({*night.domains} if dropped else night.by_domain)
+    expected = (night.history.expect("share", category, night.number) or 0.0) * total
+    squares, nights = night.history.of("share").get(hash_text(category), [0.0] * 5)[3:5]
+    step = 2 * (math.sqrt(number + 0.375) - math.sqrt(expected + 0.375))
+    return number, total, expected, step / math.sqrt(max((squares + 4) / (nights + 4), 1.0))
 
 
 def _choose_excess(night: Night, rows: Sequence[int], share: float) -> list[int]:
@@ -362,25 +402,30 @@ def _evaluation_copies(night: Night) -> Iterator[Candidate]:
         yield Candidate(domain, _surprise(found, len(rows), share), kept, found, share * len(rows), text, len(rows))
 
 
+def _changed_server(night: Night) -> Iterator[Candidate]:
+    """A domain whose server and URLs are others than they were for several nights, and whose captions have other words."""
+    before = night.history.pool("foreign", 0.0, 0.0)
+    usual = (before[0] + 1) / (before[1] + 2)
+    for domain, rows in night.by_domain.items():
+        known = night.history.domain(domain)
+        if known is not None and known.stable >= STABLE_NIGHTS and all(_is_another(night, known, rows)):
+            foreign, total = night.count_foreign(rows, known)
+            share = (known.foreign + LEAST_ROWS * usual) / (known.compared + LEAST_ROWS)
+            score = math.inf if known.found == CHANGED_SERVER else _surprise(foreign, total, share)
+            text = (
+                f"server and URLs are others than for {known.stable:.0f} nights, "
+                f"and so are the words of {foreign} of {total} captions"
+            )
+            yield Candidate(domain, score, rows, foreign, share * total, text)
+
+
 # Rules
 
 
-def _changed_server(night: Night) -> Iterator[Finding]:
-    """A domain whose server, URLs and topics are all others than they were for several nights."""
-    for domain, rows in night.by_domain.items():
-        known = night.history.domain(domain)
-        if known is None or len(rows) < LEAST_ROWS or known.stable < STABLE_NIGHTS:
-            continue
-        if _is_another(night, known, rows, both=True):
-            text = f"server, URLs and words of {len(rows)} captions are others than for {known.stable:.0f} nights"
-            yield Finding("changed_server", domain, rows, len(rows), 0, 0, text)
-
-
-def _is_another(night: Night, known: Domain, rows: Sequence[int], *, both: bool) -> bool:
+def _is_another(night: Night, known: Domain, rows: Sequence[int]) -> list[bool]:
+    """Return whether the server, and whether the URLs are others than before."""
     now = [(night.most(rows, night.servers), known.server), (night.most(rows, night.templates), known.template)]
-    changed = [bool(one and before and one != before) for one, before in now]
-    shared = {*night.top_words(rows)} & {*known.words}
-    return all(changed) and not shared if both else any(changed)
+    return [bool(one and before and one != before) for one, before in now]
 
 
 def _revived_domain(night: Night) -> Iterator[Finding]:
@@ -389,7 +434,7 @@ def _revived_domain(night: Night) -> Iterator[Finding]:
         known = night.history.domain(domain)
         if known is not None and known.dark_since and known.dark_nights >= FEW_DOMAINS:
             nights = night.number - known.dark_since
-            if nights >= EXPIRY_NIGHTS and _is_another(night, known, rows, both=False):
+            if nights >= EXPIRY_NIGHTS and any(_is_another(night, known, rows)):
                 text = f"it did not resolve or accept connections for {nights:.0f} nights"
                 yield Finding("revived_domain", domain, rows, nights, EXPIRY_NIGHTS, 0, text)
 
@@ -398,15 +443,18 @@ def _opt_out_flip(night: Night) -> Iterator[Finding]:
     """A domain that opted out on several nights, of which no image does now."""
     for domain, rows in night.by_domain.items():
         known = night.history.domain(domain)
-        if known is None or known.opted < LEAST_ROWS or known.opted_nights < 3 or len(rows) < 3:
+        if known is None or known.opted < max(LEAST_ROWS, 9 * known.open) or known.opted_nights < FEW_DOMAINS:
             continue
-        if known.opted >= 9 * known.open and not night.lost_by_domain.get(domain, Counter())[Reason.OPT_OUT]:
-            text = f"{known.opted:.0f} images opted out on {known.opted_nights:.0f} nights, and none now"
+        share = (known.open + 1) / (known.open + known.opted + 2)
+        opted = night.lost_by_domain.get(domain, Counter())[Reason.OPT_OUT]
+        if known.found == OPT_OUT_FLIP or (not opted and share ** len(rows) < FLIPPED):
+            text = f"{known.opted:.0f} images opted out on {known.opted_nights:.0f} nights, and {opted or 'none'} now"
             yield Finding("opt_out_flip", domain, rows, 0, known.opted, 0, text)
 
 
 _STATISTICS: dict[str, Callable[[Night], Iterator[Candidate]]] = {
     "changed_bytes": _changed_bytes,
+    "changed_server": _changed_server,
     "repeated_caption": _repeated_caption,
     "bound_word": _bound_word,
     "host_burst": _host_burst,
@@ -415,7 +463,6 @@ _STATISTICS: dict[str, Callable[[Night], Iterator[Candidate]]] = {
     "evaluation_copies": _evaluation_copies,
 }
 _RULES: dict[str, Callable[[Night], Iterator[Finding]]] = {
-    "changed_server": _changed_server,
     "revived_domain": _revived_domain,
     "opt_out_flip": _opt_out_flip,
 }
@@ -441,11 +488,16 @@ def examine(night: Night) -> list[Finding]:
     return found
 
 
+def find_limit(config: PoisonConfig) -> float:
+    """Return the share of one night and one tail of the false findings of a year."""
+    return config.false_alarms / NIGHTS / sum(map(len, TAILS.values()))
+
+
 def _judge(night: Night, check: str, candidates: list[Candidate]) -> list[Finding]:
     """Return the candidates that are too improbable; of several with mostly the same rows, the least probable one."""
     if night.number <= night.config.learn_nights:
         return []
-    limit = night.config.false_alarms / NIGHTS / len(_STATISTICS) / max(len(candidates), 1)
+    limit = find_limit(night.config)
     found: list[Finding] = []
     for one in sorted(candidates, key=lambda one: (-one.score, one.subject)):
         probability = night.history.probability(one.tail or check, one.score)
@@ -467,31 +519,44 @@ def learn(night: Night, held: set[int], tested: dict[str, list[Candidate]], foun
     history.night = night.number
     for check, candidates in tested.items():
         usual = [one for one in candidates if (check, one.subject) not in found and not held & {*one.rows}]
-        for tail in {one.tail or check for one in usual}:
-            history.learn_scores(tail, [one.score for one in usual if (one.tail or check) == tail])
+        if night.number > night.config.learn_nights / 2:
+            for tail in TAILS[check]:
+                scores = [one.score for one in usual if (one.tail or check) == tail]
+                history.learn_largest(tail, max(scores, default=0.0))
         history.pool(check, sum(one.observed for one in usual), sum(one.total for one in usual))
     for category, rows in night_categories(night).items():
-        total = len(night.rows) if category.startswith("dropped") else len(night.kept)
-        if ("share_jump", category) not in found and len(rows) >= LEAST_ROWS:
-            share = _logit(len(rows), total)
-            history.count("share", category, len(rows), share, share**2, 1.0)
-    for phrase, rows, number in night_phrases(night):
+        # a dropped image cannot be released, so what is found of it is usual from then on
+        if category.startswith("dropped") or ("share_jump", category) not in found:
+            number, total, _, step = measure_share(night, category, rows)
+            is_new = not tested or hash_text(category) not in history.of("share")
+            history.count("share", category, number / total, 0.0 if is_new else min(step**2, 9.0), float(not is_new))
+    for phrase, rows, number in night.phrases:
         if not held & {*rows}:
             history.count("phrase", phrase, number)
     words = Counter(word for row in night.kept if row not in held for word in {*night.words[row]})
     for word, number in words.items():
         history.count("word", word, number)
-    _learn_domains(night, held)
+    repeats = {
+        night.domains[row]: one.observed
+        for one in tested.get("repeated_caption", ())
+        for row in one.rows
+        if row not in held
+    }
+    _learn_domains(night, held, repeats)
+    for code, name in ((CHANGED_SERVER, "changed_server"), (OPT_OUT_FLIP, "opt_out_flip")):
+        for domain in [subject for check, subject in found if check == name]:
+            values = history.of("domain")[hash_text(domain)]
+            history.of("domain")[hash_text(domain)] = replace(Domain.of(values), found=code).values()
 
 
-def _learn_domains(night: Night, held: set[int]) -> None:
+def _learn_domains(night: Night, held: set[int], repeats: dict[str, float]) -> None:
     known = night.history.of("domain")
     for domain, rows in night.by_domain.items():
         if held & {*rows}:
             continue
         values = known.get(hash_text(domain))
         one = Domain.of(values) if values else Domain(night.number, night.number)
-        known[hash_text(domain)] = _update(night, one, domain, rows).values()
+        known[hash_text(domain)] = _update(night, one, domain, rows, repeats.get(domain, 0)).values()
     for domain, reasons in night.lost_by_domain.items():
         values = known.get(hash_text(domain))
         dark, opted = sum(reasons[reason] for reason in DARK), reasons[Reason.OPT_OUT]
@@ -506,19 +571,25 @@ def _learn_domains(night: Night, held: set[int]) -> None:
         known[hash_text(domain)] = one.values()
 
 
-def _update(night: Night, one: Domain, domain: str, rows: list[int]) -> Domain:
+def _update(night: Night, one: Domain, domain: str, rows: list[int], repeat: float) -> Domain:
     """Return a domain with the rows of this night."""
     server, template = night.most(rows, night.servers), night.most(rows, night.templates)
     is_same = (server, template) == (one.server, one.template)
     one.stable = one.stable + 1 if is_same else 1
     one.server, one.template = server, template
+    foreign, number = night.count_foreign(rows, one)
+    if one.nights >= STABLE_NIGHTS:
+        one.foreign, one.compared = one.foreign + foreign, one.compared + number
+        night.history.pool("foreign", foreign, number)
     fresh = night.top_words(rows)
-    one.words = (*fresh, *(word for word in one.words if word not in fresh))[:WORDS]
-    captions = Counter(" ".join(night.words[row]) for row in rows)
-    one.repeat = max(one.repeat, max(captions.values()))
-    one.rows = one.rows * DECAY ** (night.number - one.last) + len(rows)
+    again = [word for word in fresh if word in one.words]
+    kept = [*again, *(word for word in one.words if word not in again)]
+    half, new = WORDS // 2, [word for word in fresh if word not in again]
+    one.words = (*kept[:half], *new, *kept[half:])[:WORDS]  # those that come again outlast those that came once
+    one.repeat, one.found = max(one.repeat, repeat), 0
+    one.rows = one.rows * DECAY ** (night.number - one.last) + number
     one.last, one.nights, one.dark_since, one.dark_nights = night.number, one.nights + 1, 0, 0
-    one.latest = len(rows)
+    one.latest = number
     one.open += len(rows)
     if len(rows) >= FEW_DOMAINS and not night.lost_by_domain.get(domain, Counter())[Reason.OPT_OUT]:
         one.opted = one.opted_nights = 0  # it has permitted since, or was released

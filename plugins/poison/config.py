@@ -26,10 +26,11 @@ class PoisonConfig(StageConfig):
     `block` does so too, and no training starts on the version; `off` omits the check."""
     levels: dict[str, Level] = Field(default_factory=dict)
     """Level of single checks, for example `host_burst = "warn"`."""
-    false_alarms: float = Field(default=1.0, gt=0, le=365, allow_inf_nan=False)
+    false_alarms: float = Field(default=2.0, gt=0, le=365, allow_inf_nan=False)
     """Expected number of false findings in a year of 365 nights, of all checks with a statistic together."""
     learn_nights: int = Field(default=14, ge=1)
-    """Number of nights after which the checks with a statistic report anything."""
+    """Number of nights after which the checks with a statistic report anything. The second half of them teaches how far
+    ordinary nights are from what the nights before had."""
     max_known: int = Field(default=65_536, ge=1_024)
     """Maximum number of domains, of words and of phrases that are known of earlier nights, each: the least recent ones are
     forgotten. A version keeps about 100 bytes for each."""

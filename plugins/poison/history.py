@@ -5,16 +5,14 @@ The state is one table: `kind`, `id` (48 bits of a hash: no text) and `values`. 
     domain    FIRST, LAST and ROWS (below), then those of the class Domain
     word      FIRST, LAST, ROWS of a word in captions
     phrase    the same of three words in a row, without the rows of the domain that has most of them
-    share     FIRST, LAST, ROWS, and the sums of the logit of a category's share of a night and of its square
+    share     FIRST, LAST, the sum of a category's shares of the domains of a night; sum and number of squared deviations
     pool      sums over all nights, such as listed digests and those that differ
-    tail      numbers of scores of a check, by bins of WIDTH
+    tail      the largest score of each of the last TAIL_NIGHTS nights
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-import numpy as np
 import pyarrow as pa
 import xxhash
 
@@ -24,12 +22,10 @@ BOUNDED = ("domain", "word", "phrase", "share")
 HALF_LIFE = 30
 """Nights after which rows count half."""
 DECAY = 0.5 ** (1 / HALF_LIFE)
-BINS, WIDTH = 256, 0.2
-LEAST_SCORES, TAIL_SHARE, TAIL_LEAST = 200, 0.01, 50
-PRIOR_SCORES = 10
-"""Number of scores that the assumed mean excess of 1 counts for."""
-WORDS = 24
-"""Number of frequent words by which a domain is known."""
+TAIL_NIGHTS, TAIL_SHARE, TAIL_LEAST = 365, 0.25, 10
+"""Nights whose largest scores are known; the share of them, or at least the number, that are the tail."""
+WORDS = 48
+"""Number of words by which a domain is known."""
 SCHEMA = pa.schema([("kind", pa.string()), ("id", pa.uint64()), ("values", pa.list_(pa.float64()))])
 
 
@@ -48,7 +44,7 @@ class Domain:
     rows: float = 0
     nights: float = 0
     repeat: float = 0
-    """Largest number of its images with one caption in a night."""
+    """Largest number of its unlike images with one caption in a night."""
     dark_since: float = 0
     """Night since which all its images failed since it did not resolve or accept a connection; 0: none."""
     dark_nights: float = 0
@@ -62,10 +58,16 @@ class Domain:
     open: float = 0
     """Images that it did not."""
     latest: float = 0
-    """Images of the last night that had any."""
+    """Captions of the last night that had any."""
+    foreign: float = 0
+    """Captions with none of the words by which it was known."""
+    compared: float = 0
+    """Captions that were compared with these words."""
+    found: float = 0
+    """For what it is held until it is released; 0: it is not."""
     words: tuple[float, ...] = ()
 
-    NUMBERS: ClassVar[int] = 14
+    NUMBERS: ClassVar[int] = 17
 
     def values(self) -> list[float]:
         """Return the values of its row."""
@@ -116,32 +118,26 @@ class History:
             values[place] += one
         return values
 
-    def learn_scores(self, check: str, scores: Iterable[float]) -> None:
-        """Count the scores of a night that are no findings."""
-        bins = [min(int(max(score, 0) / WIDTH), BINS - 1) for score in scores]
-        known = np.array(self.of("tail").get(hash_text(check), [0.0] * BINS))
-        self.of("tail")[hash_text(check)] = (known + np.bincount(bins, minlength=BINS)).tolist()
+    def learn_largest(self, tail: str, score: float) -> None:
+        """Add the largest score of a night that is no finding."""
+        self.of("tail")[hash_text(tail)] = [*self.of("tail").get(hash_text(tail), []), score][-TAIL_NIGHTS:]
 
-    def probability(self, check: str, score: float) -> float:
-        """Return the probability that a subject without a fault has at least this score; 1 while too few are known.
+    def probability(self, tail: str, score: float) -> float:
+        """Return the probability that the largest score of a night without a fault is at least this; 1 if none is known.
 
-        Beyond the largest hundredth of all scores so far, the tail is exponential with their mean excess, which is
-        raised by two standard errors. A score is a log probability or a log ratio, so this holds for a Pareto tail too.
+        The largest quarter of the scores of the nights before is the tail, and what it has beyond the next one is
+        exponential. This is the predictive distribution, which knows the mean from these excesses alone; their mean is
+        taken as no smaller than the unit of a score, a log probability or ratio (so this holds for a Pareto tail too).
 
-        Source: Pickands 1975, "Statistical inference using extreme order statistics" (peaks over a threshold, shape 0).
+        Source: Pickands 1975, "Statistical inference using extreme order statistics" (peaks over a threshold, shape 0);
+        Aitchison and Dunsmore 1975, "Statistical prediction analysis" (the predictive distribution, a Pareto).
         """
-        counts = np.array(self.of("tail").get(hash_text(check), [0.0]))
-        total = counts.sum()
-        if total < LEAST_SCORES:
-            return 1.0
-        beyond = counts[::-1].cumsum()[::-1]
-        start = int(np.argmax(beyond <= max(TAIL_SHARE * total, TAIL_LEAST)))
-        if score < (start + 1) * WIDTH:
-            return float(beyond[min(int(max(score, 0) / WIDTH), BINS - 1)] / total)
-        excess = float(((np.arange(BINS - start) + 0.5) * WIDTH * counts[start:]).sum())
-        number = float(beyond[start]) + PRIOR_SCORES
-        mean = (excess + PRIOR_SCORES) / number * (1 + 2 / number**0.5)
-        return float((beyond[start] + 1) / (total + 1) * np.exp(-(score - start * WIDTH) / mean))
+        known = sorted(self.of("tail").get(hash_text(tail), []), reverse=True)
+        number = min(max(int(TAIL_SHARE * len(known)), TAIL_LEAST), len(known) - 1)
+        if number < 1 or score <= known[number]:
+            return 1.0 if not known else sum(one >= score for one in known) / len(known)
+        excess = max(sum(known[:number]) - number * known[number], number)
+        return (number + 1) / (len(known) + 1) * (1 + (score - known[number]) / excess) ** -number
 
     def encode(self, limit: int) -> pa.Table:
         """Return the state as a table (SCHEMA), with at most `limit` rows of each kind: the most recent ones."""

@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import binom
 
 from dataops.schema import uid
-from plugins.poison.checks import Finding, Night, _surprise, accept, examine
+from plugins.poison.checks import TAILS, Finding, Night, _surprise, accept, examine
 from plugins.poison.config import CHECKS, PoisonConfig
-from plugins.poison.history import History
+from plugins.poison.history import History, hash_text
 
 NIGHTS, SITES, ROWS = 16, 30, 6
 WORDS = [f"word{number}" for number in range(4_000)]
@@ -62,8 +62,9 @@ def past() -> tuple[Web, bytes | Any]:
         sold = [web.row(91) for _ in range(6)] if number < 3 else []
         lost += [("https://s91.test/a.jpg", "dns")] * 2 if not sold else []
         assert web.examine(web.rows() + sold, history, lost) == [], number
-    for check in (*CHECKS, "new_host"):
-        history.learn_scores(check, web.random.exponential(0.2, 5_000))
+    for tail in {tail for tails in TAILS.values() for tail in tails}:
+        for score in web.random.exponential(1.0, 200):
+            history.learn_largest(tail, score)
     return web, history.encode(65_536)
 
 
@@ -144,15 +145,16 @@ def test_the_state_does_not_depend_on_the_order_of_rows_and_is_bounded(past: Any
     assert History.decode(small).encode(10).equals(small)
 
 
-def test_a_tail_holds_its_false_alarm_rate():
-    """Of Pareto ratios, as many exceed a level of 1 in 20,000 as it says; of unknown scores, none is improbable."""
+@pytest.mark.parametrize("number", [12, 40, 120])
+def test_a_tail_holds_its_false_alarm_rate(number: int):
+    """Of exponential scores, one night in 100 is at least as improbable, however few nights are known."""
     random, history = np.random.default_rng(3), History()
     assert history.probability("x", 40.0) == 1.0
-    history.learn_scores("x", random.exponential(0.5, 20_000))
-    scores = random.exponential(0.5, 400_000)
-    limit = next(score for score in np.arange(0, 40, 0.1) if history.probability("x", score) < 1 / 20_000)
-    assert 1 <= (scores > limit).sum() <= 30
-    assert history.probability("x", 1.0) == pytest.approx(np.exp(-2), rel=0.1)
+    below = 0
+    for _ in range(2_000):
+        history.of("tail")[hash_text("x")] = random.exponential(2.0, number).tolist()
+        below += history.probability("x", random.exponential(2.0)) < 1 / 100
+    assert 8 <= below <= 34  # 20 expected
 
 
 def test_a_surprise_bounds_the_binomial_tail():
