@@ -7,7 +7,8 @@ Disappears", 2024: a quarter of the pages of 2013 to 2023 were gone); an outage 
 years, one in 30 of them of 10 to 60 nights; numbers of images by Zipf's law, over-dispersed (negative binomial,
 dispersion 0.5), with bursts. Two new domains come each night. Of the images of a published list, 12% have other bytes
 and the same shape, and 1.5% another shape. Every week brings a phrase of the news; every night galleries with one
-caption (Pareto, exponent 2), of which nine in ten share a look, and series of a product. Where no source is named, the rate is an assumption.
+caption (Pareto, exponent 2), of which nine in ten share a look, and series of a product. Where no
+source is named, the rate is an assumption.
 """
 
 import hashlib
