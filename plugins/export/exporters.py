@@ -24,17 +24,17 @@ class _OpenClip(Exporter):
 
     def check(self, config: ModelConfig) -> None:
         vision, text = config.vision_cfg, config.text_cfg
+        if isinstance(vision, BackboneConfig) and vision.stages:
+            raise ConfigError(
+                "open_clip: its own image tower reads the end of timm's network alone, and this one also its stages "
+                f"{', '.join(map(str, vision.stages))}: train with image_init.stages = [], or export as onnx"
+            )
         for name, tower, layers in (("image", vision, 1), ("text", text, 0)):
             if isinstance(tower, ProjectedConfig) and (tower.projector_norm or tower.projector_layers != layers):
                 raise ConfigError(
-                    f"open_clip: its {name} tower has no layer norm after the network, and {layers} linear layers: train "
-                    f"with {name}_init.projector_norm = false and {name}_init.projector_layers = {layers}; export as onnx"
+                    f"open_clip: its own {name} tower has no layer norm after the network, and {layers} linear layers: "
+                    f"train with {name}_init.projector_norm = false and {name}_init.projector_layers = {layers}; export as onnx"
                 )
-        if isinstance(vision, BackboneConfig) and vision.stages:
-            raise ConfigError(
-                "open_clip: its image tower reads the end of timm's network alone, and this one also its stages "
-                f"{', '.join(map(str, vision.stages))}: train with image_init.stages = [], or export as onnx"
-            )
         if isinstance(vision, BackboneConfig) and vision.is_transformer and vision.image_size != vision.own_image_size:
             raise ConfigError(
                 f"open_clip: it builds {vision.architecture} for {vision.own_image_size} pixels, and this one has "
