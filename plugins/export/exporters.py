@@ -33,7 +33,8 @@ class _OpenClip(Exporter):
             if isinstance(tower, ProjectedConfig) and (tower.projector_norm or tower.projector_layers != layers):
                 raise ConfigError(
                     f"open_clip: its own {name} tower has no layer norm after the network, and {layers} linear layers: "
-                    f"train with {name}_init.projector_norm = false and {name}_init.projector_layers = {layers}; export as onnx"
+                    f"train with {name}_init.projector_norm = false and {name}_init.projector_layers = {layers}, or "
+                    "export as onnx"
                 )
         if isinstance(vision, BackboneConfig) and vision.is_transformer and vision.image_size != vision.own_image_size:
             raise ConfigError(
