@@ -27,7 +27,7 @@ from plugins.deployment.tests.deployments import (
 from tests.servers.recorder import Recorder
 from tests.small_pipeline import Pairmill
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("crashes")]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("crashes")]
 prefect, hook = deployments.prefect, deployments.hook  # fixtures
 SHORT_SILENCE = """
 import sys
@@ -110,10 +110,10 @@ def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(
         command = run_and_kill(pairmill, prefect, write_variant(crashing, "zombie", epochs=40_001))
         assert prefect.state(command) == "Running", "only the automation can find out that it has ended"
     lose_machine(second)
-    wait_for(lambda: len(messages_with(hook, f"{run_id} crashed")) == 2, seconds=120)
+    wait_for(lambda: len(messages_with(hook, f"{run_id} crashed")) == 2, seconds=300)
     # The message and the retry are actions of two automations: Prefect takes them in any order.
     wait_for(lambda: prefect.state(flow_run) in ("AwaitingRetry", "Late"), seconds=60)
-    wait_for(lambda: prefect.state(command) == "Crashed", seconds=120)
+    wait_for(lambda: prefect.state(command) == "Crashed", seconds=300)
     assert "its process has ended" in prefect.get(f"flow_runs/{command}")["state"]["message"]
     wait_for(lambda: not trainers(pairmill), seconds=45)
     pairmill("up", "--worker")
