@@ -495,6 +495,13 @@ def find_named_version(name: str, home: Path, store_uri: str | None) -> tuple[Ve
     )
 
 
+def find_version_of(name: str, home: Path, store_uri: str | None) -> tuple[Version, Store] | None:
+    """Return the version of a dataset that grows with this name, or that a run has made, and its store, or None."""
+    if "/" in name or not ANY_RUN_ID.fullmatch(name) or (run := find_run(name, home, store_uri)) is None:
+        return find_named_version(name, home, store_uri)
+    return None if run[0].version is None else (find_version(run[1], run[0].version), run[1])
+
+
 def find_dataset(name: str, home: Path, store_uri: str | None) -> tuple[Manifest, Store]:
     """Return the snapshot with this key, or the packed dataset of a run, and its store."""
     if found := find_snapshot(name, home, store_uri):

@@ -16,12 +16,12 @@ from dataops.snapshot import Counts, Manifest, load_manifest, read_parts, read_t
 from dataops.store import Store
 from flows.config import RunConfig, validate_values
 from flows.next_version import add_run
-from flows.records import find_named_version, load_run, read_record
+from flows.records import find_version_of, read_record
 from plugins.poison.config import FINDINGS, POISON
 from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
-from tasks.growth.versions import FOLDER, Version, find_newest, find_version, list_history
+from tasks.growth.versions import FOLDER, Version, find_newest, list_history
 from tasks.pack.stage import PACK
 
 _SHOWN = ["uid", "url", "caption"]
@@ -69,12 +69,8 @@ class Release(Stored):
 
 def open_version(name: str, home: Path, store: str | None) -> tuple[Version, Store]:
     """Return the version that a run has made or that has this name. Raises: ConfigError."""
-    if (found := find_named_version(name, home, store)) is not None:
+    if (found := find_version_of(name, home, store)) is not None:
         return found
-    if "/" not in name:
-        record, opened = load_run(name, home, store)
-        if record.version is not None:
-            return find_version(opened, record.version), opened
     raise ConfigError(f"{name} is no version of a dataset that grows, nor a run that made one; see `pairmill runs`")
 
 

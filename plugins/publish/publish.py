@@ -19,7 +19,7 @@ from dataops.trace.sources import list_training_datasets
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, print_json, text
 from flows.dataset_checks import find_reports
-from flows.records import ANY_RUN_ID, find_dataset, find_named_version, find_run, find_snapshot, known_stores
+from flows.records import find_dataset, find_snapshot, find_version_of, known_stores
 from infra.local import services
 from plugins.publish import gate
 from plugins.publish.bundle import CARD, BundleFile, list_dataset_files, list_folder_files
@@ -27,7 +27,7 @@ from plugins.publish.hub import HubPlace
 from plugins.publish.places import DATA, Kind, Place, StorePlace
 from plugins.publish.publications import HUB, Publication, list_publications, list_stale, now, record_publication
 from tasks.engine.scratch_folders import scratch_folder
-from tasks.growth.versions import Version, find_version
+from tasks.growth.versions import Version
 from tasks.models.export import check_card, export_model, fetch_snapshot_model
 from tasks.models.find import REGISTERED, find_model
 from tasks.pack.union import load_union
@@ -372,13 +372,6 @@ def open_place(target: str, kind: Kind, *, is_public: bool) -> Place:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--to {target} is a file; name a folder")
     return StorePlace(open_store(str(folder)), str(folder))
-
-
-def find_version_of(name: str, home: Path, store_uri: str | None) -> tuple[Version, Store] | None:
-    """Return the version of a dataset that grows with this name, or that a run has made, and its store, or None."""
-    if "/" in name or not ANY_RUN_ID.fullmatch(name) or (run := find_run(name, home, store_uri)) is None:
-        return find_named_version(name, home, store_uri)
-    return None if run[0].version is None else (find_version(run[1], run[0].version), run[1])
 
 
 def split_front_matter(card: str) -> tuple[dict[str, Any], str]:
