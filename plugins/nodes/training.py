@@ -50,19 +50,30 @@ def lead(group: Group, command: Sequence[str], beat: float = BEAT_SECONDS) -> in
 @contextmanager
 def _beating(group: Group, seconds: float) -> Iterator[None]:
     """Write `first.json` again and again inside the `with`."""
+    beats = count(1)
+
+    def beat() -> bool:
+        try:
+            group.put(First(token=group.token, beat=next(beats)))
+        except PairmillError as error:
+            logger.warning("the other machines may give up, since the store failed: %s", error)
+        return False
+
+    group.put(First(token=group.token))
+    with _repeating(beat, seconds):
+        yield
+
+
+@contextmanager
+def _repeating(action: Callable[[], bool], seconds: float) -> Iterator[None]:
+    """Call an action in a thread inside the `with`, at intervals of some seconds, until it returns True."""
     ended = threading.Event()
 
     def run() -> None:
-        for beat in count(1):
-            if ended.wait(seconds):
-                return
-            try:
-                group.put(First(token=group.token, beat=beat))
-            except PairmillError as error:
-                logger.warning("the other machines may give up, since the store failed: %s", error)
+        while not ended.wait(seconds) and not action():
+            pass
 
-    group.put(First(token=group.token))
-    thread = threading.Thread(target=run, name="first-node", daemon=True)
+    thread = threading.Thread(target=run, name="nodes", daemon=True)
     thread.start()
     try:
         yield
@@ -129,22 +140,16 @@ def _meet(config: TrainConfig, group: Group) -> TrainConfig:
 @contextmanager
 def _ending_jobs_when(condition: Callable[[], bool], poll: float) -> Iterator[None]:
     """End the jobs of this process inside the `with` when a condition holds, with a checkpoint."""
-    ended = threading.Event()
 
-    def watch() -> None:
-        while not ended.wait(poll):
-            with suppress(PairmillError):  # the store fails for a moment
-                if condition():
-                    end_jobs()
-                    return
+    def watch() -> bool:
+        with suppress(PairmillError):  # the store fails for a moment
+            if condition():
+                end_jobs()
+                return True
+        return False
 
-    thread = threading.Thread(target=watch, name="nodes", daemon=True)
-    thread.start()
-    try:
+    with _repeating(watch, poll):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 # Another machine ------------------------------------------------------------------------------------------------------
