@@ -154,7 +154,7 @@ class Shop:
 
 def drop_held(nights: list[list[Pair]]) -> tuple[list[Pair], int]:
     """Return the pairs that the checks keep, and the number of those without a fault that they hold."""
-    history, kept, innocent = History(), list[Pair](), 0
+    history, kept, clean = History(), list[Pair](), 0
     for pairs in nights:
         pairs = sorted(pairs, key=lambda one: one.row["uid"])
         types: dict[Any, Any] = {name: pl.String for name in ("drop_reason", "evaluation_overlap", "extra")}
@@ -164,8 +164,8 @@ def drop_held(nights: list[list[Pair]]) -> tuple[list[Pair], int]:
         choose: Callable[[Sequence[int]], np.ndarray] = lambda rows, images=images: images[list(rows)]  # noqa: E731
         held = {row for one in examine(Night(frame, lost, choose, PoisonConfig(), history)) for row in one.rows}
         kept += [one for row, one in enumerate(pairs) if row not in held]
-        innocent += sum(not pairs[row].is_poisoned for row in held)
-    return kept, innocent
+        clean += sum(not pairs[row].is_poisoned for row in held)
+    return kept, clean
 
 
 def encode_words(captions: Sequence[str]) -> torch.Tensor:
@@ -220,7 +220,7 @@ def measure_backdoor(show: Callable[[str], Any]) -> list[dict[str, Any]]:
             for seed in range(SEEDS):
                 nights = shop.nights(attack, poisoned, seed)
                 everything = [one for pairs in nights for one in pairs]
-                kept, innocent = drop_held(nights)
+                kept, clean = drop_held(nights)
                 success, accuracy = train(shop, everything, seed)
                 results["without"].append(round(success, 4))
                 results["accuracy"].append(round(accuracy, 4))
@@ -228,7 +228,7 @@ def measure_backdoor(show: Callable[[str], Any]) -> list[dict[str, Any]]:
                 results["with"].append(round(success, 4))
                 results["kept"].append(round(accuracy, 4))
                 results["left"].append(sum(one.is_poisoned for one in kept))
-                results["held"].append(innocent)
+                results["held"].append(clean)
             case = {"attack": attack or "none", "poisoned": poisoned, "pairs": len(shop.crops)}
             case |= {
                 "success_without_checks": results["without"], "success_with_checks": results["with"],

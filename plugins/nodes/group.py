@@ -117,7 +117,7 @@ class Group:
         self.store.delete([self.name(kind)])
 
     def begin(self) -> "Group":
-        """Return the group with a new token, for the first machine; delete what is left of earlier starts."""
+        """Return the group with a new token, for the first machine; delete the objects of earlier starts."""
         limit = time.time() - FORGOTTEN_SECONDS
         old = [entry.name for entry in self.store.entries(FOLDER) if entry.modified < limit]
         self.store.delete([*old, self.name(Training), self.name(Refusal)])

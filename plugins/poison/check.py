@@ -18,7 +18,7 @@ class MaxPoison(BaseModel):
 
 
 class PoisonCheck(Check):
-    """A check that blocks at its default level too: `[curate.poison]` says which findings do."""
+    """A check that blocks at its default level too: `[curate.poison]` states which findings do."""
 
     def compare(self, name: str, level: Any, bound: float, versions: Versions) -> CheckResult:
         return super().compare(name, "block", bound, versions)

@@ -525,7 +525,7 @@ def learn(night: Night, held: set[int], tested: dict[str, list[Candidate]], foun
                 history.learn_largest(tail, max(scores, default=0.0))
         history.pool(check, sum(one.observed for one in usual), sum(one.total for one in usual))
     for category, rows in night_categories(night).items():
-        # a dropped image cannot be released, so what is found of it is usual from then on
+        # a dropped image cannot be released, so its finding counts as usual from then on
         if category.startswith("dropped") or ("share_jump", category) not in found:
             number, total, _, step = measure_share(night, category, rows)
             is_new = not tested or hash_text(category) not in history.of("share")
