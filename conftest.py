@@ -4,11 +4,9 @@ import gc
 import os
 import re
 import signal
-from collections.abc import Iterator
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any
 from urllib.request import install_opener
 
 import pytest
@@ -40,7 +38,7 @@ os.environ.update(_FROM_HERE | {"XDG_CACHE_HOME": _CACHES})
 
 
 @pytest.fixture(scope="session")
-def _places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def _places(tmp_path_factory):
     """Return new folders, one a test; the first is that of the fixtures which several tests share."""
     base = tmp_path_factory.mktemp("tests", numbered=False)
     folders = (base / f"{number:04}" for number in count())
@@ -48,7 +46,7 @@ def _places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     return folders
 
 
-def _move_into(home: Path) -> None:
+def _move_into(home):
     """Make a folder the user's home, and an empty one in it the working folder."""
     (home / "work").mkdir(parents=True)
     os.environ["HOME"] = str(home)
@@ -56,7 +54,7 @@ def _move_into(home: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_place(_places: Iterator[Path]) -> Iterator[Path]:
+def _own_place(_places):
     """Give the test a home and an empty working folder, and restore environment and working folder after it."""
     home, here, saved = next(_places), Path.cwd(), dict(os.environ)
     _move_into(home)
@@ -68,7 +66,7 @@ def _own_place(_places: Iterator[Path]) -> Iterator[Path]:
 
 
 @pytest.fixture
-def tmp_path(_own_place: Path, request: pytest.FixtureRequest) -> Path:
+def tmp_path(_own_place, request):
     """Return an empty folder in the test's home, in place of pytest's: no `.pairmill` is found above it."""
     name = re.sub(r"\W", "_", request.node.name)[:30]
     folder = _own_place / f"{name}-{_own_place.name}"  # unique, since tests name prefixes of a bucket after it
@@ -79,28 +77,28 @@ def tmp_path(_own_place: Path, request: pytest.FixtureRequest) -> Path:
 class ByFile(LoadScopeScheduling):
     """Assign whole files, and those of one `xdist_group`, which share servers or a costly fixture, to one process."""
 
-    def _split_scope(self, nodeid: str) -> str:
+    def _split_scope(self, nodeid):
         return _find_group(nodeid.partition("::")[0])
 
 
 @cache
-def _find_group(file: str) -> str:
+def _find_group(file):
     """Return the group that a test file names, else the file. Only the processes that run tests have its marks."""
     mark = re.search(r'xdist_group\("(\w+)"\)', (Path(__file__).parent / file).read_text("utf-8"))
     return mark[1] if mark else file
 
 
-def pytest_xdist_make_scheduler(config: Any, log: Any) -> ByFile:
+def pytest_xdist_make_scheduler(config, log):
     config.option.loadscopereorder = False  # files with the most tests first, which are not those that take longest
     return ByFile(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items):
     """Begin with the files that take longest: the last one keeps one process busy while others wait.
 
     Those of the longest `pytest.mark.timeout` come first, then the largest.
     """
-    order: dict[Path, tuple[float, float, Path]] = {}
+    order = {}
     for item in items:
         mark = item.get_closest_marker("timeout")
         size, limit = item.path.stat().st_size, mark.args[0] if mark else 0
@@ -108,13 +106,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order[item.path])
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish():
     """Leave modules and tests out of garbage collections: a million objects take 0.6 s, and each training collects."""
     gc.enable()
     gc.collect()
     gc.freeze()
 
 
-def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+def pytest_make_parametrize_id(val, argname):
     """Name gzip members by their size: they hold the time, and xdist's processes must collect equal names."""
     return f"{argname}, gzip of {len(val)} bytes" if isinstance(val, bytes) and b"\x1f\x8b" in val else None

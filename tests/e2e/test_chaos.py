@@ -4,7 +4,6 @@
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("chaos")]
 GROUPS = ["filter", "download", "curate", "train", "evaluate", "register"]
 
 
-def files(store: Path, *stages: str) -> dict[str, tuple[int, int]]:
+def files(store, *stages):
     """Return the inode and time of each object of the stages: an object that was made again has others."""
     found = (path for stage in stages for path in (store / stage).rglob("*") if path.is_file())
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}

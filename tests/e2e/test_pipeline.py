@@ -9,7 +9,6 @@ import sys
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pyarrow.parquet as pq
@@ -27,15 +26,15 @@ from tests.servers.prefect_api import PrefectApi
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pipeline")]
 
 
-def stages(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def stages(result):
     return {stage["stage"]: stage for stage in result["stages"]}
 
 
-def prefect_api() -> PrefectApi:
+def prefect_api():
     return PrefectApi(services.status()[0].url)
 
 
-def task_runs(flow_run_id: str) -> list[dict[str, Any]]:
+def task_runs(flow_run_id):
     """Return the task runs of a flow run from the Prefect server."""
     return prefect_api().post("task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
 
@@ -49,11 +48,11 @@ def test_run_makes_every_stage_and_registers_a_version(undisturbed):
 
 
 def test_each_pair_is_kept_or_dropped_exactly_once(undisturbed):
-    before: list[str] | None = None
+    before = None
     for name in PAIR_STAGES:
         stage = stages(undisturbed)[name]
-        rows: dict[str, list[str]] = {"part": [], "dropped": []}
-        reasons: dict[str, int] = {}
+        rows = {"part": [], "dropped": []}
+        reasons = {}
         for path in sorted(Path(stage["path"]).glob("*.parquet")):
             kind = path.name.split("-")[0]
             if kind in rows:
@@ -146,7 +145,7 @@ def test_rerun_after_a_kill_in_download_and_ctrl_c_in_train_ends_with_the_same_d
     store = pairmill.folder / "store-killed"
     config = pairmill.write_config("killed", store=store)
 
-    def download_records() -> list[Path]:
+    def download_records():
         return sorted(store.glob("download/*/_work/shard-*.json"))
 
     # What follows train is killed in test_chaos.py.

@@ -13,7 +13,6 @@ from dataops.home import CHECKOUT
 from docs.tools.examples import find_examples
 from docs.tools.notebook import NOTEBOOK, texts
 from tests.small_pipeline import MODEL as SMALL
-from tests.small_pipeline import Pairmill
 from tests.small_web import HOST
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pipeline")]
@@ -25,13 +24,13 @@ MODEL, TINY = 'model = "ViT-B-32"', f'model = "{SMALL}"'
 
 
 @pytest.fixture(scope="module", autouse=True)
-def registered(pairmill: Pairmill, reusing_config: Path) -> None:
+def registered(pairmill, reusing_config):
     """Register the model of the demo."""
     pairmill("run", reusing_config, "--set", "register.model_name=pairmill-demo")
 
 
 @pytest.fixture
-def checkout(pairmill: Pairmill, tmp_path: Path) -> Path:
+def checkout(pairmill, tmp_path):
     """Return a folder like a checkout after `make demo`, with the files that the README's reader has."""
     for name in ("configs", "docs"):
         (tmp_path / name).symlink_to(CHECKOUT / name)
@@ -54,7 +53,7 @@ def checkout(pairmill: Pairmill, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_commands_and_code_run_as_printed(pairmill: Pairmill, checkout: Path):
+def test_commands_and_code_run_as_printed(pairmill, checkout):
     env = pairmill.env | {"BROWSER": "true"}
     blocks = [example.content for example in find_examples(README) if example.language == "bash"]
     shell = [line for line in "".join(blocks).splitlines() if line.partition("#")[0].strip() not in NOT_RUN]
@@ -67,7 +66,7 @@ def test_commands_and_code_run_as_printed(pairmill: Pairmill, checkout: Path):
     assert any((checkout / "exported").iterdir())
 
 
-def test_notebook_gives_what_it_shows(pairmill: Pairmill, reusing_config: Path, checkout: Path):
+def test_notebook_gives_what_it_shows(pairmill, reusing_config, checkout):
     (checkout / ".pairmill").mkdir()
     shutil.copy(reusing_config, checkout / ".pairmill" / "demo.toml")
     notebook = Path(shutil.copy(CHECKOUT / NOTEBOOK, checkout / "notebook.ipynb"))

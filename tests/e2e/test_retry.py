@@ -1,25 +1,21 @@
 """`pairmill rerun --from download --retry` fetches only the rows again that failed so; later stages follow."""
 
 import shutil
-from pathlib import Path
 
 import pytest
-
-from tests.kills.loop import Chaos
-from tests.small_pipeline import Pairmill
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("chaos")]
 
 
 @pytest.fixture
-def config(chaos: Chaos) -> Path:
+def config(chaos):
     """Return the config of a store with the snapshots of the undisturbed run except those of pack and register."""
     folder = chaos.environment.folder
     shutil.copytree(folder / "peace", folder / "retried", ignore=shutil.ignore_patterns("pack", "register", "runs"))
     return chaos.environment.config(folder / "retried")
 
 
-def test_rerun_with_retry_fetches_only_rows_that_failed_so(pairmill: Pairmill, config: Path) -> None:
+def test_rerun_with_retry_fetches_only_rows_that_failed_so(pairmill, config):
     first = pairmill.json("run", config, "--until", "pack")
     shown = pairmill.json("show", first["run_id"])
     before = {stage["stage"]: stage for stage in shown["stages"]}

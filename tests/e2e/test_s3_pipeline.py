@@ -5,24 +5,19 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from dataops.stages import PAIR_STAGES
 from dataops.storage.s3 import S3Store
-from dataops.store import Store
 from tests.concurrency import wait_for
-from tests.kills.seaweed import SeaweedFS
-from tests.small_pipeline import Pairmill
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pipeline")]
 COMPARED_STAGES = (*PAIR_STAGES, "train", "evaluate")
 
 
-def other_machine(pairmill: Pairmill, s3: SeaweedFS, name: str) -> Pairmill:
+def other_machine(pairmill, s3, name):
     """Return a command with another home and working folder, as on another machine, but with the same servers."""
     folder = pairmill.folder / name
     folder.mkdir(exist_ok=True)
@@ -35,28 +30,26 @@ def other_machine(pairmill: Pairmill, s3: SeaweedFS, name: str) -> Pairmill:
 
 
 @pytest.fixture
-def store(s3_environment: None, monkeypatch: pytest.MonkeyPatch) -> S3Store:
+def store(s3_environment, monkeypatch):
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
     return S3Store("mill", "whole")
 
 
-def stages(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def stages(result):
     return {stage["stage"]: stage for stage in result["stages"]}
 
 
-def digests(result: dict[str, Any]) -> dict[str, str]:
+def digests(result):
     return {name: stage["content_digest"] for name, stage in stages(result).items() if name in COMPARED_STAGES}
 
 
-def run_at_the_same_time(
-    machines: list[Pairmill], store: Store, last: str, meanwhile: Callable[[], None] = lambda: None
-) -> list[Any]:
+def run_at_the_same_time(machines, store, last, meanwhile=lambda: None):
     """Run the same config on all machines at the same time, with 1, 2, ... workers, and return what each run printed.
 
     A run that exits with 75 is rerun.
     """
 
-    def run(machine: Pairmill, results: dict[str, Any]) -> None:
+    def run(machine, results):
         workers = f"execution.workers={1 + machines.index(machine)}"
         config = machine.write_config("raced", store=store.uri)
         command = machine.command_line("run", config, "--until", last, "--set", workers, "--json")
@@ -67,7 +60,7 @@ def run_at_the_same_time(
         result = json.loads(done.stdout)
         results[machine.folder.name] = machine.json("rerun", result["run_id"]) if done.returncode == 75 else result
 
-    results: dict[str, Any] = {}
+    results = {}
     threads = [threading.Thread(target=run, args=(machine, results)) for machine in machines]
     for thread in threads:
         thread.start()
@@ -80,7 +73,7 @@ def run_at_the_same_time(
     return [results[machine.folder.name] for machine in machines]
 
 
-def assert_made_once(store: Store, first: dict[str, Any], second: dict[str, Any]) -> None:
+def assert_made_once(store, first, second):
     for name, stage in stages(first).items():
         other = stages(second)[name]
         assert stage["key"] == other["key"]
@@ -94,7 +87,7 @@ def test_two_machines_make_one_model_with_equal_digests_through_a_restart_of_s3(
 ):
     machines = [other_machine(pairmill, s3_server, name) for name in ("here", "there")]
 
-    def restart() -> None:
+    def restart():
         wait_for(lambda: any("/_work/shard-" in name for name in store.names("download")), 120, 0.2)
         s3_server.stop(at_once=True)
         time.sleep(4)

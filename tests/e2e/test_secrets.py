@@ -11,12 +11,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -27,7 +25,7 @@ import pytest
 from infra.local import services
 from infra.local import supervisor as processes
 from tests.servers.prefect_api import PrefectApi
-from tests.small_pipeline import PLANTED, Pairmill
+from tests.small_pipeline import PLANTED
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("deploy")]
 
@@ -36,7 +34,7 @@ PLAIN = [*(v for name, v in PLANTED.items() if "://" not in v and name != "MLFLO
 PLAIN += ["planted-database-password"]
 
 
-def spell(*values: str) -> set[bytes]:
+def spell(*values):
     """Return the values as they are, and as in URLs, JSON and HTTP Basic authentication."""
     return {
         spelling.encode()
@@ -84,27 +82,27 @@ if __name__ == "__main__":
 """
 
 
-def login_spellings() -> set[bytes]:
+def login_spellings():
     """Return the spellings of the login of the Prefect server, and of its password alone."""
     login = services.show_login()
     return spell(login, login.partition(":")[2])
 
 
-def find_secrets(text: bytes) -> set[bytes]:
+def find_secrets(text):
     return {value for value in SPELLINGS | login_spellings() if value in text}
 
 
-def api(pairmill: Pairmill) -> dict[str, str]:
+def api(pairmill):
     return {s["name"]: s["url"] for s in pairmill.json("status")}
 
 
 @contextmanager
-def watch_command_lines() -> Iterator[set[bytes]]:
+def watch_command_lines():
     """Collect the secrets that are in the command line of any process meanwhile."""
     found, searched = set[bytes](), set[bytes]()
     ended = threading.Event()
 
-    def watch() -> None:
+    def watch():
         while not ended.wait(0.05):
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
@@ -125,16 +123,16 @@ def watch_command_lines() -> Iterator[set[bytes]]:
 
 
 @pytest.fixture(scope="module")
-def runs(pairmill: Pairmill, reusing_config: Path) -> dict[str, subprocess.CompletedProcess[str]]:
+def runs(pairmill, reusing_config):
     """Run commands in several ways and return their outputs."""
     config = reusing_config
     urls = api(pairmill)
     (pairmill.folder / "leaky.py").write_text(LEAKY)
 
-    def run(code: int, *arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(code, *arguments, **environment):
         return replace(pairmill, env={**pairmill.env, **environment}, warm=None)(*arguments, code=code)
 
-    def leaky(where: str) -> subprocess.CompletedProcess[str]:
+    def leaky(where):
         path = f"{pairmill.folder}{os.pathsep}{pairmill.env['PYTHONPATH']}"
         store = f"store.uri={json.dumps(str(pairmill.folder / f'store-leaky-{where}'))}"
         command = [sys.executable, str(pairmill.folder / "leaky.py"), where, "run", str(config), "--set", store]
@@ -189,7 +187,7 @@ def test_no_output_has_a_secret(runs, pairmill):
 def test_no_written_file_has_a_secret(runs, pairmill):
     """Search the raw bytes of stores, records, manifests, databases, logs, artefacts and job folders; Parquet as text."""
     time.sleep(2)  # Prefect's client sends log lines in batches
-    sizes: dict[str, int] = {}
+    sizes = {}
     for path in pairmill.folder.rglob("*"):
         if not path.is_file() or path.is_relative_to(pairmill.folder / "web") or path.name.startswith("leaky."):
             continue
@@ -224,7 +222,7 @@ def test_home_folder_is_readable_only_by_its_user(runs, pairmill):
 # Servers --------------------------------------------------------------------------------------------------------------
 
 
-def listening_addresses(mark: str) -> set[str]:
+def listening_addresses(mark):
     """Return the IP addresses on which processes with this mark listen."""
     connections = [c for pid in processes.find_marked(mark) for c in psutil.Process(pid).net_connections("tcp")]
     return {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}

@@ -4,7 +4,6 @@ import ctypes
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,8 +25,8 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C co
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own code
 def test_a_compiled_training_has_five_graphs_for_all_steps_and_the_losses_of_another(
-    make_job: Callable[..., Path],
-) -> None:
+    make_job,
+):
     """Pixels, the image tower, embeddings of words, the blocks of the text tower, and those of the loss."""
     from torch._dynamo.utils import counters  # here, since each test process would load the compiler
 
@@ -50,14 +49,12 @@ def test_a_compiled_training_has_five_graphs_for_all_steps_and_the_losses_of_ano
 
 @needs_compiler
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_the_folder_of_kernels_is_the_first_that_runs_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device
-) -> None:
+def test_the_folder_of_kernels_is_the_first_that_runs_them(tmp_path, monkeypatch, device):
     for name in CACHES:
         monkeypatch.delenv(name, raising=False)
     load = ctypes.CDLL
 
-    def load_unless_noexec(path: str) -> ctypes.CDLL:
+    def load_unless_noexec(path):
         if path.startswith(str(tmp_path / "noexec")):
             raise OSError(f"{path}: failed to map segment from shared object")
         return load(path)
@@ -75,9 +72,7 @@ def test_the_folder_of_kernels_is_the_first_that_runs_them(
         prepare_compiler(device, folders[2:])
 
 
-def test_a_job_that_compiles_ends_with_2_where_no_compiler_is(
-    make_job: Callable[..., Path], tmp_path, monkeypatch
-) -> None:
+def test_a_job_that_compiles_ends_with_2_where_no_compiler_is(make_job, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     job = make_job("a", "vit", compile=True)

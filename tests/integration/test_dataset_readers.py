@@ -2,11 +2,9 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,14 +21,14 @@ BY_KEY = {row["key"]: row for row in PAIRS}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """Return the folder of a dataset of three shards."""
     root = tmp_path_factory.mktemp("store")
     _, manifest = packed_in(root, PAIRS, shard_size=6)
     return root / "pack" / manifest["pack"].key
 
 
-def test_webdataset_reads_images_captions_and_rows(folder: Path) -> None:
+def test_webdataset_reads_images_captions_and_rows(folder):
     import webdataset
 
     dataset = webdataset.WebDataset(str(folder / "{00000..00002}.tar"), shardshuffle=False, empty_check=False)
@@ -44,7 +42,7 @@ def test_webdataset_reads_images_captions_and_rows(folder: Path) -> None:
         assert sample["json"]["sampling_probability"] == 0.5
 
 
-def open_clip_batches(folder: Path, shards: str, *, is_train: bool) -> list[Any]:
+def open_clip_batches(folder, shards, *, is_train):
     from open_clip_train.data import get_wds_dataset
 
     where = str(folder / shards)
@@ -57,7 +55,7 @@ def open_clip_batches(folder: Path, shards: str, *, is_train: bool) -> list[Any]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_open_clip_loads_shards_for_training_and_evaluation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_clip_loads_shards_for_training_and_evaluation(folder, monkeypatch):
     import webdataset
     from open_clip_train import data
 
@@ -68,7 +66,7 @@ def test_open_clip_loads_shards_for_training_and_evaluation(folder: Path, monkey
         webdataset, "batched", lambda size, partial=True: webdataset.filters.batched(size, list, partial)
     )
     captions = {row["caption"] for row in PAIRS}
-    loaded: list[str] = []
+    loaded = []
     for batch in open_clip_batches(folder, "{00000..00002}.tar", is_train=False):
         for image, caption in batch:
             assert isinstance(image, Image.Image)
@@ -80,9 +78,7 @@ def test_open_clip_loads_shards_for_training_and_evaluation(folder: Path, monkey
     assert len({caption for batch in batches for _, caption in batch}) == 12
 
 
-def test_img2dataset_reads_the_rows_for_another_download(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_img2dataset_reads_the_rows_for_another_download(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network when img2dataset is imported
     from img2dataset.reader import Reader
 
@@ -95,17 +91,17 @@ def test_img2dataset_reads_the_rows_for_another_download(
     assert {(row["uid"], row["caption"]) for row in found} == {(row["uid"], row["caption"]) for row in PAIRS}
 
 
-def printed_code(folder: Path) -> dict[str, str]:
+def printed_code(folder):
     """Return the code that the dataset's page prints, by tool."""
     section = (folder / "DATASET.md").read_text("utf-8").partition("## How to load it")[2].partition("\n## ")[0]
     section = section.replace("open\\_clip", "open_clip")  # Markdown
     return dict(re.findall(r"^(\w[\w ]*):\n+```\n(.*?)\n```", section, re.MULTILINE | re.DOTALL))
 
 
-def run_printed(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def run_printed(code, folder, monkeypatch):
     """Run code in the folder of the store, and return its variables."""
     monkeypatch.chdir(folder.parents[1])
-    names: dict[str, Any] = {}
+    names = {}
     exec(code, names)
     return names
 
@@ -117,7 +113,7 @@ FULL = {
 }  # fmt: skip
 
 
-def sparse_pairs(known: Callable[[int], bool]) -> list[dict[str, Any]]:
+def sparse_pairs(known):
     """Return pairs that have all columns where `known` holds for their position in the shards, and none elsewhere."""
     return [pair(n, **(FULL if known(n) else dict.fromkeys(FULL))) for n in range(17)]
 
@@ -127,9 +123,7 @@ def sparse_pairs(known: Callable[[int], bool]) -> list[dict[str, Any]]:
     [lambda n: False, lambda n: n >= 12, lambda n: n % 2 == 1, lambda n: True],
     ids=["never", "late", "mixed", "always"],
 )
-def test_datasets_loads_a_dataset_by_the_printed_code(
-    known: Callable[[int], bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_datasets_loads_a_dataset_by_the_printed_code(known, tmp_path, monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

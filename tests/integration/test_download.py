@@ -1,15 +1,9 @@
 """Runs the download stage against a server that misbehaves in every way that the stage must handle."""
 
-import io
 import shutil
 import ssl
 import subprocess
-from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import replace
-from http.server import ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,7 +17,7 @@ from tasks.download.resizers import KEPT
 from tasks.download.rounds import ShardCut, ShardTask
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
-from tasks.engine.stage import Plan, make, plan
+from tasks.engine.stage import make, plan
 from tests.downloads import cut_parts, filtered
 from tests.inline_executor import InlineExecutor
 from tests.servers.hostile_web import picture
@@ -34,13 +28,13 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-def site() -> Iterator[ThreadingHTTPServer]:
+def site():
     with serve_images() as server:
         yield server
 
 
 @pytest.fixture
-def tls_port(tmp_path: Path) -> Iterator[int]:
+def tls_port(tmp_path):
     """Start a server with an untrusted certificate, and yield its port."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
@@ -55,12 +49,12 @@ def tls_port(tmp_path: Path) -> Iterator[int]:
 
 
 def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
-    tmp_path: Path,
-    site: ThreadingHTTPServer,
-    tls_port: int,
-    one_thread: Executor,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+    tmp_path,
+    site,
+    tls_port,
+    one_thread,
+    capfd,
+):
     port = site.server_port
     expected = {
         "/pictures/1.png": None,
@@ -151,12 +145,10 @@ def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
     assert capfd.readouterr().out == ""
 
 
-def test_download_gives_the_same_bytes_for_any_workers_and_threads_and_after_a_crash(
-    tmp_path: Path, site: ThreadingHTTPServer, one_thread: Executor
-) -> None:
+def test_download_gives_the_same_bytes_for_any_workers_and_threads_and_after_a_crash(tmp_path, site, one_thread):
     urls = [f"http://site.test/{'missing' if n % 10 == 3 else 'pictures'}/{n}.png" for n in range(90)]
 
-    def planned_in(store: FolderStore, threads: int) -> Plan:
+    def planned_in(store, threads):
         connect_to = {"site.test": f"127.0.0.1:{site.server_port}"}
         config = DownloadConfig(image_size=48, shard_size=40, threads=threads, connect_to=connect_to, host_rate=0)
         return plan(DOWNLOAD, config, 0, [filtered(store, urls, rows_a_part=50)])
@@ -170,7 +162,7 @@ def test_download_gives_the_same_bytes_for_any_workers_and_threads_and_after_a_c
 
     planned, fetched = planned_in(store_b, threads=3), list[int]()
 
-    def kill(task: Any) -> None:
+    def kill(task):
         if isinstance(task, ShardTask):
             fetched.append(task.cut.number)
             if len(fetched) == 3:
@@ -189,9 +181,7 @@ def test_download_gives_the_same_bytes_for_any_workers_and_threads_and_after_a_c
             assert store_a.read(a.path(part.name)) == store_b.read(b.path(part.name)), part.name
 
 
-def test_download_finds_rows_and_errors_that_img2dataset_swallows(
-    tmp_path: Path, site: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_download_finds_rows_and_errors_that_img2dataset_swallows(tmp_path, site, monkeypatch, capfd):
     """img2dataset prints an unforeseen error and continues without the row."""
     from tasks.download import resizers
     from tasks.download import worker as fetch_shard
@@ -203,7 +193,7 @@ def test_download_finds_rows_and_errors_that_img2dataset_swallows(
 
     resize = resizers.Resizer.__call__
 
-    def loses_one(self: resizers.Resizer, stream: io.BytesIO, boxes: object = None) -> object:
+    def loses_one(self, stream, boxes=None):
         if stream.getvalue() == picture(3):
             raise RuntimeError("unforeseen")
         return resize(self, stream, boxes)
@@ -218,7 +208,7 @@ def test_download_finds_rows_and_errors_that_img2dataset_swallows(
     assert keys == sorted(uids[n] for n in range(8) if n != 3)
     assert capfd.readouterr().out == ""
 
-    def full_disk(*args: object) -> None:
+    def full_disk(*args):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(fetch_shard.ShardWriter, "write", full_disk)

@@ -4,24 +4,19 @@ import io
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from dataops.schema import uid
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Counts, Draft, Record, read_parts
+from dataops.snapshot import Counts, read_parts
 from dataops.store import FolderStore
 from tasks.download import stage as download
 from tasks.download.config import DownloadConfig, RetryConfig
-from tasks.download.rounds import ShardTask
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
-from tasks.engine.stage import Plan, make, plan
+from tasks.engine.stage import make, plan
 from tests.downloads import filtered
 from tests.servers.hostile_web import picture
 from tests.servers.image_site import Site, serve_images
@@ -29,7 +24,7 @@ from tests.servers.image_site import Site, serve_images
 pytestmark = pytest.mark.timeout(300)
 
 
-def download_with_killers(draft: Draft, task: ShardTask) -> Record:
+def download_with_killers(draft, task):
     """Download a shard in a worker whose decoder dies of a few images; three signals as of three defects."""
     from tasks.download import resizers
     from tasks.download.worker import download_shard
@@ -37,7 +32,7 @@ def download_with_killers(draft: Draft, task: ShardTask) -> Record:
     killers = {picture(5): signal.SIGKILL, picture(9): signal.SIGSEGV, picture(16): signal.SIGABRT}
     resize = resizers.CheckedResizer.resize
 
-    def resize_or_die(self: Any, stream: Any, data: bytes, header: Any) -> Any:
+    def resize_or_die(self, stream, data, header):
         if data in killers:
             os.kill(os.getpid(), killers[data])
         return resize(self, stream, data, header)
@@ -52,31 +47,29 @@ def download_with_killers(draft: Draft, task: ShardTask) -> Record:
 class BombSite(Site):
     """A server with one more path: the image of 64 million pixels of the issue."""
 
-    def transparent(self) -> None:
+    def transparent(self):
         image = io.BytesIO()
         Image.new("RGBA", (8000, 8000), (200, 30, 60, 128)).save(image, "WEBP", lossless=True, quality=0, method=0)
         self.answer(200, image.getvalue())
 
 
 @pytest.fixture
-def site() -> Iterator[ThreadingHTTPServer]:
+def site():
     with serve_images(BombSite) as server:
         yield server
 
 
-def count_requests() -> Counter[str]:
+def count_requests():
     return Counter({path: number for path, number in BombSite.seen.items() if "robots" not in path and "pict" in path})
 
 
-def plan_download(store: FolderStore, urls: list[str], port: int, **options: Any) -> Plan:
+def plan_download(store, urls, port, **options):
     address = {"site.test": f"127.0.0.1:{port}"}
     config = DownloadConfig(image_size=32, connect_to=address, retry=RetryConfig(rounds=0), host_rate=0, **options)
     return plan(DOWNLOAD, config, 0, [filtered(store, urls, rows_a_part=20)])
 
 
-def test_row_that_ends_its_decoder_is_dropped_and_all_others_are_kept(
-    tmp_path: Path, site: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_row_that_ends_its_decoder_is_dropped_and_all_others_are_kept(tmp_path, site, monkeypatch):
     monkeypatch.setattr(download, "download_shard", download_with_killers)
     store = FolderStore(tmp_path / "store")
     urls = [f"http://site.test/pictures/{number}.png" for number in range(20)]
@@ -96,9 +89,7 @@ def test_row_that_ends_its_decoder_is_dropped_and_all_others_are_kept(
     assert count_requests().total() == 20
 
 
-def test_transparent_image_of_64_million_pixels_is_kept_within_the_memory_of_a_worker(
-    tmp_path: Path, site: ThreadingHTTPServer
-) -> None:
+def test_transparent_image_of_64_million_pixels_is_kept_within_the_memory_of_a_worker(tmp_path, site):
     store = FolderStore(tmp_path / "store")
     urls = ["http://site.test/transparent", "http://site.test/pictures/1.png"]
     manifest = make(plan_download(store, urls, site.server_port), Context(store, tmp_path, workers=1))

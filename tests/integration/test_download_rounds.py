@@ -8,18 +8,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import replace
-from http.server import ThreadingHTTPServer
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from dataops.home import CHECKOUT
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Manifest, find_manifest, read_parts
+from dataops.snapshot import find_manifest, read_parts
 from dataops.store import FolderStore
 from tasks.curate.stage import CURATE, CurateConfig
 from tasks.engine.context import Context
@@ -44,7 +40,7 @@ class Moody(Handler):
     patience = 0
     """Requests of /moody/ that are refused before the mood is good."""
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         kind = self.path.split("/")[1]
         if kind not in ("ok", "moody", "gone"):  # robots.txt and its like
             self.send_error(404)
@@ -60,18 +56,18 @@ class Moody(Handler):
 
 
 @pytest.fixture
-def moody() -> Iterator[ThreadingHTTPServer]:
+def moody():
     Moody.mood, Moody.seen, Moody.patience = "good", Counter(), 0
     with serving(Moody) as server:
         yield server
 
 
 @pytest.fixture
-def context(tmp_path: Path, one_thread: Executor) -> Context:
+def context(tmp_path, one_thread):
     return Context(FolderStore(tmp_path / "store"), tmp_path, workers=1, pool=one_thread)
 
 
-def outcome(store: FolderStore, manifest: Manifest) -> dict[str, str | None]:
+def outcome(store, manifest):
     """Return the drop reason of each URL, after checks of all shards."""
     kept, dropped = read_parts(store, manifest).to_pylist(), read_parts(store, manifest, "dropped-").to_pylist()
     assert sorted(row["url"] for row in kept + dropped) == sorted(URLS)
@@ -83,7 +79,7 @@ def outcome(store: FolderStore, manifest: Manifest) -> dict[str, str | None]:
     return {row["url"]: row.get("drop_reason") for row in kept + dropped}
 
 
-def test_temporary_failures_are_retried_in_later_shards(context: Context, moody: ThreadingHTTPServer) -> None:
+def test_temporary_failures_are_retried_in_later_shards(context, moody):
     store = FolderStore(context.home / "store")
     Moody.patience = MOODY + 4  # all of the first round, and some of the second
     manifest = make(planned_in(store, moody), context)
@@ -126,9 +122,7 @@ for line in sys.stdin:
 """Program that makes the snapshot in a child process for each line that it reads, so that it loads slow modules once."""
 
 
-def test_download_ends_with_the_same_digest_after_a_kill_at_any_moment(
-    tmp_path: Path, context: Context, moody: ThreadingHTTPServer
-) -> None:
+def test_download_ends_with_the_same_digest_after_a_kill_at_any_moment(tmp_path, context, moody):
     Moody.mood = "bad"
     reference = FolderStore(tmp_path / "peace")
     expected = make(planned_in(reference, moody), replace(context, store=reference))

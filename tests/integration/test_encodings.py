@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -62,7 +61,7 @@ COMMANDS = {
 }
 
 
-def prepare(folder: Path) -> tuple[str, str]:
+def prepare(folder):
     """Write a store with two datasets, a run and some files; return the keys of the datasets."""
     home = folder / "home"
     store, first = packed_in(home / "store", [pair(n, caption=CAPTION) for n in range(2)])
@@ -102,7 +101,7 @@ for number, arguments in enumerate(json.loads(sys.argv[1])):
 """Runs commands each in a fork, because most of the time of a command is that of its imports."""
 
 
-def run(arguments: list[str], folder: Path, forced: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+def run(arguments, folder, forced):
     kept = {n: v for n, v in os.environ.items() if not n.startswith(("LC_", "LANG", "PYTHON", "PREFECT", "MLFLOW"))}
     home = folder / "home"
     environment = kept | forced | {"PAIRMILL_HOME": str(home), "PYTHONPATH": str(CHECKOUT)}
@@ -112,12 +111,10 @@ def run(arguments: list[str], folder: Path, forced: dict[str, str]) -> subproces
     )
 
 
-def run_all(
-    folder: Path, keys: tuple[str, str], forced: dict[str, str], names: list[str], outputs: Path
-) -> dict[str, tuple[int, str, str]]:
+def run_all(folder, keys, forced, names, outputs):
     """Return exit code, output and errors of each command."""
     commands = {n: [{"KEY": keys[0], "OTHER": keys[1]}.get(word, word) for word in COMMANDS[n]] for n in names}
-    done: dict[str, tuple[int, str, str]] = {}
+    done = {}
     for name in REAL if len(names) > 3 else names:
         ended = run(["-m", "flows.cli", *commands.pop(name)], folder, forced)
         done[name] = ended.returncode, *(text.decode("utf-8", "replace") for text in (ended.stdout, ended.stderr))
@@ -146,7 +143,7 @@ def run_all(
         ),
     ],
 )
-def test_no_command_ends_in_a_traceback(name: str, forced: dict[str, str], commands: list[str], tmp_path: Path) -> None:
+def test_no_command_ends_in_a_traceback(name, forced, commands, tmp_path):
     (tmp_path / "new").mkdir()
     keys = prepare(tmp_path / "new")  # where no library refuses the path
     if "gc" in commands:  # which starts the servers

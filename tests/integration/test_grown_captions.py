@@ -1,10 +1,7 @@
 """What the filter knows of the captions of earlier nights is that of a slow reference, also after kills."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +14,7 @@ from dataops.store import FolderStore
 from dataops.text.balance import compute_probabilities, hash_queries, sample_pairs
 from tasks.growth.versions import find_packs, list_newest, load_version
 from tests.growing import ANSWERS, HOST, Killed, MortalStore, Night, configured, list_uids, put_night, run
-from tests.servers.hostile_web import Web, served
+from tests.servers.hostile_web import served
 
 pytestmark = pytest.mark.timeout(300)
 SUBJECTS = ("kite", "lamp", "river", "tower")
@@ -25,12 +22,12 @@ MAX_COUNT, MAX_PER_QUERY, NUMBER = 3, 4, 16
 
 
 @pytest.fixture(scope="module")
-def web() -> Iterator[Web]:
+def web():
     with served(ANSWERS) as web:
         yield web
 
 
-def caption_nights() -> list[Night]:
+def caption_nights():
     """Return three nights, each with pictures of its own and one of the first night; few captions, in two spellings."""
     random, nights = Random(5), list[Night]()
     for night in range(3):
@@ -45,27 +42,27 @@ def caption_nights() -> list[Night]:
     return nights
 
 
-def new_rows(nights: Sequence[Night]) -> Night:
+def new_rows(nights):
     """Return the rows of the last night whose URLs are new."""
     asked = {url for night in nights[:-1] for url, _ in night}
     return [(url, caption) for url, caption in nights[-1] if url not in asked]
 
 
-def count_captions(nights: Sequence[Night], before: set[str]) -> set[str]:
+def count_captions(nights, before):
     counts = Counter(caption.casefold() for night in nights for _, caption in night)
     return {uid(url, caption) for url, caption in new_rows(nights) if counts[caption.casefold()] <= MAX_COUNT}
 
 
-def drop_captions(nights: Sequence[Night], before: set[str]) -> set[str]:
+def drop_captions(nights, before):
     had = {caption.casefold() for night in nights[:-1] for url, caption in night if uid(url, caption) in before}
-    found: dict[str, list[tuple[bool, str]]] = {}
+    found = {}
     for url, caption in new_rows(nights):
         if caption.casefold() not in had:
             found.setdefault(caption.casefold(), []).append((caption.isupper(), uid(url, caption)))
     return {min(rows)[1] for rows in found.values()}
 
 
-def sample_queries(nights: Sequence[Night], before: set[str]) -> set[str]:
+def sample_queries(nights, before):
     counts = np.zeros(len(SUBJECTS), np.int64)
     for number in range(1, len(nights) + 1):
         for _, caption in new_rows(nights[:number]):
@@ -81,7 +78,7 @@ def sample_queries(nights: Sequence[Night], before: set[str]) -> set[str]:
     return {one for one, is_sampled in zip(uids, sampled, strict=True) if is_sampled}
 
 
-def settings(kind: str, folder: Path) -> dict[str, Any]:
+def settings(kind, folder):
     pq.write_table(pa.table({"query": list(SUBJECTS)}), folder / "queries.parquet")
     balance = {"queries": str(folder / "queries.parquet"), "max_per_query": MAX_PER_QUERY}
     return {
@@ -100,9 +97,7 @@ def settings(kind: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("kind", "reference"), [("counts", count_captions), ("caption", drop_captions), ("queries", sample_queries)]
 )
-def test_each_night_adds_the_pairs_of_the_reference(
-    kind: str, reference: Callable[[Sequence[Night], set[str]], set[str]], web: Web, tmp_path: Path
-):
+def test_each_night_adds_the_pairs_of_the_reference(kind, reference, web, tmp_path):
     nights, store, kept = caption_nights(), FolderStore(tmp_path / "store"), set[str]()
     for number, night in enumerate(nights, 1):
         put_night(tmp_path, number, night)
@@ -115,7 +110,7 @@ def test_each_night_adds_the_pairs_of_the_reference(
     assert len(kept) < len({url for night in nights for url, _ in night}) - 4
 
 
-def test_kills_and_workers_change_no_table_of_captions(web: Web, tmp_path: Path):
+def test_kills_and_workers_change_no_table_of_captions(web, tmp_path):
     random, kills, digests = Random(7), 0, list[list[str]]()
     for name in ("whole", "killed"):
         folder = tmp_path / name

@@ -1,9 +1,6 @@
 """What is written about a version of a dataset that grows is about all of its pairs, also of those packed again as one."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -17,11 +14,11 @@ from dataops.trace.targets import Target
 from flows.commands.show import write_stage_page
 from flows.next_version import compact
 from tasks.engine.context import Context
-from tasks.growth.versions import Version, find_packs
+from tasks.growth.versions import find_packs
 from tasks.pack.union import load_union
 from tests.growing import ANSWERS, NIGHTS, configured, list_uids, put_night, run
 from tests.inline_executor import InlineExecutor
-from tests.servers.hostile_web import Web, served
+from tests.servers.hostile_web import served
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -33,13 +30,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def web() -> Iterator[Web]:
+def web():
     with served(ANSWERS) as web:
         yield web
 
 
 @pytest.fixture(scope="module")
-def grown(web: Web, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Version, set[str]]:
+def grown(web, tmp_path_factory):
     """Return the folder, a version of two datasets, of which the first has the pairs of two nights, and the uids."""
     folder = tmp_path_factory.mktemp("grown")
     store = FolderStore(folder / "store")
@@ -55,7 +52,7 @@ def grown(web: Web, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ver
     return folder, version, list_uids(store, find_packs(store, version))
 
 
-def test_union_has_the_rows_and_the_funnel_of_all_nights(grown: Any):
+def test_union_has_the_rows_and_the_funnel_of_all_nights(grown):
     folder, version, uids = grown
     union, lineages = load_union(version, FolderStore(folder / "store"))
     assert [len(pack.inputs) for pack in union.packs] == [4, 2]
@@ -69,14 +66,12 @@ def test_union_has_the_rows_and_the_funnel_of_all_nights(grown: Any):
     assert merged["curate"].counts.kept == union.counts.input == len(uids)
 
 
-def test_version_is_published_whole_and_the_next_one_sends_what_is_new(
-    grown: Any, capsys: pytest.CaptureFixture[str], web: Web
-):
-    publish: Any = pytest.importorskip("plugins.publish.publish")
+def test_version_is_published_whole_and_the_next_one_sends_what_is_new(grown, capsys, web):
+    publish = pytest.importorskip("plugins.publish.publish")
     folder, version, uids = grown
     store = FolderStore(folder / "store")
 
-    def published(what: str, to: str = "out") -> dict[str, Any]:
+    def published(what, to="out"):
         options = publish.PublishOptions(what, str(folder / to), license="cc-by-4.0")
         assert publish.publish(options, folder / "home", store.uri, as_json=True) == 0
         return json.loads(capsys.readouterr().out)
@@ -120,8 +115,8 @@ def test_version_is_published_whole_and_the_next_one_sends_what_is_new(
         published(after.name)
 
 
-def test_summary_counts_the_images_of_all_nights(grown: Any):
-    subject: Any = pytest.importorskip("plugins.disclosure.subject")
+def test_summary_counts_the_images_of_all_nights(grown):
+    subject = pytest.importorskip("plugins.disclosure.subject")
     from plugins.disclosure.domains import measure  # type: ignore[reportMissingImports]
     from plugins.disclosure.provider_facts import ProviderFacts
     from plugins.disclosure.summary import summarise
@@ -140,7 +135,7 @@ def test_summary_counts_the_images_of_all_nights(grown: Any):
     assert measure([merged], store).images == merged.pairs
 
 
-def test_page_shows_images_of_all_datasets(grown: Any):
+def test_page_shows_images_of_all_datasets(grown):
     folder, version, uids = grown
     home = folder / "home"
     home.mkdir(exist_ok=True)

@@ -1,11 +1,9 @@
 """A dataset that grows: each night asks hosts for new images only, and the union is that of a slow reference."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from random import Random
-from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,15 +13,15 @@ from dataops.images import decode
 from dataops.images.fingerprint import Fingerprint, fingerprint
 from dataops.schema import uid
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Manifest, load_manifest, read_parts
-from dataops.store import FolderStore, Store
+from dataops.snapshot import load_manifest, read_parts
+from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
 from flows.config import validate_values
 from flows.next_version import compact
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.growth.versions import Version, find_newest, find_packs, list_newest, load_version
+from tasks.growth.versions import find_newest, find_packs, list_newest, load_version
 from tasks.pack.make_runs import shuffle_keys
 from tasks.pack.stage import PACK
 from tasks.train.stage import find_datasets
@@ -33,7 +31,6 @@ from tests.growing import (
     NIGHTS,
     Killed,
     MortalStore,
-    Night,
     configured,
     encoded,
     list_uids,
@@ -41,20 +38,20 @@ from tests.growing import (
     run,
 )
 from tests.inline_executor import InlineExecutor
-from tests.servers.hostile_web import Web, served
+from tests.servers.hostile_web import served
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def web() -> Iterator[Web]:
+def web():
     with served(ANSWERS) as web:
         yield web
 
 
-def run_nights(web: Web, folder: Path, nights: Sequence[Night] = NIGHTS) -> list[tuple[Version | None, list[str]]]:
+def run_nights(web, folder, nights=NIGHTS):
     """Run each night, and return its version and the paths of the images that were requested."""
-    found: list[tuple[Version | None, list[str]]] = []
+    found = []
     for number, night in enumerate(nights, 1):
         put_night(folder, number, night)
         web.log.clear()
@@ -63,14 +60,14 @@ def run_nights(web: Web, folder: Path, nights: Sequence[Night] = NIGHTS) -> list
     return found
 
 
-def reference(nights: Sequence[Night]) -> tuple[set[str], list[list[str]]]:
+def reference(nights):
     """Return the uids that stay, and the paths that are asked for each night: compare each image with all before."""
     asked, kept, images, paths = set[str](), set[str](), list[tuple[bytes, Fingerprint]](), list[list[str]]()
     for night in nights:
         new = list({url: (url, caption) for url, caption in night if url not in asked}.values())
         asked |= {url for url, _ in new}
         paths.append(sorted(url.partition(HOST)[2] for url, _ in new))
-        tonight: list[tuple[str, bytes, Fingerprint, str]] = []
+        tonight = []
         for url, caption in new:
             if "gone" in url:
                 continue
@@ -89,18 +86,18 @@ def reference(nights: Sequence[Night]) -> tuple[set[str], list[list[str]]]:
     return kept, paths
 
 
-def close(one: Fingerprint, other: Fingerprint) -> bool:
+def close(one, other):
     cells = [np.frombuffer(print_.thumbnail, np.uint8).astype(int) for print_ in (one, other)]
     return (one.phash ^ other.phash).bit_count() <= 6 and int(np.abs(cells[0] - cells[1]).max()) <= 16
 
 
 @pytest.fixture(scope="module")
-def grown(web: Web, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[Version | None, list[str]]]]:
+def grown(web, tmp_path_factory):
     folder = tmp_path_factory.mktemp("grown")
     return folder, run_nights(web, folder)
 
 
-def test_each_night_asks_for_new_images_only_and_the_union_is_that_of_the_reference(grown: Any):
+def test_each_night_asks_for_new_images_only_and_the_union_is_that_of_the_reference(grown):
     folder, nights = grown
     kept, asked = reference(NIGHTS)
     assert [paths for _, paths in nights] == asked
@@ -113,7 +110,7 @@ def test_each_night_asks_for_new_images_only_and_the_union_is_that_of_the_refere
     assert [version.repeated for version, _ in nights[1:4]] == [4, 4, 4]
 
 
-def test_a_night_without_a_new_file_makes_nothing(grown: Any, web: Web):
+def test_a_night_without_a_new_file_makes_nothing(grown, web):
     folder, _ = grown
     web.log.clear()
     before = FolderStore(folder / "store").names("")
@@ -122,7 +119,7 @@ def test_a_night_without_a_new_file_makes_nothing(grown: Any, web: Web):
     assert not web.log
 
 
-def test_tables_are_few_and_earlier_versions_stay(grown: Any, web: Web):
+def test_tables_are_few_and_earlier_versions_stay(grown, web):
     folder, nights = grown
     store = FolderStore(folder / "store")
     for version, _ in nights:
@@ -134,7 +131,7 @@ def test_tables_are_few_and_earlier_versions_stay(grown: Any, web: Web):
     assert sum(table.rows for table in files) == len(NIGHTS)
 
 
-def test_a_training_reads_all_versions(grown: Any, web: Web):
+def test_a_training_reads_all_versions(grown, web):
     folder, nights = grown
     store = FolderStore(folder / "store")
     last = nights[-1][0]
@@ -144,7 +141,7 @@ def test_a_training_reads_all_versions(grown: Any, web: Web):
     assert {manifest.key for manifest in found} == {pack.key for pack in last.packs}
 
 
-def contents(folder: Path) -> Mapping[str, bytes]:
+def contents(folder):
     """Return all versions and tables, without the times."""
     store = FolderStore(folder / "store")
     found = {name: store.read(name) for name in store.names("grown") if not name.endswith(".json")}
@@ -153,7 +150,7 @@ def contents(folder: Path) -> Mapping[str, bytes]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_kill_at_any_write_of_a_night_changes_nothing(seed: int, web: Web, tmp_path: Path, grown: Any):
+def test_a_kill_at_any_write_of_a_night_changes_nothing(seed, web, tmp_path, grown):
     random, kills = Random(seed), 0
     for number, night in enumerate(NIGHTS[:3], 1):
         put_night(tmp_path, number, night)
@@ -173,7 +170,7 @@ def test_a_kill_at_any_write_of_a_night_changes_nothing(seed: int, web: Web, tmp
     assert {name: expected[name] for name in ("1", "2", "3")} == {n: contents(tmp_path)[n] for n in ("1", "2", "3")}
 
 
-def test_of_two_nights_at_the_same_time_one_is_refused(web: Web, tmp_path: Path):
+def test_of_two_nights_at_the_same_time_one_is_refused(web, tmp_path):
     put_night(tmp_path, 1, NIGHTS[0])
     run(configured(web, tmp_path), tmp_path)
     first, second = configured(web, tmp_path), configured(web, tmp_path)
@@ -193,7 +190,7 @@ def test_of_two_nights_at_the_same_time_one_is_refused(web: Web, tmp_path: Path)
     )
 
 
-def test_a_line_begins_anew_from_an_earlier_version_and_goes_on(web: Web, tmp_path: Path):
+def test_a_line_begins_anew_from_an_earlier_version_and_goes_on(web, tmp_path):
     store = FolderStore(tmp_path / "store")
     for number in (1, 2):
         put_night(tmp_path, number, NIGHTS[number - 1])
@@ -210,7 +207,7 @@ def test_a_line_begins_anew_from_an_earlier_version_and_goes_on(web: Web, tmp_pa
     assert (after.number, list_uids(store, find_packs(store, after))) == (5, reference(NIGHTS[:3])[0])
 
 
-def test_what_is_listed_but_lost_or_broken_is_one_error_that_names_it(web: Web, tmp_path: Path):
+def test_what_is_listed_but_lost_or_broken_is_one_error_that_names_it(web, tmp_path):
     store = FolderStore(tmp_path / "store")
     put_night(tmp_path, 1, NIGHTS[0])
     made, _ = run(configured(web, tmp_path), tmp_path)
@@ -234,7 +231,7 @@ def test_what_is_listed_but_lost_or_broken_is_one_error_that_names_it(web: Web, 
         find_packs(store, again)
 
 
-def test_other_objects_among_the_versions_are_ignored(web: Web, tmp_path: Path):
+def test_other_objects_among_the_versions_are_ignored(web, tmp_path):
     put_night(tmp_path, 1, NIGHTS[0])
     made, _ = run(configured(web, tmp_path), tmp_path)
     assert made is not None
@@ -245,7 +242,7 @@ def test_other_objects_among_the_versions_are_ignored(web: Web, tmp_path: Path):
     assert find_newest(store, made.line) == made
 
 
-def test_other_settings_begin_another_line(web: Web, tmp_path: Path):
+def test_other_settings_begin_another_line(web, tmp_path):
     put_night(tmp_path, 1, NIGHTS[0])
     run(configured(web, tmp_path), tmp_path)
     assert configured(web, tmp_path).base.number == 1
@@ -260,14 +257,14 @@ def test_other_settings_begin_another_line(web: Web, tmp_path: Path):
         {"train": {"dataset": [{"weight": 1}, {"key": "0" * 16, "weight": 1}]}},
     ],
 )
-def test_what_compares_all_pairs_is_refused(table: dict[str, Any]):
+def test_what_compares_all_pairs_is_refused(table):
     values = {"name": "x", "source": {"kind": "pairs", "paths": ["x.csv"]}, "grow": {}, **table}
     config, problems = validate_values(values)
     assert config is None
     assert "grow" in problems[0]
 
 
-def read_samples_of(store: Store, packs: Sequence[Manifest]) -> dict[str, Mapping[str, bytes]]:
+def read_samples_of(store, packs):
     found = dict[str, Mapping[str, bytes]]()
     for pack in packs:
         for shard in pack.named("", ".tar"):
@@ -278,13 +275,13 @@ def read_samples_of(store: Store, packs: Sequence[Manifest]) -> dict[str, Mappin
     return found
 
 
-def test_small_packs_become_one_with_the_same_samples_also_after_kills(web: Web, tmp_path: Path):
-    store, made = FolderStore(tmp_path / "store"), cast("Version | None", None)
+def test_small_packs_become_one_with_the_same_samples_also_after_kills(web, tmp_path):
+    store, made = FolderStore(tmp_path / "store"), None
     versions = [version for version, _ in run_nights(web, tmp_path, NIGHTS[:3]) if version is not None]
     grown, config = versions[-1], configured(web, tmp_path)
     before = read_samples_of(store, find_packs(store, grown))
 
-    def compacted(to: Store, limit: int) -> Version | None:
+    def compacted(to, limit):
         context = Context(store=to, home=tmp_path, workers=1, pool=InlineExecutor())
         return compact(context, grown, config.stage_config("pack"), config.seed, limit)
 
@@ -312,7 +309,7 @@ def test_small_packs_become_one_with_the_same_samples_also_after_kills(web: Web,
     assert {manifest.key for manifest in read} == {merged.key, own.key}
 
 
-def test_a_pair_of_a_compacted_dataset_is_taken_down(web: Web, tmp_path: Path):
+def test_a_pair_of_a_compacted_dataset_is_taken_down(web, tmp_path):
     store = FolderStore(tmp_path / "store")
     run_nights(web, tmp_path, NIGHTS[:3])
     config, [grown] = configured(web, tmp_path), list_newest(store)
@@ -330,7 +327,7 @@ def test_a_pair_of_a_compacted_dataset_is_taken_down(web: Web, tmp_path: Path):
     assert set(read_samples_of(store, [successor])) == set(read_samples_of(store, [merged])) - gone
 
 
-def test_a_first_night_without_a_row_is_an_error(web: Web, tmp_path: Path):
+def test_a_first_night_without_a_row_is_an_error(web, tmp_path):
     put_night(tmp_path, 1, [])
     with pytest.raises(NothingLeft):
         run(configured(web, tmp_path), tmp_path)

@@ -1,7 +1,6 @@
 """Fetches from a server that sends raw bytes: what is legal is kept, whatever is not costs its own row, and few bytes."""
 
 import io
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -16,7 +15,7 @@ from tasks.files.http_file import HttpFile
 from tasks.files.resumable import ConnectionBroken
 from tasks.web.host_state import MAX_BYTES as MAX_ROBOTS_BYTES
 from tests.downloads import fetched
-from tests.servers.raw_http import Answer, Endless, RawWeb, served
+from tests.servers.raw_http import Endless, served
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -25,7 +24,7 @@ AROUND = 65_536
 """Bytes that may be read beside the body."""
 
 
-def picture() -> bytes:
+def picture():
     out = io.BytesIO()
     Image.effect_noise((80, 60), 90).convert("RGB").save(out, "PNG")
     return out.getvalue()
@@ -41,16 +40,16 @@ EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def chunks(data: bytes, size: int, extension: bytes = b"") -> bytes:
+def chunks(data, size, extension=b""):
     pieces = [data[i : i + size] for i in range(0, len(data), size)]
     return b"".join(b"%X%s\r\n%s\r\n" % (len(piece), extension, piece) for piece in pieces)
 
 
-def redirect(target: bytes) -> bytes:
+def redirect(target):
     return b"HTTP/1.1 302 Found\r\nX-Padding: %s\r\nLocation: %s\r\n\r\n" % (b"x" * 60_000, target)
 
 
-GOOD: dict[str, Answer] = {
+GOOD = {
     "chunked-twice": OK + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n" + CHUNK + END,
     "early-hints": EARLY + OK + LENGTH + b"\r\n" + PNG,
     "continue": CONTINUE + CONTINUE + EARLY + OK + LENGTH + b"\r\n" + PNG,
@@ -74,7 +73,7 @@ GOOD: dict[str, Answer] = {
     "many-headers": OK + b"".join(b"X-%d: y\r\n" % n for n in range(200)) + LENGTH + b"\r\n" + PNG,
     "after-the-body": OK + LENGTH + b"\r\n" + PNG + b"HTTP/1.1 500 no\r\n\r\n",
 }
-HOSTILE: dict[str, tuple[Answer, str]] = {
+HOSTILE = {
     "chunk-minus-1": (Endless(CHUNKED + b"-1\r\n", b"x"), "bad_response"),
     "chunk-minus": (CHUNKED + b"-%x\r\n%s\r\n" % (len(PNG), PNG) + END, "bad_response"),
     "chunk-plus": (CHUNKED + b"+" + CHUNK + END, "bad_response"),
@@ -137,32 +136,30 @@ HOSTILE: dict[str, tuple[Answer, str]] = {
 }  # fmt: skip
 
 
-def download(folder: Path, web: RawWeb, urls: list[str]) -> dict[str, str | None]:
+def download(folder, web, urls):
     """Return the drop reason of each URL, None for one that is kept."""
     options = {"retries": 0, "max_bytes": MAX_BYTES, "contact": "https://example.org/bot"}
     return fetched(folder, urls, threads=12, connect_to=web.connect_to(), **options)[0]
 
 
-def test_each_raw_answer_is_a_row_and_reads_within_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_raw_answer_is_a_row_and_reads_within_its_budget(tmp_path, monkeypatch):
     answers = {f"{name}.good.test": answer for name, answer in GOOD.items()}
     answers |= {f"{name}.bad.test": answer for name, (answer, _) in HOSTILE.items()}
     with served(answers, monkeypatch) as web:
         found = download(tmp_path, web, [f"http://{host}/" for host in answers])
         read = web.read_bytes()
-    expected: dict[str, str | None] = {f"http://{name}.good.test/": None for name in GOOD}
+    expected = {f"http://{name}.good.test/": None for name in GOOD}
     assert found == expected | {f"http://{name}.bad.test/": reason for name, (_, reason) in HOSTILE.items()}
     by_row = {host: read[f"{host}/"] + read[f"{host}/again"] for host in answers}
     assert {host: size for host, size in by_row.items() if size > MAX_BYTES + AROUND} == {}
     assert {host: size for host, size in by_row.items() if not size} == {"nothing.bad.test": 0}
 
 
-def test_each_raw_robots_txt_is_read_once_and_within_its_budget(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_raw_robots_txt_is_read_once_and_within_its_budget(tmp_path, monkeypatch):
     """Of a file that is too long, the first 500 KiB count."""
     names = ("chunk-minus-1", "chunk-huge", "chunks-without-end", "extensions", "trailers", "early-hints", "headers")
     hostile = {name: HOSTILE[name][0] for name in names}
-    answers: dict[str, Answer] = {f"{name}.test/robots.txt": answer for name, answer in hostile.items()}
+    answers = {f"{name}.test/robots.txt": answer for name, answer in hostile.items()}
     answers |= {f"{name}.test": GOOD["case"] for name in hostile}
     with served(answers, monkeypatch) as web:
         urls = [f"http://{name}.test/{number}" for name in hostile for number in range(3)]
@@ -180,7 +177,7 @@ LARGE = {"chunk-huge", "chunks-without-end", "one-byte-chunks-without-end", "sma
 """Answers that are legal where a file may be of any size, or that are read in part first."""
 
 
-def test_http_file_reads_the_same_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_http_file_reads_the_same_answers(monkeypatch):
     """A file of a config's server may be large, but what surrounds it is bounded; a broken answer is requested again."""
     hostile = {
         name: answer for name, (answer, _) in HOSTILE.items() if not name.startswith(("slow", "redirect", "second"))
@@ -189,7 +186,7 @@ def test_http_file_reads_the_same_answers(monkeypatch: pytest.MonkeyPatch) -> No
     answers |= {f"/bad/{name}": answer for name, answer in hostile.items()}
     with served(answers, monkeypatch) as web:
 
-        def read(name: str) -> bytes:
+        def read(name):
             connection = HttpFile(f"http://127.0.0.1:{web.port}/{name}", "agent", 30.0).connect(0)
             try:
                 return b"".join(iter(lambda: connection.read(1 << 20), b""))
@@ -205,8 +202,8 @@ def test_http_file_reads_the_same_answers(monkeypatch: pytest.MonkeyPatch) -> No
     assert max(size.values()) < 5 * AROUND
 
 
-def test_http_file_ends_a_read_at_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers: dict[str, Answer] = {
+def test_http_file_ends_a_read_at_its_timeout(monkeypatch):
+    answers = {
         "/trailers": Endless(CHUNKED + b"0\r\n", b"X: y\r\n", 0.05),
         "/hints": Endless(EARLY, b"HTTP/1.1 103 ", 0.05),
     }
@@ -222,7 +219,7 @@ def test_http_file_ends_a_read_at_its_timeout(monkeypatch: pytest.MonkeyPatch) -
 
 PAGE = b"<!DOCTYPE html><title>Cats</title><img src=/cat.png alt='a sleeping cat on a chair'>"
 HTML = OK + b"Content-Type: text/html\r\n"
-PAGES: dict[str, tuple[Answer, str]] = {
+PAGES = {
     "page": (HTML + b"Content-Length: %d\r\n\r\n" % len(PAGE) + PAGE, "archived"),
     "page-hints": (EARLY + HTML + b"Content-Length: %d\r\n\r\n" % len(PAGE) + PAGE, "archived"),
     "page-headers": (Endless(HTML, b"X-Header: " + b"x" * 3_000 + b"\r\n"), "too_large"),
@@ -238,7 +235,7 @@ PAGES: dict[str, tuple[Answer, str]] = {
 }
 
 
-def test_crawl_reads_a_bounded_number_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crawl_reads_a_bounded_number_of_bytes(tmp_path, monkeypatch):
     pytest.importorskip("plugins.crawl")
     answers = {f"{name}.test": answer for name, (answer, _) in PAGES.items()}
     answers["page-robots.test/robots.txt"] = Endless(OK, b"X-Header: " + b"x" * 3_000 + b"\r\n")

@@ -9,12 +9,10 @@ import asyncio
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -48,7 +46,7 @@ class Web:
     """Most requests at a time, by host."""
     refused_until: dict[str, float] = field(default_factory=dict)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader, writer):
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while head := await reader.readuntil(b"\r\n\r\n"):
                 lines = head.decode().split("\r\n")
@@ -64,7 +62,7 @@ class Web:
                 await writer.drain()
         writer.close()
 
-    def answer(self, host: str, path: str) -> tuple[int, str, bytes]:
+    def answer(self, host, path):
         if path in ("/robots.txt", "/ai.txt") or path.startswith("/.well-known"):
             return (
                 (200, "", b"User-agent: *\nCrawl-delay: 1\n")
@@ -80,7 +78,7 @@ class Web:
 
 
 @pytest.fixture
-def web() -> Iterator[Web]:
+def web():
     found, loop = Web(), asyncio.new_event_loop()
     server = loop.run_until_complete(asyncio.start_server(found.serve, "127.0.0.1", 0))
     found.port = server.sockets[0].getsockname()[1]
@@ -96,14 +94,14 @@ def web() -> Iterator[Web]:
     loop.close()
 
 
-def fetch(draft: Draft, task: ShardTask) -> Record:
+def fetch(draft, task):
     """Request the images of a shard as tasks.download.worker does, without img2dataset."""
     from tasks.download.worker import add_starts, drop_handed, open_hosts, read_rows
 
     rows, reasons = read_rows(draft, task), dict[str, str | None]()
     with open_hosts(draft, task, rows, Path(str(task.host_state))) as opener:
 
-        def request(row: tuple[int, str]) -> None:
+        def request(row):
             try:
                 opener.open(row[1])
                 reasons[row[1]] = None
@@ -136,22 +134,22 @@ def fetch(draft: Draft, task: ShardTask) -> Record:
 class Machines(Executor):
     """Runs the tasks of a download in threads, each of which is a machine of its own."""
 
-    def __init__(self, folder: Path, number: int):
+    def __init__(self, folder, number):
         self._threads, self._folder = ThreadPoolExecutor(number), folder
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, fn, /, *args, **kwargs):
         task = args[-1]
         if not isinstance(task, ShardTask):
             return self._threads.submit(fn, *args, **kwargs)
 
-        def run() -> Record:
+        def run():
             machine = self._folder / threading.current_thread().name
             return fn(fetch, *args[1:-1], replace(task, host_state=str(machine)))
 
         return self._threads.submit(run)
 
 
-def test_200_downloaders_are_together_as_polite_as_one(tmp_path: Path, web: Web) -> None:
+def test_200_downloaders_are_together_as_polite_as_one(tmp_path, web):
     hosts = {f"h{rank}.com": max(1, 120 // rank) for rank in range(1, 101)}
     urls = [f"http://{host}/{n}.png" for host, rows in hosts.items() for n in range(rows)]
     urls += [f"http://tired.org/{n}.png" for n in range(40)] + [f"http://slow.org/{n}.png" for n in range(6)]

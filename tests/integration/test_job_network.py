@@ -7,8 +7,6 @@ import pickle
 import signal
 import socket
 import struct
-from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import pytest
@@ -25,37 +23,35 @@ make_job, shards = training.make_job, training.shards  # fixtures
 class Attack:
     """A pickle that creates a file."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path):
         self.path = path
 
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+    def __reduce__(self):
         return open, (str(self.path), "w")
 
 
-def find_open_sockets(processes: list[psutil.Process]) -> list[tuple[str, int]]:
+def find_open_sockets(processes):
     """Return the addresses at which processes receive from anyone: listening TCP, unconnected UDP."""
     found = [connection for process in processes for connection in process.net_connections(kind="inet")]
     opened = [each for each in found if each.status == psutil.CONN_LISTEN or not each.raddr]
     return [(each.laddr[0], each.laddr[1]) for each in opened]
 
 
-def send(address: tuple[str, int], data: bytes) -> None:
+def send(address, data):
     """Send bytes to a listening socket, and leave."""
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(data)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_job_listens_on_loopback_only_and_runs_no_bytes_that_it_receives(
-    ranks: int, make_job: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_job_listens_on_loopback_only_and_runs_no_bytes_that_it_receives(ranks, make_job, tmp_path):
     path = make_job("out", "vit", epochs=20, nproc=ranks, log_every=1)
     job, folder = json.loads(path.read_text()), tmp_path / "out"
     planted = pickle.dumps(Attack(tmp_path / "ran"), protocol=2)
-    seen: list[int] = []
-    addresses: list[tuple[str, int]] = []
+    seen = []
+    addresses = []
 
-    def attack(line: str) -> None:
+    def attack(line):
         if "step" not in line or seen:
             return
         jobs = [child for child in psutil.Process().children() if "training." in " ".join(child.cmdline())]

@@ -5,17 +5,13 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dataops.home import CHECKOUT
 from tasks.download.host_turns import HostPace
 from tests.downloads import fetched
-from tests.servers.hostile_web import TDM, Web, served
+from tests.servers.hostile_web import TDM, served
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -63,18 +59,18 @@ EXPECTED = {
 
 
 @pytest.fixture
-def web() -> Iterator[Web]:
+def web():
     with served() as web:
         yield web
 
 
 @pytest.fixture
-def intervals(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
+def intervals(monkeypatch):
     """Return the interval in seconds of each turn, by host."""
-    kept: defaultdict[str, list[float]] = defaultdict(list)
+    kept = defaultdict(list)
     turn = HostPace.turn
 
-    def noted(self: HostPace, name: str, interval: float = 0.0) -> AbstractContextManager[None]:
+    def noted(self, name, interval=0.0):
         assert threading.current_thread().name == "fetch", "img2dataset has taken threads of its own"
         kept[name].append(interval)
         return turn(self, name, interval)
@@ -83,9 +79,7 @@ def intervals(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
     return kept
 
 
-def test_each_host_gets_its_drop_reason_and_no_forbidden_request(
-    tmp_path: Path, web: Web, intervals: dict[str, list[float]]
-) -> None:
+def test_each_host_gets_its_drop_reason_and_no_forbidden_request(tmp_path, web, intervals):
     contact = "https://example.org/bot"
     options = {"contact": contact, "connect_to": web.connect_to(), "host_rate": 0}
     drips = [
@@ -143,7 +137,7 @@ for url in urls:
 """
 
 
-def test_processes_of_a_run_request_the_files_of_a_host_once(tmp_path: Path, web: Web) -> None:
+def test_processes_of_a_run_request_the_files_of_a_host_once(tmp_path, web):
     urls = [f"http://{host}.test/{number}.png" for number in range(3) for host in ("ours", "shut")]
     command = [sys.executable, "-c", ONE_OF_MANY, str(tmp_path), f"127.0.0.1:{web.port}", *urls]
     processes = [subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -156,11 +150,11 @@ def test_processes_of_a_run_request_the_files_of_a_host_once(tmp_path: Path, web
 
 
 @pytest.fixture
-def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def connected(monkeypatch):
     """Return the addresses that are connected to. Each connection is refused: nothing leaves this machine."""
-    addresses: list[Any] = []
+    addresses = []
 
-    def connect(self: socket.socket, address: Any) -> None:
+    def connect(self, address):
         addresses.append(address)
         raise ConnectionRefusedError(111, "Connection refused")
 
@@ -169,11 +163,11 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return addresses
 
 
-def resolving(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
+def resolving(monkeypatch, *answers):
     """Return the names that are resolved; they get the addresses in turn, and then always the last one."""
-    names: list[str] = []
+    names = []
 
-    def answer(host: str, *args: Any, **kinds: Any) -> list[Any]:
+    def answer(host, *args, **kinds):
         names.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[min(len(names), len(answers)) - 1], 0))]
 
@@ -181,9 +175,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
     return names
 
 
-def test_hosts_with_private_addresses_get_no_connection(
-    tmp_path: Path, connected: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hosts_with_private_addresses_get_no_connection(tmp_path, connected, monkeypatch):
     for number, address in enumerate(("127.0.0.1", "10.1.2.3", "169.254.169.254", "100.64.0.1", "::ffff:127.0.0.1")):
         resolving(monkeypatch, address)
         reasons, _ = fetched(tmp_path / str(number), ["http://inner.test/1.png"], contact="mailto:a@b.test")
@@ -191,9 +183,7 @@ def test_hosts_with_private_addresses_get_no_connection(
     assert connected == []
 
 
-def test_a_host_that_changes_its_address_after_the_check_gets_no_connection(
-    tmp_path: Path, connected: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_host_that_changes_its_address_after_the_check_gets_no_connection(tmp_path, connected, monkeypatch):
     names = resolving(monkeypatch, "8.8.8.8", "127.0.0.1")
     urls = [f"http://rebind.test/{number}.png" for number in range(4)]
     reasons, _ = fetched(tmp_path, urls, contact="mailto:a@b.test")
@@ -202,9 +192,7 @@ def test_a_host_that_changes_its_address_after_the_check_gets_no_connection(
     assert set(connected) == {("8.8.8.8", 80)}
 
 
-def test_without_a_contact_only_hosts_in_connect_to_get_requests(
-    tmp_path: Path, connected: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_contact_only_hosts_in_connect_to_get_requests(tmp_path, connected, monkeypatch):
     resolving(monkeypatch, "8.8.8.8")
     urls = ["http://a.test/1.png", "http://b.test/1.png"]
     reasons, _ = fetched(tmp_path, urls, connect_to={"a.test": "127.0.0.1:9"})

@@ -3,9 +3,7 @@
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +26,7 @@ class Tunnel(socketserver.StreamRequestHandler):
 
     server: Any
 
-    def handle(self) -> None:
+    def handle(self):
         first = self.rfile.read(1)
         place = self.socks() if first == b"\5" else self.connect(first)
         if place is None:
@@ -41,7 +39,7 @@ class Tunnel(socketserver.StreamRequestHandler):
             status, body = (b"200", IMAGE) if path.endswith(b".png") else (b"404", b"")
             self.wfile.write(b"HTTP/1.1 %s x\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)
 
-    def connect(self, first: bytes) -> str | None:
+    def connect(self, first):
         line, head = first + self.rfile.readline(), b""
         while (header := self.rfile.readline()) != b"\r\n":
             head += header
@@ -52,7 +50,7 @@ class Tunnel(socketserver.StreamRequestHandler):
         self.wfile.write(b"HTTP/1.1 200 Connected\r\n\r\n")
         return line.split()[1].decode()
 
-    def socks(self) -> str | None:
+    def socks(self):
         if self.server.lie is not None:
             self.wfile.write(self.server.lie)
             self.rfile.read(100)
@@ -71,17 +69,17 @@ class Tunnel(socketserver.StreamRequestHandler):
 
 
 @contextmanager
-def served(lie: bytes | None = None) -> Iterator[Any]:
+def served(lie=None):
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as server:
         server.daemon_threads = True
-        found: Any = server
+        found = server
         found.lie, found.asked, found.logins = lie, [], []
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield found
         server.shutdown()
 
 
-def fetch(folder: Path, url: str, proxy: str, **options: Any) -> bytes:
+def fetch(folder, url, proxy, **options):
     known = {"contact": "mailto:a@b.test", "proxy": proxy, "host_rate": 0, "timeout": 5} | options
     with closing(make_opener(DownloadConfig.model_validate(known), HostState(folder))) as opener:
         return opener.open(url).read()
@@ -89,9 +87,7 @@ def fetch(folder: Path, url: str, proxy: str, **options: Any) -> bytes:
 
 @pytest.mark.parametrize("kind", ["http", "socks5"])
 @pytest.mark.parametrize("user", ["", "me@"])
-def test_hosts_are_reached_through_a_proxy_which_resolves_their_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, user: str
-) -> None:
+def test_hosts_are_reached_through_a_proxy_which_resolves_their_names(tmp_path, monkeypatch, kind, user):
     monkeypatch.setenv("PAIRMILL_PROXY_PASSWORD", "secret")
     with served() as proxy:
         place = f"{kind}://{user}127.0.0.1:{proxy.server_address[1]}"
@@ -121,7 +117,7 @@ def test_hosts_are_reached_through_a_proxy_which_resolves_their_names(
         ("socks5", b"\5\0\5\0\0", "ended early|timeout"),
     ],
 )
-def test_proxy_that_lies_fails_the_row(tmp_path: Path, kind: str, lie: bytes, message: str) -> None:
+def test_proxy_that_lies_fails_the_row(tmp_path, kind, lie, message):
     with served(lie) as proxy, pytest.raises(FetchError, match=message):
         fetch(tmp_path, "http://far.test/1.png", f"{kind}://127.0.0.1:{proxy.server_address[1]}", timeout=2)
 
@@ -130,7 +126,7 @@ def test_proxy_that_lies_fails_the_row(tmp_path: Path, kind: str, lie: bytes, me
     "bad",
     [{"proxy": "ftp://a:1"}, {"proxy": "http://a"}, {"proxy": "http://me:secret@a:1"}, {"resolvers": ["dns.test"]}],
 )
-def test_config_refuses_other_proxies_and_resolvers(bad: dict[str, Any]) -> None:
+def test_config_refuses_other_proxies_and_resolvers(bad):
     with pytest.raises(ValidationError) as refused:
         DownloadConfig.model_validate(bad)
     assert "secret" not in str(refused.value.errors(include_input=False))
@@ -141,7 +137,7 @@ class Names(socketserver.BaseRequestHandler):
 
     server: Any
 
-    def handle(self) -> None:
+    def handle(self):
         data, sock = self.request
         query = from_wire(data)
         question, answer = query.question[0], make_response(query)
@@ -151,9 +147,9 @@ class Names(socketserver.BaseRequestHandler):
         sock.sendto(answer.to_wire(), self.client_address)
 
 
-def test_resolvers_are_asked_once_for_all_processes_of_a_machine_and_within_the_ttl(tmp_path: Path) -> None:
+def test_resolvers_are_asked_once_for_all_processes_of_a_machine_and_within_the_ttl(tmp_path):
     with socketserver.ThreadingUDPServer(("127.0.0.1", 0), Names) as server:
-        found: Any = server
+        found = server
         found.asked = []
         threading.Thread(target=server.serve_forever, daemon=True).start()
         lookup = ask_resolvers([("127.0.0.1", server.server_address[1])])

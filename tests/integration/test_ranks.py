@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import pytest
@@ -19,23 +17,21 @@ make_job, shards = training.make_job, training.shards  # fixtures
 OUTPUTS = ("model.safetensors", "metrics.jsonl", "skipped.json")
 
 
-def train(path: Path, folder: Path, on_line: Callable[[str], None] = lambda line: None) -> None:
+def train(path, folder, on_line=lambda line: None):
     job = json.loads(path.read_text())
     run_job("training.train", job, folder, launcher=ranks_launcher(2), on_line=on_line)
 
 
-def find_ranks() -> list[psutil.Process]:
+def find_ranks():
     return [each for each in psutil.Process().children(recursive=True) if "training.train" in each.cmdline()]
 
 
-def test_two_ranks_end_in_the_same_bytes_after_a_stop_and_a_killed_launcher(
-    make_job: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_two_ranks_end_in_the_same_bytes_after_a_stop_and_a_killed_launcher(make_job, tmp_path):
     settings = {"epochs": 60, "nproc": 2, "log_every": 1, "checkpoint_every": 5}
     jobs = {name: make_job(name, "vit", **settings) for name in ("undisturbed", "disturbed")}
     train(jobs["undisturbed"], tmp_path / "undisturbed")
 
-    def stop(line: str) -> None:
+    def stop(line):
         if "step 7/" in " ".join(line.split()):
             end_jobs()
 
@@ -46,7 +42,7 @@ def test_two_ranks_end_in_the_same_bytes_after_a_stop_and_a_killed_launcher(
     step = json.loads((folder / "failure.json").read_text())["message"].split()[3]
     assert (folder / "checkpoints" / f"step-{int(step):06d}").is_dir(), "it wrote a checkpoint first"
 
-    def kill(line: str) -> None:
+    def kill(line):
         if "resumed from" in line and not killed:
             killed.extend(find_ranks())
             (launcher,) = {rank.ppid() for rank in killed if "training.launch" not in rank.cmdline()}
@@ -56,7 +52,7 @@ def test_two_ranks_end_in_the_same_bytes_after_a_stop_and_a_killed_launcher(
         train(jobs["disturbed"], folder, kill)
     assert lost.value.exit_code == 75
     assert not find_ranks(), "they ended with their launcher"
-    lines: list[str] = []
+    lines = []
     train(jobs["disturbed"], folder, lines.append)
     assert any("resumed from" in line for line in lines)
     for name in OUTPUTS:

@@ -3,8 +3,6 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from boto3.s3.transfer import TransferConfig
@@ -20,14 +18,12 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-def store(s3_environment: None, tmp_path: Path) -> S3Store:
+def store(s3_environment, tmp_path):
     return S3Store("mill", f"pack/{tmp_path.name}")
 
 
 @pytest.mark.parametrize(("share", "passes"), [(4, 1), (0.01, 2)], ids=["one-pass", "two-passes"])
-def test_pack_gives_the_same_bytes_on_s3_as_in_a_folder(
-    store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, passes: int
-) -> None:
+def test_pack_gives_the_same_bytes_on_s3_as_in_a_folder(store, tmp_path, monkeypatch, share, passes):
     store = S3Store(store.bucket, store.prefix, Transfers(range_share=share))
     with monkeypatch.context() as patch:
         if passes == 2:
@@ -43,14 +39,12 @@ def test_pack_gives_the_same_bytes_on_s3_as_in_a_folder(
 
 
 @pytest.mark.parametrize("size", [0, 100, (1 << 20) + 5, 17 << 20])
-def test_put_chunks_sends_large_objects_in_parts(
-    store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
+def test_put_chunks_sends_large_objects_in_parts(store, tmp_path, monkeypatch, size):
     parts = TransferConfig(multipart_threshold=1 << 20, multipart_chunksize=6 << 20, max_concurrency=2)
     store = S3Store(store.bucket, store.prefix, Transfers(stream_parts=parts))
     data, memory = os.urandom(size), bytearray(300_000)
 
-    def chunks() -> Iterator[memoryview]:
+    def chunks():
         for start in range(0, size, len(memory)):
             chunk = data[start : start + len(memory)]
             memory[: len(chunk)] = chunk  # the next chunk overwrites this one
@@ -70,7 +64,7 @@ def test_put_chunks_sends_large_objects_in_parts(
         pass
 
 
-def test_read_ranges_keeps_the_requested_order(store: S3Store, tmp_path: Path) -> None:
+def test_read_ranges_keeps_the_requested_order(store, tmp_path):
     data = bytes(range(256)) * 40
     ranges = [(9000, 30), (0, 5), (256, 0), (10_239, 1), (5, 300)]
     for each in (store, FolderStore(tmp_path / "folder")):

@@ -1,7 +1,5 @@
 """Archives and lists in a bucket, on a real S3 server."""
 
-from pathlib import Path
-
 import boto3
 import pytest
 
@@ -29,7 +27,7 @@ def bucket(s3_environment, tmp_path):
     client.close()
 
 
-def extract(source, folder: Path):
+def extract(source, folder):
     store = FolderStore(folder / "store")
     manifest = make(plan(EXTRACT, source, 0, []), Context(store, folder, workers=1, pool=InlineExecutor()))
     return manifest, read_parts(store, manifest)

@@ -5,7 +5,6 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
 
@@ -18,19 +17,19 @@ from dataops.storage.s3 import S3Store, Transfers
 from dataops.store import open_store
 from flows.config import check_config
 from tests.concurrency import at_once, wait_for
-from tests.kills.faulty_proxy import Exchange, meddler
-from tests.kills.seaweed import KEY_ID, SECRET, SeaweedFS, free_port
+from tests.kills.faulty_proxy import meddler
+from tests.kills.seaweed import KEY_ID, SECRET, free_port
 
 pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-def store(s3_environment, tmp_path) -> S3Store:
+def store(s3_environment, tmp_path):
     return S3Store("mill", f"prefix/{tmp_path.name}", Transfers(first_pause=0.05))
 
 
 @contextmanager
-def meddled(store: S3Store, s3_server: SeaweedFS, monkeypatch, meddle: Callable[[Exchange], None]):
+def meddled(store, s3_server, monkeypatch, meddle):
     """Return the same store behind a proxy."""
     with meddler(s3_server.endpoint, meddle) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
@@ -65,7 +64,7 @@ def test_copy_in_parts_gives_the_same_object(s3_environment, tmp_path):
     """Copy as with an object of more than 5 GB: the server copies ranges, and no byte is downloaded."""
     parts = TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20)
     store = S3Store("mill", f"parts/{tmp_path.name}", Transfers(copy_parts=parts))
-    requests: list[str] = []
+    requests = []
     for operation in ("UploadPartCopy", "GetObject", "CopyObject"):
         store._s3.meta.events.register(f"before-call.s3.{operation}", lambda model, **_: requests.append(model.name))
     data = bytes(range(256)) * 4096 * 12
@@ -78,10 +77,10 @@ def test_copy_in_parts_gives_the_same_object(s3_environment, tmp_path):
 
 
 def test_create_succeeds_for_one_of_many_writers(store):
-    won: list[int] = []
+    won = []
     barrier = threading.Barrier(6)
 
-    def race(number: int) -> None:
+    def race(number):
         barrier.wait()
         if store.create("stage/key/manifest.json", str(number).encode()):
             won.append(number)
@@ -93,7 +92,7 @@ def test_create_succeeds_for_one_of_many_writers(store):
 
 def test_names_and_delete_handle_more_objects_than_one_page(store):
     at_once(8, lambda start: [store.put(f"many/{n:04d}", b"") for n in range(start, 1050, 8)])
-    requests: list[str] = []
+    requests = []
     for operation in ("ListObjectsV2", "DeleteObjects", "DeleteObject"):
         store._s3.meta.events.register(f"before-call.s3.{operation}", lambda model, **_: requests.append(model.name))
     assert store.names("many") == [f"many/{n:04d}" for n in range(1050)]
@@ -116,9 +115,9 @@ def test_sweep_aborts_unfinished_uploads(store):
 
 
 def test_create_succeeds_when_the_answer_to_its_put_was_lost(store, s3_server, monkeypatch):
-    dropped: list[str] = []
+    dropped = []
 
-    def lose_first_answers(exchange: Exchange) -> None:
+    def lose_first_answers(exchange):
         if exchange.is_answered and exchange.method == "PUT" and len(dropped) < 3:
             dropped.append(exchange.path)
             exchange.dropped = True
@@ -131,9 +130,9 @@ def test_create_succeeds_when_the_answer_to_its_put_was_lost(store, s3_server, m
 
 
 def test_create_waits_for_another_conditional_put(store, s3_server, monkeypatch):
-    conflicts: list[str] = []
+    conflicts = []
 
-    def conflict_twice(exchange: Exchange) -> None:
+    def conflict_twice(exchange):
         if not exchange.is_answered and exchange.method == "PUT" and len(conflicts) < 2:
             conflicts.append(exchange.path)
             code = "ConditionalRequestConflict"
@@ -151,7 +150,7 @@ def test_create_waits_for_another_conditional_put(store, s3_server, monkeypatch)
 def test_read_retries_when_received_bytes_are_corrupt(store, s3_server, monkeypatch, size):
     times, always = [0], [False]
 
-    def corrupt(exchange: Exchange) -> None:
+    def corrupt(exchange):
         if exchange.is_answered and exchange.method == "GET" and (always[0] or times[0] == 0):
             assert exchange.answer is not None
             times[0] += 1
@@ -175,9 +174,9 @@ def test_read_retries_when_received_bytes_are_corrupt(store, s3_server, monkeypa
 
 
 def test_put_retries_when_sent_bytes_are_corrupt(store, s3_server, monkeypatch):
-    spoiled: list[str] = []
+    spoiled = []
 
-    def spoil(exchange: Exchange) -> None:
+    def spoil(exchange):
         if not exchange.is_answered and exchange.method == "PUT" and not spoiled:
             spoiled.append(exchange.path)
             exchange.body = bytes([exchange.body[0] ^ 1]) + exchange.body[1:]
@@ -192,9 +191,9 @@ def test_put_retries_when_sent_bytes_are_corrupt(store, s3_server, monkeypatch):
 
 
 def test_requests_are_retried_with_one_log_line_when_the_server_is_busy(store, s3_server, monkeypatch, caplog):
-    refused: list[str] = []
+    refused = []
 
-    def slow_down(exchange: Exchange) -> None:
+    def slow_down(exchange):
         if not exchange.is_answered and len(refused) < 6:
             refused.append(exchange.path)
             exchange.respond(503, b"<Error><Code>SlowDown</Code><Message>reduce your rate</Message></Error>")
@@ -217,7 +216,7 @@ def test_requests_continue_after_a_server_restart(s3_environment, s3_server, tmp
     store.put("source", large)
     ended, failures, done = threading.Event(), [], {"put": 0, "read": 0, "create": 0, "upload": 0}
 
-    def work(kind: str) -> None:
+    def work(kind):
         number = 0
         try:
             while not ended.is_set():
@@ -260,9 +259,9 @@ def test_unreachable_server_raises_a_retryable_error(s3_environment, monkeypatch
 
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_metadata_is_asked_for_again_when_the_server_was_busy(store, s3_server, monkeypatch, status):
-    refused: list[str] = []
+    refused = []
 
-    def refuse_heads(exchange: Exchange) -> None:
+    def refuse_heads(exchange):
         if not exchange.is_answered and exchange.method == "HEAD" and len(refused) < 4:
             refused.append(exchange.path)
             exchange.respond(status, b"")
@@ -276,7 +275,7 @@ def test_metadata_is_asked_for_again_when_the_server_was_busy(store, s3_server, 
             assert len(refused) == 4
 
 
-def unsigned(endpoint: str, monkeypatch) -> None:
+def unsigned(endpoint, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -284,13 +283,13 @@ def unsigned(endpoint: str, monkeypatch) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
 
 
-def late(endpoint: str, monkeypatch) -> None:
+def late(endpoint, monkeypatch):
     now = botocore.auth.get_current_datetime
     three_hours = datetime.timedelta(hours=3)
     monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda *a, **k: now(*a, **k) - three_hours)
 
 
-def setting(name: str, value: str) -> Callable[[str, pytest.MonkeyPatch], None]:
+def setting(name, value):
     return lambda endpoint, monkeypatch: monkeypatch.setenv(name, value.format(port=endpoint.rpartition(":")[2]))
 
 
@@ -332,7 +331,7 @@ def test_configuration_errors_are_raised_at_once_with_the_remedy(
 
 def test_check_writable_raises_when_the_server_ignores_conditions(store, s3_server, monkeypatch):
     # The signature covers the header, so the proxy answers in the server's place.
-    def accept(exchange: Exchange) -> None:
+    def accept(exchange):
         if not exchange.is_answered and "If-None-Match" in exchange.headers:
             exchange.respond(200, b"")
 

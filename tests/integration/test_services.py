@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from importlib.metadata import version
@@ -48,7 +47,7 @@ services.keep_running(services.up, interval=0.5)
 
 
 @pytest.fixture(scope="module")
-def keeper(home: Path) -> Iterator[subprocess.Popen[bytes]]:
+def keeper(home):
     """Keep the servers running, as `pairmill up --restart` does."""
     with subprocess.Popen([sys.executable, "-c", KEEP], cwd=CHECKOUT, env=clean_environment()) as process:
         yield process
@@ -56,7 +55,7 @@ def keeper(home: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home") / "odd name %20#?"
     with pytest.MonkeyPatch.context() as patch:
         for name in (*services.client_environment(), *services.CLIENT_VARIABLE.values()):
@@ -77,16 +76,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         services.down()
 
 
-def clean_environment() -> dict[str, str]:
+def clean_environment():
     return {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
 
 
-def get(url: str) -> str:
+def get(url):
     with urllib.request.urlopen(url, timeout=10) as response:
         return response.read().decode()
 
 
-def processes_of(home: Path) -> list[int]:
+def processes_of(home):
     return [
         pid
         for name in services.CLIENT_VARIABLE
@@ -94,7 +93,7 @@ def processes_of(home: Path) -> list[int]:
     ]
 
 
-def test_two_concurrent_ups_start_each_server_once(home: Path):
+def test_two_concurrent_ups_start_each_server_once(home):
     command = [sys.executable, "-c", UP]
     started = time.monotonic()
     both = [
@@ -108,7 +107,7 @@ def test_two_concurrent_ups_start_each_server_once(home: Path):
     assert None not in json.loads(answers[0].replace("None", "null"))
 
 
-def test_servers_outlive_the_starting_process_and_serve_api_and_ui(home: Path):
+def test_servers_outlive_the_starting_process_and_serve_api_and_ui(home):
     prefect, mlflow = services.status()
     assert (prefect.state, mlflow.state) == ("running", "running")
     assert get(f"{prefect.url}/health") == "true"
@@ -120,16 +119,16 @@ def test_servers_outlive_the_starting_process_and_serve_api_and_ui(home: Path):
     assert all(os.getsid(status.pid or 0) == status.pid for status in (prefect, mlflow))
 
 
-def ask(name: str, path: str, body: object) -> object:
+def ask(name, path, body):
     base = next(service.url for service in services.status() if service.name == name)
     answer = httpx.post(f"{base}{path}", json=body, headers=services.authorization(f"{base}{path}"), timeout=60)
     return answer.raise_for_status().json()
 
 
-def test_old_databases_are_migrated_with_a_copy(home: Path):
-    assert [flow["name"] for flow in ask("prefect", "/flows/filter", {})] == ["curate"]  # pyright: ignore
+def test_old_databases_are_migrated_with_a_copy(home):
+    assert [flow["name"] for flow in ask("prefect", "/flows/filter", {})] == ["curate"]
     runs = ask("mlflow", "/api/2.0/mlflow/runs/search", {"experiment_ids": ["1"]})
-    assert runs["runs"][0]["data"]["metrics"][0]["value"] == 0.25  # pyright: ignore
+    assert runs["runs"][0]["data"]["metrics"][0]["value"] == 0.25
     for name, release in OLD.items():
         place = home / "services" / name
         assert (place / f"{name}.version").read_text() == version(name)
@@ -140,7 +139,7 @@ def test_old_databases_are_migrated_with_a_copy(home: Path):
         assert before != after
 
 
-def test_database_of_a_newer_version_is_refused_with_the_remedy_and_not_changed(home: Path):
+def test_database_of_a_newer_version_is_refused_with_the_remedy_and_not_changed(home):
     place = home / "services" / "mlflow"
     record, written_by = supervisor.load(place), place / "mlflow.version"
     assert record is not None
@@ -154,7 +153,7 @@ def test_database_of_a_newer_version_is_refused_with_the_remedy_and_not_changed(
     services.up()
 
 
-def test_killed_server_is_restarted(home: Path, keeper: subprocess.Popen[bytes]):
+def test_killed_server_is_restarted(home, keeper):
     name = "mlflow"  # which starts in a third of the time of Prefect's
     before = {status.name: status for status in services.status()}
     killed = before[name].pid
@@ -172,7 +171,7 @@ def test_killed_server_is_restarted(home: Path, keeper: subprocess.Popen[bytes])
     assert after["prefect"].pid == before["prefect"].pid
 
 
-def test_stop_leaves_no_process_and_keeps_the_data(home: Path, keeper: subprocess.Popen[bytes]):
+def test_stop_leaves_no_process_and_keeps_the_data(home, keeper):
     assert len(processes_of(home)) == 2, "each server is one process"
     ports = [supervisor.load(home / "services" / name) for name in services.CLIENT_VARIABLE]
     keeper.terminate()

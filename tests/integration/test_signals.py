@@ -6,17 +6,15 @@ reads the image.
 
 import gzip
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dataops.plugins import find
 from dataops.rights.signals import list_names
-from dataops.snapshot import Manifest, read_parts, read_table
+from dataops.snapshot import read_parts, read_table
 from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig
 from tasks.download.opener import make_opener
@@ -27,7 +25,7 @@ from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import HostState
 from tests.downloads import fetched
 from tests.inline_executor import InlineExecutor
-from tests.servers.hostile_web import JUMBF, TDM, XMP, Answer, Web, picture, served, with_chunk
+from tests.servers.hostile_web import JUMBF, TDM, XMP, Answer, picture, served, with_chunk
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -67,7 +65,7 @@ class Form:
     terms: tuple[str, ...] = ()
     page_terms: tuple[str, ...] = ()
 
-    def answers(self, host: str) -> dict[str, Answer]:
+    def answers(self, host):
         page = f'<html><head>{self.head}</head><img src="/1.png" alt="An image of {host}"></html>'.encode()
         html = {"Content-Type": "text/html"}
         robots = f"User-agent: *\n{self.robots}\n".encode()
@@ -79,22 +77,22 @@ class Form:
         }
 
 
-def robots_form(lines: str, signal: str, detail: str, **more: Any) -> Form:
+def robots_form(lines, signal, detail, **more):
     """A line of robots.txt, which forbids both requests."""
     return Form(robots=lines, page=FORBIDDEN, image=("opt_out", (signal, detail)), asked=False, **more)
 
 
-def header_form(name: str, value: str, directive: str, signal: str, detail: str, page: Any = None) -> Form:
+def header_form(name, value, directive, signal, detail, page=None):
     """A header of both responses: the page is stored and its row dropped, the image is requested and dropped."""
     return Form(headers={name: value}, page=page or (*OPTED_OUT, directive), image=("opt_out", (signal, detail)))
 
 
-def page_form(head: str, directive: str, reason: str | None = "opt_out") -> Form:
+def page_form(head, directive, reason="opt_out"):
     """An element of the page, which concerns the rows of the page."""
     return Form(head=head, page=("archived", reason, directive))
 
 
-def license_form(status: int, headers: Mapping[str, str], *details: str, body: bytes = b"no") -> Form:
+def license_form(status, headers, *details, body=b"no"):
     """A response by which a server requires an RSL licence."""
     page = ("opt_out", None, "; ".join(f"rsl {detail}" for detail in details).replace(UNREAD, "/rsl.xml"))
     found = [("rsl", detail) for detail in details]
@@ -103,11 +101,11 @@ def license_form(status: int, headers: Mapping[str, str], *details: str, body: b
     return Form(status=status, headers=headers, body=body, page=page, image=image, also=tuple(found[1:]), terms=terms)
 
 
-def terms_detail(terms: str, text: bytes) -> str:
+def terms_detail(terms, text):
     return f"{terms}; sha256:{hashlib.sha256(text).hexdigest()}"
 
 
-def price_form(price: str, headers: Mapping[str, str], body: bytes = b"pay", **more: Any) -> Form:
+def price_form(price, headers, body=b"pay", **more):
     """A response 402, whose offer is the more exact reason than other headers."""
     licenses = [f"rsl {detail}" for signal, detail in more.get("also", ()) if signal == "rsl"]
     return Form(
@@ -334,24 +332,24 @@ FORMS = {
 }  # fmt: skip
 
 
-def url(name: str, path: str = "") -> str:
+def url(name, path=""):
     return f"http://{name}.test/{path}"
 
 
 @pytest.fixture(scope="module")
-def web() -> Iterator[Web]:
+def web():
     with served({f"{name}.test": form.answers(name) for name, form in FORMS.items()}) as web:
         yield web
 
 
-def requests(web: Web) -> dict[str, list[str]]:
+def requests(web):
     """Return the paths that were requested of each host, sorted, and forget them."""
     found = {host.removesuffix(".test"): sorted(paths) for host, paths in web.paths().items()}
     web.log.clear()
     return found
 
 
-def crawl(web: Web, folder: Path) -> tuple[Manifest, FolderStore]:
+def crawl(web, folder):
     pytest.importorskip("plugins.crawl")
     store = FolderStore(folder / "store")
     site = find("sources", "site")(
@@ -361,7 +359,7 @@ def crawl(web: Web, folder: Path) -> tuple[Manifest, FolderStore]:
     return make(plan(EXTRACT, site, 0, []), context), store
 
 
-def test_pages_of_a_crawl_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_path: Path):
+def test_pages_of_a_crawl_have_the_expected_rows_and_no_forbidden_request(web, tmp_path):
     manifest, store = crawl(web, tmp_path)
     asked = {
         name: sorted(
@@ -388,7 +386,7 @@ def test_pages_of_a_crawl_have_the_expected_rows_and_no_forbidden_request(web: W
             assert index[url(name)]["detail"].partition(",")[0] == " ".join(form.image[1]).partition(",")[0]
 
 
-def test_images_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_path: Path):
+def test_images_have_the_expected_rows_and_no_forbidden_request(web, tmp_path):
     urls = [url(name, "1.png") for name in FORMS]
     reasons, evidence = fetched(tmp_path, urls, connect_to=web.connect_to(), host_rate=0)
     files = sorted(["/robots.txt", TDM, AI])
@@ -413,7 +411,7 @@ def test_images_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_pa
         assert (row["bytes"] is not None) == (form.image[0] is None or is_marked), name  # else no body was read
 
 
-def test_terms_that_a_page_names_decide_on_its_images(tmp_path: Path):
+def test_terms_that_a_page_names_decide_on_its_images(tmp_path):
     """`extract` writes the address of the terms into page_opt_out, and whoever permits training freely is used."""
     terms = {
         "free": FREE_TERMS,
@@ -430,7 +428,7 @@ def test_terms_that_a_page_names_decide_on_its_images(tmp_path: Path):
     column["odd"] = "rsl:urn:x,other:http://paid.test/l.xml"
     urls = {name: f"http://images.test/{name}.png" for name in (*column, "none")}
     pages = {urls[name]: value for name, value in column.items()}
-    answers: dict[str, dict[str, Answer]] = {
+    answers = {
         host: {path: (200, {"Content-Type": "image/png" if path.endswith("png") else RSL}, body)
                for path, body in files.items()}
         for host, files in sites.items()
@@ -451,7 +449,7 @@ def test_terms_that_a_page_names_decide_on_its_images(tmp_path: Path):
     assert evidence[urls["paid"]]["opt_out"][0]["detail"].startswith("payment crawl")
 
 
-def test_only_the_configured_signals_drop_images(web: Web, tmp_path: Path):
+def test_only_the_configured_signals_drop_images(web, tmp_path):
     shown = {
         name: form for name, form in FORMS.items() if form.image[0] == "opt_out" and not name.startswith("license")
     }

@@ -4,20 +4,17 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dataops.schema import uid
-from dataops.snapshot import Manifest, SnapshotName, read_parts
+from dataops.snapshot import SnapshotName, read_parts
 from dataops.store import FolderStore
 from flows.records import list_runs, load_manifests, load_run
 from tasks.engine.context import Context
 from tasks.growth.versions import find_packs, list_newest
 from tests.growing import ANSWERS, NIGHTS, configured, put_night, run
-from tests.servers.hostile_web import Web, served
+from tests.servers.hostile_web import served
 from tests.stored_project import STORED, load_keys, whole
 
 pytestmark = pytest.mark.timeout(300)
@@ -27,7 +24,7 @@ REMOVED = NIGHTS[0][4]
 
 
 @pytest.fixture(scope="module", params=sorted(STORED.glob("project-*.tar.xz")), ids=lambda path: path.name)
-def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(request, tmp_path_factory):
     """Return the folder of a stored project; the tests change it one after the other."""
     folder = tmp_path_factory.mktemp("project")
     with tarfile.open(request.param) as archive:
@@ -38,23 +35,23 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def web() -> Iterator[Web]:
+def web():
     with served(ANSWERS) as web:
         yield web
 
 
 @pytest.fixture
-def home(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(project, monkeypatch):
     monkeypatch.setenv("PAIRMILL_HOME", str(project / "home"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return project / "home"
 
 
-def uids(store: FolderStore, packs: list[Manifest]) -> set[str]:
+def uids(store, packs):
     return {one for pack in packs for one in read_parts(store, pack, "part-", ["uid"])["uid"].to_pylist()}
 
 
-def test_run_of_then_is_shown_and_reused_without_a_request(project: Path, home: Path, web: Web):
+def test_run_of_then_is_shown_and_reused_without_a_request(project, home, web):
     store = FolderStore(project / "store")
     [record] = [one for one in list_runs(home, store.uri) if one.name == "whole"]
     assert (record.name, record.state, record.last_stage) == ("whole", "completed", "pack")
@@ -67,7 +64,7 @@ def test_run_of_then_is_shown_and_reused_without_a_request(project: Path, home: 
     assert web.log == []
 
 
-def test_pair_is_traced_to_its_list_and_datasets(project: Path, home: Path, capsys: pytest.CaptureFixture[str]):
+def test_pair_is_traced_to_its_list_and_datasets(project, home, capsys):
     trace = pytest.importorskip("plugins.trace.command").trace
     assert trace(REMOVED[0], home, str(project / "store"), limit=10, as_json=True) == 0
     answer = capsys.readouterr().out
@@ -75,7 +72,7 @@ def test_pair_is_traced_to_its_list_and_datasets(project: Path, home: Path, caps
     assert load_keys(project)["pack"] in answer
 
 
-def test_dataset_grows_by_what_is_new(project: Path, home: Path, web: Web):
+def test_dataset_grows_by_what_is_new(project, home, web):
     store = FolderStore(project / "store")
     [before] = list_newest(store)
     kept = uids(store, find_packs(store, before))
@@ -89,8 +86,8 @@ def test_dataset_grows_by_what_is_new(project: Path, home: Path, web: Web):
     assert kept < uids(store, find_packs(store, after))
 
 
-def test_what_nothing_needs_is_collected(project: Path, home: Path):
-    retention: Any = pytest.importorskip("plugins.retention.command")
+def test_what_nothing_needs_is_collected(project, home):
+    retention = pytest.importorskip("plugins.retention.command")
     store = FolderStore(project / "store")
     roots = retention.Roots(store, retention.Policy(keep_runs=0))
     result = retention.delete_unneeded(
@@ -101,8 +98,8 @@ def test_what_nothing_needs_is_collected(project: Path, home: Path):
     assert len(find_packs(store, newest)) == 3
 
 
-def test_pair_is_taken_down_in_all_datasets(project: Path, home: Path, capsys: pytest.CaptureFixture[str]):
-    erasure: Any = pytest.importorskip("plugins.erasure.command")
+def test_pair_is_taken_down_in_all_datasets(project, home, capsys):
+    erasure = pytest.importorskip("plugins.erasure.command")
     store = FolderStore(project / "store")
     targets = project / "remove.txt"
     targets.write_text(REMOVED[0] + "\n")

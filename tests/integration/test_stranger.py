@@ -7,8 +7,6 @@ import subprocess
 import sysconfig
 import textwrap
 import venv
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -131,7 +129,7 @@ MODULES = {
 class Environment:
     """A virtual environment with what this one has, and the distribution."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder):
         venv.create(folder, symlinks=True)
         (site,) = folder.glob("lib/python*/site-packages")
         ours = sysconfig.get_path("purelib")
@@ -148,7 +146,7 @@ class Environment:
             (site / "stranger" / f"{name}.py").write_text(textwrap.dedent(text))
         self.python = folder / "bin" / "python"
 
-    def run(self, folder: Path, *arguments: str) -> str:
+    def run(self, folder, *arguments):
         """Run Python in a folder; return what it prints."""
         environment = os.environ | {"PAIRMILL_HOME": str(folder / "home")}
         command = [str(self.python), *arguments]
@@ -156,13 +154,13 @@ class Environment:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def evaluate(self, folder: Path, code: str) -> Any:
+    def evaluate(self, folder, code):
         """Run code; return the JSON value that it prints last."""
         return json.loads(self.run(folder, "-c", textwrap.dedent(code)).splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def stranger(tmp_path_factory):
     return Environment(tmp_path_factory.mktemp("stranger") / "venv")
 
 
@@ -185,7 +183,7 @@ CONFIG = """
 """
 
 
-def test_source_rule_executor_and_listener_serve_a_run(stranger: Environment, mlflow_url: str, tmp_path: Path):
+def test_source_rule_executor_and_listener_serve_a_run(stranger, mlflow_url, tmp_path):
     (tmp_path / "pairs.txt").write_text(
         "https://a.example/1.jpg\ta red kite on a hill\nhttps://a.example/2.jpg\t#kite #green\n"
     )
@@ -206,7 +204,7 @@ def test_source_rule_executor_and_listener_serve_a_run(stranger: Environment, ml
     assert (tmp_path / "opened").exists()
 
 
-def test_key_of_a_rule_is_in_the_key_of_the_stage_only_where_it_is_set(stranger: Environment, tmp_path: Path):
+def test_key_of_a_rule_is_in_the_key_of_the_stage_only_where_it_is_set(stranger, tmp_path):
     code = """
     import json
     from tasks.filter.config import FilterConfig
@@ -218,7 +216,7 @@ def test_key_of_a_rule_is_in_the_key_of_the_stage_only_where_it_is_set(stranger:
     assert not {"plugins", "drop_hashtags"} & {*plain}
 
 
-def test_signal_of_a_page_drops_its_rows(stranger: Environment, tmp_path: Path):
+def test_signal_of_a_page_drops_its_rows(stranger, tmp_path):
     code = (
         """
     import io, json
@@ -244,7 +242,7 @@ def test_signal_of_a_page_drops_its_rows(stranger: Environment, tmp_path: Path):
     assert stranger.evaluate(tmp_path, code)["dropped"] == {"opt_out": 1}
 
 
-def test_step_of_curate_adds_its_column_and_its_reason(stranger: Environment, tmp_path: Path):
+def test_step_of_curate_adds_its_column_and_its_reason(stranger, tmp_path):
     code = """
     import json
     from pathlib import Path
@@ -273,7 +271,7 @@ def test_step_of_curate_adds_its_column_and_its_reason(stranger: Environment, tm
     assert found["facts"]["rows"] > 0
 
 
-def test_loss_trains(stranger: Environment, tmp_path: Path):
+def test_loss_trains(stranger, tmp_path):
     code = """
     import json
     from pathlib import Path
@@ -311,7 +309,7 @@ def test_loss_trains(stranger: Environment, tmp_path: Path):
     assert found["halved"] == pytest.approx(found["softmax"] / 2, rel=1e-5)
 
 
-def test_pages_of_the_reference_and_the_help_have_what_is_new(stranger: Environment, tmp_path: Path):
+def test_pages_of_the_reference_and_the_help_have_what_is_new(stranger, tmp_path):
     code = """
     import json
     from docs.tools.reference import render_page

@@ -5,9 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -33,17 +31,17 @@ distributed.leave()
 """
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments, **environment):
     env = {**os.environ, "PYTHONPATH": str(CHECKOUT), **environment}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_job_is_retryable_when_its_trainer_is_killed(tmp_path: Path, number: int) -> None:
+def test_job_is_retryable_when_its_trainer_is_killed(tmp_path, number):
     """As by lack of memory or pre-emption; tests/unit/tasks/engine/test_subprocess_job.py has the other exit codes."""
     (tmp_path / "a_trainer.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
-    launcher: Sequence[str] = ranks_launcher(number)
+    launcher = ranks_launcher(number)
     if launcher:  # its module is in the checkout
         (tmp_path / "training").symlink_to(CHECKOUT / "training")
         (tmp_path / "dataops").symlink_to(CHECKOUT / "dataops")
@@ -52,12 +50,12 @@ def test_job_is_retryable_when_its_trainer_is_killed(tmp_path: Path, number: int
     assert (caught.value.exit_code, caught.value.retryable) == (75, True)
 
 
-def test_machines_that_meet_on_loopback_listen_nowhere_else(tmp_path: Path) -> None:
+def test_machines_that_meet_on_loopback_listen_nowhere_else(tmp_path):
     """Agents, ranks and both of their stores, of two machines."""
     (tmp_path / "show_sockets.py").write_text(SHOW_SOCKETS)
     config = TrainConfig(nnodes="2", rdzv_endpoint=f"127.0.0.1:{free_port()}", max_restarts=0)
 
-    def agent(number: int) -> subprocess.CompletedProcess[str]:
+    def agent(number):
         launcher = build_launcher(config, "k", tmp_path / str(number))
         path = f"{CHECKOUT}{os.pathsep}{tmp_path}"
         return run(*launcher, "-m", "show_sockets", PYTHONPATH=path, **({ELSEWHERE: "1"} if number else {}))
@@ -72,7 +70,7 @@ def test_machines_that_meet_on_loopback_listen_nowhere_else(tmp_path: Path) -> N
     assert [address for address in addresses if not ipaddress.ip_address(address).is_loopback] == []
 
 
-def test_trainer_refuses_to_run_under_a_torchrun_that_listens_on_all_interfaces(tmp_path: Path) -> None:
+def test_trainer_refuses_to_run_under_a_torchrun_that_listens_on_all_interfaces(tmp_path):
     job = {"train": {"model": "ViT-B-32"}, "shards": [], "output": str(tmp_path / "out")}
     (tmp_path / "job.json").write_text(json.dumps(job))
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", f"--log-dir={tmp_path / 'logs'}")
@@ -84,7 +82,7 @@ def test_trainer_refuses_to_run_under_a_torchrun_that_listens_on_all_interfaces(
     assert "set train.allow_network = true" in failure["message"]
 
 
-def test_trainer_refuses_to_meet_others_at_an_address_of_a_network(tmp_path: Path) -> None:
+def test_trainer_refuses_to_meet_others_at_an_address_of_a_network(tmp_path):
     job = {"train": {"model": "ViT-B-32"}, "shards": [], "output": str(tmp_path / "out")}
     (tmp_path / "job.json").write_text(json.dumps(job))
     environment = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29400"}

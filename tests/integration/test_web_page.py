@@ -10,10 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -26,7 +23,7 @@ from flows.config import load_config
 from flows.records import create_run
 from infra.local import services
 from tests import concurrency
-from tests.servers.browser import Browser, find_browser, record_requests, serve_page, start_browser
+from tests.servers.browser import find_browser, record_requests, serve_page, start_browser
 from tests.servers.prefect_api import PrefectApi
 from tests.small_pipeline import local_servers
 
@@ -62,7 +59,7 @@ split = "test"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory):
     """Start both servers."""
     folder = tmp_path_factory.mktemp("page") / "home"
     with local_servers(folder):
@@ -75,25 +72,25 @@ wait_for = partial(concurrency.wait_for, seconds=300, pause=0.3)
 class Api(PrefectApi):
     """What the attacks may have changed."""
 
-    def flows(self) -> set[str]:
+    def flows(self):
         return {flow["name"] for flow in self.post("flows/filter", {})}
 
-    def events(self) -> set[str]:
+    def events(self):
         return {event["event"] for event in self.post("events/filter", {"filter": {}, "limit": 50})["events"]}
 
-    def wait(self, flow_run: str) -> dict[str, Any]:
+    def wait(self, flow_run):
         """Return the final state of a flow run."""
         ends = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
         return wait_for(lambda: (s := self.get(f"flow_runs/{flow_run}")["state"]) and s["type"] in ends and s)
 
 
 @pytest.fixture(scope="module")
-def api(home: Path) -> Api:
+def api(home):
     return Api(services.status()[0].url)
 
 
 @pytest.fixture(scope="module")
-def mlflow(home: Path) -> str:
+def mlflow(home):
     return services.status()[1].url
 
 
@@ -110,8 +107,8 @@ BODIES = {
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_page_cannot_post_to_prefect(api: Api, body: str):
-    options: Any = BODIES[body]
+def test_page_cannot_post_to_prefect(api, body):
+    options = BODIES[body]
     headers = {"Origin": EVIL, **options.get("headers", {})}
     answer = httpx.post(f"{api.url}/flows/", **{**options, "headers": headers}, timeout=60)
     assert answer.status_code == 401
@@ -119,7 +116,7 @@ def test_page_cannot_post_to_prefect(api: Api, body: str):
     assert PLANTED not in api.flows()
 
 
-def test_no_route_of_prefect_answers_without_the_login(api: Api):
+def test_no_route_of_prefect_answers_without_the_login(api):
     """Each method of each path that the server itself lists, also under another host name (DNS rebinding)."""
     listed = api.get("openapi.json")["paths"]
     routes = [(method, path.removeprefix("/api")) for path, methods in listed.items() for method in methods]
@@ -136,7 +133,7 @@ def test_no_route_of_prefect_answers_without_the_login(api: Api):
 @pytest.mark.parametrize("path", SOCKETS)
 @pytest.mark.parametrize("protocol", [None, "prefect"])
 @pytest.mark.parametrize("token", [None, "", "pairmill:guess"])
-def test_page_cannot_use_a_websocket_of_prefect(api: Api, path: str, protocol: Any, token: str | None):
+def test_page_cannot_use_a_websocket_of_prefect(api, path, protocol, token):
     answers = []
     first = {"type": "auth", "token": token} if protocol else {"type": "subscribe", "keys": []}
     with contextlib.suppress(WebSocketException, InvalidStatus):
@@ -149,7 +146,7 @@ def test_page_cannot_use_a_websocket_of_prefect(api: Api, path: str, protocol: A
     assert f"{PLANTED}.socket" not in api.events()
 
 
-def _event(name: str, **labels: str) -> dict[str, Any]:
+def _event(name, **labels):
     resource = {"prefect.resource.id": f"pairmill.dataset.{uuid4()}", **labels}
     occurred = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {"occurred": occurred, "event": name, "resource": resource, "related": [], "payload": {}, "id": str(uuid4())}
@@ -158,8 +155,8 @@ def _event(name: str, **labels: str) -> dict[str, Any]:
 @pytest.mark.parametrize("origin", [EVIL, "http://localhost:1", "http://127.0.0.1:1", "https://localhost", "null"])
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("prefix", ["/api", "/ajax-api"])
-def test_page_cannot_post_to_mlflow(mlflow: str, prefix: str, body: str, origin: str):
-    options: Any = BODIES[body]
+def test_page_cannot_post_to_mlflow(mlflow, prefix, body, origin):
+    options = BODIES[body]
     url = f"{mlflow}{prefix}/2.0/mlflow/experiments/create"
     answer = httpx.post(url, **{**options, "headers": {"Origin": origin, **options.get("headers", {})}}, timeout=60)
     assert answer.status_code == 403
@@ -169,16 +166,16 @@ def test_page_cannot_post_to_mlflow(mlflow: str, prefix: str, body: str, origin:
 
 @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
 @pytest.mark.parametrize("path", ["/api/2.0/mlflow/x", "/ajax-api/3.0/jobs/", "/graphql", "/v1/traces", "/gateway/x/y"])
-def test_page_cannot_change_anything_in_mlflow(mlflow: str, method: str, path: str):
+def test_page_cannot_change_anything_in_mlflow(mlflow, method, path):
     for origin in (EVIL, "http://localhost:1"):
         assert httpx.request(method, mlflow + path, headers={"Origin": origin}, timeout=60).status_code == 403
 
 
-def test_mlflow_has_no_assistant_that_runs_commands(mlflow: str):
+def test_mlflow_has_no_assistant_that_runs_commands(mlflow):
     assert httpx.get(f"{mlflow}/ajax-api/3.0/mlflow/assistant/providers").status_code == 404
 
 
-def test_pages_of_mlflow_can_use_it(mlflow: str):
+def test_pages_of_mlflow_can_use_it(mlflow):
     for host in (mlflow.removeprefix("http://"), "localhost:8080"):  # another port: through a tunnel
         headers = {"Origin": f"http://{host}", "Host": host}
         url = f"{mlflow}/ajax-api/2.0/mlflow/experiments/search"
@@ -189,7 +186,7 @@ def test_pages_of_mlflow_can_use_it(mlflow: str):
 
 
 @pytest.mark.parametrize("host", ["evil.example", "10.evil.example", "192.168.evil.example", "172.16.evil.example"])
-def test_page_that_rebinds_its_name_cannot_read_mlflow(mlflow: str, host: str):
+def test_page_that_rebinds_its_name_cannot_read_mlflow(mlflow, host):
     url = f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
     for port in ("", ":5000"):
         assert httpx.get(url, headers={"Host": host + port}, timeout=60).status_code == 403
@@ -245,14 +242,14 @@ ATTACK = """
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
+def browser(tmp_path):
     find_browser()
     with start_browser(tmp_path / "profile") as started:
         yield started
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost"])
-def test_page_in_a_real_browser_drives_no_server(browser: Browser, api: Api, mlflow: str, host: str):
+def test_page_in_a_real_browser_drives_no_server(browser, api, mlflow, host):
     event = _event(f"{PLANTED}.page", **{"pairmill.store": "/tmp/evil"})
     with serve_page(host) as page:
         browser.open(page)
@@ -278,7 +275,7 @@ LOGIN = """
 """
 
 
-def test_links_to_prefect_work_after_one_login(browser: Browser, api: Api):
+def test_links_to_prefect_work_after_one_login(browser, api):
     """The page that `pairmill up` names asks for the login; then the links that we print ask for none, in either UI."""
     flow = api.post("flows/", {"name": "shown-flow"})["id"]
     run = api.post("flow_runs/", {"flow_id": flow, "name": "shown-run", "state": {"type": "COMPLETED"}})["id"]
@@ -306,13 +303,13 @@ LOADED = "document.readyState == 'complete' && document.body && document.body.in
 FETCH = f"fetch('{FOREIGN}/control', {{mode: 'no-cors'}}).then(() => 1, () => 2)"
 
 
-def test_servers_send_the_policy_of_their_pages(home: Path):
+def test_servers_send_the_policy_of_their_pages(home):
     for server in services.status():
         for path in ("/", "/v2/", "/api/health", "/health"):
             assert "default-src 'self'" in httpx.get(server.ui_url + path).headers["content-security-policy"], path
 
 
-def test_no_page_requests_anything_from_another_server(tmp_path: Path, api: Api, mlflow: str):
+def test_no_page_requests_anything_from_another_server(tmp_path, api, mlflow):
     """Pages of Prefect's two UIs and of MLflow, with Markdown that names images of another site."""
     flow = api.post("flows/", {"name": "quiet"})["id"]
     run = api.post("flow_runs/", {"flow_id": flow, "name": "quiet-run", "state": {"type": "COMPLETED"}})["id"]
@@ -350,7 +347,7 @@ def test_no_page_requests_anything_from_another_server(tmp_path: Path, api: Api,
 
 
 @pytest.fixture(scope="module")
-def workers(home: Path, api: Api) -> Iterator[Path]:
+def workers(home, api):
     """Deploy a config and start the workers, as `pairmill up --worker`; return the folder of the config."""
     deployed = pytest.importorskip("plugins.deployment.workers")
     folder = home.parent
@@ -370,12 +367,12 @@ def workers(home: Path, api: Api) -> Iterator[Path]:
         yield folder
 
 
-def test_worker_refuses_deployments_that_run_something_else(api: Api, workers: Path):
+def test_worker_refuses_deployments_that_run_something_else(api, workers):
     mark = workers / "ran"
     (workers / "evil.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).touch()\n")
     pull = [{"prefect.deployments.steps.set_working_directory": {"directory": str(workers)}}]
     shell = [{"prefect.deployments.steps.run_shell_script": {"script": f"touch {mark}"}}, *pull]
-    jobs: dict[str, dict[str, Any]] = {
+    jobs = {
         "command": {"job_variables": {"command": f"touch {mark}"}},
         "environment": {"job_variables": {"env": {"PYTHONPATH": str(workers)}}},
         "pull steps": {"pull_steps": shell},
@@ -396,7 +393,7 @@ def test_worker_refuses_deployments_that_run_something_else(api: Api, workers: P
     assert "it refuses this job" in (workers / "home/services/worker-pairmill/log").read_text()
 
 
-def _land(api: Api, run_id: str, store: str) -> dict[str, Any]:
+def _land(api, run_id, store):
     """Send the event that starts a training, and return the state in which it ended."""
     labels = {"run": run_id, "store": store, "until": "pack", "begun-by": "curate"}
     event = _event("pairmill.dataset.landed", **{f"pairmill.{name}": value for name, value in labels.items()})
@@ -406,7 +403,7 @@ def _land(api: Api, run_id: str, store: str) -> dict[str, Any]:
     return api.wait(run["id"])
 
 
-def test_event_with_a_foreign_store_runs_nothing_in_it(api: Api, workers: Path):
+def test_event_with_a_foreign_store_runs_nothing_in_it(api, workers):
     config = load_config(workers / "nightly.toml", [f'store.uri="{workers}/evil-store"'])
     record = create_run(config, workers / "elsewhere")
     before = sorted((workers / "evil-store").rglob("*"))
@@ -416,7 +413,7 @@ def test_event_with_a_foreign_store_runs_nothing_in_it(api: Api, workers: Path):
     assert sorted((workers / "evil-store").rglob("*")) == before
 
 
-def test_training_in_a_known_store_reads_no_source_of_a_planted_record(api: Api, workers: Path):
+def test_training_in_a_known_store_reads_no_source_of_a_planted_record(api, workers):
     """It gets to the store, so the worker's processes have the login, but makes no stage before the training."""
     record = create_run(load_config(workers / "nightly.toml"), workers / "elsewhere")
     state = _land(api, record.run_id, f"{workers}/store")

@@ -4,8 +4,6 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +14,7 @@ MAX_LINES = 600
 STAGES = ("extract", "filter", "download", "curate", "pack", "train", "evaluate", "register")
 
 
-def modules(*roots: str) -> list[Path]:
+def modules(*roots):
     command = ["git", "-C", str(CHECKOUT), "ls-files", "--cached", "--others", "--exclude-standard", "--", *roots]
     listed = subprocess.run(command, capture_output=True, text=True)
     if listed.returncode:
@@ -80,7 +78,7 @@ def test_unit_tests_mirror_the_source_tree():
 # Tests -----------------------------------------------------------------------------------------------------------------
 
 
-def foreign_names(tree: ast.Module) -> Iterator[str]:
+def foreign_names(tree):
     """Yield what a test imports of other tests and benchmarks, and the private names and constants of ours it replaces."""
     ours = {}
     for node in ast.walk(tree):

@@ -3,9 +3,7 @@
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,13 +25,13 @@ NO_ROWS = frozenset({"redirect", "bad_answer", "unreadable", "not_encrypted"})
 """Errors of files of sources and hosts, and of images that a model captions, which drop no row."""
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
+def modules():
     for folder in plugins.CORE:
         for path in sorted((ROOT / folder).rglob("*.py")):
             yield str(path.relative_to(ROOT)), ast.parse(path.read_text("utf-8"))
 
 
-def find_literals(tree: ast.Module) -> Iterator[ast.Constant]:
+def find_literals(tree):
     """Yield the texts of a module, without docstrings."""
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -41,7 +39,7 @@ def find_literals(tree: ast.Module) -> Iterator[ast.Constant]:
             yield node
 
 
-def find_doubles(names: set[str], trees: Mapping[str, ast.Module]) -> dict[str, list[str]]:
+def find_doubles(names, trees):
     """Return the modules of each name that more than one module has as a text."""
     found = defaultdict[str, set[str]](set)
     for module, tree in trees.items():
@@ -51,9 +49,7 @@ def find_doubles(names: set[str], trees: Mapping[str, ast.Module]) -> dict[str, 
     return {name: sorted(places) for name, places in found.items() if len(places) > 1}
 
 
-def find_made(
-    trees: Mapping[str, ast.Module], names: frozenset[str], count: int | None = None
-) -> Iterator[tuple[str, str]]:
+def find_made(trees, names, count=None):
     """Yield place and text of each name among the first arguments of the calls of these functions."""
     for module, tree in trees.items():
         for node in ast.walk(tree):
@@ -63,7 +59,7 @@ def find_made(
 
 
 @pytest.fixture(scope="module")
-def trees() -> dict[str, ast.Module]:
+def trees():
     return dict(modules())
 
 
@@ -94,7 +90,7 @@ def test_each_column_has_a_meaning_and_each_meaning_a_column():
     assert columns == {*MEANINGS}
 
 
-NAMED: dict[str, Any] = {
+NAMED = {
     "rules": lambda one: one.reason.removesuffix("_NAME"),  # what varies
     "signals": lambda one: one.name,
     "sources": lambda one: one.model_fields["kind"].default,

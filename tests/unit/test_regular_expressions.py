@@ -9,7 +9,6 @@ import ast
 import re
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ SEARCHES = frozenset({"search", "finditer", "findall", "sub", "subn", "split"})
 CALL = re.compile(r"\bre\.\w+\(")
 """A call of the module: only files that have one are parsed."""
 
-BOUNDED: dict[str, str] = {
+BOUNDED = {
     "dataops/redaction.py _PASSWORD": "values of the environment of this process",
     "plugins/common_crawl/urls.py _PLAIN_LINES": "each line of the text ends with a newline, at which each search begins",
     "tasks/files/s3_file.py _GLOB": "a glob of the config",
@@ -43,9 +42,9 @@ class Expression(NamedTuple):
     is_searched: bool
 
 
-def find_expressions() -> list[Expression]:
+def find_expressions():
     """Return the literal expressions of all `re` calls in the source."""
-    found: list[Expression] = []
+    found = []
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
             if "tests" not in path.parts and CALL.search(source := path.read_text()):
@@ -53,7 +52,7 @@ def find_expressions() -> list[Expression]:
     return found
 
 
-def _find_in_module(path: Path, source: str, tree: ast.Module) -> Iterator[Expression]:
+def _find_in_module(path, source, tree):
     strings = {
         node.targets[0].id: node.value
         for node in tree.body
@@ -82,7 +81,7 @@ def _find_in_module(path: Path, source: str, tree: ast.Module) -> Iterator[Expre
         yield Expression(f"{file}:{node.lineno}", f"{file} {name}", pattern, is_searched)
 
 
-def _evaluate(node: ast.expr, strings: dict[str, ast.expr]) -> str | bytes | None:
+def _evaluate(node, strings):
     """Return the value of a literal, also of one made of parts; parts that are not literals count as `x`."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, (str, bytes)) else str(node.value)
@@ -107,7 +106,7 @@ SUFFIXES = ("", "\x00", "!", "\n", " x")
 CANDIDATES = "aA0 -_.:;,/<>=\"'\t\n\r\x00é!@#%&*+?^$|~`(){}[]\\b"
 
 
-def sample(node: Any, width: int = 1) -> str:
+def sample(node, width=1):
     """Return a short text that a parsed expression matches, or nearly."""
     text = ""
     for op, value in node:
@@ -130,7 +129,7 @@ def sample(node: Any, width: int = 1) -> str:
     return text
 
 
-def _sample_set(items: Any) -> str:
+def _sample_set(items):
     negated = bool(items) and items[0][0] is OP.NEGATE
     for op, value in items:
         if not negated and op is OP.LITERAL:
@@ -143,7 +142,7 @@ def _sample_set(items: Any) -> str:
     return next(c for c in CANDIDATES if ord(c) not in excluded)
 
 
-def worst_cases(parsed: Any) -> Iterator[str]:
+def worst_cases(parsed):
     """Yield texts of about CHARS characters on which a backtracking match may be slow."""
     for prefix, body in _repeats(parsed, ""):
         for alternative in {body, *(_branches(parsed))}:
@@ -153,7 +152,7 @@ def worst_cases(parsed: Any) -> Iterator[str]:
                     yield from (start + long + end for start in {"", prefix} for end in SUFFIXES)
 
 
-def _repeats(parsed: Any, prefix: str) -> Iterator[tuple[str, str]]:
+def _repeats(parsed, prefix):
     """Yield the text before each long repeat, and the text that it repeats."""
     for op, value in parsed:
         if op in REPEATS:
@@ -173,8 +172,8 @@ def _repeats(parsed: Any, prefix: str) -> Iterator[tuple[str, str]]:
             prefix += sample([(op, value)])
 
 
-def _branches(parsed: Any) -> set[str]:
-    texts: set[str] = set()
+def _branches(parsed):
+    texts = set()
     for op, value in parsed:
         if op is OP.BRANCH:
             texts |= {sample(branch) for branch in value[1]}
@@ -186,10 +185,10 @@ def _branches(parsed: Any) -> set[str]:
 
 
 @contextmanager
-def stop_after(seconds: float) -> Iterator[None]:
+def stop_after(seconds):
     """Raise TimeoutError in a match that takes longer: `re` checks for signals while it backtracks."""
 
-    def stop(*_: object) -> None:
+    def stop(*_):
         raise TimeoutError
 
     before = signal.signal(signal.SIGVTALRM, stop)
@@ -201,12 +200,12 @@ def stop_after(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def find_slow_text(expression: Expression) -> str | None:
+def find_slow_text(expression):
     """Return a text on which an expression is slower than linear; None if there is none."""
     pattern = expression.pattern
     source = pattern.pattern if isinstance(pattern.pattern, str) else pattern.pattern.decode("latin-1")
     for text in dict.fromkeys(worst_cases(PARSER.parse(source, pattern.flags))):
-        subject: Any = text if isinstance(pattern.pattern, str) else text.encode("latin-1", "replace")
+        subject = text if isinstance(pattern.pattern, str) else text.encode("latin-1", "replace")
         started = time.thread_time()
         try:
             with stop_after(SECONDS):

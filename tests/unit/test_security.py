@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 from pydantic import BaseModel
@@ -55,7 +54,7 @@ STORE = {"store.uri"}
 PATH_WORDS = ("path", "file", "folder", "dir", "root", "uri", "cache", "output", "name", "dataset")
 
 
-def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
+def fields(model, prefix=""):
     for name, field in model.model_fields.items():
         path = f"{prefix}{field.alias or name}"
         yield path, field

@@ -1,11 +1,10 @@
 import tomllib
-from pathlib import Path
 
 from flows.config import RunConfig
 from plugins.init.config import format_line, resolve_config
 
 
-def resolve(path: Path, *settings: str) -> tuple[RunConfig, dict[str, tuple[object, str]], str]:
+def resolve(path, *settings):
     config, tables = resolve_config(path, settings)
     lines = [line for table in tables for line in (table.header, *map(format_line, table.keys))]
     return config, {key.path: (key.value, key.origin) for table in tables for key in table.keys}, "\n".join(lines)

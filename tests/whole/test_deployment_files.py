@@ -8,7 +8,6 @@ import sys
 import tomllib
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -26,9 +25,9 @@ from tasks.engine.process_guard import GRACE_SECONDS
 from tasks.engine.stage import code_version
 
 DOCKERFILE = (CHECKOUT / "infra/Dockerfile").read_text()
-PROJECT: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
 PACKAGES = {*PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]}
-COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "infra/compose.yaml").read_text())
+COMPOSE = yaml.safe_load((CHECKOUT / "infra/compose.yaml").read_text())
 
 
 def test_checkpoints_get_the_time_that_compose_and_kubernetes_grant():
@@ -118,7 +117,7 @@ def test_only_changes_of_the_code_make_it_dirty(tmp_path, monkeypatch):
     monkeypatch.delenv("PAIRMILL_GIT_COMMIT", raising=False)
     assert code_version(tmp_path / "my-project")["commit"] is None, "a wheel that lies in a repository of the user's"
 
-    def edit(work: stage.Work) -> stage.StageOutput:
+    def edit(work):
         (tmp_path / "tasks").mkdir()
         (tmp_path / "tasks/new_module.py").write_text("")
         return stage.StageOutput([], Counts())

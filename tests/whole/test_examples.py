@@ -3,8 +3,6 @@
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from cyclopts import CycloptsError
@@ -22,14 +20,14 @@ _TABLES = {field.alias or name for name, field in RunConfig.model_fields.items()
 _NEEDED = {"name": "example", "source": {"kind": "warc", "paths": ["*.warc.gz"]}, "register": {}}
 
 
-def examples() -> Iterator[tuple[str, str, str]]:
+def examples():
     """Yield page, language and text of each fenced block."""
     for page in pages():
         for language, text in _FENCE.findall(page.read_text(encoding="utf-8")):
             yield str(page.relative_to(ROOT)), language, text
 
 
-def configs() -> Iterator[tuple[str, dict[str, Any]]]:
+def configs():
     for page, language, text in examples():
         if language == "toml":
             values = tomllib.loads(text)
@@ -37,7 +35,7 @@ def configs() -> Iterator[tuple[str, dict[str, Any]]]:
                 yield page, values
 
 
-def commands() -> Iterator[tuple[str, str]]:
+def commands():
     """Yield page and command line, without those that show alternatives (`[--json]`, `hf|onnx`)."""
     for page, language, text in examples():
         if language in ("sh", "bash", "console", "text", ""):
@@ -45,7 +43,7 @@ def commands() -> Iterator[tuple[str, str]]:
             yield from ((page, line) for line in lines if not re.search(r"\[[-A-Z]|\w\|\w", line))
 
 
-def problems_of(values: dict[str, Any]) -> list[str]:
+def problems_of(values):
     """Return the keys of an example that the config would not accept; keys that it leaves out are no problem."""
     try:
         RunConfig.model_validate(_NEEDED | values)
@@ -61,7 +59,7 @@ def test_example_configs_have_only_keys_and_values_that_a_run_accepts():
     assert [(page, problem) for page, values in found for problem in problems_of(values)] == []
 
 
-def parse(command: str) -> str:
+def parse(command):
     """Return the error of a command line, without its comment and what follows it in a shell; '' if it is valid."""
     text = re.split(r"\s+#|\s[|;&>]|;|`", command)[0].replace("...", "").strip()
     words = shlex.split(text)[1:]

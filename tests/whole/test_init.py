@@ -16,16 +16,16 @@ KINDS = ("warc", "common_crawl", "pairs", "site")
 
 
 class Terminal(io.StringIO):
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
-def make(kind: str | None, folder: str = "birds of prey", data: str | None = None, contact: str | None = None, **more):
+def make(kind, folder="birds of prey", data=None, contact=None, **more):
     return init(Path(folder), kind, data, contact, **{"yes": True, "as_json": True, **more})
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PAIRMILL_HOME", raising=False)
     monkeypatch.setattr(sys, "stdin", io.StringIO())

@@ -6,7 +6,6 @@ import tomllib
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PAIRMILL_HOME", raising=False)
     monkeypatch.setattr(sys, "stdin", StringIO())
@@ -32,19 +31,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Terminal(StringIO):
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
 WORDS = ("A red apple on the old wooden table", "Two ripe bananas in a basket", "Fresh green pears from the market")
 
 
-def write_photos(folder: str, number: int = 40) -> None:
-    files: dict[str, Any] = {f"{n}.jpg": photo(n, side=100) for n in range(number)}
+def write_photos(folder, number=40):
+    files = {f"{n}.jpg": photo(n, side=100) for n in range(number)}
     write_files(Path(folder), files | {f"{n}.txt": f"{WORDS[n % 3]}, number {n}" for n in range(number - 1)})
 
 
-def start(capsys: Any, folder: str = ".", kind: str | None = None, data: str | None = None) -> Any:
+def start(capsys, folder=".", kind=None, data=None):
     assert init(Path(folder), kind, data, None, yes=False, as_json=True) == 0
     return json.loads(capsys.readouterr().out)
 
@@ -97,7 +96,7 @@ def test_without_weights_a_small_training_starts_at_random_and_says_how_to_chang
     assert getattr(load_config(Path("clip/config.toml")).train, "start", "random") == "random"
 
 
-def no_distribution(name: str) -> Any:
+def no_distribution(name):
     raise metadata.PackageNotFoundError(name)
 
 

@@ -1,7 +1,6 @@
 """The pages of the docs, which describe the core and all plugins: generated pages are those of the code, links resolve."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,7 @@ def test_page_is_what_the_code_gives(name):
     assert committed == render_page(name), f"docs/reference/{name} is old: run `make docs-reference`, commit it"
 
 
-def _pages() -> dict[str, Path]:
+def _pages():
     return {str(page.relative_to(links.ROOT)): page for page in links.pages()}
 
 

@@ -1,7 +1,5 @@
 """Problems of the keys of one kind of source among all kinds."""
 
-from pathlib import Path
-
 import pytest
 
 from dataops.errors import ConfigError
@@ -9,7 +7,7 @@ from flows.config import load_config
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -39,7 +39,7 @@ def test_mutated_input_raises_only_deliberate_errors_within_its_limits(name, tmp
 # The fuzzing itself ---------------------------------------------------------------------------------------------------
 
 
-def parse_planted(data: bytes) -> str:
+def parse_planted(data):
     """Fail in the ways that fuzzing must find."""
     if b"<bug>" in data:
         raise KeyError("planted")
@@ -59,7 +59,7 @@ def parse_planted(data: bytes) -> str:
     return f"{data[:1]!r}"
 
 
-def planted(*tokens: bytes) -> Target:
+def planted(*tokens):
     limits = Limits(
         seconds=0.05 if b"<slow>" in tokens or b"<loop>" in tokens else 30.0,
         seconds_per_mb=0,

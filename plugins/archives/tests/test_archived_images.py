@@ -3,8 +3,6 @@
 import gzip
 import pickle
 import tracemalloc
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -16,7 +14,7 @@ from dataops.store import FolderStore
 from plugins.archives.hook import ARCHIVED_IMAGES
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import ShardHook
-from tasks.download.opener import SafeOpener, make_opener
+from tasks.download.opener import make_opener
 from tasks.engine.context import Context
 from tasks.engine.stage import Work
 from tasks.extract.sources.warc import WarcSource
@@ -29,9 +27,7 @@ from tests.inline_executor import InlineExecutor
 RED, BLUE, GREEN = (as_file(Image.new("RGB", (8, 8), colour)) for colour in ("red", "blue", "green"))
 
 
-def open_archives(
-    folder: Path, urls: list[str], hooks: tuple[ShardHook, ...] = (), **settings: object
-) -> tuple[SafeOpener, dict[str, Any]]:
+def open_archives(folder, urls, hooks=(), **settings):
     """Return an opener over the archives in `folder`, and the facts of the index."""
     more, key = {"max_failed_files": settings.pop("max_failed_files", 0)}, str(settings.pop("key", "k"))
     source = WarcSource(paths=[str(folder / "*.warc*")], images="archive", **more)
@@ -49,7 +45,7 @@ def open_archives(
         )
 
 
-def fetch(opener: SafeOpener, url: str) -> bytes | str:
+def fetch(opener, url):
     """Return the body of a URL, or the error."""
     try:
         return opener.open(url).read()
@@ -207,7 +203,7 @@ def test_damaged_archives_lose_their_damaged_records_only(tmp_path):
 class Forbidden(ShardHook):
     """Drops one image."""
 
-    def check(self, body: bytes) -> None:
+    def check(self, body):
         if body == RED:
             raise FetchError("forbidden", "it is red")
 

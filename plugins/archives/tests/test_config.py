@@ -1,21 +1,19 @@
 """Which sources hold their images, in a config of one source or of several."""
 
-from pathlib import Path
-
 import pytest
 
 from dataops.errors import ConfigError
-from flows.config import RunConfig, load_config
+from flows.config import load_config
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.warc.gz").write_bytes(b"")
     return tmp_path
 
 
-def load(folder: Path, sources: str, download: str = "") -> RunConfig:
+def load(folder, sources, download=""):
     (folder / "run.toml").write_text(f'name = "test"\n{sources}\n[download]\n{download}\n')
     return load_config(folder / "run.toml", [f"store.uri={folder / 'store'}"], until="pack")
 

@@ -1,17 +1,14 @@
 """From archives to raw shards without a request: extract, filter and download with `source.images = "archive"`."""
 
 import socket
-from concurrent.futures import Executor
 from hashlib import sha256
-from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Manifest, read_parts
-from dataops.store import FolderStore, Store
+from dataops.snapshot import read_parts
+from dataops.store import FolderStore
 from plugins.archives import archive_index
 from tasks.download import stage as download
 from tasks.download.config import DownloadConfig
@@ -28,17 +25,17 @@ from tests.image_files import as_file
 pytestmark = pytest.mark.timeout(120)
 
 
-def photo(number: int) -> bytes:
+def photo(number):
     return as_file(Image.new("RGB", (80, 60), (number * 20, 99, 255 - number * 20)))
 
 
-def page(numbers: range) -> bytes:
+def page(numbers):
     images = "".join(f'<img src="/{n}.png" alt="A photo of harbour number {n} in the morning">' for n in numbers)
     return http(f"<html lang=en><body>{images}".encode(), Content_Type="text/html")
 
 
 @pytest.fixture
-def crawl(tmp_path: Path) -> Path:
+def crawl(tmp_path):
     """Return a folder of two archives: 12 images are named, 0 to 7 lie in the other archive than their page."""
     folder = tmp_path / "crawl"
     folder.mkdir()
@@ -57,10 +54,10 @@ EXPECTED = {"not_in_archive": 1, "opt_out": 1, "decode": 1}
 
 
 @pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def offline(monkeypatch):
     """Let every connection and every lookup of a host fail the test."""
 
-    def refuse(*_: Any, **__: Any) -> Any:
+    def refuse(*_, **__):
         raise AssertionError("a request was made")
 
     for name in ("connect", "connect_ex", "sendto"):
@@ -68,7 +65,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def run(store: Store, paths: list[str], home: Path, pool: Executor, **settings: Any) -> tuple[Manifest, Manifest]:
+def run(store, paths, home, pool, **settings):
     """Return the snapshots of filter and download."""
     source = WarcSource(paths=paths, images="archive")
     context = Context(store, home, workers=2, pool=pool)
@@ -109,7 +106,7 @@ def test_resumed_run_gives_the_same_digest_and_reads_no_archive_again(crawl, tmp
     store = FolderStore(tmp_path / "other")
     original, failures = download.download_shard, []
 
-    def fail_once(draft: Any, task: Any) -> Any:
+    def fail_once(draft, task):
         if task.cut.number == 1 and not failures:
             failures.append(task.id)
             raise ConfigError("stop here")

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
 from email.message import Message
 
 import pytest
@@ -14,13 +13,13 @@ from dataops.trace.targets import Target
 from plugins.archives.hook import ORIGINALS
 from plugins.archives.originals import Originals, StoredOriginals
 from tests.downloads import fetched
-from tests.servers.hostile_web import Web, served
+from tests.servers.hostile_web import served
 
 pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-def web() -> Iterator[Web]:
+def web():
     with served() as web:
         yield web
 
@@ -41,7 +40,7 @@ def test_a_later_run_fetches_only_changed_images(tmp_path, web, is_remote, reque
     assert [after[url]["etag"] for url in urls[:2]] == ['"old"', '"new"']
     assert [after[url]["bytes"] is None for url in urls] == [True, False, True, True]
 
-    def sha256s(folder: str) -> dict[str, str]:
+    def sha256s(folder):
         rows = read_table(FolderStore(tmp_path / folder / "store"), "download/polite/part-00000.parquet").to_pylist()
         return {row["url"]: row["sha256"] for row in rows}
 

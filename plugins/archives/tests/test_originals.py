@@ -7,7 +7,7 @@ from dataops.errors import ConfigError
 from plugins.archives.originals import MARKER, Originals
 
 
-def headers(**values: str) -> Message:
+def headers(**values):
     message = Message()
     for name, value in values.items():
         message[name.replace("_", "-")] = value

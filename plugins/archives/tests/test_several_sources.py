@@ -1,17 +1,13 @@
 """From two sources to one dataset: an archive that holds its images, and a licensed list whose images a host serves."""
 
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import pytest
 
-from dataops.snapshot import Manifest, read_parts
+from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from flows.config import RunConfig
 from flows.pipeline import PIPELINE
@@ -25,11 +21,11 @@ LICENCE = "https://creativecommons.org/licenses/by/4.0/"
 
 
 @contextmanager
-def image_host(requested: Counter[str]) -> Iterator[str]:
+def image_host(requested):
     """Serve `/N.png` on loopback, and count the requests; yield its IP address and port."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+        def do_GET(self):
             requested[self.path] += 1
             is_image = self.path.endswith(".png")
             body = photo(int(self.path[1:-4]), "PNG", 96) if is_image else b""
@@ -38,7 +34,7 @@ def image_host(requested: Counter[str]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: Any) -> None: ...
+        def log_message(self, *_): ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever)
@@ -51,7 +47,7 @@ def image_host(requested: Counter[str]) -> Iterator[str]:
         thread.join()
 
 
-def write_sources(folder: Path) -> None:
+def write_sources(folder):
     """Write an archive with the images 0 to 5 of a.test, and a list of 4 to 9: two of a.test, four of b.test."""
     captions = "".join(f'<img src="/{n}.png" alt="Archived view number {n} of the old harbour town">' for n in range(6))
     page = http(f"<html lang=en><body>{captions}".encode(), Content_Type="text/html")
@@ -64,7 +60,7 @@ def write_sources(folder: Path) -> None:
     (folder / "list.csv").write_text("\n".join(["url,caption", *lines]))
 
 
-def run(folder: Path, sources: list[dict[str, Any]], connect_to: dict[str, str], pool: Executor) -> dict[str, Manifest]:
+def run(folder, sources, connect_to, pool):
     """Make the snapshots from extract to pack."""
     values = {
         "name": "several",
@@ -74,7 +70,7 @@ def run(folder: Path, sources: list[dict[str, Any]], connect_to: dict[str, str],
     }
     config = RunConfig.model_validate(values)
     context = Context(FolderStore(folder / "store"), folder / "home", workers=1, pool=pool)
-    made: dict[str, Manifest] = {}
+    made = {}
     for step in PIPELINE[:5]:
         inputs = [made[name] for name in step.reads]
         planned = plan(step.stage, config.stage_config(step.table), 0, inputs, context.store)
@@ -109,7 +105,7 @@ def test_a_dataset_of_two_sources_names_the_source_of_each_pair(tmp_path, one_th
     check_reports(store, one)
 
 
-def check_reports(store: FolderStore, made: dict[str, Manifest]) -> None:
+def check_reports(store, made):
     facts = {source["name"]: source for source in made["extract"].facts["sources"]}
     assert {name: (one["kind"], one["files"], one["counts"]["kept"]) for name, one in facts.items()} == {
         "warc": ("warc", 1, 6), "licensed": ("pairs", 1, 6)

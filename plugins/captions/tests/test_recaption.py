@@ -6,18 +6,17 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dataops.errors import ConfigError, ServiceError
 from dataops.schema import CAPTIONS, CURATED, uid
-from dataops.snapshot import Counts, Manifest, read_parts
+from dataops.snapshot import Counts, read_parts
 from dataops.store import FolderStore
 from plugins.captions import captioning
 from plugins.captions import endpoint as endpoints
@@ -38,13 +37,13 @@ NEVER = threading.Event()
 IMAGES = {n: jpeg(blocks(200 + n)) for n in range(30)}
 
 
-def completion(text: Any, **more: Any) -> bytes:
+def completion(text, **more):
     usage = {"prompt_tokens": 10, "completion_tokens": 3}
     answer = {"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage, "model": "toy-2b"}
     return json.dumps(answer | more).encode()
 
 
-def describe(image: bytes, times: int) -> Reply:
+def describe(image, times):
     return 200, {}, completion(f"a text about {hashlib.sha256(image).hexdigest()[:6]}")
 
 
@@ -61,7 +60,7 @@ class ToyServer:
     lock: Any = field(default_factory=threading.Lock)
     url: str = ""
 
-    def answer(self, path: str, headers: dict[str, str], body: bytes) -> Reply:
+    def answer(self, path, headers, body):
         found = json.loads(body)
         _, part = found["messages"][0]["content"]
         image = base64.b64decode(part["image_url"]["url"].removeprefix("data:image/jpeg;base64,"), validate=True)
@@ -80,11 +79,11 @@ class ToyServer:
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[dict[str, Any]]:
-    current: dict[str, Any] = {}
+def served():
+    current = {}
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+        def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             status, headers, answer = current["toy"].answer(self.path, dict(self.headers), body)
             try:
@@ -96,7 +95,7 @@ def served() -> Iterator[dict[str, Any]]:
             except OSError:
                 pass  # the client has closed the connection
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, *_):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -111,20 +110,18 @@ def served() -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture
-def toy(served: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> ToyServer:
+def toy(served, monkeypatch):
     monkeypatch.delenv(API_KEY, raising=False)
     monkeypatch.setattr(captioning, "Endpoint", partial(Endpoint, max_backoff=0.01))
     served["toy"] = ToyServer(url=served["url"])
     return served["toy"]
 
 
-def settings(toy: ToyServer, **more: Any) -> dict[str, Any]:
+def settings(toy, **more):
     return {"endpoint": toy.url, "model": "toy", "model_version": "sha256:abc", **more}
 
 
-def curated(
-    folder: Path, toy: ToyServer, images: int = 6, shard_size: int = 4, **more: Any
-) -> tuple[Manifest, list[dict]]:
+def curated(folder, toy, images=6, shard_size=4, **more):
     """Return the snapshot and its kept rows, each with the `outcome` of its image."""
     store = FolderStore(folder)
     pairs = [pair(f"http://img.example/{n}.jpg", f"caption {n}", IMAGES[n]) for n in range(images)]
@@ -178,10 +175,10 @@ def test_a_rerun_pays_nothing_and_gives_the_same_bytes(tmp_path, toy):
     assert len(toy.bodies) == 12
 
 
-def bad_replies(image: bytes, times: int) -> Reply:
+def bad_replies(image, times):
     """Reply to each image in another way."""
     number = next(n for n, data in IMAGES.items() if data == image)
-    temporary: dict[int, Reply] = {
+    temporary = {
         0: (429, {"Retry-After": "0"}, b"slow down"), 1: (500, {}, b"oops"), 2: (503, {"Retry-After": "9999"}, b""),
     }  # fmt: skip
     if number in temporary and (times < 3 or number == 2):
@@ -254,7 +251,7 @@ def test_the_key_is_sent_and_written_nowhere(tmp_path, toy, monkeypatch):
 
 
 def test_limits_of_images_requests_and_rate_hold(tmp_path, toy):
-    def reply(image: bytes, times: int) -> Reply:
+    def reply(image, times):
         time.sleep(0.02)
         return describe(image, times)
 

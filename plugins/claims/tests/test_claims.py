@@ -6,9 +6,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -20,7 +18,7 @@ from PIL import Image
 
 from dataops.errors import ConfigError, CorruptPart
 from dataops.facts import PackFacts
-from dataops.snapshot import Draft, Manifest, load_manifest
+from dataops.snapshot import Draft, load_manifest
 from dataops.store import FolderStore
 from dataops.trace.requests import Report, make_request, record_request, report_name
 from dataops.trace.targets import Target, image_targets
@@ -47,7 +45,7 @@ from tests.unit.tasks.dataset_chain import INLINE, chain, packed, pair
 # Trees ----------------------------------------------------------------------------------------------------------------
 
 
-def hash_tree(leaves: Sequence[bytes]) -> bytes:
+def hash_tree(leaves):
     """The recursive definition of RFC 9162, 2.1.1, over the hashes of leaves."""
     if len(leaves) == 1:
         return leaves[0]
@@ -55,7 +53,7 @@ def hash_tree(leaves: Sequence[bytes]) -> bytes:
     return hash_node(hash_tree(leaves[:split]), hash_tree(leaves[split:]))
 
 
-def write_trees(folder: Path, values: dict[str, list[bytes]]) -> tuple[Any, dict[str, Any]]:
+def write_trees(folder, values):
     store = FolderStore(folder)
     data, stated = encode_trees({kind: iter(found) for kind, found in values.items()}, 1)
     draft = Draft(store, "pack", "a" * 16)
@@ -63,13 +61,13 @@ def write_trees(folder: Path, values: dict[str, list[bytes]]) -> tuple[Any, dict
     return open_trees(store, build_manifest("pack", [part], key=draft.key))[0], stated
 
 
-def a_value(width: int) -> st.SearchStrategy[bytes]:
+def a_value(width):
     """Values that are often neighbours, with some of zeros and of the highest bytes."""
     near = st.integers(0, 700).map(lambda n: n.to_bytes(width, "big"))
     return st.one_of(near, st.just(b"\xff" * width), st.binary(min_size=width, max_size=width))
 
 
-def small_values(width: int) -> st.SearchStrategy[list[bytes]]:
+def small_values(width):
     return st.lists(a_value(width), max_size=120)
 
 
@@ -132,7 +130,7 @@ def test_signatures_are_verified_as_by_cryptography(data, bit):
 # Statements -----------------------------------------------------------------------------------------------------------
 
 
-def photo(seed: int, size: int = 96, quality: int = 95) -> bytes:
+def photo(seed, size=96, quality=95):
     """An image with gradients and shapes, as a JPEG file."""
     import random
 
@@ -151,13 +149,13 @@ def photo(seed: int, size: int = 96, quality: int = 95) -> bytes:
     return out.getvalue()
 
 
-def named_pair(number: int) -> dict[str, Any]:
+def named_pair(number):
     sha256, phash = image_targets(photo(number))
     return pair(number, sha256=sha256.value, phash=phash.value)
 
 
 @pytest.fixture
-def trained(tmp_path: Path) -> tuple[FolderStore, Manifest]:
+def trained(tmp_path):
     """A store with a dataset of the photos 0 to 39, and a training on it."""
     store = FolderStore(tmp_path / "store")
     snapshots = chain(store, [named_pair(n) for n in range(40)])
@@ -176,11 +174,11 @@ def trained(tmp_path: Path) -> tuple[FolderStore, Manifest]:
 
 
 @pytest.fixture
-def key() -> Ed25519PrivateKey:
+def key():
     return Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 
 
-def claim_of(what: Path | str, store: FolderStore, train: Manifest) -> dict[str, Any]:
+def claim_of(what, store, train):
     return make_statement(parse_asked(str(what)), find_subject(train.key, Path("home"), store.uri), 20)
 
 
@@ -205,12 +203,12 @@ def test_photo_copy_and_stranger(tmp_path, trained, key):
         assert sum(len(json.dumps(trees["proofs"])) for trees in dataset["trees"]) < 4000
 
 
-def packs(trained: tuple[FolderStore, Manifest]) -> list[Manifest]:
+def packs(trained):
     found = [pack for _, pack in find_subject(trained[1].key, Path("home"), trained[0].uri).packs]
     return [pack for pack in found if pack is not None]
 
 
-def alter(value: Any) -> Iterator[Any]:
+def alter(value):
     """Yield copies of a JSON value in each of which one thing is altered."""
     if isinstance(value, dict):
         for name, inner in value.items():
@@ -276,7 +274,7 @@ def test_verifier_needs_the_standard_library_alone(tmp_path, trained, key):
     lines = command.VERIFIER.read_text().splitlines()
     assert len([line for line in lines if line.strip()]) <= 150
 
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(*arguments):
         words = [sys.executable, "-I", "-S", str(command.VERIFIER), *map(str, arguments)]
         return subprocess.run(words, capture_output=True, text=True, check=False, env={}, cwd=tmp_path)
 

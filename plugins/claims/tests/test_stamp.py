@@ -3,9 +3,7 @@
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
@@ -33,12 +31,12 @@ ess_cert_id_alg = sha256
 """
 
 
-def openssl(*words: str | Path) -> None:
+def openssl(*words):
     subprocess.run([str(OPENSSL), *map(str, words)], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def authority(tmp_path_factory):
     """A folder with an authority, the time stamp server that it vouches for, and a stranger's certificate."""
     folder = tmp_path_factory.mktemp("authority")
     for name in ("ca", "stranger"):
@@ -59,7 +57,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sign(folder: Path, request: bytes, config: str = "good") -> bytes:
+def sign(folder, request, config="good"):
     query, reply = folder / "query.tsq", folder / "reply.tsr"
     query.write_bytes(request)
     openssl(*("ts", "-reply", "-config", folder / f"{config}.cnf"), *("-queryfile", query, "-out", reply))
@@ -67,13 +65,13 @@ def sign(folder: Path, request: bytes, config: str = "good") -> bytes:
 
 
 @pytest.fixture
-def server() -> Iterator[Callable[[Callable[[bytes], bytes]], str]]:
+def server():
     """Start servers that answer each request with what a function makes of it."""
     running = list[ThreadingHTTPServer]()
 
-    def start(answer: Callable[[bytes], bytes]) -> str:
+    def start(answer):
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
+            def do_POST(self):
                 assert self.headers["Content-Type"] == "application/timestamp-query"
                 body = answer(self.rfile.read(int(self.headers["Content-Length"])))
                 self.send_response(200 if body else 500)
@@ -81,7 +79,7 @@ def server() -> Iterator[Callable[[Callable[[bytes], bytes]], str]]:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *_: object) -> None:
+            def log_message(self, *_):
                 pass
 
         one = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -112,7 +110,7 @@ def test_other_answers_are_refused(authority, server):
     known = load_authorities(authority / "ca.pem")
     kept = list[bytes]()
 
-    def replay(request: bytes) -> bytes:
+    def replay(request):
         kept.append(kept[0] if kept else sign(authority, request))
         return kept[-1]
 

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -11,9 +10,6 @@ from dataops.errors import SourceError
 from plugins.common_crawl.wat import WatPage, read_wat
 from tests.unit.dataops.archives.damaged_archives import (
     FORMATS,
-    Archive,
-    Broken,
-    Written,
     damages,
     warc_records,
     wat_records,
@@ -22,14 +18,13 @@ from tests.unit.dataops.archives.damaged_archives import (
 DICTIONARY_FRAME = b"\x5d\x2a\x4d\x18"
 SKIPPABLE = 14
 """Size of the skippable frames after each record, in bytes."""
-Found = list[tuple[str, bytes]]
 
 
-def read(tmp_path: Path, data: bytes, kind: str) -> tuple[Found, list[Damage], Counter[str]]:
+def read(tmp_path, data, kind):
     """Return URL and content of each page, the damages, and the counts."""
     path = tmp_path / "archive"
     path.write_bytes(data)
-    counts: Counter[str] = Counter()
+    counts = Counter()
     pages, bad = [], []
     with path.open("rb") as file:
         found = (
@@ -46,7 +41,7 @@ def read(tmp_path: Path, data: bytes, kind: str) -> tuple[Found, list[Damage], C
     return pages, bad, counts
 
 
-def touched_records(archive: Archive, broken: Broken) -> list[Written]:
+def touched_records(archive, broken):
     """Return the records that a damage touches: all of them if it is in the dictionary that they need."""
     if broken.start < archive.records[0].start and archive.data.startswith(DICTIONARY_FRAME):
         return archive.records
@@ -54,7 +49,7 @@ def touched_records(archive: Archive, broken: Broken) -> list[Written]:
     return [r for r in archive.records if r.start < end and broken.start < r.end and broken.end != r.start]
 
 
-def check(archive: Archive, broken: Broken, found: Found, bad: list[Damage]) -> None:
+def check(archive, broken, found, bad):
     """Check what was read of a damaged archive against what was written."""
     touched = touched_records(archive, broken)
     expected = [(r.url, r.content) for r in archive.records if r not in touched]

@@ -5,8 +5,6 @@ import io
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 
 import lz4.frame
 import pytest
@@ -30,7 +28,7 @@ ENOUGH = 40_000_000
 
 [(URL, HTML, GOOD)] = warc_records(1)
 HEAD = b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a.example/\r\n"
-PACKED: dict[str, Callable[[bytes], bytes]] = {
+PACKED = {
     "plain": bytes,
     "gz": lambda data: gzip.compress(data, 1),
     "zstd": zstd.compress,
@@ -38,11 +36,11 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def read(tmp_path: Path, data: bytes, *, traced: bool = True) -> tuple[list[str], list[Damage], Counter[str]]:
+def read(tmp_path, data, *, traced=True):
     """Return the URLs of the pages, the damages, and the counts; check memory and time."""
     path = tmp_path / "archive"
     path.write_bytes(data)
-    counts: Counter[str] = Counter()
+    counts = Counter()
     if traced:
         tracemalloc.start()
     started = time.process_time()
@@ -56,7 +54,7 @@ def read(tmp_path: Path, data: bytes, *, traced: bool = True) -> tuple[list[str]
     return pages, [bad for bad in found if isinstance(bad, Damage)], counts
 
 
-def claimed(length: str) -> bytes:
+def claimed(length):
     return HEAD + f"Content-Length: {length}\r\n\r\n".encode() + http() + b"\r\n\r\n"
 
 
@@ -135,7 +133,7 @@ def test_heads_are_parsed_in_linear_time(tmp_path):
 
 
 DEPTH = 1_000_000
-NESTED: dict[str, str] = {
+NESTED = {
     "a record": "[" * DEPTH,
     "a closed record": "[" * DEPTH + "]" * DEPTH,
     "objects": '{"a":' * DEPTH,

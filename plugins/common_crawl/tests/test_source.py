@@ -6,9 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +20,7 @@ from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
 from tasks.files.resumable import RetryLimit
 from tests.inline_executor import InlineExecutor
-from tests.servers.common_crawl import Crawl, CrawlServer
+from tests.servers.common_crawl import CrawlServer
 from tests.wat_files import small_wat
 
 pytestmark = pytest.mark.timeout(60)
@@ -30,26 +28,26 @@ CRAWL = "CC-MAIN-2026-43"
 
 
 @pytest.fixture
-def crawl(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crawl]:
+def crawl(monkeypatch):
     monkeypatch.setattr("plugins.common_crawl.source.RetryLimit", partial(RetryLimit, back_off=0.01))
     with CrawlServer() as crawl:
         crawl.publish(CRAWL, {name: small_wat(name) for name in "abcdef"})
         yield crawl
 
 
-def config(server: Crawl, **changes) -> CommonCrawlSource:
+def config(server, **changes):
     settings = {"crawl": CRAWL, "num_files": 2, "base_url": server.url, "contact": "https://mill.example/"}
     return CommonCrawlSource(**(settings | {"max_wait": 20} | changes))
 
 
-def extract(source: CommonCrawlSource, store: Path) -> Manifest:
+def extract(source, store):
     return make(
         plan(EXTRACT, source, 0, []),
         Context(FolderStore(store), store.parent / "home", workers=1, pool=InlineExecutor()),
     )
 
 
-def rows_by_file(manifest: Manifest, store: Path) -> dict[str, int]:
+def rows_by_file(manifest, store):
     """Return the number of rows of each source file."""
     names = read_parts(FolderStore(store), manifest)["source"].to_pylist()
     return {name: names.count(name) for name in sorted(set(names))}
@@ -126,7 +124,7 @@ def test_extract_lists_failed_files_and_limits_their_number(crawl, tmp_path, cap
 
 
 def test_open_gives_up_after_max_wait(crawl):
-    def read(**changes) -> bytes:
+    def read(**changes):
         path = next(path for path in crawl.files if "/a." in path)
         with CommonCrawlFile(path, config(crawl, **changes)).open() as stream:
             return b"".join(iter(lambda: stream.read(1 << 16), b""))

@@ -22,7 +22,7 @@ BOUNDS = PageBounds(2000, 4096)
 OPT_OUT = frozenset({"noai", "noimageai", "noimageindex"})
 
 
-def actual_rows(data: bytes):
+def actual_rows(data):
     rows, damages, counts = [], [], Counter()
     for found in read_wat(io.BytesIO(data), BOUNDS.url, lambda what: counts.update([what])):
         if isinstance(found, Damage):
@@ -34,17 +34,17 @@ def actual_rows(data: bytes):
     return rows, damages, counts
 
 
-def page(number: int, *links: object, **head: object) -> bytes:
+def page(number, *links, **head):
     url = f"https://site.example/{number}/"
     return json_record(url, page_value(url, {"Links": list(links), "Head": head}))
 
 
-def image(name: str, alt: str) -> dict[str, str]:
+def image(name, alt):
     return {"path": "IMG@/src", "url": name, "alt": alt}
 
 
 @pytest.fixture(scope="module")
-def wat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wat_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("wat") / "generated.wat.gz"
     assert write_wat(path, 600) >= 600
     return path

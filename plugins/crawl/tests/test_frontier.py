@@ -1,18 +1,17 @@
 """The frontier of a crawl: order, limits, and the state after a kill."""
 
 from contextlib import suppress
-from typing import Any
 
 from plugins.crawl.frontier import Budget, Frontier
 
 LARGE_BUDGET = Budget(pages=100, pages_per_host=100, waiting=100)
 
 
-def allow_all(host: str) -> bool:
+def allow_all(host):
     return True
 
 
-def take_all(frontier: Frontier, **options: Any) -> list[str]:
+def take_all(frontier, **options):
     """Take URLs until none is left."""
     urls = []
     while queued := frontier.take_next(options.get("may_request", allow_all), options.get("per_host", 10)):

@@ -3,7 +3,7 @@ from plugins.crawl.links import extract_links
 URL = "http://a.example/dir/page.html"
 
 
-def links(html: str):
+def links(html):
     return extract_links(html.encode(), URL, "pairmill", 200)
 
 

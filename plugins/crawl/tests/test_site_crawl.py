@@ -7,12 +7,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
 from warcio.archiveiterator import ArchiveIterator
@@ -31,17 +29,17 @@ pytestmark = pytest.mark.timeout(600)
 HOSTS = ("pets.test", "slow.test", "calendar.test", "down.test", "sleepy.test", "hanging.test", "reserved.test")
 
 
-def config(web: Web, *hosts: str, **options: Any) -> SiteSource:
+def config(web, *hosts, **options):
     start = tuple(f"http://{host}/" for host in hosts)
     options = {"delay": 0.05, "timeout": 6, "retries": 1, "connect_to": {h: web.address for h in hosts}} | options
     return SiteSource(start=start, **options)
 
 
-def context(folder: Path) -> Context:
+def context(folder):
     return Context(store=FolderStore(folder / "store"), home=folder / "home", workers=1)
 
 
-def crawl(site: SiteSource, folder: Path, lines: list[str] | None = None) -> Manifest:
+def crawl(site, folder, lines=None):
     """Crawl, and append each line of the progress to `lines`."""
     where = context(folder)
     if lines is not None:
@@ -57,22 +55,22 @@ class Crawled:
     manifest: Manifest
     progress: list[str]
 
-    def path(self, name: str) -> Path:
+    def path(self, name):
         return FolderStore(self.folder / "store").local(self.manifest.path(name))
 
-    def index(self) -> dict[str, dict[str, Any]]:
+    def index(self):
         rows = read_table(FolderStore(self.folder / "store"), self.manifest.path("evidence-crawl.parquet")).to_pylist()
         return {row["url"]: row for row in rows}
 
 
 @pytest.fixture(scope="module")
-def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crawled]:
+def crawled(tmp_path_factory):
     """Crawl the whole web once."""
     folder = tmp_path_factory.mktemp("crawl")
     with served() as web:
         options = {"max_pages_per_host": 20, "max_page_bytes": 200_000}
         site = config(web, *HOSTS, contact="https://example.org/bot", **options)
-        lines: list[str] = []
+        lines = []
         yield Crawled(web, site, folder, crawl(site, folder, lines), lines)
 
 
@@ -130,7 +128,7 @@ def test_crawl_obeys_robots_txt_and_directives(crawled):
     assert [request.path for request in web.requests_to("reserved.test")] == ["/robots.txt", "/"]
 
 
-def gaps(web: Web, host: str) -> list[float]:
+def gaps(web, host):
     times = [request.at for request in web.requests_to(host)]
     return [b - a for a, b in pairwise(times)]
 

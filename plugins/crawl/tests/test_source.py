@@ -2,8 +2,6 @@
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -22,7 +20,7 @@ from tests.inline_executor import InlineExecutor
 
 
 def test_key_covers_only_fields_that_decide_the_pages():
-    def key(**options: Any) -> str:
+    def key(**options):
         contact = "mailto:us@example.org"
         return plan(EXTRACT, SiteSource(start=("http://a.example/",), **{"contact": contact, **options}), 0, []).key
 
@@ -55,7 +53,7 @@ def test_config_that_cannot_be_crawled_is_refused_with_the_reason(options, messa
 
 
 def test_edition_with_a_date_is_that_of_the_day_for_which_a_run_is_scheduled():
-    def edition(text: str) -> str:
+    def edition(text):
         return SiteSource(start=("http://a.example/",), contact="mailto:us@example.org", edition=text).edition
 
     scheduled = SCHEDULED.set(datetime(2026, 11, 1, 23, 59, tzinfo=UTC))
@@ -71,7 +69,7 @@ def test_edition_with_a_date_is_that_of_the_day_for_which_a_run_is_scheduled():
 
 
 def test_each_of_several_sites_has_a_crawl_and_parts_of_its_own(tmp_path, monkeypatch):
-    def crawl(module: str, job: Any, folder: Path, **_: Any) -> None:
+    def crawl(module, job, folder, **_):
         source, out = SiteSource.model_validate(job["site"]), folder / "out"
         out.mkdir(parents=True)
         page = http(b"<img src=/1.png alt='A view of the harbour'>", Content_Type="text/html")

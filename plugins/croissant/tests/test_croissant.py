@@ -2,11 +2,9 @@
 
 import json
 import logging
-from pathlib import Path
 
 import pytest
 
-from dataops.snapshot import Manifest
 from plugins.croissant.croissant import CONFORMS_TO
 from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair, some_pairs
 
@@ -23,7 +21,7 @@ BY_KEY = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+def made(tmp_path_factory):
     """Return the folder and manifest of a dataset of two shards."""
     root = tmp_path_factory.mktemp("store")
     _, manifests = packed_in(root, [*BY_KEY.values(), *dropped_pairs()], shard_size=3)
@@ -31,10 +29,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
 
 
 @pytest.fixture(scope="module")
-def dataset(made: tuple[Path, Manifest], tmp_path_factory: pytest.TempPathFactory) -> object:
+def dataset(made, tmp_path_factory):
     from mlcroissant._src.operation_graph.operations import extract
 
-    records: list[logging.LogRecord] = []
+    records = []
     handler = logging.Handler()
     handler.emit = records.append
     logging.getLogger("absl").addHandler(handler)

@@ -4,8 +4,6 @@ import base64
 import hashlib
 import json
 import os
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,7 +36,7 @@ VOCABULARY = json.dumps({"model": {"vocab": {CAPTION: 7}}}).encode()
 PAGE = f'<p title="{URL}">{CAPTION}</p><img src="data:image/jpeg;base64,{PREVIEW}"><p>caption no. 5</p>'
 
 
-def put_elsewhere(home: Path) -> dict[str, bool]:
+def put_elsewhere(home):
     """Write what earlier runs and commands left of a pair; return the paths, and whether each file stays."""
     store = FolderStore(home / "store")
     draft = Draft(store, "evaluate", "e" * 16)
@@ -90,7 +88,7 @@ def test_takedown_erases_what_others_wrote_and_leaves_the_rest(copy_home, monkey
     assert {target.value for target in load_erased(store)} >= {*report["uids"]}
 
 
-def list_shards(store: FolderStore) -> set[str]:
+def list_shards(store):
     return {
         part.sha256
         for one in Lineage(store).manifests.values()
@@ -156,7 +154,7 @@ def test_rows_of_samples_stay_until_their_samples_are_deleted(copy_home):
         assert after.manifests[SnapshotName(stage, before.key)] == before
 
 
-def rows(**columns: Any) -> pa.Table:
+def rows(**columns):
     return pa.table({"uid": ["a" * 32, "b" * 32], "url": ["http://h/a", "http://h/b"], **columns})
 
 

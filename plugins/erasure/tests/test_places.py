@@ -1,8 +1,6 @@
 """Text chosen by others never changes the structure of a record or a page, and is overwritten where one quotes a pair."""
 
 import json
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -56,7 +54,7 @@ PAGE = (
 )
 
 
-def strings(value: Any) -> Iterator[str]:
+def strings(value):
     """Yield all keys and values of a record."""
     if isinstance(value, dict):
         yield from (text for name, one in value.items() for text in (name, *strings(one)))
@@ -71,7 +69,7 @@ STRINGS = sorted({text for record in RECORDS for text in strings(record)} - {""}
 MARKUP = ('<td class="n">', "</td><td title=", "captions", "page main", ".captions { display: grid; gap: 0 1.4rem; }")
 
 
-def erase(store: FolderStore, texts: list[str]) -> Scanner:
+def erase(store, texts):
     """Erase pairs with these texts as captions and URLs from records in a store."""
     RUN.save(store)
     draft = Draft(store, "filter", "f" * 16)

@@ -17,16 +17,16 @@ URL, CAPTION = "http://h.example/1.jpg", "a portrait of somebody in a garden"
 
 
 @pytest.fixture
-def traces() -> Traces:
+def traces():
     return Traces({UID}, {URL}, {CAPTION, "cat", "dog"}, {"dog"}, {hashlib.sha256(IMAGE).hexdigest(): len(IMAGE)})
 
 
 @pytest.fixture
-def scanner(traces: Traces) -> Scanner:
+def scanner(traces):
     return Scanner(traces)
 
 
-def parquet(**columns: object) -> bytes:
+def parquet(**columns):
     out = io.BytesIO()
     pq.write_table(pa.table(columns), out, row_group_size=2)
     return out.getvalue()

@@ -15,7 +15,7 @@ CAPTION = "Jane O'Neil & <sons> at the harbour \\ é 赤い"
 IMAGE = bytes(range(256)) * 4
 
 
-def search() -> TextSearch:
+def search():
     return TextSearch([URL], [CAPTION, "Jane Roe"], {hashlib.sha256(IMAGE).hexdigest(): len(IMAGE)})
 
 

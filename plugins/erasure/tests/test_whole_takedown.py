@@ -47,7 +47,7 @@ def test_takedown_killed_at_any_change_is_completed_by_the_next_call(copy_home, 
     kept = [n for n in range(12) if n not in REMOVED]
     assert all(Copies.path(home / "copies", pair(n)["url"]).exists() for n in kept)
     expected = digests(whole)
-    by_kind: dict[str, list[int]] = {}
+    by_kind = {}
     for at, change in enumerate(whole.changes, 1):
         if "_work/shard-" not in change:
             kind = re.sub(r"[0-9a-f]{8,}|[0-9]+", "#", change)

@@ -3,10 +3,7 @@
 import io
 import json
 import re
-from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +13,7 @@ import tasks.train.stage as stage_module
 from dataops.errors import ConfigError
 from dataops.schema import CURATED
 from dataops.shards.tar import ShardWriter, format_index
-from dataops.snapshot import Counts, Draft, Manifest
+from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
 from dataops.trace.requests import STAGE, make_request, record_request, report_name
 from dataops.trace.targets import Target
@@ -24,8 +21,8 @@ from flows.records import RunRecord, StageRun, remember_store
 from plugins.forget.card import ForgetFacts, describe_forgotten
 from plugins.forget.checkpoint import check_environments
 from plugins.forget.command import command
-from plugins.forget.places import Places, find_first_visits, make_plan
-from plugins.forget.replay import Base, find_reason, load_base, plan_replay, read_places
+from plugins.forget.places import find_first_visits, make_plan
+from plugins.forget.replay import find_reason, load_base, plan_replay, read_places
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.train.stage import TRAIN
@@ -40,19 +37,19 @@ SHARDS, EACH = 6, 5
 PAIRS = SHARDS * EACH
 
 
-def uid(number: int) -> str:
+def uid(number):
     return f"{number:032x}"
 
 
 class Lab:
     """A store with versions of one dataset, and trainings on them in this process."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder):
         self.folder, self.store = folder, FolderStore(folder / "store")
         (folder / "model.json").write_text(json.dumps(RESNET))
         self.versions = 0
 
-    def pack(self, removed: Collection[int] = (), requests: Collection[str] = ()) -> Manifest:
+    def pack(self, removed=(), requests=()):
         """Write a version of the dataset as pack does; every third pair is drawn in half of the epochs."""
         self.versions += 1
         draft, parts = Draft(self.store, "pack", f"{self.versions:016x}"), []
@@ -79,52 +76,52 @@ class Lab:
         draft.commit(manifest)
         return manifest
 
-    def take_down(self, removed: Collection[int]) -> tuple[str, Manifest]:
+    def take_down(self, removed):
         request = make_request([Target("uid", uid(number)) for number in removed], "")
         record_request(self.store, request)
         self.store.put(report_name(request.digest), json.dumps({"uids": [uid(one) for one in removed]}).encode())
         return request.digest, self.pack(removed, [request.digest])
 
-    def config(self, **changes: Any) -> TrainConfig:
+    def config(self, **changes):
         table = {
             "model": str(self.folder / "model.json"), "epochs": 2, "batch_size": 6, "lr": 1e-3, "precision": "fp32",
             "threads": 1, "workers": 0, "device": "cpu", "vocab_size": MIN_VOCAB_SIZE, "forget": {},
         }  # fmt: skip
         return TrainConfig.model_validate(table | changes)
 
-    def train(self, config: TrainConfig, dataset: Manifest) -> Manifest:
+    def train(self, config, dataset):
         return make(plan(TRAIN, config, 0, [dataset], self.store), Context(self.store, self.folder / "home"))
 
-    def replay(self, base: Manifest, dataset: Manifest, **changes: Any) -> tuple[Manifest, Manifest]:
+    def replay(self, base, dataset, **changes):
         """Return a replay, and the reference from the first step."""
         forget = {"base": base.key, **changes.pop("forget", {})}
-        return tuple(  # pyright: ignore[reportReturnType]
+        return tuple(
             self.train(self.config(**changes, forget={**forget, "from_start": one}), dataset) for one in (False, True)
         )
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process_state: None) -> Lab:
-    def run_here(module: str, job: dict[str, Any], folder: Path, **options: Any) -> None:
+def lab(tmp_path, monkeypatch, process_state):
+    def run_here(module, job, folder, **options):
         train(Job.model_validate(job))
 
     monkeypatch.setattr(stage_module, "run_job", run_here)
     return Lab(tmp_path)
 
 
-def weights(manifest: Manifest) -> dict[str, str]:
+def weights(manifest):
     names = ("model.safetensors", "metrics.jsonl", "skipped.json")
     return {part.name: part.sha256 for part in manifest.parts if part.name in names}
 
 
-def late_pair(lab: Lab, base: Manifest, config: TrainConfig) -> int:
+def late_pair(lab, base, config):
     """Return the pair whose first visit is the last."""
     visits = find_first_visits(make_plan(config, 0, load_base(lab.store, base.key).places))
     return int(np.argmax(np.where(visits > visits.max() - 1, 0, visits)))
 
 
 @pytest.mark.parametrize("phases", [1, 3])
-def test_a_replay_equals_a_training_with_empty_places(lab: Lab, phases: int) -> None:
+def test_a_replay_equals_a_training_with_empty_places(lab, phases):
     forget = {"phases": phases, "checkpoints": 4}
     config = lab.config(forget=forget)
     first = lab.pack()
@@ -144,7 +141,7 @@ def test_a_replay_equals_a_training_with_empty_places(lab: Lab, phases: int) -> 
     assert ForgetFacts.of(again).removed == 2
 
 
-def test_what_depends_on_all_pairs_is_replayed_from_the_first_step(lab: Lab) -> None:
+def test_what_depends_on_all_pairs_is_replayed_from_the_first_step(lab):
     """The merges of a vocabulary of the captions change with one of them, and so do all weights."""
     config = lab.config(vocab_size=300)
     base = lab.train(config, lab.pack())
@@ -156,13 +153,13 @@ def test_what_depends_on_all_pairs_is_replayed_from_the_first_step(lab: Lab) -> 
     assert "rollback" in find_reason(lab.config(max_bad_steps=1, max_rollbacks=1), PAIRS)
 
 
-def test_what_cannot_be_replayed_is_refused_before_it_costs(lab: Lab) -> None:
+def test_what_cannot_be_replayed_is_refused_before_it_costs(lab):
     first = lab.pack()
     base = lab.train(lab.config(), first)
     _, dataset = lab.take_down([late_pair(lab, base, lab.config())])
     known, left = load_base(lab.store, base.key), read_places(lab.store, dataset)
 
-    def refuse(match: str, config: TrainConfig, base: Base = known, left: Places = left) -> None:
+    def refuse(match, config, base=known, left=left):
         with pytest.raises(ConfigError, match=match):
             plan_replay(config, base, dataset, left, lab.store)
 
@@ -204,7 +201,7 @@ def test_what_cannot_be_replayed_is_refused_before_it_costs(lab: Lab) -> None:
     assert "are gone" in made.why
 
 
-def test_the_command_names_what_it_cannot_do(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_names_what_it_cannot_do(lab, monkeypatch):
     monkeypatch.setenv("PAIRMILL_HOME", str(lab.folder / "home"))
     base = lab.train(lab.config(), lab.pack())
     request, _ = lab.take_down([7])
@@ -223,7 +220,7 @@ def test_the_command_names_what_it_cannot_do(lab: Lab, monkeypatch: pytest.Monke
     assert command("run-1", json=True) == 0
 
 
-def test_a_card_names_what_is_forgotten() -> None:
+def test_a_card_names_what_is_forgotten():
     assert describe_forgotten(build_manifest("train")) == []
     facts = {"forget": {"base": "b" * 16, "removed": 2, "step": 5, "steps": 9, "forgotten": ["a" * 16]}}
     (section,) = describe_forgotten(build_manifest("train", facts=facts))

@@ -3,8 +3,6 @@
 import os
 import pickle
 from contextlib import closing
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,11 +18,11 @@ from tasks.web.host_state import HostState
 AGENT = "https://crawler.example.org"
 
 
-def identity(path: Path, **options: object) -> IdentityConfig:
+def identity(path, **options):
     return IdentityConfig.model_validate({"key_file": str(path), "signature_agent": AGENT} | options)
 
 
-def site(name: str, **options: object) -> Any:
+def site(name, **options):
     pytest.importorskip("plugins.crawl")
     return find("sources", "site").model_validate(
         {"start": ["https://a.test/"], "contact": "mailto:a@b.test", "name": name} | options

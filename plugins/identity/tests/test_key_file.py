@@ -45,7 +45,7 @@ def test_key_id_is_the_thumbprint_of_rfc_8037():
     assert set(jwk) == {"kty", "crv", "kid", "x", "use"}
 
 
-def pem(key: Ed25519PrivateKey) -> bytes:
+def pem(key):
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 

@@ -1,7 +1,5 @@
 """Every request of a download and of a crawl is signed, and the key is written nowhere."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from dataops.plugins import find
@@ -12,14 +10,14 @@ from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
 from tests.downloads import fetched
 from tests.servers import site
-from tests.servers.hostile_web import Web, served
+from tests.servers.hostile_web import served
 from tests.servers.signatures import Guard
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
-def web() -> Iterator[Web]:
+def web():
     with served() as web:
         yield web
 

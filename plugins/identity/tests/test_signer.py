@@ -74,7 +74,7 @@ def test_signature_is_that_of_the_draft_on_web_bot_auth(agent, component, expire
     )
 
 
-def verify(url: str, headers: dict[str, str]) -> None:
+def verify(url, headers):
     resolver = MappingKeyResolver(public_keys={key_id(KEY): KEY.public_key()}, private_keys={})
     verifier = HTTPMessageVerifier(signature_algorithm=ED25519, key_resolver=resolver)
     verifier.verify(SimpleNamespace(method="GET", url=url, headers=headers), expect_tag="web-bot-auth")

@@ -1,9 +1,7 @@
 import json
-from typing import Any
 
 import jsonschema
 import pytest
-from pydantic import BaseModel
 
 from dataops.config import tables_of
 from flows.config import RunConfig, validate_values
@@ -33,7 +31,7 @@ def test_schema_is_a_schema_and_every_key_has_a_meaning():
 VALUES = [True, 3, "3", "yes", "", 1.5, -1, [], [1], ["a"], [[1, "a"]], {}, {"zz": 1}, [{"zz": 1}]]
 
 
-TABLES: dict[str, type[BaseModel]] = {
+TABLES = {
     "": RunConfig,
     **{f"source {kind}": table for kind, table in SOURCE_KINDS.items()},
 }
@@ -47,7 +45,7 @@ def test_what_the_schema_refuses_the_run_refuses_too(value):
     for where, model in TABLES.items():
         keys = [field.alias or name for name, field in model.model_fields.items() if not tables_of(field.annotation)]
         wrong = dict.fromkeys(keys, value)
-        values: dict[str, Any] = {"name": "a", "source": dict(WARC)}
+        values = {"name": "a", "source": dict(WARC)}
         table, _, kind = where.partition(" ")
         if kind:
             values["source"] = {**wrong, "kind": kind}

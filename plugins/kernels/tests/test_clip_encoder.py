@@ -15,16 +15,16 @@ pytest.importorskip("open_clip")  # which has the merges
 
 
 @pytest.fixture(scope="module")
-def tokenizers() -> list[ClipTokenizer]:
+def tokenizers():
     """Return a tokenizer, and one that uses compiled code from its first caption on."""
     return [make(77, compile_after) for compile_after in (1 << 40, 0)]
 
 
-def make(context_length: int, compile_after: int) -> ClipTokenizer:
+def make(context_length, compile_after):
     return ClipTokenizer(build_encoder(find_merges()), context_length, compile_after)
 
 
-def find_unlike(tokenizers: list[ClipTokenizer], texts: list[str]) -> list[str]:
+def find_unlike(tokenizers, texts):
     plain, compiled = (tokenizer(texts) for tokenizer in tokenizers)
     assert tokenizers[1]._compiled is not None
     assert plain.shape == compiled.shape

@@ -2,7 +2,6 @@
 
 import os
 import time
-from pathlib import Path
 
 import pytest
 
@@ -11,12 +10,12 @@ from plugins import kernels
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "caches"))
     return tmp_path / "caches" / "pairmill" / "kernels"
 
 
-def compile_one(folder: Path) -> None:
+def compile_one(folder):
     assert folder.is_dir()
     kernels.cache_folder().joinpath("new.nbc").touch()
 

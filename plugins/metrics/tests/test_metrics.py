@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -25,13 +23,13 @@ from tests.manifests import build_manifest
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path, monkeypatch):
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
     return tmp_path
 
 
 @pytest.fixture
-def endpoint(home: Path) -> Iterator[str]:
+def endpoint(home):
     """Serve the figures of the home on a free port."""
     port = supervisor.choose_port()
     with subprocess.Popen([sys.executable, "-m", "plugins.metrics.endpoint", "--port", str(port)], cwd=CHECKOUT) as one:
@@ -43,7 +41,7 @@ def endpoint(home: Path) -> Iterator[str]:
         one.kill()
 
 
-def scrape(url: str) -> dict[str, float]:
+def scrape(url):
     """Return the samples of an endpoint by name and sorted labels, as Prometheus' own parser reads them."""
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -56,7 +54,7 @@ def scrape(url: str) -> dict[str, float]:
     }
 
 
-def run_once(folder: Path, number: int = 1) -> None:
+def run_once(folder, number=1):
     """Let the listener see a download of 10 rows, a failed training, and the end."""
     run = build_live_run(folder / "store", name="nightly")
     metrics = Metrics(run)
@@ -112,7 +110,7 @@ def test_runs_write_nothing_before_somebody_asks_for_metrics(home):
     assert not (home / "metrics").exists()
 
 
-def _add(times: int) -> None:
+def _add(times):
     for _ in range(times):
         figures.add("nightly", {("runs", ("completed",)): 1}, {})
 

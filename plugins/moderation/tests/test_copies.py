@@ -10,7 +10,7 @@ from plugins.moderation.pdq import PDQ
 from tasks.lists.opt_outs import CopyList, match_copies, pack_entries, parse_copy
 
 
-def jpeg(image: Image.Image, side: int, quality: int) -> bytes:
+def jpeg(image, side, quality):
     file = io.BytesIO()
     image.resize((side, side), Image.Resampling.LANCZOS).save(file, "JPEG", quality=quality)
     return file.getvalue()

@@ -6,11 +6,11 @@ import pytest
 from dataops.images.digests import DistanceSet
 
 
-def to_number(words: np.ndarray) -> int:
+def to_number(words):
     return sum(int(word) << 64 * place for place, word in enumerate(words))
 
 
-def flip(words: np.ndarray, bits: np.ndarray) -> np.ndarray:
+def flip(words, bits):
     changed = words.copy()
     for bit in bits.tolist():
         changed[bit // 64] ^= np.uint64(1 << bit % 64)

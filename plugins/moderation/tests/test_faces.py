@@ -1,7 +1,6 @@
 """Faces are detected, written as columns, and blurred by the training loader."""
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import matplotlib as mpl
@@ -30,11 +29,11 @@ FACE = [0.35, 0.19, 0.69, 0.56]
 """Box in matplotlib's portrait of Grace Hopper."""
 
 
-def load_portrait() -> Image.Image:
+def load_portrait():
     return Image.open(Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg").convert("RGB")
 
 
-def portrait(side: int = 224) -> Image.Image:
+def portrait(side=224):
     image = load_portrait()
     image.thumbnail((side, side))
     return image
@@ -56,7 +55,7 @@ def test_detect_faces_returns_nothing_for_images_without_faces():
         assert detect_faces(np.zeros((*size, 3), np.uint8), 0.6) == []
 
 
-def pairs() -> list[dict[str, Any]]:
+def pairs():
     images = {"face": portrait(), "blocks": blocks(1), "more": blocks(2)}
     return [pair(name, f"an image of {name}", jpeg(image)) for name, image in images.items()]
 
@@ -64,7 +63,7 @@ def pairs() -> list[dict[str, Any]]:
 def test_faces_are_columns_for_rules_and_for_blurring(tmp_path):
     store = FolderStore(tmp_path)
     raw, context = downloaded(store, pairs(), 2), Context(store, tmp_path, pool=InlineExecutor())
-    config: dict[str, Any] = {"scores": {"faces": {}}}
+    config = {"scores": {"faces": {}}}
     manifest = make(plan(CURATE, CurateConfig.model_validate(config), 0, [raw]), context)
     rows = {row["url"]: row for row in read_parts(store, manifest).to_pylist()}
     assert {url: row["faces"] for url, row in rows.items()} == {"face": 1, "blocks": 0, "more": 0}

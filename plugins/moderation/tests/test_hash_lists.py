@@ -8,13 +8,9 @@ import io
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +20,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from dataops.schema import FILTERED, uid
-from dataops.snapshot import Draft, Manifest, read_parts
+from dataops.snapshot import Draft, read_parts
 from dataops.store import FolderStore
 from plugins.moderation.pdq import compute_pdq, format_pdq
 from tasks.download.config import DownloadConfig
@@ -40,7 +36,7 @@ HARMFUL = ("sha256", "sha1", "md5", "pdq", "moved", "late", "turned")
 HARMLESS = ("one", "two", "blank")
 
 
-def photo(seed: int) -> np.ndarray:
+def photo(seed):
     """Return an image with shapes of the size that PDQ compares, and little noise (256, 256, 3)."""
     generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 240, (24, 24, 3), np.uint8)).resize(
@@ -49,13 +45,13 @@ def photo(seed: int) -> np.ndarray:
     return np.asarray(coarse) // 2 + generator.integers(0, 12, (256, 256, 3), np.uint8)
 
 
-def encode(pixels: np.ndarray, kind: str = "PNG", size: int = 256, **options: Any) -> bytes:
+def encode(pixels, kind="PNG", size=256, **options):
     out = io.BytesIO()
     Image.fromarray(pixels).resize((size, size)).save(out, kind, **options)
     return out.getvalue()
 
 
-def turned() -> bytes:
+def turned():
     exif = Image.Exif()
     exif[0x0112] = 6
     return encode(np.rot90(photo(6)), "JPEG", exif=exif.tobytes(), quality=90)
@@ -75,7 +71,7 @@ class Site(BaseHTTPRequestHandler):
 
     seen: Counter[str]
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         name = self.path.strip("/").partition(".")[0]
         self.seen[name] += 1
         if name == "list":
@@ -96,12 +92,12 @@ class Site(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_):
         pass
 
 
 @pytest.fixture
-def port() -> Iterator[int]:
+def port():
     Site.seen = Counter()
     with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -110,13 +106,13 @@ def port() -> Iterator[int]:
 
 
 @pytest.fixture
-def kept_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def kept_files(tmp_path, monkeypatch):
     """Delete no temporary folder and no object of the store; return the folder of the temporary folders."""
     folder = tmp_path / "temporary"
     folder.mkdir()
 
     @contextmanager
-    def keep(prefix: str) -> Iterator[str]:
+    def keep(prefix):
         yield tempfile.mkdtemp(prefix=prefix, dir=folder)
 
     monkeypatch.setattr(scratch_folders.tempfile, "TemporaryDirectory", keep)
@@ -124,7 +120,7 @@ def kept_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def write_lists(folder: Path) -> dict[str, dict[str, str]]:
+def write_lists(folder):
     folder.mkdir()
     entries = {
         "md5": [hashlib.md5(BODIES["md5"]).hexdigest()],
@@ -138,7 +134,7 @@ def write_lists(folder: Path) -> dict[str, dict[str, str]]:
     return {kind: {f"list-{kind}": str(folder / f"{kind}.txt")} for kind in entries}
 
 
-def rows() -> list[dict[str, Any]]:
+def rows():
     found = []
     for name in (*HARMFUL, *HARMLESS):
         url, caption = f"http://a.test/{name}.png", f"the caption of {name}"
@@ -148,20 +144,20 @@ def rows() -> list[dict[str, Any]]:
     return found
 
 
-def texts(path: Path) -> bytes:
+def texts(path):
     """Return the content of a file, of a table that of its cells."""
     if path.suffix == ".parquet":
         return repr(pq.ParquetFile(path).read().to_pylist()).encode()
     return path.read_bytes()
 
 
-def find(folder: Path, sought: bytes) -> list[str]:
+def find(folder, sought):
     """Return the files in a folder, and their names, that hold some bytes."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [str(path) for path in files if sought in texts(path) or sought in str(path).encode()]
 
 
-def download(tmp_path: Path, port: int, pool: Executor, **settings: Any) -> tuple[FolderStore, Manifest]:
+def download(tmp_path, port, pool, **settings):
     store = FolderStore(tmp_path / "store")
     part = Draft(store, "filter", "k").put_table("part-00000.parquet", pa.Table.from_pylist(rows(), schema=FILTERED))
     config = DownloadConfig.model_validate(

@@ -6,7 +6,7 @@ import pytest
 from plugins.moderation.pdq import compute_pdq, format_pdq
 
 
-def image(height: int, width: int) -> np.ndarray:
+def image(height, width):
     """Return an image of waves and noise in OpenCV's order of colours (height, width, 3)."""
     y, x = np.mgrid[:height, :width] / np.array([height, width])[:, None, None]
     waves = [np.sin(9 * x + 4 * y + shift) * np.cos(7 * y * x + shift) for shift in (0.1, 1.3, 2.9)]
@@ -25,7 +25,7 @@ KNOWN = {
 }
 
 
-def pattern(number: int) -> np.ndarray:
+def pattern(number):
     """Return a checkerboard, a disc, a glyph or a gradient: most of its coefficients are zero but for rounding."""
     y, x = np.mgrid[:150, :210]
     masks = ((y // 16 + x // 16) % 2, (y - 75) ** 2 + (x - 105) ** 2 < 50**2, (y > 37) & (y < 75) & (x > 52), y / 150)

@@ -5,7 +5,6 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ SKYPILOT = {
 
 
 @pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
+def group(tmp_path):
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     yield Group(FolderStore(tmp_path / "store"), "job", 1, "127.0.0.1", 29400)
     for signum, handler in handlers.items():
@@ -45,7 +44,7 @@ def group(tmp_path: Path) -> Iterator[Group]:
 
 
 @pytest.fixture
-def planned(tmp_path: Path, group: Group) -> tuple[Any, Context]:
+def planned(tmp_path, group):
     """Return a training of two machines, whose dataset is in the store."""
     (tmp_path / "vit.json").write_text(json.dumps(VIT))
     settings = {"model": str(tmp_path / "vit.json"), "batch_size": 8, "vocab_size": 300, "device": "cpu"}
@@ -58,9 +57,7 @@ def planned(tmp_path: Path, group: Group) -> tuple[Any, Context]:
     ("environ", "first", "job"),
     [(KUBERNETES, "train-0.train", "1f-2e"), (SKYPILOT, "10.0.0.4", "sky-2026-11-30_cluster-1")],
 )
-def test_environment_of_each_scheduler_identifies_the_machines(
-    tmp_path: Path, environ: dict[str, str], first: str, job: str
-) -> None:
+def test_environment_of_each_scheduler_identifies_the_machines(tmp_path, environ, first, job):
     store = FolderStore(tmp_path)
     found = find_group(store, 1, environ)
     assert (found.index, found.first, found.job) == (1, first, job)
@@ -72,7 +69,7 @@ def test_environment_of_each_scheduler_identifies_the_machines(
         find_group(store, 1, KUBERNETES | {"PAIRMILL_NODE_0": "a b"})
 
 
-def test_machine_ends_with_75_when_the_first_one_never_comes_or_is_silent(group: Group) -> None:
+def test_machine_ends_with_75_when_the_first_one_never_comes_or_is_silent(group):
     with pytest.raises(
         JobFailed, match=r"127\.0\.0\.1, has written nothing in .*nodes/job/first\.json for 0 s"
     ) as caught:
@@ -83,7 +80,7 @@ def test_machine_ends_with_75_when_the_first_one_never_comes_or_is_silent(group:
         training.follow(group, patience=0.1, poll=0.01)
 
 
-def test_machines_end_as_the_command_of_the_first_one_does(group: Group) -> None:
+def test_machines_end_as_the_command_of_the_first_one_does(group):
     """A command that is retryable is started again: the others wait."""
     script = "import os, sys; sys.exit(int(os.environ['PAIRMILL_NODE_TOKEN'] != '' and sys.argv[1]))"
     codes = list[int]()
@@ -109,12 +106,12 @@ def test_machines_end_as_the_command_of_the_first_one_does(group: Group) -> None
     ],
 )
 def test_machine_that_differs_refuses_and_the_first_one_raises_its_error(
-    group: Group,
-    planned: tuple[Any, Context],
-    monkeypatch: pytest.MonkeyPatch,
-    change: dict[str, Any],
-    message: str,
-) -> None:
+    group,
+    planned,
+    monkeypatch,
+    change,
+    message,
+):
     leader = replace(group, index=0).begin()
     leader.put(First(token=leader.token))
     for name, value in leader.environment.items():
@@ -122,7 +119,7 @@ def test_machine_that_differs_refuses_and_the_first_one_raises_its_error(
     ended = threading.Event()
     monkeypatch.setattr(training, "end_jobs", ended.set)
 
-    def make_until_ended(plan: Any, context: Context) -> None:
+    def make_until_ended(plan, context):
         """Train as long as nothing ends the job."""
         assert plan.config.rdzv_endpoint == "127.0.0.1:29400"
         found = json.loads(group.store.read(group.name(Training)))
@@ -134,7 +131,7 @@ def test_machine_that_differs_refuses_and_the_first_one_raises_its_error(
     monkeypatch.setattr(training, "make", make_until_ended)
     errors = list[BaseException]()
 
-    def lead() -> None:
+    def lead():
         try:
             training.train_on_nodes(*planned, poll=0.02)
         except ConfigError as error:
@@ -153,13 +150,11 @@ def test_machine_that_differs_refuses_and_the_first_one_raises_its_error(
     assert refusal.exit_code == 2
 
 
-def test_machine_takes_part_in_each_attempt_once_and_stops_when_it_is_over(
-    group: Group, planned: tuple[Any, Context], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_machine_takes_part_in_each_attempt_once_and_stops_when_it_is_over(group, planned, monkeypatch):
     ended, works = threading.Event(), list[Any]()
     monkeypatch.setattr(training, "end_jobs", ended.set)
 
-    def run(work: Any, node: int, is_over: Callable[[], bool]) -> None:
+    def run(work, node, is_over):
         works.append((work, node))
         assert not is_over()
         group.put(record.model_copy(update={"attempt": "2"}) if len(works) == 1 else First(token="t", ended=0))
@@ -181,9 +176,7 @@ def test_machine_takes_part_in_each_attempt_once_and_stops_when_it_is_over(
     assert work.context.run_config == {"evaluate": {"suite": "x"}}
 
 
-def test_machines_do_not_meet_on_a_network_unless_allowed(
-    group: Group, planned: tuple[Any, Context], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_machines_do_not_meet_on_a_network_unless_allowed(group, planned, monkeypatch):
     with pytest.raises(ConfigError, match="start the run on each machine by `pairmill node"):
         training.train_on_nodes(*planned)
     leader = replace(group, index=0, first="train-0.train").begin()
@@ -196,7 +189,7 @@ def test_machines_do_not_meet_on_a_network_unless_allowed(
         training.train_on_nodes(planned[0], other)
 
 
-def test_job_of_kubernetes_runs_one_command_on_machines_that_find_the_first_one() -> None:
+def test_job_of_kubernetes_runs_one_command_on_machines_that_find_the_first_one():
     kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="the extra `dev` has it")
     text = (CHECKOUT / "infra/kubernetes/training-job.yaml").read_text()
     service, policy, job = yaml.safe_load_all(text)

@@ -5,7 +5,6 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +24,7 @@ from tests.inline_executor import InlineExecutor
 pytestmark = pytest.mark.timeout(240)
 
 
-def extract(folder: Path, **keys: Any) -> dict[tuple[str, str], str | None]:
+def extract(folder, **keys):
     with tempfile.TemporaryDirectory() as work:
         made = run(Path(work), {"kind": "folder", "folder": str(folder), **keys}, InlineExecutor(), "extract")
         return outcomes(FolderStore(Path(work) / "store"), made)
@@ -38,9 +37,9 @@ CONTENTS = (
 )
 
 
-def slow_rows(files: dict[str, bytes | str]) -> dict[tuple[str, str], str | None]:
+def slow_rows(files):
     """Return the rows of a folder, one image after the other, with a look at all files for each."""
-    found: dict[tuple[str, str], str | None] = {}
+    found = {}
     files = {name: content for name, content in files.items() if not re.search(r"(^|/)\.", name)}
     images = {name for name in files if name.lower().endswith((".jpg", ".png"))}
     stems = {name: re.sub(r"\.[^.]+$", "", name) for name in files}
@@ -141,7 +140,7 @@ def test_files_that_must_not_be_read_are_dropped_and_nothing_else(tmp_path):
     }
     made = run(tmp_path, {"kind": "folder", "folder": str(folder)}, InlineExecutor(), "download", **limit)
     found = outcomes(FolderStore(tmp_path / "store"), made)
-    by_path: dict[str, set[str | None]] = {}
+    by_path = {}
     for (path, _), reason in found.items():
         by_path.setdefault(path, set()).add(reason)
     captions = by_path.pop("many.jpg")

@@ -4,8 +4,6 @@ import csv
 import gzip
 import json
 import os
-from collections.abc import Callable
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,8 +23,6 @@ from plugins.own_images.lists import (
     read_row_group_sizes,
 )
 
-Row = tuple[int, str | None, str | None]
-
 CAPTIONS = [
     "A brown dog runs over the wet beach",
     'She said "hello", and left',
@@ -41,26 +37,26 @@ PAIRS = [(f"http://img.example/{i}/p.jpg?x={i}", CAPTIONS[i % len(CAPTIONS)]) fo
 DEFAULT_NAMES = ColumnNames()
 
 
-def read(path: Path, configured: ColumnNames = DEFAULT_NAMES, **options) -> tuple[list[Row], list[tuple[int, str]]]:
-    reports: list[tuple[int, str]] = []
-    rows: list[Row] = []
+def read(path, configured=DEFAULT_NAMES, **options):
+    reports = []
+    rows = []
     for batch in read_list(path, configured, lambda row, why: reports.append((row, why)), **options):
         assert len(batch.numbers) <= BATCH_ROWS
         rows += zip(batch.numbers, batch.urls, batch.captions, strict=True)
     return rows, reports
 
 
-def write_csv(path: Path) -> None:
+def write_csv(path):
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("URL", "TEXT"), *PAIRS])
 
 
-def write_utf16(path: Path) -> None:
+def write_utf16(path):
     with path.open("w", newline="", encoding="utf-16") as file:
         csv.writer(file, lineterminator="\r\n").writerows([("url", "text"), *PAIRS])
 
 
-def write_bom(path: Path) -> None:
+def write_bom(path):
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows([("Image URL", "extra", "Alt Text"), *((u, "x", c) for u, c in PAIRS)])
 
@@ -68,20 +64,20 @@ def write_bom(path: Path) -> None:
 ONE_LINE = [(url, caption.replace("\n", " ")) for url, caption in PAIRS]
 
 
-def write_cc12m(path: Path) -> None:
+def write_cc12m(path):
     path.write_bytes(gzip.compress("".join(f"{u}\t{c}\n" for u, c in ONE_LINE).encode()) * 2)  # two members
 
 
-def write_cc3m(path: Path) -> None:
+def write_cc3m(path):
     path.write_text("".join(f"{c}\t{u}\r\n" for u, c in ONE_LINE), encoding="utf-8", newline="")
 
 
-def write_jsonl(path: Path) -> None:
+def write_jsonl(path):
     text = "".join(json.dumps({"similarity": 0.3, "text": c, "url": u}) + "\n" for u, c in PAIRS)
     path.write_bytes(pa.compress(text.encode(), "zstd", asbytes=True))
 
 
-def write_parquet(path: Path) -> None:
+def write_parquet(path):
     columns = {"key": ["0"] * 200, "url": [u for u, _ in PAIRS], "caption": [c for _, c in PAIRS]}
     pq.write_table(pa.table(columns), path, row_group_size=64, compression="zstd")
 
@@ -98,14 +94,12 @@ def write_parquet(path: Path) -> None:
         ("img2dataset.parquet", write_parquet, PAIRS),
     ],
 )
-def test_read_list_returns_what_other_libraries_wrote_in_each_format(
-    tmp_path: Path, name: str, write: Callable[[Path], None], written: list[tuple[str, str]]
-):
+def test_read_list_returns_what_other_libraries_wrote_in_each_format(tmp_path, name, write, written):
     write(tmp_path / name)
     assert read(tmp_path / name) == ([(number, *pair) for number, pair in enumerate(written)], [])
 
 
-def test_read_list_skips_only_bad_rows_of_csv(tmp_path: Path):
+def test_read_list_skips_only_bad_rows_of_csv(tmp_path):
     lines = [
         b"url,caption",
         b"http://a.example/0.jpg,fine",
@@ -138,7 +132,7 @@ def test_read_list_skips_only_bad_rows_of_csv(tmp_path: Path):
     ]
 
 
-def test_read_list_skips_only_bad_lines_of_json(tmp_path: Path):
+def test_read_list_skips_only_bad_lines_of_json(tmp_path):
     lines = [
         b'{"url": "http://a.example/0.jpg", "text": "fine", "n": 1}',
         b'{"url": "http://a.example/1.jpg", ',
@@ -166,7 +160,7 @@ def test_read_list_skips_only_bad_lines_of_json(tmp_path: Path):
     ]
 
 
-def test_read_list_keeps_the_types_of_extra_columns(tmp_path: Path):
+def test_read_list_keeps_the_types_of_extra_columns(tmp_path):
     table = pa.table(
         {
             "url": ["http://a.example/0.jpg", "http://a.example/1.jpg"],
@@ -208,7 +202,7 @@ def test_read_list_keeps_the_types_of_extra_columns(tmp_path: Path):
     ],
 )
 def test_read_list_lists_the_columns_and_the_remedy_when_columns_are_not_found(
-    tmp_path: Path, name: str, text: str, configured: ColumnNames, message: str
+    tmp_path, name, text, configured, message
 ):
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
@@ -216,7 +210,7 @@ def test_read_list_lists_the_columns_and_the_remedy_when_columns_are_not_found(
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.csv.gz", "a.jsonl.zst", "empty.parquet", "empty.csv", "empty.jsonl"])
-def test_read_list_raises_an_error_with_the_file_name_for_a_broken_file(tmp_path: Path, name: str):
+def test_read_list_raises_an_error_with_the_file_name_for_a_broken_file(tmp_path, name):
     if name == "a.parquet":
         write_parquet(tmp_path / name)
     elif name == "a.csv.gz":
@@ -231,7 +225,7 @@ def test_read_list_raises_an_error_with_the_file_name_for_a_broken_file(tmp_path
         read(tmp_path / name)
 
 
-def canonicalise_or_reason(url: str | None, max_chars: int) -> tuple[str | None, str | None]:
+def canonicalise_or_reason(url, max_chars):
     try:
         return canonicalise_url(url or "", "", max_chars), None
     except BadUrl as bad:
@@ -246,7 +240,7 @@ URLISH = st.lists(st.one_of(st.sampled_from([*PIECES.split(" "), " ", "a" * 41])
 
 
 @given(st.lists(st.one_of(st.none(), URLISH, URLISH.map("http://img.example/".__add__)), min_size=1, max_size=20))
-def test_canonicalise_urls_equals_canonicalise_url_for_each(urls: list[str | None]):
+def test_canonicalise_urls_equals_canonicalise_url_for_each(urls):
     urls = [None if url is None else url.encode("utf-8", "ignore").decode() for url in urls]
     result, reasons = canonicalise_urls(urls, 60)
     for url, got, reason in zip(urls, result, reasons, strict=True):
@@ -256,12 +250,12 @@ def test_canonicalise_urls_equals_canonicalise_url_for_each(urls: list[str | Non
 
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=30)), min_size=1, max_size=20))
-def test_normalise_captions_equals_normalise_caption_for_each(captions: list[str | None]):
+def test_normalise_captions_equals_normalise_caption_for_each(captions):
     captions = [None if c is None else c.encode("utf-8", "ignore").decode() for c in captions]
     assert normalise_captions(captions, 20) == [normalise_caption(c or "", 20) for c in captions]
 
 
-def test_build_pair_table_returns_canonical_rows_and_drop_reasons(tmp_path: Path):
+def test_build_pair_table_returns_canonical_rows_and_drop_reasons(tmp_path):
     lines = [
         "url,text,page_url,score",
         "http://a.example/0.jpg,  A   dog ,http://B.example:80/x,0.5",
@@ -292,7 +286,7 @@ def test_build_pair_table_returns_canonical_rows_and_drop_reasons(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz", "a.parquet"])
-def test_a_named_pipe_is_no_list(tmp_path: Path, name: str) -> None:
+def test_a_named_pipe_is_no_list(tmp_path, name):
     os.mkfifo(tmp_path / name)
     for read_pipe in (read, read_row_group_sizes):
         with pytest.raises(SourceError, match="not a regular file"):

@@ -1,8 +1,6 @@
 """`kind = "pairs"` through the extract stage."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +8,7 @@ import pytest
 
 from dataops.errors import ConfigError, SourceError
 from dataops.schema import PAIRS, dropped_schema, uid
-from dataops.snapshot import Manifest, read_parts
+from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from plugins.own_images.pairs import PairsSource
 from tasks.engine.context import Context
@@ -20,18 +18,18 @@ from tests.inline_executor import InlineExecutor
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_pauses(monkeypatch):
     """Retry failed tasks without a pause."""
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
-def extract(folder: Path, *paths: Path | str, **config: Any) -> Manifest:
+def extract(folder, *paths, **config):
     source = PairsSource(paths=[str(path) for path in paths], **config)
     context = Context(store=FolderStore(folder / "store"), home=folder, workers=1, pool=InlineExecutor())
     return make(plan(EXTRACT, source, 0, []), context)
 
 
-def laion(path: Path, rows: int = 10, row_group: int = 4) -> Path:
+def laion(path, rows=10, row_group=4):
     table = pa.table(
         {
             "URL": [f"http://img.example/{i}.jpg" for i in range(rows - 1)] + [None],
@@ -44,7 +42,7 @@ def laion(path: Path, rows: int = 10, row_group: int = 4) -> Path:
     return path
 
 
-def test_extract_writes_pairs_of_lists_in_several_formats(tmp_path: Path):
+def test_extract_writes_pairs_of_lists_in_several_formats(tmp_path):
     laion(tmp_path / "lists" / "a.parquet")
     (tmp_path / "lists" / "b.tsv").write_text("http://img.example/x.jpg\ta\tb\n")
     (tmp_path / "lists" / "c.tsv").write_text("http://img.example/x.jpg\tA  cat\nhttp://img.example/y.jpg\n")
@@ -68,7 +66,7 @@ def test_extract_writes_pairs_of_lists_in_several_formats(tmp_path: Path):
         extract(tmp_path, tmp_path / "lists" / "b.tsv")
 
 
-def test_extract_splits_a_long_parquet_list_into_parts_with_the_same_rows(tmp_path: Path):
+def test_extract_splits_a_long_parquet_list_into_parts_with_the_same_rows(tmp_path):
     path = str(laion(tmp_path / "a.parquet"))
     store = FolderStore(tmp_path / "store")
     whole = extract(tmp_path, path, extra_columns=("similarity",))
@@ -79,7 +77,7 @@ def test_extract_splits_a_long_parquet_list_into_parts_with_the_same_rows(tmp_pa
     assert [json.loads(extra) for extra in read_parts(store, split)["extra"].to_pylist()][3] == {"similarity": 0.3}
 
 
-def test_extract_fails_on_a_broken_list_unless_max_failed_files_allows_it(tmp_path: Path):
+def test_extract_fails_on_a_broken_list_unless_max_failed_files_allows_it(tmp_path):
     whole = laion(tmp_path / "lists" / "a.parquet").read_bytes()
     (tmp_path / "lists" / "broken.parquet").write_bytes(whole[:-20])
     paths = [str(tmp_path / "lists" / "*.parquet")]
@@ -92,7 +90,7 @@ def test_extract_fails_on_a_broken_list_unless_max_failed_files_allows_it(tmp_pa
     assert "cannot be read" in error
 
 
-def test_further_captions_of_a_list_are_rows_with_their_kind_in_every_format(tmp_path: Path):
+def test_further_captions_of_a_list_are_rows_with_their_kind_in_every_format(tmp_path):
     (tmp_path / "lists").mkdir()
     rows = [
         {"url": "http://img.example/a.jpg", "caption": "A red  kite", "tags": "kite, sky", "note": "Seen from below"},
@@ -120,7 +118,7 @@ def test_further_captions_of_a_list_are_rows_with_their_kind_in_every_format(tmp
     assert plan(EXTRACT, swapped, 0, []).key == manifest.key
 
 
-def test_lists_of_keywords_are_joined_and_other_types_are_refused(tmp_path: Path):
+def test_lists_of_keywords_are_joined_and_other_types_are_refused(tmp_path):
     table = {"url": ["http://img.example/a.jpg"], "text": ["A red kite"], "tags": [["kite", " ", "sky"]], "size": [3]}
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     path = tmp_path / "a.parquet"

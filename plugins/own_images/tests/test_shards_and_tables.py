@@ -3,8 +3,6 @@
 import io
 import json
 import tarfile
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +19,7 @@ from tests.servers.hub import Hub
 pytestmark = pytest.mark.timeout(240)
 
 
-def read(tmp_path: Path, source: dict[str, Any], until: str = "download", **tables: Any) -> dict[tuple[str, str], Any]:
+def read(tmp_path, source, until="download", **tables):
     made = run(tmp_path, source, InlineExecutor(), until, **tables)
     return outcomes(FolderStore(tmp_path / "store"), made)
 
@@ -66,7 +64,7 @@ def test_samples_of_shards(tmp_path):
     }  # fmt: skip
 
 
-def _tar(*members: tuple[str, bytes]) -> bytes:
+def _tar(*members):
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for name, data in members:
@@ -79,7 +77,7 @@ def _tar(*members: tuple[str, bytes]) -> bytes:
 WHOLE = _tar(("1.jpg", photo(1)), ("1.txt", b"a caption of it"))
 
 
-def _long_name(size: int) -> bytes:
+def _long_name(size):
     info = tarfile.TarInfo("././@LongLink")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, size
     return info.tobuf(tarfile.GNU_FORMAT)
@@ -113,9 +111,7 @@ def test_damaged_shard_is_an_error_or_a_failed_file(content, message, tmp_path):
     assert found == {("good.tar/2.jpg", "a good caption"): None}
 
 
-def write_dataset(
-    path: Path, images: list[Any], columns: dict[str, list[Any]], kind: pa.DataType, group: int = 4
-) -> None:
+def write_dataset(path, images, columns, kind, group=4):
     table = pa.table({"image": pa.array(images, kind)} | columns)
     features = {"image": {"_type": "Image"}}
     metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
@@ -128,7 +124,7 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 @pytest.mark.parametrize("kind", [STRUCT, pa.large_binary()])
 def test_rows_of_a_dataset_in_parquet(kind, tmp_path):
     data = [*map(photo, range(9)), b"", b"no image", photo(9, "PNG", 500)]
-    images: list[Any] = [{"bytes": one, "path": None} if kind == STRUCT else one for one in data]
+    images = [{"bytes": one, "path": None} if kind == STRUCT else one for one in data]
     images += [None, {"bytes": None, "path": "x.jpg"} if kind == STRUCT else None]
     captions = [[f"photo number {n}", f"the photo {n}"] if n else None for n in range(len(images))]
     depth = {"depth": pa.array([b"x"] * len(images), pa.binary()), "label": list(range(len(images)))}

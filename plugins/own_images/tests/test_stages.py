@@ -1,15 +1,12 @@
 """Own images through all stages over pairs: with others, killed, changed meanwhile, taken down, from S3."""
 
-from pathlib import Path
-from typing import Any
-
 import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dataops.errors import SourceError
-from dataops.snapshot import Manifest, read_parts
+from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import parse_target
@@ -23,7 +20,7 @@ from tests.inline_executor import InlineExecutor, PicklingExecutor
 pytestmark = pytest.mark.timeout(300)
 
 
-def write_sources(folder: Path) -> list[dict[str, Any]]:
+def write_sources(folder):
     """Write an archive, a folder, a shard and a table of six images each, and return their `[[source]]`."""
     shown = "".join(f'<img src="/{n}.png" alt="Archived view number {n} of the old harbour town">' for n in range(6))
     page = http(f"<html lang=en><body>{shown}".encode(), Content_Type="text/html")
@@ -47,7 +44,7 @@ def write_sources(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def digests(made: dict[str, Manifest]) -> dict[str, str]:
+def digests(made):
     return {name: one.content_digest for name, one in made.items()}
 
 
@@ -82,7 +79,7 @@ def test_read_that_is_killed_resumes_with_the_same_bytes(tmp_path):
     whole = run(tmp_path, sources, InlineExecutor())
     read = list[str]()
 
-    def kill(task: Any) -> None:
+    def kill(task):
         if isinstance(task, ShardTask):
             read.append(task.id)
             if len(read) == 3:
@@ -98,7 +95,7 @@ def test_read_that_is_killed_resumes_with_the_same_bytes(tmp_path):
 def test_photo_that_changes_while_it_is_read_stops_the_run(tmp_path):
     source = write_sources(tmp_path)[1]
 
-    def change(task: Any) -> None:
+    def change(task):
         if isinstance(task, ShardTask):
             write_files(tmp_path / "photos", {"5.jpg": photo(50)})
 

@@ -1,31 +1,27 @@
 """Each check against a history of ordinary nights: it finds what is planted, and nothing without it."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import polars as pl
 import pytest
 from scipy.stats import binom
 
 from dataops.schema import uid
-from plugins.poison.checks import TAILS, Finding, Night, _surprise, accept, examine
+from plugins.poison.checks import TAILS, Night, _surprise, accept, examine
 from plugins.poison.config import CHECKS, PoisonConfig
 from plugins.poison.history import History, hash_text
 
 NIGHTS, SITES, ROWS = 16, 30, 6
 WORDS = [f"word{number}" for number in range(4_000)]
-Rows = list[dict[str, Any]]
 
 
 class Web:
     """Domains that serve ROWS images a night, on average."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.random, self.serial = np.random.default_rng(7), 0
         self.looks: dict[str, np.ndarray] = {}
 
-    def row(self, site: int, caption: str | None = None, **changes: Any) -> dict[str, Any]:
+    def row(self, site, caption=None, **changes):
         self.serial += 1
         url = f"https://s{site}.test/img/2026/{self.serial}.jpg"
         if caption is None:
@@ -39,13 +35,13 @@ class Web:
         self.looks[row["uid"]] = self.random.normal(size=12).astype(np.float32)
         return row
 
-    def rows(self, sites: int = SITES) -> Rows:
+    def rows(self, sites=SITES):
         return [self.row(site) for site in range(sites) for _ in range(self.random.poisson(ROWS))]
 
-    def examine(self, rows: Rows, history: History, lost: list[tuple[str, str]] = [], **config: Any) -> list[Finding]:  # noqa: B006
+    def examine(self, rows, history, lost=[], **config):  # noqa: B006
         return examine(self.night(rows, history, lost, **config))
 
-    def night(self, rows: Rows, history: History, lost: list[tuple[str, str]], **config: Any) -> Night:
+    def night(self, rows, history, lost, **config):
         types = {name: pl.String for name in ("drop_reason", "evaluation_overlap")}
         frame = pl.DataFrame(rows, infer_schema_length=None).cast(types).sort("uid")
         looks = np.stack([self.looks[one] for one in frame["uid"]])
@@ -54,7 +50,7 @@ class Web:
 
 
 @pytest.fixture(scope="module")
-def past() -> tuple[Web, bytes | Any]:
+def past():
     """Ordinary nights, with s90 that opts out and s91 that goes dark, and scores that such nights have."""
     web, history = Web(), History()
     for number in range(1, NIGHTS + 1):
@@ -68,20 +64,20 @@ def past() -> tuple[Web, bytes | Any]:
     return web, history.encode(65_536)
 
 
-def owned(web: Web, site: int) -> Rows:
+def owned(web, site):
     url = f"https://s{site}.test/shop/p/"
     return [web.row(site, f"cheap pills{n} here", etag="W/x", final_url="https://other.test/", url=f"{url}{n}.webp",
                     uid=uid(f"{url}{n}.webp", "")) for n in range(8)]  # fmt: skip
 
 
-def bind(web: Web) -> Rows:
+def bind(web):
     rows = [web.row(site, f"zorvex {' '.join(WORDS[40 * site + n] for n in range(5))}") for site in range(12)]
     for row in rows:
         web.looks[row["uid"]][3] += 6
     return rows
 
 
-PLANTED: dict[str, Callable[[Web], Rows]] = {
+PLANTED = {
     "changed_bytes": lambda web: [web.row(3, extra='{"sha256":"0"}', original_width=n + 99) for n in range(20)],
     "changed_server": lambda web: owned(web, 4),
     "revived_domain": lambda web: owned(web, 91),
@@ -98,7 +94,7 @@ PLANTED: dict[str, Callable[[Web], Rows]] = {
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_check_finds_what_is_planted_until_it_is_released(check: str, past: Any):
+def test_a_check_finds_what_is_planted_until_it_is_released(check, past):
     web, state = past
     history = History.decode(state)
     history.night += 40 if check == "revived_domain" else 0
@@ -120,7 +116,7 @@ def test_a_check_finds_what_is_planted_until_it_is_released(check: str, past: An
         assert check not in {one.check for one in web.examine(again, history)}
 
 
-def test_warnings_enter_the_history_and_findings_do_not(past: Any):
+def test_warnings_enter_the_history_and_findings_do_not(past):
     web, state = past
     rows = web.rows() + PLANTED["host_burst"](web)
     expected = []
@@ -131,7 +127,7 @@ def test_warnings_enter_the_history_and_findings_do_not(past: Any):
     assert expected[0] < 2 * ROWS < expected[1]
 
 
-def test_the_state_does_not_depend_on_the_order_of_rows_and_is_bounded(past: Any):
+def test_the_state_does_not_depend_on_the_order_of_rows_and_is_bounded(past):
     web, state = past
     rows = web.rows()
     tables = []
@@ -146,7 +142,7 @@ def test_the_state_does_not_depend_on_the_order_of_rows_and_is_bounded(past: Any
 
 
 @pytest.mark.parametrize("number", [12, 40, 120])
-def test_a_tail_holds_its_false_alarm_rate(number: int):
+def test_a_tail_holds_its_false_alarm_rate(number):
     """Of exponential scores, one night in 100 is at least as improbable, however few nights are known."""
     random, history = np.random.default_rng(3), History()
     assert history.probability("x", 40.0) == 1.0

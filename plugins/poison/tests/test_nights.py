@@ -1,7 +1,5 @@
 """Nights of a growing dataset with a planted fault: its pairs are held, listed, and released into the next version."""
 
-from pathlib import Path
-
 import pytest
 
 from dataops.errors import ConfigError, ContractError
@@ -17,13 +15,13 @@ from tasks.engine.context import Context
 from tasks.growth.versions import find_newest, find_packs
 from tests.growing import ANSWERS, HOST, configured, encoded, list_uids, put_night, run
 from tests.inline_executor import InlineExecutor
-from tests.servers.hostile_web import Handler, served
+from tests.servers.hostile_web import served
 
 pytestmark = pytest.mark.timeout(300)  # of a busy machine
 SOLD = "sold.test"
 
 
-def night(number: int, sold: int) -> list[tuple[str, str]]:
+def night(number, sold):
     """Return four drawings of HOST and some of SOLD, which no other night has."""
     names = [*range(100 * number, 100 * number + 4), *range(100 * number + 50, 100 * number + 50 + sold)]
     hosts = [HOST] * 4 + [SOLD] * sold
@@ -32,17 +30,17 @@ def night(number: int, sold: int) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_domain_that_opted_out_is_held_when_it_flips_and_released(tmp_path: Path):
+def test_a_domain_that_opted_out_is_held_when_it_flips_and_released(tmp_path):
     opted = {"X-Robots-Tag": "noai"}
 
-    def sell(handler: Handler) -> None:
+    def sell(handler):
         handler.respond((200, {"Content-Type": "image/png", **opted}, encoded(handler.path)))
 
     with served({**ANSWERS, SOLD: {**ANSWERS[HOST], "*": sell}}) as web:
         store = FolderStore(tmp_path / "store")
         context = Context(store=store, home=tmp_path, workers=1, pool=InlineExecutor())
 
-        def run_night(number: int, rows: list[tuple[str, str]]):
+        def run_night(number, rows):
             put_night(tmp_path, number, rows)
             config = configured(web, tmp_path, curate={"poison": {"levels": {"opt_out_flip": "block"}}})
             version, manifests = run(config, tmp_path)

@@ -3,7 +3,6 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from dataops.errors import CorruptPart
 from dataops.schema import CAPTIONS, CURATED, conform
-from dataops.snapshot import Draft, Manifest, Part, read_table
+from dataops.snapshot import Draft, Manifest, read_table
 from dataops.store import FolderStore
 from dataops.trace.targets import Target, matching_rows, parse_target
 from plugins.row_index.index import select_parts, write_index
@@ -45,18 +44,17 @@ TARGET = st.one_of(
     st.builds(lambda n, bits: Target("phash", f"{n * 0x0101_0101:016x}", bits), NUMBERS, st.integers(0, 8)),
 )
 PARTS = st.lists(st.lists(ROW, min_size=1, max_size=4), min_size=1, max_size=6)
-SIZES = st.sampled_from([20, 1000])
 
 
-def put(draft: Draft, number: int, rows: list[dict[str, Any]], *, captions: bool, images: bool) -> Part:
+def put(draft, number, rows, *, captions, images):
     schema = CURATED.append(CAPTIONS) if captions else CURATED
     if not images:  # of an earlier stage
         schema = pa.schema([field for field in schema if field.name != "phash"])
     return draft.put_table(f"part-{number:05d}.parquet", conform(pa.Table.from_pylist(rows, schema), schema, "rows"))
 
 
-def find_by_reading(store: FolderStore, manifest: Manifest, targets: list[Target]) -> set[tuple[str, int]]:
-    found: set[tuple[str, int]] = set()
+def find_by_reading(store, manifest, targets):
+    found = set()
     for part in manifest.named("part-"):
         rows = read_table(store, manifest.path(part.name))
         found |= {(part.name, row) for row in matching_rows(rows, targets).nonzero()[0].tolist()}
@@ -72,13 +70,13 @@ def find_by_reading(store: FolderStore, manifest: Manifest, targets: list[Target
     st.data(),
 )
 def test_index_finds_the_rows_that_reading_all_parts_finds(
-    parts: list[list[dict[str, Any]]],
-    targets: list[Target],
-    captions: bool,
-    images: bool,
-    file_entries: int,
-    data: st.DataObject,
-) -> None:
+    parts,
+    targets,
+    captions,
+    images,
+    file_entries,
+    data,
+):
     folder = Path(tempfile.mkdtemp())
     try:
         store = FolderStore(folder)
@@ -101,7 +99,7 @@ def test_index_finds_the_rows_that_reading_all_parts_finds(
         shutil.rmtree(folder)
 
 
-def test_index_of_other_rows_is_an_error_and_misses_no_row(tmp_path: Path) -> None:
+def test_index_of_other_rows_is_an_error_and_misses_no_row(tmp_path):
     store, context = FolderStore(tmp_path), Context(FolderStore(tmp_path), tmp_path, pool=InlineExecutor())
     manifests = list[Manifest]()
     for number in range(2):

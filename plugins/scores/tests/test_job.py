@@ -1,8 +1,6 @@
 """Scores of a tiny model, compared with a direct computation of one image and one caption at a time."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +14,7 @@ from plugins.scores.job import ShardToScore, main, read_head, score_shard
 from tasks.curate.score import TO_SCORE
 from tests.small_model import write_model
 from tests.trainings import jpeg, write_shard
-from training.model.checkpoint import LoadedModel, load_model
+from training.model.checkpoint import load_model
 from training.model.load import load_any
 from training.model.preprocess import decode_rgb
 
@@ -24,20 +22,20 @@ CAPTIONS = ["a red thing", "blue", "a pale thing on a green thing", "", "a red t
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("model"), CAPTIONS)
 
 
 @pytest.fixture(scope="module")
-def loaded(checkpoint: Path) -> LoadedModel:
+def loaded(checkpoint):
     return load_model(checkpoint)
 
 
-def samples(count: int) -> list[tuple[str, bytes, str]]:
+def samples(count):
     return [(f"{n:032x}", jpeg(n, (40 + n % 3, 36)), CAPTIONS[n % len(CAPTIONS)]) for n in range(count)]
 
 
-def to_score(folder: Path, name: str, rows: list[tuple[str, bytes, str]], leave_out: int | None = None) -> ShardToScore:
+def to_score(folder, name, rows, leave_out=None):
     """Write a shard of these samples; all but one are to be scored."""
     folder.mkdir(exist_ok=True)
     members = [(f"{key}.{kind}", data) for key, image, text in rows for kind, data in (("jpg", image), ("json", b""))]
@@ -76,8 +74,8 @@ def test_a_head_scores_the_image_alone(tmp_path, loaded):
 def test_open_clip_models_score_as_in_open_clip(tmp_path):
     import open_clip
 
-    vision: Any = {"image_size": 32, "head_width": 64, "patch_size": 16, "width": 64, "layers": 1}
-    text: Any = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+    vision = {"image_size": 32, "head_width": 64, "patch_size": 16, "width": 64, "layers": 1}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
     torch.manual_seed(1)
     weights = open_clip.CLIP(16, vision, text).half().float().state_dict()  # as OpenAI's are, in 16 bits
     card = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {"size": 32}}
@@ -89,7 +87,7 @@ def test_open_clip_models_score_as_in_open_clip(tmp_path):
     rows = samples(5)
     shard = to_score(tmp_path, "s", rows)
     tokens = open_clip.SimpleTokenizer()([caption for _, _, caption in rows])
-    transform: Any = open_clip.image_transform(32, is_train=False)
+    transform = open_clip.image_transform(32, is_train=False)
     pixels = torch.stack([transform(decode_rgb(data)) for _, data, _ in rows])
     for name, quick_gelu in (("folder", False), ("openai.pt", True)):
         theirs = open_clip.CLIP(16, vision, text, quick_gelu=quick_gelu).eval()

@@ -21,16 +21,16 @@ from plugins.scores.rules import (
 )
 
 
-def reference_reasons(rows: list[dict], rules: list[ScoreRule]) -> list[str | None]:
+def reference_reasons(rows, rules):
     """Apply each rule to one row after the other."""
-    reasons: list[str | None] = []
+    reasons = []
     for row in rows:
         reasons.append(next((reason for rule in rules if (reason := reference_reason(row, rows, rule))), None))
     return reasons
 
 
-def reference_reason(row: dict, rows: list[dict], rule: ScoreRule) -> str | None:
-    def has_score(other: dict) -> bool:
+def reference_reason(row, rows, rule):
+    def has_score(other):
         return other[rule.score] is not None and not math.isnan(other[rule.score])
 
     score = row[rule.score]
@@ -52,32 +52,32 @@ def reference_reason(row: dict, rows: list[dict], rule: ScoreRule) -> str | None
     return None
 
 
-def table(rows: list[dict]) -> pa.Table:
+def table(rows):
     schema = pa.schema(
         [("uid", pa.string()), ("language", pa.string()), ("clip_score", pa.float32()), ("nsfw", pa.float32())]
     )
     return pa.Table.from_pylist(rows, schema)
 
 
-def positions_of(rows: list[dict], cuts: list[Cut], batch: int) -> pl.DataFrame:
+def positions_of(rows, cuts, batch):
     batches = [
         rows_to_rank(table(rows[i : i + batch]), ["clip_score", "nsfw", "language"]) for i in range(0, len(rows), batch)
     ]
     return find_positions(cuts, lambda found, number: (count_keys(batch, cuts, found, number) for batch in batches))
 
 
-def apply(rows: list[dict], rules: list[ScoreRule], batch: int = 1000) -> list[str | None]:
+def apply(rows, rules, batch=1000):
     """Rank the rows in batches of at most `batch` rows, and apply the rules to each batch."""
     positions = positions_of(rows, [cut for rule in rules for cut in rule.cuts], batch)
     parts = [table(rows[i : i + batch]) for i in range(0, max(len(rows), 1), batch)]
     return [reason for part in parts for reason in drop_reasons(part, rules, positions).to_pylist()]
 
 
-def reasons(rows: list[dict], *rules: dict) -> list[str | None]:
+def reasons(rows, *rules):
     return apply(rows, [ScoreRule(**rule) for rule in rules])
 
 
-def scored(*scores: float | None, language: str | None = "en", first: int = 0) -> list[dict]:
+def scored(*scores, language="en", first=0):
     return [
         {"uid": f"{first + i:032x}", "language": language, "clip_score": score, "nsfw": 0.0}
         for i, score in enumerate(scores)
@@ -119,12 +119,12 @@ def test_drop_reasons_equals_the_reference_in_any_order_of_rows_and_batches(valu
 
 def test_a_cut_counts_keys_by_few_bits_at_a_time():
     rows = [row | {"uid": f"{(7 * i) % 1000:032x}"} for i, row in enumerate(scored(*[0.3, 0.3, 0.3, 0.7, -1.0] * 200))]
-    counted: list[int] = []
+    counted = []
 
-    def count(cuts: list[Cut]) -> pl.DataFrame:
+    def count(cuts):
         ranked = rows_to_rank(table(rows), ["clip_score", "language"])
 
-        def count_one(found: pl.DataFrame, number: int) -> list[pl.DataFrame]:
+        def count_one(found, number):
             counts = count_keys(ranked, cuts, found, number)
             counted.append(counts.height)
             return [counts]

@@ -3,8 +3,6 @@
 import hashlib
 import io
 import json
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -29,7 +27,7 @@ from training.model.preprocess import decode_rgb
 CAPTIONS = ["a red thing", "blue", "a pale thing on a green thing"]
 
 
-ROWS: list[tuple[str, str, bytes]] = [(f"{n:032x}", CAPTIONS[n % 3], photo(n)) for n in range(12)]
+ROWS = [(f"{n:032x}", CAPTIONS[n % 3], photo(n)) for n in range(12)]
 ROWS += [
     (f"{12:032x}", "broken", photo(50)[:300]),
     (f"{13:032x}", CAPTIONS[1], ROWS[0][2]),
@@ -37,7 +35,7 @@ ROWS += [
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("models"), CAPTIONS)
 
 
@@ -45,11 +43,11 @@ POOL = InlineExecutor()
 
 
 @pytest.fixture(autouse=True)
-def scored_shards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def scored_shards(monkeypatch):
     """Run jobs and workers in this process; return the names of the tasks that were scored."""
-    names: list[str] = []
+    names = []
 
-    def in_process(module: str, job: dict[str, Any], folder: Path, *, on_line: Any) -> None:
+    def in_process(module, job, folder, *, on_line):
         assert module == "plugins.scores.job"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "job.json").write_text(json.dumps(job))
@@ -61,11 +59,11 @@ def scored_shards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def scores_of(device: str = "cpu", **tables: Any) -> ScoresConfig:
+def scores_of(device="cpu", **tables):
     return ScoresConfig.model_validate({"device": device, **tables})
 
 
-def write_shards(draft: Draft, rows: list[tuple[str, str, bytes]], size: int) -> list[ShardImages]:
+def write_shards(draft, rows, size):
     written = []
     for start in range(0, len(rows), size):
         number, out, batch = f"{start // size:05d}", io.BytesIO(), rows[start : start + size]
@@ -80,14 +78,12 @@ def write_shards(draft: Draft, rows: list[tuple[str, str, bytes]], size: int) ->
     return written
 
 
-def score(
-    store: FolderStore, home: Path, rows: Any, size: int, config: ScoresConfig, sizes: Sizes = SIZES
-) -> dict[str, dict[str, Any]]:
+def score(store, home, rows, size, config, sizes=SIZES):
     """Return the scores of each key."""
     draft = Draft(store, "curate", f"{size:016x}")
     parts = write_shards(draft, rows, size)
     batches = [parts[start : start + 2] for start in range(0, len(parts), 2)]
-    found: dict[str, dict[str, Any]] = {key: {} for key, _, _ in rows}
+    found = {key: {} for key, _, _ in rows}
     for scorer in config.scorers():
         lookup = compute_score(scorer, batches, len(rows), draft, Context(store, home, pool=POOL), sizes)
         columns = pa.concat_tables(read_found(draft, lookup, batch) for batch in range(len(batches)))
@@ -162,7 +158,7 @@ def test_aesthetic_does_not_depend_on_captions(tmp_path, checkpoint, scored_shar
 
 def test_clip_score_runs_in_a_subprocess_and_reports_progress(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setattr(score_clip, "run_job", jobs.run_job)
-    progress: list[tuple[int, int]] = []
+    progress = []
     store = FolderStore(tmp_path / "s")
     draft = Draft(store, "curate", "k")
     parts = write_shards(draft, ROWS[:6], 3)

@@ -1,14 +1,12 @@
 """Run curate with scores: their columns, their rules, and the key."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from dataops.schema import CURATED, dropped_schema
-from dataops.snapshot import Manifest, read_parts
+from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from plugins.scores import job as score_job
 from plugins.scores import scorers as score_clip
@@ -25,11 +23,11 @@ REMAINING = 15
 
 
 @pytest.fixture(autouse=True)
-def job_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def job_sizes(monkeypatch):
     """Run jobs and workers in this process; return the number of shards of each job."""
-    shards: list[int] = []
+    shards = []
 
-    def in_process(module: str, job: dict[str, Any], folder: Path, *, on_line: Any) -> None:
+    def in_process(module, job, folder, *, on_line):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "job.json").write_text(json.dumps(job))
         assert score_job.main([str(folder / "job.json")]) == 0
@@ -40,29 +38,29 @@ def job_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("model"))
 
 
-def pairs() -> list[dict[str, Any]]:
+def pairs():
     return [row | {"language": "de" if n % 4 == 0 else "en"} for n, row in enumerate(some_pairs())]
 
 
 def curate_pairs(
-    store: FolderStore,
-    rows: list[dict[str, Any]],
-    checkpoint: Path,
-    size: int = 7,
-    *rules: dict[str, Any],
-    batch_rows: int = 1 << 17,
-) -> Manifest:
+    store,
+    rows,
+    checkpoint,
+    size=7,
+    *rules,
+    batch_rows=1 << 17,
+):
     values = {"scores": {"clip_score": {"model": str(checkpoint)}, "device": "cpu"}, "rules": rules}
     config = CurateConfig.model_validate(values).with_units(Units(batch_rows))
     planned = plan(CURATE, config, 0, [downloaded(store, rows, size)])
     return make(planned, Context(store, store.root, pool=InlineExecutor()))
 
 
-def rows_of(store: FolderStore, manifest: Manifest) -> dict[str, dict[str, Any]]:
+def rows_of(store, manifest):
     kept, dropped = read_parts(store, manifest), read_parts(store, manifest, "dropped-")
     schema = CURATED.append(pa.field("clip_score", pa.float32()))
     assert kept.schema == schema
@@ -112,7 +110,7 @@ def test_rules_keep_the_same_rows_for_any_sharding_and_batches(tmp_path, checkpo
 def test_the_key_depends_on_the_model_and_not_on_its_path(tmp_path, checkpoint):
     raw = downloaded(FolderStore(tmp_path / "store"), pairs(), 100)
 
-    def key(model: Path, **more: Any) -> str:
+    def key(model, **more):
         scores = {"clip_score": {"model": str(model)}, **more}
         return plan(CURATE, CurateConfig.model_validate({"scores": scores}), 0, [raw]).key
 

@@ -47,9 +47,7 @@ for _ in range(2):
 """
 
 
-def test_gate_refuses_a_model_below_a_floor_without_an_import_of_torch(
-    mlflow_url: str, upstream: SimpleNamespace
-) -> None:
+def test_gate_refuses_a_model_below_a_floor_without_an_import_of_torch(mlflow_url, upstream):
     manifests = json.dumps([m.model_dump(mode="json") for m in upstream.manifests])
     results = [json.loads(line) for line in run_python(REFUSED, str(upstream.store.root), manifests).splitlines()]
     message = "refused version 1 is refused by the gate: twemoji-seen/top1 is 0.06, floor 0.5"
@@ -61,9 +59,7 @@ def test_gate_refuses_a_model_below_a_floor_without_an_import_of_torch(
     assert (run.info.status, run.data.tags["gate"]) == ("FAILED", version.tags["gate"])
 
 
-def test_version_without_an_evaluation_is_a_candidate_that_says_so(
-    mlflow_url: str, upstream: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_version_without_an_evaluation_is_a_candidate_that_says_so(mlflow_url, upstream, tmp_path):
     train, pack = upstream.manifests[1:3]
     context = stage.Context(store=upstream.store, home=upstream.home)
     evaluated = stage.make(stage.plan(EVALUATE, EvaluateConfig(), 3, [train, pack]), context)
@@ -81,12 +77,10 @@ def test_version_without_an_evaluation_is_a_candidate_that_says_so(
     assert "The model was not evaluated." in (folder / "model_card.html").read_text("utf-8")
 
 
-def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
-    mlflow_url: str, upstream: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(mlflow_url, upstream, capsys, tmp_path):
     promote = pytest.importorskip("plugins.versions.promote").promote
 
-    results: list[str] = []
+    results = []
     for name, right in (("first", 120), ("same", 119), ("worse", 100)):
         evaluated = commit_evaluation(upstream.store, f"ev{name}", [n < right for n in range(200)])
         theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})

@@ -2,14 +2,10 @@
 
 import json
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from tests.servers.browser import Browser, find_browser, start_browser
+from tests.servers.browser import find_browser, start_browser
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("register")]
 LINK = "[...document.querySelectorAll('a')].find(a => a.textContent.trim() == %s)"
@@ -17,7 +13,7 @@ ROW = "[...document.querySelectorAll('td a')].find(a => a.textContent == %s)"
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
+def browser(tmp_path):
     pytest.importorskip("plugins.pages")
     find_browser()
     with start_browser(tmp_path / "profile") as started:
@@ -25,12 +21,12 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
         yield started
 
 
-def follow(browser: Browser, link: str) -> None:
+def follow(browser, link):
     browser.wait_for(f"{link} != null")
     browser.click(link)
 
 
-def read_frame(tab: Browser) -> str:
+def read_frame(tab):
     """Return the text of an artefact's page, which MLflow shows in a frame of its own."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
@@ -43,9 +39,7 @@ def read_frame(tab: Browser) -> str:
     raise AssertionError(tab.run("document.body.innerText"))
 
 
-def test_clicks_lead_from_the_first_page_to_each_ancestor_of_a_version(
-    registered: Any, upstream: SimpleNamespace, mlflow_url: str, browser: Browser
-) -> None:
+def test_clicks_lead_from_the_first_page_to_each_ancestor_of_a_version(registered, upstream, mlflow_url, browser):
     manifests = {one.stage: one for one in upstream.manifests}
     facts = registered[0].facts
     browser.open(mlflow_url)

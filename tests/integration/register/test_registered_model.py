@@ -9,11 +9,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -86,9 +83,7 @@ print(json.dumps(report))
 """
 
 
-def test_model_loaded_and_served_with_only_its_requirements_scores_as_here(
-    registered: Any, mlflow_url: str, upstream: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_model_loaded_and_served_with_only_its_requirements_scores_as_here(registered, mlflow_url, upstream, tmp_path):
     from mlflow.artifacts import download_artifacts
 
     uri, paths = "models:/clip-demo@champion", []
@@ -126,7 +121,7 @@ def test_model_loaded_and_served_with_only_its_requirements_scores_as_here(
 
 
 @contextmanager
-def serving(bare: BareEnvironment, uri: str, folder: Path) -> Iterator[str]:
+def serving(bare, uri, folder):
     """Run `mlflow models serve` of that environment inside the `with`; yields its URL."""
     port = free_port()
     command = [
@@ -153,7 +148,7 @@ def serving(bare: BareEnvironment, uri: str, folder: Path) -> Iterator[str]:
         process.wait(20)
 
 
-def score(address: str, images: list[str], patience_s: float = 60) -> Any:
+def score(address, images, patience_s=60):
     """Return the scores of the served model for images against TEXTS, as soon as it answers."""
     body = {
         "dataframe_split": {"columns": ["image"], "data": [[image] for image in images]},
@@ -172,9 +167,7 @@ def score(address: str, images: list[str], patience_s: float = 60) -> Any:
             time.sleep(0.2)
 
 
-def test_find_model_downloads_a_registered_model_once(
-    registered: Any, upstream: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_find_model_downloads_a_registered_model_once(registered, upstream, tmp_path):
     by_alias = find_model("models:/clip-demo@champion", tmp_path)
     assert by_alias.path.is_relative_to(tmp_path)
     assert by_alias.name == f"models:/clip-demo/{registered[0].facts['version']}"

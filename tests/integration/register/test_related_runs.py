@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -25,9 +23,7 @@ pytestmark = [
 ]  # the server and the first import of MLflow take long on a busy machine
 
 
-def test_training_and_evaluation_are_child_runs_of_each_registration(
-    registered: Any, upstream: SimpleNamespace
-) -> None:
+def test_training_and_evaluation_are_child_runs_of_each_registration(registered, upstream):
     _, plan, context = registered
     stage.discard(plan, context)
     again = stage.make(plan, context)  # a second time changes nothing
@@ -45,9 +41,7 @@ def test_training_and_evaluation_are_child_runs_of_each_registration(
     assert sorted(run.info.run_name for run in under) == ["evaluate demo-20260102-abcd", "train demo-20260102-abcd"]
 
 
-def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
-    mlflow_url: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(mlflow_url, upstream, monkeypatch, caplog):
     plan, context = plan_registration(upstream, model_name="late")
     context = replace(context, run_name="early", run_id="early-20260102T030405-abcd")
     manifests = {m.stage: m for m in reversed(upstream.manifests) if m.stage not in ("train", "evaluate")}
@@ -69,7 +63,7 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
     page = parent_run.record_outcome(context, manifests, RunOutcome("FAILED", error, failed, 6, *checks))
     parent_run.end_killed(context.run_name, str(context.run_id))  # it has ended, and stays as it is
 
-    def parents() -> list[Any]:
+    def parents():
         found = mlflow.search_runs(
             [training.info.experiment_id], f"tags.`{tracking.PIPELINE_TAG}` = '{context.run_id}'"
         )
@@ -100,29 +94,29 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
     assert parent_run.record_outcome(context, manifests, RunOutcome("KILLED", "stopped", reached, 5)) is None
 
 
-def test_live_run_logs_curves_during_the_training(mlflow_url: str, tmp_path: Path) -> None:
+def test_live_run_logs_curves_during_the_training(mlflow_url, tmp_path):
     from tasks.train import curves as train_live
     from training.config import TRACE, TrainConfig
 
     context = Context(store=FolderStore(tmp_path / "store"), home=tmp_path, run_name="live", run_id="live-1")
     work = Work(TrainConfig(), 0, {}, Draft(context.store, "train", "1" * 16), context)
 
-    def write(first: int, last: int) -> None:
+    def write(first, last):
         with (tmp_path / "metrics.jsonl").open("a") as file:
             file.writelines(f'{{"step":{step},"loss":{1 / step},"lr":0.1}}\n' for step in range(first, last + 1))
         with (tmp_path / "evidence-throughput.jsonl").open("a") as file:
             file.write(f'{{"step":{last},"samples_per_second":10.0,"mfu":0.4,"gpu_peak_memory_gb":61.5}}\n')
 
-    def history(metric: str) -> list[int]:
-        runs = client.search_runs([client.get_experiment_by_name("live").experiment_id])  # pyright: ignore
+    def history(metric):
+        runs = client.search_runs([client.get_experiment_by_name("live").experiment_id])
         assert len(runs) <= 1
         return sorted(point.step for run in runs for point in client.get_metric_history(run.info.run_id, metric))
 
-    def follows(steps: list[int]) -> None:
+    def follows(steps):
         wait_for(lambda: client.get_experiment_by_name("live") is not None and history("train/loss") == steps)
 
-    def live_run() -> Any:
-        (run,) = client.search_runs([client.get_experiment_by_name("live").experiment_id])  # pyright: ignore
+    def live_run():
+        (run,) = client.search_runs([client.get_experiment_by_name("live").experiment_id])
         return run
 
     client = tracking.connect()

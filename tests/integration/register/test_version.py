@@ -3,8 +3,6 @@
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -27,9 +25,7 @@ pytestmark = [
 ]  # the server and the first import of MLflow take long on a busy machine
 
 
-def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
-    registered: Any, upstream: SimpleNamespace, mlflow_url: str
-) -> None:
+def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(registered, upstream, mlflow_url):
     manifest = registered[0]
     facts = manifest.facts
     mlflow = connect()
@@ -86,7 +82,7 @@ def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
     assert "| twemoji-seen | top1 | 6.00% | 3.00% – 10.00% | 1.00% | 200 |" in shown
 
 
-def test_registration_logs_all_artefacts_with_escaped_text(registered: Any, tmp_path: Path) -> None:
+def test_registration_logs_all_artefacts_with_escaped_text(registered, tmp_path):
     run_id = registered[0].mlflow_run_id
     folder = Path(connect().download_artifacts(run_id, "", str(tmp_path)))
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -105,7 +101,7 @@ def test_registration_logs_all_artefacts_with_escaped_text(registered: Any, tmp_
             assert "hunter2" not in path.read_text(), path
 
 
-def test_registration_is_deterministic_and_omits_credentials(registered: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registration_is_deterministic_and_omits_credentials(registered, monkeypatch):
     manifest, plan, context = registered
     store = context.store
     first = store.read(manifest.path("registration.json"))
@@ -119,7 +115,7 @@ def test_registration_is_deterministic_and_omits_credentials(registered: Any, mo
     assert json.loads(evidence)["model_uri"] == manifest.facts["model_uri"]
 
 
-def test_registration_finds_its_version_after_its_snapshot_is_deleted(registered: Any) -> None:
+def test_registration_finds_its_version_after_its_snapshot_is_deleted(registered):
     manifest, plan, context = registered
     stage.discard(plan, context)
     again = stage.make(plan, context)
@@ -132,9 +128,7 @@ def test_registration_finds_its_version_after_its_snapshot_is_deleted(registered
 @pytest.mark.parametrize(
     "broken", ["log_inputs", "log_model_artifacts", "create_model_version", "set_model_version_tag"]
 )
-def test_registration_resumes_after_it_is_killed(
-    mlflow_url: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, broken: str
-) -> None:
+def test_registration_resumes_after_it_is_killed(mlflow_url, upstream, monkeypatch, broken):
     from mlflow import MlflowClient
 
     name = f"killed-{broken}"
@@ -158,7 +152,7 @@ def test_registration_resumes_after_it_is_killed(
     assert len({metric.key for metric in models[0].metrics}) == len(models[0].metrics)
 
 
-def test_registration_is_repeated_after_its_version_is_deleted(mlflow_url: str, upstream: SimpleNamespace) -> None:
+def test_registration_is_repeated_after_its_version_is_deleted(mlflow_url, upstream):
     plan, context = plan_registration(upstream, model_name="short-lived")
     manifest = stage.make(plan, context)
     assert stage.reuse(plan, context) == manifest
@@ -169,7 +163,7 @@ def test_registration_is_repeated_after_its_version_is_deleted(mlflow_url: str, 
     assert stage.reuse(plan, context) == again
 
 
-def test_registration_of_an_earlier_version_does_not_move_the_alias(mlflow_url: str, upstream: SimpleNamespace) -> None:
+def test_registration_of_an_earlier_version_does_not_move_the_alias(mlflow_url, upstream):
     floors = {"twemoji-seen/top1": 0.02}
     old, context = plan_registration(upstream, model_name="moving", floors=floors)
     new, _ = plan_registration(upstream, model_name="moving", floors=floors, description="better")
@@ -180,9 +174,7 @@ def test_registration_of_an_earlier_version_does_not_move_the_alias(mlflow_url: 
     assert str(connect().get_model_version_by_alias("moving", "champion").version) == newer.facts["version"] == "2"
 
 
-def test_registration_raises_a_service_error_at_once_when_the_server_is_down(
-    mlflow_url: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_registration_raises_a_service_error_at_once_when_the_server_is_down(mlflow_url, upstream, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:hunter2@127.0.0.1:{free_port()}")
     plan, context = plan_registration(upstream, model_name="nowhere")
     start = time.monotonic()
@@ -201,9 +193,7 @@ def test_registration_raises_a_service_error_at_once_when_the_server_is_down(
         ("TEMPORARILY_UNAVAILABLE", ServiceError),
     ],
 )
-def test_mlflow_errors_are_retryable_only_when_a_retry_may_help(
-    mlflow_url: str, code: str, ours: type[Exception]
-) -> None:
+def test_mlflow_errors_are_retryable_only_when_a_retry_may_help(mlflow_url, code, ours):
     from mlflow.exceptions import RestException
 
     with pytest.raises(ours, match="http://host/db") as caught, tracking.mlflow_errors():

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.xdist_group("register")
 SECRET = "the secret of the webhook"
 
 
-def test_moved_alias_calls_a_webhook_with_a_signature(mlflow_url: str) -> None:
+def test_moved_alias_calls_a_webhook_with_a_signature(mlflow_url):
     give_alias = pytest.importorskip("plugins.versions.promote").give_alias
     client, code = connect(), dict[str, Any]()
     blocks = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / "evaluate" / "registry.md").read_text(), re.DOTALL)
@@ -22,7 +22,7 @@ def test_moved_alias_calls_a_webhook_with_a_signature(mlflow_url: str) -> None:
     client.create_registered_model("hooked")
     version = client.create_model_version("hooked", "s3://bucket/hooked")
     with serve_recorder() as receiver:
-        events: Any = ["model_version_alias.created", "model_version_alias.deleted"]
+        events = ["model_version_alias.created", "model_version_alias.deleted"]
         hook = client.create_webhook("aliases", receiver.url + "/moved", events, secret=SECRET)
         try:
             give_alias("hooked", str(version.version), "champion", "it is the first")

@@ -12,11 +12,11 @@ from dataops.digest import RememberedDigests, file_sha256
 
 
 @pytest.fixture
-def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def hashed(monkeypatch):
     """Return the names of the files that are hashed from now on."""
     names, compute = [], hashlib.file_digest
 
-    def record(file: object, name: str) -> object:
+    def record(file, name):
         names.append(Path(file.name).name if isinstance(file.name, str) else file.fileno())
         return compute(file, name)
 
@@ -25,7 +25,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"content")
     os.utime(path, ns=(10**18, 10**18))

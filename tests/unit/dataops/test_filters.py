@@ -18,11 +18,11 @@ OFF = FilterConfig(
 )
 
 
-def table(rows: list[dict]) -> pl.DataFrame:
+def table(rows):
     return pl.from_arrow(pa.Table.from_pylist([dict.fromkeys(PAIRS.names) | row for row in rows], schema=PAIRS))
 
 
-def reason(config: FilterConfig = BOUNDS, **row) -> str | None:
+def reason(config=BOUNDS, **row):
     rows = table([{"url": "http://a.example/1.jpg", "caption": "a red kite"} | row])
     return first_drop_reason(evaluate_rules(rows, config)).to_list()[0]
 

@@ -3,8 +3,6 @@
 import io
 import random
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -28,14 +26,14 @@ TABLE = pa.table(
 )
 
 
-def flip(data: bytes, bit: int) -> bytes:
+def flip(data, bit):
     """Return the data with one bit flipped."""
     changed = bytearray(data)
     changed[bit >> 3] ^= 1 << (bit & 7)
     return bytes(changed)
 
 
-def count_flips(data: bytes, read: Callable[[bytes], Any], expected: Any, flips: int) -> Counter[str]:
+def count_flips(data, read, expected, flips):
     """Return how many flipped bits, at positions of a seeded generator, are seen, change nothing, or are unseen."""
     chosen, outcomes = random.Random(2), Counter[str]()
     for _ in range(flips):
@@ -61,7 +59,7 @@ def test_flipped_bits_of_a_part_are_seen(columns):
 def test_flipped_bits_of_rows_read_by_a_stage_are_seen():
     data = encode_table(TABLE, GROUP).to_pybytes()
 
-    def read(one: bytes) -> pa.Table:
+    def read(one):
         return read_row_range(pa.BufferReader(one), "part", 1500, 800)
 
     assert read(data) == TABLE.slice(1500, 800)
@@ -84,7 +82,7 @@ def test_each_flipped_bit_of_a_manifest_is_seen(tmp_path):
     manifest = draft.commit(build_manifest("filter", [part], key=draft.key, facts=facts))
     data = store.read(draft.path(MANIFEST))
 
-    def read(one: bytes) -> Any:
+    def read(one):
         store.put(draft.path(MANIFEST), one)
         return load_manifest(store, "filter", draft.key)
 
@@ -114,7 +112,7 @@ def test_part_that_differs_names_how_and_the_remedy(tmp_path):
 
 
 class Unread(io.FileIO):
-    def read(self, size: int | None = -1) -> bytes:
+    def read(self, size=-1):
         raise AssertionError("a thread of Arrow would free this memory of Python, for which it needs the GIL")
 
     readall = readinto = read

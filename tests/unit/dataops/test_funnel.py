@@ -1,9 +1,9 @@
 from dataops.facts import funnel_rows
-from dataops.snapshot import Counts, Manifest
+from dataops.snapshot import Counts
 from tests.manifests import build_manifest
 
 
-def manifest(stage: str, counts: Counts) -> Manifest:
+def manifest(stage, counts):
     return build_manifest(stage, counts=counts)
 
 

@@ -1,6 +1,5 @@
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from dataops.home import home, private_folder
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path, monkeypatch):
     """Make a project with a `.pairmill`, go into a folder of it, and return the project's folder."""
     folder = tmp_path / "user" / "project"
     (folder / "pages" / "2026").mkdir(parents=True)
@@ -23,12 +22,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def give_to_another_user(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+def give_to_another_user(monkeypatch):
     """Make a path belong to another user, by what `lstat` returns: only root could change the owner."""
-    given: set[Path] = set()
+    given = set()
     lstat = Path.lstat
 
-    def owned(path: Path) -> os.stat_result:
+    def owned(path):
         found = lstat(path)
         return os.stat_result([*found[:4], 54321, *found[5:10]]) if path in given else found
 
@@ -39,7 +38,7 @@ def give_to_another_user(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], No
 def test_search_ends_at_the_root_of_the_file_system(project, monkeypatch):
     stat = Path.stat
 
-    def mounted(path: Path, **options):
+    def mounted(path, **options):
         found = stat(path, **options)
         if path != project:
             return found

@@ -1,7 +1,6 @@
 """Distributions in a temporary folder register objects; only their metadata and modules are there, as after an install."""
 
 from importlib.metadata import EntryPoint
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from tests.stranger import Stranger
 
 
 @pytest.fixture
-def stranger(tmp_path: Path) -> Stranger:
+def stranger(tmp_path):
     return Stranger(tmp_path)
 
 

@@ -19,7 +19,7 @@ MACHINE = {"tasks/download/guarded_process.py", "dataops/process.py"}
 
 
 @pytest.fixture(params=["proc", "ps"])
-def proc(request) -> Path:
+def proc(request):
     if request.param == "ps" and shutil.which("ps") is None:
         pytest.skip("no ps here")
     return Path("/nowhere" if request.param == "ps" else "/proc")

@@ -93,28 +93,28 @@ class Model(BaseModel):
     number: int
 
 
-def chained() -> None:
+def chained():
     try:
         raise KeyError(KEY)
     except KeyError as error:
         raise RuntimeError("calm") from error
 
 
-def nested() -> None:
+def nested():
     raise ExceptionGroup("several", [ValueError(KEY), OSError(2, "gone", f"/x/{KEY}")])
 
 
-def wrapped() -> None:
+def wrapped():
     raise ConnectionError(RuntimeError(f"no route to http://u:{PASSWORD}@h {KEY}"))
 
 
-def noted() -> None:
+def noted():
     error = ValueError("x")
     error.add_note(KEY)
     raise error
 
 
-def raise_(error: BaseException) -> None:
+def raise_(error):
     raise error
 
 

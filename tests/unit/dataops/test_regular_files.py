@@ -2,9 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,11 +29,11 @@ from training.model_config import load_model_config
 pytestmark = pytest.mark.timeout(60, method="signal")  # a reader that waits for a writer fails by it
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path):
     path.mkdir()
 
 
-def make_socket(path: Path) -> None:
+def make_socket(path):
     with socket.socket(socket.AF_UNIX) as server:
         here = Path.cwd()
         os.chdir(path.parent)  # the path of a socket has at most 107 bytes
@@ -45,16 +43,16 @@ def make_socket(path: Path) -> None:
             os.chdir(here)
 
 
-def make_device(path: Path) -> None:
+def make_device(path):
     path.symlink_to("/dev/zero")  # endless
 
 
-def make_link(path: Path) -> None:
+def make_link(path):
     os.mkfifo(path.with_name("elsewhere"))
     path.symlink_to(path.with_name("elsewhere"))
 
 
-KINDS: dict[str, Callable[[Path], Any]] = {
+KINDS = {
     "a named pipe": os.mkfifo,
     "a link to a named pipe": make_link,
     "a socket": make_socket,
@@ -63,19 +61,19 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def read_all(stream: Iterator[Any]) -> None:
+def read_all(stream):
     for _ in stream:
         pass
 
 
-def read_set(path: Path) -> None:
+def read_set(path):
     """Read an evaluation set with a folder for each class, whose only image is `path`."""
     (path.parent / "cats").mkdir()
     image = path.rename(path.parent / "cats" / path.name)
     read_all(EvalSet(image.parent.parent, "", "classification").samples())
 
 
-def read_set_file(path: Path) -> None:
+def read_set_file(path):
     """Read a list of an evaluation set."""
     evaluation_set = EvalSet(path.parent, "test", "classification")
     (path.parent / "test").mkdir()
@@ -83,7 +81,7 @@ def read_set_file(path: Path) -> None:
     evaluation_set.class_names()
 
 
-def planted(path: Path) -> tuple[FolderStore, str, str]:
+def planted(path):
     """Return the store, stage and key of a snapshot whose manifest is `path`."""
     folder = path.parent / "extract" / ("0" * 16)
     folder.mkdir(parents=True)
@@ -91,7 +89,7 @@ def planted(path: Path) -> tuple[FolderStore, str, str]:
     return FolderStore(path.parent), "extract", "0" * 16
 
 
-def locate(path: Path) -> None:
+def locate(path):
     """Locate the members of a shard, of which `path` is the index or the shard itself."""
     try:
         _locate_members(path.with_suffix(".tar"))
@@ -99,7 +97,7 @@ def locate(path: Path) -> None:
         raise ContractError(str(error)) from error
 
 
-READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+READERS = {
     "config": ("c.toml", load_config),
     "config name": ("c.toml", config_name),
     "source": ("a.warc.gz", lambda path: find_source_files([str(path)])),
@@ -135,7 +133,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reader", READERS)
-def test_readers_refuse_what_is_no_regular_file(reader: str, kind: str, tmp_path: Path) -> None:
+def test_readers_refuse_what_is_no_regular_file(reader, kind, tmp_path):
     name, read = READERS[reader]
     KINDS[kind](tmp_path / name)
     with pytest.raises((PairmillError, NotRegularFileError)) as caught:
@@ -144,16 +142,14 @@ def test_readers_refuse_what_is_no_regular_file(reader: str, kind: str, tmp_path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_functions_refuse_what_is_no_regular_file(kind: str, tmp_path: Path) -> None:
+def test_functions_refuse_what_is_no_regular_file(kind, tmp_path):
     KINDS[kind](tmp_path / "file")
     for read in (check_regular, open_regular, read_bytes, read_text):
         with pytest.raises(NotRegularFileError, match="not a regular file; put a regular file in its place"):
             read(tmp_path / "file")
 
 
-def test_readers_replaced_between_check_and_opening_do_not_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readers_replaced_between_check_and_opening_do_not_wait(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "file")
     monkeypatch.setattr("dataops.regular_files.check_regular", lambda path: None)
     with pytest.raises(NotRegularFileError):
@@ -161,7 +157,7 @@ def test_readers_replaced_between_check_and_opening_do_not_wait(
 
 
 @pytest.mark.parametrize("kind", ["a named pipe", "a link to a named pipe", "a socket"])
-def test_a_listing_of_a_store_does_not_wait(kind: str, tmp_path: Path) -> None:
+def test_a_listing_of_a_store_does_not_wait(kind, tmp_path):
     KINDS[kind](tmp_path / "object")
     store = FolderStore(tmp_path)
     assert set(store.names("")) <= {"object", "elsewhere"}
@@ -173,7 +169,7 @@ def test_a_listing_of_a_store_does_not_wait(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_cache_does_not_wait(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_does_not_wait(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
     cache = Cache("server")
     (cache.root / "server").mkdir(parents=True)
@@ -194,7 +190,7 @@ def test_a_cache_does_not_wait(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pointers_and_configs_of_checks_are_not_waited_for(kind: str, tmp_path: Path) -> None:
+def test_pointers_and_configs_of_checks_are_not_waited_for(kind, tmp_path):
     (tmp_path / "runs").mkdir()
     KINDS[kind](tmp_path / "runs" / "run-1")
     assert [store.uri for store in known_stores(tmp_path)] == [str(tmp_path / "store")]

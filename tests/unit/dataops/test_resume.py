@@ -2,25 +2,25 @@ from hashlib import sha256
 
 import pytest
 
-from dataops.snapshot import LOG_RECORDS, LOGGED_AT_ONCE, Draft, Fence, Part, Record, RecordLog, find_manifest
+from dataops.snapshot import LOG_RECORDS, LOGGED_AT_ONCE, Draft, Fence, Record, RecordLog, find_manifest
 from tests.manifests import build_manifest
 from tests.memory_store import Killed, MemoryStore
 
 KEY = "0" * 16
 
 
-def task(number: int) -> str:
+def task(number):
     return f"part-{number:05d}"
 
 
-def do(draft: Draft, log: RecordLog, number: int, data: bytes = b"x") -> Record:
+def do(draft, log, number, data=b"x"):
     """Do one task as a worker does it, and log it as the run does it."""
     record = draft.finish(Record(task=task(number), parts=[draft.put_bytes(f"{task(number)}.bin", data)]))
     log.add(record)
     return record
 
 
-def make(store: MemoryStore, count: int) -> list[Part]:
+def make(store, count):
     draft = Draft(store, "extract", KEY)
     log = RecordLog(draft)
     return [part for number in range(count) for part in do(draft, log, number).parts]

@@ -18,11 +18,11 @@ from dataops.store import FolderStore
 from tests.manifests import build_manifest
 
 
-def manifest_of(draft: Draft, parts: list[Part]) -> Manifest:
+def manifest_of(draft, parts):
     return build_manifest(draft.stage, parts, key=draft.key, created_at="2026-01-01T00:00:00+00:00")
 
 
-def table(*captions: str) -> pa.Table:
+def table(*captions):
     rows = [{"uid": uid("http://a/", c), "url": "http://a/", "caption": c} for c in captions]
     return conform(pa.Table.from_pylist(rows, schema=None), PAIRS, "test")
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -39,17 +38,17 @@ FORMULAS = [
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
 
-def written(texts: list[str | None], folder: Path) -> str:
+def written(texts, folder):
     write_csv(pl.DataFrame({"change": ["added"] * len(texts), "caption": texts}, orient="col"), folder / "rows.csv")
     return (folder / "rows.csv").read_bytes().decode()
 
 
-def cells(text: str, delimiter: str) -> list[str]:
+def cells(text, delimiter):
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     return [cell for line in lines for cell in line]
 
 
-def is_formula(cell: str) -> bool:
+def is_formula(cell):
     bare = re.sub(r"^[\s\0-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2060\ufeff\"`]*", "", cell)
     return bare[:1] in [*"=+-@＝＋－＠"] and not NUMBER.fullmatch(cell)
 

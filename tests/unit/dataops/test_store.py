@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -27,7 +26,7 @@ def test_create_succeeds_for_one_of_many_writers(tmp_path):
     store, won = FolderStore(tmp_path), []
     barrier = threading.Barrier(8)
 
-    def race(number: int) -> None:
+    def race(number):
         barrier.wait()
         if store.create("manifest.json", str(number).encode()):
             won.append(number)
@@ -87,7 +86,7 @@ def test_put_names_the_remedy_when_a_file_exceeds_its_size_limit(tmp_path):
     assert list((tmp_path / "a").iterdir()) == []
 
 
-def pages(data: bytes) -> memoryview:
+def pages(data):
     """Return the bytes in memory that begins with a page."""
     memory = mmap.mmap(-1, len(data))
     memory.write(data)
@@ -99,7 +98,7 @@ def test_put_chunks_bypasses_the_page_cache_where_possible(tmp_path, monkeypatch
     """Refuse one of six direct writes; the system itself refuses only the last, which is not a whole page."""
     real_write, past = os.write, list[bool]()
 
-    def write(descriptor: int, data: memoryview) -> int:
+    def write(descriptor, data):
         past.append(bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT))
         if past[-1] and len(past) - 1 == refused:
             raise OSError(errno.EINVAL, "Invalid argument")
@@ -113,7 +112,7 @@ def test_put_chunks_bypasses_the_page_cache_where_possible(tmp_path, monkeypatch
     assert past == ([True] * (refused + 1) + [False] * (6 - refused) if _can_be_direct(tmp_path) else [False] * 6)
 
 
-def _can_be_direct(folder: Path) -> bool:
+def _can_be_direct(folder):
     try:
         os.close(os.open(folder / "probe", os.O_CREAT | os.O_WRONLY | os.O_DIRECT))
     except OSError:
@@ -147,7 +146,7 @@ def test_writer_succeeds_when_its_folder_is_deleted(tmp_path, monkeypatch, write
     store, cleared = FolderStore(tmp_path), []
     sync = os.fsync
 
-    def clear_once(handle: int) -> None:
+    def clear_once(handle):
         sync(handle)
         if not cleared:  # the temporary file is whole and has not got its name yet
             cleared.append(True)

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from dataops.errors import ConfigError
@@ -9,13 +7,13 @@ from flows.records import remember_store
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path, monkeypatch):
     monkeypatch.delenv("PAIRMILL_STORES", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "home"
 
 
-def known(uri: str, home: Path) -> bool:
+def known(uri, home):
     try:
         check_store(uri, home)
     except ConfigError as error:

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import prefect  # noqa: F401  its first import makes ~/.prefect, in the home of the user who runs the tests
 import pytest
 
@@ -39,7 +37,7 @@ READ_ONLY = [
 
 
 @pytest.fixture
-def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty(tmp_path, monkeypatch):
     """Go into an empty folder, with an empty home folder of the user."""
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     for name in ("user", "work"):
@@ -58,14 +56,14 @@ def test_commands_that_read_create_nothing_in_an_empty_folder(empty, arguments, 
     assert [path for name in ("user", "work") for path in (empty / name).rglob("*")] == []
 
 
-def skip_if_not_installed(command: str) -> None:
+def skip_if_not_installed(command):
     """Skip the test of a command of a plugin that is not installed."""
     if not any(command in plugins.targets(group) for group in plugins.kinds("commands.")):
         pytest.skip(f"{command} is not installed")
 
 
 @pytest.fixture
-def project(empty: Path) -> Path:
+def project(empty):
     """Return the folder of a project with one run in its store."""
     store = open_store(str(services.home() / "store"))
     RunRecord(run_id="r-1", name="r", created_at="2026", config={}, state="completed").save(store)
@@ -136,7 +134,7 @@ RUN = "import sys; from flows.app import run_command; sys.exit(run_command({argu
 
 
 @pytest.fixture
-def stranger(tmp_path: Path) -> Stranger:
+def stranger(tmp_path):
     return Stranger(tmp_path)
 
 

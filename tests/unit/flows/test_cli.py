@@ -38,7 +38,7 @@ PRINTS = {
 }
 
 
-def start(code: str, **options: int) -> subprocess.CompletedProcess[str]:
+def start(code, **options):
     """Run code in a process as a user would, with buffered output."""
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": ""}
     command = [sys.executable, "-c", code]

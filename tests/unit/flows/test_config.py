@@ -1,5 +1,4 @@
 import tomllib
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,7 @@ def write(tmp_path, monkeypatch):
     (suite / "set" / "test" / "one" / "0.png").write_bytes(b"")
     (suite / "suite.toml").write_text('name = "s"\n[[task]]\nname = "set"\nkind = "classification"\nroot = "set"\n')
 
-    def write(text: str = "", **replaced: str) -> Path:
+    def write(text="", **replaced):
         tables = {
             "store": f'uri = "{tmp_path / "store"}"',
             "source": 'kind = "warc"\npaths = ["*.warc.gz"]',
@@ -32,7 +31,7 @@ def write(tmp_path, monkeypatch):
     return write
 
 
-def test_a_dataset_of_a_mixture_that_is_not_in_the_store_is_a_problem_before_any_stage(tmp_path: Path) -> None:
+def test_a_dataset_of_a_mixture_that_is_not_in_the_store_is_a_problem_before_any_stage(tmp_path):
     key = "b" * 16
     values = {
         "name": "mixed",

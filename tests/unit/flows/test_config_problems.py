@@ -1,10 +1,6 @@
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from dataops import plugins
 from dataops.config import tables_of
@@ -35,7 +31,7 @@ suite = "{suite}"
 """
 
 
-def problems(folder: Path, *settings: str, **tables: str) -> list[str]:
+def problems(folder, *settings, **tables):
     """Return the problems of a config, without the two spaces before each."""
     (folder / "a.warc.gz").write_bytes(b"")
     values = {"store": str(folder / "store"), "suite": str(CHECKOUT / "configs" / "suites" / "datacomp.toml")}
@@ -49,7 +45,7 @@ def problems(folder: Path, *settings: str, **tables: str) -> list[str]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -78,13 +74,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
     ],
 )
-def test_problem_has_what_was_meant_and_its_line(folder: Path, tables: dict[str, str], start: str, end: str):
+def test_problem_has_what_was_meant_and_its_line(folder, tables, start, end):
     (problem,) = problems(folder, **tables)
     assert problem.startswith(start)
     assert re.sub(r"; plugins that are not installed.*(?= \(line)", "", problem).endswith(end)
 
 
-def all_keys(table: type[BaseModel], path: str = "") -> Iterator[tuple[str, bool]]:
+def all_keys(table, path=""):
     """Yield each key with whether it is a table or an array of tables."""
     for name, field in table.model_fields.items():
         key, inner = f"{path}{field.alias or name}", tables_of(field.annotation)
@@ -94,7 +90,7 @@ def all_keys(table: type[BaseModel], path: str = "") -> Iterator[tuple[str, bool
                 yield from all_keys(model, f"{key}.")
 
 
-def put(values: dict[str, Any], key: str, value: Any) -> None:
+def put(values, key, value):
     *above, last = key.split(".")
     for step in above:
         values = values.setdefault(step, {})
@@ -118,12 +114,12 @@ VALUES = [
 
 @pytest.mark.parametrize("text", VALUES)
 @pytest.mark.parametrize(("kind", "of_tables"), [*((kind, False) for kind in SOURCE_KINDS), ("warc", True)])
-def test_value_of_a_wrong_type_is_a_problem_in_the_words_of_toml(text: str, kind: str, of_tables: bool):
+def test_value_of_a_wrong_type_is_a_problem_in_the_words_of_toml(text, kind, of_tables):
     value = parse_toml(f"value = {text}")["value"]
     keys = [key for key, _ in all_keys(SOURCE_KINDS[kind], "source.") if key != "source.kind"]
     if kind == "warc":  # the other tables do not depend on it
         keys += [key for key, is_table in all_keys(RunConfig) if is_table is of_tables and not key.startswith("source")]
-    values: dict[str, Any] = {"source": {"kind": kind}}
+    values = {"source": {"kind": kind}}
     for key in sorted(keys, reverse=True):
         if not of_tables or "." not in key or key.startswith("source"):  # a table that is no table has no keys
             put(values, key, value)
@@ -154,7 +150,7 @@ contact = "mailto:us@example.org"
 """
 
 
-def load_sources(folder: Path, *settings: str, **values: str) -> RunConfig:
+def load_sources(folder, *settings, **values):
     (folder / "a.warc.gz").write_bytes(b"")
     (folder / "b.warc").touch()
     (folder / "mine.toml").write_text(SOURCES.format(**({"crawl": "*.gz", "list": "b.warc", "more": ""} | values)))
@@ -179,15 +175,13 @@ def load_sources(folder: Path, *settings: str, **values: str) -> RunConfig:
         ({"more": 'name = "crawl"'}, (), "source: two sources are named 'crawl'; set another `name` in one of"),
     ],
 )
-def test_a_problem_of_one_of_several_sources_names_it(
-    folder: Path, values: dict[str, str], settings: tuple[str, ...], problem: str
-) -> None:
+def test_a_problem_of_one_of_several_sources_names_it(folder, values, settings, problem):
     with pytest.raises(ConfigError) as caught:
         load_sources(folder, *settings, **values)
     assert "\n  " + problem.replace("{folder}", str(folder)) in str(caught.value)
 
 
-def test_set_reaches_a_source_by_its_name_or_number(folder: Path) -> None:
+def test_set_reaches_a_source_by_its_name_or_number(folder):
     settings = ("source.crawl.max_failed_files=2", "source.1.name=licensed", "source.licensed.license=https://l.test/1")
     sources = load_sources(folder, *settings).source.tables
     assert [(one.name, one.max_failed_files, one.license) for one in sources] == [
@@ -199,7 +193,7 @@ def test_set_reaches_a_source_by_its_name_or_number(folder: Path) -> None:
         load_sources(folder, "source.paths=[]")
 
 
-def test_table_of_a_plugin_that_is_not_installed_has_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_table_of_a_plugin_that_is_not_installed_has_the_command(folder, monkeypatch):
     install = "pip install 'pairmill[shapes]'"
     monkeypatch.setattr(plugins, "missing", lambda kind: {"shapes": install} if kind == "steps" else {})
     expected = f"curate.shapes: its plugin is not installed; to install it: {install} (line 2)"

@@ -1,9 +1,7 @@
-from typing import Any
-
 import pytest
 
 from dataops.snapshot import Counts, Draft
-from dataops.store import FolderStore, Store
+from dataops.store import FolderStore
 from flows.dataset_checks import check_run, find_last_version
 from flows.records import RunRecord, StageRun
 from tasks.checks.check import CheckReport, CheckResult, ChecksConfig
@@ -12,7 +10,7 @@ from tests.manifests import build_manifest
 BLOCKS = CheckResult(check="min_rows", level="block", state="failed", figure=1, bound=2, text="")
 
 
-def save_run(store: Store, hour: int, dataset: str, name: str = "daily", **more: Any) -> RunRecord:
+def save_run(store, hour, dataset, name="daily", **more):
     """Write the record of a run that made a dataset, and the manifest of the dataset."""
     time = f"2026-01-01T{hour:02}:00:00+00:00"
     run_id = f"{name}-20260101T{hour:02}0000-00{99 - hour}"
@@ -26,7 +24,7 @@ def save_run(store: Store, hour: int, dataset: str, name: str = "daily", **more:
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
+def store(tmp_path):
     return FolderStore(tmp_path)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,7 @@ NAME = "runs/mine-20260101T000000-abcd.json"
 RECORD = {"run_id": "mine-20260101T000000-abcd", "name": "mine", "created_at": "2026-01-01T00:00:00", "config": {}}
 
 
-def put(folder: Path, **fields: object) -> None:
+def put(folder, **fields):
     open_store(str(folder)).put(NAME, json.dumps(RECORD | fields).encode())
 
 

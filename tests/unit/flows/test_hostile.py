@@ -2,14 +2,12 @@
 
 import io
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dataops.errors import ConfigError
 from dataops.redaction import redact
-from dataops.snapshot import Counts, Input, Manifest
+from dataops.snapshot import Counts, Input
 from dataops.store import FolderStore
 from flows import app
 from flows.commands import servers, show
@@ -26,7 +24,7 @@ HOSTILE = "[bold]x[/bold] [link=http://evil]y[/link] :smile:\x1b[2J\x1b]0;title\
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
     path = tmp_path / "run.toml"
@@ -103,8 +101,8 @@ def test_suite_tasks_with_unsafe_names_are_refused(config, name):
 # Run records ----------------------------------------------------------------------------------------------------------
 
 
-def record(**changes: Any) -> RunRecord:
-    known: dict[str, Any] = {"run_id": "r-1", "name": "r", "created_at": "2026", "config": {}}
+def record(**changes):
+    known = {"run_id": "r-1", "name": "r", "created_at": "2026", "config": {}}
     return RunRecord.model_construct(**(known | {"state": "failed", "attempts": [], "stages": []} | changes))
 
 
@@ -130,16 +128,16 @@ def test_records_that_do_not_match_their_name_are_refused(changes, tmp_path, cap
 # The terminal ---------------------------------------------------------------------------------------------------------
 
 
-def assert_harmless(text: str) -> None:
+def assert_harmless(text):
     assert not set(text) & set("\x1b\x07\r\x9b\u202e")
     assert "[bold]x[/bold]" in "".join(text.split()), "read as markup"
 
 
 @pytest.fixture
-def printed_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def printed_by(monkeypatch, tmp_path):
     """Return a function that calls a show function and returns what it prints without a terminal."""
 
-    def capture(show: Any, *arguments: Any) -> str:
+    def capture(show, *arguments):
         out = io.StringIO()
         monkeypatch.setattr("sys.stdout", out)
         show(*arguments)
@@ -148,7 +146,7 @@ def printed_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return capture
 
 
-def manifest(**changes: Any) -> Manifest:
+def manifest(**changes):
     return build_manifest("pack", **{"counts": Counts(input=1, dropped={HOSTILE: 1}), **changes})
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 
 import psutil
 import pytest
@@ -58,10 +57,9 @@ except KeyboardInterrupt:
     with finish_first():
         time.sleep(600)
 """
-Stop = Callable[[subprocess.Popen[str]], None]
 
 
-def run(code: str, stop: Stop, *arguments: str) -> tuple[int, str, str]:
+def run(code, stop, *arguments):
     """Start the code, stop it when it is ready, and return its exit code and its output; its child must have ended."""
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     command = [sys.executable, "-c", START + code, *arguments]
@@ -76,11 +74,11 @@ def run(code: str, stop: Stop, *arguments: str) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def send(number: signal.Signals) -> Stop:
+def send(number):
     return lambda process: process.send_signal(number)
 
 
-def send_twice(process: subprocess.Popen[str]) -> None:
+def send_twice(process):
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
     assert process.stdout.readline() == "finishing\n"

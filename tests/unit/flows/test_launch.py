@@ -1,15 +1,14 @@
 """Training on a work pool: one child per key, which the parent waits for and cancels. Only Prefect's client is faked."""
 
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import httpx
 import pytest
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Completed, Crashed, Failed, Running, State
+from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
 from dataops.errors import ConfigError, JobFailed, ServiceError, TrainingDiverged
 from dataops.store import FolderStore
@@ -24,32 +23,32 @@ KEY = "0123456789abcdef"
 class Client:
     """A fake of Prefect's client with flow runs in memory; each read of a flow run returns the next of `answers`."""
 
-    def __init__(self, answers: list[State | Exception]):
+    def __init__(self, answers):
         self.answers, self.runs, self.cancelled = answers, [], []
         self.deployed = True
         self.variables: dict[str, Any] = {}
         self.job_variables: dict[str, Any] | None = None
 
-    def read_flow_runs(self, *, flow_run_filter: Any, sort: Any) -> list[Any]:
+    def read_flow_runs(self, *, flow_run_filter, sort):
         (tag,) = flow_run_filter.tags.all_
         return [run for run in self.runs if tag in run.tags][::-1]
 
-    def read_deployment_by_name(self, name: str) -> Any:
+    def read_deployment_by_name(self, name):
         assert name == "train/gpu"
         if not self.deployed:
             raise ObjectNotFound(None)
         return SimpleNamespace(id=uuid4(), tags=["gpu"], work_pool_name="p", job_variables=self.job_variables)
 
-    def read_work_pool(self, name: str) -> Any:
+    def read_work_pool(self, name):
         assert name == "p"
         return SimpleNamespace(base_job_template={"variables": {"properties": self.variables}})
 
-    def create_flow_run_from_deployment(self, deployment_id: UUID, *, parameters: Any, tags: Any) -> Any:
+    def create_flow_run_from_deployment(self, deployment_id, *, parameters, tags):
         run = SimpleNamespace(id=uuid4(), name="r", tags=tags, parameters=parameters, state=None)
         self.runs.append(run)
         return run
 
-    def read_flow_run(self, identity: UUID) -> Any:
+    def read_flow_run(self, identity):
         (run,) = [run for run in self.runs if run.id == identity]
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
@@ -57,24 +56,24 @@ class Client:
         run.state = answer
         return run
 
-    def set_flow_run_state(self, identity: UUID, state: State) -> None:
+    def set_flow_run_state(self, identity, state):
         assert state.is_cancelling()
         self.cancelled.append(identity)
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run(tmp_path, monkeypatch):
     """Return a function that runs train_on_pool with a client; the snapshot exists once all answers are used."""
     manifest = object()
 
-    def call(client: Client, patience: float = 120) -> Any:
+    def call(client, patience=120):
         @contextmanager
-        def connect(*, sync_client: bool) -> Any:
+        def connect(*, sync_client):
             yield client
 
         monkeypatch.setattr(module, "get_client", connect)
         monkeypatch.setattr(module, "find_manifest", lambda store, stage, key: manifest if not client.answers else None)
-        planned: Any = SimpleNamespace(key=KEY, stage=SimpleNamespace(name="train"), config=TrainConfig(nproc=4))
+        planned = SimpleNamespace(key=KEY, stage=SimpleNamespace(name="train"), config=TrainConfig(nproc=4))
         context = Context(store=FolderStore(tmp_path), home=tmp_path, run_id="run-1")
         return train_on_pool(planned, context, poll=0.001, patience=patience) is manifest
 

@@ -2,13 +2,11 @@
 
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import TypeAdapter, ValidationError
 
 from dataops.config import PATH, RECORDED, tables_of
 from flows.config import RunConfig, load_config
@@ -20,7 +18,7 @@ INSIDE = re.compile(
 """Descriptions of names inside a folder that another field names, and of what is no path."""
 
 
-def walk(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[tuple[str, FieldInfo]]:
+def walk(model, seen):
     if model in seen:
         return
     seen.add(model)
@@ -30,11 +28,11 @@ def walk(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[tuple[s
             yield from walk(table, seen)
 
 
-def is_path(annotation: Any) -> bool:
+def is_path(annotation):
     return annotation in PATH or any(map(is_path, (*get_args(annotation), *getattr(annotation, "__metadata__", ()))))
 
 
-SEEN: set[type[BaseModel]] = set()
+SEEN = set()
 FIELDS = dict(one for model in (RunConfig, *SOURCE_KINDS.values()) for one in walk(model, SEEN))
 PATHS = {
     name: field for name, field in FIELDS.items() if is_path(field.annotation) or any(map(is_path, field.metadata))
@@ -53,9 +51,9 @@ def test_fields_that_name_files_have_the_type_of_paths():
     assert not wrong
 
 
-def validate(field: FieldInfo, text: str, folder: Path | None) -> tuple[Any, TypeAdapter[Any]]:
+def validate(field, text, folder):
     """Return the validated value of a field that has a text, in whatever form the field takes."""
-    adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
+    adapter = TypeAdapter(field.rebuild_annotation())
     for form in (text, [text], {"name": text}):
         try:
             return adapter.validate_python(form, context={"folder": folder}), adapter
@@ -65,9 +63,7 @@ def validate(field: FieldInfo, text: str, folder: Path | None) -> tuple[Any, Typ
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_a_path_starts_at_the_folder_of_the_config_and_a_record_keeps_it_relative(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_path_starts_at_the_folder_of_the_config_and_a_record_keeps_it_relative(name, tmp_path, monkeypatch):
     monkeypatch.delenv("PAIRMILL_HOME", raising=False)
     (tmp_path / ".pairmill").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -92,7 +88,7 @@ def test_a_path_starts_at_the_folder_of_the_config_and_a_record_keeps_it_relativ
         assert str(tmp_path) not in str(value)
 
 
-def test_a_config_in_another_folder_gives_the_same_keys_after_a_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_config_in_another_folder_gives_the_same_keys_after_a_move(tmp_path, monkeypatch):
     monkeypatch.delenv("PAIRMILL_HOME", raising=False)
     before, after = tmp_path / "a [1]", tmp_path / "b"
     (before / ".pairmill").mkdir(parents=True)
@@ -106,7 +102,7 @@ def test_a_config_in_another_folder_gives_the_same_keys_after_a_move(tmp_path: P
         '[filter.opt_out_lists]\nown = "../out.txt"\n[download]\ncontact = "https://example.org"\n'
     )
 
-    def read(folder: Path, cwd: Path) -> tuple[RunConfig, list[Any]]:
+    def read(folder, cwd):
         monkeypatch.chdir(cwd)
         found = load_config(folder / "configs" / "mine.toml", until="pack")
         return found, [found.source.key_config(), [one.model_dump() for one in found.source.inputs()]]

@@ -25,7 +25,7 @@ from tasks.engine.context import LeaseTimes
 from tasks.engine.lease import Lease
 
 
-def record(run_id: str, created_at: str = "2026-01-01T00:00:00+00:00") -> RunRecord:
+def record(run_id, created_at="2026-01-01T00:00:00+00:00"):
     return RunRecord(run_id=run_id, name="n", created_at=created_at, config={})
 
 

@@ -1,7 +1,5 @@
 """What a run does around its stages: the dataset's checks stop it before the training, and listeners cannot fail it."""
 
-from pathlib import Path
-from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -24,15 +22,15 @@ BLOCKING = ChecksConfig(min_rows=4, levels={"min_rows": "block"})
 
 
 @pytest.fixture
-def listeners(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def listeners(monkeypatch):
     """Register only these listeners, by name."""
-    registered: dict[str, Any] = {}
+    registered = {}
     load = plugins.load
     monkeypatch.setattr(plugins, "load", lambda kind: registered if kind == "listeners" else load(kind))
     return registered
 
 
-def build_run(folder: Path, checks: ChecksConfig | None = None) -> Run:
+def build_run(folder, checks=None):
     live = build_live_run(folder, MagicMock(checks=checks or ChecksConfig()))
     live.manifests["pack"] = PACK
     return Run(live)
@@ -58,18 +56,18 @@ def test_later_flow_uses_the_recorded_report_on_the_same_dataset(tmp_path, liste
 
 
 def test_failure_of_a_listener_is_logged_once_and_fails_nothing(tmp_path, caplog, listeners):
-    seen: list[str] = []
+    seen = []
 
     class Broken(base.RunListener):
-        def progress(self, done: float, total: int, line: str) -> None:
+        def progress(self, done, total, line):
             raise ServiceError("http://user:hunter2@host does not answer")
 
     class Unbuilt(base.RunListener):
-        def __init__(self, run: base.LiveRun):
+        def __init__(self, run):
             raise ImportError("no such library")
 
     class Working(base.RunListener):
-        def progress(self, done: float, total: int, line: str) -> None:
+        def progress(self, done, total, line):
             seen.append(line)
 
     listeners |= {"broken": Broken, "unbuilt": Unbuilt, "working": Working}
@@ -98,7 +96,7 @@ def test_stage_over_pairs_that_keeps_no_row_fails_with_its_reasons(stage):
 def test_run_that_somebody_stops_is_stopped_and_not_crashed(tmp_path, listeners, monkeypatch):
     run = build_run(tmp_path)
 
-    def interrupt(*_: Any, **__: Any) -> None:
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "make", interrupt)

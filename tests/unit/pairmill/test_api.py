@@ -5,7 +5,6 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,14 +12,14 @@ import torch
 import pairmill
 from dataops.errors import CorruptPart
 from dataops.home import CHECKOUT
-from dataops.snapshot import Counts, Draft, Manifest
+from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
 from flows.records import RunRecord, StageRun
 from tests.manifests import build_manifest
 from tests.trainings import packed
 
 
-def make_dataset(store: FolderStore, key: str, shards: int) -> Manifest:
+def make_dataset(store, key, shards):
     draft = Draft(store, "pack", key)
     manifest = build_manifest(
         "pack", packed(draft, shards, 4), key=key, counts=Counts(input=4 * shards, kept=4 * shards)
@@ -30,7 +29,7 @@ def make_dataset(store: FolderStore, key: str, shards: int) -> Manifest:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path, monkeypatch):
     """A project with two runs of `mine`, of which the second has no dataset, and one of `other`."""
     home = tmp_path / "project" / ".pairmill"
     store = FolderStore(home / "store")
@@ -88,7 +87,7 @@ def test_damaged_shard_is_an_error_and_not_the_end(project):
         list(dataset.samples())
 
 
-def run_beside_own_modules(project: Path, code: str) -> Any:
+def run_beside_own_modules(project, code):
     """Run code in a folder that has packages of its own under our names; return the JSON value that it prints."""
     for name in ("tasks", "training", "dataops"):
         (project / name).mkdir()

@@ -3,8 +3,6 @@
 Others are in test_failures.py, test_distributed.py, loop/test_inputs.py, loop/test_metrics_log.py and recipes' test_fp8.py.
 """
 
-from typing import Any
-
 import torch
 
 from training.loop.step_recorder import DelayedValues
@@ -15,27 +13,27 @@ CUDA = torch.device("cuda", 1)
 class OnCard:
     """A vector on a card, of which only the copy to the host is used."""
 
-    def __init__(self, values: torch.Tensor):
+    def __init__(self, values):
         self.values, self.device = values, CUDA
         self.shape, self.dtype = values.shape, values.dtype
 
 
 def test_values_travel_to_pinned_memory_and_are_waited_for_once(monkeypatch):
-    calls: list[str] = []
+    calls = []
 
     class Event:
-        def record(self) -> None:
+        def record(self):
             calls.append("record")
 
-        def synchronize(self) -> None:
+        def synchronize(self):
             calls.append("synchronize")
 
     class Host(torch.Tensor):
-        def copy_(self, source: Any, non_blocking: bool = False) -> torch.Tensor:
+        def copy_(self, source, non_blocking=False):
             calls.append(f"copy, {non_blocking=}")
             return super().copy_(source.values)
 
-    def empty(shape: Any, dtype: torch.dtype, pin_memory: bool) -> torch.Tensor:
+    def empty(shape, dtype, pin_memory):
         calls.append(f"empty, {pin_memory=}")
         return torch.zeros(shape, dtype=dtype).as_subclass(Host)
 

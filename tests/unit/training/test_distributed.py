@@ -1,11 +1,8 @@
 """What ranks exchange is not unpickled: tests/unit/training/test_evaluate_ranks.py exchanges everything that they send."""
 
-import io
 import os
 import pickle
-from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,15 +19,15 @@ VALUE = {"none": None, "numbers": [1, 2.5, True], "nested": [("e", {"a": b"0"})]
 class Attack:
     """A pickle that creates a file."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path):
         self.path = path
 
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+    def __reduce__(self):
         return open, (str(self.path), "w")
 
 
 @pytest.fixture
-def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def group(tmp_path, monkeypatch):
     """A process group of one rank whose functions exchange as those of several do."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     store = dist.FileStore(str(tmp_path / "store"), 1)
@@ -51,23 +48,23 @@ def test_gather_objects_returns_nested_values_with_tensors():
 class Backend:
     """The part of a group of ranks that exchanges between GPUs."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.timeouts: list[object] = []
 
-    def _get_backend(self, device: torch.device) -> "Backend":
+    def _get_backend(self, device):
         assert device.type == "cuda"
         return self
 
-    def _set_default_timeout(self, timeout: object) -> None:
+    def _set_default_timeout(self, timeout):
         self.timeouts.append(timeout)
 
 
 @pytest.mark.parametrize("device", [torch.device("cuda", 1), torch.device("cpu")])
 def test_groups_have_a_device_timeouts_records_and_gloo_for_the_host(tmp_path, monkeypatch, device):
-    found: dict[str, object] = {}
+    found = {}
     group, world = Backend(), SimpleNamespace(pg_map={})
 
-    def start(**options: object) -> None:
+    def start(**options):
         found.update(options)
         world.pg_map[group] = None
 
@@ -96,20 +93,20 @@ def test_each_rank_receives_only_the_gradient_of_its_own_rows(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randn(count, width, generator=generator) for count in counts]
     factors = [torch.randn(sum(counts), width, generator=generator) for _ in counts]
-    sent: dict[int, list[torch.Tensor]] = {}
-    received_elements: list[int] = []
+    sent = {}
+    received_elements = []
 
-    def gather(parts: list[torch.Tensor], own: torch.Tensor) -> None:
+    def gather(parts, own):
         for part, of_rank in zip(parts, rows, strict=True):
             part.zero_()[: len(of_rank)] = of_rank
         assert parts[current[0]].equal(own)
 
-    def scatter(received: torch.Tensor, parts: list[torch.Tensor]) -> None:
+    def scatter(received, parts):
         sent[current[0]] = [part.clone() for part in parts]
         received_elements.append(received.numel())
         received.copy_(sum(of_rank[current[0]] for of_rank in sent.values()))
 
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_, **__):
         raise AssertionError("an all-reduce exchanges the gradients of all rows")
 
     monkeypatch.setattr(dist, "all_gather", gather)
@@ -145,7 +142,7 @@ def test_gradients_lie_in_the_buckets_that_ranks_exchange(group, monkeypatch, st
 @pytest.mark.parametrize("exchange", [gather_objects, broadcast_from_first])
 @pytest.mark.parametrize("protocol", [0, 2])
 def test_ranks_run_no_pickle_that_another_sends(exchange, protocol, tmp_path, monkeypatch):
-    def send(value: object, file: io.BytesIO) -> None:
+    def send(value, file):
         file.write(pickle.dumps(value, protocol))
 
     monkeypatch.setattr(torch, "save", send)

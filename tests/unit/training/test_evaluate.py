@@ -1,7 +1,6 @@
 """The job end to end on real files, with a model whose answers are known by construction."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +12,6 @@ from dataops.errors import ConfigError
 from tests.colour_sets import COLOURS, content, png, shown, write_checkpoint, write_set
 from training.evaluate import evaluate, main
 from training.evaluation.features import encode_set
-from training.evaluation.sets import Kind
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.evaluation.zero_shot import classify
@@ -50,7 +48,7 @@ def loaded():
     return SimpleNamespace(model=ColourModel(), tokenizer=tokenize, preprocess=to_tensor)
 
 
-def task_of(root: Path, kind: Kind = "classification") -> Task:
+def task_of(root, kind="classification"):
     return Task(name=root.name, kind=kind, root=str(root))
 
 
@@ -140,7 +138,7 @@ def test_a_result_is_reused_only_for_equal_inputs(tmp_path, loaded, suite):
     assert images_seen(batch_size=1) == 6
 
 
-def write_job(path: Path, suite: Suite, **keys) -> Path:
+def write_job(path, suite, **keys):
     job = {"suite": suite.model_dump(mode="json"), "batch_size": 256, "parent_pid": None, **keys}
     path.write_text(json.dumps(job, default=str))
     return path

@@ -1,8 +1,6 @@
 """Two gloo ranks write the same bytes as one process."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +17,7 @@ PROTOCOLS = tuple(name for name in ("linear_probe", "prompts") if name in {PROMP
 
 
 @pytest.fixture
-def job(tmp_path: Path):
+def job(tmp_path):
     """70 images are three batches on the CPU; one cannot be decoded."""
     shades = [
         {**shown(name, name), "png": png(tuple(v * n // 14 for v in COLOURS[name]))}
@@ -36,7 +34,7 @@ def job(tmp_path: Path):
     )
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
 
-    def written(name: str) -> Path:
+    def written(name):
         values = {
             "checkpoint": str(checkpoint),
             "suite": Suite(name="s", tasks=tasks).model_dump(mode="json"),
@@ -50,7 +48,7 @@ def job(tmp_path: Path):
     return written
 
 
-def run_evaluation(*arguments: Any) -> None:
+def run_evaluation(*arguments):
     train.main = main
     run_job(*arguments)
 

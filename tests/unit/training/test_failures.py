@@ -69,7 +69,7 @@ def test_failures_that_never_heal_are_config_errors_with_a_remedy(error, cause, 
     path = tmp_path / "job.json"
     path.write_text(json.dumps({"output": str(tmp_path / "out")}))
 
-    def run(_: job.RanksJob) -> None:
+    def run(_):
         raise error
 
     assert job.run_command([str(path)], job.RanksJob, run) == 2
@@ -99,8 +99,8 @@ def test_a_lost_rank_does_not_hide_the_cause(tmp_path):
     path = tmp_path / "job.json"
     path.write_text(json.dumps({"output": str(tmp_path / "out")}))
 
-    def end(error: Exception) -> tuple[int, str]:
-        def run(_: job.RanksJob) -> None:
+    def end(error):
+        def run(_):
             raise error
 
         code = job.run_command([str(path)], job.RanksJob, run)
@@ -115,7 +115,7 @@ def test_a_lost_rank_does_not_hide_the_cause(tmp_path):
 
 
 @pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
@@ -146,7 +146,7 @@ def test_more_ranks_than_gpus_are_a_config_error(monkeypatch):
     ],
 )
 def test_auto_is_the_cpu_only_where_nothing_speaks_of_a_gpu(monkeypatch, cause, kind, message):
-    def fail() -> None:
+    def fail():
         raise RuntimeError(cause)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -2,8 +2,6 @@
 
 import json
 import pickle
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,12 +17,12 @@ from training.model_config import ModelConfig
 class Bomb:
     """Whose unpickling ends the test."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return pytest.fail, ("it was run",)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     tokenizer = train_tokenizer(["a red apple", "a pear"], 300, 8)
     config = ModelConfig.model_validate(
         {

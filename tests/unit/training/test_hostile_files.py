@@ -6,8 +6,6 @@ import pickle
 import struct
 import tarfile
 import zlib
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -42,7 +40,7 @@ def test_a_pickle_in_a_job_folder_does_not_run(tmp_path):
 # Images ---------------------------------------------------------------------------------------------------------------
 
 
-def png(width: int, height: int, *more: bytes) -> bytes:
+def png(width, height, *more):
     head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     rest = png_chunk(b"IDAT", zlib.compress(bytes(100))) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + rest
@@ -80,7 +78,7 @@ def test_each_damage_of_an_avif_raises_value_error():
 # Evaluation sets ------------------------------------------------------------------------------------------------------
 
 
-def eval_set(folder: Path, *members: tuple[str, Any], shards: str = "1", form: int = tarfile.PAX_FORMAT) -> EvalSet:
+def eval_set(folder, *members, shards="1", form=tarfile.PAX_FORMAT):
     (folder / "set" / "test").mkdir(parents=True)
     (folder / "set" / "classnames.txt").write_text("one\ntwo\n")
     (folder / "set" / "zeroshot_classification_templates.txt").write_text("a {c}\n")

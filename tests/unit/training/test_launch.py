@@ -7,20 +7,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from dataops.home import CHECKOUT
-from tests.job_processes import Ranks, Trial, run_job
+from tests.job_processes import Ranks, run_job
 from training import distributed, train
 from training.job import StuckWatch, describe_stuck
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
 
-def start(folder: Path, number: int, script: str, **environment: str) -> subprocess.Popen[str]:
+def start(folder, number, script, **environment):
     """Start ranks that run a script; its argument is the path of the job file."""
     (folder / "rank.py").write_text(script)
     command = [
@@ -37,7 +36,7 @@ def start(folder: Path, number: int, script: str, **environment: str) -> subproc
     return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(process):
     output, _ = process.communicate(timeout=50)
     return process.returncode, output
 
@@ -129,15 +128,15 @@ def test_launcher_sends_its_sigterm_to_each_rank(tmp_path):
     assert {path.name for path in tmp_path.glob("stopped-*")} == {"stopped-0", "stopped-1"}
 
 
-def sleep_for_ever() -> None:
+def sleep_for_ever():
     while True:
         time.sleep(1)
 
 
-def get_stuck(path: Path, trial: Trial, *more: Any) -> None:
+def get_stuck(path, trial, *more):
     """Take steps of two ranks, of which one sleeps for ever after the eighth."""
 
-    def take_steps(arguments: list[str]) -> int:
+    def take_steps(arguments):
         distributed.join(torch.device("cpu"))
         with StuckWatch(Path(arguments[0]).parent, seconds=1.0) as watch:
             for step in range(1, 10):

@@ -4,10 +4,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,12 +20,9 @@ from training.job import Job
 from training.model.tokenizer import train_tokenizer
 from training.preparation import check_shards, prepare_index, prepare_plan, prepare_tokenizer
 
-MakeJob = Callable[..., Path]
-RunRanks = Callable[[Callable[[], Any]], list[Any]]
-
 
 @pytest.fixture
-def job(make_job: MakeJob, sampled_shards: list[Path]) -> Job:
+def job(make_job, sampled_shards):
     for path in sampled_shards:
         os.utime(path, ns=(10**18, 10**18))
     job = Job.model_validate_json(make_job("out").read_text())
@@ -35,11 +30,11 @@ def job(make_job: MakeJob, sampled_shards: list[Path]) -> Job:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def calls(monkeypatch):
     """Return the names of the expensive functions that are called from now on."""
-    called: list[str] = []
+    called = []
 
-    def record(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def record(name, function):
         return lambda *arguments, **named: (called.append(name), function(*arguments, **named))[1]
 
     monkeypatch.setattr(preparation, "build_index", record("index", build_index))
@@ -50,11 +45,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture(params=[1, 2], ids=["one machine", "two machines"])
-def two_ranks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RunRanks:
+def two_ranks(request, monkeypatch):
     """Return a function that runs another one on two ranks, which are threads here; also on two machines of one rank."""
     numbers, barrier, values = threading.local(), threading.Barrier(2), dict[int, Any]()
 
-    def gather(value: Any) -> list[Any]:
+    def gather(value):
         values[numbers.rank] = json.loads(json.dumps(value))
         barrier.wait()
         gathered = [values[0], values[1]]
@@ -69,8 +64,8 @@ def two_ranks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(distributed, "gather_objects", gather)
     monkeypatch.setattr(distributed, "broadcast_from_first", lambda value: gather(value)[0])
 
-    def run(work: Callable[[], Any]) -> list[Any]:
-        def as_rank(rank: int) -> Any:
+    def run(work):
+        def as_rank(rank):
             numbers.rank = rank
             try:
                 return work()
@@ -87,11 +82,11 @@ def two_ranks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def opened(monkeypatch):
     """Return the names of the folders that ranks map from now on."""
-    names: list[str] = []
+    names = []
 
-    def record(folder: Path, fingerprint: str) -> Any:
+    def record(folder, fingerprint):
         names.append(folder.name)
         return open_index(folder, fingerprint)
 
@@ -99,7 +94,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def prepare(job: Job) -> tuple[object, ...]:
+def prepare(job):
     check_shards(job)
     index = prepare_index(job)
     plan = prepare_plan(job, job.train, index)
@@ -195,10 +190,10 @@ def test_a_machine_whose_files_have_other_times_has_an_index_of_its_own(job, cal
 @pytest.mark.parametrize("failing", [0, 1])
 @pytest.mark.parametrize("error", [ContractError("a shard is damaged"), ConfigError("no such vocabulary")])
 def test_a_deliberate_error_of_one_rank_is_raised_on_all(two_ranks, failing, error):
-    def fail() -> None:
+    def fail():
         raise error
 
-    def run() -> None:
+    def run():
         distributed.run_together(fail if distributed.rank() == failing else None)
 
     raised = two_ranks(run)
@@ -209,7 +204,7 @@ def test_a_deliberate_error_of_one_rank_is_raised_on_all(two_ranks, failing, err
 def test_ranks_wait_longer_than_one_exchange(two_ranks, monkeypatch):
     exchanges, done, gather = [], threading.Event(), distributed.gather_objects
 
-    def count(value: Any) -> list[Any]:
+    def count(value):
         exchanges.append(value)
         if len(exchanges) > 8:
             done.set()
@@ -217,7 +212,7 @@ def test_ranks_wait_longer_than_one_exchange(two_ranks, monkeypatch):
 
     monkeypatch.setattr(distributed, "gather_objects", count)
 
-    def run() -> object:
+    def run():
         rank = distributed.rank()
         return distributed.run_together((lambda: done.wait(30)) if rank == 0 else None)
 

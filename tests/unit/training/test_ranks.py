@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -25,13 +24,13 @@ pytestmark = pytest.mark.usefixtures("process_state")
 __all__ = ["dataset"]  # a fixture
 
 
-def on_two_machines(jobs: list[Path], folder: Path) -> list[subprocess.CompletedProcess[str]]:
+def on_two_machines(jobs, folder):
     """Run two torchrun agents with a rank each; the second has ELSEWHERE set, as on another machine."""
     rendezvous, *ports = find_free_ports(1 + len(jobs))
     config = TrainConfig(nnodes="2", rdzv_endpoint=f"127.0.0.1:{rendezvous}", max_restarts=0)
     arguments = [f"{port}={job}" for port, job in zip(ports, jobs, strict=True)]
 
-    def agent(number: int) -> subprocess.CompletedProcess[str]:
+    def agent(number):
         launcher = build_launcher(config, "k", folder / f"machine-{number}")
         command = [sys.executable, *launcher, "-m", "tests.unit.training.several_jobs", *arguments]
         env = {**os.environ, "PYTHONPATH": str(CHECKOUT), **({ELSEWHERE: "1"} if number else {})}
@@ -41,7 +40,7 @@ def on_two_machines(jobs: list[Path], folder: Path) -> list[subprocess.Completed
         return list(pool.map(agent, range(2)))
 
 
-def find_free_ports(number: int) -> list[int]:
+def find_free_ports(number):
     """Return different ports of loopback that are free."""
     with contextlib.ExitStack() as probes:
         sockets = [probes.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]

@@ -7,18 +7,15 @@ import platform
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.distributed import distributed_c10d
 
 from dataops.process import RETRYABLE
-from tests.job_processes import Ranks, Trial, run_job
+from tests.job_processes import Ranks, run_job
 from tests.trainings import assert_same_training, output_of, rows_of, with_suite
 from training import checkpoints as writing
 from training import distributed, train
@@ -26,7 +23,6 @@ from training.checkpoints import find_newest_checkpoint
 from training.job import Job
 from training.sharding import Part, rows_of_part
 
-MakeJob = Callable[..., Path]
 pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("ranks")]
 SETTINGS = {"epochs": 2, "eps": 1e-3, "checkpoint_every": 2, "keep_checkpoints": 9}
 """A large eps keeps Adam from blowing rounding up where a gradient is all but zero."""
@@ -41,17 +37,17 @@ EVERYTHING = {
 WEIGHTS, METRICS = "model.safetensors", "metrics.jsonl"
 
 
-def wait_for(ranks: Iterable[Ranks]) -> None:
+def wait_for(ranks):
     for each in ranks:
         codes = each.wait()
         assert not any(codes), codes
 
 
-def die_in_checkpoint(path: Path, trial: Trial, *more: Any) -> None:
+def die_in_checkpoint(path, trial, *more):
     """Run a job whose second rank is killed between the two files of its part of step 4's checkpoint."""
     save = writing.save_tensors
 
-    def save_or_die(tensors: Mapping[str, Tensor], file: Path) -> None:
+    def save_or_die(tensors, file):
         if trial.rank == 1 and "000004" in file.parent.name and file.name.startswith("optimizer"):
             os.kill(os.getpid(), signal.SIGKILL)
         save(tensors, file)
@@ -60,11 +56,11 @@ def die_in_checkpoint(path: Path, trial: Trial, *more: Any) -> None:
     run_job(path, trial, *more)
 
 
-def write_slowly(path: Path, trial: Trial, *more: Any) -> None:
+def write_slowly(path, trial, *more):
     """Run a job whose checkpoint of step 2, the last but one, is still being written when the steps have ended."""
     save = writing.save_tensors
 
-    def wait_and_save(tensors: Mapping[str, Tensor], file: Path) -> None:
+    def wait_and_save(tensors, file):
         time.sleep("000002" in file.parent.name)
         save(tensors, file)
 
@@ -72,21 +68,21 @@ def write_slowly(path: Path, trial: Trial, *more: Any) -> None:
     run_job(path, trial, *more)
 
 
-def refuse_pickles(*arguments: Any) -> None:
+def refuse_pickles(*arguments):
     """Run a job in which a rank that unpickles what another sends fails."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_):
         raise AssertionError("a rank unpickles what another sent")
 
-    distributed_c10d._tensor_to_object = refuse  # pyright: ignore[reportPrivateUsage]
+    distributed_c10d._tensor_to_object = refuse
     run_job(*arguments)
 
 
-def hang(path: Path, trial: Trial, *more: Any) -> None:
+def hang(path, trial, *more):
     """Run a job whose second rank stops to answer in step 2."""
     launch = train.launch_step
 
-    def launch_or_hang(run: Any, *arguments: Any) -> Any:
+    def launch_or_hang(run, *arguments):
         if trial.rank == 1 and run.step == 2:
             time.sleep(600)
         return launch(run, *arguments)
@@ -96,19 +92,19 @@ def hang(path: Path, trial: Trial, *more: Any) -> None:
     run_job(path, trial, *more)
 
 
-def compile_as_is(*arguments: Any) -> None:
+def compile_as_is(*arguments):
     """Run a job whose compiler runs each graph as it is."""
     compile_function = torch.compile
-    backend: Any = lambda graph, inputs: graph.forward  # noqa: E731
+    backend = lambda graph, inputs: graph.forward  # noqa: E731
     torch.compile = lambda function, **options: compile_function(function, backend=backend, **options)
     train.prepare_compiler = lambda device: Path()  # it needs none
     run_job(*arguments)
 
 
-def fill_disk(path: Path, trial: Trial, *more: Any) -> None:
+def fill_disk(path, trial, *more):
     """Run a job whose second rank finds the disk full."""
 
-    def fail(tensors: Mapping[str, Tensor], file: Path) -> None:
+    def fail(tensors, file):
         file.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device", str(file))
 
@@ -116,11 +112,11 @@ def fill_disk(path: Path, trial: Trial, *more: Any) -> None:
     run_job(path, trial, *more)
 
 
-def log_of(job: Path) -> str:
+def log_of(job):
     return job.with_suffix(".log").read_text()
 
 
-def restart_at(job: Path, source: Path, step: int) -> None:
+def restart_at(job, source, step):
     """Give a job the checkpoints of another one up to a step."""
     shutil.copytree(output_of(source), output_of(job))
     for path in (output_of(job) / "checkpoints").iterdir():
@@ -132,14 +128,12 @@ def restart_at(job: Path, source: Path, step: int) -> None:
     (output_of(job) / "checkpoints" / f"step-{step:06d}" / "model-00009-of-00009.safetensors").write_bytes(b"old")
 
 
-def assert_same_bytes(one: Path, other: Path) -> None:
+def assert_same_bytes(one, other):
     for name in (METRICS, WEIGHTS):
         assert (output_of(one) / name).read_bytes() == (output_of(other) / name).read_bytes(), name
 
 
-def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
-    make_job: MakeJob, suite: dict[str, object]
-) -> None:
+def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(make_job, suite):
     """Three ranks of one machine, and two machines of two, whose shares of 9 pairs have one and two turns of the cache.
 
     One of three ranks is then killed while it writes a checkpoint.
@@ -183,7 +177,7 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
 
 
 @pytest.mark.parametrize("sharding", ["none", "full"])
-def test_machines_without_a_shared_disk_resume_from_the_files_of_both(make_job: MakeJob, sharding: str) -> None:
+def test_machines_without_a_shared_disk_resume_from_the_files_of_both(make_job, sharding):
     """Where parts are on both machines, one of the newest checkpoint is damaged."""
     settings = {**SETTINGS, "epochs": 1, "checkpoint_every": 1, "sharding": sharding, "launch": "another"}
     first, second = (make_job(name, "vit", **settings) for name in ("first", "second"))
@@ -211,7 +205,7 @@ def test_machines_without_a_shared_disk_resume_from_the_files_of_both(make_job: 
 
 
 @pytest.mark.parametrize("more", [{"precision": "bf16"}, {"precision": "fp32", "fp8": True}])
-def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job: MakeJob, more: dict[str, Any]) -> None:
+def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job, more):
     """The sums of two gradients have no order, so that only the arithmetic could differ: bf16 is that of autocast."""
     if "fp8" in more:
         pytest.importorskip("plugins.fp8")
@@ -222,14 +216,14 @@ def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job: 
     assert (output_of(divided) / WEIGHTS).read_bytes() == (output_of(whole) / WEIGHTS).read_bytes()
 
 
-def test_ranks_that_divide_a_compiled_model_end_in_the_same_bits(make_job: MakeJob) -> None:
+def test_ranks_that_divide_a_compiled_model_end_in_the_same_bits(make_job):
     settings = {**SETTINGS, "epochs": 1, "sharding": "full"}
     plain, compiled = (make_job(name, "vit", **settings, compile=name == "compiled") for name in ("plain", "compiled"))
     wait_for([Ranks(plain, 2), Ranks(compiled, 2, target=compile_as_is)])
     assert_same_bytes(plain, compiled)
 
 
-def test_a_rank_that_hangs_ends_the_job_with_75(make_job: MakeJob) -> None:
+def test_a_rank_that_hangs_ends_the_job_with_75(make_job):
     job = make_job("a", "vit", **{**SETTINGS, "epochs": 1})
     ranks = Ranks(job, 2, target=hang)
     assert ranks.wait_for_first() == RETRYABLE
@@ -238,7 +232,7 @@ def test_a_rank_that_hangs_ends_the_job_with_75(make_job: MakeJob) -> None:
     assert failure["message"].startswith(f"rank 0 on {platform.node()} lost another rank: ")
 
 
-def test_a_full_disk_of_one_rank_ends_all_of_them(make_job: MakeJob) -> None:
+def test_a_full_disk_of_one_rank_ends_all_of_them(make_job):
     job = make_job("a", "vit", **{**SETTINGS, "epochs": 1}, sharding="full")
     assert Ranks(job, 2, target=fill_disk).wait() == [RETRYABLE] * 2
     failure = json.loads((output_of(job) / "failure.json").read_text())
@@ -247,7 +241,7 @@ def test_a_full_disk_of_one_rank_ends_all_of_them(make_job: MakeJob) -> None:
     assert not list(unfinished.glob("*00002-of*")), "the half part takes no room"
 
 
-def test_three_ranks_resume_to_the_same_bits(make_job: MakeJob) -> None:
+def test_three_ranks_resume_to_the_same_bits(make_job):
     """DistributedDataParallel, stopped by SIGTERM."""
     undisturbed, stopped = (make_job(name, "vit", **SETTINGS) for name in ("undisturbed", "stopped"))
     others = Ranks(undisturbed, 3)
@@ -257,11 +251,11 @@ def test_three_ranks_resume_to_the_same_bits(make_job: MakeJob) -> None:
     assert_same_bytes(stopped, undisturbed)
 
 
-def test_a_checkpoint_without_one_of_its_parts_is_skipped(tmp_path: Path) -> None:
+def test_a_checkpoint_without_one_of_its_parts_is_skipped(tmp_path):
     for step in (1, 2):
         folder = tmp_path / f"step-{step:06d}"
         (part := tmp_path / f".step-{step:06d}.part").mkdir()
-        digests: dict[str, str] = {}
+        digests = {}
         for number in range(3):
             tensors = {kind: {"a": torch.zeros(2)} for kind in ("model", "optimizer")}
             digests |= writing._write_part(part, tensors, Part(number, 3, is_first_copy=True))
@@ -281,14 +275,14 @@ def test_a_checkpoint_without_one_of_its_parts_is_skipped(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 8, 9, 16])
 @pytest.mark.parametrize("count", [1, 3, 8])
-def test_parts_are_the_chunks_of_torch(rows: int, count: int) -> None:
+def test_parts_are_the_chunks_of_torch(rows, count):
     tensor = torch.arange(rows)
     chunks = [*tensor.chunk(count), *[tensor[:0]] * count][:count]
     for number, chunk in enumerate(chunks):
         assert tensor[rows_of_part(rows, Part(number, count, is_first_copy=True))].equal(chunk)
 
 
-def test_a_job_resumes_with_any_sharding(make_job: MakeJob) -> None:
+def test_a_job_resumes_with_any_sharding(make_job):
     jobs = [Job.model_validate_json(make_job("a", sharding=mode).read_text()) for mode in ("none", "full", "hybrid")]
     assert len({job.digest(placement=False) for job in jobs}) == 1
     assert len({job.digest() for job in jobs}) == 3

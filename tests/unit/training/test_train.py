@@ -14,10 +14,8 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -88,7 +86,7 @@ def test_the_allocator_is_set_before_the_device_is_used_unless_the_user_set_it(m
         monkeypatch.setenv(name, "backend:native")
     found = []
 
-    def stop(*_: object) -> torch.device:
+    def stop(*_):
         found.extend(os.environ.get(one) for one in names)
         raise job_module.Stopped("enough")
 
@@ -103,7 +101,7 @@ def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(make_job, 
     request.getfixturevalue(kind)
     undisturbed, stopped = make_job("a"), make_job("b")
     assert main([str(undisturbed)]) == 0
-    steps: list[int] = []
+    steps = []
     before_step(monkeypatch, lambda run: (steps.append(run.step), stop_at(5)(run)))
     assert main([str(stopped)]) == 75
     assert [path.name for path in (output_of(stopped) / "checkpoints").iterdir()] == ["step-000005"]
@@ -115,14 +113,14 @@ def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(make_job, 
 
 
 def test_the_watch_for_stuck_ranks_knows_each_step_and_pauses_for_checkpoints(make_job, monkeypatch):
-    seen: list[object] = []
+    seen = []
 
     class Watch(job_module.StuckWatch):
-        def end_step(self, step: int, *, is_limited: bool) -> None:
+        def end_step(self, step, *, is_limited):
             seen.append((step, is_limited))
             super().end_step(step, is_limited=is_limited)
 
-        def pause(self) -> None:
+        def pause(self):
             seen.append("pause")
             super().pause()
 
@@ -135,7 +133,7 @@ def test_the_watch_for_stuck_ranks_knows_each_step_and_pauses_for_checkpoints(ma
 @pytest.mark.parametrize("is_stopped", [False, True])
 def test_the_run_has_ended_when_the_ranks_part(make_job, monkeypatch, is_stopped):
     """torch's process group can deadlock if a model that still holds it ends later."""
-    left: list[list[object]] = []
+    left = []
     monkeypatch.setattr(job_module.distributed, "leave", lambda: left.append(find_runs()))
     if is_stopped:
         monkeypatch.setattr(job_module.logger, "error", lambda *_: None)  # caplog would keep the error and its frames
@@ -144,15 +142,15 @@ def test_the_run_has_ended_when_the_ranks_part(make_job, monkeypatch, is_stopped
     assert left == [[]]
 
 
-def find_runs() -> list[object]:
+def find_runs():
     return [each for each in gc.get_objects() if type(each) is train_module.TrainingRun]
 
 
-def die_in(step: int, *arguments: Any) -> None:
+def die_in(step, *arguments):
     """Run a job whose process is killed in a step."""
     loss, calls = loss_module.contrastive_loss, []
 
-    def die(*inputs: Any) -> object:
+    def die(*inputs):
         calls.append(1)
         if len(calls) == step:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -178,13 +176,13 @@ def test_the_step_does_not_wait_for_the_disk(make_job, monkeypatch):
     job, undisturbed = make_job("a", checkpoint_every=2, keep_checkpoints=9), make_job("b", checkpoint_every=2)
     loss, save, calls, reached = loss_module.contrastive_loss, checkpoint_module.save_file, [], threading.Event()
 
-    def counted(*arguments: object) -> object:
+    def counted(*arguments):
         calls.append(1)
         if len(calls) == 4:
             reached.set()
         return loss(*arguments)
 
-    def slow(*arguments: object) -> None:
+    def slow(*arguments):
         assert reached.wait(20), "the fourth step waits for the checkpoint of the second"
         save(*arguments)
 
@@ -202,7 +200,7 @@ def test_the_step_does_not_wait_for_the_disk(make_job, monkeypatch):
 def test_out_of_memory_names_the_batch_and_what_lowers_its_memory(make_job, monkeypatch, caplog):
     encode_image = CLIP.encode_image
 
-    def allocate(model: CLIP, images: torch.Tensor, *more: Any) -> torch.Tensor:
+    def allocate(model, images, *more):
         if not images.is_meta:  # those only count operations
             torch.empty(1 << 60, dtype=torch.uint8)  # the allocator's own error
         return encode_image(model, images, *more)
@@ -217,12 +215,12 @@ def test_a_full_disk_ends_the_job_at_once_and_is_retryable(make_job, monkeypatch
     job, failed, calls = make_job("a", "vit", checkpoint_every=3), threading.Event(), []
     loss = loss_module.contrastive_loss
 
-    def fill_disk(tensors: object, path: Path) -> None:
+    def fill_disk(tensors, path):
         path.write_bytes(b"half")
         failed.set()
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    def wait(*arguments: Any) -> object:
+    def wait(*arguments):
         calls.append(1)
         assert len(calls) <= 3 or failed.wait(20)
         return loss(*arguments)
@@ -255,7 +253,7 @@ def test_a_bias_that_the_softmax_ignores_is_resumed(make_job, monkeypatch):
 def test_sigterm_ends_an_interim_evaluation_at_once_and_the_next_start_repeats_it(make_job, suite, monkeypatch, moment):
     """The signal arrives in the evaluation, or after the checkpoint before it."""
 
-    def stop(model: object, *_: object, **__: object) -> object:
+    def stop(model, *_, **__):
         os.kill(os.getpid(), signal.SIGTERM)
         return model
 
@@ -325,13 +323,13 @@ def test_a_bad_checkpoint_is_skipped_on_resume(make_job, monkeypatch, caplog):
         assert outputs_of(job) == outputs_of(undisturbed), damage
 
 
-def flipped(weights: Path) -> None:
+def flipped(weights):
     data = bytearray(weights.read_bytes())
     data[-5] ^= 1
     weights.write_bytes(data)
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
+DAMAGES = {
     "truncated": lambda newest: os.truncate(newest / "model.safetensors", 5000),
     "flipped": lambda newest: flipped(newest / "model.safetensors"),
     "half written": lambda newest: newest.rename(newest.with_name(".step-000006.part")),
@@ -339,10 +337,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+def crash_at(monkeypatch, step):
     loss, calls = loss_module.contrastive_loss, []
 
-    def crash(*arguments: object) -> object:
+    def crash(*arguments):
         calls.append(1)
         if len(calls) == step:
             raise KeyboardInterrupt
@@ -369,7 +367,7 @@ def test_a_non_finite_loss_ends_the_job_with_exit_code_4(make_job, monkeypatch, 
     job = make_job("a", checkpoint_every=2)
     loss, calls = loss_module.contrastive_loss, []
 
-    def poisoned(images: torch.Tensor, *arguments: object) -> object:
+    def poisoned(images, *arguments):
         calls.append(1)
         if len(calls) == 4 and poison == "loss":
             images = images * math.nan
@@ -444,7 +442,7 @@ def test_the_job_imports_no_more_than_it_needs_and_ends_with_its_parent(make_job
     job.write_text(json.dumps({**settings, "shards": shards, "parent_pid": parent.pid}))
     command = [sys.executable, "-X", "importtime", "-m", "training.train", str(job)]
     trainer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    imported: set[str] = set()
+    imported = set()
     try:
         assert trainer.stderr is not None
         for line in trainer.stderr:

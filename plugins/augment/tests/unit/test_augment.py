@@ -1,7 +1,5 @@
 """Augmentation: a function of (seed, epoch, sample), and the effect of each kind."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -20,7 +18,7 @@ IMAGES = torch.rand(6, 3, 24, 24, generator=torch.Generator().manual_seed(0))
 SAMPLES = np.array([3, 1, 4, 15, 92, 65])
 
 
-def augmented(images: torch.Tensor, config: AugmentConfig, seed: int, epoch: int, samples: np.ndarray) -> torch.Tensor:
+def augmented(images, config, seed, epoch, samples):
     return augment(images, config, draw_augmentation(config, seed, epoch, samples))
 
 
@@ -68,7 +66,7 @@ def test_hue_rotation_keeps_gray_and_luma():
 @pytest.mark.usefixtures("process_state")
 def test_a_training_with_augmentation_is_resumed_to_the_same_bits(make_job, monkeypatch):
     changes = {"zoom": [0.8, 1.2], "hue": 0.1, "erase_lines": 0.5, "blur": 0.5, "cutout": 0.5}
-    plain: Path = make_job("plain", "vit", epochs=2)
+    plain = make_job("plain", "vit", epochs=2)
     whole, cut = (make_job(name, "vit", epochs=2, augment=changes, workers=n) for n, name in enumerate(("a", "b")))
     assert main([str(plain)]) == main([str(whole)]) == 0
     with monkeypatch.context() as patch:

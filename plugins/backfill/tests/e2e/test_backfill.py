@@ -12,7 +12,6 @@ from dataops.store import FolderStore
 from infra.local import services
 from tasks.growth.versions import find_packs, list_newest
 from tests.servers.common_crawl import CrawlServer
-from tests.small_pipeline import Pairmill
 from tests.small_web import HOST
 from tests.wat_files import json_record, page_value, warcinfo
 
@@ -20,13 +19,13 @@ pytest.importorskip("plugins.common_crawl")
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_backfill_makes_a_version_of_each_crawl_also_after_a_kill_and_as_a_flow(pairmill: Pairmill):
+def test_backfill_makes_a_version_of_each_crawl_also_after_a_kill_and_as_a_flow(pairmill):
     """Killed after the first version, the same command makes the second one only; the flow `curate` makes the third."""
     store = FolderStore(pairmill.folder / "store-backfill")
     images = sorted(pairmill.web.site.rglob("*.png"))[:12]
     urls = [f"http://{HOST}/{image.relative_to(pairmill.web.site)}" for image in images]
 
-    def wat_of(chosen: list[str]) -> bytes:
+    def wat_of(chosen):
         links = [{"path": "IMG@/src", "url": url, "alt": f"A drawing of a thing in ink, {url[-9:]}"} for url in chosen]
         return warcinfo() + json_record("https://a.example/", page_value("https://a.example/", {"Links": links}))
 

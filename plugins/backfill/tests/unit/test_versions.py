@@ -1,7 +1,5 @@
 """Which versions a backfill has, by its options."""
 
-from pathlib import Path
-
 import pytest
 
 from dataops.errors import ConfigError
@@ -11,7 +9,7 @@ CRAWL = '[[source]]\nkind = "common_crawl"\ncrawl = "x"\nnum_files = 1\n'
 LIST = '[[source]]\nkind = "pairs"\npaths = ["a.csv"]\n'
 
 
-def write(folder: Path, sources: str) -> Path:
+def write(folder, sources):
     path = folder / "mine.toml"
     path.write_text(f'name = "mine"\n[store]\nuri = "{folder / "store"}"\n{sources}')
     return path

@@ -5,9 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -26,7 +23,7 @@ PAGES = ("/", "/?rows=download.dropped&values=drop_reason", "/row?row=0", "/clus
 
 
 @pytest.fixture(scope="module")
-def served(stored: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def served(stored, tmp_path_factory):
     """Run the command; it ends with the code of an interrupt."""
     store, manifests = stored
     home = remember_run(tmp_path_factory.mktemp("home"))
@@ -45,7 +42,7 @@ def served(stored: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
     assert not list((home / "browse" / "sessions").iterdir())
 
 
-def test_only_who_has_the_url_sees_the_rows(served: dict[str, Any]) -> None:
+def test_only_who_has_the_url_sees_the_rows(served):
     base = f"http://127.0.0.1:{served['port']}"
     assert served["url"] == f"{base}/?token={served['token']}"
     with httpx.Client(base_url=base) as client:
@@ -66,7 +63,7 @@ def test_only_who_has_the_url_sees_the_rows(served: dict[str, Any]) -> None:
         assert answer.text.endswith("\ndomain:a.example\n")
 
 
-def test_pages_in_a_browser(served: dict[str, Any], tmp_path: Path) -> None:
+def test_pages_in_a_browser(served, tmp_path):
     find_browser()
     base = f"http://127.0.0.1:{served['port']}"
     with record_requests() as (proxy, requested), start_browser(tmp_path / "profile", proxy) as browser:
@@ -98,9 +95,7 @@ def test_pages_in_a_browser(served: dict[str, Any], tmp_path: Path) -> None:
     assert requested == []
 
 
-def test_a_dataset_on_s3_has_the_same_rows_and_images(
-    stored: Any, s3_server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_dataset_on_s3_has_the_same_rows_and_images(stored, s3_server, monkeypatch, tmp_path):
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))

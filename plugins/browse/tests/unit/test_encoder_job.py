@@ -3,8 +3,6 @@
 import base64
 import io
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +16,11 @@ from training.model.preprocess import decode_rgb
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("model"), ["a red thing", "blue"])
 
 
-def ask(checkpoint: Path, *requests: Any) -> list[dict[str, Any]]:
+def ask(checkpoint, *requests):
     lines, answers = io.StringIO("".join(f"{json.dumps(one)}\n" for one in requests)), io.StringIO()
     run_job(EncoderJob(model=checkpoint, device="cpu", threads=1), lines, answers)
     return [json.loads(line) for line in answers.getvalue().splitlines()]

@@ -6,12 +6,12 @@ from plugins.browse.feature_table import FeatureTable, best, image_ids, preparat
 from tests.manifests import build_manifest
 
 
-def unit(rows: int, seed: int = 0, dimensions: int = 8) -> np.ndarray:
+def unit(rows, seed=0, dimensions=8):
     values = np.random.default_rng(seed).normal(size=(rows, dimensions)).astype(np.float32)
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def ids(*numbers: int) -> np.ndarray:
+def ids(*numbers):
     return image_ids([f"{number:032x}{0:032x}" for number in numbers])
 
 

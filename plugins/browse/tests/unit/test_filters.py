@@ -16,13 +16,13 @@ TABLE = """CREATE TABLE t AS SELECT * FROM (VALUES
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Database:
+def table(tmp_path_factory):
     database = Database([], tmp_path_factory.mktemp("filters"))
     database.run(TABLE)
     return database
 
 
-def matched(table: Database, text: str) -> list[int]:
+def matched(table, text):
     found = condition(parse_filter(text, COLUMNS), COLUMNS)
     return [row["n"] for row in table.rows(f"SELECT n FROM t {found.where} ORDER BY n", found.parameters)]
 

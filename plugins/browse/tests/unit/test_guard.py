@@ -1,5 +1,4 @@
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -8,7 +7,7 @@ from plugins.browse.guard import HEADERS, Guard
 HOST, TOKEN, PORT = "127.0.0.1:8123", "the-token", 8123
 
 
-async def application(scope: Any, receive: Any, send: Any) -> None:
+async def application(scope, receive, send):
     headers = [(b"content-type", b"text/plain"), (b"X-Content-Type-Options", b"other"), (b"cache-control", b"public")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"content"})
@@ -17,13 +16,13 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 GUARD = Guard(application, PORT, TOKEN)
 
 
-def ask(query: str = "", method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
-    sent: list[Any] = []
+def ask(query="", method="GET", **headers):
+    sent = []
 
-    async def send(message: Any) -> None:
+    async def send(message):
         sent.append(message)
 
-    async def receive() -> Any:
+    async def receive():
         return {"type": "http.request"}
 
     given = {"host": HOST} | {name.replace("_", "-"): value for name, value in headers.items()}
@@ -36,7 +35,7 @@ def ask(query: str = "", method: str = "GET", **headers: str) -> tuple[int, dict
     return sent[0]["status"], got, sent[1]["body"]
 
 
-def cookie() -> str:
+def cookie():
     return ask(f"token={TOKEN}&q=dog")[1]["set-cookie"].partition(";")[0]
 
 
@@ -104,9 +103,9 @@ def test_each_response_has_the_headers(given):
 
 
 def test_web_sockets_are_closed():
-    sent: list[Any] = []
+    sent = []
 
-    async def send(message: Any) -> None:
+    async def send(message):
         sent.append(message)
 
     asyncio.run(GUARD({"type": "websocket", "headers": []}, None, send))

@@ -1,7 +1,5 @@
 """A takedown overwrites the features of removed images, and finds those that are left."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,7 +12,7 @@ from tests.inline_executor import InlineExecutor
 
 
 @pytest.fixture
-def scope(tmp_path: Path) -> Scope:
+def scope(tmp_path):
     context = Context(FolderStore(tmp_path / "store"), InlineExecutor(), tmp_path)
     return Scope(context, tmp_path, [])
 

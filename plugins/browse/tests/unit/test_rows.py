@@ -1,7 +1,6 @@
 import polars as pl
 
-from dataops.snapshot import Manifest, read_parts
-from dataops.store import FolderStore
+from dataops.snapshot import read_parts
 from plugins.browse.filters import parse_filter
 from plugins.browse.rows import (
     Selection,
@@ -13,12 +12,10 @@ from plugins.browse.rows import (
     list_numbers,
     list_rows,
 )
-from plugins.browse.views import ROW, View
-
-Stored = tuple[FolderStore, dict[str, Manifest]]
+from plugins.browse.views import ROW
 
 
-def select(view: View, *filters: str, **more: object) -> Selection:
+def select(view, *filters, **more):
     return Selection(view, filters=tuple(parse_filter(text, view.columns) for text in filters), **more)
 
 

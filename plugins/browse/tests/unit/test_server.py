@@ -12,7 +12,7 @@ from dataops.snapshot import read_parts
 from dataops.trace.targets import parse_target
 from plugins.browse.record import read_page
 from plugins.browse.rows import Selection, list_rows
-from plugins.browse.tests.stored_dataset import ARCHIVED, HOSTILE, Ask, write_archive
+from plugins.browse.tests.stored_dataset import ARCHIVED, HOSTILE, write_archive
 from plugins.browse.views import ROW
 from tests.unit.tasks.dataset_chain import jpeg
 
@@ -20,13 +20,13 @@ PAGES = ("/", "/?rows=filter.dropped", "/?values=drop_reason&rows=curate.dropped
          "/funnel", "/?q=nothing-has-this", "/?rows=zz", "/row?row=77777777")  # fmt: skip
 
 
-def page(ask: Ask, path: str, status: int = 200) -> LexborHTMLParser:
+def page(ask, path, status=200):
     answer = ask(path)
     assert answer.status_code == status, answer.text
     return LexborHTMLParser(answer.text)
 
 
-def cards(found: LexborHTMLParser) -> int:
+def cards(found):
     return len(found.css("#cards .card"))
 
 

@@ -1,10 +1,7 @@
-from pathlib import Path
-
 import pyarrow as pa
 import pytest
 
-from dataops.snapshot import Manifest, read_parts
-from dataops.store import FolderStore
+from dataops.snapshot import read_parts
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import COLUMNS, matching_rows, parse_target
 from plugins.browse import views
@@ -13,11 +10,9 @@ from plugins.browse.rows import Selection, count_rows, fetch_row, fetch_rows, li
 from plugins.browse.views import Dataset
 from tests.unit.tasks.dataset_chain import packed_in, pair, some_pairs
 
-Open = tuple[FolderStore, dict[str, Manifest], Database, Dataset]
-
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Open:
+def opened(tmp_path):
     pairs = [*some_pairs()[:12], pair(50, phash="00000000000000ff"), pair(51, page_url="https://Bad.example/x")]
     store, manifests = packed_in(tmp_path / "store", pairs)
     database = Database([store.root], tmp_path)

@@ -1,15 +1,12 @@
 """WAT files and the layout of Common Crawl in a bucket, on a real S3 server."""
 
 import gzip
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
 
-from dataops.snapshot import Manifest, read_parts
+from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from plugins.common_crawl.source import CommonCrawlSource, WatSource
 from tasks.engine.context import Context
@@ -24,7 +21,7 @@ LISTING = "crawl-data/CC-MAIN-2026-43/wat.paths.gz"
 
 
 @pytest.fixture
-def bucket(s3_environment: None) -> Iterator[str]:
+def bucket(s3_environment):
     with closing(boto3.client("s3")) as client:
         client.create_bucket(Bucket="common-crawl")
         client.put_object(Bucket="common-crawl", Key=LISTING, Body=gzip.compress("\n".join(PATHS).encode()))
@@ -33,13 +30,13 @@ def bucket(s3_environment: None) -> Iterator[str]:
         yield "common-crawl"
 
 
-def extract(source: Any, folder: Path) -> tuple[Manifest, set[str]]:
+def extract(source, folder):
     store = FolderStore(folder / "store")
     manifest = make(plan(EXTRACT, source, 0, []), Context(store, folder, workers=1, pool=InlineExecutor()))
     return manifest, set(read_parts(store, manifest)["source"].to_pylist())
 
 
-def test_extract_reads_common_crawl_and_its_files_from_a_bucket(bucket: str, tmp_path: Path) -> None:
+def test_extract_reads_common_crawl_and_its_files_from_a_bucket(bucket, tmp_path):
     source = CommonCrawlSource(crawl="CC-MAIN-2026-43", num_files=2, base_url=f"s3://{bucket}/")
     manifest, names = extract(source, tmp_path)
     assert manifest.counts.kept == 2400

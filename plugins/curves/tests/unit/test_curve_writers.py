@@ -10,7 +10,6 @@ import textwrap
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -21,7 +20,7 @@ from training.config import TrainConfig
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 
 
-def work_of(home: Path, **settings: Any) -> Any:
+def work_of(home, **settings):
     return SimpleNamespace(
         config=TrainConfig.model_validate(settings),
         draft=SimpleNamespace(key="0" * 16),
@@ -29,13 +28,13 @@ def work_of(home: Path, **settings: Any) -> Any:
     )
 
 
-def write_rows(folder: Path, first: int, last: int) -> None:
+def write_rows(folder, first, last):
     with (folder / "metrics.jsonl").open("a") as file:
         for step in range(first, last + 1):
             file.write(json.dumps({"step": step, "loss": 1 / step}) + "\n")
 
 
-def read_events(folder: Path) -> list[tuple[str, int, float]]:
+def read_events(folder):
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     from tensorboard.util.tensor_util import make_ndarray
 
@@ -65,7 +64,7 @@ def test_event_files_hold_each_row_once_over_two_attempts(tmp_path):
 
 
 def test_a_writer_that_fails_does_not_stop_the_training(tmp_path, monkeypatch, caplog):
-    def fail(*_: object) -> None:
+    def fail(*_):
         raise OSError("the disk is full")
 
     monkeypatch.setattr(EventFiles, "__init__", fail)
@@ -92,7 +91,7 @@ def test_wandb_offline_writes_files_and_connects_to_nothing(tmp_path):
         server.settimeout(0.1)
         is_over = threading.Event()
 
-        def count() -> None:
+        def count():
             while not is_over.is_set():
                 try:
                     connections.append(server.accept())
@@ -132,7 +131,7 @@ def test_wandb_offline_writes_files_and_connects_to_nothing(tmp_path):
     assert SECRET not in ended.stdout + ended.stderr
 
 
-def read_losses(path: Path) -> list[tuple[int, float]]:
+def read_losses(path):
     """Return step and loss of each history record of a small file of Weights & Biases, which is a log of LevelDB."""
     from wandb.proto import wandb_internal_pb2
 

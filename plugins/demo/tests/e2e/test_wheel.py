@@ -10,7 +10,6 @@ import tarfile
 import venv
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,26 +25,26 @@ NOT_INSTALLED = ("infra/install.py",)
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory):
     """The folder of the wheel and the sdist."""
     folder = tmp_path_factory.mktemp("built")
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-d", str(folder)], cwd=CHECKOUT, check=True)
     return folder
 
 
-def names_in(wheel: Path) -> set[str]:
+def names_in(wheel):
     with zipfile.ZipFile(wheel) as archive:
         return {name for name in archive.namelist() if ".dist-info/" not in name}
 
 
-def files_of_checkout() -> set[str]:
+def files_of_checkout():
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *FOLDERS]
     listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
     files = {name for name in listed.stdout.split() if (CHECKOUT / name).is_file()}
     return {name for name in files if "tests" not in name.split("/")[:3] and name not in NOT_INSTALLED}
 
 
-def test_wheel_has_one_import_name_and_each_file_of_the_folders(built: Path):
+def test_wheel_has_one_import_name_and_each_file_of_the_folders(built):
     names = names_in(next(built.glob("*.whl")))
     assert {name.split("/")[0] for name in names} == {"pairmill"}
     assert {
@@ -54,7 +53,7 @@ def test_wheel_has_one_import_name_and_each_file_of_the_folders(built: Path):
     assert "pairmill/launcher.py" in names
 
 
-def test_sdist_builds_the_same_wheel_and_has_no_secret_nor_state(built: Path, tmp_path: Path):
+def test_sdist_builds_the_same_wheel_and_has_no_secret_nor_state(built, tmp_path):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         archive.extractall(tmp_path, filter="data")
     (root,) = tmp_path.iterdir()
@@ -72,7 +71,7 @@ class Installed:
     The folder has packages of the user's own under the names of ours, which neither command nor jobs may import.
     """
 
-    def __init__(self, wheel: Path, folder: Path):
+    def __init__(self, wheel, folder):
         venv.create(folder / "venv", symlinks=True)
         (site,) = folder.glob("venv/lib/python*/site-packages")
         with zipfile.ZipFile(wheel) as archive:
@@ -83,7 +82,7 @@ class Installed:
             (self.folder / name).mkdir(parents=True)
             (self.folder / name / "__init__.py").write_text("OWNER = 'user'\n")
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments):
         """Run Python in the project's folder; return what it prints."""
         environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PAIRMILL_HOME")}
         command = [str(self.python), *arguments]
@@ -91,25 +90,25 @@ class Installed:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def pairmill(self, *arguments: str) -> Any:
+    def pairmill(self, *arguments):
         """Run the command with --json; return what it prints."""
         code = "from pairmill.launcher import main; main()"
         return json.loads(self.run("-c", code, *arguments, "--json"))
 
 
 @pytest.fixture(scope="module")
-def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+def installed(built, tmp_path_factory):
     return Installed(next(built.glob("*.whl")), tmp_path_factory.mktemp("installed"))
 
 
-def test_import_of_pairmill_shadows_nothing_of_the_user(installed: Installed):
+def test_import_of_pairmill_shadows_nothing_of_the_user(installed):
     code = "import pairmill, tasks, flows, training; print(pairmill.__file__, tasks.OWNER, flows.OWNER, training.OWNER)"
     file, *owners = installed.run("-c", code).split()
     assert Path(file).is_relative_to(installed.python.parent.parent)
     assert owners == ["user"] * 3
 
 
-def shorten(shard: Path, members: int) -> None:
+def shorten(shard, members):
     """Leave the first members of a shard: to evaluate all of it takes ten seconds of CPU time."""
     whole = io.BytesIO(shard.read_bytes())
     with tarfile.open(fileobj=whole) as old, tarfile.open(shard, "w") as new:
@@ -117,7 +116,7 @@ def shorten(shard: Path, members: int) -> None:
             new.addfile(member, old.extractfile(member))
 
 
-def test_demo_runs_from_the_wheel_and_all_is_reused_where_its_project_is_moved(installed: Installed):
+def test_demo_runs_from_the_wheel_and_all_is_reused_where_its_project_is_moved(installed):
     """Each oddity of the demo's web ends as a dropped row with a reason."""
     config, before = ".pairmill/demo-quick.toml", installed.folder
     installed.pairmill("init", "mine", "--from", "pairs", "--yes")

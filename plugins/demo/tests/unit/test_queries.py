@@ -8,7 +8,7 @@ from plugins.demo.queries import MIN_INFORMATION, MIN_PAIR, MIN_WORD, build_quer
 
 
 @pytest.fixture(scope="module")
-def queries() -> pl.DataFrame:
+def queries():
     return build_queries()
 
 

@@ -4,19 +4,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from flows.records import Attempt
 from infra.local import services, supervisor
 from plugins.deployment.tests import deployments
 from plugins.deployment.tests.deployments import (
     WORKERS,
-    Deployments,
     deploying,
     messages_with,
     read_run,
@@ -24,8 +19,6 @@ from plugins.deployment.tests.deployments import (
     wait_for,
     write_variant,
 )
-from tests.servers.recorder import Recorder
-from tests.small_pipeline import Pairmill
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("crashes")]
 prefect, hook = deployments.prefect, deployments.hook  # fixtures
@@ -41,7 +34,7 @@ with get_client(sync_client=True) as client:
 
 
 @pytest.fixture(scope="module")
-def crashing(pairmill: Pairmill, prefect: Deployments, hook: Recorder) -> Iterator[Path]:
+def crashing(pairmill, prefect, hook):
     """Deploy a variant of the returned config, named `long`, whose training takes longer than the test."""
     pages = {"paths": [f"{pairmill.web.archive}/*-00000.warc.gz"]}
     train = {"threads": 1, "checkpoint_every": 50}
@@ -53,7 +46,7 @@ def crashing(pairmill: Pairmill, prefect: Deployments, hook: Recorder) -> Iterat
 
 
 @contextmanager
-def resting(pairmill: Pairmill) -> Iterator[None]:
+def resting(pairmill):
     """Stop the trainers meanwhile, which would take a core from other tests."""
     pids = trainers(pairmill)
     for pid in pids:
@@ -65,7 +58,7 @@ def resting(pairmill: Pairmill) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def lose_machine(pid: int) -> None:
+def lose_machine(pid):
     """Kill a flow run's process and the workers, of which nothing is left that could report it."""
     for folder in (services.home() / "services" / worker for worker in WORKERS):
         record = supervisor.load(folder)
@@ -75,10 +68,10 @@ def lose_machine(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def run_and_kill(pairmill: Pairmill, prefect: Deployments, config: Path) -> str:
+def run_and_kill(pairmill, prefect, config):
     """Kill the command, of which no worker knows, after a heartbeat; return the id of its flow run."""
 
-    def heartbeats() -> list[Any]:
+    def heartbeats():
         query = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
         found = prefect.post("events/filter", query)["events"]
         return [e for e in found if f"{config.stem}-" in str(e["resource"])]
@@ -87,9 +80,7 @@ def run_and_kill(pairmill: Pairmill, prefect: Deployments, config: Path) -> str:
     return heartbeats()[0]["resource"]["prefect.resource.id"].rpartition(".")[2]
 
 
-def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(
-    pairmill: Pairmill, prefect: Deployments, hook: Recorder, crashing: Path
-) -> None:
+def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(pairmill, prefect, hook, crashing):
     """Killed under its worker, then with its machine; at the third crash it stays crashed, as a killed command does."""
     prefect.run_script(SHORT_SILENCE)
     flow_run = prefect.start("pipeline/long")
@@ -97,7 +88,7 @@ def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(
     wait_for(lambda: list(checkpoints.glob("train-*/checkpoints/step-*")))
     run_id = prefect.get(f"flow_runs/{flow_run}")["name"]
 
-    def attempts(number: int) -> list[Attempt]:
+    def attempts(number):
         found = read_run(run_id).attempts
         return found if len(found) == number and trainers(pairmill) else []
 
@@ -141,9 +132,7 @@ def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(
     assert "stopped in train" in str(last.error)
 
 
-def test_rerun_waits_for_the_training_on_the_pool_and_cancels_it_when_stopped(
-    pairmill: Pairmill, prefect: Deployments, crashing: Path
-) -> None:
+def test_rerun_waits_for_the_training_on_the_pool_and_cancels_it_when_stopped(pairmill, prefect, crashing):
     config = write_variant(crashing, "adrift", epochs=40_002)
     config.write_text(config.read_text().replace("epochs =", 'launch = "work_pool"\ndevice = "cpu"\nepochs ='))
     pairmill.run_and_kill("run", config, "--until", "train", when=lambda: bool(trainers(pairmill)), pause=0.3)

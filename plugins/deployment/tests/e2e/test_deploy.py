@@ -4,9 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -17,15 +15,12 @@ from dataops.store import FolderStore
 from infra.local import services
 from plugins.deployment.tests import deployments
 from plugins.deployment.tests.deployments import (
-    Deployments,
     deploying,
     messages_with,
     read_run,
     wait_for,
     write_variant,
 )
-from tests.servers.recorder import Recorder
-from tests.small_pipeline import Pairmill
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("deploy")]
 prefect, hook = deployments.prefect, deployments.hook  # fixtures
@@ -59,18 +54,18 @@ CRON = ("--cron", "0 3 * * *", "--timezone", "Europe/Berlin", "--until", "pack",
 
 
 @pytest.fixture(scope="module")
-def nightly(pairmill: Pairmill) -> Path:
+def nightly(pairmill):
     return pairmill.write_config("nightly", name="nightly", register={"model_name": "nightly"})
 
 
 @pytest.fixture(scope="module")
-def deployed(pairmill: Pairmill, prefect: Deployments, hook: Recorder, nightly: Path) -> Iterator[dict[str, Any]]:
+def deployed(pairmill, prefect, hook, nightly):
     """Deploy the nightly config and start workers; remove both at the end."""
     with deploying(pairmill, prefect, hook, nightly, *CRON) as answer:
         yield answer
 
 
-def trains(run_id: str) -> bool:
+def trains(run_id):
     """Return whether a flow run works on the training of a run."""
     run = read_run(run_id)
     return run.attempts[-1].flow == "train" and run.stages[-1].stage == "train"
@@ -146,7 +141,7 @@ def test_run_is_continued_from_the_form_of_its_deployment(pairmill, prefect, nig
     (run,) = [r for r in pairmill.json("runs") if r["name"] == "nightly"]
     before = {stage["stage"]: stage for stage in pairmill.json("show", run["run_id"])["stages"]}
 
-    def end(**parameters: Any) -> dict[str, Any]:
+    def end(**parameters):
         flow_run = prefect.start("pipeline/nightly", **parameters)
         return wait_for(lambda: (found := prefect.get(f"flow_runs/{flow_run}"))["end_time"] and found)
 
@@ -200,7 +195,7 @@ def test_repeated_event_trains_nothing_twice_on_a_machine_with_only_the_store(pa
         aside.rename(pairmill.web.archive)
     assert {(r["name"], r["state"]["name"]) for r in ends} == {(run["run_id"], "Completed")}
 
-    def trained() -> list[str]:
+    def trained():
         return sorted(state for end in ends for state in prefect.tasks_of(end["id"]).get("train", [])[-1:])
 
     wait_for(lambda: trained() == ["Completed", *["Reused"] * (len(ends) - 1)])
@@ -231,7 +226,7 @@ def test_scheduled_run_waits_while_another_runs_and_a_late_one_and_a_schedule_wi
     assert "No run of curate/nightly has begun for" in message["body"]
 
 
-def list_an_image(config: Path, store: Path) -> None:
+def list_an_image(config, store):
     """Add a list of harmful images with the first one of the store's download to a config."""
     hotline = config.with_suffix(".txt")
     hotline.write_text(pl.read_parquet(store / "download" / "*" / "part-*.parquet")["sha256"][0])

@@ -1,5 +1,3 @@
-from typing import Any
-
 import httpx
 import pytest
 
@@ -9,7 +7,7 @@ from tests.hostile_text import HOSTILE_MARKDOWN, Page
 from tests.live_runs import build_live_run, build_plan
 
 
-def build_record(**more: Any) -> RunRecord:
+def build_record(**more):
     stages = [StageRun(stage="extract", key="a" * 16, state="Completed", seconds=1.5)]
     config = {"name": "demo", "store": {"uri": "s3://user:hunter2@bucket"}, "filter": {"note": "``` <script>"}}
     return RunRecord.model_validate(
@@ -35,9 +33,9 @@ def test_config_is_shown_without_credentials_as_one_block_of_code():
 
 
 def test_progress_is_one_artefact_that_a_lost_server_does_not_fail(tmp_path, monkeypatch, caplog):
-    sent: list[tuple[str, float]] = []
+    sent = []
 
-    def update(artefact: str, percent: float, *, description: str) -> None:
+    def update(artefact, percent, *, description):
         sent.append((artefact, percent))
         if len(sent) == 2:
             raise httpx.ConnectError("down")
@@ -59,7 +57,7 @@ def test_progress_is_one_artefact_that_a_lost_server_does_not_fail(tmp_path, mon
 def test_progress_artefacts_show_a_line_as_text(line, tmp_path, monkeypatch):
     from markdown_it import MarkdownIt
 
-    descriptions: list[str] = []
+    descriptions = []
     for kind in ("markdown", "progress"):
         monkeypatch.setattr(artefacts, f"create_{kind}_artifact", lambda *_, **__: "one")
     monkeypatch.setattr(artefacts, "update_progress_artifact", lambda *_, description: descriptions.append(description))

@@ -1,7 +1,6 @@
 """What a notification makes of text from the web that an error quotes."""
 
 from types import SimpleNamespace
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -18,7 +17,7 @@ from plugins.deployment.automations import notification_automations
     ],
 )
 def test_error_in_a_notification_has_no_markup_link_or_mention(text):
-    action: Any = notification_automations([uuid4()], "http://ui.test")[0].actions[0]
+    action = notification_automations([uuid4()], "http://ui.test")[0].actions[0]
     resource = {
         "prefect.state-message": f"caption {text}",
         "prefect.resource.name": "run",

@@ -1,8 +1,5 @@
-from typing import Any
-
 import pytest
 
-from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from flows.records import Attempt, RunRecord
 from plugins.deployment import events
@@ -10,7 +7,7 @@ from tasks.checks.check import CheckReport, CheckResult
 from tests.manifests import build_manifest
 
 
-def manifest(stage: str, flow_run_id: str) -> Manifest:
+def manifest(stage, flow_run_id):
     return build_manifest(
         stage,
         key=f"{stage:0>16}",
@@ -22,9 +19,9 @@ def manifest(stage: str, flow_run_id: str) -> Manifest:
 
 
 @pytest.fixture
-def emitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+def emitted(monkeypatch):
     """Collect the events that would be sent to the server."""
-    sent: list[tuple[str, dict[str, Any]]] = []
+    sent = []
     monkeypatch.setattr(events, "emit_event", lambda event, resource, payload: sent.append((event, resource)))
     return sent
 

@@ -2,7 +2,6 @@ import asyncio
 import sys
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -22,17 +21,17 @@ OURS = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "PREFECT_LOGGING_EXTRA_LOGGER
 RUN = FlowRun(id=UUID(int=1), flow_id=UUID(int=2), name="run")
 
 
-def deployment(entrypoint: str = "flows.pipeline.train", pull: Any = PULL) -> Any:
+def deployment(entrypoint="flows.pipeline.train", pull=PULL):
     return SimpleNamespace(id=UUID(int=3), name="gpu", entrypoint=entrypoint, pull_steps=pull, updated=None)
 
 
-def prepare(values: dict[str, Any], of: Any, template: dict[str, Any] | None = None) -> FlowJobConfiguration:
+def prepare(values, of, template=None):
     """Merge job variables into a pool's template, and prepare the job, as Prefect's worker does."""
     base = ProcessWorker.get_default_base_job_template()
     base["job_configuration"] |= template or {}
 
-    async def merge() -> FlowJobConfiguration:
-        offline: Any = SimpleNamespace()  # it is asked only for blocks and variables, and there are none
+    async def merge():
+        offline = SimpleNamespace()  # it is asked only for blocks and variables, and there are none
         return await FlowJobConfiguration.from_template_and_values(base, values, client=offline)
 
     job = asyncio.run(merge())
@@ -92,18 +91,18 @@ def test_deployments_of_other_code_are_refused(of):
 class Server:
     """What a worker asks of the Prefect server about one flow run."""
 
-    def __init__(self, *names: str):
+    def __init__(self, *names):
         self.states = [state(name, second) for second, name in enumerate(names)]
 
-    async def read_flow_run_states(self, flow_run_id: UUID) -> list[State]:
+    async def read_flow_run_states(self, flow_run_id):
         return self.states
 
-    async def set_flow_run_state(self, flow_run_id: UUID, new: State, **_: Any) -> OrchestrationResult:
+    async def set_flow_run_state(self, flow_run_id, new, **_):
         self.states.append(new)
         return OrchestrationResult(state=new, status=SetStateStatus.ACCEPT, details=StateAcceptDetails())
 
 
-def state(name: str, second: int) -> State:
+def state(name, second):
     kind = {"AwaitingRetry": "SCHEDULED"}.get(name, name.upper())
     return State(type=StateType(kind), name=name, timestamp=datetime(2026, 11, 29, 12, 0, second, tzinfo=UTC))
 

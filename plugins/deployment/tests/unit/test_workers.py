@@ -1,6 +1,3 @@
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import pytest
 
 from infra.local import services
@@ -8,13 +5,11 @@ from plugins.deployment import workers
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[tuple[str, list[str], dict[str, str]]]:
+def started(monkeypatch, tmp_path):
     """Collect the services that would be started."""
-    calls: list[tuple[str, list[str], dict[str, str]]] = []
+    calls = []
 
-    def ensure(
-        name: str, command: Sequence[str], path: str, env: Mapping[str, str], port: int | None, stop_grace_s: float
-    ) -> None:
+    def ensure(name, command, path, env, port, stop_grace_s):
         assert stop_grace_s > 100, "a training writes its checkpoint in this time"
         calls.append((name, list(command), dict(env)))
 

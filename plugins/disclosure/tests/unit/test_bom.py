@@ -2,15 +2,13 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dataops.snapshot import Input, Part
 from dataops.store import FolderStore
 from plugins.disclosure.bom import write_bom
-from plugins.disclosure.subject import Subject, describe_training
+from plugins.disclosure.subject import describe_training
 from plugins.disclosure.tests.unit.made_model import WEIGHTS, make_model, pair
 from tests.hostile_text import HOSTILE
 from tests.manifests import build_manifest
@@ -20,7 +18,7 @@ validation = pytest.importorskip("cyclonedx.validation.json")
 
 
 @pytest.fixture
-def subject(tmp_path: Path) -> Subject:
+def subject(tmp_path):
     store = FolderStore(tmp_path)
     train = make_model(store, [pair(n, "a.com", 9) for n in range(3)])["train"]
     inputs = [
@@ -37,14 +35,14 @@ def subject(tmp_path: Path) -> Subject:
     return replace(made, manifests={**made.manifests, "evaluate": evaluate})
 
 
-def parsed(subject: Subject) -> dict[str, Any]:
+def parsed(subject):
     """Return a document that the library's own strict validator accepts."""
     text = write_bom(subject)
     assert validation.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str(text) is None
     return json.loads(text)
 
 
-def digest(component: dict[str, Any]) -> str:
+def digest(component):
     (found,) = component["hashes"]
     assert found["alg"] == "SHA-256"
     return found["content"]

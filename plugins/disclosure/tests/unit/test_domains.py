@@ -1,8 +1,5 @@
 """Domains are ranked by the bytes that were fetched for the pairs of the dataset, and counted as its manifest counts."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from dataops.store import FolderStore
@@ -11,7 +8,7 @@ from plugins.disclosure.subject import describe_dataset
 from plugins.disclosure.tests.unit.made_model import make_model, pair
 
 
-def fetched(folder: Path, pairs: list[dict[str, Any]], **more: Any) -> Fetched:
+def fetched(folder, pairs, **more):
     store = FolderStore(folder)
     return measure(describe_dataset(make_model(store, pairs, **more)["pack"], store).chains, store)
 

@@ -2,11 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from plugins.disclosure.pages import render_html, render_markdown
 from plugins.disclosure.provider_facts import ProviderFacts, parse_facts
@@ -68,9 +64,7 @@ https://github.com/CycloneDX/guides/blob/main/ML-BOM/en/0x80-Appendix-eu-ai-act-
 PAIRS = [pair(n, f"{'abcdefghijkl'[n]}.com", 10 * n) for n in range(12)]
 
 
-def summarised(
-    folder: Path, facts: Mapping[str, Any] | None = None, **more: Any
-) -> tuple[Summary, dict[str, Manifest]]:
+def summarised(folder, facts=None, **more):
     store = FolderStore(folder)
     made = make_model(store, PAIRS, **more)
     return summarise(describe_training(made["train"], store), parse_facts(facts or {}, "here")), made

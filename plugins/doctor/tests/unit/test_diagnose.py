@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,7 @@ from plugins.doctor.diagnose import check_executors, check_proxy
 
 
 @pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def _home(tmp_path, monkeypatch):
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
     for variable in services.CLIENT_VARIABLE.values():
         monkeypatch.delenv(variable, raising=False)
@@ -74,7 +73,7 @@ def test_full_disk_is_an_error_and_one_with_little_room_a_warning(tmp_path):
         assert (found.ok, found.severity) == outcome
 
 
-def fake_tool(folder: Path, script: str) -> str:
+def fake_tool(folder, script):
     tool = folder / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
@@ -114,7 +113,7 @@ def test_installed_torch_cuda_agrees_with_torch():
 
 
 def test_diagnose_reports_a_python_without_dependencies(monkeypatch):
-    def missing(requirements: list[str]) -> list[Check]:
+    def missing(requirements):
         raise ModuleNotFoundError("No module named 'packaging'")
 
     monkeypatch.setattr(doctor.installation, "check_packages", missing)

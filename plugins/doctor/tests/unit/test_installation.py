@@ -1,13 +1,12 @@
 import json
 import sys
 from importlib import metadata
-from pathlib import Path
 
 from plugins.doctor import installation
 
 
-def version_of(installed: dict[str, str]):
-    def version(name: str) -> str:
+def version_of(installed):
+    def version(name):
         if name not in installed:
             raise metadata.PackageNotFoundError(name)
         return installed[name]
@@ -15,7 +14,7 @@ def version_of(installed: dict[str, str]):
     return version
 
 
-def install(site: Path, name: str, top_level: str, direct_url: dict | None = None) -> metadata.Distribution:
+def install(site, name, top_level, direct_url=None):
     info = site / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")

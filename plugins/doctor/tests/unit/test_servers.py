@@ -1,7 +1,6 @@
 """Checks of servers that the environment names: wrong password, other version, wrong URL, missing driver."""
 
 import threading
-from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 
@@ -18,7 +17,7 @@ class Server(BaseHTTPRequestHandler):
     answers: dict[str, tuple[int, str]]
     seen: list[str | None]
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         self.seen.append(self.headers.get("Authorization"))
         code, body = self.answers.get(self.path.partition("?")[0], (404, ""))
         self.send_response(code)
@@ -26,16 +25,16 @@ class Server(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body.encode())
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format, *args):
         pass
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., type[Server]]]:
+def serve(monkeypatch):
     """Return a function that starts a server and sets an environment variable to its URL."""
-    running: list[ThreadingHTTPServer] = []
+    running = []
 
-    def start(variable: str, answers: dict[str, tuple[int, str]], path: str = "") -> type[Server]:
+    def start(variable, answers, path=""):
         handler = type("Handler", (Server,), {"answers": answers, "seen": []})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         running.append(server)
@@ -52,7 +51,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., type[Server
 LOCKED = "/api/2.0/mlflow/experiments/search"
 
 
-def mlflow_checks() -> list[server_checks.Check]:
+def mlflow_checks():
     (url,) = (status.url for status in services.status() if status.name == "mlflow")
     return server_checks.check_external("mlflow", url, answers=True)
 

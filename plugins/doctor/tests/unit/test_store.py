@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -19,17 +18,17 @@ class CarelessS3(BaseHTTPRequestHandler):
     ahead_s = 0.0
     protocol_version = "HTTP/1.1"
 
-    def date_time_string(self, timestamp: float | None = None) -> str:
+    def date_time_string(self, timestamp=None):
         return formatdate(time.time() + self.ahead_s, usegmt=True)
 
-    def answer(self, code: int, body: bytes = b"") -> None:
+    def answer(self, code, body=b""):
         self.send_response(code)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def do_PUT(self) -> None:
+    def do_PUT(self):
         if "aws-chunked" in self.headers.get("Content-Encoding", ""):
             while self.rfile.readline().strip() != b"0":
                 pass
@@ -40,25 +39,25 @@ class CarelessS3(BaseHTTPRequestHandler):
         self.objects[self.path] = b"x"
         self.answer(200)
 
-    def do_POST(self) -> None:  # deletion of many
+    def do_POST(self):  # deletion of many
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.answer(200, b"<DeleteResult></DeleteResult>")
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         self.answer(200, b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
 
-    def do_HEAD(self) -> None:
+    def do_HEAD(self):
         self.answer(200)
 
-    def do_DELETE(self) -> None:
+    def do_DELETE(self):
         self.answer(204)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format, *args):
         pass
 
 
 @pytest.fixture
-def careless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def careless(monkeypatch):
     handler = type("Handler", (CarelessS3,), {"objects": {}})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)

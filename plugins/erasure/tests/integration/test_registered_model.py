@@ -4,7 +4,6 @@ import base64
 import html
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -17,9 +16,7 @@ from tests.unit.tasks.dataset_chain import pair
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("register_plugins")]
 
 
-def test_takedown_erases_pairs_in_the_registry(
-    mlflow_url: str, upstream: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_takedown_erases_pairs_in_the_registry(mlflow_url, upstream, tmp_path, capsys):
     store, _ = register_mixed(upstream, tmp_path)
     client, removed = connect(), pair(4)
     run = client.get_model_version("saw-it", "1").run_id

@@ -1,7 +1,6 @@
 """Each scheduled run logs and announces the requests of its store that are due."""
 
-from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -11,21 +10,21 @@ from plugins.erasure.deadlines import report_due_requests
 from plugins.erasure.request_log import RequestLog, make_letter
 
 
-def today() -> date:
+def today():
     """Return the day in UTC, which may change while the tests run."""
     return datetime.now(UTC).date()
 
 
-def record_request(store: FolderStore, number: int, days: int) -> None:
+def record_request(store, number, days):
     """Record a request that is due after some days."""
     letter = make_letter("Jane Roe", (today() - timedelta(30)).isoformat(), (today() + timedelta(days)).isoformat(), "")
     RequestLog(request=f"{number:016x}", targets=1).begin(letter, is_named=True, deletes_raw=False).save(store)
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def sent(monkeypatch):
     """Collect what would be sent to the server."""
-    requests: list[Any] = []
+    requests = []
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setattr(deadlines, "announce", lambda rows, today: requests.extend(rows))
     return requests

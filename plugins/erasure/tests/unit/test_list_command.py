@@ -1,9 +1,7 @@
 """`takedown list` lists the register, and its check ends with 3 and an event for each request near its deadline."""
 
 import json
-from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, temporary_settings
@@ -11,16 +9,16 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_CSRF_SUPPORT_ENABLE
 from dataops.store import FolderStore
 from plugins.erasure.list_command import list_takedowns
 from plugins.erasure.request_log import RequestLog, make_letter
-from tests.servers.recorder import Recorder, serve_recorder
+from tests.servers.recorder import serve_recorder
 
 
-def today() -> date:
+def today():
     """Return the day in UTC, which may change while the tests run."""
     return datetime.now(UTC).date()
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
+def home(tmp_path):
     store = FolderStore(tmp_path / "store")
     for number, days in enumerate((-1, 2, 20)):
         received = (today() - timedelta(30)).isoformat()
@@ -33,7 +31,7 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+def prefect(monkeypatch):
     """Run a server that records what is sent to it, as the Prefect server of the environment."""
     with (
         serve_recorder() as server,

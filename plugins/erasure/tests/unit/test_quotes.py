@@ -1,8 +1,5 @@
 """A takedown overwrites the texts that may quote a pair, by their marks, and nothing else."""
 
-from collections.abc import Iterator
-from typing import Any
-
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -24,7 +21,7 @@ FILTERED = {
 }  # fmt: skip
 
 
-def texts(value: Any) -> Iterator[str]:
+def texts(value):
     """Yield all keys and values that are text."""
     if isinstance(value, dict):
         yield from (text for name, one in value.items() for text in (name, *texts(one)))
@@ -35,7 +32,7 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def test_quoted_text_of_each_stage_is_replaced_and_nothing_else():
-    seen: list[str] = []
+    seen = []
     replace_fact_quotes("filter", FILTERED, lambda text: seen.append(text) or text)
     assert sorted(seen) == ["a cat", "a cat", "a cat", "a dog", "cat"]
     dashed = replace_fact_quotes("extract", EXTRACTED, lambda text: "-" * len(text))

@@ -9,7 +9,7 @@ from dataops.store import FolderStore
 from plugins.erasure.request_log import list_logs, load_log, make_letter
 
 
-def today() -> date:
+def today():
     """Return the day in UTC, which may change while the tests run."""
     return datetime.now(UTC).date()
 

@@ -4,14 +4,10 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-import pytest
-
-from dataops.snapshot import Draft, Manifest, SnapshotName, find_manifest, read_parts
+from dataops.snapshot import Draft, SnapshotName, find_manifest, read_parts
 from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
@@ -42,16 +38,16 @@ class CountingStore(FolderStore):
 
     is_remote = True
 
-    def __init__(self, root: Path):
+    def __init__(self, root):
         super().__init__(root)
         self.requests, self.listed, self._calls = Counter[str](), list[int](), threading.local()
 
-    def __getattribute__(self, name: str) -> Any:
+    def __getattribute__(self, name):
         found = super().__getattribute__(name)
         if name not in COSTS and name != "read_each":
             return found
 
-        def call(*arguments: Any, **options: Any) -> Any:
+        def call(*arguments, **options):
             if vars(self._calls).get("is_inside"):  # one call of the store by another
                 return found(*arguments, **options)
             self._calls.is_inside = True
@@ -67,7 +63,7 @@ class CountingStore(FolderStore):
 
         return call
 
-    def count(self, scale: float = 1.0) -> int:
+    def count(self, scale=1.0):
         """Return the requests since the last count, in a store with `scale` times as many objects in each listing."""
         pages = sum(int(scale * names) // LISTED for names in self.listed)
         total = self.requests.total() + pages
@@ -79,7 +75,7 @@ class CountingStore(FolderStore):
 class Project:
     """A store of which each request is counted, with a dataset of some pairs."""
 
-    def __init__(self, folder: Path, pairs: int, monkeypatch: pytest.MonkeyPatch):
+    def __init__(self, folder, pairs, monkeypatch):
         self.home, self.store = folder, CountingStore(folder / "store")
         self.pairs = [pair(n, data=n.to_bytes(3) * 9) for n in range(pairs)]
         folder.mkdir(exist_ok=True)
@@ -91,23 +87,21 @@ class Project:
         made = chain(self.store, self.pairs, 2)
         self.upstream = [made["curate"], made["download"]]
 
-    def context(self, run_id: str = "run") -> Context:
+    def context(self, run_id="run"):
         return Context(self.store, self.home, run_id=run_id, pool=InlineExecutor())
 
-    def run(self) -> Manifest:
+    def run(self):
         planned = plan(PACK, PackConfig(shard_size=2), 0, self.upstream, self.store)
         return reuse(planned, self.context()) or make(planned, self.context())
 
-    def take_down(self, capsys: pytest.CaptureFixture[str], *urls: str) -> dict[str, Any]:
+    def take_down(self, capsys, *urls):
         (self.home / "request.txt").write_text("\n".join(urls))
         options = takedown.TakedownOptions(self.home / "request.txt")
         assert takedown.takedown(options, self.home, None, as_json=True) == 0
         (report,) = json.loads(capsys.readouterr().out)["stores"]
         return report
 
-    def take_down_all(
-        self, capsys: pytest.CaptureFixture[str], urls: Sequence[str], *, delete_raw: bool = False
-    ) -> list[dict[str, Any]]:
+    def take_down_all(self, capsys, urls, *, delete_raw=False):
         files = [self.home / f"{number}.txt" for number in range(len(urls))]
         for file, url in zip(files, urls, strict=True):
             file.write_text(url)
@@ -116,14 +110,14 @@ class Project:
         found = json.loads(capsys.readouterr().out)
         return [one["stores"][0] for one in found.get("requests", [found])]
 
-    def load(self, key: str) -> Manifest:
+    def load(self, key):
         manifest = find_manifest(self.store, "pack", key, verify=True)
         assert manifest is not None
         return manifest
 
 
 def test_one_url_in_a_thousand_shards_takes_few_requests_and_the_next_run_reuses_all(tmp_path, monkeypatch, capsys):
-    counted: list[list[int]] = []
+    counted = []
     for shards in (FEWER, SHARDS):
         project = Project(tmp_path / str(shards), 2 * shards, monkeypatch)
         count = partial(project.store.count, 1000 / shards)

@@ -4,14 +4,12 @@ import csv
 import io
 import json
 import os
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dataops.errors import ConfigError, ContractError, CorruptPart
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Counts, Draft, Input, Manifest, find_manifest, read_parts
+from dataops.snapshot import Counts, Draft, Input, find_manifest, read_parts
 from dataops.store import FolderStore
 from dataops.trace import requests as takedown_requests
 from dataops.trace.targets import Target, image_targets
@@ -32,12 +30,12 @@ from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, jpeg, pair
 
 
-def curated(store: FolderStore, pairs: list[dict[str, Any]], raw_size: int) -> list[Manifest]:
+def curated(store, pairs, raw_size):
     manifests = chain(store, pairs, raw_size)
     return [manifests["curate"], manifests["download"]]
 
 
-def some_pairs() -> list[dict[str, Any]]:
+def some_pairs():
     hashes = {5: image_targets(jpeg(5))[1].value}
     return [
         pair(n, page_url=f"https://www.site{n % 5}.example/p/{n}", phash=hashes.get(n, f"{n:016x}")) for n in range(24)
@@ -45,17 +43,17 @@ def some_pairs() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FolderStore:
+def store(tmp_path):
     return FolderStore(tmp_path / "store")
 
 
-def packed(store: FolderStore, upstream: list[Manifest]) -> Manifest:
+def packed(store, upstream):
     return make(
         plan(PACK, PackConfig(shard_size=4), 0, upstream, store), Context(store, store.root, pool=InlineExecutor())
     )
 
 
-def take_down(store: FolderStore, *targets: Target) -> list[takedown.TakedownResult]:
+def take_down(store, *targets):
     request = takedown_requests.make_request(targets, "a letter")
     lineage, registry = Lineage(store), Registry(query=False)
     takedown_requests.record_request(store, request)
@@ -63,7 +61,7 @@ def take_down(store: FolderStore, *targets: Target) -> list[takedown.TakedownRes
     return takedown.replace_affected(lineage, Context(store, store.root, pool=InlineExecutor()), request, found)
 
 
-def read_bytes(store: FolderStore, manifest: Manifest) -> bytes:
+def read_bytes(store, manifest):
     return b"".join(store.read(manifest.path(part.name)) for part in manifest.parts)
 
 

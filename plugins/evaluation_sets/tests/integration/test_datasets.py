@@ -4,7 +4,6 @@ import io
 import json
 import shutil
 import tarfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +18,7 @@ from training.evaluation.suite import load_suite
 ROW = '[[task]]\nname = "{0}"\nkind = "classification"\nsource = "{1}"\n'
 
 
-def tar(*samples: int) -> bytes:
+def tar(*samples):
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as file:
         for number in samples:
@@ -32,7 +31,7 @@ def tar(*samples: int) -> bytes:
     return sink.getvalue()
 
 
-def repository() -> dict[str, bytes]:
+def repository():
     return {
         "README.md": b"# not needed",
         "../up.tar": b"a name that leads out",
@@ -55,7 +54,7 @@ def hub(monkeypatch):
         yield server
 
 
-def write(path: Path, *rows: str) -> Path:
+def write(path, *rows):
     path.write_text('name = "s"\n' + "".join(rows))
     return path
 

@@ -3,7 +3,6 @@
 import io
 import json
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +16,13 @@ pytestmark = pytest.mark.timeout(120)  # the command's own process loads torch, 
 NAMES = ["<b>nought</b>", *(str(n) for n in range(1, 10))]
 
 
-def model(folder: Path, seed: int) -> Path:
+def model(folder, seed):
     from tests.small_model import write_model  # here, since it loads torch, and all test processes load this module
 
     return write_model(folder, NAMES, seed)
 
 
-def write_digits(root: Path, kind: str) -> Path:
+def write_digits(root, kind):
     from sklearn.datasets import load_digits
 
     scans, labels = load_digits(return_X_y=True)

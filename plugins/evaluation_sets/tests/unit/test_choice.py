@@ -17,12 +17,12 @@ from training.evaluation.task import Task
 TASK = Task(name="t", kind="choice", root="/nowhere")
 
 
-def encoded(samples: list[Sample], features: torch.Tensor, errors: dict[int, str] | None = None) -> EncodedSet:
+def encoded(samples, features, errors=None):
     told = [(errors or {}).get(n) for n in range(len(samples))]
     return EncodedSet(Path("/nowhere"), samples, told, features, None)
 
 
-def texts_of(monkeypatch: pytest.MonkeyPatch, features: dict[str, torch.Tensor]) -> None:
+def texts_of(monkeypatch, features):
     monkeypatch.setattr(choice, "encode_texts", lambda _, names, threads: torch.stack([features[n] for n in names]))
 
 

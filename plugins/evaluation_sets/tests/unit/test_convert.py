@@ -17,7 +17,7 @@ from training.evaluation.sets import EvalSet
 from training.evaluation.suite import read_tasks
 
 
-def picture(shade: int, kind: str = "JPEG") -> bytes:
+def picture(shade, kind="JPEG"):
     sink = io.BytesIO()
     Image.new("L", (4, 4), shade).save(sink, kind)
     return sink.getvalue()
@@ -77,7 +77,7 @@ def test_babel_imagenet_keeps_the_images_of_the_classes_that_a_language_names(tm
 
 
 def test_cvqa_becomes_a_choice_set_a_language(tmp_path):
-    def write(label: int | None) -> None:
+    def write(label):
         row = {
             "image": {"bytes": picture(1)},
             "Question": "Que es?",

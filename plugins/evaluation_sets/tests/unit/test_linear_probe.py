@@ -20,7 +20,7 @@ from training.evaluation.features import Examples
 
 
 @pytest.fixture(scope="module")
-def digits() -> tuple[Examples, Examples]:
+def digits():
     scans, labels = load_digits(return_X_y=True)
     examples = Examples(torch.from_numpy(scans / 16).float(), torch.from_numpy(labels).long())
     return examples.select(np.arange(1000)), examples.select(np.arange(1000, 1797))

@@ -6,12 +6,11 @@ import pytest
 from dataops.store import FolderStore
 from infra.local import services
 from tests.servers.prefect_api import PrefectApi
-from tests.small_pipeline import Pairmill
 
 pytestmark = pytest.mark.timeout(600)
 
 
-def list_mlflow_runs(url: str) -> dict[str, dict[str, str]]:
+def list_mlflow_runs(url):
     """Return the tags of the runs of the config in MLflow, by id."""
     api = f"{url}/api/2.0/mlflow"
     found = httpx.get(f"{api}/experiments/get-by-name", params={"experiment_name": "small"}).json()
@@ -20,7 +19,7 @@ def list_mlflow_runs(url: str) -> dict[str, dict[str, str]]:
     return {run["info"]["run_id"]: {tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs}
 
 
-def test_an_experiment_that_is_killed_continues_and_decides(pairmill: Pairmill):
+def test_an_experiment_that_is_killed_continues_and_decides(pairmill):
     """Two variants with two seeds over one dataset: each training is made once, and one variant hardly trains."""
     pages = {"paths": [f"{pairmill.web.archive}/*-00000.warc.gz"]}
     config = pairmill.write_config("variants", source=pages, train={"epochs": 2})

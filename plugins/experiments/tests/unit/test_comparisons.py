@@ -4,7 +4,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, ttest_rel
 from scipy.stats import t as t_distribution
 
@@ -15,15 +14,15 @@ EFFECTS = np.array([0.0, 0.02, 0.05])
 
 
 def draw_tasks(
-    generator: np.random.Generator,
-    effects: NDArray[np.float64],
+    generator,
+    effects,
     *,
-    seeds: int = 3,
-    classes: int = 40,
-    of_seeds: float = 0.03,
-    of_classes: float = 0.05,
-    sets: int = 1,
-) -> list[TaskScores]:
+    seeds=3,
+    classes=40,
+    of_seeds=0.03,
+    of_classes=0.05,
+    sets=1,
+):
     """Return tasks whose images are right with probability 0.5 + effect + noise of seed + noise of class."""
     variants = len(effects)
     seed_noise = generator.normal(0, of_seeds, (variants, seeds, 1))
@@ -51,7 +50,7 @@ def test_intervals_cover_known_differences_in_93_to_97_percent_and_alarms_are_as
     """Within two standard errors; Satterthwaite's degrees of freedom raise 7.5% of alarms with two variants."""
     more = {**CASES[case]}
     generator, repetitions, effects = np.random.default_rng(7), 250, EFFECTS[: int(more.pop("variants", 3))]
-    covered: list[bool] = []
+    covered = []
     alarms = 0
     for _ in range(repetitions):
         for one in compare_variants(draw_tasks(generator, effects, **more)):

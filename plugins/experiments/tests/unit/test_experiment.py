@@ -5,14 +5,13 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Counts, Draft, Part
+from dataops.snapshot import Counts, Draft
 from dataops.store import open_store
 from flows.app import run_command
 from flows.config import load_config
@@ -34,7 +33,7 @@ LADDER = "[ladder]\nsamples_seen = [100, 200, 400]"
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path, monkeypatch):
     """Write a config of pairs with a suite of one set of colours, and work in its folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
@@ -50,7 +49,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write(variants: Mapping[str, str] = VARIANTS, more: str = "") -> Path:
+def write(variants=VARIANTS, more=""):
     """Write the file of an experiment, and return its path."""
     top = [line for line in more.splitlines() if line.startswith("seeds")]
     more = "\n".join(line for line in more.splitlines() if line not in top)
@@ -87,7 +86,7 @@ class MadeRuns:
     speed: Mapping[str, float] = field(default_factory=dict)
     """Samples per second of a variant's trainings."""
 
-    def __call__(self, run_id: str, path: Path, settings: tuple[str, ...], until: str) -> Outcome:
+    def __call__(self, run_id, path, settings, until):
         name = next(
             (one for one in ("long", "short") if any(f"filter.m{s}" in settings[0] for s in _KEYS[one])), "none"
         )
@@ -119,7 +118,7 @@ class MadeRuns:
                 break
         return Outcome(0)
 
-    def _evaluate(self, draft: Draft, name: str, seed: int, epochs: int) -> tuple[list[Part], dict[str, Any]]:
+    def _evaluate(self, draft, name, seed, epochs):
         own = np.random.default_rng([len(name), seed, 5, *([epochs] if self.missed else [])])
         share = 1 - self.missed(name, epochs) if self.missed else self.right(name, seed, own)
         right = own.random(IMAGES) < share
@@ -151,13 +150,13 @@ class MadeRuns:
 _KEYS = {"long": ("in_chars",), "short": ("ax_chars",)}
 
 
-def make(runs: MadeRuns, path: Path | None = None) -> tuple[int, Any, Any]:
+def make(runs, path=None):
     work = Work(load_experiment(path or write()), Path("home").absolute(), runs)
     code = work.make()
     return code, work.record, read_result(work.record, work.store)
 
 
-def by_noise(gap: Mapping[str, float]) -> Right:
+def by_noise(gap):
     return lambda variant, seed, generator: 0.5 + gap.get(variant, 0.0) + generator.normal(0, 0.005)
 
 
@@ -190,7 +189,7 @@ def test_bad_input_is_an_error_before_anything_is_made(variants, more, said, pro
 
 def test_a_variant_may_set_tables_lists_and_keys_with_dots():
     """Each setting gives the value back that the file has."""
-    values: dict[str, Any] = {
+    values = {
         "filter": {"languages": ["en", "de"], "min_chars": 3},
         "download.connect_to": {"a.test": "127.0.0.1:80"},
         "train.dataset": [{"weight": 0.5}, {"key": "0" * 16, "weight": 1e-9}],
@@ -221,7 +220,7 @@ def test_a_killed_experiment_continues_where_it_stopped():
     class Killed(BaseException):
         pass
 
-    def kill(variant: str, seed: int) -> int:
+    def kill(variant, seed):
         if (variant, seed) == ("long", 1):
             raise Killed
         return 0

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from plugins.experiments.forecast import Curve, find_crossing, fit_curve, is_determined
+from plugins.experiments.forecast import find_crossing, fit_curve, is_determined
 
 SIZES = np.repeat([1e5, 2e5, 4e5, 8e5], 3)
 
 
-def fit(floor: float, slope: float, exponent: float, noise: float = 1e-4, seed: int = 0) -> Curve | None:
+def fit(floor, slope, exponent, noise=1e-4, seed=0):
     """Return the fit of a metric of 1 - floor - slope * (samples / 8e5) ** -exponent."""
     values = 1 - floor - slope * (SIZES / 8e5) ** -exponent
     return fit_curve(SIZES.tolist(), (values + np.random.default_rng(seed).normal(0, noise, len(SIZES))).tolist())

@@ -1,7 +1,5 @@
 """A race drops the best variant no more often than it may, and costs less than all trainings."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 
@@ -11,14 +9,14 @@ from plugins.experiments.race import Race, spend
 SEEDS = 5
 
 
-def run_race(generator: np.random.Generator, effects: Sequence[float]) -> tuple[Race, int]:
+def run_race(generator, effects):
     """Return a race over 60 classes of 5 images, and the number of its trainings."""
     classes_N, shape = np.repeat(np.arange(60), 5), (len(effects), SEEDS, 300)
     right = 0.5 + np.array(effects)[:, None, None] + generator.normal(0, 0.02, (*shape[:2], 1))
     scores = (generator.random(shape) < right + generator.normal(0, 0.05, (len(effects), 1, 60))[:, :, classes_N]) * 1.0
     race, cost = Race(len(effects), SEEDS, 0.95, racing=True), 0
 
-    def read(variants: Sequence[int], seeds: int) -> list[list[TaskScores]]:
+    def read(variants, seeds):
         return [[TaskScores("a", scores[list(variants), :seeds], np.ones(300), classes_N)], []]
 
     for seeds in range(1, SEEDS + 1):

@@ -3,7 +3,6 @@
 import json
 import shutil
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,7 @@ from tests.manifests import build_manifest
 
 
 def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(finished_model, tmp_path, capsys, monkeypatch):
-    def in_process(module: str, job: dict[str, str], folder: Path, **_: object) -> None:
+    def in_process(module, job, folder, **_):
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps(job))
         assert import_module(module).main([str(folder / "job.json")]) == 0
@@ -56,7 +55,7 @@ def test_a_snapshot_is_exported_with_its_card_and_licences(tmp_path):
     assert "3  http://creativecommons.org/licenses/by/4.0/" in documents["LICENSE"]
 
 
-def _fail(*arguments: object, **options: object) -> None:
+def _fail(*arguments, **options):
     raise AssertionError("a job was started, or a file copied")
 
 

@@ -1,17 +1,15 @@
 """onnxruntime computes the features of an export as we do."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from plugins.export.graphs import TextGraph
 from tests.trainings import RESNET, VIT
 from training.export import export
-from training.model.checkpoint import LoadedModel, load_model, save_model
+from training.model.checkpoint import load_model, save_model
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import train_tokenizer
@@ -20,7 +18,7 @@ from training.model_config import ModelConfig
 CAPTIONS = ["a red kite", "Two cats,  one dog's BONE", "a temple roof, and a flower " * 4, ""]
 
 
-def build(folder: Path, dimensions: dict[str, object]) -> LoadedModel:
+def build(folder, dimensions):
     tokenizer = train_tokenizer(CAPTIONS, 300, 16)
     torch.manual_seed(0)
     config = ModelConfig.model_validate(dimensions).with_vocab_size(tokenizer.vocab_size)
@@ -50,7 +48,7 @@ def test_onnxruntime_runs_an_export(dimensions, tmp_path):
     loaded, folder = build(tmp_path, dimensions), tmp_path / "out"
     export(loaded, "onnx", folder)
 
-    def run(name: str, tensor: Tensor) -> np.ndarray:
+    def run(name, tensor):
         session = onnxruntime.InferenceSession(str(folder / f"{name}.onnx"))
         return session.run(None, {session.get_inputs()[0].name: tensor.numpy()})[0]
 

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from tests.photographs import CAPTIONS, sample_images
 from tests.trainings import RESNET, VIT
 from training.export import export
-from training.model.checkpoint import LoadedModel, load_model, save_model
+from training.model.checkpoint import load_model, save_model
 from training.model.clip import CLIP
 from training.model.load import load_any
 from training.model.preprocess import Preprocess
@@ -23,7 +22,7 @@ TOWERS = {"vit": {**VIT["vision_cfg"], "width": 128, "head_width": 64}, "resnet"
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], LoadedModel]:
+def models(tmp_path_factory):
     """Build finished models with random weights, of both towers and both kinds of vocabulary."""
     if not any(Path(torch.__file__).parents[1].glob("open_clip")):
         pytest.skip("open_clip brings the merges of CLIP's vocabulary")
@@ -39,13 +38,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Lo
     return models_by_name
 
 
-def features(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
+def features(loaded):
     with torch.no_grad():
         images = loaded.model.encode_image(torch.stack([loaded.preprocess(image) for image in sample_images()]))
         return images, loaded.model.encode_text(loaded.tokenizer(CAPTIONS))
 
 
-def exported(loaded: LoadedModel, form: str, folder: Path) -> Path:
+def exported(loaded, form, folder):
     export(loaded, form, folder)
     return folder
 

@@ -1,12 +1,10 @@
 """Products in fp8, as torchao emulates them, against plain products of operands that are rounded here."""
 
 import json
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 from torch.nn import functional as F
 
 from dataops.errors import ConfigError
@@ -24,31 +22,31 @@ class RoundedLinear(torch.autograd.Function):
     """F.linear whose operands are rounded to fp8, with a scale for each tensor, forward and backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
         return round_to_fp8(x) @ round_to_fp8(weight).T + bias
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx, *gradients):
         x, weight = ctx.saved_tensors
         by_y = round_to_fp8(gradients[0], torch.float8_e5m2).flatten(0, -2)
         by_weight = by_y.T @ round_to_fp8(x).flatten(0, -2)
         return (by_y @ round_to_fp8(weight)).view_as(x), by_weight, gradients[0].flatten(0, -2).sum(0)
 
 
-def round_to_fp8(x: Tensor, dtype: torch.dtype = torch.float8_e4m3fn) -> Tensor:
+def round_to_fp8(x, dtype=torch.float8_e4m3fn):
     scale = torch.finfo(dtype).max / x.abs().max().double()
     return ((x.double() * scale).to(dtype).double() / scale).float()
 
 
-def build(*, fp8: bool) -> CLIP:
+def build(*, fp8):
     torch.manual_seed(0)
     model = CLIP(ModelConfig.model_validate(VIT)).train()
     place_model(model, torch.device("cpu"), TrainConfig(fp8=fp8))
     return model
 
 
-def compute(model: CLIP) -> dict[str, Tensor]:
+def compute(model):
     """Return the features of a batch, and the gradient of each parameter."""
     images_BD, texts_BD, *_ = model(*make_batch(5, None))
     (images_BD.square().sum() + texts_BD.square().sum()).backward()
@@ -56,7 +54,7 @@ def compute(model: CLIP) -> dict[str, Tensor]:
     return {"images": images_BD.detach(), "texts": texts_BD.detach(), **gradients}
 
 
-def errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[float]:
+def errors(found, expected):
     assert found.keys() == expected.keys()
     return [float((found[name] - tensor).norm() / tensor.norm()) for name, tensor in expected.items()]
 

@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 
 from tests.servers.recorder import serve_recorder
-from tests.small_pipeline import Pairmill
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("pipeline")]
 
 
-def test_run_sends_the_events_of_its_stages(pairmill: Pairmill):
+def test_run_sends_the_events_of_its_stages(pairmill):
     config = pairmill.write_config("lineage")
     with serve_recorder() as catalogue:
         ours = replace(pairmill, env=pairmill.env | {"OPENLINEAGE_URL": catalogue.url})

@@ -1,9 +1,6 @@
 """OpenLineage events reach a server while a run goes; a server that is down changes nothing but one warning."""
 
 import logging
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,14 +13,14 @@ from plugins.openlineage.tests.theirs import as_openlineage
 from tests.kills.seaweed import free_port
 from tests.live_runs import build_live_run, build_plan
 from tests.manifests import build_manifest
-from tests.servers.recorder import Recorder, serve_recorder
+from tests.servers.recorder import serve_recorder
 
 KEY = "key-of-the-catalogue-0123"
 SOURCES = [Input(stage="source", key=f"https://user:hunter22@host/{n}.warc.gz", digest="0" * 64) for n in range(1200)]
 
 
 @pytest.fixture(scope="module")
-def catalogue() -> Iterator[Recorder]:
+def catalogue():
     with serve_recorder() as recorder:
         yield recorder
 
@@ -31,40 +28,40 @@ def catalogue() -> Iterator[Recorder]:
 class Shown:
     """A run that is shown, of which tests say what happens."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder):
         self.run = build_live_run(folder)
         self.listener = OpenLineage(self.run)
         self.listener.begin()
 
-    def make(self, manifest: Manifest, *inputs: Input) -> None:
+    def make(self, manifest, *inputs):
         self.listener.making(build_plan(manifest.stage, *inputs), elsewhere=False)
         self.run.manifests[manifest.stage] = manifest
         self.listener.stage_ended(StageEnd(manifest.stage, "Completed", 1.0, manifest))
 
-    def fail(self, stage: str, error: BaseException) -> None:
+    def fail(self, stage, error):
         self.listener.making(build_plan(stage), elsewhere=False)
         self.listener.attempt_failed(error)
 
-    def end(self, state: Any, error: str | None = None) -> None:
+    def end(self, state, error=None):
         self.listener.ended(state, error)
 
 
 @pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalogue: Recorder) -> Any:
+def start(tmp_path, monkeypatch, catalogue):
     """Return a function that begins the events of a run, to this catalogue or another URL."""
     catalogue.calls.clear()
     catalogue.status = 200
     monkeypatch.setenv(sender.API_KEY, KEY)
     monkeypatch.setattr("plugins.openlineage.listener.code_version", lambda: {"commit": "c" * 40})
 
-    def begin(url: str = catalogue.url) -> Shown:
+    def begin(url=catalogue.url):
         monkeypatch.setenv(sender.URL, url)
         return Shown(tmp_path)
 
     return begin
 
 
-def kinds(catalogue: Recorder) -> list[tuple[str, str]]:
+def kinds(catalogue):
     return [(event["job"]["name"], event["eventType"]) for event in (call.json() for call in catalogue.calls)]
 
 

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,7 +10,7 @@ from tests.registrations import connect
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("register_plugins")]
 
 
-def test_registration_logs_an_event_of_each_stage(registered: Any, tmp_path: Path) -> None:
+def test_registration_logs_an_event_of_each_stage(registered, tmp_path):
     path = connect().download_artifacts(registered[0].mlflow_run_id, "lineage.jsonl", str(tmp_path))
     events = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
     assert events

@@ -6,17 +6,17 @@ from itertools import pairwise
 
 from openlineage.client.serde import Serde
 
-from dataops.snapshot import Counts, Input, Manifest
+from dataops.snapshot import Counts, Input
 from plugins.openlineage.events import build_events, render_events
 from plugins.openlineage.tests.theirs import as_openlineage, without_empty
 from tests.manifests import build_manifest
 
 
-def manifests(*more: Input) -> list[Manifest]:
+def manifests(*more):
     """Return a chain of manifests with hostile text; the last one has these inputs too."""
     below = [Input(stage="source", key="<script>\x1b[31m", digest="0" * 64)]
     below += [Input(stage="source_names", key="1 files", digest="1" * 64)]
-    found: list[Manifest] = []
+    found = []
     for number, stage in enumerate(("extract", "filter", "download", "curate", "pack", "train")):
         one = build_manifest(
             stage,

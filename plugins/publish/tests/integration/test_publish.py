@@ -3,15 +3,12 @@
 import hashlib
 import json
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dataops import plugins
 from dataops.errors import ConfigError, ContractError
-from dataops.snapshot import Manifest
-from dataops.store import FolderStore, open_store
+from dataops.store import open_store
 from plugins.publish.hub import HubPlace
 from plugins.publish.publications import list_publications
 from plugins.publish.publish import PublishOptions, publish
@@ -24,12 +21,12 @@ PAIRS = [pair(n, license=LICENSE) for n in range(12)]
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> tuple[FolderStore, Manifest]:
+def made(tmp_path):
     store, manifests = packed_in(tmp_path / "store", [*PAIRS, *dropped_pairs()], shard_size=5)
     return store, manifests["pack"]
 
 
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str, to: str, **options: Any) -> dict[str, Any]:
+def run(tmp_path, capsys, what, to, **options):
     """Publish, and return the report with the exit code."""
     capsys.readouterr()
     home = tmp_path / "home"

@@ -3,9 +3,6 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,10 +12,9 @@ from dataops.errors import ServiceError
 from plugins.publish.publish import PublishOptions, publish
 from tasks.models import export
 from tests.photographs import CAPTIONS, sample_images
-from tests.servers.writable_hub import WritableHub
 from tests.trainings import VIT
 from training.export import main as export_main
-from training.model.checkpoint import LoadedModel, load_model, save_model
+from training.model.checkpoint import load_model, save_model
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import make_tokenizer, train_tokenizer
@@ -31,7 +27,7 @@ TOLERANCE = 1e-3
 
 
 @pytest.fixture
-def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+def model(request, tmp_path):
     """Return the folder of a small ViT with random weights, and a vocabulary of its captions or CLIP's own."""
     pytest.importorskip("open_clip")
     is_clip, folder = request.param == "clip", tmp_path / "kites"
@@ -46,16 +42,16 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def send(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable[[str], dict[str, Any]]:
+def send(model, tmp_path, monkeypatch, capsys):
     """Return a function that publishes the model and returns the report; the export runs in this process."""
 
-    def run_job(module: str, job: dict[str, Any], folder: Path, **_: Any) -> None:
+    def run_job(module, job, folder, **_):
         assert module == "training.export"
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps({**job, "parent_pid": os.getpid()}))
         assert export_main([str(folder / "job.json")]) == 0
 
-    def run(to: str) -> dict[str, Any]:
+    def run(to):
         capsys.readouterr()
         assert publish(PublishOptions(str(model), to, "Apache-2.0"), tmp_path / "home", None, as_json=True) == 0
         return json.loads(capsys.readouterr().out)
@@ -64,14 +60,14 @@ def send(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -
     return run
 
 
-def compute_logits(loaded: LoadedModel) -> torch.Tensor:
+def compute_logits(loaded):
     with torch.no_grad():
         pixels = torch.stack([loaded.preprocess(image) for image in sample_images()])
         images, texts = loaded.model.encode_image(pixels), loaded.model.encode_text(loaded.tokenizer(CAPTIONS))
         return loaded.model.logit_scale.exp() * F.normalize(images) @ F.normalize(texts).T
 
 
-def fetch(hub: WritableHub, folder: Path) -> Path:
+def fetch(hub, folder):
     """Write the files of the repository to a folder."""
     folder.mkdir()
     for name, data in hub.repositories["team/kites"].items():
@@ -118,7 +114,7 @@ def test_publication_that_is_killed_between_two_files_continues_with_the_next(hu
 
     send_file = HfApi.preupload_lfs_files
 
-    def killed(api: HfApi, repository: str, added: list[Any], **options: Any) -> None:
+    def killed(api, repository, added, **options):
         if hub.uploads:
             raise ConnectionError("killed")
         send_file(api, repository, added, **options)

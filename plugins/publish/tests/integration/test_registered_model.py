@@ -1,9 +1,6 @@
 """A registered model is signed; it is not published after a takedown of what it was trained on."""
 
 import shutil
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -17,9 +14,7 @@ from tests.unit.tasks.dataset_chain import pair
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("register_plugins")]
 
 
-def test_model_that_saw_a_pair_of_a_takedown_is_not_published(
-    mlflow_url: str, upstream: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_model_that_saw_a_pair_of_a_takedown_is_not_published(mlflow_url, upstream, tmp_path):
     takedown = pytest.importorskip("plugins.erasure.command")
     store, packed = register_mixed(upstream, tmp_path)
     file = tmp_path / "request.txt"
@@ -33,9 +28,7 @@ def test_model_that_saw_a_pair_of_a_takedown_is_not_published(
     assert not (tmp_path / "out").exists()
 
 
-def test_registered_model_is_signed_and_a_changed_byte_on_the_server_is_named(
-    registered: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_registered_model_is_signed_and_a_changed_byte_on_the_server_is_named(registered, tmp_path, tmp_path_factory):
     pytest.importorskip("model_signing")
     private, public = write_keys(tmp_path)
     uri = registered[0].facts["model_uri"]

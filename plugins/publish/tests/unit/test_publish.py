@@ -1,8 +1,6 @@
 """The gate of `pairmill publish`, its dry run, and a folder as the place."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +16,7 @@ from tests.unit.tasks.dataset_chain import packed_in, pair
 LICENSE = "http://creativecommons.org/licenses/by/4.0/"
 
 
-def run(tmp_path: Path, what: str, to: str, **options: Any) -> int:
+def run(tmp_path, what, to, **options):
     return publish(PublishOptions(what, to, **options), tmp_path / "home", str(tmp_path / "store"), as_json=True)
 
 

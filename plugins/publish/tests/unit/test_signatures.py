@@ -18,7 +18,7 @@ pytest.importorskip("model_signing")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     made = tmp_path / "model"
     (made / "code").mkdir(parents=True)
     for name in ("model.safetensors", "README.md", "code/a.py"):
@@ -54,17 +54,17 @@ def test_any_flipped_byte_added_or_missing_file_is_named(folder, tmp_path):
         verify(str(moved), public, tmp_path, None, as_json=True)
 
 
-def put_link(path: Path) -> None:
+def put_link(path):
     path.rename(path.parent.parent / "elsewhere")
     path.symlink_to("../elsewhere")
 
 
-def put_pipe(path: Path) -> None:
+def put_pipe(path):
     path.unlink()
     os.mkfifo(path)
 
 
-def put_folder(path: Path) -> None:
+def put_folder(path):
     path.unlink()
     path.mkdir()
 

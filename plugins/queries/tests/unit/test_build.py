@@ -6,7 +6,6 @@ import math
 import re
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
@@ -29,18 +28,18 @@ LINES = [
 LOW = Thresholds(min_unigram=3, min_bigram=3, min_pmi=0.5, min_views=10)
 
 
-def built(thresholds: Thresholds = LOW, workers: int = 1, batch: int = 10_000, **files) -> pl.DataFrame:
+def built(thresholds=LOW, workers=1, batch=10_000, **files):
     named = {kind: [str(name) for name in names] for kind, names in files.items()}
     return build_queries(QuerySources(**named, wordfreq_top=10), thresholds, workers, batch)
 
 
-def text(tmp_path: Path) -> Path:
+def text(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("\n".join(LINES))
     return path
 
 
-def count_slowly(lines: list[str], at: Thresholds) -> dict[str, tuple[str, int]]:
+def count_slowly(lines, at):
     tokens = [["".join(c if c.isalnum() else " " for c in line.lower()).split()] for line in lines]
     words = [word for [line] in tokens for word in line]
     counts = Counter(words)

@@ -7,10 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataops.errors import ConfigError, ContractError, JobFailed, ServiceError
-from dataops.snapshot import Draft, Manifest, Record
+from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
 from plugins.own_images.pairs import PairsSource
 from plugins.ray import pool as pools
@@ -27,7 +25,7 @@ from plugins.ray.engine import RayExecutor
 from tasks.curate.config import CurateConfig, Units
 from tasks.curate.stage import CURATE
 from tasks.engine import exchange
-from tasks.engine.context import Context, Executor, LocalExecutor, TaskLimits
+from tasks.engine.context import Context, LocalExecutor, TaskLimits
 from tasks.engine.exchange import Exchange, Step
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.stage import make, plan
@@ -44,7 +42,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster():
     with head_node() as cluster:
         cluster.add_node(**NODE, **OTHER)
         yield cluster
@@ -60,7 +58,7 @@ class Task:
     """A node on which it takes for ever."""
 
 
-def part(draft: Draft, task: Task) -> Record:
+def part(draft, task):
     """Write a part, fail or die, as the kind of the task says."""
     tries = Path(task.notes) / task.id
     with tries.open("a") as file:
@@ -80,28 +78,28 @@ def part(draft: Draft, task: Task) -> Record:
     return Record(task=task.id, parts=[written], facts={"pid": os.getpid()})
 
 
-def _node() -> str:
+def _node():
     import ray
 
     return ray.get_runtime_context().get_node_id() if ray.is_initialized() else "this machine"
 
 
-def tries(folder: Path, name: str) -> int:
+def tries(folder, name):
     return len((folder / name).read_text().splitlines())
 
 
 @pytest.fixture
-def ray_cluster(cluster: Any) -> RayExecutor:
+def ray_cluster(cluster):
     return RayExecutor(cluster.address, max_retries=1)
 
 
-def draft_in(folder: Path) -> Draft:
+def draft_in(folder):
     draft = Draft(FolderStore(folder / "store"), "filter", "k")
     draft.put_bytes("there.bin", b"x")  # as the lease is, in a real run
     return draft
 
 
-def pair_lists(folder: Path) -> list[str]:
+def pair_lists(folder):
     """Write three lists of 100 pairs, with duplicates within and between them."""
     paths = []
     for number in range(3):
@@ -115,7 +113,7 @@ def pair_lists(folder: Path) -> list[str]:
     return paths
 
 
-def three_stages(folder: Path, paths: list[str], executor: Executor) -> list[Manifest]:
+def three_stages(folder, paths, executor):
     store = FolderStore(folder)
     context = Context(store=store, home=folder, workers=1, executor=executor, inline_rows=0)
     pairs = make(plan(EXTRACT, PairsSource(paths=paths), 0, []), context)
@@ -128,9 +126,7 @@ def three_stages(folder: Path, paths: list[str], executor: Executor) -> list[Man
     return [pairs, kept, curated]
 
 
-def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(
-    ray_cluster: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(ray_cluster, tmp_path, monkeypatch):
     for module, name, value in (  # several ranges of hashes, and none too small to be worth a worker
         (filters, "_MIN_PARTITION_ROWS", 100),
     ):
@@ -146,12 +142,10 @@ def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(
     assert here[1].counts.kept > 0
 
 
-def test_only_the_part_of_a_dead_worker_is_repeated_and_errors_are_not_retried(
-    ray_cluster: RayExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_only_the_part_of_a_dead_worker_is_repeated_and_errors_are_not_retried(ray_cluster, tmp_path, caplog):
     draft = draft_in(tmp_path)
 
-    def tasks(*kinds: str) -> list[Task]:
+    def tasks(*kinds):
         return [Task(f"{kind}-{n}".replace(" ", "-"), kind, str(tmp_path)) for n, kind in enumerate(kinds)]
 
     with shared_workers(Context(store=draft.store, home=tmp_path, executor=ray_cluster)) as shared:
@@ -173,7 +167,7 @@ def test_only_the_part_of_a_dead_worker_is_repeated_and_errors_are_not_retried(
         assert [tries(tmp_path, name) for name in ("dies-0", "hangs-once-1", "plain-7")] == [2, 2, 1]
 
 
-def test_cluster_that_is_missing_or_too_small_raises_a_clear_error(ray_cluster: RayExecutor, tmp_path: Path) -> None:
+def test_cluster_that_is_missing_or_too_small_raises_a_clear_error(ray_cluster, tmp_path):
     store = FolderStore(tmp_path)
     with (
         pytest.raises(ServiceError, match="no Ray cluster answers at"),
@@ -187,7 +181,7 @@ def test_cluster_that_is_missing_or_too_small_raises_a_clear_error(ray_cluster: 
         pass
 
 
-def test_cluster_scaled_to_zero_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cluster_scaled_to_zero_is_waited_for(tmp_path, caplog):
     draft, done = draft_in(tmp_path), list[list[Record]]()
     with head_node(num_cpus=0) as growing:
         context = Context(store=draft.store, home=tmp_path, executor=RayExecutor(growing.address))
@@ -201,13 +195,13 @@ def test_cluster_scaled_to_zero_is_waited_for(tmp_path: Path, caplog: pytest.Log
     assert [record.task for record in done[0]] == ["a"]
 
 
-def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, ray_cluster: RayExecutor, tmp_path: Path) -> None:
+def test_only_the_parts_of_a_dead_node_are_repeated(cluster, ray_cluster, tmp_path):
     draft = draft_in(tmp_path)
     doomed = cluster.add_node(**NODE, node_ip_address="127.0.0.4")
     tasks = [Task(f"p{n}", "slow", str(tmp_path), doomed.node_id) for n in range(30)]
-    killed: list[int] = []
+    killed = []
 
-    def progress(done: int, total: int, line: str) -> None:
+    def progress(done, total, line):
         if not killed and any(doomed.node_id in file.read_text() for file in tmp_path.glob("p*")):
             killed.append(done)
             cluster.remove_node(doomed, allow_graceful=False)
@@ -222,13 +216,13 @@ def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, ray_cluster: R
     assert 1 <= again <= 3, "its parts, and no others, are repeated"
 
 
-def put_numbers(draft: Draft, step: Step[Exchange]) -> None:
+def put_numbers(draft, step):
     """Write a row for each partition."""
     numbers = pl.DataFrame({"number": np.arange(step.job.partitions, dtype=np.uint64) * 1000 + step.number})
     step.job.write(draft, step.number, numbers, np.arange(step.job.partitions))
 
 
-def merge_slowly(draft: Draft, step: Step[Exchange]) -> None:
+def merge_slowly(draft, step):
     """Merge tables once the node that the input names has begun a merge, which never finishes there."""
     notes, doomed = Path(step.inputs[0]), step.inputs[1]
     with (notes / step.id).open("a") as file:
@@ -238,20 +232,18 @@ def merge_slowly(draft: Draft, step: Step[Exchange]) -> None:
     exchange.merge_tables(draft, step)
 
 
-def list_numbers(draft: Draft, step: Step[Exchange]) -> Record:
+def list_numbers(draft, step):
     """Return the rows of a partition."""
     rows = step.job.read(draft, step.number)
     return Record(task=step.id, facts={name: rows[name].to_list() for name in ("number", "part")})
 
 
-def test_exchange_moves_the_same_rows_when_a_node_dies_during_its_merges(
-    cluster: Any, ray_cluster: RayExecutor, tmp_path: Path
-) -> None:
+def test_exchange_moves_the_same_rows_when_a_node_dies_during_its_merges(cluster, ray_cluster, tmp_path):
     draft, size, doomed = draft_in(tmp_path), 70, cluster.add_node(**NODE, node_ip_address="127.0.0.5")
     moved, killed = Exchange("numbers", size, size, expected_bytes=1 << 20, memory_bytes=1 << 18), list[int]()
     assert moved.merges.writers < size, "there are several merges"
 
-    def progress(done: float, total: int, line: str) -> None:
+    def progress(done, total, line):
         if not killed and any(doomed.node_id in file.read_text() for file in tmp_path.glob("merge_slowly-*")):
             killed.append(int(done))
             cluster.remove_node(doomed, allow_graceful=False)
@@ -272,15 +264,13 @@ def test_exchange_moves_the_same_rows_when_a_node_dies_during_its_merges(
         assert record.facts["part"] == [*range(size)]
 
 
-def test_next_run_resumes_after_the_head_died(
-    cluster: Any, ray_cluster: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_next_run_resumes_after_the_head_died(cluster, ray_cluster, tmp_path, monkeypatch):
     """Check that the next run resumes. This is the last test because it stops the cluster."""
     draft = draft_in(tmp_path)
     tasks = [Task(f"p{n:02d}", "slow", str(tmp_path)) for n in range(40)]
-    killed: list[int] = []
+    killed = []
 
-    def progress(done: int, total: int, line: str) -> None:
+    def progress(done, total, line):
         if done >= 5 and not killed:
             killed.append(done)
             cluster.head_node.kill_gcs_server()

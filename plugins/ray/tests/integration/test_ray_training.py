@@ -6,9 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +17,7 @@ from plugins.ray import launcher as ray_launcher
 from plugins.ray.engine import RayExecutor
 from plugins.ray.launcher import train_on_ray
 from tasks.engine.context import Context
-from tasks.engine.stage import Plan, make, plan
+from tasks.engine.stage import make, plan
 from tasks.train.stage import TRAIN
 from tests.servers.ray_nodes import NODE, OTHER, head_node
 from tests.trainings import VIT, dataset
@@ -30,7 +28,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayExecutor]:
+def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PAIRMILL_HOME", raising=False)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -39,7 +37,7 @@ def cluster() -> Iterator[RayExecutor]:
             yield RayExecutor(str(head.address), max_retries=1)
 
 
-def planned_in(folder: Path, **train: object) -> tuple[Plan, Context]:
+def planned_in(folder, **train):
     (folder / "vit.json").write_text(json.dumps(VIT))
     settings = {"model": str(folder / "vit.json"), "batch_size": 8, "vocab_size": 300, "threads": 1, "epochs": 6}
     settings |= {"checkpoint_every": 4, "log_every": 1, "precision": "fp32", "device": "cpu", "launch": "ray"}
@@ -51,7 +49,7 @@ def planned_in(folder: Path, **train: object) -> tuple[Plan, Context]:
 LONG = {"epochs": 100_000, "max_spike": 0, "checkpoint_every": 50, "log_every": 20}
 
 
-def find_trainers(folder: Path) -> list[int]:
+def find_trainers(folder):
     """Return the processes of training.train, torchrun included, whose job is in the folder."""
     found = []
     for entry in Path("/proc").iterdir():
@@ -64,7 +62,7 @@ def find_trainers(folder: Path) -> list[int]:
     return found
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 300) -> Any:
+def wait_for(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s"
@@ -72,29 +70,29 @@ def wait_for(condition: Callable[[], Any], seconds: float = 300) -> Any:
     return value
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
+def list_checkpoints(folder):
     return list(folder.glob("home/jobs/train-*/checkpoints/step-*"))
 
 
 class FlowProcess:
     """A flow in its own process, which a test may kill; its log is in the folder."""
 
-    def __init__(self, folder: Path, cluster: RayExecutor):
+    def __init__(self, folder, cluster):
         self.log = folder / f"flow-{time.monotonic_ns()}.log"
         spawn = multiprocessing.get_context("spawn")
         self.process = spawn.Process(target=run_flow, args=(folder, cluster, self.log))
         self.process.start()
 
-    def has_logged(self, text: str) -> bool:
+    def has_logged(self, text):
         return self.log.exists() and text in self.log.read_text()
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[RayExecutor], FlowProcess]]:
+def start(tmp_path):
     """Return a function that starts flows; at the end they are cancelled, with their trainings."""
-    flows: list[FlowProcess] = []
+    flows = []
 
-    def begin(cluster: RayExecutor) -> FlowProcess:
+    def begin(cluster):
         flows.append(FlowProcess(tmp_path, cluster))
         return flows[-1]
 
@@ -104,21 +102,19 @@ def start(tmp_path: Path) -> Iterator[Callable[[RayExecutor], FlowProcess]]:
         flow.process.join(60)
 
 
-def run_flow(folder: Path, cluster: RayExecutor, log: Path) -> None:
+def run_flow(folder, cluster, log):
     logging.basicConfig(filename=log, level=logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))  # as Prefect's cancel does
     train_on_ray(*planned_in(folder, **LONG), cluster)
 
 
-def test_training_on_ray_makes_the_same_snapshot_as_here_and_forwards_its_log(
-    cluster: RayExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_training_on_ray_makes_the_same_snapshot_as_here_and_forwards_its_log(cluster, tmp_path, caplog):
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
     ours = make(*planned_in(here))
     planned, context = planned_in(there)
-    progress: list[tuple[int, int]] = []
+    progress = []
     context = Context(store=context.store, home=context.home, progress=lambda n, of, _: progress.append((n, of)))
     with caplog.at_level(logging.INFO):
         theirs = train_on_ray(planned, context, cluster)
@@ -130,9 +126,7 @@ def test_training_on_ray_makes_the_same_snapshot_as_here_and_forwards_its_log(
     assert not find_trainers(there)
 
 
-def test_training_on_ray_raises_when_no_node_fits_and_when_the_trainer_fails(
-    cluster: RayExecutor, tmp_path: Path
-) -> None:
+def test_training_on_ray_raises_when_no_node_fits_and_when_the_trainer_fails(cluster, tmp_path):
     planned, context = planned_in(tmp_path, nproc=64)
     with pytest.raises(ConfigError, match=r"room for 0 of these: lower train\.nproc"):
         train_on_ray(planned, context, cluster)
@@ -141,9 +135,7 @@ def test_training_on_ray_raises_when_no_node_fits_and_when_the_trainer_fails(
         train_on_ray(planned, context, cluster)
 
 
-def test_training_survives_a_killed_flow_and_a_killed_worker_and_ends_when_cancelled(
-    cluster: RayExecutor, tmp_path: Path, start: Callable[[RayExecutor], FlowProcess]
-) -> None:
+def test_training_survives_a_killed_flow_and_a_killed_worker_and_ends_when_cancelled(cluster, tmp_path, start):
     first = start(cluster)
     wait_for(lambda: list_checkpoints(tmp_path))
     before = find_trainers(tmp_path)
@@ -170,9 +162,7 @@ def test_training_survives_a_killed_flow_and_a_killed_worker_and_ends_when_cance
     assert (job.parent / "checkpoints" / f"step-{step:06d}").is_dir(), "it wrote a checkpoint first"
 
 
-def test_training_is_retryable_when_its_worker_dies_too_often(
-    cluster: RayExecutor, tmp_path: Path, start: Callable[[RayExecutor], FlowProcess]
-) -> None:
+def test_training_is_retryable_when_its_worker_dies_too_often(cluster, tmp_path, start):
     flow = start(RayExecutor(cluster.address, max_retries=0))
     wait_for(lambda: list_checkpoints(tmp_path))
     (job,) = tmp_path.glob("home/jobs/train-*/job.json")
@@ -184,13 +174,11 @@ def test_training_is_retryable_when_its_worker_dies_too_often(
     assert find_manifest(context.store, "train", planned.key) is None
 
 
-def test_training_on_two_nodes_resumes_from_a_checkpoint_when_one_is_lost(
-    cluster: RayExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_training_on_two_nodes_resumes_from_a_checkpoint_when_one_is_lost(cluster, tmp_path, caplog):
     planned, context = planned_in(tmp_path, nnodes="2", epochs=60)
-    killed: list[int] = []
+    killed = []
 
-    def progress(done: int, total: int, line: str) -> None:
+    def progress(done, total, line):
         others = list(tmp_path.glob("home/jobs/train-*-1/job.json"))
         if not killed and list_checkpoints(tmp_path) and others:
             killed.append(json.loads(others[0].read_text())["parent_pid"])
@@ -208,9 +196,7 @@ def test_training_on_two_nodes_resumes_from_a_checkpoint_when_one_is_lost(
     assert not find_trainers(tmp_path)
 
 
-def test_training_raises_a_lost_cluster_when_the_driver_ends(
-    cluster: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_raises_a_lost_cluster_when_the_driver_ends(cluster, tmp_path, monkeypatch):
     """End the driver, as Ray does with the processes that are connected to a head that dies."""
     monkeypatch.setattr(ray_launcher, "run_driver", exit_at_once)
     with pytest.raises(Exception, match="is lost; `pairmill rerun` finds the training") as caught:
@@ -219,5 +205,5 @@ def test_training_raises_a_lost_cluster_when_the_driver_ends(
     assert JobFailed("x", 75).exit_code == 75
 
 
-def exit_at_once(*_: Any) -> None:
+def exit_at_once(*_):
     os._exit(1)

@@ -1,8 +1,5 @@
 """The parts of train.launch = "ray" that need no Ray; plugins/ray/tests/integration/test_ray_training.py has the others."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 from pydantic import ValidationError
 
@@ -26,12 +23,12 @@ from training.config import TrainConfig
         ({"nnodes": "2:9", "device": "cuda"}, [{"CPU": 8.0, "GPU": 4.0}], 2),
     ],
 )
-def test_compute_resources_includes_gpus_when_a_node_has_some(train: Any, nodes: Any, gpus: int) -> None:
+def test_compute_resources_includes_gpus_when_a_node_has_some(train, nodes, gpus):
     config = TrainConfig(nproc=2, threads=2, launch="ray", **train)
     assert compute_resources(config, nodes) == {"num_cpus": 4.0, "num_gpus": float(gpus)}
 
 
-def test_launcher_on_ray_sets_the_rendezvous_host_and_the_local_address(tmp_path: Path) -> None:
+def test_launcher_on_ray_sets_the_rendezvous_host_and_the_local_address(tmp_path):
     assert TrainConfig(nnodes="2", launch="ray").rdzv_endpoint is None
     with pytest.raises(ValidationError, match="set rdzv_endpoint to"):
         TrainConfig(nnodes="2")
@@ -50,11 +47,9 @@ def test_launcher_on_ray_sets_the_rendezvous_host_and_the_local_address(tmp_path
     assert build_launcher(TrainConfig(nproc=3), "k", tmp_path) == ("-m", "training.launch", "3")
 
 
-def test_nodes_of_a_cluster_on_a_network_do_not_train_together_unless_allowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nodes_of_a_cluster_on_a_network_do_not_train_together_unless_allowed(tmp_path, monkeypatch):
     monkeypatch.setattr(ray_actor, "node_address", lambda: "10.0.0.5")
-    context: Any = Context(store=FolderStore(tmp_path), home=tmp_path)
+    context = Context(store=FolderStore(tmp_path), home=tmp_path)
     config = TrainConfig(nnodes="2", launch="ray")
     request = ray_actor.TrainingRequest("k", config, 0, (), context, Caller("", "", ""), {}, None)
     with pytest.raises(ConfigError, match=r"meet at 10\.0\.0\.5.*set train\.allow_network = true"):

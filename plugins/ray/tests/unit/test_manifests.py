@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -76,11 +75,11 @@ class Sky(_Exact):
     run: str
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path):
     return yaml.safe_load(path.read_text())
 
 
-def check_kubernetes(value: Any, kind: str, where: str = "") -> None:
+def check_kubernetes(value, kind, where=""):
     """Assert that each field exists in Kubernetes' API, recursively."""
     models = pytest.importorskip("kubernetes_asyncio.client.models", reason="Kubernetes' client is not installed")
     if inner := re.fullmatch(r"list\[(.*)\]", kind):
@@ -96,7 +95,7 @@ def check_kubernetes(value: Any, kind: str, where: str = "") -> None:
         assert type(value).__name__ == kind, f"{where} is {value!r}"
 
 
-def check_pod(pod: Pod) -> None:
+def check_pod(pod):
     check_kubernetes(pod, "V1PodTemplateSpec")
     (container,) = pod["spec"]["containers"]
     assert pod["spec"]["securityContext"]["runAsNonRoot"]

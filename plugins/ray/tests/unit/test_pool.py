@@ -1,9 +1,7 @@
 """What of execution.engine = "ray" needs no Ray; plugins/ray/tests/integration/test_ray.py has the rest."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -24,7 +22,7 @@ def test_check_store_raises_when_a_folder_on_several_machines_is_not_declared_sh
     check_store(FolderStore(tmp_path), replace(capacity, machines=("a",)), cluster)
 
 
-def node(**resources: float) -> dict[str, Any]:
+def node(**resources):
     return {"Alive": True, "NodeManagerHostname": f"node {sorted(resources.items())}", "Resources": resources}
 
 
@@ -42,11 +40,11 @@ def test_cluster_scaled_to_zero_has_no_slots_and_one_whose_machines_are_too_smal
     assert compute_capacity(small, replace(cluster, workers=9), "h").slots == 0, "it may add larger ones"
 
 
-def call_through(asker: Caller, function: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
+def call_through(asker, function, *arguments):
     return run_call(function, arguments, {}, asker)
 
 
-def wrong(text: str) -> None:
+def wrong(text):
     raise ContractError(text)
 
 

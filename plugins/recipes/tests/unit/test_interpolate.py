@@ -40,12 +40,12 @@ def test_models_lie_between_the_two(make_job, tmp_path):
 def test_the_share_with_the_best_mean_of_both_suites_is_kept(tmp_path, monkeypatch, capsys):
     values = {"new": {"0": 0.1, "0.5": 0.6, "1": 0.7}, "old": {"0": 0.5, "0.5": 0.45, "1": 0.1}}
 
-    def write(module: str, job: dict, folder: Path, **_: object) -> None:
+    def write(module, job, folder, **_):
         for model in job["models"]:
             Path(model).mkdir(parents=True)
             (Path(model) / "model.json").write_text(Path(model).name)
 
-    def evaluate(model: str, suite: SimpleNamespace, *_: object, **__: object) -> SimpleNamespace:
+    def evaluate(model, suite, *_, **__):
         record = {
             "in_average": True,
             "main_metric": "top1",

@@ -71,7 +71,7 @@ def test_gc_killed_at_any_deletion_leaves_no_partial_snapshot(tmp_path):
 
 
 @pytest.fixture
-def store(s3_server, monkeypatch, tmp_path) -> S3Store:
+def store(s3_server, monkeypatch, tmp_path):
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))

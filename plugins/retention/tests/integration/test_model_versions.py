@@ -1,9 +1,6 @@
 """What gc keeps for registered models, and old versions of them, in a real MLflow."""
 
 import json
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -20,7 +17,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("register_plugin
 
 
 @pytest.fixture
-def versions(mlflow_url: str, upstream: SimpleNamespace) -> dict[str, Any]:
+def versions(mlflow_url, upstream):
     """Return four versions of `many`, by number; the second has an alias, the fourth is the newest."""
     for number in range(4):
         stage.make(*plan_registration(upstream, model_name="many", description=f"number {number}"))
@@ -30,14 +27,14 @@ def versions(mlflow_url: str, upstream: SimpleNamespace) -> dict[str, Any]:
     return {str(version.version): version for version in find_versions("many")}
 
 
-def files_of(version: Any) -> list[str]:
+def files_of(version):
     """Return the names of the files of a version that MLflow has."""
     from mlflow.artifacts import list_artifacts
 
     return [file.path for file in list_artifacts(artifact_uri=version.source)]
 
 
-def is_deleted(version: Any) -> bool:
+def is_deleted(version):
     """Return whether MLflow has no file of a version."""
     from mlflow.exceptions import MlflowException
 
@@ -48,9 +45,9 @@ def is_deleted(version: Any) -> bool:
 
 
 def test_versions_are_deleted_with_their_files_but_for_aliases_the_newest_and_those_that_a_config_names(
-    versions: dict[str, Any], upstream: SimpleNamespace
+    versions, upstream
 ):
-    def old(config: Any, keep: int = 1) -> list[str]:
+    def old(config, keep=1):
         found = find_old_models(keep, [FolderStore(upstream.store.root)], [config])
         assert all(model.bytes > 10_000 for model in found)
         return [model.name for model in found]
@@ -80,9 +77,7 @@ def test_versions_are_deleted_with_their_files_but_for_aliases_the_newest_and_th
         assert is_deleted(versions[number])
 
 
-def test_gc_keeps_what_a_model_needs_until_its_version_is_deleted(
-    mlflow_url: str, upstream: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_gc_keeps_what_a_model_needs_until_its_version_is_deleted(mlflow_url, upstream, tmp_path, capsys):
     store, _ = register_mixed(upstream, tmp_path, "collected", "only-it")
     (version,) = find_versions("collected")
     (register,) = (
@@ -96,14 +91,14 @@ def test_gc_keeps_what_a_model_needs_until_its_version_is_deleted(
     put(store, unneeded, [])
     put_run(store, "old-run", [unneeded])
 
-    def gc(*options: str) -> tuple[set[str], dict[str, Any]]:
+    def gc(*options):
         """Return what is not needed, and the report."""
         capsys.readouterr()
         assert run_command(["gc", "--store", store.uri, "--json", *options]) == 0
         report = json.loads(capsys.readouterr().out)["stores"][0]
         return {f"{row['stage']}/{row['key']}" for row in report["snapshots"]}, report
 
-    def write(manifest: Manifest) -> None:
+    def write(manifest):
         (store.root / manifest.path("manifest.json")).write_bytes(manifest.encode())
 
     kept, everything = gc()[1]["kept"], names(store)

@@ -4,7 +4,6 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
@@ -29,7 +28,7 @@ from tests.stored_snapshots import age, names, put, put_run
 NOW = time.time()
 
 
-def gc(store: FolderStore, policy: Policy, models: Mapping[SnapshotName, str] | None = None) -> set[SnapshotName]:
+def gc(store, policy, models=None):
     """Run gc and return the remaining snapshots."""
     roots = Roots(store, policy)
     roots.models = dict(models or {})
@@ -54,7 +53,7 @@ class History:
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> History:
+def histories(draw):
     history = History(keep=draw(st.integers(0, 2)))
     stages = sorted(draw(st.lists(st.integers(0, len(STAGES) - 1), min_size=4, max_size=10)))
     for number, stage in enumerate([*stages, len(STAGES) - 1]):
@@ -75,7 +74,7 @@ def histories(draw: st.DrawFn) -> History:
     return history
 
 
-def build(history: History, store: FolderStore) -> None:
+def build(history, store):
     for name, inputs in history.inputs.items():
         kind = history.kinds[name]
         if kind != "swept":  # an earlier gc deleted it
@@ -85,7 +84,7 @@ def build(history: History, store: FolderStore) -> None:
         put_run(store, f"run-{number}", used, days=days, name=name, state=state)
 
 
-def reference(history: History) -> set[SnapshotName]:
+def reference(history):
     """Return what gc must keep: add the inputs of kept snapshots until nothing changes."""
     kept = {name for name in history.inputs if history.kinds[name] == "fresh"} | set(history.models)
     for name, days, state, used in history.runs:
@@ -128,7 +127,7 @@ EXTRACT, OTHER, FILTER = (
 
 
 @pytest.fixture
-def store(tmp_path) -> FolderStore:
+def store(tmp_path):
     return FolderStore(tmp_path / "store")
 
 

@@ -25,7 +25,7 @@ with scratch_folder("test") as folder:
 
 
 @pytest.fixture(autouse=True)
-def temporary(tmp_path, monkeypatch) -> Path:
+def temporary(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
@@ -49,7 +49,7 @@ def test_entry_of_each_group_is_found_when_it_was_not_used_for_so_long_and_no_pr
     assert find_unused(home / "missing", 30 * DAY) == []
 
 
-def age(folder: Path) -> None:
+def age(folder):
     past = time.time() - 2 * UNLOCKED_SECONDS
     os.utime(folder, (past, past))
 

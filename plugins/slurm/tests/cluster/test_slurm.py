@@ -7,10 +7,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,7 +19,7 @@ from plugins.slurm.config import SlurmConfig
 from plugins.slurm.engine import SlurmExecutor
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
-from tests.servers.slurm_nodes import MISSING, SlurmCluster, slurm_cluster, wait_for
+from tests.servers.slurm_nodes import MISSING, slurm_cluster, wait_for
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -32,7 +30,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+def cluster(tmp_path_factory):
     with slurm_cluster(tmp_path_factory.mktemp("slurm") / "c") as cluster:
         yield cluster
 
@@ -45,7 +43,7 @@ class Task:
     kind: str = "plain"
 
 
-def part(draft: Draft, task: Task) -> Record:
+def part(draft, task):
     """Write a part, fail or die, as the kind of the task says."""
     with (Path(task.notes) / task.id).open("a") as file:
         file.write(f"{os.environ.get('SLURMD_NODENAME')}\n")
@@ -60,12 +58,12 @@ def part(draft: Draft, task: Task) -> Record:
     return Record(task=task.id, parts=[draft.put_bytes(f"{task.id}.bin", task.id.encode())])
 
 
-def nodes_of(folder: Path, name: str) -> list[str]:
+def nodes_of(folder, name):
     return (folder / name).read_text().split() if (folder / name).exists() else []
 
 
 @pytest.fixture
-def executor(cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SlurmExecutor]:
+def executor(cluster, monkeypatch, tmp_path):
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
     yield SlurmExecutor(SlurmConfig(partition="low", poll_seconds=0.3))
     (tmp_path / "go").touch()
@@ -73,18 +71,18 @@ def executor(cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     cluster.clear()
 
 
-def run_tasks(folder: Path, executor: SlurmExecutor, *kinds: str) -> list[Record]:
+def run_tasks(folder, executor, *kinds):
     draft = Draft(FolderStore(folder / "store"), "filter", "k")
     draft.put_bytes("there.bin", b"x")  # as the lease is, in a real run
     tasks = [Task(f"{kind}-{n}", str(folder), kind) for n, kind in enumerate(kinds)]
     return map_parts(part, tasks, draft, Context(store=draft.store, home=folder / "home", executor=executor))
 
 
-def in_thread(call: Callable[[], list[Record]]) -> Callable[[], list[Record]]:
+def in_thread(call):
     """Begin a call in a thread, and return a function that waits for its result."""
-    results: list[list[Record] | BaseException] = []
+    results = []
 
-    def work() -> None:
+    def work():
         try:
             results.append(call())
         except BaseException as error:
@@ -93,7 +91,7 @@ def in_thread(call: Callable[[], list[Record]]) -> Callable[[], list[Record]]:
     thread = threading.Thread(target=work)
     thread.start()
 
-    def join() -> list[Record]:
+    def join():
         thread.join(200)
         if isinstance(results[0], BaseException):
             raise results[0]
@@ -102,9 +100,7 @@ def in_thread(call: Callable[[], list[Record]]) -> Callable[[], list[Record]]:
     return join
 
 
-def test_tasks_return_records_and_raise_the_errors_of_the_job(
-    cluster: SlurmCluster, executor: SlurmExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_tasks_return_records_and_raise_the_errors_of_the_job(cluster, executor, tmp_path, caplog):
     records = run_tasks(tmp_path, executor, *["plain"] * 9)
     (tmp_path / "go").touch()
     assert [record.task for record in records] == [f"plain-{n}" for n in range(9)]
@@ -124,9 +120,7 @@ def test_tasks_return_records_and_raise_the_errors_of_the_job(
 
 
 @pytest.mark.parametrize("event", ["lost", "preempted"])
-def test_only_the_tasks_of_a_lost_node_or_a_preempted_job_are_repeated(
-    cluster: SlurmCluster, executor: SlurmExecutor, tmp_path: Path, event: str
-) -> None:
+def test_only_the_tasks_of_a_lost_node_or_a_preempted_job_are_repeated(cluster, executor, tmp_path, event):
     join = in_thread(lambda: run_tasks(tmp_path, executor, *["waits"] * 4))
     names = [f"waits-{n}" for n in range(4)]
     wait_for(lambda: all(nodes_of(tmp_path, name) for name in names))
@@ -146,9 +140,7 @@ def test_only_the_tasks_of_a_lost_node_or_a_preempted_job_are_repeated(
     wait_for(lambda: not cluster.jobs(), 60)
 
 
-def test_cancelled_run_leaves_no_job_and_that_of_a_killed_run_is_cancelled_by_the_next(
-    cluster: SlurmCluster, executor: SlurmExecutor, tmp_path: Path
-) -> None:
+def test_cancelled_run_leaves_no_job_and_that_of_a_killed_run_is_cancelled_by_the_next(cluster, executor, tmp_path):
     flow = spawn_flow(tmp_path)
     wait_for(lambda: nodes_of(tmp_path, "waits-0"))
     flow.terminate()
@@ -168,22 +160,22 @@ def test_cancelled_run_leaves_no_job_and_that_of_a_killed_run_is_cancelled_by_th
     assert [record.task for record in join()] == ["waits-0"]
 
 
-def spawn_flow(folder: Path) -> Any:
+def spawn_flow(folder):
     """Run a task in a process that ends as a flow that is cancelled."""
     process = multiprocessing.get_context("spawn").Process(target=run_flow, args=(folder,))
     process.start()
     return process
 
 
-def run_flow(folder: Path) -> None:
+def run_flow(folder):
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))  # as Prefect's cancel does
     run_tasks(folder, SlurmExecutor(SlurmConfig(poll_seconds=0.3)), "waits")
 
 
 def test_partition_that_does_not_exist_and_a_silent_controller_are_clear_errors(
-    cluster: SlurmCluster, executor: SlurmExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(**slurm: Any) -> PairmillError:
+    cluster, executor, tmp_path, monkeypatch
+):
+    def fail(**slurm):
         with pytest.raises(PairmillError) as caught:
             run_tasks(tmp_path, SlurmExecutor(SlurmConfig(**slurm)), "plain")
         return caught.value
@@ -204,7 +196,7 @@ def test_partition_that_does_not_exist_and_a_silent_controller_are_clear_errors(
 
 
 @pytest.mark.timeout(1800)
-def test_pipeline_on_slurm_has_the_digests_of_a_local_run(cluster: SlurmCluster, pairmill: Any) -> None:
+def test_pipeline_on_slurm_has_the_digests_of_a_local_run(cluster, pairmill):
     pairmill = replace(pairmill, env=pairmill.env | {"SLURM_CONF": os.environ["SLURM_CONF"]})
     ours, shown = (
         pairmill.json("show", pairmill.json("run", config, "--until", "pack", *options)["run_id"])

@@ -4,21 +4,17 @@ import json
 import logging
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from plugins.slurm.config import SlurmConfig
 from plugins.slurm.training import train_on_slurm
 from tasks.engine.context import Context
-from tasks.engine.stage import Plan, make, plan
+from tasks.engine.stage import make, plan
 from tasks.train.stage import TRAIN
-from tests.servers.slurm_nodes import MISSING, SlurmCluster, slurm_cluster, wait_for
+from tests.servers.slurm_nodes import MISSING, slurm_cluster, wait_for
 from tests.trainings import VIT, dataset
 from training.config import TrainConfig
 
@@ -31,19 +27,19 @@ LONG = {"epochs": 200, "max_spike": 0, "checkpoint_every": 50, "log_every": 20}
 
 
 @pytest.fixture(scope="module")
-def running_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+def running_cluster(tmp_path_factory):
     with slurm_cluster(tmp_path_factory.mktemp("slurm") / "c", grace=60) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def cluster(running_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SlurmCluster]:
+def cluster(running_cluster, monkeypatch, tmp_path):
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
     yield running_cluster
     running_cluster.clear()
 
 
-def planned_in(folder: Path, **train: object) -> tuple[Plan, Context]:
+def planned_in(folder, **train):
     folder.mkdir(exist_ok=True)
     model = folder.parent / "vit.json"  # its path is in the key
     model.write_text(json.dumps(VIT))
@@ -54,18 +50,18 @@ def planned_in(folder: Path, **train: object) -> tuple[Plan, Context]:
     return planned, Context(store=store, home=folder / "home", run_id="run-1")
 
 
-def run_flow(folder: Path, log: Path, train: dict[str, object]) -> None:
+def run_flow(folder, log, train):
     logging.basicConfig(filename=log, level=logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))  # as Prefect's cancel does
     train_on_slurm(*planned_in(folder, **train), LOW)
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Any, Path]]]:
+def start(tmp_path):
     """Return a function that starts a flow in a process of its own; it returns the process and its log."""
-    flows: list[Any] = []
+    flows = []
 
-    def begin(**train: object) -> tuple[Any, Path]:
+    def begin(**train):
         log = tmp_path / f"flow-{len(flows)}.log"
         flows.append(multiprocessing.get_context("spawn").Process(target=run_flow, args=(tmp_path, log, train)))
         flows[-1].start()
@@ -77,20 +73,18 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Any, Path]]]:
         flow.join()
 
 
-def weights_of(manifest: Manifest) -> list[tuple[str, str]]:
+def weights_of(manifest):
     return [(part.name, part.sha256) for part in manifest.parts if "evidence" not in part.name]
 
 
-def has_checkpoint(folder: Path) -> bool:
+def has_checkpoint(folder):
     return any(folder.glob("home/jobs/train-*/checkpoints/step-*"))
 
 
-def test_training_of_two_ranks_has_the_bytes_of_a_local_one_on_one_node_and_on_two(
-    cluster: SlurmCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_training_of_two_ranks_has_the_bytes_of_a_local_one_on_one_node_and_on_two(cluster, tmp_path, caplog):
     ours = make(*planned_in(tmp_path / "here", nproc=2))
     planned, context = planned_in(tmp_path / "there", nproc=2)
-    progress: list[tuple[float, int]] = []
+    progress = []
     context = Context(store=context.store, home=context.home, progress=lambda n, of, _: progress.append((n, of)))
     with caplog.at_level(logging.INFO):
         theirs = train_on_slurm(planned, context, LOW)
@@ -104,8 +98,8 @@ def test_training_of_two_ranks_has_the_bytes_of_a_local_one_on_one_node_and_on_t
 
 
 def test_preempted_training_is_requeued_and_resumes_from_its_checkpoint_to_the_same_bytes(
-    cluster: SlurmCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture, start: Callable[..., tuple[Any, Path]]
-) -> None:
+    cluster, tmp_path, caplog, start
+):
     ours = make(*planned_in(tmp_path / "here", **LONG))
     flow, log = start(**LONG)
     wait_for(lambda: has_checkpoint(tmp_path), 400)
@@ -122,9 +116,7 @@ def test_preempted_training_is_requeued_and_resumes_from_its_checkpoint_to_the_s
     assert weights_of(train_on_slurm(*planned_in(tmp_path, **LONG), LOW)) == weights_of(ours)
 
 
-def test_training_survives_a_killed_flow_and_ends_with_a_checkpoint_when_cancelled(
-    cluster: SlurmCluster, tmp_path: Path, start: Callable[..., tuple[Any, Path]]
-) -> None:
+def test_training_survives_a_killed_flow_and_ends_with_a_checkpoint_when_cancelled(cluster, tmp_path, start):
     endless = LONG | {"epochs": 100_000}
     first, _ = start(**endless)
     wait_for(lambda: has_checkpoint(tmp_path), 400)
@@ -145,7 +137,7 @@ def test_training_survives_a_killed_flow_and_ends_with_a_checkpoint_when_cancell
     assert (failure.parent / "checkpoints" / f"step-{int(stopped.split()[3]):06d}").is_dir(), "with a checkpoint"
 
 
-def test_error_of_the_training_is_raised_here(cluster: SlurmCluster, tmp_path: Path) -> None:
+def test_error_of_the_training_is_raised_here(cluster, tmp_path):
     with pytest.raises(ConfigError, match="pairs a step are too few"):
         train_on_slurm(*planned_in(tmp_path, batch_size=2), LOW)
     with pytest.raises(ConfigError, match=r"SLURM rejects sbatch \(.*: correct \[execution\.slurm\]"):

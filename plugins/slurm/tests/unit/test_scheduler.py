@@ -1,8 +1,6 @@
 """Arguments and errors of SLURM's commands, with fakes on PATH; plugins/slurm/tests/cluster has the real ones."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -19,13 +17,13 @@ from plugins.slurm.task import decode_outcome, encode_outcome
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def fake(tmp_path, monkeypatch):
     """Return a function that puts a command on PATH: it writes its arguments and input into files, prints and exits."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
     (tmp_path / "bin").mkdir()
 
-    def put(name: str, *, says: str = "", complains: str = "", code: int = 0) -> None:
+    def put(name, *, says="", complains="", code=0):
         path = tmp_path / "bin" / name
         log = tmp_path / name
         path.write_text(
@@ -109,7 +107,7 @@ def test_workers_are_the_cores_of_the_partition_and_a_partition_without_nodes_is
         list_cores(SlurmConfig(partition="nope"))
 
 
-def wrong() -> None:
+def wrong():
     raise ContractError("of hush-hush-hush")
 
 
@@ -119,7 +117,7 @@ def test_outcomes_are_json_without_secrets(monkeypatch):
     assert decode_outcome(encode_outcome(lambda: record)) == record
     data = encode_outcome(wrong)
     assert json.loads(data) == {"error": "ContractError", "text": "of ***", "exit_code": 3, "retryable": False}
-    error: Any = decode_outcome(data)
+    error = decode_outcome(data)
     assert (type(error), str(error), error.exit_code) == (ContractError, "of ***", 3)
     data = encode_outcome(lambda: int("hush-hush-hush"))
     bug = decode_outcome(data)

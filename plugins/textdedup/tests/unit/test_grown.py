@@ -1,6 +1,5 @@
 """Near-duplicates of captions of earlier nights are dropped as a slow reference does, for any partitions and batches."""
 
-from collections.abc import Iterator, Sequence
 from random import Random
 
 import polars as pl
@@ -22,19 +21,19 @@ from tasks.growth.tables import add_rows
 from tasks.growth.versions import Version, find_packs, list_newest
 from tests.filter_runs import INLINE, snapshot, with_sizes
 from tests.growing import ANSWERS, HOST, configured, list_uids, put_night, run
-from tests.servers.hostile_web import Web, served
+from tests.servers.hostile_web import served
 
 pytestmark = pytest.mark.timeout(300)
 THRESHOLD = 0.7
 
 
 @pytest.fixture(scope="module")
-def web() -> Iterator[Web]:
+def web():
     with served(ANSWERS) as web:
         yield web
 
 
-def nights(number: int, rows: int, hosts: int) -> list[list[dict]]:
+def nights(number, rows, hosts):
     """Return rows of several nights, whose captions are variants of those of all nights."""
     captions = slow.variants(8, number * rows)
     Random(3).shuffle(captions)
@@ -46,17 +45,17 @@ def nights(number: int, rows: int, hosts: int) -> list[list[dict]]:
     return [found[i * rows : (i + 1) * rows] for i in range(number)]
 
 
-def is_near(one: dict, other: dict) -> bool:
+def is_near(one, other):
     hosts = [row["url"].split("/")[2] for row in (one, other)]
     sets = [slow.shingles(row["caption"]) for row in (one, other)]
     return hosts[0] == hosts[1] and slow.jaccard(*sets) >= THRESHOLD
 
 
-def reference(rows: Sequence[dict], earlier: Sequence[dict]) -> list[dict]:
+def reference(rows, earlier):
     """Return the rows that stay: by rank, each that is like none of earlier nights and none before it."""
     known = compute_keys(pl.DataFrame(rows))
     order = sorted(zip(compute_ranks(known), known["origin"], range(len(rows)), strict=True))
-    kept: list[dict] = []
+    kept = []
     for _, _, i in order:
         if not any(is_near(rows[i], other) for other in [*earlier, *kept]):
             kept.append(rows[i])

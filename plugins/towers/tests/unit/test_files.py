@@ -2,7 +2,6 @@
 
 import io
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from tests.costs import bounded
 from training.config import TrainConfig
 
 
-def install(site: Path, name: str, metadata: str) -> Path:
+def install(site, name, metadata):
     """Install a package that ships a folder of weights and whose code must not run; return the folder."""
     folder = site / name / "model"
     folder.mkdir(parents=True)
@@ -28,13 +27,13 @@ def install(site: Path, name: str, metadata: str) -> Path:
     return folder
 
 
-def record(site: Path, name: str) -> None:
+def record(site, name):
     files = [path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()]
     (site / f"{name}-1.2.dist-info" / "RECORD").write_text("".join(f"{file},,\n" for file in files))
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def site(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     return tmp_path / "site"
 
@@ -116,7 +115,7 @@ def test_a_wrong_table_is_an_error_that_names_the_key(table, message):
         ImageInit.model_validate({"architecture": "resnet18", **table})
 
 
-def npy(array: np.ndarray, shape: tuple[int, ...] | None = None) -> bytes:
+def npy(array, shape=None):
     """Return the bytes of a .npy file, whose header may state another shape."""
     buffer = io.BytesIO()
     if shape is None:
@@ -128,7 +127,7 @@ def npy(array: np.ndarray, shape: tuple[int, ...] | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def archive(**files: bytes) -> bytes:
+def archive(**files):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as made:
         for name, data in files.items():

@@ -14,7 +14,7 @@ WORDS = {"kind": "words", "context_length": 16, "vocab_size": 30, "width": 8, **
 BERT = {**WORDS, "kind": "bert", "heads": 2, "layers": 2, "mlp_width": 12}
 
 
-def build(architecture: str, text: dict[str, object]) -> CLIP:
+def build(architecture, text):
     image = {"kind": "backbone", "architecture": architecture, "image_size": 32, **PROJECTOR}
     image |= {"mean": [0.5] * 3, "std": [0.5] * 3}
     return CLIP(ModelConfig.model_validate({"embed_dim": 24, "vision_cfg": image, "text_cfg": text}))

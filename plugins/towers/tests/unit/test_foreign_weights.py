@@ -1,15 +1,12 @@
 """Pretrained weights are in the key of a training, and in its facts with their owner."""
 
-from pathlib import Path
-from typing import Any
-
 from dataops.digest import file_sha256
 from tasks.engine.stage import plan
 from tasks.train.stage import TRAIN, describe_weights, external_inputs
 from training.config import TrainConfig
 
 
-def write_config(folder: Path, **fields: Any) -> TrainConfig:
+def write_config(folder, **fields):
     """Return a config whose towers start from two files; their content does not matter here."""
     (folder / "vectors").mkdir(exist_ok=True)
     for name in ("vectors/matrix.npy", "vectors/words.txt", "net.safetensors"):

@@ -2,9 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,18 +23,17 @@ from training.data.loader import Dataset
 from training.hooks import used_hooks
 from training.job import Job, read_job
 from training.model.checkpoint import load_model
-from training.model.towers import BackboneTower, Network, PretrainedTextTower
+from training.model.towers import BackboneTower, PretrainedTextTower
 from training.model_config import BackboneConfig
 from training.train import main, set_up
 
-MakeJob = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("process_state")
 ARCHITECTURE = "resnet18"
 PLAIN = {"workers": 2}
 
 
 @pytest.fixture
-def tables(tmp_path: Path) -> dict[str, dict[str, object]]:
+def tables(tmp_path):
     """Return the tables of a sentence encoder and a backbone, both frozen."""
     write_bert(tmp_path / "bert")
     torch.manual_seed(1)
@@ -50,7 +47,7 @@ def tables(tmp_path: Path) -> dict[str, dict[str, object]]:
     }  # fmt: skip
 
 
-def with_recipe(tables: dict[str, dict[str, object]]) -> dict[str, Any]:
+def with_recipe(tables):
     """Return the settings of a training that starts from least squares over features of several stages and copies."""
     pytest.importorskip("plugins.augment")
     image = {**tables["image_init"], "stages": [1, 3], "grid": 2, "copies": 2, "dropout": 0.25}
@@ -66,11 +63,9 @@ def with_recipe(tables: dict[str, dict[str, object]]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["cached", "computed", "recipe"])
-def test_a_training_on_frozen_towers_ends_in_the_same_bits_after_a_stop(
-    make_job: MakeJob, tables: dict[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_a_training_on_frozen_towers_ends_in_the_same_bits_after_a_stop(make_job, tables, monkeypatch, kind):
     is_cached = kind != "computed"
-    settings: dict[str, Any] = {name: {**table, "cache": is_cached} for name, table in tables.items()}
+    settings = {name: {**table, "cache": is_cached} for name, table in tables.items()}
     if kind == "recipe":
         settings = with_recipe(tables) | {"holdout": 0.2, "keep": "best"}
     jobs = [make_job(name, image_size=32, **PLAIN, **settings) for name in ("a", "b")]
@@ -88,9 +83,7 @@ def test_a_training_on_frozen_towers_ends_in_the_same_bits_after_a_stop(
     assert not (output_of(jobs[1]) / "prepared").exists()
 
 
-def test_the_shipped_config_of_two_frozen_towers_trains_with_tiny_ones(
-    make_job: MakeJob, tables: dict[str, dict[str, object]], tmp_path: Path
-) -> None:
+def test_the_shipped_config_of_two_frozen_towers_trains_with_tiny_ones(make_job, tables, tmp_path):
     """Only the projector of the captions learns, from features that are computed once."""
     pytest.importorskip("transformers")
     shipped = parse_toml((CHECKOUT / "configs" / "sharelock.toml").read_text())["train"]
@@ -108,7 +101,7 @@ def test_the_shipped_config_of_two_frozen_towers_trains_with_tiny_ones(
     assert not any(name.startswith("visual.projector.layers") for name in start)
 
 
-def test_cached_features_are_those_of_each_step(make_job: MakeJob, tables: dict[str, dict[str, object]]) -> None:
+def test_cached_features_are_those_of_each_step(make_job, tables):
     """The images of the first job are squares, so a random crop of the height is that of the centre."""
     from tests.trainings import jpeg, write_shard
 
@@ -128,9 +121,7 @@ def test_cached_features_are_those_of_each_step(make_job: MakeJob, tables: dict[
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
-def test_the_start_is_the_regression_of_all_captions_on_all_features_but_those_held_out(
-    make_job: MakeJob, tables: dict[str, dict[str, object]]
-) -> None:
+def test_the_start_is_the_regression_of_all_captions_on_all_features_but_those_held_out(make_job, tables):
     """The oracle is numpy's least squares over the pairs of plain images and copies, with a row for each ridge."""
     settings = {**PLAIN, **with_recipe(tables), "holdout": 0.2}
     job = read_job([str(make_job("a", image_size=32, **settings))], Job)
@@ -156,14 +147,12 @@ def test_the_start_is_the_regression_of_all_captions_on_all_features_but_those_h
     expected = np.linalg.lstsq(rows, np.vstack([y - y.mean(axis=0), np.zeros((x.shape[1], y.shape[1]))]))[0]
     weights = run.model.visual.get_parameter("projector.layers.0.weight").detach().double().numpy().T
     np.testing.assert_allclose(weights * scales[:, None], expected, atol=1e-5)
-    found = run.model.visual(torch.from_numpy(np.array([run.dataset.load(0)[0]]))).detach().double().numpy()  # pyright: ignore[reportIndexIssue]
+    found = run.model.visual(torch.from_numpy(np.array([run.dataset.load(0)[0]]))).detach().double().numpy()
     np.testing.assert_allclose(found[0], (x[0] - x.mean(axis=0)) / scales @ expected + y.mean(axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["bert", "words"])
-def test_a_centred_text_tower_subtracts_the_mean_of_the_captions_by_itself(
-    make_job: MakeJob, tables: dict[str, dict[str, object]], tmp_path: Path, kind: str
-) -> None:
+def test_a_centred_text_tower_subtracts_the_mean_of_the_captions_by_itself(make_job, tables, tmp_path, kind):
     write_words(tmp_path / "words")
     text = tables["text_init"] | {"kind": kind, "path": str(tmp_path / kind), "projector_layers": 0}
     text |= {"projector_norm": False}
@@ -181,20 +170,18 @@ def test_a_centred_text_tower_subtracts_the_mean_of_the_captions_by_itself(
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_kept_features_serve_another_job_until_weights_or_data_change(
-    make_job: MakeJob, tables: dict[str, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    computed: list[str] = []
+def test_kept_features_serve_another_job_until_weights_or_data_change(make_job, tables, tmp_path, monkeypatch):
+    computed = []
     for module, name in ((image_features_module, "images"), (text_features_module, "texts")):
         write = module.write_features
 
-        def record(*arguments: Any, write: Any = write, name: str = name) -> None:
+        def record(*arguments, write=write, name=name):
             computed.append(name)
             write(*arguments)
 
         monkeypatch.setattr(module, "write_features", record)
 
-    def run(output: str, **train: object) -> list[str]:
+    def run(output, **train):
         path = make_job(output, image_size=32, epochs=1, **PLAIN, **{**tables, **train})
         path.write_text(json.dumps({**json.loads(path.read_text()), "features": str(tmp_path / "kept")}))
         computed.clear()
@@ -216,9 +203,7 @@ def test_kept_features_serve_another_job_until_weights_or_data_change(
     assert run("h", **{**recipe, "augment": {"rotate": 5.0}}).count("images") == 4
 
 
-def test_an_image_of_several_shards_passes_through_the_network_once(
-    make_job: MakeJob, tables: dict[str, dict[str, object]], shards: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_of_several_shards_passes_through_the_network_once(make_job, tables, shards, monkeypatch):
     """Its plain feature and its copies are the same in each shard, also if one shard is computed by a later job."""
     from tests.trainings import pairs, write_shard
 
@@ -226,13 +211,13 @@ def test_an_image_of_several_shards_passes_through_the_network_once(
     write_shard(shards[1], again + pairs(12, 2))
     images, encode = [], BackboneTower.encode
 
-    def count(tower: BackboneTower, images_B3SS: torch.Tensor, *encoder: Network) -> torch.Tensor:
+    def count(tower, images_B3SS, *encoder):
         images.append(len(images_B3SS))
         return encode(tower, images_B3SS, *encoder)
 
     monkeypatch.setattr(BackboneTower, "encode", count)
     path = make_job("a", image_size=32, **PLAIN, **with_recipe(tables))
-    whole: list[np.ndarray] = []
+    whole = []
     runs = {"together": [shards], "apart": [shards[:1], shards], "one without the other": [shards[:1], shards[1:]]}
     for kept, jobs in runs.items():
         for job_shards in jobs:
@@ -250,9 +235,7 @@ def test_an_image_of_several_shards_passes_through_the_network_once(
             np.testing.assert_array_equal(features, expected[-len(features) :])
 
 
-def test_an_image_that_cannot_be_read_is_skipped_with_its_reason(
-    make_job: MakeJob, tables: dict[str, dict[str, object]], shards: list[Path]
-) -> None:
+def test_an_image_that_cannot_be_read_is_skipped_with_its_reason(make_job, tables, shards):
     from tests.trainings import pairs, write_shard
 
     members = dict(pairs(0, 13))
@@ -266,9 +249,7 @@ def test_an_image_that_cannot_be_read_is_skipped_with_its_reason(
     assert skipped[0] == skipped[1]
 
 
-def test_a_finished_model_loads_without_the_files_it_started_from(
-    make_job: MakeJob, tables: dict[str, dict[str, object]], tmp_path: Path
-) -> None:
+def test_a_finished_model_loads_without_the_files_it_started_from(make_job, tables, tmp_path):
     """The towers are trained here, with augmentation: the features at the end are those of the weights at the end."""
     write_words(tmp_path / "words")
     words = {"kind": "words", "path": str(tmp_path / "words"), "license": "MIT", "frozen": False}
@@ -295,9 +276,7 @@ def test_a_finished_model_loads_without_the_files_it_started_from(
         ({"patch_dropout": 0.5}, "patch_dropout"),
     ],
 )
-def test_a_contradiction_is_an_error_that_names_the_key(
-    tables: dict[str, dict[str, object]], fields: dict[str, object], message: str
-) -> None:
+def test_a_contradiction_is_an_error_that_names_the_key(tables, fields, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig.model_validate({**tables, **fields})
 
@@ -313,20 +292,18 @@ def test_a_contradiction_is_an_error_that_names_the_key(
         ("text_init", {"projector_layers": 1}, r"start: .* set text_init\.projector_layers = 0"),
     ],
 )
-def test_what_the_recipe_lacks_is_an_error_that_names_the_key(
-    tables: dict[str, dict[str, object]], table: str, fields: dict[str, object], message: str
-) -> None:
+def test_what_the_recipe_lacks_is_an_error_that_names_the_key(tables, table, fields, message):
     recipe = with_recipe(tables)
     TrainConfig.model_validate(recipe)
     with pytest.raises((ValueError, ConfigError), match=message):
         TrainConfig.model_validate({**recipe, table: {**recipe[table], **fields}}).load_dimensions()
 
 
-def test_without_the_tables_the_key_of_a_config_stays_as_it_was() -> None:
+def test_without_the_tables_the_key_of_a_config_stays_as_it_was():
     assert not {"text_init", "image_init"} & TrainConfig().key_config().keys()
 
 
-def test_the_dataset_gives_the_square_at_the_centre(shards: list[Path]) -> None:
+def test_the_dataset_gives_the_square_at_the_centre(shards):
     dataset = Dataset(shards, 16, 0)
     loaded = dataset.load(3)
     assert isinstance(loaded, tuple)

@@ -1,13 +1,9 @@
 """The networks compute what timm's and transformers' compute, from files with their weights."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from dataops import plugins
 from dataops.errors import ConfigError, ContractError
@@ -29,17 +25,16 @@ from training.backbones import find_backbone
 from training.config import TrainConfig
 from training.hooks import used_hooks
 from training.loop.initial_model import build_initial_model
-from training.model.clip import CLIP
 from training.model.preprocess import MEAN, STD
 from training.model.pretrained_tokenizer import PretrainedTokenizer, load_tower_tokenizer
-from training.model.towers import BackboneTower, PretrainedTextTower
+from training.model.towers import BackboneTower
 from training.model_config import BackboneConfig, BertConfig, ModelConfig, WordVectorsConfig
 
 DIMENSIONS = ModelConfig.model_validate(RESNET)
 TEXTS = ["a red thing 12", "", "Green, GREEN thing", "a thing of no name", "blue " * 30]
 
 
-def build(**tables: Any) -> CLIP:
+def build(**tables):
     """Build the model of a config with these tables, from the tiny model of the tests."""
     config = TrainConfig.model_validate(tables)
     dimensions = DIMENSIONS
@@ -48,7 +43,7 @@ def build(**tables: Any) -> CLIP:
     return build_initial_model(config, dimensions).eval()
 
 
-def text_tower(**table: object) -> tuple[PretrainedTextTower, PretrainedTokenizer]:
+def text_tower(**table):
     model = build(text_init={"license": "MIT", **table})
     assert model.text is not None
     path = find_files(TextInit.model_validate({"license": "MIT", **table})).tokenizer
@@ -58,7 +53,7 @@ def text_tower(**table: object) -> tuple[PretrainedTextTower, PretrainedTokenize
     return model.text, tokenizer
 
 
-def difference(found: Tensor, expected: Tensor) -> float:
+def difference(found, expected):
     assert float(expected.std()) > 0.01
     return float((found - expected).abs().max() / expected.abs().max())
 
@@ -72,14 +67,12 @@ def difference(found: Tensor, expected: Tensor) -> float:
         ("vit_tiny_patch16_224", 48, 2, {2: "blocks.1", 12: "blocks.11"}),
     ],
 )
-def test_a_backbone_and_the_means_of_its_stages_equal_timms(
-    tmp_path: Path, architecture: str, side: int, grid: int, names: dict[int, str]
-) -> None:
+def test_a_backbone_and_the_means_of_its_stages_equal_timms(tmp_path, architecture, side, grid, names):
     theirs = write_backbone(tmp_path / "weights.safetensors", architecture, side)
     table = {"path": str(tmp_path / "weights.safetensors"), "license": "MIT", "architecture": architecture}
     means = {}
 
-    def pool(output: torch.Tensor) -> torch.Tensor:
+    def pool(output):
         if output.ndim == 3:  # the class token, then the patches line by line
             output = output[:, 1:].mT.unflatten(2, (round((output.shape[1] - 1) ** 0.5), -1))
         return torch.nn.functional.adaptive_avg_pool2d(output, grid).flatten(1)
@@ -110,7 +103,7 @@ def test_a_backbone_and_the_means_of_its_stages_equal_timms(
         *("deit_small_patch16_224", "vit_small_patch16_224.dino", "vit_small_patch14_dinov2"),
     ],
 )
-def test_a_name_has_the_dimensions_that_timm_gives_it(architecture: str) -> None:
+def test_a_name_has_the_dimensions_that_timm_gives_it(architecture):
     import timm
 
     found = find_backbone(architecture)
@@ -125,7 +118,7 @@ def test_a_name_has_the_dimensions_that_timm_gives_it(architecture: str) -> None
     assert (facts["mean"], facts["std"]) == (found.mean, found.std)
 
 
-def test_small_networks_of_other_kinds_equal_timms() -> None:
+def test_small_networks_of_other_kinds_equal_timms():
     from timm.models.resnet import Bottleneck
     from timm.models.resnet import ResNet as TimmResNet
     from timm.models.vision_transformer import VisionTransformer
@@ -145,7 +138,7 @@ def test_small_networks_of_other_kinds_equal_timms() -> None:
             assert difference(ours.eval()(images), theirs.eval()(images)) < 1e-5
 
 
-def test_the_names_of_efficientnet_pytorch_are_timms_in_another_form(tmp_path: Path) -> None:
+def test_the_names_of_efficientnet_pytorch_are_timms_in_another_form(tmp_path):
     """Each part of a block keeps its place, so the order of the tensors is the same in both."""
     theirs = write_backbone(tmp_path / "weights.safetensors", "tf_efficientnet_lite0", 32).state_dict()
     sizes = [1, 2, 2, 3, 3, 4, 1]
@@ -175,7 +168,7 @@ def test_the_names_of_efficientnet_pytorch_are_timms_in_another_form(tmp_path: P
     assert rename_efficientnet(renamed, sizes).keys() - {"_fc.weight", "_fc.bias"} == towers[0].keys()
 
 
-def test_positions_of_a_vision_transformer_are_resized(tmp_path: Path) -> None:
+def test_positions_of_a_vision_transformer_are_resized(tmp_path):
     write_backbone(tmp_path / "weights.safetensors", "vit_tiny_patch16_224", 64)
     table = {"path": str(tmp_path / "weights.safetensors"), "license": "MIT", "architecture": "vit_tiny_patch16_224"}
     from timm.layers import resample_abs_pos_embed
@@ -186,7 +179,7 @@ def test_positions_of_a_vision_transformer_are_resized(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["mean_tokens", "cls_token"])
-def test_a_sentence_encoder_equals_a_slow_one(tmp_path: Path, pooling: str) -> None:
+def test_a_sentence_encoder_equals_a_slow_one(tmp_path, pooling):
     weights = write_bert(tmp_path / "bert", pooling=pooling)
     tower, tokenizer = text_tower(kind="bert", path=str(tmp_path / "bert"))
     ids_BL = tokenizer(TEXTS)
@@ -203,7 +196,7 @@ def test_a_sentence_encoder_equals_a_slow_one(tmp_path: Path, pooling: str) -> N
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "safetensors"])
-def test_a_text_is_the_mean_of_its_word_vectors(tmp_path: Path, kind: str) -> None:
+def test_a_text_is_the_mean_of_its_word_vectors(tmp_path, kind):
     vectors = write_words(tmp_path / "words", kind)
     tower, tokenizer = text_tower(kind="words", path=str(tmp_path / "words"))
     with torch.no_grad():
@@ -213,7 +206,7 @@ def test_a_text_is_the_mean_of_its_word_vectors(tmp_path: Path, kind: str) -> No
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_a_vocabulary_of_word_vectors_may_be_a_tokenizer_json(tmp_path: Path) -> None:
+def test_a_vocabulary_of_word_vectors_may_be_a_tokenizer_json(tmp_path):
     write_bert(tmp_path / "bert")
     vectors = np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32)
     folder = tmp_path / "vectors"
@@ -226,7 +219,7 @@ def test_a_vocabulary_of_word_vectors_may_be_a_tokenizer_json(tmp_path: Path) ->
     np.testing.assert_allclose(found, [vectors[[4, 11, 22]].mean(0), np.zeros(8)], atol=1e-6)
 
 
-def test_the_projector_is_a_norm_and_linear_layers_with_gelus(tmp_path: Path) -> None:
+def test_the_projector_is_a_norm_and_linear_layers_with_gelus(tmp_path):
     write_words(tmp_path / "words")
     tower, tokenizer = text_tower(kind="words", path=str(tmp_path / "words"), projector_layers=3, projector_width=20)
     layers = [layer for layer in tower.projector.layers if isinstance(layer, torch.nn.Linear)]
@@ -239,7 +232,7 @@ def test_the_projector_is_a_norm_and_linear_layers_with_gelus(tmp_path: Path) ->
         assert difference(tower(ids_BL), x) < 1e-5
 
 
-def test_without_linear_layers_the_shared_space_is_that_of_the_feature(tmp_path: Path) -> None:
+def test_without_linear_layers_the_shared_space_is_that_of_the_feature(tmp_path):
     write_words(tmp_path / "words")
     write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
     image = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": "resnet18"}
@@ -256,7 +249,7 @@ def test_without_linear_layers_the_shared_space_is_that_of_the_feature(tmp_path:
         build(text_init=text, image_init={**image, "projector_layers": 0})
 
 
-def test_the_first_layers_of_a_backbone_can_be_kept(tmp_path: Path) -> None:
+def test_the_first_layers_of_a_backbone_can_be_kept(tmp_path):
     write_backbone(tmp_path / "net.safetensors", "efficientnet_lite0", 32)
     image = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": "efficientnet_lite0"}
     model = build(image_init=image, image_size=32, lock_image=True, unlocked_image_groups=7).train()
@@ -273,7 +266,7 @@ def test_the_first_layers_of_a_backbone_can_be_kept(tmp_path: Path) -> None:
     )
 
 
-def test_frozen_weights_and_their_statistics_are_not_trained(tmp_path: Path) -> None:
+def test_frozen_weights_and_their_statistics_are_not_trained(tmp_path):
     write_bert(tmp_path / "bert")
     write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
     text = {"kind": "bert", "path": str(tmp_path / "bert"), "license": "MIT"}
@@ -296,9 +289,7 @@ def test_frozen_weights_and_their_statistics_are_not_trained(tmp_path: Path) -> 
         ({"vocab_size": 12}, "token_embedding.weight is"),
     ],
 )
-def test_another_sentence_encoder_is_an_error_that_names_the_reason(
-    tmp_path: Path, change: dict[str, object], message: str
-) -> None:
+def test_another_sentence_encoder_is_an_error_that_names_the_reason(tmp_path, change, message):
     import json
 
     write_bert(tmp_path / "bert")
@@ -308,21 +299,21 @@ def test_another_sentence_encoder_is_an_error_that_names_the_reason(
         build(text_init={"kind": "bert", "path": str(tmp_path / "bert"), "license": "MIT"})
 
 
-def test_weights_of_another_network_are_an_error(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_an_error(tmp_path):
     write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
     table = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": "resnet34"}
     with pytest.raises(ConfigError, match=r"train\.image_init: .* do not fit the tower: layer1\.2\.conv1\.weight"):
         build(image_init=table)
 
 
-def test_a_vocabulary_that_does_not_fit_the_table_is_an_error(tmp_path: Path) -> None:
+def test_a_vocabulary_that_does_not_fit_the_table_is_an_error(tmp_path):
     write_words(tmp_path / "words")
     config = WordVectorsConfig(kind="words", context_length=8, vocab_size=4, width=3)
     with pytest.raises(ContractError, match=r"words\.txt: tokenizer: its highest id, 5, has no row in a table of 3"):
         load_tower_tokenizer(tmp_path / "words" / "words.txt", config)
 
 
-def test_numbers_that_are_no_numbers_are_an_error(tmp_path: Path) -> None:
+def test_numbers_that_are_no_numbers_are_an_error(tmp_path):
     vectors = write_words(tmp_path / "words")
     vectors[2, 3] = np.nan
     np.save(tmp_path / "words" / "vectors.npy", vectors)
@@ -334,7 +325,7 @@ def test_numbers_that_are_no_numbers_are_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["heads", "kind"])
-def test_a_models_json_with_a_wrong_tower_is_not_valid(field: str) -> None:
+def test_a_models_json_with_a_wrong_tower_is_not_valid(field):
     text = BertConfig(kind="bert", context_length=8, vocab_size=9, width=8, heads=2, layers=1, mlp_width=4).model_dump()
     wrong = {**text, field: {"heads": 3, "kind": "gpt"}[field]}
     with pytest.raises(ValueError, match="does not divide width 8" if field == "heads" else "does not match any"):

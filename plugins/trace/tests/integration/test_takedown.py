@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -17,9 +16,7 @@ pytestmark = [
 ]  # the server and the first import of MLflow take long on a busy machine
 
 
-def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
-    registered: tuple, upstream: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(registered, upstream, tmp_path, capsys):
     takedown = pytest.importorskip("plugins.erasure.command")
     store, packed = register_mixed(upstream, tmp_path)
     first = next(one for one in upstream.manifests if one.stage == "pack")

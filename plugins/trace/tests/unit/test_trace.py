@@ -1,13 +1,12 @@
 """Pairs and models are traced over a chain of real snapshots."""
 
 import json
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Draft, Manifest
+from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from dataops.trace.targets import Target, image_targets
 from plugins.trace import command as flow
@@ -19,7 +18,7 @@ from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, dropped_pairs, jpeg, packed, pair, some_pairs
 
 
-def write_child(store: FolderStore, stage: str, above: Manifest, **facts: Any) -> Manifest:
+def write_child(store, stage, above, **facts):
     """Write a snapshot without rows that has another as its input."""
     draft = Draft(store, stage, f"{stage:0<16}"[:16])
     parts = [draft.put_bytes("made.json", stage.encode())]
@@ -37,7 +36,7 @@ def write_child(store: FolderStore, stage: str, above: Manifest, **facts: Any) -
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[FolderStore, dict[str, Manifest]]:
+def stored(tmp_path_factory):
     """Return a store, and its snapshots by stage."""
     folder = tmp_path_factory.mktemp("trace")
     store = FolderStore(folder / "store")
@@ -53,7 +52,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[FolderStore, dict[
 
 
 @pytest.fixture
-def tracer(stored: Any, monkeypatch: pytest.MonkeyPatch) -> Trace:
+def tracer(stored, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return Trace(Lineage(stored[0]), Search(stored[0]), Registry())
 

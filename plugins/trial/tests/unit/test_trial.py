@@ -1,8 +1,6 @@
 import json
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -15,7 +13,7 @@ from flows.config import RunConfig
 from flows.records import StageRun, create_run
 from plugins.trial import trial as trials
 from plugins.trial.sample import take_sample
-from plugins.trial.trial import Trial, try_stage
+from plugins.trial.trial import try_stage
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
@@ -27,7 +25,7 @@ CAPTIONS = [*(f"a red bird number {n}" for n in range(60)), *(f"bird {n}" for n 
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory):
     """Return a home with a run that has finished extract, and one that has finished download."""
     folder = tmp_path_factory.mktemp("home")
     lines = [f"https://a.test/{n}.jpg,{caption}" for n, caption in enumerate(CAPTIONS)]
@@ -55,15 +53,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+def inline(monkeypatch):
     @contextmanager
-    def workers(context: Context) -> Iterator[Context]:
+    def workers(context):
         yield replace(context, pool=InlineExecutor())
 
     monkeypatch.setattr(trials, "shared_workers", workers)
 
 
-def attempt(home: Path, stage: str, *settings: str, rows: int = 10_000) -> Trial:
+def attempt(home, stage, *settings, rows=10_000):
     return try_stage(stage, settings, rows, home, None, None)
 
 

@@ -1,10 +1,7 @@
 """Versions of a dataset that grows are compared: what only one of them has, and why, also after beginning anew."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import polars as pl
 import pytest
@@ -14,20 +11,18 @@ from plugins.versions.diff import show_diff
 from plugins.versions.grown import render_difference
 from tasks.growth.versions import find_packs, list_newest, load_version
 from tests.growing import ANSWERS, NIGHTS, configured, list_uids, put_night, run
-from tests.servers.hostile_web import Web, served
+from tests.servers.hostile_web import served
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def web() -> Iterator[Web]:
+def web():
     with served(ANSWERS) as web:
         yield web
 
 
-def test_difference_of_a_version_that_began_anew_is_that_of_the_uids(
-    web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_difference_of_a_version_that_began_anew_is_that_of_the_uids(web, tmp_path, capsys):
     for number, night in enumerate(NIGHTS, 1):
         put_night(tmp_path, number, night)
         run(configured(web, tmp_path), tmp_path)
@@ -38,22 +33,20 @@ def test_difference_of_a_version_that_began_anew_is_that_of_the_uids(
     ours, theirs = (list_uids(store, find_packs(store, one)) for one in (grown, anew))
     rows = tmp_path / "rows.parquet"
     show_diff(grown.name, anew.name, tmp_path, store.uri, rows, as_json=True)
-    printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     found = pl.read_parquet(rows)
     assert set(found.filter(change="added")["uid"]) == theirs - ours
     assert set(found.filter(change="removed")["uid"]) == ours - theirs
     assert printed["common"] == len(ours & theirs)
     assert ours - theirs
     assert set(found["reason"]) <= {"near_duplicate", "exact_duplicate"}
-    page = render_difference(SimpleNamespace(context=SimpleNamespace(store=store)), grown, anew)  # pyright: ignore
+    page = render_difference(SimpleNamespace(context=SimpleNamespace(store=store)), grown, anew)
     assert f"**Only in version {anew.number}**: {len(theirs - ours)} pair" in page
     assert "| curate | near\\_duplicate |" in page or "| curate | near_duplicate |" in page
     assert all(uid in page for uid in ours ^ theirs)
 
 
-def test_a_row_that_a_night_without_a_new_pair_dropped_has_its_reason(
-    web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_row_that_a_night_without_a_new_pair_dropped_has_its_reason(web, tmp_path, capsys):
     put_night(tmp_path, 1, NIGHTS[0])
     run(configured(web, tmp_path), tmp_path)
     url = NIGHTS[0][0][0].replace("1.png", "1-again.png")

@@ -1,7 +1,6 @@
 """The versions of a registered model are listed and compared, with their metrics and aliases in MLflow."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +13,7 @@ from tests.registrations import commit_evaluation, plan_registration
 pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("register_plugins")]
 
 
-def test_versions_of_a_model_are_listed_and_compared(
-    mlflow_url: str, upstream: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_versions_of_a_model_are_listed_and_compared(mlflow_url, upstream, capsys, tmp_path):
     for name, right in (("first", 120), ("worse", 100)):
         evaluated = commit_evaluation(upstream.store, f"vs{name}", [n < right for n in range(200)])
         theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})

@@ -4,7 +4,7 @@ from plugins.versions.datasets import compare_datasets, of_snapshot
 from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair, some_pairs
 
 
-def changed_pairs() -> list[dict]:
+def changed_pairs():
     """Return pairs of the same source without pair 14; each stage drops one more pair, and curate keeps another."""
     reasons = {
         0: ("extract", "page_opt_out"),

@@ -1,14 +1,11 @@
 """`pairmill diff`: its output, its file of rows, and its errors."""
 
 import json
-from pathlib import Path
 
 import polars as pl
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Manifest
-from dataops.store import Store
 from flows.records import RunRecord, StageRun
 from plugins.versions.diff import show_diff
 from tests.unit.tasks.dataset_chain import packed_in, pair
@@ -18,9 +15,7 @@ CAPTION = "=<b>{}</b> \x1b[31m"
 
 
 @pytest.fixture
-def datasets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Path, Store, dict[str, Manifest], dict[str, Manifest]]:
+def datasets(tmp_path, monkeypatch):
     store, first = packed_in(tmp_path / "store", [pair(n, caption=CAPTION.format(n)) for n in range(6)])
     _, second = packed_in(
         tmp_path / "store", [pair(n, "too_small" if n == 2 else None, caption=CAPTION.format(n)) for n in range(7)]

@@ -1,13 +1,11 @@
 """The history of a model's versions, and the comparison of two: metrics with their significance, data and settings."""
 
 import json
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from dataops.snapshot import Draft, Manifest
-from dataops.store import Store
+from dataops.snapshot import Draft
 from plugins.versions.comparison import VersionSide, compare_versions, load_side
 from plugins.versions.history import VersionRow, table_rows
 from tests.manifests import build_manifest
@@ -16,7 +14,7 @@ from tests.unit.tasks.dataset_chain import packed_in, pair
 HOSTILE = "<script>alert(1)</script>"
 
 
-def evaluate(store: Store, key: str, right: list[bool], task: str = "birds") -> Manifest:
+def evaluate(store, key, right, task="birds"):
     table = pa.table({"key": [str(n) for n in range(len(right))], "rank": [1 if one else 2 for one in right]})
     value = {"value": sum(right) / len(right), "low": 0.1, "high": 0.9, "chance": 0.1}
     metrics = {task: {"n": len(right), "metrics": {"top1": value}}, "words": {"n": 3, "metrics": {"jaccard": value}}}
@@ -29,8 +27,8 @@ def evaluate(store: Store, key: str, right: list[bool], task: str = "birds") -> 
 
 
 @pytest.fixture(scope="module")
-def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[VersionSide, VersionSide]:
-    folder: Path = tmp_path_factory.mktemp("store")
+def sides(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
     store, first = packed_in(folder, [pair(n, caption=f"<b>{n}</b>") for n in range(6)])
     _, second = packed_in(folder, [pair(n, "too_small" if n == 2 else None, caption=f"<b>{n}</b>") for n in range(7)])
     trained = {"prompt": HOSTILE, "api_key": "hunter22", "epochs": 3, "url": "http://u:hunter22@host/"}
@@ -74,7 +72,7 @@ def test_datasets_that_are_equal_or_missing_are_not_compared(sides):
     assert found.metrics[0]["comparison"]["verdict"] == "better"
 
 
-def row(version: int, aliases: tuple[str, ...] = (), **metrics: float) -> VersionRow:
+def row(version, aliases=(), **metrics):
     return VersionRow(
         str(version), "2026-01-02T03:04:05+00:00", aliases, HOSTILE, "d" * 16, "r", metrics, {}, ("data",)
     )

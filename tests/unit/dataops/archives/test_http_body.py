@@ -10,16 +10,16 @@ from dataops.archives.http_body import BadBody, decode_body, decode_codings, spl
 from tests.unit.dataops.archives.http_response import HTML, http
 
 
-def decode(block: bytes, bound: int = 1_000_000) -> bytes:
+def decode(block, bound=1_000_000):
     return decode_body(*split_response(block), bound)
 
 
-def chunked(data: bytes, size: int = 10) -> bytes:
+def chunked(data, size=10):
     chunks = [data[i : i + size] for i in range(0, len(data), size)]
     return b"".join(b"%x;ext=1\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\nTrailer: x\r\n\r\n"
 
 
-def nested(data: bytes, layers: int) -> bytes:
+def nested(data, layers):
     for _ in range(layers):
         data = zlib.compress(data, 0)
     return data

@@ -5,7 +5,6 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -20,8 +19,8 @@ GOLDEN = CHECKOUT / "tests" / "golden" / "archives.json"
 NAMES = sorted(path.name for path in DATA.iterdir())
 
 
-def read_archive(path: Path) -> dict[str, object]:
-    counts: Counter[str] = Counter()
+def read_archive(path):
+    counts = Counter()
     pages, damages = [], []
     try:
         for found in read_pages(path, 1_000_000, lambda what: counts.update([what])):

@@ -1,6 +1,5 @@
 import gzip
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -9,29 +8,29 @@ from dataops.errors import SourceError
 from tests.unit.dataops.archives.http_response import http
 
 
-def record(block: bytes, url: str = "http://a.example/", kind: str = "response", length: object = None) -> bytes:
+def record(block, url="http://a.example/", kind="response", length=None):
     head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\n"
     return f"{head}Content-Length: {len(block) if length is None else length}\r\n\r\n".encode() + block + b"\r\n\r\n"
 
 
-def read(tmp_path: Path, data: bytes, bound: int = 1_000_000) -> tuple[list[str], list[tuple[int, str]], Counter[str]]:
+def read(tmp_path, data, bound=1_000_000):
     """Return the URLs of the pages, the damages, and the counts."""
     path = tmp_path / "file.warc.gz"
     path.write_bytes(data)
-    counts: Counter[str] = Counter()
+    counts = Counter()
     found = list(read_pages(path, bound, lambda what: counts.update([what])))
     pages = [page.url for page in found if isinstance(page, Page)]
     return pages, [(bad.offset, bad.reason) for bad in found if isinstance(bad, Damage)], counts
 
 
-def urls(*numbers: int) -> list[str]:
+def urls(*numbers):
     return [f"http://a.example/{i}" for i in numbers]
 
 
 RECORDS = [record(http(), f"http://a.example/{i}") for i in range(4)]
 
 
-def members(records: list[bytes]) -> list[bytes]:
+def members(records):
     return [gzip.compress(data, mtime=0) for data in records]
 
 

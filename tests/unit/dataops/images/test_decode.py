@@ -1,6 +1,5 @@
 import base64
 import struct
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -92,17 +91,17 @@ CODED = {
 TABLES = b"\xff\xdb"
 
 
-def before(marker: bytes, jpeg: bytes, junk: bytes) -> bytes:
+def before(marker, jpeg, junk):
     return jpeg.replace(marker, junk + marker, 1)
 
 
-def between_scans(jpeg: bytes, junk: bytes) -> bytes:
+def between_scans(jpeg, junk):
     """Add bytes behind the first scan: before the next tables of a progressive JPEG, else before its end."""
     at = jpeg.find(b"\xff\xc4", jpeg.index(b"\xff\xda"))
     return jpeg[:at] + junk + jpeg[at:] if at > 0 else jpeg[:-2] + junk + jpeg[-2:]
 
 
-ODD: dict[str, Callable[[bytes], bytes]] = {
+ODD = {
     "zeros between segments": lambda jpeg: before(TABLES, jpeg, bytes(100)),
     "many zeros between segments": lambda jpeg: before(TABLES, jpeg, bytes(500_000)),
     "text between segments": lambda jpeg: before(TABLES, jpeg, b"<!-- text -->"),

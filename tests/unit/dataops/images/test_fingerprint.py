@@ -8,7 +8,7 @@ from dataops.images.decode import decode_pixels
 from dataops.images.fingerprint import compute_luminance, fingerprint, resize_plane
 
 
-def synthetic_image(seed: int, size: tuple[int, int] = (100, 70)) -> np.ndarray:
+def synthetic_image(seed, size=(100, 70)):
     random = np.random.default_rng(seed)
     blocks = random.integers(0, 256, (random.integers(3, 12), random.integers(3, 12), 3), np.uint8)
     return np.asarray(Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC))
@@ -22,7 +22,7 @@ EDGES = [
 ]
 
 
-def random_sizes(number: int) -> list[tuple[int, int]]:
+def random_sizes(number):
     """Return widths and heights from 1 to 600, small ones as often as large ones."""
     sizes = np.exp(np.random.default_rng(7).uniform(0, np.log(600), (number, 2)))
     return [(int(width), int(height)) for width, height in sizes]
@@ -54,7 +54,7 @@ def test_thumbnail_is_the_mean_of_each_cell(size):
     image = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
     found = np.frombuffer(fingerprint(image).thumbnail, np.uint8).reshape(16, 16, 3)
 
-    def shares(side: int) -> np.ndarray:  # share of each pixel in each cell (side, 16)
+    def shares(side):  # share of each pixel in each cell (side, 16)
         finely = np.repeat(np.arange(side), 16).reshape(16, side)
         return np.stack([np.bincount(cell, minlength=side) / side for cell in finely], axis=1)
 

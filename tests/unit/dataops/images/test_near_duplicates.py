@@ -13,7 +13,7 @@ from dataops.images.near_duplicates import (
 DISTANCES = [0, 1, 3, 6, 10, 16]
 
 
-def synthetic_hashes(seed: int, count: int) -> np.ndarray:
+def synthetic_hashes(seed, count):
     """Return hashes around a few centres, with 0 to 12 flipped bits."""
     random = np.random.default_rng(seed)
     centres = random.integers(0, 2**64, 5, np.uint64)
@@ -24,13 +24,11 @@ def synthetic_hashes(seed: int, count: int) -> np.ndarray:
     return result
 
 
-def no_thumbnails(count: int) -> np.ndarray:
+def no_thumbnails(count):
     return np.empty((count, 0), np.uint8)
 
 
-def brute_force_clusters(
-    hashes: np.ndarray, groups: np.ndarray, thumbnails: np.ndarray, distance: int, tolerance: int
-) -> list[int]:
+def brute_force_clusters(hashes, groups, thumbnails, distance, tolerance):
     """Compare each row with each; propagate the smallest label until nothing changes."""
     label, changed = list(range(len(hashes))), True
     apart = np.abs(thumbnails[:, None].astype(int) - thumbnails[None].astype(int)).max(axis=2, initial=0)

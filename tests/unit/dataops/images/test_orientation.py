@@ -4,7 +4,6 @@ import io
 import struct
 import tracemalloc
 import warnings
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,25 +24,25 @@ SIZE = (60, 40)
 """Width and height as stored: no side is a multiple of 16."""
 
 
-def stored() -> Image.Image:
+def stored():
     """Return an image whose corners differ."""
     y, x = np.mgrid[: SIZE[1], : SIZE[0]]
     return Image.fromarray(np.stack([x * 4, y * 6, 255 - 2 * (x + y)], axis=-1).astype(np.uint8))
 
 
-def exif(orientation: int) -> bytes:
+def exif(orientation):
     found = Image.Exif()
     found[module.ORIENTATION_TAG] = orientation
     return found.tobytes()
 
 
-def encoded(kind: str, orientation: int | None = None, mode: str = "RGB", **options: Any) -> bytes:
+def encoded(kind, orientation=None, mode="RGB", **options):
     if orientation is not None:
         options["exif"] = exif(orientation)
     return as_file(stored().convert(mode), kind, **options)
 
 
-def transposed(data: bytes) -> np.ndarray:
+def transposed(data):
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
@@ -62,9 +61,7 @@ def test_images_are_decoded_upright(kind, orientation):
     assert decode_image(data, 20).shape[:2] in (expected.shape[:2], tuple(side // 2 for side in expected.shape[:2]))
 
 
-def block(
-    entries: list[tuple[int, int, int, bytes]], order: str = "<", *, start: int = 8, number: int | None = None
-) -> bytes:
+def block(entries, order="<", *, start=8, number=None):
     """Return an EXIF block of entries: tag, type, number of values, and the four bytes of the value or offset."""
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", start)
     packed = b"".join(struct.pack(order + "HHI", *entry[:3]) + entry[3] for entry in entries)
@@ -73,7 +70,7 @@ def block(
 
 SIX = (module.ORIENTATION_TAG, 3, 1, b"\6\0\0\0")
 FULL = [(tag, 7, 65_000, struct.pack("<I", 8)) for tag in range(1, 5_401)]
-MALFORMED: dict[str, bytes] = {
+MALFORMED = {
     "nothing": b"",
     "a prefix": b"Exif\0\0",
     "no byte order": b"Exif\0\0XX" + block([SIX])[8:],
@@ -111,7 +108,7 @@ def test_malformed_exif_means_upright_and_costs_nothing(name, kind):
     assert np.array_equal(decode_pixels(data), decode_pixels(plain))
 
 
-def with_exif(kind: str, data: bytes) -> bytes:
+def with_exif(kind, data):
     plain = encoded(kind)
     if kind == "JPEG":
         return plain[:20] + segment(0xE1, data) + plain[20:]

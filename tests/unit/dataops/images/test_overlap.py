@@ -1,5 +1,4 @@
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,7 +14,7 @@ from dataops.images.overlap import VARIANTS, correlate, index_image
 DISTANCE, CORRELATION = 10, 0.95
 
 
-def tiles() -> list[Image.Image]:
+def tiles():
     """17 images: tiles of two photographs that do not overlap."""
     hopper = Image.open(Path(mpl.get_data_path(), "sample_data", "grace_hopper.jpg"))
     cut = [(Image.fromarray(load_sample_image("china.jpg")), 4, 2), (hopper, 3, 3)]
@@ -32,7 +31,7 @@ INDEXED = [index_image(np.asarray(tile)) for tile in TILES]
 PLANES, HASHES = np.stack([plane for plane, _ in INDEXED]), np.concatenate([hashes for _, hashes in INDEXED])
 
 
-def find_copies(copies: list[Image.Image]) -> set[tuple[int, int]]:
+def find_copies(copies):
     """Return each pair (tile, copy) that is matched."""
     fingerprints = [fingerprint(np.asarray(copy)) for copy in copies]
     hashes = np.array([one.phash for one in fingerprints], np.uint64)
@@ -45,20 +44,20 @@ def find_copies(copies: list[Image.Image]) -> set[tuple[int, int]]:
     return {(int(query) // VARIANTS, int(copy)) for query, copy in good}
 
 
-def jpeg(image: Image.Image, quality: int) -> Image.Image:
+def jpeg(image, quality):
     out = io.BytesIO()
     image.save(out, "JPEG", quality=quality)
     return Image.open(out)
 
 
-def crop(image: Image.Image, side: float, number: int) -> Image.Image:
+def crop(image, side, number):
     """Return a crop at a random position."""
     x, y = np.random.default_rng(number).random(2) * (1 - side)
     left, top = int(x * image.width), int(y * image.height)
     return image.crop((left, top, left + int(side * image.width), top + int(side * image.height)))
 
 
-CHANGES: dict[str, tuple[Callable[[Image.Image, int], Image.Image], int]] = {
+CHANGES = {
     "compressed": (lambda image, _: jpeg(image, 30), 17),
     "half the size": (lambda image, _: image.resize((80, 100)), 17),
     "stretched": (lambda image, _: image.resize((160, 150)), 17),

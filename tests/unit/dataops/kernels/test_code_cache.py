@@ -5,8 +5,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -32,13 +30,13 @@ def compute(a):
 class Checkout:
     """A folder with two modules, of which one calls the other's compiled function."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, added: int = 1, factor: int = 10):
+    def __init__(self, folder, monkeypatch, *, added=1, factor=10):
         folder.mkdir()
         self.folder, self.monkeypatch = folder, monkeypatch
         (folder / "kernel_called.py").write_text(CALLED.format(added=added))
         (folder / "kernel_caller.py").write_text(CALLER.format(called="kernel_called", factor=factor))
 
-    def compute(self) -> tuple[int, int]:
+    def compute(self):
         """Return the result of a new import of the modules, and how often a function was compiled."""
         for name in ("kernel_called", "kernel_caller"):
             self._load(name)
@@ -46,7 +44,7 @@ class Checkout:
         result = compute(1)
         return result, sum(compute.dispatcher.stats.cache_misses.values())
 
-    def _load(self, name: str) -> ModuleType:
+    def _load(self, name):
         spec = importlib.util.spec_from_file_location(name, self.folder / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None
@@ -57,7 +55,7 @@ class Checkout:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "caches"))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     return tmp_path / "caches" / "pairmill" / "kernels"

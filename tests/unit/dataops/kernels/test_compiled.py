@@ -1,16 +1,15 @@
 """Compiled code and tables are used only from a folder that no other user can change."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dataops.kernels.compiled import Tables, distrust, load_or_build, open_folder
+from dataops.kernels.compiled import distrust, load_or_build, open_folder
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     assert open_folder(tmp_path / "caches" / "kernels")
     return tmp_path / "caches" / "kernels"
 
@@ -60,13 +59,13 @@ def test_a_folder_with_a_link_or_a_file_that_others_can_write_to_is_not_used(fol
 
 
 @pytest.fixture
-def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def builds(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "caches"))
     return []
 
 
-def ask(builds: list[str], *sources: Path | str) -> Tables:
-    def build() -> Tables:
+def ask(builds, *sources):
+    def build():
         builds.append("built")
         return {"a": np.arange(5, dtype=np.uint8), "b": np.eye(3)}
 

@@ -11,9 +11,9 @@ from dataops.kernels.without_package import without_package
 
 
 def test_a_package_is_missing_for_this_thread_inside_the_with_only():
-    found: list[object] = []
+    found = []
 
-    def load() -> None:
+    def load():
         import colorsys
 
         found.append(colorsys)

@@ -15,20 +15,20 @@ from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
 from langdetect.lang_detect_exception import LangDetectException
 from langdetect.utils.ngram import NGram
 
-from dataops.language.detect import Detection, detect, encode_captions, find_unwritten, load_scripts, remove_addresses
+from dataops.language.detect import detect, encode_captions, find_unwritten, load_scripts, remove_addresses
 from dataops.language.profiles import normalise_letters, profile_names
 
 CODES = {"zh": "zh-cn"}
 
 
-def detect_all(texts: list[str], candidates: list[str] | None = None, **options) -> Detection:
+def detect_all(texts, candidates=None, **options):
     return detect(pa.array(texts, pa.string()), candidates, **options)
 
 
-def emoji_names(number: int = 510) -> list[tuple[str, str]]:
+def emoji_names(number=510):
     """(language, name) of emoji names of 12 characters or more, evenly over the languages that langdetect knows."""
     emoji.config.load_language()
-    by_language: dict[str, list[str]] = defaultdict(list)
+    by_language = defaultdict(list)
     for names in emoji.EMOJI_DATA.values():
         for code, name in names.items():
             if CODES.get(code, code) in profile_names() and isinstance(name, str):
@@ -44,7 +44,7 @@ def emoji_names(number: int = 510) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def factory() -> DetectorFactory:
+def factory():
     """langdetect with its profiles in our order: its own is that of the folder's listing, which rounding errors follow."""
     detector_factory = DetectorFactory()
     detector_factory.load_json_profile(
@@ -53,7 +53,7 @@ def factory() -> DetectorFactory:
     return detector_factory
 
 
-def langdetect_answer(factory: DetectorFactory, text: str) -> str | None:
+def langdetect_answer(factory, text):
     factory.set_seed(0)
     detector = factory.create()
     detector.append(text)
@@ -69,7 +69,7 @@ def test_normalise_letters_equals_langdetect():
     assert differ == []
 
 
-def ngrams_by_langdetect(factory: DetectorFactory, text: str) -> list[str]:
+def ngrams_by_langdetect(factory, text):
     detector = factory.create()
     detector.append(text)
     detector.cleaning_text()
@@ -123,7 +123,7 @@ def test_a_text_in_a_script_that_no_candidate_writes_has_no_language():
 def test_detect_is_more_accurate_than_langdetect_for_chinese_and_not_worse_for_others(factory):
     codes, texts = zip(*emoji_names(800), strict=True)
     assert len(set(codes)) >= 12
-    right: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
+    right = defaultdict(list)
     for code, text, ours in zip(codes, texts, detect_all(list(texts)).labels, strict=True):
         right[code].append((ours == code, langdetect_answer(factory, text) == code))
     for code, pairs in right.items():

@@ -25,7 +25,7 @@ def test_load_scripts_has_one_bit_for_each_unicode_script():
     assert (written > OTHER).all(), "each language writes something"
 
 
-def _named_by_script(letter: str) -> bool:
+def _named_by_script(letter):
     """Return whether the name of a letter begins with its script; the few other letters are in no profile."""
     return unicodedata.name(letter, "TURNED").split()[0] not in ("TURNED", "ROMAN", "HENTAIGANA")
 

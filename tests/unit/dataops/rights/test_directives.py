@@ -23,7 +23,7 @@ DATES = [
 ]
 
 
-def find(*values: str, name: str = "X-Robots-Tag") -> str | None:
+def find(*values, name="X-Robots-Tag"):
     message = Message()
     for value in values:
         message[name] = value

@@ -1,6 +1,5 @@
 import struct
 import time
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,7 +18,7 @@ PACKET = (
 )
 
 
-def packet(value: str, form: str = "attribute") -> bytes:
+def packet(value, form="attribute"):
     forms = {
         "attribute": ("attribute", f'plus:DataMining="{VOCABULARY}{value}"'),
         "element": ("element", f"<plus:DataMining>\n  {VOCABULARY}{value}\n</plus:DataMining>"),
@@ -30,28 +29,28 @@ def packet(value: str, form: str = "attribute") -> bytes:
     return PACKET.format(**({"attribute": "", "element": ""} | {field: text})).encode()
 
 
-def cbor_text(text: str) -> bytes:
+def cbor_text(text):
     data = text.encode()
     return (bytes([0x60 + len(data)]) if len(data) < 24 else bytes([0x78, len(data)])) + data
 
 
-def cbor_map(entries: dict[str, Any]) -> bytes:
+def cbor_map(entries):
     body = b"".join(cbor_text(k) + (cbor_map(v) if isinstance(v, dict) else cbor_text(v)) for k, v in entries.items())
     return bytes([0xA0 + len(entries)]) + body
 
 
-def jumbf(kind: bytes, content: bytes) -> bytes:
+def jumbf(kind, content):
     return struct.pack(">I4s", len(content) + 8, kind) + content
 
 
-def c2pa(uses: dict[str, str], prefix: str = "c2pa", **more: str) -> bytes:
+def c2pa(uses, prefix="c2pa", **more):
     """Return a manifest store with only this assertion, in the form of C2PA's own writer."""
     label = jumbf(b"jumd", b"cbor" + bytes(12) + b"\x03" + f"{prefix}.training-mining".encode() + b"\0")
     entries = {f"{prefix}.{name}": {**more, "use": use} for name, use in uses.items()}
     return jumbf(b"jumb", label + jumbf(b"cbor", cbor_map({"entries": entries})))
 
 
-def with_xmp(kind: str, xmp: bytes) -> bytes:
+def with_xmp(kind, xmp):
     data = noise(kind)
     if kind == "JPEG":
         return data[:2] + segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp) + data[2:]
@@ -63,7 +62,7 @@ def with_xmp(kind: str, xmp: bytes) -> bytes:
     return grown(data, riff_chunk(b"XMP ", xmp))
 
 
-def with_c2pa(kind: str, store: bytes) -> bytes:
+def with_c2pa(kind, store):
     data = noise(kind)
     if kind == "JPEG":
         split = 40  # over two segments, like stores of more than 64 KiB
@@ -75,12 +74,12 @@ def with_c2pa(kind: str, store: bytes) -> bytes:
     return grown(data, riff_chunk(b"C2PA", store))
 
 
-def grown(data: bytes, chunk: bytes) -> bytes:
+def grown(data, chunk):
     """Return a WebP with one more chunk."""
     return data[:4] + struct.pack("<I", len(data) - 8 + len(chunk)) + data[8:] + chunk
 
 
-def found(data: bytes) -> list[tuple[str, str]]:
+def found(data):
     return list(find_in_image(data, sniff(data) or ""))
 
 

@@ -41,18 +41,18 @@ def test_find_returns_the_member_that_forbids_training(statement, detail):
     assert find(statement) == detail
 
 
-def find(text: str) -> str | None:
+def find(text):
     found = declare(CONTENT_USAGE, Statement("header", CONTENT_USAGE.name, text), "", "")
     return next((one.detail for one in found if not one.permits), None)
 
 
-def found(text: str, path: str = "/x/1.jpg") -> list[tuple[str, str]]:
+def found(text, path="/x/1.jpg"):
     file = RobotsFile.parse(text, (AGENTS.own, *AGENTS.others))
     assert file.allows(f"http://a.test{path}", "pairmill")
     return prohibitions(file, f"http://a.test{path}", AGENTS)
 
 
-def prohibitions(file: RobotsFile, url: str, agents: Agents) -> list[tuple[str, str]]:
+def prohibitions(file, url, agents):
     return [(name, one.detail) for name, one in file.find_declarations(url, agents) if not one.permits]
 
 

@@ -52,7 +52,7 @@ def test_find_reads_challenges(header, challenge):
     assert find("www-authenticate", header) == challenge
 
 
-def find(name: str, value: str) -> str | None:
+def find(name, value):
     return next((one.detail for one in declare(RSL, Statement("header", name, value), "", "")), None)
 
 
@@ -121,7 +121,7 @@ def test_licences_of_a_header_are_bounded():
     assert found == [*(f"/{number}" for number in range(8)), "more than 8 licences"]
 
 
-def judge(content: str, url: str = "http://a.test/img/1.png") -> tuple[bool, str]:
+def judge(content, url="http://a.test/img/1.png"):
     text = content if "<rsl" in content else f'<rsl xmlns="https://rslstandard.org/rsl">{content}</rsl>'
     parse = RSL.parse
     assert parse is not None
@@ -135,7 +135,7 @@ def judge(content: str, url: str = "http://a.test/img/1.png") -> tuple[bool, str
 PERMIT = '<permits type="usage">ai-train</permits>'
 
 
-def site(license_: str, attributes: str = 'url="/"') -> str:
+def site(license_, attributes='url="/"'):
     return f"<content {attributes}><license>{license_}</license></content>"
 
 

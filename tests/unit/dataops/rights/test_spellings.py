@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.rights.robots_txt import RobotsFile
-from dataops.rights.signals import Agents, OptOut, find_header_opt_outs, find_in_metas, read_flag
+from dataops.rights.signals import Agents, find_header_opt_outs, find_in_metas, read_flag
 from dataops.rights.tdmrep import parse_tdmrep
 from dataops.web.page_pairs import PageBounds
 from dataops.web.pages import extract_page_pairs
@@ -21,19 +21,19 @@ CASES = st.sampled_from([str.lower, str.upper, str.title])
 LABELS = st.sampled_from(["train-ai", "ai-train", "ai_train", "train_ai", "ai-training"])
 
 
-def headers(*fields: tuple[str, str]) -> list[OptOut]:
+def headers(*fields):
     message = Message()
     for name, value in fields:
         message[name] = value
     return list(find_header_opt_outs(message, AGENTS, "http://a.test/", "now"))
 
 
-def robots(text: str) -> list[tuple[str, bool]]:
+def robots(text):
     found = RobotsFile.parse(text, host="a.test").find_declarations("http://a.test/x.png", AGENTS)
     return [(name, one.permits) for name, one in found]
 
 
-def page_opt_out(head: str) -> str | None:
+def page_opt_out(head):
     html = f'<html><head>{head}</head><img src="/1.png" alt="An image"></html>'.encode()
     return extract_page_pairs(html, "http://a.test/", PageBounds(url=2_000, caption=1_000)).opt_out
 

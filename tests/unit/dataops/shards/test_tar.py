@@ -8,7 +8,7 @@ from dataops.shards.foreign_tar import open_foreign_tar
 from dataops.shards.tar import ShardWriter, find_spans, format_index, list_members, read_index, read_samples
 
 
-def shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
+def shard(samples):
     out = io.BytesIO()
     writer = ShardWriter(out)
     for key, members in samples:
@@ -20,7 +20,7 @@ def shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
 SAMPLES = [(f"{n:09d}", {"jpg": bytes([n]) * (n * 700), "txt": "Käse".encode(), "json": b"{}"}) for n in range(5)]
 
 
-def make_tar(*members: tarfile.TarInfo, form: int = tarfile.PAX_FORMAT) -> bytes:
+def make_tar(*members, form=tarfile.PAX_FORMAT):
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=form) as tar:
         for info in members:
@@ -28,7 +28,7 @@ def make_tar(*members: tarfile.TarInfo, form: int = tarfile.PAX_FORMAT) -> bytes
     return out.getvalue()
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> tarfile.TarInfo:
+def member(name, kind=tarfile.REGTYPE, size=0):
     info = tarfile.TarInfo(name)
     info.type, info.size, info.linkname = kind, size, "" if kind == tarfile.REGTYPE else "/etc/passwd"
     return info

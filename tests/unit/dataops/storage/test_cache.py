@@ -4,8 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -20,12 +18,12 @@ def cache(tmp_path, monkeypatch):
     return Cache("127.0.0.1:9000")
 
 
-def version(size: int, etag: str = "one") -> Version:
+def version(size, etag="one"):
     return Version(size, 1_700_000_000, etag)
 
 
-def writes(data: bytes, fetched: list[bytes] | None = None) -> Callable[[Path], None]:
-    def fetch(path: Path) -> None:
+def writes(data, fetched=None):
+    def fetch(path):
         path.write_bytes(data)
         if fetched is not None:
             fetched.append(data)
@@ -33,13 +31,13 @@ def writes(data: bytes, fetched: list[bytes] | None = None) -> Callable[[Path], 
     return fetch
 
 
-def age(path: Path, seconds: float) -> None:
+def age(path, seconds):
     used = time.time() - seconds
     os.utime(path, ns=(int(used * 1e9), path.stat().st_mtime_ns))
 
 
 def test_cache_fetches_a_copy_once_until_the_object_changes(cache):
-    fetched: list[bytes] = []
+    fetched = []
     for data, etag in ((b"one", "1"), (b"one", "1"), (b"two", "2"), (b"two", "2")):
         path = cache.get("mill/a/part", version(3, etag), writes(data, fetched), None)
         assert path.read_bytes() == data
@@ -67,7 +65,7 @@ def test_cache_deletes_files_of_killed_fetches_after_an_hour(cache):
 
 
 def test_failed_fetch_leaves_no_file(cache):
-    def fail(path: Path) -> None:
+    def fail(path):
         path.write_bytes(b"half")
         raise OSError("gone")
 
@@ -107,7 +105,7 @@ def test_processes_read_whole_copies_when_their_shared_cache_is_too_small(tmp_pa
 
 
 def test_many_small_copies_do_not_list_the_cache_each_time(cache, monkeypatch):
-    listed: list[str] = []
+    listed = []
     monkeypatch.setattr(Cache, "trim", lambda self: listed.append("all copies"))
     for number in range(100):
         cache.get(f"mill/{number}", version(1), writes(b"x"), None)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 from dataops.home import CHECKOUT
 from dataops.storage.cached_files import (
@@ -20,7 +19,7 @@ from dataops.storage.cached_files import (
 DAY = 86_400.0
 
 
-def put(home: Path, *names: str, days: float = 40) -> None:
+def put(home, *names, days=40):
     for name in names:
         path = home / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,6 @@ import io
 import json
 import pickle
 import tarfile
-from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -21,7 +19,7 @@ KEY = "0123456789abcdef"
 
 
 @pytest.fixture
-def outside(tmp_path: Path) -> Path:
+def outside(tmp_path):
     """Return a folder of the reader, beside the store."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "id_rsa").write_text("private")
@@ -29,7 +27,7 @@ def outside(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FolderStore:
+def store(tmp_path):
     return FolderStore(tmp_path / "store")
 
 
@@ -92,7 +90,7 @@ def test_cached_copies_stay_in_the_cache_folder(tmp_path, monkeypatch):
 # Manifests ------------------------------------------------------------------------------------------------------------
 
 
-def manifest(**changes: Any) -> dict[str, Any]:
+def manifest(**changes):
     part = {"name": "part-00000.parquet", "rows": 0, "bytes": 1, "sha256": "0"}
     known = {"stage": "pack", "stage_version": 1, "key": KEY, "inputs": [], "config": {}, "seed": 0, "code": {}}
     more = {
@@ -154,7 +152,7 @@ def test_readers_reject_a_pickle_without_running_it(store, tmp_path):
 # Shards ---------------------------------------------------------------------------------------------------------------
 
 
-def sized(size: bytes) -> io.BytesIO:
+def sized(size):
     """Return a shard with one member whose header has `size` (12 bytes) as its size."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:

@@ -1,8 +1,6 @@
 """Tables in partitions: what is read is what was written, from tables of numbers and from others."""
 
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -29,13 +27,13 @@ PARTITIONS = 3
 TABLES = st.lists(st.lists(st.lists(ROW, max_size=4), min_size=PARTITIONS, max_size=PARTITIONS), min_size=1, max_size=5)
 
 
-def put(store: FolderStore, name: str, partitions: list[pl.DataFrame]) -> None:
+def put(store, name, partitions):
     sizes = [rows.height for rows in partitions]
     store.put_chunks(name, lambda: encode_partitions(pl.concat(partitions), sizes))
 
 
 @contextmanager
-def reading(place: str, head_bytes: int = 100) -> Iterator[int]:
+def reading(place, head_bytes=100):
     """Read the blocks of small tables with the head, or as those of large ones: of a folder, or of a remote store.
 
     Yields: the size of the head.
@@ -50,7 +48,7 @@ PLACES = ["head", "folder", "remote"]
 NUMBERS_AND_TEXT = pytest.mark.parametrize("place", [*PLACES, "text"])
 
 
-def put_rows(store: FolderStore, place: str, partitions: int) -> Path:
+def put_rows(store, place, partitions):
     """Put a table with 10 rows in each partition; those of `text` are stored as Arrow."""
     rows = pl.DataFrame({"row": range(10)}, schema={"row": pl.UInt32})
     put(store, "keys", [rows.with_columns(caption=pl.lit("a kite")) if place == "text" else rows] * partitions)
@@ -63,7 +61,7 @@ def put_rows(store: FolderStore, place: str, partitions: int) -> Path:
 def test_read_partitions_returns_the_written_rows(tmp_path_factory, tables, kind, count, place):
     store = FolderStore(tmp_path_factory.mktemp("store"))
 
-    def columns(number: int) -> list[pl.Expr]:
+    def columns(number):
         kinds = ["texts", "nulls", "numbers"] if kind == "both" else [kind]
         this = kinds[number % len(kinds)]
         null = pl.when(pl.col("hash") % 2 == 0).then(pl.col("rank")) if this == "nulls" else pl.col("rank")

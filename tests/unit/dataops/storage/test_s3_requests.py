@@ -1,7 +1,5 @@
 """A 404 without S3's error code is retried once S3 has answered: a server that starts sends it for a moment."""
 
-from collections.abc import Callable
-
 import pytest
 from botocore.exceptions import ClientError
 
@@ -9,11 +7,11 @@ from dataops.errors import ConfigError
 from dataops.storage.s3_requests import S3Requests
 
 
-def answers(*found: str | None) -> Callable[[], str]:
+def answers(*found):
     """Return a request that has these answers in turn; None: a 404 of a server that is not S3."""
     left = list(found)
 
-    def request() -> str:
+    def request():
         if (answer := left.pop(0)) is None:
             page = {"Error": {"Code": "404", "Message": "Not Found"}, "ResponseMetadata": {"HTTPStatusCode": 404}}
             raise ClientError(page, "GetObject")

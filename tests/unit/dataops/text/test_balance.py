@@ -15,7 +15,7 @@ PAIRS = 40_000
 QUERIES = ["the", "kite", "box kite", "unicorn"]
 
 
-def pairs(number: int = PAIRS) -> tuple[np.ndarray, pa.Array]:
+def pairs(number=PAIRS):
     """Return matches: query 0 in every caption, 1 in every tenth, 2 in every thousandth; none in every hundredth."""
     uids = [uid(f"http://a.example/{i}", "x") for i in range(number)]
     matches = [[] if i % 100 == 99 else [0] + [1] * (i % 10 == 0) + [2] * (i % 1000 == 0) for i in range(number)]

@@ -48,7 +48,7 @@ def test_caption_may_be_personal_has_no_false_negative(name):
     pattern = re.compile(PATTERNS[name].replace("(?i)", ""), re.IGNORECASE if "(?i)" in PATTERNS[name] else 0)
 
     @given(st.from_regex(pattern), TEXT, TEXT)
-    def check(found: str, before: str, after: str):
+    def check(found, before, after):
         text = f"{before} {found} {after}".encode(errors="ignore").decode()
         frame = pl.DataFrame({"caption": [text]})
         if frame.select(mask_personal_data(pl.col("caption"))).item() != text:

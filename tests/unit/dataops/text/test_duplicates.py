@@ -1,4 +1,3 @@
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -17,7 +16,7 @@ from dataops.text.duplicates import (
 NESTED = DEDUPE_STEPS[:3]
 
 
-def pairs(rows: list[tuple[str, str, str, str]]) -> pl.DataFrame:
+def pairs(rows):
     return pl.DataFrame(
         {
             "uid": [uid(url, caption) for url, caption, _, _ in rows],
@@ -32,11 +31,11 @@ def pairs(rows: list[tuple[str, str, str, str]]) -> pl.DataFrame:
     )
 
 
-def chosen(rows: list[tuple[str, str, str, str]]) -> list[str | None]:
+def chosen(rows):
     return named(find_duplicates(compute_keys(pairs(rows)), NESTED))
 
 
-def named(found: np.ndarray) -> list[str | None]:
+def named(found):
     return [f"duplicate_{DEDUPE_STEPS[step - 1]}" if step else None for step in found.tolist()]
 
 
@@ -51,7 +50,7 @@ ROW = st.tuples(
 @given(st.lists(ROW, max_size=30), st.integers(1, 5))
 def test_find_duplicates_gives_the_same_on_partitions(rows, count):
     found = compute_keys(pairs(rows)).with_row_index()
-    apart: list[str | None] = [None] * len(rows)
+    apart = [None] * len(rows)
     for number in range(count):
         part = found.filter(pl.col("url") % count == number)
         for position, reason in zip(part["index"], named(find_duplicates(part, NESTED)), strict=True):
@@ -70,14 +69,14 @@ def test_find_duplicates_compares_128_bits(step, low):
     assert named(find_duplicates(apart, [step])) == [None, None]
 
 
-def find_slowly(rows: list[tuple[str, str, str, str]], steps: list[str]) -> list[str | None]:
+def find_slowly(rows, steps):
     """Choose as documented: for each step, keep the best row of each group."""
     origins = compute_keys(pairs(rows))["origin"].to_list()
-    found: list[str | None] = [None] * len(rows)
+    found = [None] * len(rows)
     groups = {"uid": lambda r: r[:2], "pair": lambda r: (r[0], r[1].casefold()), "url": lambda r: r[0]}
     groups["caption"] = lambda r: r[1].casefold()
 
-    def order(i: int, step: str) -> tuple:
+    def order(i, step):
         url, caption, source, _ = rows[i]
         words = len(caption.split())
         by_source = caption.isupper(), SOURCE_RANK[source]

@@ -8,8 +8,8 @@ from dataops.text.query_matching import compile_queries, match_queries
 from tests.slow_words import words
 
 
-def match_slowly(captions: list[str | None], queries: list[str]) -> list[list[int]]:
-    numbers: dict[tuple[str, ...], int] = {}
+def match_slowly(captions, queries):
+    numbers = {}
     for number, query in enumerate(queries):
         numbers.setdefault(tuple(words(query)), number)
     result = []

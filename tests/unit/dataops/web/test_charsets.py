@@ -8,7 +8,7 @@ JAPANESE = "株式会社 ㈱山田商店の新しい写真 ①番、№２ Ⅰ�
 # EUC-JP with the rows of NEC and IBM, which Python does not encode: Shift_JIS' pairs at their place in the 94 rows.
 
 
-def euc_jp(text: str) -> bytes:
+def euc_jp(text):
     """Return text in the Standard's EUC-JP."""
     encoded = bytearray()
     for character in text:

@@ -1,13 +1,13 @@
 import pytest
 
 from dataops.web.page_pairs import PageBounds
-from dataops.web.pages import ExtractedPage, extract_page_pairs
+from dataops.web.pages import extract_page_pairs
 
 PAGE = "http://h.example/p/"
 IMAGE = "<img src=a.jpg alt=a>"
 
 
-def read(html: str) -> ExtractedPage:
+def read(html):
     return extract_page_pairs(html.encode(), PAGE, PageBounds(caption=40, url=300))
 
 

@@ -37,7 +37,7 @@ SINGLE_BYTE = (
 SINGLE_BYTE_DIGEST = "70ea342ff9cdac3cb546206d2a8571e6c3e14f3a9856aca1442e985bf46754c1"
 
 
-def digest(lines: list[str]) -> str:
+def digest(lines):
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -32,7 +32,7 @@ def test_choose_reference_returns_the_declared_size_of_the_chosen_url(attributes
     assert (row.declared_width, row.declared_height) == size
 
 
-def usable(reference: str) -> bool:
+def usable(reference):
     """Return whether a reference may be an image, without the fast path."""
     path = re.split("[?#]", reference)[0]
     words = ("true", "false", "none", "null", "undefined", "lazy", "")
@@ -43,13 +43,11 @@ def usable(reference: str) -> bool:
     return not re.search(kinds, reference, re.I) and not re.search("[{}]|%7b", path, re.I)
 
 
-def choose_by_rule(
-    image: dict[str, str | None], sources: list[dict[str, str | None]]
-) -> tuple[str, int | None, int | None]:
+def choose_by_rule(image, sources):
     """Choose the largest image of the lazy-load attributes, else of the plain ones."""
     width, height = parse_length(image.get("width")), parse_length(image.get("height"))
     for names in ((*LAZY_SRCSET, *LAZY_SRC), ("srcset", "src")):
-        candidates: list[tuple[int, float, str]] = []
+        candidates = []
         for element in (image, *sources):
             for name in names:
                 if name in ("srcset", *LAZY_SRCSET):

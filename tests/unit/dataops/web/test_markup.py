@@ -25,7 +25,7 @@ PIECES = (
 WITH_ATTRIBUTES = frozenset(("img", "base", "meta", "source", "input", "html", "font", "i", "template"))
 
 
-def elements(html: bytes, whole: bool) -> list[tuple[str, dict[str, str | None], str]]:
+def elements(html, whole):
     """Return each element with its path, the attributes that are read, and its text, except that of scripts and styles."""
     tree = LexborHTMLParser(html)
     found = []

@@ -3,7 +3,6 @@
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 
@@ -22,25 +21,25 @@ URL, BOUNDS = "http://site.example/shop/item", PageBounds(caption=2000, url=4096
 IMAGE = "<img src=a alt=b>"
 
 
-def nested(opening: str, closing: str, size: int, depth: int, inner: str = "") -> str:
+def nested(opening, closing, size, depth, inner=""):
     """Return blocks of nested elements, of about `size` bytes together."""
     depth = min(depth, max(1, size // len(opening + closing)))
     block = opening * depth + inner + closing * depth
     return block * max(1, size // len(block))
 
 
-def deep(opening: str, n: int, rest: str, depth: int = 4500) -> str:
+def deep(opening, n, rest, depth=4500):
     """Return open elements, and `rest` repeated up to n bytes."""
     return IMAGE + opening * min(depth, n // (2 * len(opening))) + rest * (n // 2 // len(rest))
 
 
-def numbered(pattern: str, n: int) -> str:
+def numbered(pattern, n):
     return "".join(pattern.replace("#", str(i)) for i in range(n // len(pattern)))
 
 
-def colliding(n: int) -> str:
+def colliding(n):
     """Return elements whose names have one slot in the table of names, and many more of the last name."""
-    by_slot: dict[int, list[str]] = defaultdict(list)
+    by_slot = defaultdict(list)
     for letters in itertools.product("abcdefghijklmnopqrstuvwxyz0123456789", repeat=3):
         value = hash_name(name := "z" + "".join(letters))
         by_slot[(value ^ (value >> 29)) % (1 << 14)].append(name)
@@ -49,7 +48,7 @@ def colliding(n: int) -> str:
     return IMAGE + "".join(f"<{name}></{name}>" for name in names) + f"<{names[-1]}></{names[-1]}>" * (n // 11)
 
 
-FAMILIES: dict[str, Callable[[int], str]] = {
+FAMILIES = {
     "nested figures": lambda n: nested("<figure><img src=a>", "</figure>", n, 2200) + "<figcaption>x",
     "nested figures around elements": lambda n: (
         "<figure><img src=a>" * 1000 + "<i></i>" * (n // 9) + "</figure>" * 1000 + "<figcaption>x</figcaption>"
@@ -145,12 +144,12 @@ FAMILIES: dict[str, Callable[[int], str]] = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled() -> None:
+def compiled():
     """Compile before the tests, so that compilation does not count as their time."""
     extract_page_pairs(b"<img>", URL, BOUNDS)
 
 
-def cost(html: bytes) -> float:
+def cost(html):
     """Return the CPU time, in seconds, in which a page is decoded and read for pairs and for links, or refused."""
     start = time.process_time()
     convert_to_utf8(html, None)

@@ -14,7 +14,7 @@ PAGE = "http://site.example/shop/item"
 BOUNDS = PageBounds(caption=200, url=300)
 
 
-def extract(html: str) -> tuple[list[PagePair], int]:
+def extract(html):
     found = extract_page_pairs(html.encode(), PAGE, BOUNDS)
     return found.pairs, found.surplus_images
 
@@ -56,7 +56,7 @@ class ReferenceExtractor(HTMLParser):
         if self.caption_depth:
             self.figures[-1]["text"] += data
 
-    def found(self) -> list[tuple[str, str, str]]:
+    def found(self):
         sources = ("alt", "title", "figcaption")
         normal = [
             (row[0], source, " ".join(row[i + 1].split())) for row in self.rows for i, source in enumerate(sources)
@@ -134,7 +134,7 @@ def test_extract_page_pairs_refuses_pages_that_would_exhaust_the_parser(name):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled() -> None:
+def compiled():
     """Compile before the tests, so that compilation does not count as their time."""
     extract("<img>")
 
@@ -149,6 +149,11 @@ FINE = {
     "NULs": "\0" * 1000 + "<img src=1.jpg alt='\0a\0'>",
     "figures": "<figure>" * 4000 + "<img src=1.jpg alt=a>" + "<figcaption>" * 900,
 }
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_extract_page_pairs_reads_unusual_pages(name):
+    assert ("http://site.example/shop/1.jpg", "a") in [(row.url, row.caption) for row in extract(FINE[name])[0]]
 
 
 RUSSIAN = "Красный воздушный змей над холмом и рекой, старая деревня вдали"

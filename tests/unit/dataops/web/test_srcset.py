@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataops.web.image_urls import SrcsetCandidate, parse_srcset
+from dataops.web.image_urls import parse_srcset
 
 SPACE = "\t\n\f\r "
 
 
-def parse_by_standard(text: str) -> list[SrcsetCandidate]:
+def parse_by_standard(text):
     """Parse a srcset by the steps of section 4.8.4.3.10."""
     found, at = [], 0
     while True:
@@ -22,7 +22,7 @@ def parse_by_standard(text: str) -> list[SrcsetCandidate]:
         url = ""
         while at < len(text) and text[at] not in SPACE:
             url, at = url + text[at], at + 1
-        descriptors: list[str] = []
+        descriptors = []
         if url.endswith(","):
             url = url.rstrip(",")
         else:
@@ -57,7 +57,7 @@ def parse_by_standard(text: str) -> list[SrcsetCandidate]:
             found.append(candidate)
 
 
-def parse_descriptors(url: str, descriptors: list[str]) -> SrcsetCandidate | None:
+def parse_descriptors(url, descriptors):
     width = density = height = None
     for text in descriptors:
         if re.fullmatch(r"\d+w", text):

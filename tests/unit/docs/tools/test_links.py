@@ -1,7 +1,5 @@
 """Links, anchors, paths, lines and words of all pages, and of pages made to fail."""
 
-from pathlib import Path
-
 import pytest
 
 from docs.tools import links, style
@@ -26,12 +24,12 @@ def test_map_lists_every_page():
     assert set(index.parent.glob("*.md")) - {index} == decisions
 
 
-def read(name: str) -> str:
+def read(name):
     return PAGES[name].read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path, monkeypatch):
     """Return a small repository with a page `docs/other.md`."""
     monkeypatch.setattr(links, "ROOT", tmp_path)
     (tmp_path / ".gitignore").write_text("infra/.env\n")
@@ -42,7 +40,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def page(root: Path, text: str) -> Path:
+def page(root, text):
     path = root / "docs" / "page.md"
     path.write_text(text)
     return path

@@ -2,7 +2,6 @@
 
 import json
 import re
-from typing import Any
 
 from PIL import Image
 
@@ -46,7 +45,7 @@ def test_screenshots_and_notebook_are_of_the_run_that_the_readme_shows():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     keys = {stage.upper(): key for stage, key in re.findall(r"^(\w+) +([0-9a-f]{16}) ", readme, re.MULTILINE)}
     assert len(keys) == 8
-    found: dict[str, Any] = {}
+    found = {}
     for name in links(readme):
         if name.endswith(".png"):
             with Image.open(ROOT / name) as image:
@@ -61,6 +60,6 @@ def test_screenshots_and_notebook_are_of_the_run_that_the_readme_shows():
 def test_cells_of_a_notebook_share_their_names_and_show_their_last_expression():
     sources = [["a = 2\n", "a + 1"], ["b = a"], ["b\n", "'x'\n"]]
     cells = [{"cell_type": "code", "metadata": {"tags": ["same"]}, "source": source} for source in sources]
-    notebook: dict[str, Any] = {"cells": [{"cell_type": "markdown", "source": ["a"]}, *cells]}
+    notebook = {"cells": [{"cell_type": "markdown", "source": ["a"]}, *cells]}
     execute(notebook)
     assert texts(notebook) == [("3", ["same"]), ("", ["same"]), ("'x'", ["same"])]

@@ -6,7 +6,7 @@ import pytest
 
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Draft
-from dataops.store import FolderStore, Store
+from dataops.store import FolderStore
 from flows.commands.show import show_run_or_key, write_stage_page
 from flows.dataset_checks import insert_links
 from flows.records import RunRecord, StageRun
@@ -15,7 +15,7 @@ from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import packed_in, some_pairs
 
 
-def snapshot(store: Store, stage: str, key: str) -> None:
+def snapshot(store, stage, key):
     draft = Draft(store, stage, key)
     counts = Counts(input=10, kept=7, dropped={"too_short": 3})
     draft.commit(build_manifest(stage, key=key, counts=counts))

@@ -8,7 +8,7 @@ from flows.records import RunRecord
 from tests.manifests import build_manifest
 
 
-def record(run_id: str, state: str) -> RunRecord:
+def record(run_id, state):
     return RunRecord.model_validate(
         {"run_id": run_id, "name": "a", "created_at": f"2026-01-01T00:00:0{run_id}", "config": {}, "state": state}
     )

@@ -4,20 +4,19 @@ import io
 
 from rich.console import Console
 
-from dataops.messages.waiting import Wait
 from flows.listeners.progress import StageProgress
 from flows.listeners.terminal import ProgressBlock
 
 
 class Clock:
-    def __init__(self) -> None:
+    def __init__(self):
         self.now = 0.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         return self.now
 
 
-def progress_of(stage: str, *updates: tuple[float, float, int, str]) -> StageProgress:
+def progress_of(stage, *updates):
     clock = Clock()
     progress = StageProgress(stage, clock)
     for clock.now, done, total, line in updates:
@@ -25,7 +24,7 @@ def progress_of(stage: str, *updates: tuple[float, float, int, str]) -> StagePro
     return progress
 
 
-def render(progress: StageProgress, width: int, waits: tuple[Wait, ...] = (), now: float = 0.0) -> list[str]:
+def render(progress, width, waits=(), now=0.0):
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=True, color_system=None, no_color=True)
     console.print(ProgressBlock(progress, waits, now))

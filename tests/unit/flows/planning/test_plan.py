@@ -1,6 +1,5 @@
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -9,7 +8,7 @@ from dataops.snapshot import Counts, Draft
 from dataops.store import open_store
 from flows.app import run_command
 from flows.config import RunConfig
-from flows.planning.plan import RunPlan, plan_run
+from flows.planning.plan import plan_run
 from flows.records import StageRun, create_run
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
@@ -22,13 +21,13 @@ pytest.importorskip("plugins.own_images")  # which reads the lists
 ROWS = 400
 
 
-def write_list(path: Path, rows: int) -> None:
+def write_list(path, rows):
     lines = [f"https://a.test/{n}.jpg,a red bird number {n}" for n in range(rows)]
     path.write_text("\n".join(["url,caption", *lines, ""]))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory):
     """Return a folder with a store, in which a run of two stages is complete."""
     folder = tmp_path_factory.mktemp("made")
     write_list(folder / "a.csv", ROWS)
@@ -47,12 +46,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
+def folder(made, tmp_path):
     shutil.copytree(made, tmp_path / "made")
     return tmp_path / "made"
 
 
-def config_of(folder: Path, name: str = "birds", **tables) -> RunConfig:
+def config_of(folder, name="birds", **tables):
     values = {
         "name": name,
         "store": {"uri": str(folder / "store")},
@@ -63,15 +62,15 @@ def config_of(folder: Path, name: str = "birds", **tables) -> RunConfig:
     return RunConfig.model_validate(values | tables)
 
 
-def plan_of(folder: Path, name: str = "birds", *, until: str | None = None, force=(), **tables) -> RunPlan:
+def plan_of(folder, name="birds", *, until=None, force=(), **tables):
     return plan_run(config_of(folder, name, **tables), folder, 2, until=until, force=force)
 
 
-def why(found: RunPlan) -> dict[str, tuple[str, list[str]]]:
+def why(found):
     return {one.stage: (one.action, one.why) for one in found.stages}
 
 
-def test_complete_stages_are_reused_and_the_next_is_made(folder: Path):
+def test_complete_stages_are_reused_and_the_next_is_made(folder):
     found = plan_of(folder, until="download")
     assert why(found) == {
         "extract": ("reuse", []),
@@ -82,7 +81,7 @@ def test_complete_stages_are_reused_and_the_next_is_made(folder: Path):
     assert found.stages[2].estimate.rows == found.stages[1].estimate.kept == ROWS
 
 
-def test_reason_is_the_part_of_the_key_that_differs(folder: Path):
+def test_reason_is_the_part_of_the_key_that_differs(folder):
     found = why(plan_of(folder, filter={"min_words": 3, "languages": ["en"]}, train={"epochs": 2}))
     assert found["filter"] == ("make", ["filter.min_words: 1 -> 3", 'filter.languages: [] -> ["en"]'])
     assert found["download"] == ("make", ["filter is made first", "no earlier snapshot"])
@@ -96,13 +95,13 @@ def test_reason_is_the_part_of_the_key_that_differs(folder: Path):
     assert why(plan_of(folder, until="extract", force=("extract",)))["extract"] == ("make", ["--force"])
 
 
-def test_a_training_of_few_steps_is_named_before_it_runs(folder: Path):
+def test_a_training_of_few_steps_is_named_before_it_runs(folder):
     (train,) = [one for one in plan_of(folder, train={"epochs": 3, "batch_size": 512}).stages if one.stage == "train"]
     assert train.warning.startswith(f"3 steps only ({ROWS} pairs in batches of 512, 3 epochs)")
     assert not plan_of(folder, train={"epochs": 20, "batch_size": 512}).stages[5].warning
 
 
-def test_deleted_snapshot_and_damaged_part_are_reasons(folder: Path):
+def test_deleted_snapshot_and_damaged_part_are_reasons(folder):
     keys = {one.stage: one.key for one in plan_of(folder, until="filter").stages}
     (folder / "store" / "filter" / str(keys["filter"]) / "part-00000.parquet").write_bytes(b"x")
     (action, (reason,)) = why(plan_of(folder, until="filter"))["filter"]
@@ -112,7 +111,7 @@ def test_deleted_snapshot_and_damaged_part_are_reasons(folder: Path):
 
 
 @pytest.mark.parametrize("command", [["plan"], ["run", "--dry-run"]], ids=lambda command: command[0])
-def test_no_file_is_written_before_the_first_run(command: list[str], tmp_path: Path, monkeypatch, capsys):
+def test_no_file_is_written_before_the_first_run(command, tmp_path, monkeypatch, capsys):
     """Neither the home nor the store is there afterwards, wherever the store is."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
@@ -128,7 +127,7 @@ def test_no_file_is_written_before_the_first_run(command: list[str], tmp_path: P
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def add_run(folder: Path, stage: str, rows: int, seconds: float, name: str = "birds", **tables) -> None:
+def add_run(folder, stage, rows, seconds, name="birds", **tables):
     """Add a run to the store that made one stage, and kept half of its rows."""
     config, store = config_of(folder, name, **tables), open_store(str(folder / "store"))
     counts = Counts(input=rows, kept=rows // 2, dropped={"x": rows - rows // 2})
@@ -143,12 +142,12 @@ def add_run(folder: Path, stage: str, rows: int, seconds: float, name: str = "bi
     record.save(store)
 
 
-def estimates(found: RunPlan, stage: str) -> tuple[float | None, float | None, float | None, bool]:
+def estimates(found, stage):
     (one,) = (one.estimate for one in found.stages if one.stage == stage)
     return one.rows, one.kept, one.seconds, one.at_most
 
 
-def test_earlier_runs_predict_rows_and_time(folder: Path):
+def test_earlier_runs_predict_rows_and_time(folder):
     assert estimates(plan_of(folder), "download") == (ROWS, None, None, False), "no run has made it"
     assert estimates(plan_of(folder), "curate") == (None, None, None, False)
     add_run(folder, "download", 100, 10.0)
@@ -160,7 +159,7 @@ def test_earlier_runs_predict_rows_and_time(folder: Path):
     assert (total["seconds"], total["unknown"]) == (pytest.approx(25.0), ["curate"])
 
 
-def test_command_prints_the_plan_and_dry_run_is_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_command_prints_the_plan_and_dry_run_is_the_same(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PAIRMILL_HOME", str(folder))
     (folder / "c.toml").write_text(

@@ -11,7 +11,7 @@ from infra.local.supervisor import Service
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path, monkeypatch):
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
     return tmp_path
 
@@ -29,9 +29,9 @@ def test_login_is_random_and_only_its_user_can_read_it(home):
 
 
 def test_start_after_a_stop_makes_new_secrets_and_restart_after_a_crash_keeps_them(home, tmp_path):
-    kept: list[bool] = []
+    kept = []
 
-    def make(*, keep: bool) -> dict[str, str]:
+    def make(*, keep):
         kept.append(keep)
         return {"PLANTED": "planted-secret"}
 
@@ -39,7 +39,7 @@ def test_start_after_a_stop_makes_new_secrets_and_restart_after_a_crash_keeps_th
     service = Service("web", command, "/", {}, None, secrets=make)
     folder = home / "services" / "web"
 
-    def start() -> supervisor.ServiceRecord:
+    def start():
         with supervisor.lock(home / "services"):
             return supervisor.ensure_running(home / "services", [service], 60)[0]
 

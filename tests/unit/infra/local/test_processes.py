@@ -2,7 +2,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,7 @@ from infra.local import supervisor as processes
 from tests.concurrency import wait_for
 
 
-def spawn(command: list[str], folder: Path) -> int:
+def spawn(command, folder):
     env = {**os.environ, processes.MARK: str(folder)}
     return processes.spawn(command, cwd=folder, env=env, log=folder / "log")
 

@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,15 +16,15 @@ from tests.servers.loopback import Handler, serving
 
 
 @pytest.fixture(autouse=True)
-def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def clean(tmp_path, monkeypatch):
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
 
 
 @pytest.fixture
 def answering():
     """Start an external web server that answers with 200, or with the status that `codes` has for a path."""
-    codes: dict[str, int] = {}
-    requests: list[tuple[str, str | None]] = []
+    codes = {}
+    requests = []
 
     class Answering(Handler):
         def do_GET(self):
@@ -36,7 +35,7 @@ def answering():
         yield server.url, codes, requests
 
 
-def record_running(name: str, port: int, *, pid: int | None = None) -> Path:
+def record_running(name, port, *, pid=None):
     """Write a state file with the pid of a running process (by default this one)."""
     pid = pid or os.getpid()
     folder = services.home() / "services" / name
@@ -69,7 +68,7 @@ def test_apply_environment_keeps_the_users_values_and_replaces_its_own(monkeypat
     assert services.apply_environment()["PREFECT_API_URL"] == "http://127.0.0.1:4999/api"
 
 
-def basic(credentials: str) -> dict[str, str]:
+def basic(credentials):
     return {"Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()}
 
 

@@ -7,12 +7,11 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from dataops.errors import ServiceError
-from dataops.messages.waiting import Wait, current_waits
+from dataops.messages.waiting import current_waits
 from infra.local import supervisor
 from infra.local import supervisor as processes
 from infra.local.supervisor import Service, ServiceRecord
@@ -21,7 +20,7 @@ SITE = Service("site", (sys.executable, "-m", "http.server", "{port}", "--bind",
 
 
 @pytest.fixture
-def services(tmp_path: Path):
+def services(tmp_path):
     yield tmp_path
     for folder in tmp_path.glob("*/"):
         if record := supervisor.load(folder):
@@ -29,7 +28,7 @@ def services(tmp_path: Path):
         assert processes.find_marked(str(folder)) == []
 
 
-def start(services: Path, service: Service = SITE, **options) -> ServiceRecord:
+def start(services, service=SITE, **options):
     (record,) = supervisor.ensure_running(services, [service], 60.0, **options)
     assert supervisor.is_healthy(services / service.name, record)
     return record
@@ -65,9 +64,9 @@ def test_ensure_running_stops_and_reports_a_server_that_never_answers(services, 
         " signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); print('thinking', flush=True); time.sleep(60)"
     )
     silent = Service("silent", (sys.executable, "-c", code), "/")
-    seen: dict[str, Wait] = {}
+    seen = {}
 
-    def is_healthy(folder: Path, record: ServiceRecord) -> bool:
+    def is_healthy(folder, record):
         seen.update({wait.reason: wait for wait in current_waits()})
         return folder.name != "silent" and original(folder, record)
 

@@ -1,22 +1,20 @@
 """Each check passes and fails on hand-made figures, and names what failed, the figure and the bound."""
 
-from typing import Any
-
 import pytest
 
-from dataops.snapshot import Counts, Manifest
-from tasks.checks.check import CheckResult, ChecksConfig, check_dataset
+from dataops.snapshot import Counts
+from tasks.checks.check import ChecksConfig, check_dataset
 from tests.manifests import build_manifest
 
 ROWS = {"extract": (1000, 900), "filter": (900, 500), "download": (500, 400), "curate": (400, 200), "pack": (200, 200)}
-FACTS: dict[str, Any] = {
+FACTS = {
     "sources": {"shop": 150, "museum": 50},
     "languages": {"en": 150, "fr": 50},
     "hosts": {"a.test": 100, "b.test": 100},
 }
 
 
-def dataset(rows: dict[str, tuple[int, int]] | None = None, **facts: Any) -> dict[str, Manifest]:
+def dataset(rows=None, **facts):
     """Return the manifests of a dataset; `facts` replace facts of pack, or leave them out where they are None."""
     found = {}
     for stage, (before, kept) in {**ROWS, **(rows or {})}.items():
@@ -31,15 +29,13 @@ def dataset(rows: dict[str, tuple[int, int]] | None = None, **facts: Any) -> dic
     return found
 
 
-def check_one(
-    name: str, now: dict[str, Manifest], last: dict[str, Manifest] | None = None, **config: Any
-) -> CheckResult:
+def check_one(name, now, last=None, **config):
     report = check_dataset(ChecksConfig.model_validate(config), now, last, "run-1" if last else None)
     (result,) = (one for one in report.results if one.check == name)
     return result
 
 
-BROKEN: dict[str, tuple[dict[str, Manifest], float, str]] = {
+BROKEN = {
     "max_unreadable_files": (
         dataset(failed_files=[["x", "y"]]),
         0.25,

@@ -1,31 +1,27 @@
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from dataops.schema import uid
-from dataops.snapshot import Draft, Record
+from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tasks.curate.choose import choose_rows, read_decisions
 from tasks.curate.config import CurateConfig, Units
 from tasks.curate.evaluation_overlap import MATCHES
 from tasks.curate.inspect_images import INSPECTED, RawShard, inspected_name
-from tasks.engine.exchange import Step, run
+from tasks.engine.exchange import run
 
-Rows = list[dict[str, Any]]
 DROPS = {"overlap": {"paths": ["sets"]}, "max_addresses": 2}
 
 
 def choose(
-    folder: Path,
-    shards: list[Rows],
-    overlaps: dict[str, list[str]] | None = None,
-    sources: tuple[str, ...] = (),
-    units: Units | None = None,
-    **config: Any,
-) -> Rows:
+    folder,
+    shards,
+    overlaps=None,
+    sources=(),
+    units=None,
+    **config,
+):
     """Return the decisions on inspected rows, given by raw shard."""
     draft = Draft(FolderStore(folder), "curate", "k")
     for number, rows in enumerate(shards):
@@ -35,7 +31,7 @@ def choose(
     parsed = CurateConfig.model_validate(config).with_sources(sources).with_units(units or Units())
     raw = [RawShard("", len(rows), f"raw/{number:05d}.tar", "jpg", parsed) for number, rows in enumerate(shards)]
 
-    def run_in_process(tasks: list[Step[Any]]) -> list[Record]:
+    def run_in_process(tasks):
         return [draft.finish(run(draft, task)) for task in tasks]
 
     choose_rows(raw, parsed, matches if parsed.overlap else None, run_in_process)
@@ -44,16 +40,16 @@ def choose(
 
 
 @pytest.fixture(params=[Units(), Units(25, 8, 60)], ids=["one partition", "several"])
-def units(request: pytest.FixtureRequest) -> Units:
+def units(request):
     return request.param
 
 
-def synthetic_rows(seed: int, count: int) -> Rows:
+def synthetic_rows(seed, count):
     """Return rows with all kinds of duplicates, and chains of them."""
     random = np.random.default_rng(seed)
     hashes = random.integers(0, 2**64, 6, np.uint64)
 
-    def row(number: int) -> dict[str, Any]:
+    def row(number):
         image = int(random.integers(0, 30))
         flips = sum(1 << int(bit) for bit in random.integers(0, 64, image % 8))
         reason = str(random.choice(["blank", "corrupt"])) if random.random() < 0.1 else None
@@ -74,12 +70,10 @@ def synthetic_rows(seed: int, count: int) -> Rows:
     return [row(number) for number in range(count)]
 
 
-def brute_force(
-    rows: Rows, overlaps: dict[str, list[str]], config: CurateConfig
-) -> list[tuple[str | None, str | None]]:
+def brute_force(rows, overlaps, config):
     """Return drop reason and cluster of each row, by comparing each with each."""
-    reasons: list[str | None] = [row["drop_reason"] for row in rows]
-    urls: dict[str, set[str]] = {}
+    reasons = [row["drop_reason"] for row in rows]
+    urls = {}
     for row in rows:
         if row.get("phash") is not None:
             urls.setdefault(row["sha256"], set()).add(row["url"])
@@ -91,12 +85,12 @@ def brute_force(
     left = [i for i, reason in enumerate(reasons) if reason is None]
     label = {i: i for i in left}
 
-    def near(one: dict[str, Any], two: dict[str, Any]) -> bool:
+    def near(one, two):
         apart = max(abs(a - b) for a, b in zip(one["thumbnail"], two["thumbnail"], strict=True))
         bits = (one["phash"] ^ two["phash"]).bit_count()
         return bits <= config.near_duplicate_distance and apart <= config.near_duplicate_tolerance
 
-    def same_group(one: dict[str, Any], two: dict[str, Any]) -> bool:
+    def same_group(one, two):
         words = [" ".join(row["caption"].casefold().split()) for row in (one, two)]
         return not config.same_caption or words[0] == words[1]
 

@@ -2,13 +2,12 @@ import hashlib
 import io
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from dataops.errors import ConfigError, SourceError
-from dataops.snapshot import Manifest, read_parts, read_table
+from dataops.snapshot import read_parts, read_table
 from dataops.store import FolderStore
 from tasks.curate.config import CurateConfig
 from tasks.curate.evaluation_overlap import MATCHES, MATCHES_PART
@@ -20,7 +19,7 @@ from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 
 
 @pytest.fixture
-def sets(tmp_path: Path) -> tuple[str, str]:
+def sets(tmp_path):
     """Write a folder with images 1 and 2, and a tar with image 3, both with other files."""
     folder, tar = tmp_path / "flowers", tmp_path / "cars.tar"
     (folder / "red").mkdir(parents=True)
@@ -36,13 +35,13 @@ def sets(tmp_path: Path) -> tuple[str, str]:
     return str(folder), str(tar)
 
 
-def png(image: Image.Image) -> bytes:
+def png(image):
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()
 
 
-def some_pairs() -> list[dict[str, Any]]:
+def some_pairs():
     one = jpeg(blocks(1))
     return [
         pair("bytes", "the same bytes", jpeg(blocks(5)), hashlib.sha256(one).hexdigest()),  # its shard was re-encoded
@@ -53,7 +52,7 @@ def some_pairs() -> list[dict[str, Any]]:
     ]
 
 
-def curate_with(folder: Path, shard_size: int = 4, **overlap: Any) -> tuple[FolderStore, Manifest]:
+def curate_with(folder, shard_size=4, **overlap):
     store = FolderStore(folder)
     config = CurateConfig.model_validate({"overlap": overlap})
     planned = plan(CURATE, config, 0, [downloaded(store, some_pairs(), shard_size)])

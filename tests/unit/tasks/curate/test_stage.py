@@ -1,6 +1,4 @@
 import io
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ from PIL import Image
 from dataops.errors import CorruptPart
 from dataops.schema import CURATED
 from dataops.shards.tar import ShardWriter, read_samples
-from dataops.snapshot import Counts, Manifest, read_parts
+from dataops.snapshot import Counts, read_parts
 from dataops.store import FolderStore
 from tasks.curate import stage as curate
 from tasks.curate.config import CurateConfig
@@ -21,20 +19,18 @@ from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, some_pairs
 
 
-def curate_pairs(
-    folder: Path, pairs: list[dict[str, Any]], size: int = 9, **config: Any
-) -> tuple[FolderStore, Manifest]:
+def curate_pairs(folder, pairs, size=9, **config):
     store = FolderStore(folder)
     planned = plan(CURATE, CurateConfig.model_validate(config), 0, [downloaded(store, pairs, size)])
     return store, make(planned, Context(store, folder, pool=InlineExecutor()))
 
 
-def rows_by_url(store: FolderStore, manifest: Manifest) -> dict[str, dict[str, Any]]:
+def rows_by_url(store, manifest):
     kept = {row["url"]: row | {"drop_reason": None} for row in read_parts(store, manifest).to_pylist()}
     return kept | {row["url"]: row for row in read_parts(store, manifest, "dropped-").to_pylist()}
 
 
-def reasons(store: FolderStore, manifest: Manifest) -> dict[str, str]:
+def reasons(store, manifest):
     return {url: row["drop_reason"] for url, row in rows_by_url(store, manifest).items() if row["drop_reason"]}
 
 
@@ -70,8 +66,8 @@ def test_images_without_contrast_are_blank(tmp_path):
     assert reasons(*curate_pairs(tmp_path, pairs)) == {"white": "blank", "faint": "blank"}
 
 
-def health_cases() -> dict[str, tuple[bytes, str | None]]:
-    def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+def health_cases():
+    def encoded(image, kind, **options):
         out = io.BytesIO()
         image.save(out, kind, **options)
         return out.getvalue()
@@ -133,7 +129,7 @@ def test_rows_and_images_that_do_not_match_are_an_error(tmp_path):
 
 
 def test_images_inspected_before_a_crash_are_not_inspected_again(tmp_path, monkeypatch):
-    def crash(*_: Any) -> None:
+    def crash(*_):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(curate, "choose_rows", crash)

@@ -10,7 +10,6 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,22 +28,22 @@ pytestmark = pytest.mark.timeout(120)
 MEGABYTE = 1 << 20
 
 
-def echo(data: bytes) -> tuple[bytes | None, Any]:
+def echo(data):
     return data or None, [len(data), os.getpid(), os.getppid()]
 
 
-def use_memory(data: bytes) -> tuple[bytes | None, Any]:
+def use_memory(data):
     return None, int(np.ones(int(data) * MEGABYTE, np.uint8)[-1])
 
 
-def use_memory_after_a_thread(data: bytes) -> tuple[bytes | None, Any]:
+def use_memory_after_a_thread(data):
     threading.Thread(target=int).start()
     while len(list(Path("/proc/self/task").iterdir())) > 1:  # it frees stacks of other threads at its end
         time.sleep(0.001)
     return use_memory(data)
 
 
-def end_by(data: bytes) -> tuple[bytes | None, Any]:
+def end_by(data):
     """End this process by a signal, if a file does not have that many lines; each call adds one."""
     number, path, times = data.decode().split(",")
     with Path(path).open("a+") as file:
@@ -56,18 +55,18 @@ def end_by(data: bytes) -> tuple[bytes | None, Any]:
     return b"alive", None
 
 
-def busy(data: bytes) -> tuple[bytes | None, Any]:
+def busy(data):
     while data:
         pass
     return None, None
 
 
-def asleep(data: bytes) -> tuple[bytes | None, Any]:
+def asleep(data):
     time.sleep(float(data))
     return None, None
 
 
-def use_memory_file(data: bytes) -> tuple[bytes | None, Any]:
+def use_memory_file(data):
     """Fill files in memory, of which no mapping counts, until that many MB are in use."""
     with ExitStack() as stack:
         for _ in range(int(data) // 16):
@@ -77,7 +76,7 @@ def use_memory_file(data: bytes) -> tuple[bytes | None, Any]:
     return None, None
 
 
-def use_one_memory_file(data: bytes) -> tuple[bytes | None, Any]:
+def use_one_memory_file(data):
     file = os.memfd_create("more")
     try:
         for number in range(int(data)):
@@ -87,22 +86,22 @@ def use_one_memory_file(data: bytes) -> tuple[bytes | None, Any]:
     return None, None
 
 
-def use_shared_memory(data: bytes) -> tuple[bytes | None, Any]:
+def use_shared_memory(data):
     return None, len(mmap.mmap(-1, int(data) * MEGABYTE))
 
 
-def cost(data: bytes) -> tuple[bytes | None, Any]:
+def cost(data):
     end = time.process_time() + float(data)
     while time.process_time() < end:
         pass
     return None, None
 
 
-def fail(data: bytes) -> tuple[bytes | None, Any]:
+def fail(data):
     raise ValueError(data.decode("utf-8", "surrogatepass"))
 
 
-def list_files(data: bytes) -> tuple[bytes | None, Any]:
+def list_files(data):
     return None, [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
 
 
@@ -115,7 +114,7 @@ FUNCTIONS = {
 }
 
 
-def guarded(memory: int = 256, **limits: float) -> GuardedProcess:
+def guarded(memory=256, **limits):
     return GuardedProcess(FUNCTIONS, ServerLimits(memory * MEGABYTE, **limits))
 
 
@@ -148,7 +147,7 @@ def test_server_has_limits_of_memory_and_time(check):
     subprocess.run([sys.executable, "-c", f"import {__name__} as tests; tests.{check}()"], cwd=CHECKOUT, check=True)
 
 
-def check_limits_of_memory_and_time() -> None:
+def check_limits_of_memory_and_time():
     with guarded(memory=100) as process:
         assert process.call("use_memory", b"60")[1] == 1
         with pytest.raises(ServerDied, match="exit code 1"):
@@ -162,7 +161,7 @@ def check_limits_of_memory_and_time() -> None:
         process.call("asleep", b"600")
 
 
-def check_that_threads_add_nothing_to_the_limit() -> None:
+def check_that_threads_add_nothing_to_the_limit():
     ended = threading.Event()
     threads = [threading.Thread(target=ended.wait, daemon=True) for _ in range(60)]  # stacks of 480 MB
     try:
@@ -211,7 +210,7 @@ def test_server_holds_no_socket_nor_file_of_its_worker(tmp_path):
     assert not [name for name in found if "socket" in name or str(tmp_path) in name]
 
 
-def has_ended(pid: int) -> bool:
+def has_ended(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:

@@ -2,10 +2,8 @@
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -21,7 +19,7 @@ from tasks.engine.context import Context
 from tasks.engine.map_parts import TaskOrder, TaskQueue, map_parts
 
 
-def put(draft: Draft, urls: Sequence[str], name: str = "rows", **more: list[object]) -> tuple[str, int]:
+def put(draft, urls, name="rows", **more):
     rows = [{"uid": uid(url, str(number)), "url": url, "caption": str(number)} for number, url in enumerate(urls)]
     table = pa.Table.from_pylist(rows, FILTERED)
     for column, values in more.items():
@@ -30,9 +28,7 @@ def put(draft: Draft, urls: Sequence[str], name: str = "rows", **more: list[obje
     return draft.path(f"_work/{name}.parquet"), len(urls)
 
 
-def cut(
-    folder: Path, objects_of: Sequence[Sequence[str]], size: int, **options: object
-) -> list[list[dict[str, object]]]:
+def cut(folder, objects_of, size, **options):
     """Return the rows of each shard, and check that each row is in one of them."""
     draft = Draft(FolderStore(folder), "download", "k")
     objects = [put(draft, urls, f"rows{number}") for number, urls in enumerate(objects_of)]
@@ -111,7 +107,7 @@ class Fetch:
     cut: ShardCut
 
     @property
-    def id(self) -> str:
+    def id(self):
         return f"shard-{self.cut.number}"
 
 
@@ -119,7 +115,7 @@ def test_tasks_of_a_chain_run_in_order_on_one_worker_at_a_time_the_longest_chain
     tasks = [Fetch(ShardCut(n, (), f"c{n % 5}" if n < 40 else "", 8, 1.0 + (n % 5 == 3))) for n in range(60)]
     running, most, order, lock = Counter[str](), Counter[str](), defaultdict[str, list[int]](list), threading.Lock()
 
-    def fetch(draft: Draft, task: Fetch) -> Record:
+    def fetch(draft, task):
         chain = task.cut.chain or task.id
         with lock:
             running[chain] += 1

@@ -14,7 +14,7 @@ from tests.concurrency import at_once
 def test_turns_limit_the_parallel_requests_of_each_host():
     pace, lock, now, most = HostPace(PaceLimits(concurrency=3)), threading.Lock(), {"a": 0, "b": 0}, {"a": 0, "b": 0}
 
-    def work(number: int) -> None:
+    def work(number):
         host = "ab"[number % 2]
         with pace.turn(host):
             with lock:
@@ -32,7 +32,7 @@ def test_turns_limit_the_parallel_requests_of_each_host():
 def test_turns_keep_the_longer_of_both_intervals_for_all_processes(processes):
     pace, starts = HostPace(PaceLimits(interval=0.02), processes=processes), []
 
-    def work(interval: float) -> None:
+    def work(interval):
         with pace.turn("a.test", interval):
             starts.append(time.monotonic())
 
@@ -46,7 +46,7 @@ def test_turns_keep_the_longer_of_both_intervals_for_all_processes(processes):
 def test_row_waits_for_its_turn_however_long_that_takes():
     pace, starts = HostPace(PaceLimits(interval=0.3, concurrency=1, max_pause=0.1, patience=0.1)), []
 
-    def work(_: int) -> None:
+    def work(_):
         with pace.turn("a.test"):
             starts.append(time.monotonic())
 
@@ -54,13 +54,13 @@ def test_row_waits_for_its_turn_however_long_that_takes():
     assert starts[-1] - starts[0] >= 0.9, "neither patience nor the longest pause is for our own pace"
 
 
-def fails(pace: HostPace, error: FetchError, seconds: float) -> None:
+def fails(pace, error, seconds):
     with pace.turn("a.test"):
         time.sleep(seconds)
         raise error
 
 
-def failing(pace: HostPace, error: FetchError, seconds: float = 0.0) -> float:
+def failing(pace, error, seconds=0.0):
     """Return the seconds until it failed."""
     started = time.monotonic()
     with pytest.raises(FetchError, match=error.reason):
@@ -98,15 +98,15 @@ def test_pauses_without_retry_after_double_until_a_success(monkeypatch):
 
 def test_turns_of_a_dead_host_fail_once_its_patience_is_used():
     pace = HostPace(PaceLimits(concurrency=2, patience=0.25))
-    asked: list[int] = []
+    asked = []
 
-    def ask(number: int) -> None:
+    def ask(number):
         with pace.turn("a.test"):
             asked.append(number)
             time.sleep(0.1)
             raise FetchError("timeout", "as every time")
 
-    def ask_in_vain(number: int) -> None:
+    def ask_in_vain(number):
         with pytest.raises(FetchError, match="as every time"):
             ask(number)
 
@@ -123,9 +123,9 @@ def test_processes_of_a_machine_share_turns_and_pauses_but_not_what_one_run_give
     paused, beside, other = (
         HostPace(limits, MachinePace(one, run)) for one, run in zip(state, ["a", "a", "b"], strict=True)
     )
-    starts: list[float] = []
+    starts = []
 
-    def work(number: int) -> None:
+    def work(number):
         with (paused, beside, other)[number % 3].turn("busy.test"):
             starts.append(time.time())
 

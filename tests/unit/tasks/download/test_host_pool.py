@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from tasks.download.host_turns import CpuBudget, HostPace, HostPool, PaceLimits, UrlRow, parse_host
+from tasks.download.host_turns import CpuBudget, HostPace, HostPool, PaceLimits, parse_host
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import HostState, MachinePace
 
@@ -16,7 +16,7 @@ def test_pool_limits_the_threads_of_a_slow_host():
     rows = [(n, f"http://{'slow' if n < 20 else f'h{n % 7}'}.test/{n}.jpg") for n in range(90)]
     lock = threading.Lock()
 
-    def fetch(row: UrlRow) -> UrlRow:
+    def fetch(row):
         host = parse_host(row[1])
         with lock:
             running[host] += 1
@@ -45,9 +45,9 @@ def test_hosts_that_are_asked_rarely_hold_no_thread_while_they_wait():
     """20 hosts with an interval of a second, by 4 threads: each is asked at its own pace."""
     pace = HostPace(PaceLimits(concurrency=4))
     rows = [(n, f"http://h{n % 20}.test/{n}") for n in range(60)]
-    starts: dict[str, list[float]] = {}
+    starts = {}
 
-    def fetch(row: UrlRow) -> UrlRow:
+    def fetch(row):
         host = parse_host(row[1])
         with pace.turn(host, 1.0):
             starts.setdefault(host, []).append(time.monotonic())

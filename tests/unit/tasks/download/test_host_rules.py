@@ -1,12 +1,10 @@
 from collections import Counter
-from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import nullcontext
 
 import pytest
 
 from dataops.rights.robots_txt import RobotsFile
-from dataops.rights.signals import Agents, OptOut
+from dataops.rights.signals import Agents
 from tasks.download.config import AI_AGENTS
 from tasks.download.host_rules import HostRules, RuleLimits
 from tasks.download.host_turns import HostPace, PaceLimits
@@ -20,12 +18,12 @@ NONE = (404, "")
 class Host(OriginFiles):
     """Answers without a network."""
 
-    def __init__(self, robots: Any = NONE, tdmrep: Any = NONE, ai: Any = NONE):
+    def __init__(self, robots=NONE, tdmrep=NONE, ai=NONE):
         self.answers = {"/robots.txt": robots, "/.well-known/tdmrep.json": tdmrep, "/ai.txt": ai}
         self.asked: Counter[str] = Counter()
 
-    def get(self, origin: str, path: str, turn: Any = nullcontext) -> OriginFile:
-        context: AbstractContextManager[None] = turn()
+    def get(self, origin, path, turn=nullcontext):
+        context = turn()
         with context:
             self.asked[path] += 1
             answer = self.answers[path]
@@ -34,15 +32,15 @@ class Host(OriginFiles):
             return OriginFile(origin + path, *answer, fetched_at=0.0)
 
 
-def rules(host: OriginFiles, **limits: Any) -> HostRules:
+def rules(host, **limits):
     return HostRules(host, HostPace(PaceLimits()), RuleLimits(Agents("pairmill", AI_AGENTS), **limits))
 
 
-def checked(host: OriginFiles, url: str = "http://a.test/x/1.jpg", **limits: Any) -> list[OptOut]:
+def checked(host, url="http://a.test/x/1.jpg", **limits):
     return [one for one in rules(host, **limits).check(split_url(url))[1] if not one.permits]
 
 
-def allow(*lines: str) -> tuple[int, str]:
+def allow(*lines):
     return 200, "\n".join(lines)
 
 
@@ -79,10 +77,10 @@ def test_check_applies_robots_txt(answer, reason):
 
 def test_check_keeps_unforeseen_errors_of_parsers(monkeypatch):
     """A robots.txt that cannot be parsed allows nothing; tdmrep.json and ai.txt then forbid."""
-    parsed: list[str] = []
+    parsed = []
     parse = RobotsFile.parse
 
-    def fail(text: str, agents: Collection[str], host: str) -> RobotsFile:
+    def fail(text, agents, host):
         parsed.append(text)
         if "hostile" in text:
             raise RecursionError

@@ -1,6 +1,5 @@
 import socket
 import threading
-from email.message import Message
 from urllib.parse import urlunsplit
 
 import pytest
@@ -88,7 +87,7 @@ def test_split_url_refuses_other_text(url):
 def test_opener_retries_only_temporary_failures_other_than_timeouts(tmp_path, monkeypatch, error, message, requests):
     opener, checks = make_opener(DownloadConfig(), HostState(tmp_path)), []
 
-    def check(parts: object) -> None:
+    def check(parts):
         checks.append(parts)
         raise error
 
@@ -102,17 +101,17 @@ def test_opener_retries_only_temporary_failures_other_than_timeouts(tmp_path, mo
 class Recorder(ShardHook):
     """Records the calls, and drops a body."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.calls: list[str] = []
 
-    def check(self, body: bytes) -> None:
+    def check(self, body):
         if body == b"bad":
             raise FetchError("forbidden", "by a list")
 
-    def keep(self, url: str, body: bytes, headers: Message, *, new: bool) -> None:
+    def keep(self, url, body, headers, *, new):
         self.calls.append(f"keep {url}")
 
-    def failed(self, url: str) -> None:
+    def failed(self, url):
         self.calls.append(f"failed {url}")
 
 
@@ -122,7 +121,7 @@ def test_what_a_hook_drops_is_kept_by_no_other_and_may_leave_no_evidence(tmp_pat
     bodies = iter([b"bad", b"\x89PNG\r\n\x1a\n good"])
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def answer() -> None:
+        def answer():
             for body in bodies:
                 sock, _ = listener.accept()
                 with sock:

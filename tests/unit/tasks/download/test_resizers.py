@@ -4,7 +4,6 @@ import io
 import subprocess
 import sys
 from itertools import cycle
-from typing import Any
 
 import cv2
 import numpy as np
@@ -36,19 +35,19 @@ MODES = ["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 LIMIT_AREA = 2000 * 2000
 
 
-def photograph(size: tuple[int, int], mode: str = "RGB", kind: str = "JPEG", **options: Any) -> bytes:
+def photograph(size, mode="RGB", kind="JPEG", **options):
     image = Image.fromarray(sklearn.datasets.load_sample_image("china.jpg"))
     sink = io.BytesIO()
     image.resize(size, Image.Resampling.LANCZOS).convert(mode).save(sink, kind, **({"quality": 90} | options))
     return sink.getvalue()
 
 
-def resizers(**options: Any) -> tuple[Resizer, CheckedResizer, FastResizer]:
-    known: dict[str, Any] = {"image_size": 128, "resize_mode": "keep_ratio", "resize_only_if_bigger": False} | options
+def resizers(**options):
+    known = {"image_size": 128, "resize_mode": "keep_ratio", "resize_only_if_bigger": False} | options
     return Resizer(**known), CheckedResizer(**known), FastResizer(**known)
 
 
-def pixels(data: bytes) -> np.ndarray:
+def pixels(data):
     return np.asarray(Image.open(io.BytesIO(data)), np.float64)
 
 
@@ -65,12 +64,12 @@ def test_resizers_give_the_same_sizes_and_similar_pixels(mode, size):
         assert 10 * np.log10(255**2 / max(error, 1e-9)) > 26
 
 
-def rotated(size: tuple[int, int], orientation: int, kind: str = "JPEG", mode: str = "RGB") -> tuple[bytes, bytes]:
+def rotated(size, orientation, kind="JPEG", mode="RGB"):
     """Return an image whose EXIF has an orientation, and a PNG of its upright pixels as OpenCV decodes them."""
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = orientation
     data = photograph(size, mode, kind, exif=exif.tobytes())
-    stored: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     upright = np.asarray(turn_image(Image.fromarray(stored), orientation))
     return data, cv2.imencode(".png", upright)[1].tobytes()
 
@@ -105,7 +104,7 @@ def test_decoders_get_no_exif(kind, monkeypatch):
     with_text[0x010E] = "a description"
     data = photograph((640, 424), kind=kind, exif=with_text.tobytes())
     assert b"a description" in data
-    seen: list[bytes] = []
+    seen = []
     decode = cv2.imdecode
     monkeypatch.setattr(cv2, "imdecode", lambda buffer, flags: seen.append(bytes(buffer)) or decode(buffer, flags))
     theirs, checked, fast = resizers()
@@ -129,7 +128,7 @@ def test_lay_on_white_is_exact_for_each_alpha_and_colour():
     assert np.array_equal(lay_on_white(image), expected)
 
 
-def drawing(kind: str, mode: str, size: tuple[int, int] = (300, 200), **options: Any) -> bytes:
+def drawing(kind, mode, size=(300, 200), **options):
     """Return a photograph with a gradient of transparency."""
     image = Image.fromarray(sklearn.datasets.load_sample_image("flower.jpg")).resize(size)
     image.putalpha(Image.linear_gradient("L").resize(size))
@@ -139,7 +138,7 @@ def drawing(kind: str, mode: str, size: tuple[int, int] = (300, 200), **options:
     return sink.getvalue()
 
 
-def plain(kind: str, mode: str, side: int, **options: Any) -> bytes:
+def plain(kind, mode, side, **options):
     """Return a square of one colour, of few bytes."""
     image = Image.new("RGBA", (side, side), (200, 30, 60, 128))
     sink = io.BytesIO()
@@ -147,7 +146,7 @@ def plain(kind: str, mode: str, side: int, **options: Any) -> bytes:
     return sink.getvalue()
 
 
-FORMATS: dict[str, tuple[str, str, dict[str, Any]]] = {
+FORMATS = {
     "PNG LA": ("PNG", "LA", {}),
     "PNG RGBA": ("PNG", "RGBA", {}),
     "PNG P": ("PNG", "P", {"transparency": 7}),
@@ -189,7 +188,7 @@ def test_checked_resizer_gives_the_bytes_of_img2dataset(name):
 def test_worst_accepted_images_keep_to_the_memory_per_pixel(name):
     side = int(LIMIT_AREA**0.5)
     if "frames" in name:
-        more: Any = [Image.new("RGBA", (side, side), (1, 2, 3, 4))]
+        more = [Image.new("RGBA", (side, side), (1, 2, 3, 4))]
         data = plain(name.split()[0], "RGBA", side, save_all=True, append_images=more, duration=50)
     else:
         kind, mode, options = FORMATS[name]
@@ -221,7 +220,7 @@ def test_image_that_takes_more_memory_than_the_limit_is_a_row():
     subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=True)
 
 
-def check_image_beyond_the_limit() -> None:
+def check_image_beyond_the_limit():
     _, checked, _ = resizers()
     with GuardedProcess(resize_functions(checked), ServerLimits(12 << 20)) as process:
         resize = GuardedResizer(process, Previews(), CpuBudget(HostPool(1, 1), HostPace(PaceLimits())))

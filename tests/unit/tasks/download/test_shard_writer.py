@@ -2,8 +2,6 @@
 
 import json
 import tarfile
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,14 +13,14 @@ UIDS = [f"{number:032x}" for number in range(3)]
 SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "status", "error_message", "url", "caption")])
 
 
-def write(writer: Any, keys: list[str], order: tuple[int, ...]) -> None:
+def write(writer, keys, order):
     for row in order:
         meta = dict.fromkeys(SCHEMA.names) | {"key": UIDS[row], "status": "success", "url": "http://img.example/é"}
         writer.write(bytes(300 * row), keys[row], "a caption – with a dash", meta)
     writer.close()
 
 
-def read(folder: Path, number: int) -> tuple[list[tuple[str, Any]], list[dict[str, Any]]]:
+def read(folder, number):
     """Return the members of a tar in its order, and the rows of its table."""
     with tarfile.open(folder / f"{number:05d}.tar") as tar:
         members = [(one.name, tar.extractfile(one).read()) for one in tar if one.isfile()]

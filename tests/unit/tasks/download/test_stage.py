@@ -1,12 +1,10 @@
-from typing import Any
-
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
 from dataops.errors import SourceError
 from dataops.schema import uid
-from dataops.snapshot import Counts, Draft, Manifest, Record
+from dataops.snapshot import Counts, Draft, Record
 from dataops.store import FolderStore
 from tasks.download import stage as download
 from tasks.download.config import DownloadConfig
@@ -33,7 +31,7 @@ def test_config_refuses_bad_values_and_its_key_ignores_execution():
     assert moved.user_agent_header == "pairmill/0.2 (+mailto:a@b.test)"
 
 
-def stored(store: FolderStore, sizes: list[int]) -> Manifest:
+def stored(store, sizes):
     draft, parts = Draft(store, "filter", "k"), []
     for number, size in enumerate(sizes):
         uids = [uid(str(number), str(i)) for i in range(size)]
@@ -42,7 +40,7 @@ def stored(store: FolderStore, sizes: list[int]) -> Manifest:
     return build_manifest("filter", parts, key="k")
 
 
-def ended(index: int, facts: dict[str, Any] | None = None, **counts: Any) -> Record:
+def ended(index, facts=None, **counts):
     known = {"bytes": 1, "seconds": 1.0, "round": 0, "again": 0, "hosts": {}}
     return Record(task=f"shard-{index:05d}", counts=Counts(**counts), facts=known | (facts or {}))
 
@@ -56,7 +54,7 @@ def test_stage_fails_and_deletes_failed_shards_when_too_few_images_are_fetched(t
     monkeypatch.setattr(download, "download_shard", lambda draft, shard: by_id[shard.id])
     source = stored(store, [10])
 
-    def work(min_success: float) -> Work:
+    def work(min_success):
         config = DownloadConfig(shard_size=5, min_success=min_success)
         return Work(config, 0, {"filter": source}, draft, Context(store, tmp_path, pool=InlineExecutor()))
 

@@ -26,11 +26,11 @@ from tests.inline_executor import InlineExecutor
 MEMORY = 64 << 20
 
 
-def open_draft(folder: Path) -> Draft:
+def open_draft(folder):
     return Draft(FolderStore(folder), "filter", "0" * 16)
 
 
-def make_rows(numbers: list[int], kind: str) -> pl.DataFrame:
+def make_rows(numbers, kind):
     """Return a row for each number, of columns that are stored as numbers or as Arrow."""
     rows = pl.DataFrame({"key": numbers, "row": range(len(numbers))}, schema={"key": pl.UInt64, "row": pl.UInt32})
     if kind == "texts":
@@ -102,7 +102,7 @@ def test_a_merge_is_repeated_only_if_it_is_not_finished(tmp_path, monkeypatch):
     for writer in range(3):
         exchange.write(draft, writer, make_rows([writer] * 9, "numbers"), np.arange(9) % 3)
 
-    def count(step: exchanges.Step) -> None:
+    def count(step):
         calls[step.id] += 1
         if calls.total() == 3:
             raise KeyboardInterrupt
@@ -115,7 +115,7 @@ def test_a_merge_is_repeated_only_if_it_is_not_finished(tmp_path, monkeypatch):
     assert exchange.read(draft, 2)["key"].to_list() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
-def write_tenfold(draft: Draft, step: Step[Exchange]) -> None:
+def write_tenfold(draft, step):
     """Write ten rows, and count the call in the log that `inputs` names."""
     with Path(step.inputs[0]).open("a") as log:
         log.write(f"{step.number}\n")

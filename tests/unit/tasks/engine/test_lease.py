@@ -19,7 +19,7 @@ from dataops.store import FolderStore
 from tasks.engine import lease
 from tasks.engine.context import Context, LeaseTimes
 from tasks.engine.lease import Lease, find_holder, hold_lease
-from tasks.engine.stage import Stage, StageOutput, Work, discard, make, plan, reuse
+from tasks.engine.stage import Stage, StageOutput, discard, make, plan, reuse
 from tests.concurrency import at_once
 
 KEY = "0123456789abcdef"
@@ -40,7 +40,7 @@ def draft(context):
     return Draft(context.store, "filter", KEY)
 
 
-def foreign(generation: int = 1, **changes) -> Lease:
+def foreign(generation=1, **changes):
     """Write a lease of a process on another machine."""
     known = {
         "token": "t",
@@ -54,17 +54,17 @@ def foreign(generation: int = 1, **changes) -> Lease:
     return Lease.model_validate({"generation": generation, **known, **changes})
 
 
-def leave(draft: Draft, left: Lease) -> None:
+def leave(draft, left):
     draft.store.put(draft.lease_name(left.generation), left.model_dump_json().encode())
 
 
 def test_make_runs_once_when_two_runs_need_the_same_snapshot(context, caplog):
     caplog.set_level(logging.INFO)
-    run_ids: list[str] = []
-    messages: list[str] = []
+    run_ids = []
+    messages = []
     both = threading.Barrier(2)
 
-    def slowly(work: Work) -> StageOutput:
+    def slowly(work):
         run_ids.append(str(work.context.run_id))
         deadline = time.monotonic() + 30
         while not messages and time.monotonic() < deadline:  # until the other one is known to wait
@@ -75,7 +75,7 @@ def test_make_runs_once_when_two_runs_need_the_same_snapshot(context, caplog):
     planned = plan(Stage("filter", 1, slowly), StageConfig(), 0, [])
     manifests = []
 
-    def run(number: int) -> None:
+    def run(number):
         both.wait()
         manifests.append(make(planned, replace(context, run_id=f"run-{number}")))
 
@@ -89,7 +89,7 @@ def test_make_runs_once_when_two_runs_need_the_same_snapshot(context, caplog):
 
 @pytest.mark.parametrize("error", [SourceError("the web is away"), KeyboardInterrupt()])
 def test_lease_is_released_at_once_when_a_run_fails(context, error):
-    def fail(work: Work) -> StageOutput:
+    def fail(work):
         raise error
 
     config = StageConfig()
@@ -103,7 +103,7 @@ def test_lease_is_released_at_once_when_a_run_fails(context, error):
 
 
 def test_lease_is_taken_over_at_once_when_its_release_could_not_be_written(context, draft, monkeypatch):
-    def away(name: str, data: bytes) -> None:
+    def away(name, data):
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as patch, hold_lease(draft, context):  # released while the store is away
@@ -141,7 +141,7 @@ def test_lease_of_another_machine_is_respected_while_its_beat_changes(context, d
     leave(draft, foreign())
     stopped = threading.Event()
 
-    def beat() -> None:
+    def beat():
         for number in range(1, 21):
             time.sleep(0.1)
             leave(draft, foreign(beat=number))
@@ -169,7 +169,7 @@ def test_lease_watch_ignores_time_in_which_the_store_was_unreachable(monkeypatch
     assert watch.changed
 
 
-def _report_for_ever(work: Work) -> None:
+def _report_for_ever(work):
     while True:
         work.context.progress(1, 2, "a line")
         time.sleep(0.01)
@@ -178,7 +178,7 @@ def _report_for_ever(work: Work) -> None:
 def test_holder_that_lost_its_lease_neither_writes_nor_commits(context, draft):
     context = replace(context, lease_times=replace(FAST, beat=0.02))
 
-    def stall(work: Work) -> StageOutput:
+    def stall(work):
         part = work.draft.put_bytes("part-00000", b"mine", 1)
         leave(work.draft, foreign(2))
         with pytest.raises(LeaseLost):
@@ -215,7 +215,7 @@ def test_discard_raises_while_a_run_makes_the_snapshot(context):
 def test_make_remakes_an_invalid_snapshot_once_for_two_runs(context):
     valid, run_ids = threading.Event(), []
 
-    def remake(work: Work) -> StageOutput:
+    def remake(work):
         run_ids.append(work.context.run_id)
         time.sleep(0.1)
         if len(run_ids) > 1:

@@ -12,7 +12,7 @@ from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder
-from tasks.engine.stage import Plan, Stage, StageOutput, Work, make, plan, reuse
+from tasks.engine.stage import Stage, StageOutput, make, plan, reuse
 from tasks.train.stage import OUTPUT, TRAIN
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.engine.squares import SQUARES, SquareConfig, done
@@ -24,11 +24,11 @@ def context(tmp_path):
     return Context(store=FolderStore(tmp_path / "store"), home=tmp_path / "home", workers=1, pool=InlineExecutor())
 
 
-def squares(log: Path, count: int = 4) -> Plan:
+def squares(log, count=4):
     return plan(SQUARES, SquareConfig(log=str(log), count=count), 0, [])
 
 
-def partial_snapshot(context: Context, log: Path) -> tuple[Plan, Path]:
+def partial_snapshot(context, log):
     """Run a stage whose last part fails, after three finished ones."""
     Path(f"{log}.fail").touch()
     planned = squares(log)
@@ -72,10 +72,10 @@ def test_make_ignores_a_lease_file_that_is_empty(context, tmp_path):
 
 def test_folder_store_syncs_the_folder_after_each_new_name(tmp_path, monkeypatch):
     """Check that a folder is synced after each new name in it, and its parent after a new folder."""
-    synced: list[str] = []
+    synced = []
     real = os.fsync
 
-    def fsync(descriptor: int) -> None:
+    def fsync(descriptor):
         synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         real(descriptor)
 
@@ -97,7 +97,7 @@ def test_make_raises_a_retryable_error_when_an_input_snapshot_is_deleted(context
     found = reuse(planned, context)
     assert found is not None
 
-    def read(work: Work) -> StageOutput:
+    def read(work):
         for part in work.inputs["filter"].parts:
             work.draft.store.local(work.inputs["filter"].path(part.name))
         return StageOutput([])
@@ -112,9 +112,9 @@ def test_make_raises_a_retryable_error_when_an_input_snapshot_is_deleted(context
 
 
 def test_train_stage_does_not_repeat_a_training_that_was_killed_before_its_manifest(context, monkeypatch):
-    trained: list[Path] = []
+    trained = []
 
-    def job(module: str, job: dict, folder: Path, **_: object) -> None:
+    def job(module, job, folder, **_):
         trained.append(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name in OUTPUT:

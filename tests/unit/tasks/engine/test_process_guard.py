@@ -21,10 +21,10 @@ def guarded_logger(monkeypatch):
     factory, hooks = logging.getLogRecordFactory(), (sys.excepthook, threading.excepthook)
     guard_process()
     guard_process()
-    lines: list[str] = []
+    lines = []
 
     class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
+        def emit(self, record):
             lines.append(self.format(record))
 
     logger = logging.getLogger("tests.secrets")

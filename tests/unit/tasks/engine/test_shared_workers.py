@@ -21,13 +21,13 @@ class Task:
     fails: bool = False
 
 
-def who(draft: Draft, task: Task) -> Record:
+def who(draft, task):
     if task.fails:
         raise ContractError(task.id)
     return Record(task=task.id, facts={"pid": os.getpid()})
 
 
-def pids(names: list[str], draft: Draft, context: Context) -> set[int]:
+def pids(names, draft, context):
     return {record.facts["pid"] for record in map_parts(who, [Task(name) for name in names], draft, context)}
 
 

@@ -18,7 +18,7 @@ from dataops.snapshot import Counts, Draft, Record
 from dataops.store import FolderStore
 from tasks.engine.context import Context, TaskLimits
 from tasks.engine.map_parts import TaskOrder, map_parts
-from tasks.engine.stage import Stage, StageOutput, Work, discard, make, merge_records, plan, reuse
+from tasks.engine.stage import Stage, StageOutput, discard, make, merge_records, plan, reuse
 from tests.inline_executor import InlineExecutor
 from tests.simulated_cluster import Faults, SimulatedCluster, make_at_any_price
 from tests.unit.tasks.engine.squares import SQUARES, Number, SquareConfig, done, square
@@ -115,7 +115,7 @@ def test_a_task_that_is_slower_than_its_like_gets_a_second_copy_and_the_first_on
     assert manifest.counts == Counts(input=9, kept=9)
 
 
-def minute(task: str) -> float:
+def minute(task):
     return random.Random(task).uniform(40, 90)
 
 
@@ -150,7 +150,7 @@ def test_tasks_that_always_hang_or_die_are_named_when_all_others_are_finished():
     assert min(span.began for span in alone) >= max(span.ended for span in others)
 
 
-def make_chains(work: Work) -> StageOutput:
+def make_chains(work):
     """Make squares in four chains, as a download asks four hosts: one task of a chain at a time."""
     tasks = [Number(n, work.config.log) for n in range(work.config.count)]
     order = TaskOrder[Number](lambda task: f"host {task.value % 4}", ahead=1, copies=False)
@@ -190,7 +190,7 @@ def test_make_raises_when_rows_are_lost_or_doubled(context, counts):
 def test_make_raises_when_uids_are_swapped_and_counts_agree(context, tmp_path):
     upstream = make(plan(SQUARES, SquareConfig(log=str(tmp_path / "log"), count=1), 0, []), context)
 
-    def swap(work: Work) -> StageOutput:
+    def swap(work):
         part = work.draft.put_table("part-00000.parquet", pa.table({"uid": [uid("another", "row")]}))
         return StageOutput([part], Counts(input=1, kept=1))
 
@@ -224,14 +224,14 @@ def test_make_repeats_only_missing_parts_after_a_full_disk(tmp_path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def heavy(draft: Draft, task: Number) -> Record:
+def heavy(draft, task):
     with Path(task.log).open("a") as log:
         log.write(f"{task.value}\n")
     part = draft.put_bytes(f"part-{task.value:05d}.bin", bytes(160 << 10), 1)
     return Record(task=task.id, parts=[part], counts=Counts(input=1, kept=1))
 
 
-def make_heavy(work: Work) -> StageOutput:
+def make_heavy(work):
     tasks = [Number(n, work.config.log) for n in range(work.config.count)]
     return StageOutput(*merge_records(map_parts(heavy, tasks, work.draft, work.context)))
 

@@ -9,7 +9,7 @@ from dataops.errors import ConfigError, JobFailed, TrainingDiverged
 from tasks.engine.subprocess_job import run_job
 
 
-def module(folder: Path, name: str, text: str) -> str:
+def module(folder, name, text):
     (folder / f"{name}.py").write_text(text)
     return name
 
@@ -65,9 +65,9 @@ def test_run_job_raises_a_retryable_error_when_the_job_is_killed(tmp_path):
 
 def test_run_job_ends_the_job_when_interrupted(tmp_path):
     name = module(tmp_path, "long_job", "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)\n")
-    pids: list[int] = []
+    pids = []
 
-    def interrupt(line: str) -> None:
+    def interrupt(line):
         pids.append(int(line))
         raise KeyboardInterrupt
 
@@ -94,10 +94,10 @@ def test_a_stop_is_recorded_before_the_checkpoint_of_the_job_is_awaited(tmp_path
     """
     name = module(tmp_path, "training_job", textwrap.dedent(code))
 
-    def stop(line: str) -> None:
+    def stop(line):
         raise KeyboardInterrupt
 
-    def record(error: BaseException) -> None:
+    def record(error):
         assert isinstance(error, KeyboardInterrupt)
         Path("recorded").touch()
         raise OSError("the store is down")  # which loses no checkpoint

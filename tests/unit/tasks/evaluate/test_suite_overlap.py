@@ -1,7 +1,6 @@
 """Evaluation images that were trained on are found in the dataset, also as changed copies; others are not."""
 
 import io
-from pathlib import Path
 
 from PIL import Image, ImageOps
 
@@ -15,7 +14,7 @@ from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 
 
-def write(path: Path, image: Image.Image) -> None:
+def write(path, image):
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, "PNG")
 

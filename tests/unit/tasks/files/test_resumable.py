@@ -12,21 +12,21 @@ from tasks.files.resumable import ConnectionBroken, ResumableStream, RetryLimit
 
 
 class Sleeps:
-    def __init__(self) -> None:
+    def __init__(self):
         self.total = 0.0
         self.waits: list[Wait] = []
 
-    def __call__(self, seconds: float) -> None:
+    def __call__(self, seconds):
         self.total += seconds
         self.waits += current_waits()
 
 
-def read(sleeps: Sleeps, connect) -> bytes:
+def read(sleeps, connect):
     return ResumableStream("http://files.example/a", connect, RetryLimit(900, sleeps)).read(10)
 
 
 def test_a_host_that_was_never_reached_is_given_up_soon_and_not_retried_by_the_engine(monkeypatch):
-    def unresolved(*args: object, **options: object) -> None:
+    def unresolved(*args, **options):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unresolved)
@@ -49,7 +49,7 @@ def test_a_host_that_answered_before_is_waited_for_in_full():
     resumable.mark_reached("reached.example")
     sleeps = Sleeps()
 
-    def connect(offset: int) -> resumable.Connection:
+    def connect(offset):
         raise ConnectionBroken("no connection to reached.example", unreachable="reached.example")
 
     with pytest.raises(SourceUnreachable):
@@ -60,7 +60,7 @@ def test_a_host_that_answered_before_is_waited_for_in_full():
 def test_a_server_that_limits_the_rate_is_waited_for_in_full_and_may_be_retried():
     sleeps = Sleeps()
 
-    def connect(offset: int) -> resumable.Connection:
+    def connect(offset):
         raise ConnectionBroken("HTTP 503", retry_after=300)
 
     with pytest.raises(SourceError, match="the server asks to wait 300 s") as caught:

@@ -1,7 +1,5 @@
 """Runs extract and filter on a small archive, with real worker processes."""
 
-from concurrent.futures import Executor
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -9,7 +7,7 @@ import pytest
 from dataops.errors import ContractError
 from dataops.schema import FILTERED, PAIRS, dropped_schema
 from dataops.schema import uid as uid_of
-from dataops.snapshot import Manifest, read_parts
+from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
@@ -25,20 +23,18 @@ from tests.inline_executor import PicklingExecutor
 ENGLISH = FilterConfig(languages=["en"])
 
 
-def context(store: Path, pool: Executor = INLINE) -> Context:
+def context(store, pool=INLINE):
     return Context(store=FolderStore(store), home=store.parent, workers=1, pool=pool)
 
 
-def both(
-    store: Path, paths: list[str], config: FilterConfig = ENGLISH, pool: Executor = INLINE
-) -> tuple[Manifest, Manifest]:
+def both(store, paths, config=ENGLISH, pool=INLINE):
     at = context(store, pool)
     pairs = make(plan(EXTRACT, WarcSource(paths=paths), 0, []), at)
     return pairs, make(plan(FILTER, config, 0, [pairs]), at)
 
 
 @pytest.fixture
-def crawl(tmp_path: Path) -> Path:
+def crawl(tmp_path):
     write_warc(tmp_path / "crawl" / "animals.warc.gz", ANIMALS)
     write_warc(tmp_path / "crawl" / "places.warc.gz", PLACE_PAGES)
     return tmp_path / "crawl"
@@ -88,7 +84,7 @@ def test_extract_and_filter_keep_and_drop_rows_with_reasons(crawl, tmp_path):
     assert kept.facts["languages"] == {"en": 4}
 
 
-def bytes_of(store: Path, manifest: Manifest) -> dict[str, str]:
+def bytes_of(store, manifest):
     return {part.name: part.sha256 for part in manifest.parts}
 
 

@@ -12,7 +12,7 @@ from tests.filter_runs import filtered, with_sizes
 WORDS = ["red", "kite", "over", "the", "old", "river", "boat", "near", "green", "hill"]
 
 
-def make_rows(images: int, seed: int) -> list[dict]:
+def make_rows(images, seed):
     """Return rows of several captions an image, some equal, some that a rule drops, in a random order."""
     chosen = random.Random(seed)
     rows = []
@@ -28,7 +28,7 @@ def make_rows(images: int, seed: int) -> list[dict]:
     return rows
 
 
-def collect_slowly(rows: list[dict], kept: list[dict], dropped: list[dict], limit: int) -> dict[str, list[str]]:
+def collect_slowly(rows, kept, dropped, limit):
     """Return the uids of the further captions of each kept row: the best of those dropped for its URL."""
     best = {row["url"]: row["uid"] for row in kept}
     waiting = defaultdict(list)

@@ -11,7 +11,7 @@ from tasks.filter.config import FilterConfig
 from tests.filter_runs import filtered, kept
 
 
-def keep_english(pages: list[tuple[str | None, str | None, list[str]]], sizes: dict[str, int] | None = None, **config):
+def keep_english(pages, sizes=None, **config):
     """Return the captions that are detected as English, of pages (URL, declared language, captions)."""
     rows = [{"caption": text, "page_url": url, "page_language": tag} for url, tag, texts in pages for text in texts]
     frame = pl.DataFrame(rows, schema={"caption": pl.String, "page_url": pl.String, "page_language": pl.String})

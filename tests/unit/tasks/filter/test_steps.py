@@ -1,8 +1,5 @@
 """Runs the filter stage on synthetic pairs: partitions, boilerplate, seen URLs, captions over hosts, balancing."""
 
-from pathlib import Path
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +14,7 @@ from tests.filter_runs import SUBJECTS, filtered, kept, some_pairs, with_sizes
 from tests.inline_executor import InlineExecutor
 
 
-def queries(tmp_path: Path) -> str:
+def queries(tmp_path):
     path = tmp_path / "queries.parquet"
     pq.write_table(pa.table({"query": [*SUBJECTS, "old house", "night", "unicorn"]}), path)
     return str(path)
@@ -65,7 +62,7 @@ def test_resuming_with_other_partitions_gives_the_same_output(tmp_path):
     config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30}
     whole = filtered(tmp_path / "whole", rows, **config)
 
-    def stop(task: Any) -> None:
+    def stop(task):
         if task.function is write_parts:
             raise KeyboardInterrupt
 

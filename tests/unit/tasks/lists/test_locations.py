@@ -3,7 +3,6 @@
 import io
 import socket
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -12,12 +11,12 @@ from tasks.lists import locations
 from tasks.lists.locations import check_location, read_values
 
 
-def write(path: Path, content: str | bytes) -> str:
+def write(path, content):
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return str(path)
 
 
-def parse_word(text: str) -> str:
+def parse_word(text):
     if not text.isalpha():
         raise ValueError("it is no word; write letters")
     return text.lower()
@@ -48,7 +47,7 @@ def test_reads_all_values_of_each_line(tmp_path, name, content):
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_line_ends_may_be_split_between_reads(tmp_path, monkeypatch, size):
     class Slow(io.BytesIO):
-        def read(self, _: int | None = -1, /) -> bytes:
+        def read(self, _=-1, /):
             return super().read(size)
 
     monkeypatch.setattr(locations, "open_regular", lambda _: Slow(b"one\r\ntwo\rthree\nfour\r"))
@@ -71,7 +70,7 @@ def test_slow_list_ends_at_its_deadline(tmp_path):
 def test_list_of_a_server_needs_an_end(head, body, problem):
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def answer() -> None:
+        def answer():
             near, _ = server.accept()
             with near:
                 near.recv(65536)

@@ -1,7 +1,5 @@
 """Opt-out lists match rows by URL, domain and sha256, whatever the spelling of the entry."""
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -25,7 +23,7 @@ from tasks.lists.opt_outs import (
 SHA = "ab" * 32
 
 
-def matches(folder: Path, entries: str, rows: pa.Table) -> list[bool]:
+def matches(folder, entries, rows):
     """Return which rows match a list with these entries, through the scratch of a snapshot."""
     (folder / "list.txt").write_text(entries)
     locations = {"no": str(folder / "list.txt")}
@@ -166,7 +164,7 @@ def test_perceptual_digests_are_read_from_lines_and_columns(tmp_path):
         "one column": "phash\n0123456789abcdef~4\n00ff00ff00ff00ff~2\n",
         "other": "phash:0123456789abcdef\nphash:00ff00ff00ff00ff~3\n",
     }
-    digests: dict[str, str] = {}
+    digests = {}
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
         locations = {"no": str(tmp_path / name)}

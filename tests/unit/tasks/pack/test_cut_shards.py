@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tasks.pack.cut_shards import shard_starts
 
 
-def shard_starts_by_row(sizes: list[int], shard_size: int, shard_bytes: int) -> list[int]:
+def shard_starts_by_row(sizes, shard_size, shard_bytes):
     starts, count, total = [], shard_size, 0
     for row, size in enumerate(sizes):
         if count == shard_size or total + size > shard_bytes:

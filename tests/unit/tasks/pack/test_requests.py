@@ -2,11 +2,8 @@
 
 import os
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 
 from tasks.pack import sorted_runs as sort_layout
 from tasks.pack import stage
@@ -18,7 +15,7 @@ RAW_SIZE = SHARD_SIZE = 100
 PIECE_BYTES, RUN_LIMIT_BYTES = 16 << 10, 110_000
 
 
-def pack_counted(folder: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> CountingStore:
+def pack_counted(folder, rows, monkeypatch):
     pairs = [pair(n, data=n.to_bytes(3) * 100) for n in range(rows)]
     store = CountingStore(folder)
     manifests = chain(store, pairs, RAW_SIZE)
@@ -33,7 +30,7 @@ def test_requests_grow_no_faster_than_the_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     layouts = list[sort_layout.SortLayout]()
 
-    def choose(*sizes: Any, **options: Any) -> sort_layout.SortLayout:
+    def choose(*sizes, **options):
         layouts.append(sort_layout.choose_layout(*sizes[:3], RUN_LIMIT_BYTES, piece_bytes=PIECE_BYTES, **options))
         return layouts[-1]
 

@@ -20,7 +20,7 @@ from tasks.pack.sorted_runs import Rows, RunSet, concat_rows, run_schema, sorted
 RUN_ROWS = run_schema(CURATED)
 
 
-def make_rows(keys: list[tuple[int, int, int]], *, with_images: bool = True) -> Rows:
+def make_rows(keys, *, with_images=True):
     """Return a row for each rank, low and size of its image."""
     columns = {"uid": [f"{rank:016x}{low:016x}" for rank, low, _ in keys], "shard": ["00000.tar"] * len(keys)}
     columns |= {name: [key[i] for key in keys] for i, name in enumerate(("_rank", "_low", "_size"))}

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from dataops.errors import ContractError, CorruptPart
 from dataops.images.digests import PHASH, compute_phash
 from dataops.schema import CAPTIONS, CURATED
 from dataops.shards.tar import ShardWriter, read_samples
-from dataops.snapshot import UNDIGESTED, Counts, Manifest, read_parts, read_table
+from dataops.snapshot import UNDIGESTED, Counts, read_parts, read_table
 from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
@@ -32,12 +31,12 @@ from tests.unit.tasks.dataset_chain import chain, packed, packed_in, pair, some_
 from training.data.loader import Dataset
 
 
-def dataset_in(folder: Path, pairs: list[dict[str, Any]], *size: int, **config: Any) -> tuple[FolderStore, Manifest]:
+def dataset_in(folder, pairs, *size, **config):
     store, manifests = packed_in(folder, pairs, *size, **config)
     return store, manifests["pack"]
 
 
-def force_layout(monkeypatch: pytest.MonkeyPatch, piece: int, limit: int) -> None:
+def force_layout(monkeypatch, piece, limit):
     """Let images pass through runs of at most `limit` bytes, which are read in pieces of `piece` bytes."""
     choose = partial(sort_layout.choose_layout, piece_bytes=piece, local_rows=0)
     monkeypatch.setattr(stage, "choose_layout", lambda *sizes, **options: choose(*sizes[:3], limit, **options))
@@ -130,10 +129,10 @@ class TestWithoutProcesses:
         passes = 2 if "merge" in counts else 1
         layout = sort_layout.SortLayout(passes == 2, 12_000, passes, 8, 34_000)  # six rows a task
         monkeypatch.setattr(stage, "choose_layout", lambda *_, **__: layout)
-        done: list[str] = []
+        done = []
 
-        def executor_killed_at(last: str) -> InlineExecutor:
-            def record(task: Any) -> None:
+        def executor_killed_at(last):
+            def record(task):
                 step = task.id.partition("-")[0]
                 number = sum(name == step for name in done)
                 if f"{step}-{number:05d}" == last:
@@ -208,7 +207,7 @@ class TestOptOutLists:
         assert packed(store, tmp_path, manifests, shard_size=6).key == without.key
 
     def test_copies_of_images_in_a_folder_are_not_packed(self, tmp_path):
-        pairs: list[dict[str, Any]] = [row | {"phash": compute_phash(row["data"])} for row in some_pairs()]
+        pairs = [row | {"phash": compute_phash(row["data"])} for row in some_pairs()]
         letters = tmp_path / "letters"
         letters.mkdir()
         image = Image.open(io.BytesIO(pairs[4]["data"]))

@@ -1,29 +1,28 @@
 """The card of a model: its lineage, facts and rights, hostile text as text, and the front matter that the Hub reads."""
 
 import re
-from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from selectolax.lexbor import LexborHTMLParser
 
-from dataops.snapshot import Counts, Input, Manifest
+from dataops.snapshot import Counts, Input
 from tasks.register.card import Card, describe_contamination, describe_model, write_front_matter
 from tests.manifests import build_manifest
 
 HOSTILE = "<script>alert(1)</script> [x](javascript:1) \x1b[31m | `"
 
 
-FACTS: dict[str, dict[str, Any]] = {
+FACTS = {
     "pack": {"samples": 8, "shards": 1, "bytes": 1, "licenses": {HOSTILE: 3, "": 5}, "hosts": {HOSTILE: 8}},
     "evaluate": {"metrics": {HOSTILE: {"n": 10}}},
 }
 
 
-def manifests() -> dict[str, Manifest]:
-    found: dict[str, Manifest] = {}
-    below: list[Input] = [Input(stage="source", key=HOSTILE, digest="0" * 64)]
+def manifests():
+    found = {}
+    below = [Input(stage="source", key=HOSTILE, digest="0" * 64)]
     below += [Input(stage="source_names", key="1 files", digest="1" * 64)]
     for number, stage in enumerate(("extract", "filter", "download", "curate", "pack", "train", "evaluate")):
         found[stage] = build_manifest(
@@ -46,8 +45,8 @@ ROWS = [
 ]
 
 
-def registered(**values: Any) -> Card:
-    known: dict[str, Any] = {
+def registered(**values):
+    known = {
         "description": "Made by `us`.",
         "license": "MIT",
         "version": "3",
@@ -62,11 +61,11 @@ def registered(**values: Any) -> Card:
     return Card("m", manifests(), ROWS, "passed", **known | values)
 
 
-def without_front_matter(card: str) -> str:
+def without_front_matter(card):
     return card.partition("\n---\n")[2] if card.startswith("---\n") else card
 
 
-def read_page(markdown: str) -> LexborHTMLParser:
+def read_page(markdown):
     return LexborHTMLParser(MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown))
 
 
@@ -145,7 +144,7 @@ RESULTS = [
 ]
 
 
-def hub_card(init: str | None, license_: str = "Apache-2.0") -> Any:  # its fields have no types
+def hub_card(init, license_="Apache-2.0"):  # its fields have no types
     train = build_manifest("train", config={"init": init})
     fields = describe_model("m", {"train": train}, RESULTS, license_, ["pack/00"], {"en": 3, "zh-cn": 1, "": 2})
     return ModelCard(write_front_matter(fields) + "# m\n")

@@ -1,19 +1,14 @@
 """Floors of the gate."""
 
-from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pytest
 
-from dataops.snapshot import Draft, Manifest
+from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tasks.register.gate import Verdict, check_floors, judge_without_gate
 from tests.manifests import build_manifest
-
-if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
 
 ROWS = [
     {"key": "seen/top1", "value": 0.06},
@@ -39,7 +34,7 @@ def test_check_floors_refuses_each_metric_below_its_floor(floors, verdict):
     assert str(check_floors(floors, ROWS)) == verdict
 
 
-def evaluation(store: FolderStore, key: str, right: Mapping[str, Sequence[bool]]) -> Manifest:
+def evaluation(store, key, right):
     """Return an evaluate snapshot with the predictions of some tasks, given which examples are right."""
     draft, parts = Draft(store, "evaluate", f"{key:0<16}"), []
     for task, answers in right.items():
@@ -49,7 +44,7 @@ def evaluation(store: FolderStore, key: str, right: Mapping[str, Sequence[bool]]
     return draft.commit(build_manifest(stage="evaluate", key=draft.key, parts=parts))
 
 
-def metrics(**low: float | None) -> dict[str, Any]:
+def metrics(**low):
     """Return metrics.json of tasks, given the lower ends of the intervals; the chance level is 0.1."""
     return {task: {"metrics": {"top1": {"value": 0.2, "low": end, "chance": 0.1}}} for task, end in low.items()}
 
@@ -83,7 +78,7 @@ def test_without_a_gate_only_a_model_above_chance_and_not_worse_gets_the_alias(t
     if champion is not None:
         theirs = evaluation(store, "theirs", {"a": [n < champion for n in range(200)]})
         holder = SimpleNamespace(name="m", version="3", tags={"snapshot.evaluate": theirs.key})
-    verdict = judge_without_gate(metrics(**low), store, cast("ModelVersion | None", holder), ours, 0.05)
+    verdict = judge_without_gate(metrics(**low), store, holder, ours, 0.05)
     assert str(verdict) == verdict.sentence == f"no gate: register.floors is empty; {finding}"
     assert (verdict.passed, verdict.gets_alias) == (True, alias)
     assert len(verdict.comparisons) == (champion is not None and "a" in low)

@@ -15,7 +15,7 @@ def test_job_gets_no_secret_and_no_name_that_is_not_allowed(tmp_path, monkeypatc
     monkeypatch.setenv("CHOSEN", "planted-chosen")
     monkeypatch.setenv("PAIRMILL_JOB_ENVIRONMENT", "CHOSEN")
     (tmp_path / "show.py").write_text("import os\nprint(dict(os.environ))\n")
-    lines: list[str] = []
+    lines = []
     run_job("show", {}, tmp_path / "job", root=tmp_path, on_line=lines.append)
     assert "planted-setting" in lines[0]
     assert "planted-chosen" in lines[0]

@@ -27,7 +27,7 @@ HOSTILE = [
 EMBEDDED = "data:image/"
 
 
-def elements(page: str) -> list[tuple[str, dict[str, str | None]]]:
+def elements(page):
     """Return each element with its attributes, without those that the length of a text changes."""
     root = LexborHTMLParser(page).root
     assert root is not None

@@ -2,7 +2,6 @@
 
 import json
 import time
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,7 @@ from dataops.store import FolderStore
 from tasks.train.transfers import CheckpointMirror
 
 
-def write_checkpoint(folder: Path, step: int, **state: int) -> Path:
+def write_checkpoint(folder, step, **state):
     """Write the files of the trainer at a step, with one row of metrics for each step so far and one more."""
     path = folder / "checkpoints" / f"step-{step:06d}"
     path.mkdir(parents=True)
@@ -25,13 +24,13 @@ def write_checkpoint(folder: Path, step: int, **state: int) -> Path:
     return path
 
 
-def write_manifest(path: Path) -> None:
+def write_manifest(path):
     files = sorted(file for file in path.iterdir() if file.name != "manifest.json")
     (path / "manifest.json").write_text(json.dumps({file.name: file_sha256(file) for file in files}))
 
 
 @pytest.fixture
-def draft(tmp_path: Path) -> Draft:
+def draft(tmp_path):
     return Draft(FolderStore(tmp_path / "store"), "train", "0" * 16)
 
 
@@ -44,13 +43,13 @@ def draft(tmp_path: Path) -> Draft:
     ],
 )
 def test_mirror_keeps_and_restores_the_newest_checkpoints_and_those_that_are_needed(
-    tmp_path: Path,
-    draft: Draft,
-    options: dict[str, int],
-    state: dict[str, int],
-    written: tuple[int, ...],
-    kept: set[int],
-) -> None:
+    tmp_path,
+    draft,
+    options,
+    state,
+    written,
+    kept,
+):
     with CheckpointMirror(draft, tmp_path / "a", **options) as mirror:
         assert mirror.restore() is None
         for step in written:
@@ -71,10 +70,8 @@ def test_mirror_keeps_and_restores_the_newest_checkpoints_and_those_that_are_nee
     assert steps == list(range(1, max(kept) + 1))
 
 
-def test_mirror_logs_a_warning_and_continues_when_the_store_fails(
-    tmp_path: Path, draft: Draft, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def put(self: FolderStore, name: str, data: object) -> None:
+def test_mirror_logs_a_warning_and_continues_when_the_store_fails(tmp_path, draft, monkeypatch, caplog):
+    def put(self, name, data):
         raise StorageError("the disk is full")
 
     monkeypatch.setattr(FolderStore, "put", put)
@@ -84,7 +81,7 @@ def test_mirror_logs_a_warning_and_continues_when_the_store_fails(
     assert "step-000005 is not in the store (StorageError: the disk is full); training continues" in caplog.text
 
 
-def test_checkpoint_counts_when_all_nodes_have_copied_their_parts(tmp_path: Path, draft: Draft) -> None:
+def test_checkpoint_counts_when_all_nodes_have_copied_their_parts(tmp_path, draft):
     """The parts of an attempt before lie in the store, with other bytes."""
     folders = [tmp_path / "0", tmp_path / "1"]
     for folder in folders:

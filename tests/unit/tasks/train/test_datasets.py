@@ -1,19 +1,17 @@
 """A training on several datasets: the same bytes from any disk, its inputs, and the errors of its config."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Counts, Draft, Manifest
+from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.sources import list_training_datasets
 from dataops.trace.targets import parse_target
 from tasks.engine.context import Context
-from tasks.engine.stage import Plan, make, plan
+from tasks.engine.stage import make, plan
 from tasks.train import stage as train_stage
 from tasks.train.stage import TRAIN, find_datasets, named_inputs
 from tests.manifests import build_manifest
@@ -28,21 +26,21 @@ MIXTURE = [{"weight": 1}, {"key": OTHER, "weight": 2}]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FolderStore:
+def store(tmp_path):
     return FolderStore(tmp_path / "store")
 
 
-def write_dataset(store: FolderStore, key: str, shards: int, pairs_each: int) -> Manifest:
+def write_dataset(store, key, shards, pairs_each):
     draft = Draft(store, "pack", key)
     parts, pairs = packed(draft, shards, pairs_each), shards * pairs_each
     return draft.commit(build_manifest("pack", parts, key=key, counts=Counts(input=pairs, kept=pairs)))
 
 
 @pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch, process_state: None) -> None:
+def run_here(monkeypatch, process_state):
     """Run the trainer in this process, which saves its start."""
 
-    def run(module: str, job: dict[str, Any], folder: Path, **_: object) -> None:
+    def run(module, job, folder, **_):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "job.json").write_text(json.dumps(job))
         assert main([str(folder / "job.json")]) == 0
@@ -51,7 +49,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, process_state: None) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def plan_training(store: FolderStore, folder: Path, own: Manifest, **more: object) -> Plan:
+def plan_training(store, folder, own, **more):
     (folder / "vit.json").write_text(json.dumps(VIT))
     train = {"model": str(folder / "vit.json"), "epochs": 3, "batch_size": 8, "vocab_size": 300, "threads": 1}
     train |= {"precision": "fp32", "shuffle_shards": 1, "workers": 1, "cache_bytes": 0, **more}
@@ -61,7 +59,7 @@ def plan_training(store: FolderStore, folder: Path, own: Manifest, **more: objec
 def test_a_mixture_makes_the_same_bytes_when_its_shards_do_not_fit_on_the_disk(store, tmp_path, run_here, monkeypatch):
     own, other = write_dataset(store, OWN, 3, 4), write_dataset(store, OTHER, 2, 5)
     largest = max(part.bytes for one in (own, other) for part in one.named("", ".tar"))
-    made: list[Manifest] = []
+    made = []
     for limit in (0, 4 * largest):
         planned = plan_training(store, tmp_path, own, dataset=MIXTURE[::-1], shard_cache_bytes=limit)
         assert [one.key for one in planned.inputs[:2]] == [OWN, OTHER]
@@ -96,7 +94,7 @@ def test_key_depends_on_the_weights_and_the_content_of_each_dataset(store, tmp_p
         store.put(copy.path(part.name), store.read(other.path(part.name)))
     write_dataset(store, "d" * 16, 1, 6)
 
-    def key(*tables: dict[str, object]) -> str:
+    def key(*tables):
         return plan_training(store, tmp_path, own, dataset=tables).key
 
     mixed = key(*MIXTURE)
@@ -127,7 +125,7 @@ def test_a_dataset_with_pairs_that_were_taken_down_since_is_refused(tmp_path):
     store, manifests = packed_in(tmp_path / "store", [pair(number) for number in range(6)])
     config = TrainConfig.model_validate({"dataset": [{"weight": 1}, {"key": manifests["pack"].key, "weight": 1}]})
 
-    def request(url: str) -> None:
+    def request(url):
         record_request(store, make_request([parse_target(url)], ""))
 
     request("http://unrelated.example/x.jpg")

@@ -3,10 +3,7 @@
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
 
 from tests.supplied_shards import dataset, job_of, size_of, supply
 from tests.trainings import before_step, process_state, stop_at
@@ -15,16 +12,16 @@ from training.train import OUTPUTS, main
 __all__ = ["dataset", "process_state"]  # fixtures
 
 
-def read_outputs(folder: Path) -> dict[str, bytes]:
+def read_outputs(folder):
     return {name: (folder / "out" / name).read_bytes() for name in OUTPUTS}
 
 
 @contextmanager
-def measured_sizes(folder: Path) -> Iterator[list[int]]:
+def measured_sizes(folder):
     """Measure the total size of the shards in a folder continuously; yields the list of the sizes, in bytes."""
     sizes, ended = [0], threading.Event()
 
-    def measure() -> None:
+    def measure():
         while not ended.wait(0.001):
             with suppress(FileNotFoundError), os.scandir(folder) as entries:  # a shard may be deleted meanwhile
                 sizes.append(sum(e.stat().st_size for e in entries if ".tar" in e.name))
@@ -38,7 +35,7 @@ def measured_sizes(folder: Path) -> Iterator[list[int]]:
         thread.join()
 
 
-def record_files(names: list[Any]) -> Callable[..., Any]:
+def record_files(names):
     """Return hashlib's function, which then adds each file that it hashes to a list."""
     compute = hashlib.file_digest
     return lambda file, name: (names.append(file), compute(file, name))[1]
@@ -50,13 +47,13 @@ def test_supplied_shards_make_the_same_model_when_the_training_is_interrupted_an
     assert main([str(job_of(dataset, tmp_path / "here", 0))]) == 0
     limit = size_of(dataset, 4)
     job = job_of(dataset, tmp_path / "come", limit)
-    steps: list[int] = []
+    steps = []
     before_step(monkeypatch, lambda run: (steps.append(run.step), stop_at(6)(run)))
     with supply(dataset, job, limit), measured_sizes(job.parent / "shards") as sizes:
         assert main([str(job)]) == 75
     damaged, *whole = (job.parent / "shards").glob("*.tar")
     damaged.write_bytes(damaged.read_bytes()[::-1])
-    hashed: list[Path] = []
+    hashed = []
     monkeypatch.setattr("dataops.digest.hashlib.file_digest", record_files(hashed))
     supply(dataset, job, limit)._delete_damaged()
     assert (len(hashed), damaged.exists()) == (1, False), "only the changed shard is hashed again"

@@ -5,7 +5,7 @@ from tasks.train.stage import TRAIN
 from training.config import TrainConfig
 
 
-def key(config: TrainConfig) -> str:
+def key(config):
     return plan(TRAIN, config, 0, []).key
 
 

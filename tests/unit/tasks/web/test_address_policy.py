@@ -8,11 +8,11 @@ PUBLIC = [(2, 1, 6, "", ("8.8.8.8", 0))]
 
 
 def test_dns_cache_resolves_a_name_once_until_its_answer_expires(monkeypatch):
-    resolved: list[str] = []
+    resolved = []
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
-    def slow(host: str, *args: object, **kinds: object) -> list[object]:
+    def slow(host, *args, **kinds):
         resolved.append(host)
         time.sleep(0.1)
         return list(PUBLIC)
@@ -32,7 +32,7 @@ def test_dns_cache_resolves_a_name_once_until_its_answer_expires(monkeypatch):
 def test_dns_cache_resolves_other_names_while_one_hangs(monkeypatch):
     release = threading.Event()
 
-    def hangs(host: str, *args: object, **kinds: object) -> list[object]:
+    def hangs(host, *args, **kinds):
         if host.startswith("hangs"):
             release.wait(10)
         return list(PUBLIC)
@@ -50,7 +50,7 @@ def test_dns_cache_resolves_other_names_while_one_hangs(monkeypatch):
 
 
 def test_dns_cache_limits_the_number_of_names(monkeypatch):
-    resolved: list[str] = []
+    resolved = []
     monkeypatch.setattr("socket.getaddrinfo", lambda host, *a, **k: resolved.append(host) or list(PUBLIC))
     names = DnsCache(threads=1, most=10)
     for number in [*range(50), 49, 0]:

@@ -1,12 +1,11 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 
-from tasks.web.connection import ByteBudget, Connection, Response
+from tasks.web.connection import ByteBudget, Connection
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import split_url, translate_errors
 
@@ -14,16 +13,14 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+def ends():
     near, far = socket.socketpair()
     with near, far:
         yield near, far
 
 
-def answered(
-    ends: tuple[socket.socket, socket.socket], data: bytes, limit: int = 1_000_000, seconds: float = 60.0
-) -> Response:
-    def send() -> None:
+def answered(ends, data, limit=1_000_000, seconds=60.0):
+    def send():
         with suppress(OSError):
             ends[1].sendall(data)
             ends[1].shutdown(socket.SHUT_WR)
@@ -32,7 +29,7 @@ def answered(
     return Connection(ends[0]).send(split_url("http://a.test"), time.monotonic() + seconds, ByteBudget(limit), {})
 
 
-def whole(response: Response) -> bytes:
+def whole(response):
     return b"".join(iter(lambda: response.read(10), b""))
 
 

@@ -1,6 +1,4 @@
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,11 +10,11 @@ from tests.concurrency import at_once
 class Files(OriginFiles):
     """Answers without a network."""
 
-    def __init__(self, folder: Path, status: int = 200, **options: Any):
+    def __init__(self, folder, status=200, **options):
         super().__init__(client=None, state=HostState(folder), timeout=1.0, **options)
         self.status, self.asked = status, []
 
-    def _request(self, first: str) -> OriginFile:
+    def _request(self, first):
         self.asked.append(first)
         time.sleep(0.02)
         if self.status == 0:
@@ -27,7 +25,7 @@ class Files(OriginFiles):
 def test_robots_cache_sends_one_request_for_all_threads_and_processes_of_a_folder(tmp_path):
     everyone, answers = [Files(tmp_path) for _ in range(3)], []
 
-    def work(number: int) -> None:
+    def work(number):
         files = everyone[number % 3]
         answers.extend(files.get(f"http://{host}.test", "/robots.txt").text for host in "ab")
 
@@ -41,13 +39,13 @@ def test_robots_cache_reports_a_failed_request_to_the_host_and_keeps_it_briefly(
     files, reasons = Files(tmp_path, status=0), []
 
     class Turn:
-        def __enter__(self) -> None:
+        def __enter__(self):
             pass
 
-        def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        def __exit__(self, kind, error, trace):
             reasons.append(error.reason)
 
-    def fails(files: Files) -> None:
+    def fails(files):
         with pytest.raises(FetchError, match="connect: Connection refused"):
             files.get("http://a.test", "/robots.txt", Turn)
 
@@ -74,7 +72,7 @@ def test_robots_cache_reports_a_failed_request_to_the_host_and_keeps_it_briefly(
 def test_robots_cache_keeps_an_unforeseen_error_like_any_failure(tmp_path, error):
     files, asked = Files(tmp_path), []
 
-    def fail(first: str) -> OriginFile:
+    def fail(first):
         asked.append(first)
         raise error
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,15 +12,15 @@ from tasks.web import named_server
 from tasks.web.fetch_error import FetchError
 from tasks.web.named_server import basic_login, send_request
 from tests.servers.loopback import Handler, serving
-from tests.servers.recorder import Recorder, serve_recorder
+from tests.servers.recorder import serve_recorder
 
 KEY = "key-of-the-server-0123"
 
 
 @contextlib.contextmanager
-def serve(answer: Callable[[Handler], None]) -> Iterator[str]:
+def serve(answer):
     class Answering(Handler):
-        def do_GET(self) -> None:
+        def do_GET(self):
             self.read_body()
             with contextlib.suppress(OSError):
                 answer(self)
@@ -33,7 +32,7 @@ def serve(answer: Callable[[Handler], None]) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def elsewhere() -> Iterator[Recorder]:
+def elsewhere():
     with serve_recorder() as recorder:
         yield recorder
 
@@ -51,7 +50,7 @@ def test_no_redirect_is_followed(status, elsewhere, monkeypatch):
 
 
 def test_an_answer_has_a_maximum_size_and_a_deadline(monkeypatch):
-    def endless(handler: Handler) -> None:
+    def endless(handler):
         handler.send_response(200)
         handler.end_headers()
         while True:
@@ -59,7 +58,7 @@ def test_an_answer_has_a_maximum_size_and_a_deadline(monkeypatch):
 
     ended = threading.Event()
 
-    def slow(handler: Handler) -> None:
+    def slow(handler):
         while not ended.wait(0.1):
             handler.wfile.write(b"H")
 
@@ -75,7 +74,7 @@ def test_an_answer_has_a_maximum_size_and_a_deadline(monkeypatch):
 
 
 def test_a_login_comes_from_the_environment_and_never_from_netrc(monkeypatch, tmp_path):
-    def echo(handler: Handler) -> None:
+    def echo(handler):
         handler.answer(200, json.dumps({"login": handler.headers["Authorization"]}).encode())
 
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login other password stolen\n")

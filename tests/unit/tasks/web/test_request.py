@@ -3,7 +3,6 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -26,20 +25,20 @@ ORIGIN = ("http", "a.test", 80)
 class RawServer:
     """Gives the answers of each connection in turn, and then closes it."""
 
-    def __init__(self, *answers: list[bytes]):
+    def __init__(self, *answers):
         self.requests = list[tuple[int, bytes]]()
         """Number of the connection, and the bytes of the request."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address: tuple[str, int] = self._listener.getsockname()
         threading.Thread(target=self._accept, args=(answers,), daemon=True).start()
 
-    def _accept(self, answers: tuple[list[bytes], ...]) -> None:
+    def _accept(self, answers):
         with self._listener:
             for number, script in enumerate(answers):
                 sock, _ = self._listener.accept()
                 threading.Thread(target=self._answer, args=(sock, number, script), daemon=True).start()
 
-    def _answer(self, sock: socket.socket, number: int, script: list[bytes]) -> None:
+    def _answer(self, sock, number, script):
         with sock, suppress(OSError):
             for answer in script:
                 if not (request := sock.recv(65_536)):
@@ -50,23 +49,23 @@ class RawServer:
                 else:
                     sock.sendall(answer)
 
-    def connections(self) -> list[int]:
+    def connections(self):
         return [number for number, _ in self.requests]
 
 
 @pytest.fixture
-def addresses() -> dict[str, tuple[str, int]]:
+def addresses():
     return {}
 
 
 @pytest.fixture
-def client(addresses: dict[str, tuple[str, int]]) -> Iterator[HttpClient]:
+def client(addresses):
     client = HttpClient(AddressResolver(addresses), "test", contact=True)
     yield client
     client.close()
 
 
-def fetch(client: HttpClient, url: str = "http://a.test/", cap: int = 1_000, seconds: float = 30.0) -> bytes:
+def fetch(client, url="http://a.test/", cap=1_000, seconds=30.0):
     with (
         translate_errors(seconds),
         client.get(split_url(url), time.monotonic() + seconds, allow_body(cap)) as response,
@@ -103,7 +102,7 @@ def test_client_signs_a_repeated_request_again(addresses):
     server, numbers = RawServer([WHOLE, b""], [WHOLE]), iter(range(9))
     addresses["a.test"] = server.address
 
-    def sign(scheme: str, authority: str) -> dict[str, str]:
+    def sign(scheme, authority):
         return {"Signature": f"{scheme} {authority} {next(numbers)}"}
 
     client = HttpClient(AddressResolver(addresses), "test", contact=True, sign=sign)

@@ -3,8 +3,6 @@
 import json
 from collections import Counter
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from training.data.loader import Dataset, choose_caption, list_captions, load_ba
 from training.data.sampling_plan import Plan
 
 WEIGHTS = {"alt": 1.0, "keywords": 0.5, "synthetic": 0.25, "title": 0.0}
-ROWS: list[dict[str, Any]] = [
+ROWS = [
     {"caption_source": "alt", "captions": None},
     {"caption_source": "alt", "captions": [("keywords", "k1"), ("synthetic", "s1"), ("synthetic", "s2")]},
     {"caption_source": "title", "captions": [("keywords", "k2"), ("title", "t2")]},
@@ -27,13 +25,13 @@ ROWS: list[dict[str, Any]] = [
 OWN = [f"own {number}" for number in range(len(ROWS))]
 
 
-def as_json(row: dict[str, Any]) -> bytes:
+def as_json(row):
     listed = [{"caption_source": kind, "caption": text, "uid": "0" * 32} for kind, text in row.get("captions") or ()]
     return json.dumps({**row, "captions": listed} if row.get("captions") else row).encode()
 
 
 @pytest.fixture(scope="module")
-def tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tar(tmp_path_factory):
     members = {}
     for number, row in enumerate(ROWS):
         members |= {f"{number}.png": png((8, 8)), f"{number}.txt": OWN[number].encode()}
@@ -41,7 +39,7 @@ def tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shard(tmp_path_factory.mktemp("shards") / "0.tar", members)
 
 
-def choose_slowly(number: int, draws: np.ndarray) -> str:
+def choose_slowly(number, draws):
     """Choose as documented, with exact fractions."""
     row = ROWS[number]
     texts = [
@@ -61,7 +59,7 @@ def choose_slowly(number: int, draws: np.ndarray) -> str:
     raise AssertionError("the shares do not add up")
 
 
-def seen_captions(tar: Path, ranks: int, first_step: int = 1, workers: int = 0) -> dict[tuple[int, int], str]:
+def seen_captions(tar, ranks, first_step=1, workers=0):
     """Return the caption of each sample in each epoch."""
     dataset = Dataset([tar], 8, 0, caption_weights=WEIGHTS)
     config = TrainConfig(epochs=60, batch_size=4, workers=workers, captions=WEIGHTS)

@@ -18,12 +18,12 @@ from training.data.loader import Dataset
 from training.model.preprocess import decode_rgb
 
 
-def smooth(height: int, width: int) -> Image.Image:
+def smooth(height, width):
     pixels = np.random.default_rng(0).integers(0, 255, (6, 7, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def as_jpeg(image: Image.Image) -> bytes:
+def as_jpeg(image):
     sink = io.BytesIO()
     image.save(sink, "JPEG", quality=95)
     return sink.getvalue()

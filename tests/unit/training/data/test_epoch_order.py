@@ -11,7 +11,7 @@ from training.data.epoch_order import EpochOrder, Sampling, Windows
 from training.data.keyed_random import draw_permutation
 
 
-def sort_at_once(seed: int, samples: int, sampling: Sampling | None, windows: Windows | None, epoch: int) -> list[int]:
+def sort_at_once(seed, samples, sampling, windows, epoch):
     """Order an epoch by arrays over all samples."""
     order = draw_permutation(seed, epoch, samples)
     if windows is not None:

@@ -75,7 +75,7 @@ def test_a_shard_cut_while_it_is_read_raises_contract_error(tmp_path):
 
 
 def test_cache_and_workers_change_nothing(shards):
-    def all_batches(cache_bytes: int, workers: int) -> list[tuple[object, ...]]:
+    def all_batches(cache_bytes, workers):
         config = TrainConfig(epochs=2, batch_size=10, workers=workers, prompts=("{}", "an emoji, {}"), word_dropout=0.3)
         dataset = Dataset(shards, 32, cache_bytes)
         plan = Plan(len(dataset), config, 0)
@@ -95,7 +95,7 @@ def test_cache_and_workers_change_nothing(shards):
 def test_prompts_and_word_dropout_are_drawn_at_random(shards):
     config = TrainConfig(epochs=40, batch_size=25, prompts=("{}", "so: {}"), word_dropout=0.5)
     dataset = Dataset(shards, 32, 10**7)
-    counts: Counter[str] = Counter()
+    counts = Counter()
     for batch in load_batches(dataset, Plan(25, config, 0), 1, 0, 1):
         counts.update(batch.captions[batch.samples.tolist().index(3)].split())
     dataset.close()

@@ -18,14 +18,14 @@ SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 WEIGHTS = st.fractions(Fraction(1, 50), 5)
 
 
-def components(sizes: list[int], weights: list[Fraction], sampling: Sampling | None = None) -> list[Component]:
+def components(sizes, weights, sampling=None):
     firsts = np.cumsum([0, *sizes])[:-1].tolist()
     return [
         Component(first, size, weight, sampling) for first, size, weight in zip(firsts, sizes, weights, strict=True)
     ]
 
 
-def plan_of(parts: list[Component], epochs: int, batch_size: int, seed: int = 0) -> Plan:
+def plan_of(parts, epochs, batch_size, seed=0):
     samples = sum(one.samples for one in parts)
     return Plan(
         samples,
@@ -36,11 +36,11 @@ def plan_of(parts: list[Component], epochs: int, batch_size: int, seed: int = 0)
     )
 
 
-def order_slowly(parts: list[Component], quotas: list[int], seed: int, epochs: int) -> list[list[int]]:
+def order_slowly(parts, quotas, seed, epochs):
     """Return the samples of each epoch, one position after the other, from lists of whole passes."""
 
-    def stream(one: Component, needed: int) -> list[int]:
-        found: list[int] = []
+    def stream(one, needed):
+        found = []
         for number in range(10_000):
             if len(found) >= needed:
                 break
@@ -51,7 +51,7 @@ def order_slowly(parts: list[Component], quotas: list[int], seed: int, epochs: i
         return found
 
     streams = [iter(stream(one, epochs * quota)) for one, quota in zip(parts, quotas, strict=True)]
-    result: list[list[int]] = []
+    result = []
     for _ in range(epochs):
         order, taken = list[int](), [0] * len(parts)
         for position in range(1, sum(quotas) + 1):
@@ -80,7 +80,7 @@ def test_order_is_that_of_lists_for_any_number_of_ranks(data, sizes, seed, is_sa
     plan = plan_of(parts, 3, data.draw(st.integers(2, 30)), seed)
     mixture = plan.mixture
     expected = order_slowly(parts, mixture.quotas, seed, 3)
-    epochs: list[list[int]] = [[], [], []]
+    epochs = [[], [], []]
     ranks = data.draw(st.integers(1, 3))
     for step in range(1, plan.total_steps + 1):
         epoch, indices = plan.batch(step, 0, 1)

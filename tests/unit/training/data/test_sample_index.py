@@ -12,12 +12,12 @@ import pytest
 
 from tests.trainings import pairs, write_shard
 from training.data import sample_index
-from training.data.sample_index import SampleIndex, build_index, fingerprint_shards, open_index, verify_index
+from training.data.sample_index import build_index, fingerprint_shards, open_index, verify_index
 from training.data.shard_files import ShardFiles
 from training.data.shard_index import Skipped
 
 
-def make(folder: Path, files: ShardFiles, *, blur_faces: bool = False, workers: int = 0) -> SampleIndex:
+def make(folder, files, *, blur_faces=False, workers=0):
     fingerprint = fingerprint_shards(files, {}, blur_faces=blur_faces)
     build_index(folder, files, fingerprint, blur_faces=blur_faces, workers=workers)
     assert verify_index(folder, fingerprint)
@@ -27,7 +27,7 @@ def make(folder: Path, files: ShardFiles, *, blur_faces: bool = False, workers: 
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> ShardFiles:
+def files(tmp_path):
     """Write three shards, of which the second has names of all kinds and the only probability below 1."""
     names = ["a", "folder/" + "k" * 150, "\udcff", "ä"]
     odd = [(f"{name}.{kind}", b"?") for name in names for kind in ("png", "txt")]
@@ -78,13 +78,13 @@ DAMAGES = {
 }
 
 
-def _flip(path: Path) -> None:
+def _flip(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
 
-def _edit(folder: Path, change: object) -> None:
+def _edit(folder, change):
     header = json.loads((folder / "index.json").read_text())
     change(header)
     (folder / "index.json").write_text(json.dumps(header))
@@ -120,7 +120,7 @@ def test_a_build_that_ends_early_leaves_the_index_as_it_was(tmp_path, files, mon
 def test_a_fingerprint_changes_with_each_shard(tmp_path, files):
     checksums = {path.name: str(number) for number, path in enumerate(files.paths)}
 
-    def prints() -> list[str]:
+    def prints():
         return [fingerprint_shards(files, known, blur_faces=False) for known in ({}, checksums)]
 
     first = prints()
@@ -143,7 +143,7 @@ def test_memory_of_a_build_does_not_grow_with_the_shards(tmp_path):
     rows = {"key": keys, "uid": keys, "sampling_probability": pa.array([0.5] * each)}
     pq.write_table(pa.table(rows), tmp_path / "part-0.parquet")
 
-    def peak(shards: int) -> int:
+    def peak(shards):
         paths = [tmp_path / f"{number}.tar" for number in range(shards)]
         for path in paths:
             for name in (f"{path.stem}.idx", f"part-{path.stem}.parquet"):

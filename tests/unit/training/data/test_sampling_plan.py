@@ -15,7 +15,7 @@ from training.data.sampling_plan import Plan
 PAIRS = 500
 
 
-def sampling(seed: int = 0) -> Sampling:
+def sampling(seed=0):
     numbers = np.random.default_rng(seed)
     chances = numbers.random(PAIRS)
     chances[::5] = 1
@@ -23,7 +23,7 @@ def sampling(seed: int = 0) -> Sampling:
     return Sampling(chances, numbers.integers(0, 2**64, PAIRS, np.uint64))
 
 
-def epochs_of(plan: Plan) -> list[list[int]]:
+def epochs_of(plan):
     """Return the samples of each epoch, step by step."""
     epochs = [[] for _ in range(plan.config.epochs)]
     for step in range(1, plan.total_steps + 1):
@@ -69,7 +69,7 @@ def test_a_draw_depends_on_the_pair_and_not_on_its_position():
     assert (sampled.drawn(0, 0) != sampled.drawn(1, 0)).any()
 
 
-def rows(probabilities: dict[str, object]) -> list[tuple[str, bytes]]:
+def rows(probabilities):
     members = []
     for key, chance in probabilities.items():
         row = canonical_json({"key": key, "uid": uid(key, "x"), "sampling_probability": chance}).encode()

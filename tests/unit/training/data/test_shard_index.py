@@ -1,7 +1,6 @@
 """The columns of a shard that pack wrote equal what general code reads, and anything else is left to general code."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +13,9 @@ from dataops.regular_files import read_text
 from dataops.shards.tar import ShardWriter, format_index, join_index_lines
 from training.data import shard_index
 from training.data.shard_files import MAX_OPEN, ShardFiles
-from training.data.shard_index import ShardSamples, index_shard
+from training.data.shard_index import index_shard
 
-ROWS: list[dict[str, object]] = [
+ROWS = [
     {"uid": "a" * 32, "sampling_probability": 0.25},
     {"uid": "b" * 32, "sampling_probability": 1.0},
     {"uid": None, "sampling_probability": 0.0},
@@ -30,7 +29,7 @@ JSONS = [
 ]
 
 
-def write(folder: Path, extensions: tuple[str, ...] = ("jpg", "txt", "json"), keys: str = "0123") -> ShardFiles:
+def write(folder, extensions=("jpg", "txt", "json"), keys="0123"):
     """Write a shard of four samples, its index and its rows."""
     index, path = [], folder / "0.tar"
     with path.open("wb") as file:
@@ -45,7 +44,7 @@ def write(folder: Path, extensions: tuple[str, ...] = ("jpg", "txt", "json"), ke
     return ShardFiles([path], {})
 
 
-def content(samples: ShardSamples) -> tuple[object, ...]:
+def content(samples):
     arrays = (samples.spans, samples.probabilities, samples.identities)
     return samples.keys, *(array.tolist() for array in arrays), samples.faces, samples.skipped
 
@@ -104,7 +103,7 @@ def test_an_index_in_any_other_form_is_read_by_general_code(tmp_path, before, af
     assert before in text
     path.write_bytes(text.replace(before, after).encode())
 
-    def outcome(read: object) -> object:
+    def outcome(read):
         try:
             return content(read())
         except (ContractError, ValueError) as error:

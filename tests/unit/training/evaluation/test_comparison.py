@@ -8,7 +8,7 @@ from training.evaluation.comparison import compare, mcnemar_p_value
 from training.evaluation.contamination import contamination
 
 
-def predictions(right, keys=None) -> pa.Table:
+def predictions(right, keys=None):
     return pa.table({"key": keys or [str(i) for i in range(len(right))], "rank": [1 if r else 2 for r in right]})
 
 

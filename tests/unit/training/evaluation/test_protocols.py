@@ -2,7 +2,6 @@
 
 import io
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,13 +57,13 @@ def loaded():
     return SimpleNamespace(model=ColourModel(), tokenizer=tokenize, preprocess=preprocess)
 
 
-def npy(values) -> bytes:
+def npy(values):
     buffer = io.BytesIO()
     np.save(buffer, np.array(values))
     return buffer.getvalue()
 
 
-def run(loaded, output: Path, *tasks: Task, **keys):
+def run(loaded, output, *tasks, **keys):
     return evaluate(loaded, Suite(name="s", tasks=tasks), output, checkpoint_digest="d", **keys)
 
 

@@ -18,12 +18,12 @@ from training.evaluation.suite import Suite, load_suite, read_tasks
 PNG = png("red")
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
+def write_tar(path, members):
     path.parent.mkdir(parents=True, exist_ok=True)
     write_shard(path, list(members.items()))
 
 
-def write_set(root: Path, members: dict[str, bytes] | None = None) -> Path:
+def write_set(root, members=None):
     """Write two classes, three samples in two shards, in CLIP_benchmark's layout."""
     write_tar(root / "test/0.tar", members or {"a.png": PNG, "a.cls": b"0", "b.jpg": PNG, "b.cls": b"1\n"})
     write_tar(root / "test/1.tar", {"c.cls": b"1", "c.WEBP": PNG, "c.json": b"{}"})
@@ -33,7 +33,7 @@ def write_set(root: Path, members: dict[str, bytes] | None = None) -> Path:
     return root
 
 
-def write_suite(path: Path, *tasks: str) -> Path:
+def write_suite(path, *tasks):
     path.write_text('name = "s"\n' + "\n".join(f"[[task]]\n{task}" for task in tasks), encoding="utf-8")
     return path
 
@@ -170,13 +170,13 @@ def test_digest_covers_every_byte_and_no_path(tmp_path):
     assert load_suite(path).digest() == digest
 
 
-def npy(value) -> bytes:
+def npy(value):
     buffer = io.BytesIO()
     np.save(buffer, value)
     return buffer.getvalue()
 
 
-def write_npy_set(root: Path, array: bytes, *more: tuple[str, bytes]) -> Path:
+def write_npy_set(root, array, *more):
     write_tar(root / "test/0.tar", {"a.png": PNG, "a.npy": array, **dict(more)})
     (root / "test/nshards.txt").write_text("1")
     (root / "classnames.txt").write_text("gender:man\ngender:woman\nage:young\nage:middling\nage:old\n")

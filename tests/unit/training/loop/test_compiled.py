@@ -3,9 +3,7 @@
 torch finds the graphs; the part that would turn them into kernels is replaced by one that runs each graph as it is.
 """
 
-from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
@@ -17,19 +15,19 @@ from training.model_config import ModelConfig
 
 
 @pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def graphs(monkeypatch):
     """Compile by a backend that collects the names of the modules whose graphs it gets."""
     compile_function, found = torch.compile, list[str]()
 
     @cache
-    def make_backend(name: str) -> Callable[..., Any]:
-        def run_as_is(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
+    def make_backend(name):
+        def run_as_is(graph, inputs):
             found.append(name)
             return graph.forward
 
         return run_as_is
 
-    def compile_as_is(function: Any, **options: Any) -> Callable[..., Any]:
+    def compile_as_is(function, **options):
         name = type(function.__self__).__name__ if hasattr(function, "__self__") else function.__name__.strip("_")
         return compile_function(function, backend=make_backend(name), **options)
 
@@ -39,7 +37,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     _forget_graphs()
 
 
-def _forget_graphs() -> None:
+def _forget_graphs():
     torch._dynamo.reset()
     clip.compile_function.cache_clear()
 

@@ -13,7 +13,7 @@ from training.model_config import ModelConfig
 STRIDES = {**RESNET, "vision_cfg": {**RESNET["vision_cfg"], "layers": [2, 1, 2, 1], "image_size": 64}}
 
 
-def freeze_first_layers(model: CLIP) -> None:
+def freeze_first_layers(model):
     """Freeze the layers nearest to the pixels and to the tokens, as a partial lock does."""
     visual = model.visual
     parts = (
@@ -36,7 +36,7 @@ def freeze_first_layers(model: CLIP) -> None:
         parameter.requires_grad_(False)
 
 
-def freeze_text(model: CLIP) -> None:
+def freeze_text(model):
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(("visual.", "logit_scale")))
 

@@ -8,11 +8,11 @@ import torch
 from training.loop.health import PATIENCE, SPIKE, WINDOW, HealthMonitor, mean_cosine
 
 
-def row(step: int, **change: float) -> dict[str, float]:
+def row(step, **change):
     return {"step": step, "loss": 2.0, "logit_scale": 2.6, "image_mean_cosine": 0.3, "text_mean_cosine": 0.3, **change}
 
 
-def first_problem(rows: list[dict[str, float]], max_spike: float = 2.0, after: int = 10) -> tuple[int, str] | None:
+def first_problem(rows, max_spike=2.0, after=10):
     health = HealthMonitor(max_spike, after)
     problems = ((int(r["step"]), health.find_problem(r, 64)) for r in rows)
     return next(((step, text) for step, text in problems if text is not None), None)

@@ -1,7 +1,6 @@
 """Batches on their way to the device. There is no GPU here, so its streams and tensors are recorders of calls."""
 
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,42 +12,42 @@ from training.loop.inputs import upload_batches
 class Pinned:
     """A tensor in pinned memory, or its copy on the GPU."""
 
-    def __init__(self, calls: list[str]):
+    def __init__(self, calls):
         self.calls = calls
 
-    def to(self, device: torch.device, *, non_blocking: bool) -> "Pinned":
+    def to(self, device, *, non_blocking):
         self.calls.append(f"copy to {device}, {non_blocking=}")
         return Pinned(self.calls)
 
-    def record_stream(self, stream: Any) -> None:
+    def record_stream(self, stream):
         self.calls.append(f"in use by {stream.name}")
 
 
 class Stream:
-    def __init__(self, name: str, calls: list[str]):
+    def __init__(self, name, calls):
         self.name, self.calls = name, calls
 
-    def wait_stream(self, other: "Stream") -> None:
+    def wait_stream(self, other):
         self.calls.append(f"{self.name} waits for {other.name}")
 
 
 class Inputs:
-    def __init__(self, tensor: Pinned):
+    def __init__(self, tensor):
         self.tensor = tensor
 
-    def map(self, function: Any) -> "Inputs":
+    def map(self, function):
         return Inputs(function(self.tensor))
 
 
-def batch(step: int, inputs: Any) -> Batch:
+def batch(step, inputs):
     return Batch(step, 0, np.zeros(0), np.zeros(0), [], [], inputs=inputs)
 
 
 def test_a_batch_is_copied_in_a_stream_of_its_own_before_the_step_that_uses_it(monkeypatch):
-    calls: list[str] = []
+    calls = []
 
     @contextmanager
-    def enter(stream: Stream) -> Any:
+    def enter(stream):
         calls.append(f"enter {stream.name}")
         yield
         calls.append(f"leave {stream.name}")

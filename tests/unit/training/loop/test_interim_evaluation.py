@@ -5,8 +5,6 @@ import math
 import os
 import signal
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ from dataops.errors import ConfigError
 from tests.trainings import before_step, output_of, outputs_of, stop_at, write_shard
 from training.config import TrainConfig
 from training.data.loader import Dataset
-from training.data.sample_index import SampleIndex, build_index, fingerprint_shards, open_index
+from training.data.sample_index import build_index, fingerprint_shards, open_index
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardFiles
 from training.loop.health import LOSS, RECALL, HoldOut
@@ -34,7 +32,7 @@ TURNING = {"tower": "vit", "epochs": 12, "lr": 3e-3, "holdout": 0.2, "evaluate_e
 """A training whose loss on the hold-out falls and rises again."""
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+def write_rows(path, rows):
     members = []
     for number, row in enumerate(rows):
         known = {name: row[name] for name in ("cluster", "phash", "sha256") if row.get(name) is not None}
@@ -43,7 +41,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     return write_shard(path, members)
 
 
-def index_of(shards: list[Path], share: float) -> SampleIndex:
+def index_of(shards, share):
     files, folder = ShardFiles(shards, {}), shards[0].with_suffix(".index")
     fingerprint = fingerprint_shards(files, {}, blur_faces=False, holdout=share)
     build_index(folder, files, fingerprint, blur_faces=False, workers=0, holdout=share)
@@ -52,7 +50,7 @@ def index_of(shards: list[Path], share: float) -> SampleIndex:
     return index
 
 
-def split(index: SampleIndex) -> tuple[set[int], set[int]]:
+def split(index):
     """Return the samples that are trained on, and those that are measured."""
     return set(index.without_held(range(len(index)))), set(index.measured.tolist())
 
@@ -74,8 +72,8 @@ ROWS = st.lists(
 )
 
 
-def links_of(row: dict[str, Any]) -> set[tuple[str, object]]:
-    links: set[tuple[str, object]] = {(name, row[name]) for name in ("cluster", "phash", "sha256") if row.get(name)}
+def links_of(row):
+    links = {(name, row[name]) for name in ("cluster", "phash", "sha256") if row.get(name)}
     links |= set() if links else {("image", row["image"])}
     return {*links, ("caption", b" ".join(row["caption"].lower().split()))}
 
@@ -190,15 +188,15 @@ def test_loss_is_the_mean_of_batches_of_one_size(bias):
     assert HoldOut(np.arange(3), TrainConfig(), 100).is_due(5)
 
 
-def read_curve(job: Path) -> list[dict[str, float]]:
+def read_curve(job):
     rows = [json.loads(line) for line in (output_of(job) / "holdout.jsonl").read_text().splitlines()]
     assert all(row.keys() == {"step", LOSS, RECALL} and 0 <= row[RECALL] <= 1 for row in rows)
     return rows
 
 
-def torch_file(path: Path) -> bytes:
+def torch_file(path):
     return path.read_bytes().partition(b"}}")[2]  # without the header, whose metadata differ
 
 
-def weights(job: Path) -> bytes:
+def weights(job):
     return torch_file(output_of(job) / "model.safetensors")

@@ -1,10 +1,7 @@
 """Which layers a config trains, against open_clip, and by AdamW."""
 
-from typing import Any
-
 import pytest
 import torch
-from torch import nn
 
 from tests.trainings import RESNET, VIT
 from training.config import TrainConfig
@@ -28,14 +25,14 @@ SHALLOW = {
 }
 
 
-def model_of(dimensions: dict[str, Any] = DEEP, **settings: Any) -> CLIP:
+def model_of(dimensions=DEEP, **settings):
     torch.manual_seed(0)
     model = CLIP(ModelConfig.model_validate(dimensions))
     lock_layers(model, TrainConfig.model_validate({"init": "given", **settings}))
     return model.train()
 
 
-def trained(model: nn.Module) -> set[str]:
+def trained(model):
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -71,7 +68,7 @@ def test_batch_norms_of_locked_layers_keep_their_statistics(settings, changed):
     assert sorted(parts - {"bn2", "bn3"}) == changed
 
 
-def set_gradients(*models: CLIP, seed: int) -> None:
+def set_gradients(*models, seed):
     for model in models:
         generator = torch.Generator().manual_seed(seed)
         for parameter in model.parameters():

@@ -37,7 +37,7 @@ def test_fp16_skips_what_overflows_and_resumes_in_the_same_bits(make_job, monkey
     """The first scale is chosen so large that the first steps overflow."""
     start = LossScale.__init__
 
-    def start_high(self: LossScale, device: torch.device) -> None:
+    def start_high(self, device):
         start(self, device)
         self.value.fill_(2.0**22)
 

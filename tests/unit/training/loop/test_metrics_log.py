@@ -2,9 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,7 +16,7 @@ from training.loop.metrics_log import MetricsLog
 from training.train import main
 
 
-def rows_of_evidence(output: Path) -> list[dict[str, float]]:
+def rows_of_evidence(output):
     return [json.loads(line) for line in (output / "evidence-throughput.jsonl").read_text().splitlines()]
 
 
@@ -28,7 +25,7 @@ def test_the_rows_cover_the_time_of_the_steps_and_the_waits(make_job, monkeypatc
     """The loader takes 0.2 s for each batch, so no step is faster, the last one included."""
     upload = train_module.upload_batches
 
-    def slow(*arguments: Any) -> Iterator[Any]:
+    def slow(*arguments):
         for batch in upload(*arguments):
             time.sleep(0.2)
             yield batch

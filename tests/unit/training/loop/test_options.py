@@ -16,7 +16,7 @@ from training.train import main
 pytestmark = pytest.mark.usefixtures("process_state")
 
 
-def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+def poison(monkeypatch, steps):
     """Make all pixels of some steps not finite."""
     prepare, current = step_module.prepare_images, [0]
     before_step(monkeypatch, lambda run: current.__setitem__(0, run.step))
@@ -42,7 +42,7 @@ def test_several_bad_steps_roll_back_and_go_on_past_their_data(make_job, monkeyp
     poison(monkeypatch, {6, 7})
     settings = {"max_bad_steps": 2, "max_rollbacks": 1, "checkpoint_every": 3}
     job = make_job("a", "vit", keep_checkpoints=9, **settings)
-    scales: dict[int, float] = {}
+    scales = {}
     before_step(monkeypatch, lambda run: scales.update({run.step: run.model.logit_scale.item()}))
     assert main([str(job)]) == 0
     done = json.loads((output_of(job) / "done.json").read_text())

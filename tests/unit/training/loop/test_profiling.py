@@ -3,7 +3,6 @@
 import gzip
 import json
 import logging
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,14 +15,12 @@ from training.train import OUTPUTS, main
 CPU = torch.device("cpu")
 
 
-def traced_steps(path: Path) -> list[str]:
+def traced_steps(path):
     events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
     return sorted({event["name"] for event in events if event["name"].startswith("ProfilerStep#")})
 
 
-def take_steps(
-    output: Path, number: int, left: int, *, steps: int = 3, stop: Exception | None = None, max_bytes: int = 1 << 26
-) -> None:
+def take_steps(output, number, left, *, steps=3, stop=None, max_bytes=1 << 26):
     with StepProfiler(output, steps, left, CPU, max_bytes) as profiler:
         for _ in range(number):
             torch.ones(2).sum()

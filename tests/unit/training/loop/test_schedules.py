@@ -1,7 +1,5 @@
 """Schedules of the learning rate against open_clip's, and against their formulas."""
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -12,12 +10,12 @@ scheduler = pytest.importorskip("open_clip_train.scheduler")
 STEPS = 100
 
 
-def rates_of(**settings: Any) -> list[float]:
+def rates_of(**settings):
     config = TrainConfig.model_validate({"lr": 2.0, "warmup_steps": 10, **settings})
     return [learning_rate(step, STEPS, config) for step in range(1, STEPS + 1)]
 
 
-def rates_of_open_clip(make: Any, *more: Any) -> list[float]:
+def rates_of_open_clip(make, *more):
     adjust = make(torch.optim.SGD([torch.zeros(1)], lr=1.0), 2.0, 10, STEPS, *more)
     return [adjust(step) for step in range(STEPS)]
 

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from training.loop.step_recorder import agree
 from training.loop.training_run import SkippedSamples
 
 
-def sample(number: int) -> Skipped:
+def sample(number):
     return Skipped("0.tar", str(number), "damaged")
 
 
@@ -29,10 +28,10 @@ def test_the_limit_is_that_of_all_ranks(monkeypatch):
     others = [sample(2), sample(3)]
     monkeypatch.setattr(distributed, "gather_objects", lambda own: [own, [asdict(each) for each in others]])
     for limit, fails in ((0.04, False), (0.039, True)):
-        dataset: Any = Data(range(99))
+        dataset = Data(range(99))
         skipped = SkippedSamples(dataset, limit)
-        batch: Any = SimpleNamespace(skipped=[sample(1), sample(2)], captions=["a"], inputs=INPUTS, step=1)
-        run: Any = SimpleNamespace(skipped=skipped, stop_requested=False, step=0)
+        batch = SimpleNamespace(skipped=[sample(1), sample(2)], captions=["a"], inputs=INPUTS, step=1)
+        run = SimpleNamespace(skipped=skipped, stop_requested=False, step=0)
         if fails:
             with pytest.raises(ContractError, match=r"4 of 100 samples cannot be read, more than max_skipped = 0.039"):
                 agree(run, batch)
@@ -43,9 +42,9 @@ def test_the_limit_is_that_of_all_ranks(monkeypatch):
 
 
 def test_ranks_agree_on_pairs_and_stops(monkeypatch):
-    dataset: Any = Data(range(99))
-    run: Any = SimpleNamespace(skipped=SkippedSamples(dataset, 1.0), stop_requested=False, step=4)
-    batch: Any = SimpleNamespace(skipped=[], captions=["a", "b"], inputs=INPUTS, step=5)
+    dataset = Data(range(99))
+    run = SimpleNamespace(skipped=SkippedSamples(dataset, 1.0), stop_requested=False, step=4)
+    batch = SimpleNamespace(skipped=[], captions=["a", "b"], inputs=INPUTS, step=5)
     for other, expected in (([3, 6, 1, 1, 0], ([2, 3], 11, 10, True)), ([3, 6, 1, 0, 0], ([2, 3], 11, 10, False))):
         monkeypatch.setattr(distributed, "gather_integers", lambda own, other=other: [own, other])
         assert agree(run, batch) == expected

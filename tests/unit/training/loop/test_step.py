@@ -14,7 +14,7 @@ from training.model_config import ModelConfig
 LENGTHS = (2, 16, 3, 9, 9, 5)
 
 
-def texts() -> torch.Tensor:
+def texts():
     generator = torch.Generator().manual_seed(0)
     tokens = torch.zeros(len(LENGTHS), 16, dtype=torch.int64)
     for row, length in zip(tokens, LENGTHS, strict=True):
@@ -47,7 +47,7 @@ def test_gathers_have_the_bits_of_torchs_own_copies_and_sums():
     values = torch.randn(len(packed.tokens_T), 12, generator=generator)
     weights = torch.randn(len(LENGTHS), 4, generator=generator)
 
-    def attend(x_TD: torch.Tensor, *, ours: bool) -> torch.Tensor:
+    def attend(x_TD, *, ours):
         copied = x_TD.new_zeros(B * L, 12).index_copy(0, packed.slots_T, x_TD).view(B, L, 12)
         padded = pad(x_TD, packed) if ours else copied
         mixed = F.scaled_dot_product_attention(*padded.view(B, 1, L, 12).split(4, dim=3), is_causal=True)[:, 0]

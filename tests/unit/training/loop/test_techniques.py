@@ -14,8 +14,7 @@ from training.config import TrainConfig
 from training.loop import step as step_module
 from training.loop.initial_model import build_initial_model, draw_kept_patches
 from training.loop.step import backward
-from training.model.clip import CLIP
-from training.model.packing import PackedTexts, pack_chunks
+from training.model.packing import pack_chunks
 from training.model_config import ModelConfig
 from training.train import main
 
@@ -24,19 +23,19 @@ PLAIN = TrainConfig(precision="fp32")
 OF_LOSS = {"identities_B2": torch.tensor([[1, 1], [2, 2], [1, 3], [4, 4], [5, 2], [6, 6], [7, 7]])}
 
 
-def model_of(config: TrainConfig, dimensions: dict[str, object] = VIT_4) -> CLIP:
+def model_of(config, dimensions=VIT_4):
     torch.manual_seed(0)
     return build_initial_model(config, ModelConfig.model_validate(dimensions))
 
 
-def batch(count: int = 7, rows: int | None = None) -> tuple[Tensor, list[PackedTexts]]:
+def batch(count=7, rows=None):
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(1, 299, (count, 9), generator=generator)
     tokens[:, 6] = 299
     return torch.randn(count, 3, 32, 32, generator=generator), pack_chunks(tokens, rows)
 
 
-def gradients(config: TrainConfig, kept: Tensor | None = None) -> tuple[float, dict[str, Tensor]]:
+def gradients(config, kept=None):
     model = model_of(config).train()
     outcome, _ = backward(model, *batch(rows=config.grad_cache), config, kept, named=OF_LOSS)
     return float(outcome.loss.detach()), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -70,11 +69,11 @@ class Batches(list[tuple[Tensor, Tensor]]):
 
     num_batches, num_samples, sampler = 3, 6, None
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch):
         """Shuffle nothing."""
 
     @property
-    def dataloader(self) -> "Batches":
+    def dataloader(self):
         return self
 
 
@@ -112,7 +111,7 @@ def test_grad_cache_is_the_accumulation_of_open_clip():
 @pytest.mark.parametrize(("pairs", "by_chunks"), [([7, 4], True), ([4, 7], True), ([4, 4], False)])
 def test_all_ranks_use_the_gradient_cache_or_none(monkeypatch, pairs, by_chunks):
     """A rank whose own share fits must join the others, which would wait for it in another exchange."""
-    used: list[int] = []
+    used = []
     monkeypatch.setattr(step_module, "backward_by_chunks", lambda *arguments: used.append(len(arguments[2])))
     config = TrainConfig(precision="fp32", grad_cache=4)
     backward(model_of(config).train(), *batch(4), config, pairs_of_ranks=pairs)
@@ -128,10 +127,10 @@ def test_grad_checkpointing_changes_no_bit():
 def test_grad_checkpointing_keeps_fewer_bytes():
     """Count the bytes that autograd keeps for the backward pass."""
 
-    def kept_bytes(config: TrainConfig) -> int:
+    def kept_bytes(config):
         model, sizes = model_of(config).train(), {}
 
-        def pack(tensor: Tensor) -> Tensor:
+        def pack(tensor):
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 

@@ -4,14 +4,13 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from tests.costs import forget_peak, read_status
 from training.losses.contrastive import contrastive_loss, sigmoid_loss
 
 
-def plain_softmax(images: Tensor, texts: Tensor, scale: Tensor, smoothing: float) -> Tensor:
+def plain_softmax(images, texts, scale, smoothing):
     logits = scale.exp() * F.normalize(images) @ F.normalize(texts).T
     own = torch.arange(len(images))
     return (
@@ -20,14 +19,14 @@ def plain_softmax(images: Tensor, texts: Tensor, scale: Tensor, smoothing: float
     ) / 2
 
 
-def plain_sigmoid(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def plain_sigmoid(images, texts, scale, bias):
     """Compute the loss by algorithm 1 of the paper."""
     logits = scale.exp() * F.normalize(images) @ F.normalize(texts).T + bias
     labels = 2 * torch.eye(len(images), dtype=logits.dtype) - 1
     return -F.logsigmoid(labels * logits).sum() / len(images)
 
 
-def leaves(count: int = 13) -> list[Tensor]:
+def leaves(count=13):
     generator = torch.Generator().manual_seed(0)
     images, texts = torch.randn(2, count, 6, generator=generator) * 3
     return [value.requires_grad_() for value in (images, texts, torch.tensor(1.2), torch.tensor(-2.0))]
@@ -64,7 +63,7 @@ def test_the_sigmoid_loss_equals_open_clip():
     torch.testing.assert_close(sigmoid_loss(images, texts, scale, bias, 5).loss, expected)
 
 
-def plain_loss(images: Tensor, texts: Tensor) -> Tensor:
+def plain_loss(images, texts):
     return plain_softmax(images, texts, torch.tensor(0.0), 0.0)
 
 

@@ -1,11 +1,8 @@
 """Multi-positive targets against loops over all pairs in fp64, on one, two and three ranks."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from tests.loss_ranks import IDENTITIES, compute_on_ranks, make_leaves
@@ -18,7 +15,7 @@ from training.losses.contrastive import Positives, contrastive_loss
 KNOWN = [
     [any(a == b for a, b in zip(one, two, strict=True)) for two in IDENTITIES.tolist()] for one in IDENTITIES.tolist()
 ]
-CASES: dict[str, dict[str, Any]] = {
+CASES = {
     f"{loss}-{mode}-{smoothing}": {"loss": loss, "multi_positive": mode, "label_smoothing": smoothing}
     for loss in ("softmax", "sigmoid")
     for mode in ("mask", "share")
@@ -27,12 +24,12 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+def on_ranks(tmp_path_factory):
     """Return the result of each case by number of ranks, joined as that of one process."""
     return compute_on_ranks(tmp_path_factory.mktemp("ranks"), CASES)
 
 
-def slow_loss(settings: dict[str, Any], leaves: list[Tensor]) -> Tensor:
+def slow_loss(settings, leaves):
     """Compute the loss one pairing at a time."""
     images, texts = (F.normalize(leaf, dim=1) for leaf in leaves[:2])
     pairs, shares, smoothing = range(len(images)), settings["multi_positive"] == "share", settings["label_smoothing"]

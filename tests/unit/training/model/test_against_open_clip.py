@@ -19,7 +19,7 @@ open_clip = pytest.importorskip("open_clip")
 TEXTS = ["a red thing 3", "A  PALE\tthing", "", "the end <|endoftext|> and <|pad|> after it", "ünïcödé 🙂 " * 9]
 
 
-def oracle_of(card: dict[str, object], weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+def oracle_of(card, weights):
     oracle = open_clip.model.CLIP(
         **{name: card[name] for name in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")}
     )
@@ -72,7 +72,7 @@ def test_in_bf16_the_image_tower_has_open_clips_bits(kept):
                 [x[:, :1], x[:, 1:].gather(1, kept_BK[:, :, None].expand(-1, -1, x.shape[2]))], dim=1
             )
         )
-    types: list[torch.dtype] = []
+    types = []
     for blocks in (model.visual.transformer.resblocks, oracle.visual.transformer.resblocks):
         blocks[1].register_forward_pre_hook(lambda _, inputs: types.append(inputs[0].dtype))
     with torch.autocast("cpu", torch.bfloat16):

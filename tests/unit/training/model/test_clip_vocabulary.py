@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from dataops.errors import ConfigError
 from tests.caption_samples import ENTITIES, ODD, SPECIAL, make_hostile_captions
 from training.model import clip_vocabulary
-from training.model.tokenizer import ClipTokenizer, Tokenizer, make_tokenizer
+from training.model.tokenizer import ClipTokenizer, make_tokenizer
 
 oracle = pytest.importorskip("open_clip.tokenizer").SimpleTokenizer()
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> ClipTokenizer:
+def tokenizer():
     clip_tokenizer = make_tokenizer("clip", [], 0, 77)
     assert isinstance(clip_tokenizer, ClipTokenizer)
     return clip_tokenizer
 
 
-def padded(tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
+def padded(tokenizer, texts):
     tokens = tokenizer(texts)
     return torch.nn.functional.pad(tokens, (0, tokenizer.context_length - tokens.shape[1]))
 

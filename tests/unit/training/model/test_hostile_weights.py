@@ -5,9 +5,6 @@ import pickle
 import struct
 import time
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -26,7 +23,7 @@ MAX_SECONDS = 30
 """CPU time; each takes below 1 s."""
 
 
-def archive(path: Path, pickled: bytes, storages: dict[str, bytes] | None = None, *, script: bool, **more: Any) -> Path:
+def archive(path, pickled, storages=None, *, script, **more):
     """Write a zip as torch does."""
     with zipfile.ZipFile(path, "w", more.get("compression", zipfile.ZIP_STORED)) as file:
         file.writestr("a/data.pkl", pickled)
@@ -38,19 +35,19 @@ def archive(path: Path, pickled: bytes, storages: dict[str, bytes] | None = None
     return path
 
 
-def tensor(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, kind: str = "FloatStorage") -> bytes:
+def tensor(size, stride, offset=0, kind="FloatStorage"):
     """Return the opcodes of a tensor of the storage 0."""
     numbers = [pickle.dumps(value, 2)[2:-1] for value in (offset, size, stride, False)]
     storage = b"(X\x07\0\0\0storage" + f"ctorch\n{kind}\n".encode() + b"X\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ"
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"".join(numbers) + b"ccollections\nOrderedDict\n)RtR"
 
 
-def state_dict(*tensors: bytes) -> bytes:
+def state_dict(*tensors):
     items = b"".join(b"X" + struct.pack("<I", 2) + b"%02d" % i + value for i, value in enumerate(tensors))
     return b"\x80\x02}(" + items + b"u."
 
 
-def shared_modules(depth: int) -> bytes:
+def shared_modules(depth):
     """A module whose two children are one module, whose two children are one module, and so on."""
     made = b"\x80\x02ctorch\nModule\n)R}b"
     for _ in range(depth):
@@ -59,14 +56,13 @@ def shared_modules(depth: int) -> bytes:
 
 
 NUMBERS = {"0": struct.pack("<4f", 1, 2, 3, 4)}
-Writer = Callable[[Path, bool], Path]
 
 
-def written(pickled: bytes, storages: dict[str, bytes] | None = None, **more: Any) -> Writer:
+def written(pickled, storages=None, **more):
     return lambda path, script: archive(path, pickled, NUMBERS if storages is None else storages, script=script, **more)
 
 
-ARCHIVES: dict[str, Writer] = {
+ARCHIVES = {
     "stride 0": written(state_dict(tensor((100_000, 100_000), (0, 0)))),
     "a huge size": written(state_dict(tensor((1 << 40,), (1,)))),
     "a size that overflows": written(state_dict(tensor((1 << 62, 1 << 62), (1, 1)))),
@@ -118,16 +114,16 @@ def test_an_archive_whose_entries_share_bytes_is_refused(tmp_path):
         read_state_dict(path)
 
 
-def safetensors(path: Path, header: bytes, data: bytes = b"", *, size: int | None = None) -> Path:
+def safetensors(path, header, data=b"", *, size=None):
     path.write_bytes(struct.pack("<Q", len(header) if size is None else size) + header + data)
     return path
 
 
-def entry(dtype: str = "F32", shape: Any = (1,), offsets: Any = (0, 4)) -> dict[str, Any]:
+def entry(dtype="F32", shape=(1,), offsets=(0, 4)):
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
-HEADERS: dict[str, tuple[bytes, bytes, int | None]] = {
+HEADERS = {
     "a header of 2^63 bytes": (b"{}", b"", 1 << 63),
     "a header of 1 GB": (b"{}", b"", 10**9),
     "overlap": (json.dumps({"a": entry(), "b": entry()}).encode(), bytes(4), None),
@@ -168,7 +164,7 @@ SMALL = {
 BILLION = 10**9
 
 
-def changed(path: str, value: Any) -> dict[str, Any]:
+def changed(path, value):
     card = json.loads(json.dumps(SMALL))
     *parents, last = path.split(".")
     place = card
@@ -178,7 +174,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return card
 
 
-CARDS: dict[str, str] = {
+CARDS = {
     f"{path} {value}": json.dumps({"model_cfg": changed(path, value), **changed(path, value)})
     for path, value in (
         ("embed_dim", BILLION),

@@ -20,7 +20,7 @@ from training.train import main
 open_clip = pytest.importorskip("open_clip")
 
 
-def random_positions(length: int, width: int) -> torch.Tensor:
+def random_positions(length, width):
     return torch.randn(length, width, generator=torch.Generator().manual_seed(length))
 
 

@@ -3,14 +3,11 @@
 import json
 import pickle
 import zipfile
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
 
 from dataops.errors import ConfigError, SourceError
 from training.model.clip import CLIP
@@ -26,7 +23,7 @@ VIT = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16}
 TOWERS = {"resnet": RESNET, "vit": VIT}
 
 
-def oracle_of(tower: str, *, quick_gelu: bool = False, **more: Any) -> torch.nn.Module:
+def oracle_of(tower, *, quick_gelu=False, **more):
     """Build open_clip's model with random weights, batch statistics and temperature."""
     torch.manual_seed(0)
     model = open_clip.model.CLIP(16, dict(TOWERS[tower]), dict(TEXT), quick_gelu=quick_gelu, **more).eval()
@@ -40,7 +37,7 @@ def oracle_of(tower: str, *, quick_gelu: bool = False, **more: Any) -> torch.nn.
     return model
 
 
-def assert_same_features(ours: CLIP, theirs: torch.nn.Module, atol: float = 1e-5) -> None:
+def assert_same_features(ours, theirs, atol=1e-5):
     images, tokens = torch.randn(3, 3, 32, 32), torch.randint(0, 299, (3, 12))
     tokens[:, 8] = 299
     with torch.no_grad():
@@ -50,16 +47,16 @@ def assert_same_features(ours: CLIP, theirs: torch.nn.Module, atol: float = 1e-5
     assert ours.logit_scale == theirs.logit_scale
 
 
-def torch_save(obj: object, path: Path) -> Path:
+def torch_save(obj, path):
     torch.save(obj, path)
     return path
 
 
-def openai_archive(model: torch.nn.Module, path: Path) -> Path:
+def openai_archive(model, path):
     """Write weights as OpenAI published them: traced, in fp16, with three facts among the weights."""
 
     class Wrapped(torch.nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.visual, self.transformer, self.token_embedding = model.visual, model.transformer, model.token_embedding
             self.ln_final, self.positional_embedding = model.ln_final, model.positional_embedding
@@ -67,7 +64,7 @@ def openai_archive(model: torch.nn.Module, path: Path) -> Path:
             for name, value in (("input_resolution", 32), ("context_length", 12), ("vocab_size", 300)):
                 self.register_buffer(name, torch.tensor(value))
 
-        def forward(self, images: Tensor) -> Tensor:
+        def forward(self, images):
             return self.visual(images)
 
     with torch.no_grad():
@@ -123,7 +120,7 @@ def test_a_model_with_custom_text_and_bias_is_read(tmp_path):
 
 
 class Evil:
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return (exec, ("raise SystemExit('the pickle was run')",))
 
 
@@ -168,7 +165,7 @@ def test_an_unreachable_hub_raises_a_retryable_error(monkeypatch, tmp_path):
         load_pretrained("hf-hub:nobody/clip")
 
 
-def open_clip_folder(folder: Path) -> tuple[Path, torch.nn.Module]:
+def open_clip_folder(folder):
     """Write a model as open_clip's push to the Hub does, with its own vocabulary."""
     card = {
         "embed_dim": 16,

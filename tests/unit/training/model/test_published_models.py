@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.model.clip import CLIP
-from training.model_config import ModelConfig, load_model_config
+from training.model_config import load_model_config
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -33,7 +33,7 @@ class Flops(NamedTuple):
 
 
 @cache
-def forward_flops(config: ModelConfig, tokens: int | None = None) -> Flops:
+def forward_flops(config, tokens=None):
     """Count the operations of one image and one text, of `tokens` tokens or of the context length."""
     side = config.vision_cfg.image_size
     with torch.device("meta"), torch.no_grad():
@@ -46,7 +46,7 @@ def forward_flops(config: ModelConfig, tokens: int | None = None) -> Flops:
     return Flops(image.get_total_flops(), text.get_total_flops())
 
 
-def pooling_difference(name: str) -> float:
+def pooling_difference(name):
     """Return the GFLOPs of attention-pool queries that the published count includes and the network does not compute.
 
     The pool asks with the mean alone, one query; open_clip's counter takes it for self-attention over all N places.

@@ -1,14 +1,12 @@
 """The fixture that starts the cluster once for all tests of this folder."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from plugins.deployment.tests.topology import Topology
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
+def cluster(tmp_path_factory):
     topology = Topology(tmp_path_factory.mktemp("cluster"))
     try:
         topology.start_postgres()

@@ -9,9 +9,6 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import boto3
 import httpx
@@ -20,7 +17,6 @@ import pytest
 from dataops.errors import StorageError
 from dataops.home import CHECKOUT
 from plugins.deployment.bucket import create_bucket
-from plugins.deployment.tests.topology import Topology
 from tasks.tracking import client as tracking
 from tests.small_pipeline import write_config
 from tests.small_web import HOST, build_small_web, serve_site
@@ -29,7 +25,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("cluster")]
 
 
 @pytest.fixture(scope="module")
-def s3(cluster: Topology) -> Iterator[Any]:
+def s3(cluster):
     env = cluster.client()
     client = boto3.client(
         "s3",
@@ -43,7 +39,7 @@ def s3(cluster: Topology) -> Iterator[Any]:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Iterator[Path]:
+def config(tmp_path):
     """Write the config of the small pipeline with a store in the bucket, and serve its site."""
     web = build_small_web(tmp_path / "web")
     with serve_site(web) as site:
@@ -51,7 +47,7 @@ def config(tmp_path: Path) -> Iterator[Path]:
         yield write_config(tmp_path / "clustered.toml", web, site, "s3://pairmill/store", **changed)
 
 
-def pairmill(cluster: Topology, *arguments: str, code: int = 0, **changed: str) -> Any:
+def pairmill(cluster, *arguments, code=0, **changed):
     """Run the command in the worker's environment, with some variables changed, and return its JSON output."""
     command = [sys.executable, "-m", "flows.cli", *arguments, "--json"]
     env = cluster.client() | changed
@@ -60,7 +56,7 @@ def pairmill(cluster: Topology, *arguments: str, code: int = 0, **changed: str) 
     return json.loads(done.stdout)
 
 
-def get(url: str, authorization: str = "") -> int:
+def get(url, authorization=""):
     request = urllib.request.Request(url, headers={"Authorization": authorization} if authorization else {})
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
@@ -70,11 +66,11 @@ def get(url: str, authorization: str = "") -> int:
             return error.code
 
 
-def basic(user: str, password: str) -> str:
+def basic(user, password):
     return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
 
 
-def test_servers_refuse_requests_without_the_password(cluster: Topology):
+def test_servers_refuse_requests_without_the_password(cluster):
     env = cluster.client()
     pages = {
         f"{env['PREFECT_API_URL']}/admin/version": env["PREFECT_API_AUTH_STRING"].partition(":")[2],
@@ -91,7 +87,7 @@ def test_servers_refuse_requests_without_the_password(cluster: Topology):
     assert get(env["AWS_ENDPOINT_URL"]) == 403
 
 
-def test_each_server_sees_only_its_own_database(cluster: Topology):
+def test_each_server_sees_only_its_own_database(cluster):
     passwords = cluster.services["postgres"]["environment"]
     owners = {"prefect": passwords["PREFECT_DB_PASSWORD"], "mlflow": passwords["MLFLOW_DB_PASSWORD"]}
     for user, password in owners.items():
@@ -106,7 +102,7 @@ def test_each_server_sees_only_its_own_database(cluster: Topology):
     ]
 
 
-def api(cluster: Topology, method: str, path: str, **options: Any) -> Any:
+def api(cluster, method, path, **options):
     """Send one request to the Prefect server."""
     env = cluster.client()
     user, _, password = env["PREFECT_API_AUTH_STRING"].partition(":")
@@ -115,7 +111,7 @@ def api(cluster: Topology, method: str, path: str, **options: Any) -> Any:
         return client.request(method, env["PREFECT_API_URL"] + path, **options).raise_for_status().json()
 
 
-def wait(cluster: Topology, flow_run_id: str, condition: Callable[[str], bool] = lambda state: False) -> str:
+def wait(cluster, flow_run_id, condition=lambda state: False):
     """Poll until the condition holds for the flow run's state, or it has ended, and return the state."""
     deadline, state = time.monotonic() + 400, ""
     while True:
@@ -127,7 +123,7 @@ def wait(cluster: Topology, flow_run_id: str, condition: Callable[[str], bool] =
         time.sleep(0.5)
 
 
-def wait_for_pool(cluster: Topology) -> None:
+def wait_for_pool(cluster):
     """Poll until the worker has created its work pool."""
     deadline = time.monotonic() + 120
     while True:
@@ -139,7 +135,7 @@ def wait_for_pool(cluster: Topology) -> None:
             time.sleep(0.5)
 
 
-def test_create_bucket_is_idempotent_and_names_a_refusal(cluster: Topology, monkeypatch: pytest.MonkeyPatch):
+def test_create_bucket_is_idempotent_and_names_a_refusal(cluster, monkeypatch):
     for name, value in cluster.client().items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
@@ -149,7 +145,7 @@ def test_create_bucket_is_idempotent_and_names_a_refusal(cluster: Topology, monk
         create_bucket("other")
 
 
-def test_run_on_the_cluster_survives_a_restart_of_the_prefect_server(cluster: Topology, config: Path, s3: Any):
+def test_run_on_the_cluster_survives_a_restart_of_the_prefect_server(cluster, config, s3):
     wait_for_pool(cluster)
     flow = api(cluster, "POST", "/flows/", json={"name": "pipeline"})
     step = {"prefect.deployments.steps.set_working_directory": {"directory": str(CHECKOUT)}}
@@ -158,7 +154,7 @@ def test_run_on_the_cluster_survives_a_restart_of_the_prefect_server(cluster: To
     scheduled = {"parameters": {"config": str(config)}, "state": {"type": "SCHEDULED"}}
     flow_run = api(cluster, "POST", f"/deployments/{deployment['id']}/create_flow_run", json=scheduled)["id"]
 
-    def keys(prefix: str) -> list[str]:
+    def keys(prefix):
         return [item["Key"] for item in s3.list_objects_v2(Bucket="pairmill", Prefix=prefix).get("Contents", [])]
 
     state = wait(cluster, flow_run, lambda state: bool(keys("store/download/")))
@@ -186,7 +182,7 @@ def test_run_on_the_cluster_survives_a_restart_of_the_prefect_server(cluster: To
     _check_takedown(cluster, config.parent)
 
 
-def _check_lineage(shown: dict[str, Any]) -> None:
+def _check_lineage(shown):
     """Check the version, the inputs and the metrics of the run, in Postgres."""
     client, stages = tracking.connect(), {stage["stage"]: stage for stage in shown["stages"]}
     version = client.get_model_version_by_alias("clustered", "champion")
@@ -194,7 +190,7 @@ def _check_lineage(shown: dict[str, Any]) -> None:
     run = client.get_run(str(version.run_id))
     assert run.info.status == "FINISHED"
     pack = f"pack-{stages['pack']['key']}"
-    inputs = {one.dataset.name: one for one in run.inputs.dataset_inputs}  # pyright: ignore[reportOptionalMemberAccess]
+    inputs = {one.dataset.name: one for one in run.inputs.dataset_inputs}
     assert {pack, "shapes-seen", "shapes-retrieval"} <= inputs.keys()
     assert json.loads(inputs[pack].dataset.source) == {"uri": f"s3://pairmill/store/pack/{stages['pack']['key']}"}
     (model,) = client.search_logged_models([run.info.experiment_id], "name = 'clip'")
@@ -202,7 +198,7 @@ def _check_lineage(shown: dict[str, Any]) -> None:
     assert used["train/final_loss"] == pack
 
 
-def _check_takedown(cluster: Topology, folder: Path) -> None:
+def _check_takedown(cluster, folder):
     """Check takedown and trace with the bucket, and the tags in Postgres."""
     store = ("--store", "s3://pairmill/store")
     (found,) = pairmill(cluster, "trace", "models:/clustered@champion", *store)["stores"]
@@ -223,8 +219,8 @@ def _check_takedown(cluster: Topology, folder: Path) -> None:
     assert {d["key"] for d in after["datasets"]} == {dataset["key"]}, "the next version does not have it"
 
 
-def test_doctor_accepts_the_cluster_and_names_wrong_settings(cluster: Topology):
-    def checks(code: int, **changed: str) -> dict[str, Any]:
+def test_doctor_accepts_the_cluster_and_names_wrong_settings(cluster):
+    def checks(code, **changed):
         found = pairmill(cluster, "doctor", "--store", "s3://pairmill/store", code=code, **changed)
         secrets = {value for name, value in cluster.client().items() if "PASSWORD" in name or "SECRET" in name}
         assert not [secret for secret in secrets if secret in json.dumps(found)]
@@ -256,6 +252,6 @@ def test_doctor_accepts_the_cluster_and_names_wrong_settings(cluster: Topology):
         assert complaint in found[name]["detail"], found[name]
 
 
-def foreign_checkout() -> bool:
+def foreign_checkout():
     """Return whether these tests run from another checkout than the installed one, which the doctor reports."""
     return not pytest.importorskip("plugins.doctor.installation").check_checkout().ok

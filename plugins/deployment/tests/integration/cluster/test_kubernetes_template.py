@@ -4,13 +4,11 @@ import json
 import subprocess
 import sys
 from copy import deepcopy
-from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from dataops.home import CHECKOUT
-from plugins.deployment.tests.topology import Topology
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="the extras `kubernetes` and `dev` have it")
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
@@ -38,19 +36,19 @@ asyncio.run(main())
 """
 
 
-def prefect(cluster: Topology, *arguments: str) -> str:
+def prefect(cluster, *arguments):
     command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
     done = subprocess.run(command, env=cluster.client(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def load_template(kind: str) -> dict[str, Any]:
+def load_template(kind):
     return json.loads((KUBERNETES / f"{kind}-job-template.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def jobs(cluster: Topology) -> dict[str, Any]:
+def jobs(cluster):
     """Return the rendered job of each template."""
     env, asked = {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}, []
     for kind, more in (("gpu", {"gpus": 2}), ("cpu", {})):
@@ -61,7 +59,7 @@ def jobs(cluster: Topology) -> dict[str, Any]:
     return dict(zip(("gpu", "cpu"), json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-def test_prefect_creates_a_work_pool_from_the_template(cluster: Topology):
+def test_prefect_creates_a_work_pool_from_the_template(cluster):
     name, template = f"pairmill-gpu-{uuid4().hex[:6]}", str(KUBERNETES / "gpu-job-template.json")
     prefect(cluster, "work-pool", "create", name, "--type", "kubernetes", "--base-job-template", template)
     shown = json.loads(prefect(cluster, "work-pool", "inspect", name, "--output", "json"))
@@ -69,7 +67,7 @@ def test_prefect_creates_a_work_pool_from_the_template(cluster: Topology):
 
 
 @pytest.mark.parametrize("kind", ["gpu", "cpu"])
-def test_the_worker_renders_a_valid_job(jobs: dict[str, Any], kind: str):
+def test_the_worker_renders_a_valid_job(jobs, kind):
     job = jobs[kind]
     pod = job["spec"]["template"]["spec"]
     checked = deepcopy(job)

@@ -1,13 +1,10 @@
 """`kind = "warc"` and `kind = "wat"` through the extract stage, on archives that are damaged, empty or none."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from dataops.errors import SourceError
 from dataops.plugins import load
-from dataops.snapshot import Manifest, read_parts
+from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
@@ -16,18 +13,18 @@ from tasks.extract.stage import EXTRACT
 from tests.inline_executor import InlineExecutor
 from tests.unit.dataops.archives.damaged_archives import FORMATS, warc_records, wat_records
 
-KINDS: dict[str, Any] = {"warc": WarcSource}
+KINDS = {"warc": WarcSource}
 if "wat" in load("sources"):  # of a plugin
     KINDS["wat"] = load("sources")["wat"]
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_pauses(monkeypatch):
     """A task that failed is retried at once."""
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
-def extract(tmp_path: Path, kind: str, archives: dict[str, bytes]) -> tuple[Manifest, list[tuple[str, str]]]:
+def extract(tmp_path, kind, archives):
     """Run the stage. Return its manifest, and (source, caption) of each kept row."""
     folder = tmp_path / "archives"
     folder.mkdir()
