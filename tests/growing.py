@@ -1,13 +1,12 @@
-"""Nights of a dataset that grows: lists of pairs, their images on a server, and a run of each as a flow run does it."""
+"""Nights of a dataset that grows: pages with pairs, their images on a server, and a run of each as a flow run does it."""
 
-import csv
+import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import pytest
 from PIL import Image, ImageDraw
 
 from dataops.errors import NothingLeft
@@ -21,10 +20,9 @@ from flows.records import RunRecord, StageRun
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
 from tasks.growth.versions import Version
+from tests.archived_images import http, record, write_archive
 from tests.inline_executor import InlineExecutor
 from tests.servers.hostile_web import Answer, Handler, Web
-
-pytest.importorskip("plugins.own_images")  # which reads the lists
 
 HOST = "photos.test"
 Night = Sequence[tuple[str, str]]
@@ -75,7 +73,7 @@ def configured(web: Web, folder: Path, **more: Any) -> RunConfig:
     values: dict[str, Any] = {
         "name": "nights",
         "store": {"uri": str(folder / "store")},
-        "source": {"kind": "pairs", "paths": [str(folder / "nights" / "*.csv")]},
+        "source": {"kind": "warc", "paths": [str(folder / "nights" / "*.warc")]},
         "filter": {"languages": []},
         "download": {"connect_to": web.connect_to(), "image_size": 64, "retries": 0, "host_rate": 0, "min_success": 0.1,
                      "retry": {"rounds": 0}},
@@ -90,9 +88,11 @@ def configured(web: Web, folder: Path, **more: Any) -> RunConfig:
 
 
 def put_night(folder: Path, number: int, rows: Night) -> None:
+    """Write an archive with a page of each pair."""
     (folder / "nights").mkdir(parents=True, exist_ok=True)
-    with (folder / "nights" / f"{number:03d}.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("url", "caption"), *rows])
+    pages = [f'<img src="{url}" alt="{html.escape(caption)}">'.encode() for url, caption in rows]
+    records = [record(f"http://{HOST}/{n}", http(page, Content_Type="text/html")) for n, page in enumerate(pages)]
+    write_archive(folder / "nights" / f"{number:03d}.warc", records)
 
 
 def run(config: RunConfig, home: Path, store: Store | None = None) -> tuple[Version | None, dict[str, Manifest]]:
