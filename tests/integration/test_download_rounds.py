@@ -135,8 +135,6 @@ def test_download_ends_with_the_same_digest_after_a_kill_at_any_moment(tmp_path,
     with subprocess.Popen(
         command, cwd=CHECKOUT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as parent:
-        assert parent.stdin is not None
-        assert parent.stdout is not None
         # A kill when nothing is there, amid the objects of a shard, and between shards and rounds.
         for objects in (0, 3, 6, 9, 12, 16, 20, 24, 28):
             parent.stdin.write("make it\n")

@@ -43,12 +43,10 @@ def grown(web, tmp_path_factory):
     for number in (1, 2):
         put_night(folder, number, NIGHTS[number - 1])
         made, _ = run(configured(web, folder), folder)
-        assert made is not None
     config, context = configured(web, folder), Context(store=store, home=folder, workers=1, pool=InlineExecutor())
     assert compact(context, made, config.stage_config("pack"), config.seed, 2) is not None
     put_night(folder, 3, NIGHTS[2])
     version, _ = run(configured(web, folder), folder)
-    assert version is not None
     return folder, version, list_uids(store, find_packs(store, version))
 
 
@@ -97,7 +95,6 @@ def test_version_is_published_whole_and_the_next_one_sends_what_is_new(grown, ca
     assert {row["pairs/uid"].decode() for row in records} == uids
     put_night(folder, 5, NIGHTS[4])
     after, _ = run(configured(web, folder), folder)
-    assert after is not None
     sent = {one["name"] for one in published(f"{after.line}/{after.number}")["files"] if one["sent"]}
     assert {name.partition("/")[0] for name in sent if "/" in name} == {after.packs[-1].key}
     assert published(f"run-{after.number}")["what"] == after.name, "a run's dataset is its version"
@@ -117,7 +114,7 @@ def test_version_is_published_whole_and_the_next_one_sends_what_is_new(grown, ca
 
 def test_summary_counts_the_images_of_all_nights(grown):
     subject = pytest.importorskip("plugins.disclosure.subject")
-    from plugins.disclosure.domains import measure  # type: ignore[reportMissingImports]
+    from plugins.disclosure.domains import measure
     from plugins.disclosure.provider_facts import ProviderFacts
     from plugins.disclosure.summary import summarise
 

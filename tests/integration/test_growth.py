@@ -181,8 +181,6 @@ def test_of_two_nights_at_the_same_time_one_is_refused(web, tmp_path):
     with pytest.raises(ContractError, match="has made version 2 of nights-"):
         run(second, tmp_path)
     again, _ = run(configured(web, tmp_path), tmp_path)
-    assert made is not None
-    assert again is not None
     assert (again.number, again.packs[:2]) == (3, made.packs)
     assert (
         list_uids(FolderStore(tmp_path / "store"), find_packs(FolderStore(tmp_path / "store"), again))
@@ -196,14 +194,11 @@ def test_a_line_begins_anew_from_an_earlier_version_and_goes_on(web, tmp_path):
         put_night(tmp_path, number, NIGHTS[number - 1])
         run(configured(web, tmp_path), tmp_path)
     anew, _ = run(configured(web, tmp_path, grow={"base": 0}), tmp_path)
-    assert anew is not None
     assert (anew.number, len(anew.packs)) == (3, 1)
     again, _ = run(configured(web, tmp_path, grow={"base": 1}), tmp_path)
-    assert again is not None
     assert (again.number, list_uids(store, find_packs(store, again))) == (4, reference(NIGHTS[:2])[0])
     put_night(tmp_path, 3, NIGHTS[2])
     after, _ = run(configured(web, tmp_path), tmp_path)
-    assert after is not None
     assert (after.number, list_uids(store, find_packs(store, after))) == (5, reference(NIGHTS[:3])[0])
 
 
@@ -211,7 +206,6 @@ def test_what_is_listed_but_lost_or_broken_is_one_error_that_names_it(web, tmp_p
     store = FolderStore(tmp_path / "store")
     put_night(tmp_path, 1, NIGHTS[0])
     made, _ = run(configured(web, tmp_path), tmp_path)
-    assert made is not None
     put_night(tmp_path, 2, NIGHTS[1])
     for table in made.tables:
         data = store.read(table.name)
@@ -224,7 +218,6 @@ def test_what_is_listed_but_lost_or_broken_is_one_error_that_names_it(web, tmp_p
                 run(configured(web, tmp_path), tmp_path)
             store.put(table.name, data)
     again, _ = run(configured(web, tmp_path), tmp_path)
-    assert again is not None
     assert list_uids(store, find_packs(store, again)) == reference(NIGHTS[:2])[0]
     store.delete([f"pack/{made.packs[0].key}/manifest.json"])
     with pytest.raises(ContractError, match=f"pack/{made.packs[0].key}, which version 2"):
@@ -234,7 +227,6 @@ def test_what_is_listed_but_lost_or_broken_is_one_error_that_names_it(web, tmp_p
 def test_other_objects_among_the_versions_are_ignored(web, tmp_path):
     put_night(tmp_path, 1, NIGHTS[0])
     made, _ = run(configured(web, tmp_path), tmp_path)
-    assert made is not None
     store = FolderStore(tmp_path / "store")
     for name in ("grown/notes.txt", f"grown/{made.line}/version-x.json", f"grown/{made.line}/old/version-000009.json"):
         store.put(name, b"not ours")
@@ -302,7 +294,6 @@ def test_small_packs_become_one_with_the_same_samples_also_after_kills(web, tmp_
     assert order.tolist() == sorted(order.tolist()), "one order over all nights"
     put_night(tmp_path, 5, NIGHTS[4])
     after, _ = run(configured(web, tmp_path), tmp_path)
-    assert after is not None
     assert list_uids(store, find_packs(store, after)) == reference([*NIGHTS[:3], NIGHTS[4]])[0]
     own = find_packs(store, after)[-1]
     read = find_datasets(configured(web, tmp_path, grow={"base": 4}).stage_config("train"), own, store)
@@ -315,7 +306,6 @@ def test_a_pair_of_a_compacted_dataset_is_taken_down(web, tmp_path):
     config, [grown] = configured(web, tmp_path), list_newest(store)
     context = Context(store=store, home=tmp_path, workers=1, pool=InlineExecutor())
     first = compact(context, grown, config.stage_config("pack"), config.seed, 2)
-    assert first is not None
     [merged], url = find_packs(store, first), NIGHTS[1][0][0]
     record_request(store, make_request([Target("url", url)], "the owner asks"))
     sources = [load_manifest(store, one.stage, one.key) for one in merged.inputs if one.stage in ("curate", "download")]

@@ -172,7 +172,7 @@ def test_200_downloaders_are_together_as_polite_as_one(tmp_path, web):
     context = Context(store, tmp_path, workers=DOWNLOADERS, pool=Machines(tmp_path / "machines", DOWNLOADERS))
     made = DOWNLOAD.make(Work(config, 0, {"filter": filtered(store, urls, rows_a_part=500)}, draft, context))
     assert made.counts == Counts(input=len(urls), kept=len(urls)), "our own pace drops no row"
-    assert made.facts.shards > DOWNLOADERS / 2  # type: ignore[attr-defined]
+    assert made.facts.shards > DOWNLOADERS / 2
 
     assert max(web.most.values()) <= CONNECTIONS
     times = defaultdict[str, list[float]](list)

@@ -79,7 +79,6 @@ def test_dataset_grows_by_what_is_new(project, home, web):
     put_night(project, 3, NIGHTS[2])
     web.log.clear()
     after, _ = run(configured(web, project), home)
-    assert after is not None
     assert (after.number, after.line) == (3, before.line)
     asked = sorted(path for _, _, path in web.log if path[1:2].isdigit())
     assert asked == ["/10.png", "/11.png", "/6-again.png", "/8-encoded.jpg", "/9.png"]

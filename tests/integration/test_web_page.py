@@ -138,7 +138,7 @@ def test_page_cannot_use_a_websocket_of_prefect(api, path, protocol, token):
     first = {"type": "auth", "token": token} if protocol else {"type": "subscribe", "keys": []}
     with contextlib.suppress(WebSocketException, InvalidStatus):
         url = api.url.replace("http://", "ws://") + path
-        with connect(url, origin=EVIL, subprotocols=[protocol] if protocol else None, proxy=None) as socket:  # type: ignore[arg-type]
+        with connect(url, origin=EVIL, subprotocols=[protocol] if protocol else None, proxy=None) as socket:
             for message in (first, _event(f"{PLANTED}.socket"), {"type": "filter", "filter": {}}):
                 socket.send(json.dumps(message))
             answers = [socket.recv(timeout=5)]

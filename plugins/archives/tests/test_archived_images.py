@@ -37,7 +37,6 @@ def open_archives(folder, urls, hooks=(), **settings):
     context = Context(store=store, home=folder, workers=1, pool=InlineExecutor())
     draft = Draft(store, "download", key)
     hook = ARCHIVED_IMAGES.start(Work(config, 0, {}, draft, context), context, hooks)
-    assert hook is not None
     with pickle.loads(pickle.dumps(hook)).open(draft) as opened:  # as for a worker process
         opened.begin(pa.table({"url": urls, "source": ["crawl"] * len(urls)}))
         return make_opener(config, HostState(folder / "site-files"), hooks=[*hooks, opened]), dict(

@@ -72,7 +72,6 @@ def test_takedown_erases_what_others_wrote_and_leaves_the_rest(copy_home, monkey
     assert (PREVIEW in cleaned, URL in cleaned, "caption no. 5" in cleaned) == (False, False, True)
     assert find_manifest(store, "evaluate", "e" * 16, verify=True) is not None
     other = find_manifest(store, "filter", "e" * 16, verify=True)
-    assert other is not None
     assert FilterFacts.of(other).examples["x"][1] == "-" * len(URL)
     train = find_manifest(store, "train", "d" * 16, verify=True)
     assert store.read(train.path("tokenizer.json")) == VOCABULARY, "a token of a model"

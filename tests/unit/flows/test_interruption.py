@@ -66,7 +66,6 @@ def run(code, stop, *arguments):
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
-        assert process.stdout is not None
         child = psutil.Process(int(process.stdout.readline()))
         stop(process)
         out, err = process.communicate(timeout=60)
@@ -80,7 +79,6 @@ def send(number):
 
 def send_twice(process):
     process.send_signal(signal.SIGINT)
-    assert process.stdout is not None
     assert process.stdout.readline() == "finishing\n"
     process.send_signal(signal.SIGINT)
 

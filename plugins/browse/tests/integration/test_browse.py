@@ -33,7 +33,6 @@ def served(stored, tmp_path_factory):
         [*command, "--no-open", "--json"], stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         try:
-            assert process.stdout is not None
             yield json.loads(process.stdout.readline())
         finally:
             process.send_signal(signal.SIGINT)

@@ -62,8 +62,6 @@ def lose_machine(pid):
     """Kill a flow run's process and the workers, of which nothing is left that could report it."""
     for folder in (services.home() / "services" / worker for worker in WORKERS):
         record = supervisor.load(folder)
-        assert record is not None
-        assert record.pid is not None
         os.killpg(record.pid, signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
 

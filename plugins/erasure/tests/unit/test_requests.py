@@ -112,7 +112,6 @@ class Project:
 
     def load(self, key):
         manifest = find_manifest(self.store, "pack", key, verify=True)
-        assert manifest is not None
         return manifest
 
 

@@ -122,7 +122,6 @@ def test_a_difference_that_more_seeds_cannot_show_needs_images():
     scores[1, :, :12] = scores[0, :, 12:22] = 1  # the same with each seed
     (found,) = compare_variants([TaskScores("a", scores, np.ones(30), np.arange(30))])
     assert found.needed.seeds is None
-    assert found.needed.images is not None
     assert found.needed.images > 30
 
 

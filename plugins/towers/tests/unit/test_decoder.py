@@ -30,8 +30,6 @@ def build(folder, **table):
     model = CLIP(dimensions).eval()
     load_text_tower(model, init)
     path = find_files(init).tokenizer
-    assert path is not None
-    assert model.text is not None
     return model, model.text, load_tower_tokenizer(path, dimensions.text_cfg)
 
 

@@ -45,9 +45,7 @@ def build(**tables):
 
 def text_tower(**table):
     model = build(text_init={"license": "MIT", **table})
-    assert model.text is not None
     path = find_files(TextInit.model_validate({"license": "MIT", **table})).tokenizer
-    assert path is not None
     tokenizer = load_tower_tokenizer(path, model.config.text_cfg)
     assert isinstance(tokenizer, PretrainedTokenizer)
     return model.text, tokenizer
@@ -238,7 +236,6 @@ def test_without_linear_layers_the_shared_space_is_that_of_the_feature(tmp_path)
     image = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": "resnet18"}
     text = {"path": str(tmp_path / "words"), "license": "MIT", "kind": "words", "projector_layers": 0}
     model = build(text_init=text, image_init=image)
-    assert model.text is not None
     assert model.config.embed_dim == 12
     assert not model.text.projector.layers
     ids_BL = torch.tensor([[1, 2, 0]])

@@ -46,8 +46,6 @@ class Checkout:
 
     def _load(self, name):
         spec = importlib.util.spec_from_file_location(name, self.folder / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         self.monkeypatch.setitem(sys.modules, name, module)
         spec.loader.exec_module(module)

@@ -124,7 +124,6 @@ def test_licences_of_a_header_are_bounded():
 def judge(content, url="http://a.test/img/1.png"):
     text = content if "<rsl" in content else f'<rsl xmlns="https://rslstandard.org/rsl">{content}</rsl>'
     parse = RSL.parse
-    assert parse is not None
     license_ = parse(text, Agents("pairmill"), URL)
     [found] = RSL.find(Statement("terms", URL, license_, url=url))
     terms, _, digest = found.detail.rpartition("; sha256:")

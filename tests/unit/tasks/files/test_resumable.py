@@ -40,8 +40,6 @@ def test_a_host_that_was_never_reached_is_given_up_soon_and_not_retried_by_the_e
     assert (e.value.exit_code, e.value.retryable) == (75, False)
     for wait in sleeps.waits:
         assert wait.reason.startswith("http://files.example/a: the name files.example does not resolve")
-        assert wait.until is not None
-        assert wait.deadline is not None
         assert wait.since <= wait.until <= wait.deadline
 
 

@@ -30,7 +30,6 @@ EMBEDDED = "data:image/"
 def elements(page):
     """Return each element with its attributes, without those that the length of a text changes."""
     root = LexborHTMLParser(page).root
-    assert root is not None
     found = [(node.tag or "", node.attributes) for node in root.traverse(include_text=False)]
     return [(tag, {name: value for name, value in attributes.items() if name != "style"}) for tag, attributes in found]
 

@@ -22,7 +22,6 @@ def make(folder, files, *, blur_faces=False, workers=0):
     build_index(folder, files, fingerprint, blur_faces=blur_faces, workers=workers)
     assert verify_index(folder, fingerprint)
     index = open_index(folder, fingerprint)
-    assert index is not None
     return index
 
 

@@ -79,8 +79,6 @@ def test_a_logit_that_is_left_out_overflows_nothing():
     positives = Positives(torch.tensor([[1, 1], [1, 2], [3, 3]]), None, shares=False)
     outcome = contrastive_loss(images, texts, torch.tensor(5.0), positives=positives)
     outcome.loss.backward()
-    assert images.grad is not None
-    assert texts.grad is not None
     assert torch.isfinite(images.grad).all()
     assert torch.isfinite(texts.grad).all()
 
