@@ -7,11 +7,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
+from dataops.home import CHECKOUT
 from training import train
 from training.loop.metrics_log import MetricsLog
 from training.rendezvous import LAUNCHER_PID, MEETING_FILE
@@ -99,7 +102,9 @@ class Ranks:
         others: Sequence[Path] = (),
     ):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["training.train", "torch._dynamo", "torch.distributed.fsdp"])
+        context.set_forkserver_preload(["tests.warm_jobs"])
+        with patch.dict(os.environ, PYTHONPATH=str(CHECKOUT)):  # some package of others has a module `tests` too
+            forkserver.ensure_running()
         meeting = job.with_suffix(f".meeting-{os.urandom(8).hex()}")
         trials = [Trial(signum, step=3, rank=rank, ranks=ranks, machines=machines) for rank in range(ranks)]
         paths = [job, *others] if others else [job] * ranks
