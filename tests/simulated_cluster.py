@@ -53,7 +53,7 @@ class Faults:
     hung: float = 0.0005
     """Share of the tasks that never end in their first attempt."""
     doomed: Mapping[str, str] = field(default_factory=dict)
-    """Tasks of which each attempt `hangs` or `dies`."""
+    """Tasks of which each attempt `hangs` or `dies`, or each but `submit_again`: `needs more memory`."""
     head_lost: tuple[float, ...] = ()
     """Times at which the head is lost, with all that runs."""
     outages: tuple[tuple[float, float], ...] = ()
@@ -114,7 +114,7 @@ class SimulatedCluster(TaskPool, Clock):
         self._due = list[tuple[float, int, Callable[[], None]]]()
         self._waiting, self._idle = deque[_Call](), deque[_Worker]()
         self._running, self._attempts = dict[Future[Any], _Call](), Counter[str]()
-        self._alive, self._starved = 0, set[str]()
+        self._alive, self._starved, self._fed = 0, set[str](), set[str]()
         self._is_calling, self._is_down = False, False
         self.store = _SlowStore(self._request)
         for at in self.faults.head_lost:
@@ -213,6 +213,10 @@ class SimulatedCluster(TaskPool, Clock):
         self._assign()
         return future
 
+    def submit_again(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        self._fed.add(args[-1].id)
+        return self.submit(fn, *args)
+
     def _assign(self) -> None:
         while self._idle and self._waiting:
             call = self._waiting.popleft()
@@ -224,7 +228,7 @@ class SimulatedCluster(TaskPool, Clock):
             chance, doom = random.Random(f"{self.seed} {call.task}"), self.faults.doomed.get(call.task)
             takes = self.seconds(call.task) * worker.factor + 6 * (self.faults.latency + self.faults.failures)
             hungry = chance.random() < self.faults.hungry and call.task not in self._starved
-            if doom == "dies" or hungry:
+            if doom == "dies" or hungry or (doom == "needs more memory" and call.task not in self._fed):
                 self._starved.add(call.task)
                 self._at(
                     self._now + takes / 2, lambda call=call: self._stop(call, "out of memory", BrokenProcessPool())

@@ -25,7 +25,8 @@ class RayConfig(BaseModel):
     ray_cpus: float = Field(default=1.0, gt=0, le=1024)
     """Number of cores that a task needs on Ray."""
     ray_memory_bytes: int = Field(default=0, ge=0)
-    """Memory that a task needs on Ray, in bytes, for its placement; 0: Ray does not count it."""
+    """Memory that a task needs on Ray, in bytes, for its placement; 0: Ray does not count it. A task whose worker died is
+    repeated with twice as much, at most that of the largest machine."""
     ray_max_retries: int = Field(default=3, ge=0, le=100)
     """Number of restarts of a training whose worker or machine died."""
     ray_shared_store: bool = False

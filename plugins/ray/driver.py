@@ -113,8 +113,11 @@ class _Driver:
                 self.looked = time.monotonic()
                 self._send("slots", 0, compute_capacity(self.ray.nodes(), self.cluster, "", growing=True).slots)
 
-    def _start(self, number: int, label: str, work: tuple[Any, ...]) -> None:
-        self.calls[self.remote.remote(*work, self.caller)] = number, label
+    def _start(self, number: int, label: str, work: tuple[Any, ...], again: bool) -> None:
+        remote = self.remote
+        if again and (memory := self.cluster.memory_bytes):
+            remote = remote.options(memory=double_memory(memory, self.ray.nodes()))
+        self.calls[remote.remote(*work, self.caller)] = number, label
 
     def _cancel(self, number: int) -> None:
         for call, (other, _) in list(self.calls.items()):
@@ -187,6 +190,12 @@ def compute_capacity(
     return ClusterCapacity(head, machines, limit, min(limit, max(map(slots, nodes), default=0)))
 
 
+def double_memory(memory: int, found: Sequence[Mapping[str, Any]]) -> int:
+    """Return twice the memory, or what the largest node has: a task that needs more would wait for ever."""
+    largest = max((node["Resources"].get("memory", 0.0) for node in found if node["Alive"]), default=0.0)
+    return max(memory, min(2 * memory, int(largest)))
+
+
 def explain_error(error: Exception, cluster: RayCluster) -> PairmillError:
     """Return the error with the reason why a cluster cannot be used, and the remedy."""
     if isinstance(error, PairmillError):
@@ -235,6 +244,9 @@ def run_call(
         return "failed", scrub(error)
     except Exception as error:  # a bug: its traceback, and classes of libraries, may not be picklable
         plain = error if type(error).__module__ == "builtins" else RuntimeError(f"{type(error).__name__}: {error}")
+        plain = (
+            MemoryError(str(error)) if isinstance(error, MemoryError) else plain
+        )  # numpy and Arrow have classes of it
         plain.add_note(f"on {socket.gethostname()}:\n{traceback.format_exc()}")
         return "failed", scrub(plain.with_traceback(None))
 

@@ -39,7 +39,7 @@ class SbatchOptions(BaseModel):
     time: _Value = None
     """Maximum time of a job, such as 04:00:00 or 2-00:00:00; default: that of the partition."""
     mem: _Value = None
-    """Memory that a job needs on each node, such as 8G."""
+    """Memory that a job needs on each node, such as 8G. A task whose worker died is repeated with all that its node has."""
     gres: _Value = None
     """Generic resources of each node, such as gpu:8."""
     constraint: _Value = None

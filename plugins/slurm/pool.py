@@ -49,6 +49,8 @@ class _Call:
     """Id of the array task that makes it; empty before it is submitted."""
     is_alone: bool = False
     """Whether that array task makes no other call."""
+    again: bool = False
+    """Whether its worker died before."""
 
 
 class SlurmPool(TaskPool):
@@ -74,8 +76,16 @@ class SlurmPool(TaskPool):
 
         Raises: the error by which the pool broke.
         """
+        return self._submit(fn, args, kwargs, again=False)
+
+    def submit_again(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Submit a call whose worker died, with all the memory of its node. Raises: as `submit`."""
+        return self._submit(fn, args, {}, again=True)
+
+    def _submit(self, fn: Callable[..., Any], args: Any, kwargs: Any, *, again: bool) -> Future[Any]:
         _, _, stage, key, *_, task = args
-        call = _Call(f"{stage} {task.id}", name_job(self._store, stage, key), encode_call(fn, args, kwargs))
+        name = name_job(self._store, stage, key)
+        call = _Call(f"{stage} {task.id}", name, encode_call(fn, args, kwargs), again=again)
         with self._lock:
             if self._broken:
                 raise self._broken
@@ -148,12 +158,14 @@ class SlurmPool(TaskPool):
             logger.info("SLURM tasks: %s", shown or "all have ended")
 
     def _submit_new(self, new: dict[str, _Call], free: int) -> None:
-        batch = list(new.items())[:ARRAY_CALLS]
+        again = next(iter(new.values())).again
+        batch = [(name, call) for name, call in new.items() if call.again == again][:ARRAY_CALLS]
         name, elements = batch[0][1].job_name, min(len(batch), free)
         if name not in self._names:  # this run holds the lease of the snapshot, so such a job is that of a killed run
             self._names.add(name)
             cancel("--me", f"--name={name}")
-        options = (*self._config.arguments(), f"--cpus-per-task={self._config.cpus}", f"--array=0-{elements - 1}")
+        options = [*self._config.arguments(), f"--cpus-per-task={self._config.cpus}", f"--array=0-{elements - 1}"]
+        options += ["--mem=0"] if again else []
         calls = [f"{outcome} {call.line}" for outcome, call in batch]
         job = submit(name, options, self._store, calls, elements)
         self._jobs.append(job)

@@ -27,7 +27,7 @@ from plugins.slurm.scheduler import run_command
 from tasks.engine.process_guard import guard_process
 
 logger = logging.getLogger("plugins.slurm.task")
-ERRORS = {
+ERRORS = {"MemoryError": MemoryError} | {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, PairmillError)
 }
 

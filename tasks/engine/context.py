@@ -39,6 +39,10 @@ class TaskPool(Pool):
     slots: int | None = None
     """Number of tasks at a time now, where a cluster grows and shrinks."""
 
+    def submit_again(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Submit a call whose worker died, with more memory where a pool can request that."""
+        return self.submit(fn, *args)
+
     def kill(self, future: Future[Any]) -> None:
         """End a call, also one that has begun. Its future ends soon, mostly with BrokenProcessPool."""
         raise NotImplementedError
@@ -288,12 +292,8 @@ Progress = Callable[[float, int, str], None]
 What is counted depends on the stage: rows, files, steps or tasks (flows.listeners.progress)."""
 
 
-def _ignore_progress(done: float, total: int, line: str) -> None:
-    """Show nothing. A function of a module can be sent to another process."""
-
-
-def _ignore_stop(error: BaseException) -> None:
-    """Do nothing."""
+def _ignore(*arguments: object) -> None:
+    """Do nothing. A function of a module can be sent to another process."""
 
 
 @dataclass(frozen=True)
@@ -318,8 +318,8 @@ class Context:
     home: Path
     """Local folder of job folders and caches."""
     workers: int = field(default_factory=count_cores)
-    progress: Progress = _ignore_progress
-    stopped: Callable[[BaseException], None] = _ignore_stop
+    progress: Progress = _ignore
+    stopped: Callable[[BaseException], None] = _ignore
     """Called when something stops the stage, such as SIGTERM, while its job still writes a checkpoint."""
     verify: bool = False
     """Compare the sha256 of every part before a snapshot is reused."""
@@ -343,4 +343,4 @@ class Context:
 
     def without_progress(self) -> "Context":
         """Return the same context without the function that follows the progress."""
-        return replace(self, progress=_ignore_progress)
+        return replace(self, progress=_ignore)

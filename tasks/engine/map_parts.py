@@ -134,8 +134,9 @@ def map_parts(
             assert pool is not None
             names = (draft.store.uri, draft.stage, draft.key, draft.fence, progress.reports)
 
-            def call(task: T) -> Future[Record]:
-                return pool.submit(_call, function, *names, task)
+            def call(task: T, again: bool) -> Future[Record]:
+                submit = pool.submit_again if again and isinstance(pool, TaskPool) else pool.submit
+                return submit(_call, function, *names, task)
 
             _Map(pool, call, todo, draft, sharing, progress, order or TaskOrder[T]()).run()
     return [records[task.id] for task in tasks]
@@ -179,7 +180,7 @@ class _Map(Generic[T]):
     def __init__(
         self,
         pool: Executor,
-        call: Callable[[T], Future[Record]],
+        call: Callable[[T, bool], Future[Record]],
         todo: Sequence[T],
         draft: Draft,
         context: Context,
@@ -226,7 +227,7 @@ class _Map(Generic[T]):
 
     @property
     def _slots(self) -> int:
-        return (isinstance(self._pool, TaskPool) and self._pool.slots) or self._context.workers
+        return getattr(self._pool, "slots", None) or self._context.workers
 
     @property
     def _machines(self) -> int:
@@ -246,7 +247,7 @@ class _Map(Generic[T]):
         return bool(self._running or self._later)
 
     def _submit(self, task: T, number: int = 1) -> None:
-        future = self._call(task)
+        future = self._call(task, number == ALONE)
         self._running[future] = _Attempt(task, number)
         self._copies[task.id] += 1
         self._alone += number == ALONE
@@ -269,7 +270,7 @@ class _Map(Generic[T]):
             self._lost[task.id] += 1
             self._submit(task, attempt.number)
             return
-        elif isinstance(error, BrokenProcessPool | MachineLost):
+        elif isinstance(error, BrokenProcessPool | MachineLost | MemoryError):
             reason = self._explain_death(attempt)
             logger.warning("%s %s: %s", self._draft.stage, task.id, reason)
             if attempt.number == ALONE:
@@ -299,10 +300,8 @@ class _Map(Generic[T]):
 
     def _wait_to_retry(self, attempt: _Attempt[T], error: BaseException) -> None:
         seconds, waits = attempt.number * self._limits.pause, ExitStack()
-        text = (
-            f"{self._draft.stage} {attempt.task.id} failed, attempt {attempt.number + 1} of {ATTEMPTS} follows: {error}"
-        )
-        waits.enter_context(waiting(text, until=time.time() + seconds))
+        what = f"{self._draft.stage} {attempt.task.id} failed, attempt {attempt.number + 1} of {ATTEMPTS} follows"
+        waits.enter_context(waiting(f"{what}: {error}", until=time.time() + seconds))
         self._later.append((self._clock.now() + seconds, attempt, waits))
 
     def _look(self) -> None:
@@ -355,8 +354,8 @@ class _Map(Generic[T]):
                 f"({len(names)} of {self._total} tasks)"
                 for reason, names in self._failed.items()
             ]
-            text = f"{'; '.join(texts)}, the second with no other task beside it. All others are finished"
-            raise JobFailed(f"{self._draft.stage}: {text}", exit_code=75)
+            end = "the second with no other task beside it. All others are finished"
+            raise JobFailed(f"{self._draft.stage}: {'; '.join(texts)}, {end}", exit_code=75)
 
 
 def _is_retryable(error: BaseException) -> bool:

@@ -128,13 +128,8 @@ def describe_counts(counts: Counts) -> str:
     """Return how many rows were kept, and the most frequent drop reasons."""
     if not counts.input:
         return ""
-    return f"kept {counts.kept:,} of {counts.input:,}" + format_top_reasons(counts)
-
-
-def format_top_reasons(counts: Counts) -> str:
-    """Return `; most dropped: http_404 31, opt_out 4`, or nothing if no row was dropped."""
     top = Counter(counts.dropped).most_common(REASONS_SHOWN)
-    return f"; most dropped: {format_counts(top)}" if top else ""
+    return f"kept {counts.kept:,} of {counts.input:,}" + (f"; most dropped: {format_counts(top)}" if top else "")
 
 
 def describe_fetched(counts: Counts) -> str:

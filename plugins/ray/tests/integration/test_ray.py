@@ -70,6 +70,8 @@ def part(draft, task):
         raise ZeroDivisionError
     if task.kind == "dies" or (task.kind == "dies once" and first):
         os.kill(os.getpid(), signal.SIGKILL)
+    if task.kind == "needs memory" and _memory() < 150 << 20:
+        os.kill(os.getpid(), signal.SIGKILL)
     if task.kind == "hangs once" and first:
         time.sleep(600)
     if task.kind == "slow":
@@ -82,6 +84,12 @@ def _node():
     import ray
 
     return ray.get_runtime_context().get_node_id() if ray.is_initialized() else "this machine"
+
+
+def _memory():
+    import ray
+
+    return ray.get_runtime_context().get_assigned_resources().get("memory", 0.0)
 
 
 def tries(folder, name):
@@ -165,6 +173,13 @@ def test_only_the_part_of_a_dead_worker_is_repeated_and_errors_are_not_retried(r
             map_parts(part, tasks("dies", "hangs once", *["plain"] * 12), draft, quick)
         assert failed.value.exit_code == 75
         assert [tries(tmp_path, name) for name in ("dies-0", "hangs-once-1", "plain-7")] == [2, 2, 1]
+
+
+def test_a_task_that_dies_for_lack_of_memory_is_repeated_with_more(ray_cluster, tmp_path):
+    draft, hungry = draft_in(tmp_path), Task("a", "needs memory", str(tmp_path))
+    executor = replace(ray_cluster, memory_bytes=100 << 20)
+    map_parts(part, [hungry], draft, Context(store=draft.store, home=tmp_path, executor=executor))
+    assert tries(tmp_path, "a") == 2
 
 
 def test_cluster_that_is_missing_or_too_small_raises_a_clear_error(ray_cluster, tmp_path):

@@ -3,13 +3,14 @@
 import json
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 
 from dataops.errors import ConfigError, ContractError
 from dataops.home import code_digest
 from dataops.store import FolderStore
 from plugins.ray.cluster import ClusterCapacity
-from plugins.ray.driver import Caller, compute_capacity, run_call
+from plugins.ray.driver import Caller, compute_capacity, double_memory, run_call
 from plugins.ray.engine import RayExecutor
 from plugins.ray.pool import check_store
 
@@ -40,12 +41,22 @@ def test_cluster_scaled_to_zero_has_no_slots_and_one_whose_machines_are_too_smal
     assert compute_capacity(small, replace(cluster, workers=9), "h").slots == 0, "it may add larger ones"
 
 
+@pytest.mark.parametrize(("largest", "second"), [(900, 200), (150, 150), (20, 100)])
+def test_a_task_whose_worker_died_gets_twice_the_memory_or_what_the_largest_machine_has(largest, second):
+    gone = {**node(memory=9e9), "Alive": False}
+    assert double_memory(100, [node(memory=10), node(memory=float(largest)), node(CPU=1), gone]) == second
+
+
 def call_through(asker, function, *arguments):
     return run_call(function, arguments, {}, asker)
 
 
 def wrong(text):
     raise ContractError(text)
+
+
+def starve():
+    raise pa.ArrowMemoryError("malloc of size 9 failed")
 
 
 def test_run_call_returns_an_error_when_code_differs_or_the_store_is_missing(tmp_path, monkeypatch):
@@ -69,5 +80,6 @@ def test_run_call_returns_errors_without_secrets(tmp_path, monkeypatch):
     assert str(error).startswith("JSONDecodeError: Expecting value"), "its class needs more to be made than its text"
     kind, error = call_through(asker, int, "hush-hush-hush")
     assert isinstance(error, ValueError)
+    assert isinstance(call_through(asker, starve)[1], MemoryError), "the map runs its task again"
     assert "in run_call" in error.__notes__[0]
     assert "hush" not in str(error) + error.__notes__[0]

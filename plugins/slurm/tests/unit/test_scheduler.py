@@ -1,6 +1,7 @@
 """Arguments and errors of SLURM's commands, with fakes on PATH; plugins/slurm/tests/cluster has the real ones."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 from pydantic import ValidationError
@@ -12,8 +13,10 @@ from dataops.store import FolderStore
 from flows.config import check_config
 from plugins.slurm.config import SlurmConfig
 from plugins.slurm.engine import SLURM, SlurmExecutor
+from plugins.slurm.pool import SlurmPool
 from plugins.slurm.scheduler import list_cores, name_job, run_command, submit
 from plugins.slurm.task import decode_outcome, encode_outcome
+from tests.concurrency import wait_for
 
 
 @pytest.fixture
@@ -105,6 +108,24 @@ def test_workers_are_the_cores_of_the_partition_and_a_partition_without_nodes_is
     fake("sinfo")
     with pytest.raises(ConfigError, match="no partition nope with nodes"):
         list_cores(SlurmConfig(partition="nope"))
+
+
+@dataclass(frozen=True)
+class Task:
+    id: str
+
+
+def test_a_call_whose_worker_died_gets_all_the_memory_of_its_node(fake, tmp_path):
+    fake("sbatch", says="17")
+    fake("squeue", says="17_0|RUNNING|None")
+    fake("scancel")
+    arguments, store = tmp_path / "sbatch.arguments", FolderStore(tmp_path)
+    with SlurmPool(SlurmConfig(mem="8G", poll_seconds=0.1), store, None) as pool:
+        for submit_call, more in ((pool.submit, []), (pool.submit_again, ["--mem=0"])):
+            arguments.unlink(missing_ok=True)
+            submit_call(str.upper, str.upper, store.uri, "filter", "k", Task("a"))
+            given = wait_for(lambda: arguments.exists() and arguments.read_text().split())
+            assert [one for one in given if one.startswith("--mem")] == ["--mem=8G", *more], "the last one counts"
 
 
 def wrong():

@@ -39,6 +39,8 @@ def square(draft: Draft, task: Number) -> Record:
     times = Path(f"{task.log}.die")
     if task.value == 2 and times.exists() and (left := times.read_text()):
         times.write_text(left[1:])
+        if left[0] == "m":
+            raise MemoryError
         os._exit(9) if left[0] == "x" else time.sleep(60)
     part = draft.put_table(f"part-{task.value:05d}.parquet", pa.table({"uid": [uid("u", str(task.value**2))]}))
     return Record(task=task.id, parts=[part], counts=Counts(input=1, kept=1))

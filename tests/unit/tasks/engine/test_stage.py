@@ -82,12 +82,13 @@ def test_a_worker_that_dies_costs_its_own_task_only(with_workers, tmp_path):
     undisturbed = make(planned, context).content_digest
     discard(planned, context)
     planned = plan(SQUARES, config, 0, [])
-    times.write_text("x")
-    assert make(planned, context).content_digest == undisturbed
-    assert done(log) == [0, 1, 2, 2, *range(3, 9)]
-    assert log.read_text().split()[-1] == "2", "the second attempt came last"
-
-    discard(planned, context)
+    for how in "xm":  # killed, or out of memory
+        log.write_text("")
+        times.write_text(how)
+        assert make(planned, context).content_digest == undisturbed
+        assert done(log) == [0, 1, 2, 2, *range(3, 9)]
+        assert log.read_text().split()[-1] == "2", "the second attempt came last"
+        discard(planned, context)
     times.write_text("xxx")
     with pytest.raises(JobFailed, match=r"worker process died.* two attempts of part-00002 \(1 of 9 tasks\)") as caught:
         make(planned, context)
@@ -148,6 +149,13 @@ def test_tasks_that_always_hang_or_die_are_named_when_all_others_are_finished():
     alone = [span for span in cluster.spans if span.task in doomed][-2:]
     others = [span for span in cluster.spans if span.task not in doomed]
     assert min(span.began for span in alone) >= max(span.ended for span in others)
+
+
+def test_a_task_that_was_out_of_memory_runs_again_with_more_where_the_pool_can_request_it():
+    planned = plan(SQUARES, SquareConfig(log=os.devnull, count=5), 0, [])
+    cluster = SimulatedCluster(Faults(2, doomed={"part-00003": "needs more memory"}), minute)
+    assert make_at_any_price(planned, cluster, TaskLimits(), ()).counts.kept == 5
+    assert [span.how for span in cluster.spans if span.task == "part-00003"] == ["out of memory", "finished"]
 
 
 def make_chains(work):
