@@ -32,7 +32,7 @@ COMPOSE = yaml.safe_load((CHECKOUT / "infra/compose.yaml").read_text())
 
 def test_checkpoints_get_the_time_that_compose_and_kubernetes_grant():
     templates = [json.loads(path.read_text()) for path in (CHECKOUT / "infra/kubernetes").glob("*-job-template.json")]
-    assert len(templates) == 2
+    assert len(templates) == 3
     granted = {template["variables"]["properties"]["grace_seconds"]["default"] for template in templates}
     granted.add(int(COMPOSE["services"]["worker-gpu"]["stop_grace_period"].removesuffix("s")))
     assert granted == {120}

@@ -190,8 +190,8 @@ def test_machines_do_not_meet_on_a_network_unless_allowed(group, planned, monkey
 
 def test_job_of_kubernetes_runs_one_command_on_machines_that_find_the_first_one():
     kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="the extra `dev` has it")
-    text = (CHECKOUT / "infra/kubernetes/training-job.yaml").read_text()
-    service, policy, job = yaml.safe_load_all(text)
+    files = [CHECKOUT / f"infra/kubernetes/training-{name}.yaml" for name in ("network", "job")]
+    service, policy, job = [one for file in files for one in yaml.safe_load_all(file.read_text())]
     for manifest in (service, policy, job):
         kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
     name, spec, pod = job["metadata"]["name"], job["spec"], job["spec"]["template"]["spec"]
@@ -199,7 +199,7 @@ def test_job_of_kubernetes_runs_one_command_on_machines_that_find_the_first_one(
     assert service["spec"]["clusterIP"] == "None", "each pod has a name"
     selectors = [service["spec"]["selector"], policy["spec"]["podSelector"]["matchLabels"]]
     selectors += [rule["podSelector"]["matchLabels"] for rule in policy["spec"]["ingress"][0]["from"]]
-    assert selectors == [{"job-name": name}] * 3
+    assert selectors == [spec["template"]["metadata"]["labels"]] * 3
     (container,) = pod["containers"]
     named = {variable["name"]: variable for variable in container["env"]}
     assert pod["subdomain"] == service["metadata"]["name"]

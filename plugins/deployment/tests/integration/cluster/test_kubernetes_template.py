@@ -1,12 +1,14 @@
 """The job templates of both pools are valid for Prefect, for its Kubernetes worker, and for the schema of Kubernetes."""
 
 import json
+import shlex
 import subprocess
 import sys
 from copy import deepcopy
 from uuid import uuid4
 
 import pytest
+import yaml
 
 from dataops.home import CHECKOUT
 
@@ -14,6 +16,8 @@ kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="the ext
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
 
 KUBERNETES = CHECKOUT / "infra/kubernetes"
+KINDS = {"gpu": {"gpus": 2}, "nodes": {"gpus": 2, "nodes": 4, "store": "s3://bucket/mill"}, "cpu": {}}
+"""Templates, and job variables of each."""
 # Rendered by the class of the real worker, in a separate process, because importing it warns.
 RENDER = """
 import asyncio, json, sys
@@ -51,12 +55,12 @@ def load_template(kind):
 def jobs(cluster):
     """Return the rendered job of each template."""
     env, asked = {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}, []
-    for kind, more in (("gpu", {"gpus": 2}), ("cpu", {})):
+    for kind, more in KINDS.items():
         asked.append((load_template(kind), {"image": f"registry.example.org/pairmill:{kind}", "env": env} | more))
     command, text = [sys.executable, "-c", RENDER], json.dumps(asked)
     done = subprocess.run(command, env=cluster.client(), input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return dict(zip(("gpu", "cpu"), json.loads(done.stdout.splitlines()[-1]), strict=True))
+    return dict(zip(KINDS, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
 def test_prefect_creates_a_work_pool_from_the_template(cluster):
@@ -66,7 +70,7 @@ def test_prefect_creates_a_work_pool_from_the_template(cluster):
     assert (shown["type"], shown["base_job_template"]) == ("kubernetes", load_template("gpu"))
 
 
-@pytest.mark.parametrize("kind", ["gpu", "cpu"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_worker_renders_a_valid_job(jobs, kind):
     job = jobs[kind]
     pod = job["spec"]["template"]["spec"]
@@ -79,8 +83,8 @@ def test_the_worker_renders_a_valid_job(jobs, kind):
     kubernetes_validate.validate(checked, kubernetes_validate.latest_version(), strict=True)
     assert "{{" not in json.dumps(job)
     (container,) = pod["containers"]
-    assert container["resources"]["limits"].get("nvidia.com/gpu") == (2 if kind == "gpu" else None)
-    assert ("nvidia.com/gpu" in json.dumps(job)) == (kind == "gpu")
+    assert container["resources"]["limits"].get("nvidia.com/gpu") == KINDS[kind].get("gpus")
+    assert ("nvidia.com/gpu" in json.dumps(job)) == ("gpus" in KINDS[kind])
     assert (job["spec"]["backoffLimit"], job["spec"]["ttlSecondsAfterFinished"]) == (0, 3600)
     assert pod["terminationGracePeriodSeconds"] >= 60
     assert pod["securityContext"]["runAsNonRoot"]
@@ -92,3 +96,16 @@ def test_the_worker_renders_a_valid_job(jobs, kind):
     secret = {entry["name"]: entry["valueFrom"]["secretKeyRef"] for entry in container["env"] if "valueFrom" in entry}
     assert {"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD"} <= secret.keys()
     assert {reference["name"] for reference in secret.values()} == {"pairmill"}
+
+
+def test_pods_of_a_training_on_several_machines_find_the_first_one_which_runs_the_flow(jobs):
+    spec, network = jobs["nodes"]["spec"], [*yaml.safe_load_all((KUBERNETES / "training-network.yaml").read_text())]
+    assert (spec["completionMode"], spec["parallelism"], spec["completions"]) == ("Indexed", 4, 4)
+    (container,) = spec["template"]["spec"]["containers"]
+    assert shlex.join(container["args"]) == "pairmill node --store s3://bucket/mill -- prefect flow-run execute"
+    names = [entry["name"] for entry in container["env"]]
+    assert names.index("PAIRMILL_JOB_NAME") < names.index("PAIRMILL_NODE_0"), "else it is not expanded"
+    service = network[0]["metadata"]["name"]
+    assert container["env"][names.index("PAIRMILL_NODE_0")]["value"] == f"$(PAIRMILL_JOB_NAME)-0.{service}"
+    assert spec["template"]["spec"]["subdomain"] == service
+    assert network[0]["spec"]["selector"].items() <= spec["template"]["metadata"]["labels"].items()
