@@ -21,16 +21,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import CorruptPart, LeaseLost
 from dataops.formats import Stored
 from dataops.parquet import ROW_GROUP, encode_table, read_parquet
+from dataops.parts import FROZEN, MANY_PARTS, Part, PartTable, encode_parts
 from dataops.schema import uid_sum
 from dataops.stages import STAGES
 from dataops.store import Store
@@ -49,37 +51,14 @@ LOGGED_AT_ONCE = 8
 """Records that a log is written for."""
 LOG_RECORDS = 512
 """Records of a full log."""
-SUMMARY_PARTS = 10_000
-"""Maximum number of parts that a manifest has outside of its store."""
 DATA = (".parquet", ".pq", ".tar", ".idx")
 """Suffixes of parts with rows or images."""
 
 _MANIFEST_DIGEST = re.compile(rb'\{\n  "sha256": "([0-9a-f]{64})",')
-_PART = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")  # fields of newer versions: dataops.formats
-
-
-class Part(_Frozen):
-    """One object of a snapshot."""
-
-    name: str
-    rows: int = Field(ge=0)
-    bytes: int = Field(ge=0)
-    sha256: str
-    uid_sum: str | None = None
-    """Fingerprint of the uids of its rows (dataops.schema.uid_sum), or None without a column uid."""
-    home: str = Field(default="", pattern=r"^([a-z]+/[0-9a-f]{16})?$", exclude_if=lambda home: not home)
-    """Name of the snapshot whose object it is; empty: of the snapshot itself."""
-
-    @field_validator("name")
-    @classmethod
-    def _stays_in_its_folder(cls, name: str) -> str:
-        if not _PART.fullmatch(name):  # a manifest may have been written by others
-            raise ValueError("a part's name is letters, digits, `.`, `_` and `-`, in at most one folder")
-        return name
+    model_config = FROZEN
 
 
 class Input(_Frozen):
@@ -122,11 +101,14 @@ class _Log(_Frozen):
 
 
 class Manifest(Stored):
-    """manifest.json: parts, counts and inputs of a complete snapshot. Format 2 has parts with a home."""
+    """manifest.json: parts, counts and inputs of a complete snapshot.
+
+    Format 2 has parts with a home, and in format 3 the parts are in a table (dataops/parts.py).
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    newest_format: ClassVar[int] = 2
+    newest_format: ClassVar[int] = 3
 
     stage: str
     stage_version: int
@@ -135,7 +117,9 @@ class Manifest(Stored):
     config: dict[str, Any]
     seed: int
     code: dict[str, Any]
-    parts: list[Part]
+    parts: Sequence[Part]
+    table: Part | None = Field(default=None, exclude_if=lambda table: table is None)
+    """The object with the parts, if they are many."""
     counts: Counts
     facts: dict[str, Any] = Field(default_factory=dict)
     content_digest: str
@@ -143,14 +127,19 @@ class Manifest(Stored):
     prefect_flow_run_id: str | None = None
     mlflow_run_id: str | None = None
 
+    @field_serializer("parts")
+    def _list_parts(self, parts: Sequence[Part]) -> list[Part]:
+        return [*parts]
+
     def encode(self) -> bytes:
         """Return the bytes of manifest.json: JSON whose first field is the sha256 of all bytes after it."""
-        rest = self.model_dump_json(indent=2).encode()[1:]
+        listed = self.model_copy(update={"parts": []}) if self.table else self
+        rest = listed.model_dump_json(indent=2).encode()[1:]
         return b'{\n  "sha256": "%s",%s' % (hashlib.sha256(rest).hexdigest().encode(), rest)
 
     @classmethod
     def decode(cls, data: bytes, where: str = MANIFEST) -> "Manifest":
-        """Return the manifest that `encode` wrote, or one without a sha256.
+        """Return the manifest that `encode` wrote, or one without a sha256; parts in a table are not among its parts.
 
         Raises: ValueError if it is damaged; NewerFormat.
         """
@@ -168,7 +157,14 @@ class Manifest(Stored):
     @cached_property
     def homes(self) -> dict[str, str]:
         """Names of the snapshots whose objects some of the parts are, by the names of these parts."""
+        if isinstance(self.parts, PartTable):
+            return self.parts.homes()
         return {part.name: part.home for part in self.parts if part.home}
+
+    @property
+    def objects(self) -> Iterator[Part]:
+        """Its parts, and their table."""
+        return chain([self.table] if self.table else [], self.parts)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy, for whose parts `homes` is computed again."""
@@ -176,7 +172,7 @@ class Manifest(Stored):
         vars(copied).pop("homes", None)
         return copied
 
-    def summarise(self, most: int = SUMMARY_PARTS) -> Self:
+    def summarise(self, most: int = MANY_PARTS) -> Self:
         """Return it for those who read no part, such as MLflow: of more than `most` parts, only their numbers and pages."""
         if len(self.parts) <= most:
             return self
@@ -187,7 +183,7 @@ class Manifest(Stored):
             "bytes": sum(p.bytes for p in left_out),
         }
         pages = [part for part in self.parts if not part.name.endswith(DATA)]
-        return self.model_copy(update={"parts": pages, "left_out": numbers})
+        return self.model_copy(update={"parts": pages, "table": None, "left_out": numbers})
 
     def path(self, name: str) -> str:
         """Return the name in the store of one of the snapshot's parts."""
@@ -195,6 +191,8 @@ class Manifest(Stored):
 
     def named(self, prefix: str, suffix: str = "") -> list[Part]:
         """Return the parts whose names have this prefix and suffix, sorted by name."""
+        if isinstance(self.parts, PartTable):
+            return [*self.parts.named(prefix, suffix)]
         found = (p for p in self.parts if p.name.startswith(prefix) and p.name.endswith(suffix))
         return sorted(found, key=lambda p: p.name)
 
@@ -239,7 +237,7 @@ def find_manifest(store: Store, stage: str, key: str, *, verify: bool = False) -
     sizes: dict[str, int] = {}
     for folder in {f"{stage}/{key}", *manifest.homes.values()} if len(manifest.parts) > LISTED else ():
         sizes |= _list_sizes(store, folder)
-    for part in manifest.parts:
+    for part in manifest.objects:
         where = manifest.path(part.name)
         size = sizes.get(where) or store.size(where)
         what = None
@@ -263,7 +261,7 @@ def load_manifest(store: Store, stage: str, key: str) -> Manifest | None:
     if (data := store.find(name)) is None:
         return None
     try:
-        manifest = Manifest.decode(data, f"{store.uri}/{name}")
+        manifest = decode_manifest(store, name, data)
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5])
         raise CorruptPart(f"{store.uri}/{name} is not a manifest ({what}); a run of its config remakes it") from error
@@ -274,6 +272,17 @@ def load_manifest(store: Store, stage: str, key: str) -> Manifest | None:
             f"{store.uri}/{name} is the manifest of {manifest.stage}/{manifest.key}; a run of its config remakes it"
         )
     return manifest
+
+
+def decode_manifest(store: Store, name: str, data: bytes) -> Manifest:
+    """Return the manifest in these bytes of an object of the store. Raises: as `Manifest.decode`."""
+    manifest = Manifest.decode(data, f"{store.uri}/{name}")
+    return _with_table(store, manifest, manifest.table) if manifest.table else manifest
+
+
+def _with_table(store: Store, manifest: Manifest, table: Part) -> Manifest:
+    parts = PartTable(store, f"{manifest.stage}/{manifest.key}/{table.name}", table)
+    return manifest.model_copy(update={"schema_version": 3, "parts": parts, "table": table})
 
 
 def _list_sizes(store: Store, prefix: str) -> dict[str, int]:
@@ -473,10 +482,29 @@ class Draft:
         In this order, runs that wait for this snapshot see the lease until they can see the manifest.
         """
         self.check_fence()
+        manifest = self._put_parts(manifest)
         if not self.store.create(self.path(MANIFEST), manifest.encode()):
             manifest = load_manifest(self.store, self.stage, self.key) or manifest
         self.store.delete_tree(self.path("_work"))
         return manifest
+
+    def replace(self, manifest: Manifest) -> None:
+        """Write the manifest in place of that of the complete snapshot; a former table of parts is deleted after it."""
+        self.check_fence()
+        after = self._put_parts(manifest)
+        self.store.put(self.path(MANIFEST), after.encode())
+        if manifest.table and manifest.table != after.table:
+            self.store.delete([self.path(manifest.table.name)])
+
+    def _put_parts(self, manifest: Manifest) -> Manifest:
+        """Write the table of the parts, if they are many, and return the manifest that names it."""
+        if isinstance(manifest.parts, PartTable):
+            return manifest
+        if len(manifest.parts) <= MANY_PARTS:
+            return manifest.model_copy(update={"table": None})
+        data, table = encode_parts(manifest.parts)
+        self.store.put(self.path(table.name), data)
+        return _with_table(self.store, manifest, table)
 
 
 class RecordLog:

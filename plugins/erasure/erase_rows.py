@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from dataops.errors import PairmillError, StorageError
 from dataops.schema import PERSONAL, find_added_columns
-from dataops.snapshot import MANIFEST, Draft, Manifest, Part, read_table
+from dataops.snapshot import Draft, Manifest, Part, read_table
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from plugins.erasure.traces import is_in, read_readable
@@ -100,8 +100,7 @@ def _erase_in(context: Context, manifest: Manifest, parts: list[Part], uids: set
         after = manifest.model_copy(
             update={"parts": [replaced.get(part.name, part) for part in manifest.parts], "facts": facts}
         )
-        held.draft.check_fence()
-        draft.store.put(draft.path(MANIFEST), after.encode())
+        held.draft.replace(after)
         if manifest.stage == "extract":
             for name in draft.store.names(SOURCE_INDEX):
                 _replace_indexed_parts(draft.store, name, manifest.key, replaced)

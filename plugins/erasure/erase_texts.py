@@ -18,7 +18,7 @@ from pathlib import Path
 from dataops.errors import PairmillError, ServiceError, StorageError
 from dataops.home import SERVERS, WRITTEN
 from dataops.regular_files import open_regular
-from dataops.snapshot import MANIFEST, Manifest, SnapshotName
+from dataops.snapshot import MANIFEST, Draft, Manifest, SnapshotName, load_manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Entry, Store, open_store
 from dataops.trace.requests import FOLDER
@@ -82,12 +82,12 @@ def _redact_object(lineage: Lineage, name: str, scanner: Scanner) -> bool:
 
 def _put_manifest_for(store: Store, manifest: Manifest, name: str, data: bytes) -> None:
     """Write the manifest with the sha256 that a part gets."""
-    path = manifest.path(MANIFEST)
-    now = Manifest.decode(store.read(path))  # an earlier part of it may have changed it
+    now = load_manifest(store, manifest.stage, manifest.key)  # an earlier part of it may have changed it
+    assert now is not None
     digest = hashlib.sha256(data).hexdigest()
     parts = [p.model_copy(update={"sha256": digest}) if manifest.path(p.name) == name else p for p in now.parts]
-    if parts != now.parts:
-        store.put(path, now.model_copy(update={"parts": parts}).encode())
+    if parts != [*now.parts]:
+        Draft(store, now.stage, now.key).replace(now.model_copy(update={"parts": parts}))
 
 
 # The home folder ------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def _find_in(
 
 def _find_unlisted(manifest: Manifest, objects: Sequence[str]) -> list[str]:
     """Return the objects of a complete snapshot that its manifest does not name, without scratch objects."""
-    listed = {manifest.path(name) for name in (MANIFEST, *(part.name for part in manifest.parts))}
+    listed = {manifest.path(name) for name in (MANIFEST, *(part.name for part in manifest.objects))}
     return [name for name in objects if name not in listed and not name.startswith(manifest.path("_work/"))]
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from dataops.schema import DOWNLOADED, conform, dropped_schema
 from dataops.shards.tar import ShardWriter, read_samples
-from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Part, SnapshotName, read_table
+from dataops.snapshot import Counts, Draft, Manifest, Part, SnapshotName, read_table
 from dataops.trace.targets import Target, matching_rows
 from plugins.erasure.matched_targets import matched_targets
 from tasks.engine.context import Context
@@ -91,8 +91,7 @@ def delete_raw(context: Context, raw: RawSnapshot, targets: Sequence[Target]) ->
             parts |= {one.name: one for one in new}
             replaced, removed = replaced + old, removed + count
         after = _update_manifest(manifest, list(parts.values()), removed)
-        held.draft.check_fence()
-        draft.store.put(draft.path(MANIFEST), after.encode())
+        held.draft.replace(after)
         draft.store.delete([draft.path(name) for name in replaced])
     return removed
 

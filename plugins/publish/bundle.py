@@ -82,7 +82,7 @@ def _describe_parts(pack: Manifest, parts: Sequence[Part]) -> str:
     The fingerprint of the uids of one dropped row would be the uid of a removed pair.
     """
     listed = [part.model_copy(update={"uid_sum": None}) for part in parts]
-    update = {"parts": listed, "prefect_flow_run_id": None, "mlflow_run_id": None}
+    update = {"parts": listed, "table": None, "prefect_flow_run_id": None, "mlflow_run_id": None}
     return pack.model_copy(update=update).model_dump_json(indent=2)
 
 

@@ -206,7 +206,7 @@ def verify_snapshot(manifest: Manifest, store: Store, key: str) -> int:
         signature.write_bytes(store.read(target))
         verify_folder(path, key, signature, f"{store.uri}/{manifest.path(MANIFEST)}")
     find_manifest(store, manifest.stage, manifest.key, verify=True)
-    folder, known = manifest.path(""), {MANIFEST, *(part.name for part in manifest.parts)}
+    folder, known = manifest.path(""), {MANIFEST, *(part.name for part in manifest.objects)}
     names = (name.removeprefix(folder) for name in store.names(folder.rstrip("/")))
     if added := [name for name in names if name not in known and not name.startswith(_DERIVED)]:
         raise CorruptPart(f"{store.uri}/{folder}: {_join(f'{name} was not signed' for name in added)}")

@@ -5,7 +5,7 @@ register snapshots name, and the result states that MLflow was not asked.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,7 @@ class Trace:
         def has_pair(manifest: Manifest) -> bool:
             return bool(self.search.find(Rows(manifest, KEPT), [Target("uid", row["uid"])]))
 
-        for name, manifest in self.lineage.path(hit.rows.manifest, has_pair):
+        for name, manifest in find_path(self.lineage, hit.rows.manifest, has_pair):
             is_final = name == (hit.rows.manifest.stage, hit.rows.manifest.key)
             dropped = is_final and hit.rows.prefix == DROPPED
             step: dict[str, Any] = {"stage": name.stage, "key": name.key, "verdict": "dropped" if dropped else "kept"}
@@ -177,7 +177,7 @@ class Trace:
         register = self._find_register(version, found["name"], found["version"])
         if register is None:
             return None
-        path = {name.stage: name.key for name, _ in self.lineage.path(register)}
+        path = {name.stage: name.key for name, _ in find_path(self.lineage, register)}
         return {"model": self._describe_model(register), **self.snapshot(register), "path": path}
 
     def _find_register(self, version: RegisteredVersion | None, name: str, number: str | None) -> Manifest | None:
@@ -253,3 +253,23 @@ def final_rows(lineage: Lineage) -> Iterator[Rows]:
             following = PAIR_STAGES[PAIR_STAGES.index(manifest.stage) + 1 :][:1]
             if not following or not lineage.children(manifest, following[0]):
                 yield Rows(manifest, KEPT)
+
+
+def find_path(
+    lineage: Lineage, manifest: Manifest, has_pair: Callable[[Manifest], bool] = lambda manifest: True
+) -> list[tuple[SnapshotName, Manifest | None]]:
+    """Return the snapshots from extract to this one that a pair went through; None for each that was deleted.
+
+    Args:
+        has_pair: whether a snapshot kept the pair, where a dataset was packed from several.
+    """
+    path: list[tuple[SnapshotName, Manifest | None]] = [(SnapshotName(manifest.stage, manifest.key), manifest)]
+    current: Manifest | None = manifest
+    while current is not None and (source := next((i for i in current.inputs if i.stage in PAIR_STAGES), None)):
+        packed = [i for i in current.inputs if i.stage == source.stage]
+        if len(packed) > 1:
+            found = (i for i in packed if (parent := lineage.parent(i)) is not None and has_pair(parent))
+            source = next(found, source)
+        current = lineage.parent(source)
+        path.append((SnapshotName(source.stage, source.key), current))
+    return path[::-1]

@@ -1,9 +1,6 @@
 """The graph of the snapshots of a store, read from their manifests: from the archives to the models."""
 
-from collections.abc import Callable
-
 from dataops.snapshot import Input, Manifest, SnapshotName
-from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from tasks.lineage.inventory import Inventory
 
@@ -41,25 +38,6 @@ class Lineage:
             if stage in (None, other.stage)
             and any((i.stage, i.digest) == digest or (i.stage, i.key) == key for i in other.inputs)
         ]
-
-    def path(
-        self, manifest: Manifest, has_pair: Callable[[Manifest], bool] = lambda manifest: True
-    ) -> list[tuple[SnapshotName, Manifest | None]]:
-        """Return the snapshots from extract to this one that a pair went through; None for each that was deleted.
-
-        Args:
-            has_pair: whether a snapshot kept the pair, where a dataset was packed from several.
-        """
-        path: list[tuple[SnapshotName, Manifest | None]] = [(SnapshotName(manifest.stage, manifest.key), manifest)]
-        current: Manifest | None = manifest
-        while current is not None and (source := next((i for i in current.inputs if i.stage in PAIR_STAGES), None)):
-            packed = [i for i in current.inputs if i.stage == source.stage]
-            if len(packed) > 1:
-                found = (i for i in packed if (parent := self.parent(i)) is not None and has_pair(parent))
-                source = next(found, source)
-            current = self.parent(source)
-            path.append((SnapshotName(source.stage, source.key), current))
-        return path[::-1]
 
     def ancestors(self, manifest: Manifest) -> dict[str, Manifest]:
         """Return the snapshot and its ancestors in the store, by stage; of a mixture, those of the run's own dataset."""

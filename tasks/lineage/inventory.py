@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from dataops.errors import ConfigError, StorageError
-from dataops.snapshot import MANIFEST, Draft, Manifest, SnapshotName
+from dataops.snapshot import MANIFEST, Draft, Manifest, SnapshotName, decode_manifest
 from dataops.stages import STAGES
 from dataops.store import Entry, Store
 from tasks.engine.context import Context
@@ -76,7 +76,7 @@ class Inventory:
         if snapshot is None or not snapshot.is_complete:
             return None
         try:
-            return Manifest.decode(self.store.read(f"{name}/{MANIFEST}"), f"{self.store.uri}/{name}/{MANIFEST}")
+            return decode_manifest(self.store, where := f"{name}/{MANIFEST}", self.store.read(where))
         except (ValueError, StorageError) as error:
             logger.warning(
                 "%s/%s is unreadable (%s), so the ancestors of this snapshot are unknown",

@@ -51,7 +51,7 @@ def unite(name: str, packs: Sequence[Manifest], store: Store) -> Union:
     ]
     sources = dict.fromkeys((name for one in facts for name in one.sources), 0)
     union = Union(
-        **{**dict(newest), "schema_version": 1, "key": name, "parts": []},
+        **{**dict(newest), "schema_version": 1, "key": name, "parts": [], "table": None},
         packs=tuple(packs),
     ).model_copy(
         update={
