@@ -86,8 +86,7 @@ def run_year(nights: int, seed: int) -> dict[str, Any]:
                     alarms[key].append({"night": number, "pairs": len(one.rows), "probability": one.probability})
                     alarms[key][-1] |= {"check": one.check, "evidence": one.evidence}
                 last[key] = number
-                rows = night.rows[sorted(one.rows)]
-                accept(Night(rows, night.lost.clear(), night.features, config, history))
+                accept(night, {*one.rows})
     done = [fault for fault in year.faults if fault.night <= nights]
     stopped = {
         n: held_rows[n] >= CAUGHT * planted[n] if planted[n] else n in caught for n in (fault.number for fault in done)

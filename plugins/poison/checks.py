@@ -40,6 +40,8 @@ FLIPPED = 1 / 300
 """Probability that a domain of which some images opt out has this many that do not: 3 after 5, 2 after 16."""
 STABLE_NIGHTS, LEAST_ROWS, LEAST_IMAGES = 5, 5, 5
 SMOOTHING = 8.0
+OF_CAPTIONS = ("repeated_caption", "bound_word", "template_flood")
+"""Checks that find captions. Those say nothing of the domains in which they are: an adversary posts them anywhere."""
 CHANGED_SERVER, OPT_OUT_FLIP = 1, 2
 """What a domain is held for until it is released, however few images it has on a night."""
 FEW_DOMAINS, RARE_ROWS, SAMPLE = 3, 5.0, 1_000
@@ -93,6 +95,8 @@ class Night:
     config: PoisonConfig
     history: History
     number: int = field(init=False)
+    explained: set[int] = field(default_factory=set, init=False)
+    """Rows that checks of captions have found."""
 
     def __post_init__(self) -> None:
         self.number = self.history.night + 1
@@ -406,9 +410,9 @@ def _changed_server(night: Night) -> Iterator[Candidate]:
     """A domain whose server and URLs are others than they were for several nights, and whose captions have other words."""
     before = night.history.pool("foreign", 0.0, 0.0)
     usual = (before[0] + 1) / (before[1] + 2)
-    for domain, rows in night.by_domain.items():
-        known = night.history.domain(domain)
-        if known is not None and known.stable >= STABLE_NIGHTS and all(_is_another(night, known, rows)):
+    for domain, every in night.by_domain.items():
+        known, rows = night.history.domain(domain), [row for row in every if row not in night.explained]
+        if rows and known and known.stable >= STABLE_NIGHTS and all(_is_another(night, known, rows)):
             foreign, total = night.count_foreign(rows, known)
             share = (known.foreign + LEAST_ROWS * usual) / (known.compared + LEAST_ROWS)
             score = math.inf if known.found == CHANGED_SERVER else _surprise(foreign, total, share)
@@ -475,7 +479,7 @@ def examine(night: Night) -> list[Finding]:
     """
     found: list[Finding] = []
     tested: dict[str, list[Candidate]] = {}
-    for check in CHECKS:
+    for check in sorted(CHECKS, key="changed_server".__eq__):  # which is after those of captions
         if night.config.level_of(check) == "off":
             continue
         if check in _RULES:
@@ -483,6 +487,7 @@ def examine(night: Night) -> list[Finding]:
         else:
             tested[check] = list(_STATISTICS[check](night))
             found += _judge(night, check, tested[check])
+        night.explained = {row for one in found if one.check in OF_CAPTIONS for row in one.rows}
     held = {row for one in found if night.config.level_of(one.check) != "warn" for row in one.rows}
     learn(night, held, tested, {(one.check, one.subject) for one in found})
     return found
@@ -507,10 +512,27 @@ def _judge(night: Night, check: str, candidates: list[Candidate]) -> list[Findin
     return found
 
 
-def accept(night: Night) -> None:
-    """Add the rows of a night that were released to its history, as rows of its last night."""
-    night.number = max(night.history.night, 1)
-    learn(night, set(), {}, set())
+def accept(night: Night, released: set[int]) -> None:
+    """Add rows of a night that were released to its history, as rows of its last night, and how unusual they were.
+
+    A score that most rows of which are released is one that nights without a fault have, so it belongs to its tail.
+
+    Args:
+        night: the whole night, with whose images those of the released rows are compared.
+    """
+    history, usual = night.history, dict[str, list[Candidate]]()
+    night.number = history.night = max(history.night, 1)
+    _mark_found(history, {night.domains[row] for row in released}, 0)
+    for check, statistic in _STATISTICS.items():
+        usual[check] = [one for one in statistic(night) if 2 * len(released & {*one.rows}) > len(one.rows)]
+        for one in usual[check]:
+            history.raise_largest(one.tail or check, one.score)
+            history.pool(check, one.observed, one.total)
+    for one in usual["share_jump"]:
+        history.count("share", one.subject, one.observed / len(night.by_domain), 0.0, 0.0)
+    alone = replace(night, lost=night.lost.clear())
+    alone.number, alone.kept = night.number, sorted(released)
+    _learn_rows(alone, set(), usual)
 
 
 def learn(night: Night, held: set[int], tested: dict[str, list[Candidate]], found: set[tuple[str, str]]) -> None:
@@ -528,8 +550,23 @@ def learn(night: Night, held: set[int], tested: dict[str, list[Candidate]], foun
         # a dropped image cannot be released, so its finding counts as usual from then on
         if category.startswith("dropped") or ("share_jump", category) not in found:
             number, total, _, step = measure_share(night, category, rows)
-            is_new = not tested or hash_text(category) not in history.of("share")
+            is_new = hash_text(category) not in history.of("share")
             history.count("share", category, number / total, 0.0 if is_new else min(step**2, 9.0), float(not is_new))
+    _learn_rows(night, held, tested)
+    for code, name in ((CHANGED_SERVER, "changed_server"), (OPT_OUT_FLIP, "opt_out_flip")):
+        _mark_found(history, {subject for check, subject in found if check == name}, code)
+
+
+def _mark_found(history: History, domains: set[str], code: int) -> None:
+    """State for what domains that are known are held until they are released; 0: nothing."""
+    for domain in domains:
+        if (known := history.domain(domain)) is not None:
+            history.of("domain")[hash_text(domain)] = replace(known, found=code).values()
+
+
+def _learn_rows(night: Night, held: set[int], tested: dict[str, list[Candidate]]) -> None:
+    """Add the phrases, words and domains of a night, without those of the rows that are held."""
+    history = night.history
     for phrase, rows, number in night.phrases:
         if not held & {*rows}:
             history.count("phrase", phrase, number)
@@ -543,10 +580,6 @@ def learn(night: Night, held: set[int], tested: dict[str, list[Candidate]], foun
         if row not in held
     }
     _learn_domains(night, held, repeats)
-    for code, name in ((CHANGED_SERVER, "changed_server"), (OPT_OUT_FLIP, "opt_out_flip")):
-        for domain in [subject for check, subject in found if check == name]:
-            values = history.of("domain")[hash_text(domain)]
-            history.of("domain")[hash_text(domain)] = replace(Domain.of(values), found=code).values()
 
 
 def _learn_domains(night: Night, held: set[int], repeats: dict[str, float]) -> None:

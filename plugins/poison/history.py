@@ -122,6 +122,11 @@ class History:
         """Add the largest score of a night that is no finding."""
         self.of("tail")[hash_text(tail)] = [*self.of("tail").get(hash_text(tail), []), score][-TAIL_NIGHTS:]
 
+    def raise_largest(self, tail: str, score: float) -> None:
+        """Let the largest score of the last night be at least this."""
+        known = self.of("tail").get(hash_text(tail), [])
+        known[-1:] = [max(one, score) for one in known[-1:]]
+
     def probability(self, tail: str, score: float) -> float:
         """Return the probability that the largest score of a night without a fault is at least this; 1 if none is known.
 

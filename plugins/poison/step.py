@@ -52,9 +52,9 @@ def examine_night(work: Work[CurateConfig], shards: Sequence[RawShard]) -> StepO
     features = _Thumbnails(work.draft, shards, rows["uid"].to_list())
     night = Night(rows, _read_lost(store, work.inputs["download"]), features, config, _read_history(work))
     if config.released:
-        released = pl.col("uid").is_in([*config.released])
-        held = {row for row in night.kept if rows["uid"][row] not in {*config.released}}
-        accept(Night(rows.filter(released), night.lost.clear(), features, config, night.history))
+        released = {row for row in night.kept if rows["uid"][row] in {*config.released}}
+        held = {*night.kept} - released
+        accept(night, released)
         findings = list[Finding]()
     else:
         findings = examine(night)

@@ -6,6 +6,8 @@ from dataops.errors import ConfigError, ContractError
 from dataops.schema import uid
 from dataops.snapshot import read_parts, read_table
 from dataops.store import FolderStore, open_store
+from dataops.trace.requests import make_request, record_request
+from dataops.trace.targets import Target
 from flows.records import read_record
 from plugins.poison.config import POISON, STATE, PoisonFacts
 from plugins.poison.history import History
@@ -13,6 +15,7 @@ from plugins.poison.quarantine import list_findings, list_pairs, load_releases, 
 from tasks.checks.check import check_dataset
 from tasks.engine.context import Context
 from tasks.growth.versions import find_newest, find_packs
+from tasks.search import Rows, Search
 from tests.growing import ANSWERS, HOST, configured, encoded, list_uids, put_night, run
 from tests.inline_executor import InlineExecutor
 from tests.servers.hostile_web import served
@@ -68,9 +71,11 @@ def test_a_domain_that_opted_out_is_held_when_it_flips_and_released(tmp_path):
         [found] = list_findings(store, version)
         assert (found.name, found.check, found.subject, {*found.uids}) == ("4.1", "opt_out_flip", SOLD, held)
         assert {row["url"] for row in list_pairs(store, found)} == {url for url, _ in rows if SOLD in url}
+        hits = Search(store).find(Rows(curate, "dropped-"), [Target("domain", SOLD)])
+        assert {row["uid"] for row in Search(store).rows(hits)} == held  # as `trace` and `takedown` search
 
         web.log.clear()
-        one = sorted(held)[0]
+        one, taken, other = sorted(held)
         with pytest.raises(ConfigError, match=r"no finding 9\.9"):
             release_pairs(context, version, ["9.9"], [], "asked the owner")
         with pytest.raises(ConfigError, match="no pair"):
@@ -78,9 +83,10 @@ def test_a_domain_that_opted_out_is_held_when_it_flips_and_released(tmp_path):
         before = list_uids(store, find_packs(store, version))
         [first] = release_pairs(context, version, ["4.1"], [one], "asked the owner")
         assert (first.number, first.new) == (5, 1)
+        record_request(store, make_request([Target("uid", taken)], "a letter"))
         [second] = release_pairs(context, version, ["4.1"], [], "asked the owner")
-        assert list_uids(store, find_packs(store, second)) == before | held
-        with pytest.raises(ContractError, match="nothing is released"):
+        assert list_uids(store, find_packs(store, second)) == before | {one, other}
+        with pytest.raises(ContractError, match="all 1 were taken down"):
             release_pairs(context, version, ["4.1"], [], "again")
         assert not web.log  # nothing is requested
         assert [one.version for one in load_releases(store, version.line)] == [first.name, second.name]
