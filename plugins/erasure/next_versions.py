@@ -208,7 +208,7 @@ def _tag_models(result: TakedownResult, request: Request) -> None:
     affected = result.affected
     text = f"{format_quantity(len(affected.uids), 'pair')} of dataset {affected.dataset.key}, on {request.requested_at}"
     if result.successor:
-        text += f"; next version {result.successor.key}"
+        text += f"; they are only out of its next version {result.successor.key}: this model depends on them"
     for version in affected.models:
         try:
             with tracking.mlflow_errors():

@@ -28,6 +28,7 @@ from tasks.tracking.registry import Registry, is_model
 _KEY = re.compile(r"[0-9a-f]{16}")
 _WIDTH = 10_000
 """Columns of a tree: Rich cuts off what is wider than the terminal, which wraps lines by itself."""
+REMOVED_LATER = "in the model, only out of later versions"
 LISTED = 3
 """Maximum number of source files, and of paths of a pair, that the tree names; --json has all."""
 
@@ -218,6 +219,10 @@ def _show_datasets(datasets: Sequence[Mapping[str, Any]], out: Console) -> None:
             share = f", {format_percent(training['share'])} of its samples" if training["share"] < 1 else ""
             line = f"train {training['key']}: {training['model']}, {training['created_at'][:19]}{share}"
             branch = tree.add(text(line))
+            for request in training["removed_later"]:
+                branch.add(text(f"takedown {request}: {REMOVED_LATER}"))
+            for sentence in training["stated"]:
+                branch.add(text(sentence))
             for evaluation in training["evaluations"]:
                 branch.add(text(f"evaluate {evaluation}"))
             for model in training["models"]:

@@ -7,11 +7,14 @@ register snapshots name, and the result states that MLflow was not asked.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from dataops.facts import PackFacts, RegisterFacts, funnel_stages
+from dataops.plugins import load
 from dataops.snapshot import Input, Manifest, SnapshotName
 from dataops.stages import PAIR_STAGES, SOURCE, STAGES
+from dataops.trace.requests import list_requests, load_report, report_name
 from dataops.trace.sources import find_source, list_named_sources, list_shares, offset_unit
 from dataops.trace.targets import Target
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
@@ -132,7 +135,23 @@ class Trace:
         evaluations = [m.key for m in self.lineage.children(train, "evaluate")]
         shares = list_shares(train)
         share = next((share for i, share in shares if pack.key == i.key or pack.content_digest == i.digest), 1.0)
-        return {"key": train.key, **facts, "share": share, "evaluations": evaluations, "models": models}
+        stated = [section for write in load("card_sections").values() for section in write(train)]
+        return {
+            "key": train.key,
+            **facts,
+            "share": share,
+            "evaluations": evaluations,
+            "models": models,
+            "removed_later": [request for request, old in self._removed_from if old == pack.key],
+            "stated": [f"{one.title}: {' '.join(map(str, row))}" for one in stated for row in one.rows],
+        }
+
+    @cached_property
+    def _removed_from(self) -> list[tuple[str, str]]:
+        """The takedown requests, each with a dataset of which a later version does not have its pairs any more."""
+        store = self.lineage.store
+        reports = {one.key: load_report(store, report_name(one.key)) for one in list_requests(store)}
+        return [(key, old) for key, report in reports.items() for old in report.versions]
 
     def _describe_model(self, register: Manifest) -> dict[str, Any]:
         """Return a registered version as MLflow has it now, else as its snapshot names it."""

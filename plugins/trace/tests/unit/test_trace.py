@@ -8,6 +8,7 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
+from dataops.trace.requests import Report, make_request, record_request, report_name
 from dataops.trace.targets import Target, image_targets
 from plugins.trace import command as flow
 from plugins.trace.tracing import Trace, final_rows
@@ -125,9 +126,14 @@ def test_trace_lists_all_datasets_of_a_mixture_and_its_models(tmp_path, monkeypa
             "register", [], key=decided.key, inputs=above, config={"decided_by": "which-filter"}, facts=facts
         )
     )
+    request = make_request([Target("uid", pair(52)["uid"])], "")
+    record_request(store, request)
+    report = Report(versions={packs[1].key: "f" * 16})
+    store.put(report_name(request.digest), report.model_dump_json().encode())
     tracer = Trace(Lineage(store), Search(store), Registry())
     traced = tracer.model("models:/tiny/3")
     assert [one["key"] for one in traced["datasets"]] == [pack.key for pack in packs]
+    assert [one["trainings"][0]["removed_later"] for one in traced["datasets"]] == [[], [request.digest]]
     stages = [(one["stage"], one["key"]) for one in traced["stages"]]
     expected = [
         (stage, one[stage].key) for stage in ("extract", "filter", "download", "curate") for one in (own, other)
@@ -144,6 +150,7 @@ def test_trace_lists_all_datasets_of_a_mixture_and_its_models(tmp_path, monkeypa
     shown = capsys.readouterr().out
     assert ", 33.33% of its samples" in shown
     assert "decided by experiment which-filter" in shown
+    assert f"takedown {request.digest}: {flow.REMOVED_LATER}" in shown
 
 
 @pytest.mark.parametrize(
