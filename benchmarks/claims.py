@@ -5,7 +5,7 @@
 Trees over `--rows` random digests and perceptual hashes are written into a folder, and 200 values are proved to be in them
 or not, with the time of each. Then 1,000 photographs, the left and right halves of 500 of the demo's shop, are a dataset:
 copies of half the size, encoded again with quality 60, must be found, and 1,000 others, of 500 other photographs, must not.
-Bounds: an answer takes 1 s, a proof 4 kB, a row 50 bytes; 99% of the copies are found, and no other photograph.
+Bounds: an answer takes 1 s of CPU time, a proof 4 kB, a row 50 bytes; 99% of the copies are found, and no other photograph.
 """
 
 import io
@@ -34,18 +34,12 @@ PHOTO_COUNT = 1000
 MAX_SECONDS, MAX_PROOF, MAX_ROW, MIN_FOUND = 1.0, 4096, 50, 0.99
 
 
-def write_trees(store: FolderStore, values: dict[str, list[bytes]], rows: int) -> tuple[Manifest, dict[str, str], int]:
-    """Write the trees; return the manifest, their roots and their bytes."""
-    data, stated = encode_trees({kind: iter(found) for kind, found in values.items()}, rows)
+def write_trees(store: FolderStore, values: dict[str, bytes], rows: int) -> tuple[Manifest, dict[str, str], int]:
+    """Write the trees of values that follow one another; return the manifest, their roots and their bytes."""
+    data, stated = encode_trees({kind: [found] for kind, found in values.items()}, rows)
     draft = Draft(store, "pack", "c" * 16)
     part = draft.put_bytes("index-claims-00000.bin", data)
     return build_manifest("pack", [part], key=draft.key), stated["roots"], len(data)
-
-
-def random_values(rows: int, width: int, seed: int) -> list[bytes]:
-    """Return random values."""
-    data = np.random.default_rng(seed).bytes(rows * width)
-    return [data[at : at + width] for at in range(0, len(data), width)]
 
 
 def split_photos() -> list[Image.Image]:
@@ -79,29 +73,35 @@ def halve(image: Image.Image) -> Image.Image:
 
 def measure_trees(rows: int, folder: Path) -> dict[str, Any]:
     """Return the cost of trees over random values, and of 200 answers, which are verified."""
-    values = {kind: random_values(rows, width, seed) for seed, (kind, width) in enumerate(WIDTHS.items())}
-    strangers = {kind: random_values(100, width, 9) for kind, width in WIDTHS.items()}
+    values = {
+        kind: np.random.default_rng(seed).bytes(rows * width) for seed, (kind, width) in enumerate(WIDTHS.items())
+    }
+    strangers = {kind: np.random.default_rng(9).bytes(100 * width) for kind, width in WIDTHS.items()}
     store, began = FolderStore(folder), time.process_time()
     manifest, roots, size = write_trees(store, values, rows)
-    built, seconds, sizes = time.process_time() - began, list[float](), list[int]()
-    known = {kind: set(found) for kind, found in values.items()}
+    built, wall, cpu, sizes = time.process_time() - began, list[float](), list[float](), list[int]()
     for number in range(200):
-        asked = {kind: (strangers if number % 2 else values)[kind][number // 2] for kind in WIDTHS}
-        began = time.perf_counter()
+        place, chosen = number // 2, strangers if number % 2 else values
+        asked = {kind: chosen[kind][place * width : (place + 1) * width] for kind, width in WIDTHS.items()}
+        starts = time.perf_counter(), time.process_time()
         trees = Trees(store, manifest, manifest.parts[0])
-        asked["phash"] = trees.find_near(asked["phash"], PHASH_BITS) or asked["phash"]
+        near = trees.find_near(asked["phash"], PHASH_BITS)
+        asked["phash"] = near or asked["phash"]
         proofs = {kind: trees.prove(kind, value) for kind, value in asked.items()}
-        seconds.append(time.perf_counter() - began)
+        wall.append(time.perf_counter() - starts[0])
+        cpu.append(time.process_time() - starts[1])
         sizes.append(len(json.dumps(proofs)))
+        expected = {"sha256": chosen is values, "phash": near is not None}
         for kind, value in asked.items():
             root, count = bytes.fromhex(roots[kind]), trees.layouts[kind].values
-            assert verify_proof(proofs[kind], value, count, root, WIDTHS[kind]) == (value in known[kind])
+            assert verify_proof(proofs[kind], value, count, root, WIDTHS[kind]) == expected[kind]
     return {
         "pairs": rows,
         "build_cpu_seconds": round(built, 1),
         "bytes_per_row": round(size / rows, 1),
-        "median_seconds": round(float(np.median(seconds)), 3),
-        "max_seconds": round(max(seconds), 3),
+        "median_seconds": round(float(np.median(wall)), 3),
+        "median_cpu_seconds": round(float(np.median(cpu)), 3),
+        "max_cpu_seconds": round(max(cpu), 3),
         "proof_bytes": max(sizes),
     }
 
@@ -112,7 +112,7 @@ def measure_photos(folder: Path) -> dict[str, Any]:
     own, others = photos[:PHOTO_COUNT], photos[PHOTO_COUNT : 2 * PHOTO_COUNT]
     hashes = [hash_photo(photo, 90) for photo in own]
     store = FolderStore(folder)
-    manifest, _, _ = write_trees(store, {"sha256": [], "phash": hashes}, len(hashes))
+    manifest, _, _ = write_trees(store, {"sha256": b"", "phash": b"".join(hashes)}, len(hashes))
     trees = Trees(store, manifest, manifest.parts[0])
     asked = {
         "copies": [hash_photo(halve(photo), 60) for photo in own],
@@ -133,7 +133,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         found = measure_trees(arguments.rows, Path(name) / "trees") | measure_photos(Path(name) / "photos")
     bounds = {
-        f"an answer takes {MAX_SECONDS} s": found["max_seconds"] <= MAX_SECONDS,
+        f"an answer takes {MAX_SECONDS} s of CPU time": found["max_cpu_seconds"] <= MAX_SECONDS,
         f"a proof has {MAX_PROOF} bytes": found["proof_bytes"] <= MAX_PROOF,
         f"a row takes {MAX_ROW} bytes": found["bytes_per_row"] <= MAX_ROW,
         f"{MIN_FOUND:.0%} of the copies are found": found["copies_found"] >= MIN_FOUND * found["copies"],

@@ -327,8 +327,11 @@ def test_urls_and_domains_are_listed_without_a_proof(trained, key):
         assert verify(sign_statement(statement, key))["used"] is bool(pairs)
 
 
-def test_bad_input_has_a_clear_error(tmp_path, trained):
+def test_bad_input_has_a_clear_error(tmp_path, trained, key):
     store, train = trained
+    of_next = {**claim_of("host1.example", store, train), "format": "pairmill-claim/2"}
+    with pytest.raises(Refused, match="another format"):
+        verify(sign_statement(of_next, key))
     with pytest.raises(ConfigError, match="there is no file"):
         parse_asked("no such file")
     with pytest.raises(ConfigError, match="another store with --store"):
