@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from dataops.errors import ConfigError, ContractError
 from dataops.regular_files import read_text
@@ -86,6 +88,14 @@ class LoadedModel:
     """Device of the weights."""
 
 
+class _WithoutInit(TorchFunctionMode):
+    """Leaves out initial values: on the meta device they import torch's compiler, which takes a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if func is torch.nn.init.normal_ else func(*args, **kwargs)
+
+
 def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedModel:
     """Read a finished model: model.safetensors, model.json and tokenizer.json.
 
@@ -112,7 +122,8 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
         )
     try:
         weights = load_file(directory / "model.safetensors")
-        with torch.device("meta"):  # a card that states a larger model than the file has allocates nothing
+        # A card that states a larger model than the file has allocates nothing.
+        with torch.device("meta"), _WithoutInit():
             CLIP(config).load_state_dict(weights, strict=True, assign=True)
         model = CLIP(config)
         model.load_state_dict(weights, strict=True)

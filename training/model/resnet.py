@@ -49,7 +49,7 @@ class AttentionPool2d(nn.Module):
     def __init__(self, side: int, channels: int, heads: int, output_dim: int):
         super().__init__()
         self.heads = heads
-        self.positional_embedding = nn.Parameter(torch.randn(side**2 + 1, channels) / channels**0.5)
+        self.positional_embedding = nn.Parameter(torch.randn(side**2 + 1, channels).div_(channels**0.5))
         self.q_proj = nn.Linear(channels, channels)
         self.k_proj = nn.Linear(channels, channels)
         self.v_proj = nn.Linear(channels, channels)

@@ -133,12 +133,12 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
         scale = width**-0.5
-        self.class_embedding = nn.Parameter(scale * torch.randn(width))
-        self.positional_embedding = nn.Parameter(scale * torch.randn((image_size // patch_size) ** 2 + 1, width))
+        self.class_embedding = nn.Parameter(torch.randn(width).mul_(scale))
+        self.positional_embedding = nn.Parameter(torch.randn((image_size // patch_size) ** 2 + 1, width).mul_(scale))
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(width, layers, heads, quick_gelu=quick_gelu)
         self.ln_post = nn.LayerNorm(width)
-        self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
+        self.proj = nn.Parameter(torch.randn(width, output_dim).mul_(scale))
 
     def forward(self, images_B3SS: Tensor, kept_BK: Tensor | None = None) -> Tensor:
         """Return features (B, output_dim), not normalised, of all patches or of those at `kept_BK` (indices from 0)."""
