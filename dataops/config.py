@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, get_args
 
@@ -69,11 +69,6 @@ NameOrPath = Annotated[str, AfterValidator(_resolve_file), PATH[1]]
 
 SCHEDULED: ContextVar[datetime | None] = ContextVar("SCHEDULED", default=None)
 """The time for which the run is scheduled whose config is read; None for a run that nothing has scheduled."""
-
-
-def run_time() -> datetime:
-    """Return the time for which a run is scheduled, or now, in UTC: a late run keeps its day."""
-    return (SCHEDULED.get() or datetime.now(UTC)).astimezone(UTC)
 
 
 class StageConfig(BaseModel):

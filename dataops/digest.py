@@ -29,6 +29,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def files_sha256(paths: Iterable[Path]) -> str:
+    """Return the hex sha256 over the names and digests of files. Raises: OSError."""
+    return text_sha256(canonical_json([[path.name, file_sha256(path)] for path in paths]))
+
+
 class RememberedDigests:
     """The sha256 of files, computed again only if a file's size, modification time or inode has changed.
 

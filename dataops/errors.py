@@ -22,6 +22,8 @@ disk and a file that changed while it was read need a rerun.
 """
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from dataops.redaction import redact
 
@@ -116,6 +118,15 @@ def explain_unreadable(path: object, error: OSError | EOFError) -> SourceError:
     number, text = getattr(error, "errno", None), getattr(error, "strerror", None) or error
     kind = SourceError if number in _TEMPORARY else UnusableSource
     return kind(f"cannot read {path}: {text}")
+
+
+@contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Name the file that a user wants, if it cannot be written. Raises: ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot write {error.filename or path}: {error.strerror or error}") from error
 
 
 _TEMPORARY = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}

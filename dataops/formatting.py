@@ -1,6 +1,7 @@
 """Format percentages and counts for people, in the same way on the terminal, in logs, on pages and on cards."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from difflib import get_close_matches
 
 # Suggest the known name that is closest to an unknown one, which is often a misspelt one ------------------------------
@@ -48,6 +49,11 @@ def format_bytes(size: float, unit: str = "bytes") -> str:
             return f"{size:,.0f} {name}" if name == unit else f"{size:,.1f} {name}"
         size /= 1000
     return f"{size:,.1f} TB"
+
+
+def format_now() -> str:
+    """Return the time in UTC, as ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def format_seconds(seconds: float) -> str:

@@ -28,7 +28,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
-from dataops.digest import canonical_json, file_sha256
+from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.errors import CorruptPart, LeaseLost
 from dataops.formats import Stored
 from dataops.parquet import ROW_GROUP, encode_table, read_parquet
@@ -214,13 +214,13 @@ def snapshot_key(stage: str, version: int, config: Mapping[str, object], seed: i
         "seed": seed,
         "inputs": [[i.stage, i.digest] for i in inputs],
     }
-    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+    return text_sha256(canonical_json(identity))[:16]
 
 
 def content_digest(parts: Iterable[Part]) -> str:
     """Return the sha256 of the sorted digests of all parts except `evidence-*`, `index-*` and UNDIGESTED."""
     digests = sorted(p.sha256 for p in parts if not p.name.startswith((EVIDENCE, INDEX)) and p.name not in UNDIGESTED)
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return text_sha256("\n".join(digests))
 
 
 def find_manifest(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifest | None:

@@ -21,7 +21,7 @@ import psutil
 from dataops.command_name import name_command
 from dataops.escaping import escape_controls
 from tasks.engine.process_guard import GRACE_SECONDS, is_finishing
-from tasks.engine.subprocess_job import kill_jobs
+from tasks.engine.subprocess_job import end_jobs
 
 END_SECONDS = 1.2
 """Seconds for the regular end."""
@@ -97,7 +97,7 @@ class Interruption:
     def end_now(self) -> None:
         """Report, kill the jobs and workers of this process, and end it."""
         self.report()
-        kill_jobs()
+        end_jobs(signal.SIGKILL)
         for child in psutil.Process().children(recursive=True):
             try:
                 child.kill()

@@ -2,14 +2,13 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from dataops.errors import ContractError, CorruptPart, NothingLeft
-from dataops.formatting import format_quantity
+from dataops.formatting import format_now, format_quantity
 from dataops.kernels.hashes import hash128, hash128_folded, uid_halves
 from dataops.reasons import Reason
 from dataops.snapshot import Manifest, load_manifest, read_parts, read_table
@@ -111,7 +110,7 @@ def add_run(store: Store, config: RunConfig, manifests: Mapping[str, Manifest], 
             dropped=sum(count for _, count in dropped) - repeated,
             base=base.number,
             run_id=run_id,
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            created_at=format_now(),
         ),
     )
 
@@ -137,7 +136,7 @@ def compact(context: Context, version: Version, config: PackConfig, seed: int, l
     kept.insert(small.index(True), Added.of(merged))
     number = version.number + 1
     update = {"number": number, "base": version.number, "packs": tuple(kept), "run_id": "", "new": 0, "repeated": 0}
-    update |= {"dropped": 0, "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    update |= {"dropped": 0, "created_at": format_now()}
     try:
         compacted = create_version(store, version.model_copy(update=update))
     except ContractError as error:  # a run has added to the version meanwhile; the next one finds the small ones again

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dataops.errors import ConfigError, PairmillError, StorageError
 from dataops.facts import Quoted
 from dataops.formats import RELEASE, NewerFormat, Stored
-from dataops.formatting import format_quantity
+from dataops.formatting import format_now, format_quantity
 from dataops.messages.waiting import waiting
 from dataops.process import pid_namespace, process_fingerprint
 from dataops.snapshot import Counts, Manifest, find_manifest
@@ -164,7 +164,7 @@ class RunRecord(Stored):
             "process": process_fingerprint(os.getpid()),
         }
         times = [time for one in self.attempts for time in (one.started_at, one.ended_at or "")]
-        started = max([_now(), *times])  # attempts are sorted by it, and a clock may have been set back
+        started = max([format_now(), *times])  # attempts are sorted by it, and a clock may have been set back
         attempt = Attempt(started_at=started, **here, flow=flow, until=until, flow_run_id=flow_run_id)
         if self.attempts and self.attempts[-1].is_start_of(attempt):
             attempt.started_at = self.attempts.pop().started_at
@@ -173,7 +173,7 @@ class RunRecord(Stored):
     def end(self, state: RunState, error: str | None = None) -> None:
         """End the current attempt."""
         self.state = state
-        self.attempts[-1].ended_at, self.attempts[-1].error = _now(), error
+        self.attempts[-1].ended_at, self.attempts[-1].error = format_now(), error
 
     def set_stage(self, run: StageRun) -> None:
         """Set the state of one stage; stages keep the order in which they were first reached."""
@@ -257,10 +257,6 @@ class Continuation:
         return cls(last, STAGES[STAGES.index(from_stage) :] if from_stage and not classes else (), classes)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def new_run_id(name: str, when: datetime | None = None) -> str:
     """Return a unique run id; the ids of one name sort by time."""
     return f"{name}-{(when or datetime.now(UTC)).astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
@@ -275,7 +271,9 @@ def create_run(
     which can be continued to the same stage.
     """
     run_id, config = run_id or new_run_id(config.name), config.with_recorded_base()
-    record = RunRecord(run_id=run_id, name=config.name, created_at=_now(), config=config.as_dict(), release=RELEASE)
+    record = RunRecord(
+        run_id=run_id, name=config.name, created_at=format_now(), config=config.as_dict(), release=RELEASE
+    )
     record.begin(flow, until)
     store = open_store(config.store.uri)
     record.save(store)

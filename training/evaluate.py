@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dataops import plugins
-from dataops.digest import canonical_json, file_sha256
+from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.formatting import format_interval, format_percent
 from dataops.parquet import encode_table
 from dataops.store import FolderStore
@@ -130,7 +130,7 @@ def _evaluate_task(
         "computed": [device.type, str(dtype)],
         "version": RESULT_VERSION,
     }
-    fingerprint = sha256(canonical_json(inputs).encode()).hexdigest()
+    fingerprint = text_sha256(canonical_json(inputs))
     finished = _read_finished(store, task, fingerprint) if distributed.rank() == 0 else None
     result = distributed.broadcast_from_first(finished)
     if result is not None:

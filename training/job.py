@@ -4,7 +4,6 @@ import atexit
 import errno
 import faulthandler
 import gc
-import hashlib
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError, model_validator
 
-from dataops.digest import canonical_json, file_sha256
+from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.errors import ConfigError, PairmillError, StorageError
 from dataops.kernels.without_package import skip_pandas
 from dataops.process import RETRYABLE, exit_with_parent, has_gpu
@@ -383,7 +382,7 @@ class Job(RanksJob):
         left_out = () if placement else TrainConfig.placement_fields
         settings = {name: value for name, value in self.train.key_config().items() if name not in left_out}
         model = load_model_config(self.train.model).model_dump(mode="json")
-        return hashlib.sha256(canonical_json([settings, model, self.seed, shards]).encode()).hexdigest()
+        return text_sha256(canonical_json([settings, model, self.seed, shards]))
 
 
 def prepared_folder(job: Job) -> Path:

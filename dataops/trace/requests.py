@@ -9,17 +9,16 @@
 `download` does not fetch what matches a request; requests do not change its key, as robots.txt does not.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dataops.digest import canonical_json
+from dataops.digest import canonical_json, text_sha256
 from dataops.errors import CorruptPart
+from dataops.formatting import format_now
 from dataops.snapshot import Input
 from dataops.store import Entry, Store
 from dataops.trace.targets import Target, parse_target
@@ -43,7 +42,7 @@ class Request(BaseModel):
     @property
     def digest(self) -> str:
         """16 hex digits over the targets, so that the same request twice is one."""
-        return hashlib.sha256(canonical_json(list(self.targets)).encode()).hexdigest()[:16]
+        return text_sha256(canonical_json(list(self.targets)))[:16]
 
     @property
     def name(self) -> str:
@@ -116,7 +115,7 @@ def load_report(store: Store, name: str) -> Report:
 def make_request(targets: Sequence[Target], reason: str) -> Request:
     """Return a request that is made now."""
     named = tuple(sorted({str(target) for target in targets}))
-    return Request(targets=named, reason=reason, requested_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    return Request(targets=named, reason=reason, requested_at=format_now())
 
 
 def record_request(store: Store, request: Request) -> bool:

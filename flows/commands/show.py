@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dataops import plugins
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, writing
 from dataops.facts import EvaluateFacts, ExtractFacts, PackFacts, RegisterFacts, funnel_stages
 from dataops.formatting import format_bytes, format_counts, format_quantity, format_share
 from dataops.redaction import escape_for_display
@@ -418,12 +418,10 @@ def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path | 
 
 def _write_page(page: bytes, path: Path | None, home: Path, name: str) -> Path:
     written = path or home / "pages" / f"{name}.html"
-    try:
+    with writing(written):
         if path is None:
             written.parent.mkdir(exist_ok=True)
         written.write_bytes(page)
-    except OSError as error:
-        raise ConfigError(f"cannot write {written}: {error.strerror or error}") from error
     return written
 
 

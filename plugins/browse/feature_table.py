@@ -11,7 +11,6 @@ written before their ids, so that a killed process leaves at most features witho
 """
 
 import fcntl
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from dataops.digest import canonical_json
+from dataops.digest import canonical_json, text_sha256
 from dataops.errors import CorruptPart, LeaseLost
 from dataops.home import private_folder
 from dataops.snapshot import Manifest
@@ -42,7 +41,7 @@ def preparation_digest(download: Manifest | None) -> str:
     """Return 16 hex digits over what made the images of the shards from the bytes as fetched."""
     settings = {} if download is None else {k: v for k, v in download.config.items() if k in IMAGE_SETTINGS}
     version = 0 if download is None else download.stage_version
-    return hashlib.sha256(canonical_json([version, settings]).encode()).hexdigest()[:16]
+    return text_sha256(canonical_json([version, settings]))[:16]
 
 
 def image_ids(sha256: Sequence[str | None]) -> NDArray[np.uint64]:

@@ -35,15 +35,7 @@ BATCH = 256
 """Number of images that are encoded before a user's own request is."""
 
 
-@dataclass(frozen=True)
-class NamedModel:
-    """A model and what a page calls it."""
-
-    name: str
-    files: ModelFiles
-
-
-def find_default_model(dataset: Dataset, home: Path) -> NamedModel | None:
+def find_default_model(dataset: Dataset, home: Path) -> ModelFiles | None:
     """Return the model that was trained last on a dataset, or else the newest of its store; None if there is none.
 
     A registered version is preferred to a model that was only trained. Nothing is asked of MLflow.
@@ -64,14 +56,8 @@ def find_default_model(dataset: Dataset, home: Path) -> NamedModel | None:
                 if not (folder / file).exists():
                     dataset.store.download(train.path(file), folder / f"{file}.tmp")
                     (folder / f"{file}.tmp").replace(folder / file)
-            return NamedModel(name, find_model(str(folder), home))
+            return find_model(str(folder), home).model_copy(update={"name": name})
     return None
-
-
-def find_named_model(source: str, home: Path) -> NamedModel:
-    """Return a registered version, a folder or a file. Raises: ConfigError if there is none."""
-    files = find_model(source, home)
-    return NamedModel(files.name, files)
 
 
 @dataclass
@@ -92,10 +78,10 @@ class Meaning:
         session: folder of this process.
     """
 
-    def __init__(self, dataset: Dataset, images: Images, model: NamedModel, home: Path, session: Path):
+    def __init__(self, dataset: Dataset, images: Images, model: ModelFiles, home: Path, session: Path):
         self.dataset, self.model, self.progress = dataset, model, Progress()
-        self._images, self._encoder = images, Encoder(model.files.path, private_folder(session))
-        name = f"{model.files.digest[:16]}-{preparation_digest(dataset.stages.get('download'))}"
+        self._images, self._encoder = images, Encoder(model.path, private_folder(session))
+        name = f"{model.digest[:16]}-{preparation_digest(dataset.stages.get('download'))}"
         self.table = FeatureTable(make_held(home / "browse" / "features" / name))
         self._lock = threading.Lock()
         self._rows: tuple[NDArray[np.int64], NDArray[np.uint64]] | None = None

@@ -17,10 +17,11 @@ from dataops.storage.cached_files import SESSIONS, delete_unheld, find_abandoned
 from dataops.store import FolderStore, Store
 from plugins.browse.database import Database
 from plugins.browse.images import Images, NoImage, image_holder
-from plugins.browse.meaning import Meaning, NamedModel, find_default_model, find_named_model
+from plugins.browse.meaning import Meaning, find_default_model
 from plugins.browse.record import SourceFiles
 from plugins.browse.rows import PAGE_ROWS, Selection, count_rows, fetch_rows, list_numbers, list_rows
 from plugins.browse.views import Dataset
+from tasks.models.find import find_model
 
 MAX_UPLOADS = 20
 """Number of images of the user that are remembered as queries."""
@@ -92,11 +93,10 @@ class Site:
         """Return the search by meaning; None if the store has no model and none was named."""
         with self._lock:
             if not self._looked:
-                model: NamedModel | None
-                if self._model_name is not None:
-                    model = find_named_model(self._model_name, self.home)
-                else:
+                if self._model_name is None:
                     model = find_default_model(self.dataset, self.home)
+                else:
+                    model = find_model(self._model_name, self.home)
                 if model is not None:
                     self._meaning = Meaning(self.dataset, self.images, model, self.home, self._session.folder)
                 self._looked = True

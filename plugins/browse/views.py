@@ -126,10 +126,6 @@ class Dataset:
                 self._views[label] = known
             return known[1]
 
-    def has(self, label: str) -> bool:
-        """Return whether there is such a view."""
-        return label in self.labels
-
     def _make_view(self, label: str, targets: Sequence[Target]) -> View:
         stage, side = label.split(".")
         manifest, name = self.stages[stage], f"{stage}_{side}"

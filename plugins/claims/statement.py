@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from dataops.errors import ConfigError, CorruptPart
 from dataops.facts import PackFacts, TrainFacts
+from dataops.formatting import format_now
 from dataops.images.decode import ImageRefused
 from dataops.regular_files import read_bytes
 from dataops.snapshot import Manifest, SnapshotName
@@ -151,7 +151,7 @@ def make_statement(asked: Asked, subject: Subject, limit: int) -> dict[str, Any]
     used = bool(answers & {"proved", "listed"})
     return {
         "format": FORMAT,
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "made_at": format_now(),
         "subject": subject.name,
         "name": asked.name,
         "asked": asked.fields,

@@ -10,10 +10,7 @@ Started again on the same folder, it resumes. After the crawl it writes the resu
 
 import json
 import logging
-import os
 import sys
-import threading
-import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from filelock import FileLock, Timeout
 from scrapy.crawler import AsyncCrawlerProcess
 
 from dataops.parquet import open_writer
+from dataops.process import exit_with_parent
 from plugins.crawl.archive import write_sorted
 from plugins.crawl.context import Crawl
 from plugins.crawl.download_handler import BoundedHandler
@@ -145,24 +143,13 @@ def main(arguments: list[str]) -> int:
     """Run the job. Return 75 if it was stopped before its end, or if another process crawls in the folder."""
     job = json.loads(Path(arguments[0]).read_text("utf-8"))
     folder = Path(job["folder"])
-    _exit_with_parent(job["parent_pid"])
+    exit_with_parent(job["parent_pid"])
     try:
         with FileLock(folder / ".lock", timeout=LOCK_SECONDS):
             return 0 if run_crawl(SiteSource.model_validate(job["site"]), folder) else 75
     except Timeout:
         sys.stderr.write(f"another process crawls in {folder}; wait until it ends\n")
         return 75
-
-
-def _exit_with_parent(parent: int) -> None:
-    """Exit soon after the process that started this one ended."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(75)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dataops import plugins
 from dataops.archives.warc import Damage, read_pages
-from dataops.config import run_time
+from dataops.config import SCHEDULED
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError, StorageError, UnusableSource
 from dataops.facts import CrawlFacts, SourceFacts
@@ -132,7 +133,8 @@ delay = 1.0                    # minimum seconds between two requests to a host
     @field_validator("edition")
     @classmethod
     def _with_date(cls, edition: str) -> str:
-        return run_time().strftime(edition) if "%" in edition else edition
+        time = SCHEDULED.get() or datetime.now(UTC)  # a late run keeps its day
+        return time.astimezone(UTC).strftime(edition) if "%" in edition else edition
 
     @field_validator("start")
     @classmethod

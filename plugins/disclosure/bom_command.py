@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, writing
 from dataops.formatting import format_quantity
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, print_json, text
@@ -39,10 +39,8 @@ def bom(what: str, out: Path, home: Path, store_uri: str | None, *, as_json: boo
         raise ConfigError(f"--out {out}: its name must end in .json, such as model.cdx.json")
     subject = find_subject(what, home, store_uri)
     document = write_bom(subject)
-    try:
+    with writing(out):
         out.write_text(document, "utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
     components = [{"type": one["type"], "name": one["name"]} for one in json_.loads(document)["components"]]
     if as_json:
         report = {"model": subject.name, "out": str(out), "specification": f"CycloneDX {SPECIFICATION}"}

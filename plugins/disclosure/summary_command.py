@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, writing
 from dataops.formatting import format_quantity
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, message, new_table, text
@@ -61,10 +61,8 @@ def summary(
         raise ConfigError(f"--out {out}: its name must end in {', '.join(WRITERS)}")
     made = summarise(find_subject(what, home, store_uri), read_facts(facts))
     if out is not None:
-        try:
+        with writing(out):
             out.write_bytes(encode_page(WRITERS[out.suffix](made)))
-        except OSError as error:
-            raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
     if json:
         console().file.write(as_json(made))
     else:

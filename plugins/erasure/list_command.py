@@ -10,7 +10,7 @@ import polars as pl
 from cyclopts import Parameter
 
 from dataops.command_name import name_command
-from dataops.errors import ConfigError, ServiceError
+from dataops.errors import ServiceError, writing
 from dataops.formatting import format_quantity
 from dataops.spreadsheets import write_csv
 from flows.commands.options import Json, StoreUri
@@ -59,10 +59,8 @@ def list_takedowns(
     rows = deadlines.list_requests(known_stores(home, store_uri), today)
     urgent = deadlines.select_due(rows, today, days)
     if csv:
-        try:
+        with writing(csv):
             write_csv(pl.DataFrame(rows, infer_schema_length=None), csv)
-        except OSError as error:
-            raise ConfigError(f"--csv {csv} cannot be written: {error.strerror or error}") from error
     if as_json:
         print_json({"requests": rows, "urgent": [row["request"] for row in urgent]} if check else rows)
     else:

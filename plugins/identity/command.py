@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, writing
 from dataops.toml_text import format_value
 from flows.commands.options import Json
 from infra.local import services
@@ -81,13 +81,11 @@ def _write_directory(paths: Sequence[Path], agent: str | None, days: int, *, as_
     keys = [load_key(path) for path in paths]
     target, document, now = paths[0].with_suffix(DIRECTORY), make_document(keys), datetime.now(UTC)
     header_file, expires = paths[0].with_suffix(HEADERS), now + timedelta(days=days)
-    try:
+    with writing(target):
         target.write_bytes(document)
         if agent:
             headers = make_headers(keys, document, agent, now, expires)
             header_file.write_text("".join(f"{name}: {value}\n" for name, value in headers.items()), "ascii")
-    except OSError as error:
-        raise ConfigError(f"{target} cannot be written: {error.strerror or error}") from error
     ids = {str(path): key_id(key) for path, key in zip(paths, keys, strict=True)}
     if as_json:
         signed = {"headers": str(header_file), "signed_until": expires.isoformat(timespec="seconds")} if agent else {}

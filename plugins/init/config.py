@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from pydantic import BaseModel
 
 from dataops.config import tables_of
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, writing
 from dataops.toml_text import format_key, format_value
 from flows.commands.options import Json, Settings
 from flows.commands.output import console, print_json, text
@@ -54,10 +54,8 @@ def schema(*, out: Annotated[Path | None, Parameter(help="Write it to this file 
     if out is None:
         sys.stdout.write(written)
         return 0
-    try:
+    with writing(out):
         out.write_text(written, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written: {error.strerror or error}") from error
     return 0
 
 

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic import ConfigDict
 
 from dataops.errors import ConfigError, ContractError
 from dataops.formats import Stored
+from dataops.formatting import format_now
 from dataops.snapshot import Counts, Manifest, load_manifest, read_parts, read_table
 from dataops.store import Store
 from flows.config import RunConfig, validate_values
@@ -179,7 +179,7 @@ def _release_night(
     pack = reuse(packing, context) or make(packing, context)
     found = Release(
         version=f"{line}/{newest.number + 1}", uids=tuple(uids), findings=tuple(findings), reason=reason,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=format_now(),
     )  # fmt: skip
     counted = curate.model_copy(update={"counts": Counts(input=len(uids), kept=curate.counts.kept)})
     made = add_run(store, config, {"curate": counted, "pack": pack}, run_id)

@@ -5,14 +5,12 @@
 A record is written before the first file is sent, so that a killed publication is known too.
 """
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dataops.digest import canonical_json
+from dataops.digest import canonical_json, text_sha256
 from dataops.errors import CorruptPart
 from dataops.store import Store
 
@@ -55,7 +53,7 @@ class Publication(BaseModel):
     @property
     def object_name(self) -> str:
         """Name of the record in the store."""
-        digest = hashlib.sha256(canonical_json([self.target, self.name]).encode()).hexdigest()[:16]
+        digest = text_sha256(canonical_json([self.target, self.name]))[:16]
         return f"{FOLDER}/{digest}.json"
 
     def as_json(self) -> dict[str, Any]:
@@ -79,11 +77,6 @@ class Publication(BaseModel):
                 "(its settings, or HfApi.super_squash_history and permanently_delete_lfs_files)"
             )
         return f"{publish}, which deletes the files that have them"
-
-
-def now() -> str:
-    """Return the time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def record_publication(store: Store, publication: Publication) -> None:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.facts import PackFacts
-from dataops.formatting import format_bytes, format_quantity
+from dataops.formatting import format_bytes, format_now, format_quantity
 from dataops.snapshot import Manifest
 from dataops.store import Store, open_store
 from dataops.trace.lineages import Lineage, load_lineages
@@ -25,7 +25,7 @@ from plugins.publish import gate
 from plugins.publish.bundle import CARD, BundleFile, list_dataset_files, list_folder_files
 from plugins.publish.hub import HubPlace
 from plugins.publish.places import DATA, Kind, Place, StorePlace
-from plugins.publish.publications import HUB, Publication, list_publications, list_stale, now, record_publication
+from plugins.publish.publications import HUB, Publication, list_publications, list_stale, record_publication
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.growth.versions import Version
 from tasks.models.export import check_card, export_model, fetch_snapshot_model
@@ -132,7 +132,7 @@ def publish(options: PublishOptions, home: Path, store_uri: str | None, *, as_js
             license=subject.license,
             is_public=options.is_public,
             state="sending",
-            began_at=now(),
+            began_at=format_now(),
             files=tuple(published),
         )
         report["revision"] = _send(record, subject.store, place, waiting, stale, as_json=as_json)
@@ -300,7 +300,7 @@ def _send(
 
     revision = place.send(files, stale, show)
     record_publication(
-        store, record.model_copy(update={"state": "complete", "published_at": now(), "revision": revision})
+        store, record.model_copy(update={"state": "complete", "published_at": format_now(), "revision": revision})
     )
     for earlier in list_publications(store):
         if earlier.target == record.target and earlier.name != record.name and earlier.state != "replaced":

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from dataops.digest import text_sha256
 from dataops.errors import CorruptPart
 from dataops.snapshot import Draft, Part, Record, read_table
 from dataops.store import Store
@@ -138,7 +139,7 @@ def compute_score(
         names = [entry.name for entry in entries]
         size = max(-(-len(names) // _MAX_OBJECT_GROUPS), sizes.objects)
         groups = [names[start : start + size] for start in range(0, max(len(names), 1), size)]
-        digest = hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
+        digest = text_sha256(repr(entries))[:16]
         job = replace(base, objects=len(groups), listing=digest)
         run(job, put_cached, groups)
         run_steps(job.cached.merge_steps(), rows, draft, quiet)

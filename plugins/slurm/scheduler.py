@@ -1,7 +1,6 @@
 """Call the commands of SLURM: sbatch, squeue, scancel and sinfo."""
 
 import base64
-import hashlib
 import logging
 import os
 import pickle  # noqa: TID251  calls travel in the script of the job, never through the store
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dataops.digest import text_sha256
 from dataops.errors import ConfigError, PairmillError, ServiceError
 from dataops.home import CHECKOUT, code_digest, home, private_folder
 from dataops.redaction import redact
@@ -109,7 +109,7 @@ def list_cores(options: SbatchOptions) -> list[int]:
 
 def name_job(store: Store, stage: str, key: str) -> str:
     """Return the name of the jobs that make a snapshot; it is the same in each run."""
-    return f"pairmill-{stage}-{key}-{hashlib.sha256(store.uri.encode()).hexdigest()[:6]}"
+    return f"pairmill-{stage}-{key}-{text_sha256(store.uri)[:6]}"
 
 
 def log_folder() -> Path:

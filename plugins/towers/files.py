@@ -7,7 +7,6 @@ import json
 import math
 import zipfile
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 from safetensors import safe_open
 
-from dataops.digest import canonical_json, file_sha256
+from dataops.digest import file_sha256, files_sha256
 from dataops.errors import ConfigError
 from dataops.regular_files import check_regular, open_regular, read_text
 from plugins.towers.config import ImageInit, TextInit
@@ -90,8 +89,7 @@ class TowerFiles:
 
     def digest(self) -> str:
         """Return the sha256 over the names and digests of these files."""
-        digests = [[path.name, file_sha256(path)] for path in self.list_files()]
-        return sha256(canonical_json(digests).encode()).hexdigest()
+        return files_sha256(self.list_files())
 
     def describe(self, tower: str) -> dict[str, Any]:
         """Return whose weights they are, for the model card, with the file's name and sha256."""

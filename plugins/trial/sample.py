@@ -3,11 +3,11 @@
 import io
 import math
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 
 import pyarrow as pa
 
+from dataops.formatting import format_now
 from dataops.parquet import read_row_range
 from dataops.shards.tar import ShardWriter, read_samples
 from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest
@@ -38,7 +38,7 @@ def take_sample(source: Store, manifest: Manifest, rows: int, target: Store) -> 
         "parts": parts,
         "counts": Counts(input=total, kept=total),
         "content_digest": content_digest(parts),
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_at": format_now(),
     }
     return draft.commit(manifest.model_copy(update=changes))
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import polars as pl
 from cyclopts import Parameter
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, writing
 from dataops.formatting import format_quantity
 from dataops.spreadsheets import write_csv
 from flows.commands.options import Json, Name, StoreUri
@@ -107,10 +107,8 @@ def write_rows(difference: Difference, path: Path) -> None:
     writers = {".parquet": pl.DataFrame.write_parquet, ".csv": write_csv}
     if path.suffix not in writers:
         raise ConfigError(f"--rows {path}: its name must end in {' or '.join(writers)}")
-    try:
+    with writing(path):
         writers[path.suffix](table, path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _print(a: Dataset, b: Dataset, difference: Difference) -> None:

@@ -16,12 +16,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dataops.errors import ConfigError, LeaseLost, PairmillError, StorageError
+from dataops.formatting import format_now
 from dataops.messages.waiting import waiting
 from dataops.process import pid_namespace, process_fingerprint
 from dataops.snapshot import Draft, Fence, Manifest
@@ -220,7 +220,7 @@ def _new_lease(context: Context, generation: int) -> Lease:
         pid=os.getpid(),
         place=pid_namespace(),
         process=process_fingerprint(os.getpid()),
-        since=datetime.now(UTC).isoformat(timespec="seconds"),
+        since=format_now(),
     )
 
 

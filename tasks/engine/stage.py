@@ -10,7 +10,6 @@ import platform
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +17,7 @@ from dataops.config import StageConfig
 from dataops.errors import ContractError, CorruptPart
 from dataops.facts import Facts
 from dataops.formats import RELEASE
+from dataops.formatting import format_now
 from dataops.home import CHECKOUT
 from dataops.snapshot import (
     MANIFEST,
@@ -225,7 +225,7 @@ def _make(planned: Plan[Any], held: HeldLease) -> Manifest:
         counts=made.counts,
         facts=made.facts.as_json(),
         content_digest=content_digest(made.parts),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=format_now(),
         prefect_flow_run_id=context.flow_run_id,
         mlflow_run_id=made.mlflow_run_id,
     )

@@ -123,18 +123,11 @@ def torchrun_launcher(
     return (*launcher, *meet, f"--nproc-per-node={number}", f"--log-dir={folder / 'torchrun'}")
 
 
-def end_jobs() -> None:
-    """Send SIGTERM to the jobs of all threads of this process: they write a checkpoint, and their `run_job` raises."""
+def end_jobs(by: int = signal.SIGTERM) -> None:
+    """Send a signal to the jobs of all threads of this process: by SIGTERM they write a checkpoint, and end."""
     for group in list(_RUNNING):
         with suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGTERM)
-
-
-def kill_jobs() -> None:
-    """Send SIGKILL to the jobs of all threads of this process."""
-    for group in list(_RUNNING):
-        with suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
+            os.killpg(group, by)
 
 
 def _ignore() -> None:

@@ -7,13 +7,12 @@ same model and data reads them, and an interrupted one resumes at the first unfi
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from dataops.digest import canonical_json, file_sha256
+from dataops.digest import canonical_json, text_sha256
 from dataops.home import private_folder
 from dataops.parquet import read_parquet
 from dataops.snapshot import Manifest, read_table
@@ -76,20 +75,12 @@ def evaluate_model(
     Raises: ConfigError where there is no such model; the errors of the job.
     """
     settings = settings or EvaluationSettings()
-    path = find_model(model, home).path
-    folder = private_folder(home) / "evaluations" / f"{_digest(path, settings)[:16]}-{suite.name}"
-    metrics = run_evaluation(path, suite, folder, home / "features", settings, on_line)
+    files = find_model(model, home)
+    # It only names the folder: the job's own digests decide what is reused.
+    digest = text_sha256(canonical_json([files.digest, settings.batch_size, settings.precision]))
+    folder = private_folder(home) / "evaluations" / f"{digest[:16]}-{suite.name}"
+    metrics = run_evaluation(files.path, suite, folder, home / "features", settings, on_line)
     return Evaluation(model, folder, metrics)
-
-
-def _digest(path: Path, settings: EvaluationSettings) -> str:
-    """Return a digest of the model and of the settings that change a result.
-
-    It names the folder of the results; the job's own digests decide what is reused.
-    """
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
-    digests = [[file.name, file_sha256(file)] for file in files]
-    return sha256(canonical_json([digests, settings.batch_size, settings.precision]).encode()).hexdigest()
 
 
 def average_metrics(metrics: Mapping[str, Mapping[str, Any]], suite: Suite) -> dict[str, Any]:

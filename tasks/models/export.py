@@ -8,11 +8,10 @@ import logging
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dataops.digest import canonical_json
+from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError
 from dataops.snapshot import Manifest
 from dataops.store import Store
@@ -41,7 +40,7 @@ def export_model(folder: Path, form: str, out: Path, home: Path, documents: Mapp
             " train snapshot, or models:/name/version"
         )
     check_card((folder / "model.json").read_bytes(), form)
-    name = sha256(canonical_json([str(folder.absolute()), form, str(out.absolute())]).encode()).hexdigest()[:16]
+    name = text_sha256(canonical_json([str(folder.absolute()), form, str(out.absolute())]))[:16]
     work = home / "jobs" / f"export-{name}"
     shutil.rmtree(work, ignore_errors=True)
     job: dict[str, Any] = {"model": str(folder.absolute()), "format": form, "output": str(work / "made")}

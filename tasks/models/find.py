@@ -8,13 +8,12 @@ import logging
 import re
 import shutil
 import tempfile
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from dataops.digest import canonical_json, file_sha256
+from dataops.digest import canonical_json, file_sha256, files_sha256, text_sha256
 from dataops.errors import ConfigError
 from dataops.storage.cached_files import hold
 from tasks.models.packaging import MODEL_FILES
@@ -61,8 +60,7 @@ def find_model(source: str, home: Path) -> ModelFiles:
         files = [path / name for name in sorted(MODEL_FILES)]  # a model of ours: its other files are never read
     if not files:
         raise ConfigError(f"model {source!r}: the folder holds no weights ({', '.join(sorted(MODEL_SUFFIXES))})")
-    digests = [[file.name, file_sha256(file)] for file in files]
-    return ModelFiles(name=name, path=path, digest=sha256(canonical_json(digests).encode()).hexdigest())
+    return ModelFiles(name=name, path=path, digest=files_sha256(files))
 
 
 def get_version(source: str) -> "ModelVersion":
@@ -88,7 +86,7 @@ def _fetch_registered(source: str, home: Path) -> tuple[str, Path]:
     name = f"models:/{version.name}/{version.version}"
     with tracking.mlflow_errors():
         identity = [tracking.tracking_uri(), version.name, version.version, version.creation_timestamp]
-        folder = home / "models" / sha256(canonical_json(identity).encode()).hexdigest()[:16]
+        folder = home / "models" / text_sha256(canonical_json(identity))[:16]
         while not hold(folder):
             logger.info("downloading %s", name)
             download_version(name, folder)

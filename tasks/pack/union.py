@@ -1,10 +1,10 @@
 """A version of a dataset that grows as one dataset: its rows, its pages and what it was made of, over all of its packs."""
 
-import hashlib
 from collections.abc import Sequence
 
 from pydantic import Field
 
+from dataops.digest import text_sha256
 from dataops.facts import PackFacts
 from dataops.snapshot import Counts, Manifest, Part
 from dataops.store import Store
@@ -58,7 +58,7 @@ def unite(name: str, packs: Sequence[Manifest], store: Store) -> Union:
             "inputs": list(dict.fromkeys(source for pack in packs for source in pack.inputs)),
             "counts": sum((pack.counts for pack in packs), Counts()),
             "created_at": max(pack.created_at for pack in packs),
-            "content_digest": hashlib.sha256("\n".join(pack.content_digest for pack in packs).encode()).hexdigest(),
+            "content_digest": text_sha256("\n".join(pack.content_digest for pack in packs)),
             "facts": {
                 "samples": sum(one.samples for one in facts),
                 "shards": sum(one.shards for one in facts),

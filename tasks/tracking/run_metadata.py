@@ -4,14 +4,13 @@ Nothing here imports mlflow. Credentials are removed from all values, whatever a
 web is escaped for its page.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from dataops.digest import canonical_json
+from dataops.digest import canonical_json, text_sha256
 from dataops.facts import TrainFacts
 from dataops.redaction import HIDDEN, is_secret_name, redact, remove_credentials
 from dataops.schema import CURATED
@@ -41,7 +40,7 @@ def redact_values(value: object) -> Any:
 
 def hash_config(config: Mapping[str, object]) -> str:
     """Return 16 hex digits that identify a run's config."""
-    return hashlib.sha256(canonical_json(redact_values(config)).encode()).hexdigest()[:16]
+    return text_sha256(canonical_json(redact_values(config)))[:16]
 
 
 def flatten_params(config: Mapping[str, object], prefix: str = "") -> dict[str, str]:
@@ -168,7 +167,7 @@ def describe_evaluation_datasets(
         profile = {"num_rows": result["n"], "suite": suite.key if suite else None, **facts}
         found[task] = {
             "name": task,
-            "digest": hashlib.sha256(identity.encode()).hexdigest()[:DIGEST_LENGTH],
+            "digest": text_sha256(identity)[:DIGEST_LENGTH],
             **_build_source(store_uri, manifest.path(f"predictions-{task}.parquet")),
             "schema": None,
             "profile": json.dumps(profile),

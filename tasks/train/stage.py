@@ -15,11 +15,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dataops.digest import canonical_json, file_sha256
+from dataops.digest import files_sha256
 from dataops.errors import ConfigError, JobFailed
 from dataops.facts import TrainFacts
 from dataops.formatting import format_quantity
@@ -227,10 +226,9 @@ def digest_path(field: str, path: Path) -> Input:
     """
     try:
         files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-        digests = [[file.name, file_sha256(file)] for file in files]
+        return Input(stage=field, key=path.name, digest=files_sha256(files))
     except OSError as error:
         raise ConfigError(f"{field}: {path} cannot be read ({error.strerror or error})") from error
-    return Input(stage=field, key=path.name, digest=sha256(canonical_json(digests).encode()).hexdigest())
 
 
 def describe_weights(config: TrainConfig) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dataops.digest import canonical_json
+from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ContractError
 from dataops.storage.cached_files import mark_used
 from dataops.store import FolderStore
@@ -97,7 +96,7 @@ class FeatureCache:
             "batch_size": batch_size,
             "computed": [device.type, str(dtype)],
         }
-        return f"{sha256(canonical_json(inputs).encode()).hexdigest()[:32]}.safetensors"
+        return f"{text_sha256(canonical_json(inputs))[:32]}.safetensors"
 
     def read(self, name: str) -> tuple[list[str | None], Tensor, Tensor | None] | None:
         """Return errors, features and pooled features; None if the file is missing or damaged."""

@@ -15,7 +15,6 @@ its size (`classes`, `samples`) and what else to measure on it: training/evaluat
 keys.
 """
 
-import hashlib
 import shlex
 import tomllib
 from collections import Counter
@@ -25,7 +24,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from dataops.digest import canonical_json
+from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError
 from dataops.formatting import find_closest, format_quantity
 from dataops.home import home
@@ -66,7 +65,7 @@ class Suite(FrozenModel):
         content: dict[str, Any] = {"name": self.name, "tasks": [task.identity() for task in self.tasks]}
         if self.absent:
             content["absent"] = [task.name for task in self.absent]
-        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+        return text_sha256(canonical_json(content))
 
 
 def load_suite(path: Path, data_root: Path | None = None, *, partial: bool = False) -> Suite:

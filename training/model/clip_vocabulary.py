@@ -11,7 +11,6 @@ import re
 import unicodedata
 from contextlib import nullcontext
 from functools import lru_cache
-from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from ftfy.fixes import uncurl_quotes
 from tokenizers import AddedToken, Regex, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as BytePairTokenizer
 
+from dataops.digest import text_sha256
 from dataops.errors import ConfigError
 
 START, END = "<start_of_text>", "<end_of_text>"
@@ -155,6 +155,6 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
         lines = text.decode("utf-8").split("\n")[1 : MERGES + 1]
     except (OSError, EOFError, ValueError) as error:
         raise ConfigError(f"vocabulary: {path} cannot be read ({type(error).__name__}: {error})") from error
-    if sha256("\n".join(lines).encode()).hexdigest() != MERGES_SHA256:
+    if text_sha256("\n".join(lines)) != MERGES_SHA256:
         raise ConfigError(f"vocabulary: {path} is not OpenAI's {FILE}: other merges")
     return [(pair[0], pair[1]) for pair in (line.split(" ") for line in lines)]

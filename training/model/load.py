@@ -11,7 +11,6 @@ is loaded by open_clip itself, if that is installed.
 import json
 import logging
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dataops.digest import canonical_json, file_sha256
+from dataops.digest import files_sha256
 from dataops.errors import ConfigError, ContractError
 from dataops.regular_files import read_text
 from training.model.checkpoint import MODEL_FILES, LoadedModel, load_model
@@ -105,8 +104,7 @@ def digest_model(path: Path) -> str:
 
     Raises: ConfigError if there is no model.
     """
-    digests = [[file.name, file_sha256(file)] for file in list_model_files(path)]
-    return sha256(canonical_json(digests).encode()).hexdigest()
+    return files_sha256(list_model_files(path))
 
 
 def load_any(path: Path, device: str = "cpu") -> LoadedModel | ExternalModel:

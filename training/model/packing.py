@@ -85,10 +85,11 @@ def pack_texts(tokens_BL: Tensor) -> PackedTexts:
 
 def pack_chunks(tokens_BL: Tensor, rows: int | None) -> list[PackedTexts]:
     """Pack `rows` texts at a time; None: all together."""
-    return [pack_texts(chunk) for chunk in _split(tokens_BL, rows)]
+    return [pack_texts(chunk) for chunk in split_rows(tokens_BL, rows)]
 
 
-def _split(tokens_BL: Tensor, rows: int | None) -> Iterator[Tensor]:
+def split_rows(tokens_BL: Tensor, rows: int | None) -> Iterator[Tensor]:
+    """Yield `rows` rows at a time; None: all together, also where there is none."""
     rows = rows or max(len(tokens_BL), 1)
     for start in range(0, max(len(tokens_BL), 1), rows):
         yield tokens_BL[start : start + rows]

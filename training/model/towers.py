@@ -7,7 +7,6 @@ Legend: B batch, S side of an image, L tokens, W width of the network's feature,
 feature.
 """
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dataops import plugins
+from training.model.packing import split_rows
 from training.model_config import BackboneConfig, PretrainedTextConfig, ProjectedConfig
 
 
@@ -153,7 +153,7 @@ def pad_chunks(rows_BX: Tensor, rows: int | None) -> list[PaddedTexts]:
     Args:
         rows_BX: token ids or features, on the CPU.
     """
-    return [_pad_texts(chunk) for chunk in _split(rows_BX, rows)]
+    return [_pad_texts(chunk) for chunk in split_rows(rows_BX, rows)]
 
 
 def _pad_texts(rows_BX: Tensor) -> PaddedTexts:
@@ -163,9 +163,3 @@ def _pad_texts(rows_BX: Tensor) -> PaddedTexts:
     longest = max(int(((rows_BX != 0) * torch.arange(1, rows_BX.shape[1] + 1)).max()), 1) if rows_BX.numel() else 1
     cut_BL = rows_BX[:, :longest].contiguous()
     return PaddedTexts(cut_BL, lengths_B, (cut_BL != 0).flatten().nonzero()[:, 0])
-
-
-def _split(rows_BX: Tensor, rows: int | None) -> Iterator[Tensor]:
-    rows = rows or max(len(rows_BX), 1)
-    for start in range(0, max(len(rows_BX), 1), rows):
-        yield rows_BX[start : start + rows]

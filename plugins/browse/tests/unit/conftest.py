@@ -10,7 +10,6 @@ import pytest
 
 from plugins.browse import meaning
 from plugins.browse.database import Database
-from plugins.browse.meaning import NamedModel
 from plugins.browse.server import build_app
 from plugins.browse.site import Site
 from plugins.browse.tests.stored_dataset import remember_run, stored
@@ -73,7 +72,7 @@ def site(stored, tmp_path_factory):
     files = ModelFiles(name="models:/tiny/1", path=home, digest="d" * 64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meaning, "Encoder", ColourEncoder)
-        patch.setattr("plugins.browse.site.find_default_model", lambda *_: NamedModel("models:/tiny/1", files))
+        patch.setattr("plugins.browse.site.find_default_model", lambda *_: files)
         found = Site((manifests["pack"], store), None, home)
         yield found
         found.close()
