@@ -20,7 +20,7 @@ from dataops.trace.targets import Target, matching_rows
 from tasks.download.hooks import FetchHook, ShardHook
 
 if TYPE_CHECKING:
-    from plugins.archives.originals import Original, Originals, StoredOriginals
+    from plugins.archives.originals import Original, Originals
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +101,9 @@ class KeptOriginals(FetchHook):
         return [folder] if folder.startswith(S3) or (folder and Path(folder).is_dir()) else []
 
     def erase(self, folder: str, urls: Sequence[str], targets: Sequence[Target]) -> int:
-        from plugins.archives.originals import StoredOriginals
+        from plugins.archives.originals import Originals
 
-        if folder.startswith(S3) and not StoredOriginals(open_store(folder)).is_claimed():
+        if folder.startswith(S3) and not Originals(open_store(folder)).is_claimed():
             return 0  # a record may name any prefix
         kept = _open(folder)
         dropped = sum(kept.drop(url) for url in urls)
@@ -114,11 +114,11 @@ def _as_table(kept: Any) -> pa.Table:
     return pa.table({"url": [kept.url], "sha256": [kept.sha256]})
 
 
-def _open(folder: str) -> "Originals | StoredOriginals":
+def _open(folder: str) -> "Originals":
     """Return a claimed folder or prefix; on a cluster, each machine may have a folder of its own. Raises: ConfigError."""
-    from plugins.archives.originals import Originals, StoredOriginals
+    from plugins.archives.originals import Originals
 
-    found = StoredOriginals(open_store(folder)) if folder.startswith(S3) else Originals(Path(folder))
+    found = Originals(open_store(folder))
     found.claim()
     return found
 

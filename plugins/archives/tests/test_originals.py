@@ -4,6 +4,7 @@ from email.message import Message
 import pytest
 
 from dataops.errors import ConfigError
+from dataops.store import FolderStore
 from plugins.archives.originals import MARKER, Originals
 
 
@@ -29,13 +30,13 @@ def test_originals_store_only_cacheable_bodies_with_validators(tmp_path, headers
     message = Message()
     for name, value in headers.items():
         message._headers.append((name.replace("_", "-"), value))  # as a wire might
-    Originals(tmp_path).put("http://a.test/", b"body", message)
-    assert Originals(tmp_path).get("http://a.test/") is None
+    Originals(FolderStore(tmp_path)).put("http://a.test/", b"body", message)
+    assert Originals(FolderStore(tmp_path)).get("http://a.test/") is None
     assert not list(tmp_path.iterdir())
 
 
 def test_originals_shrink_deletes_the_oldest_files(tmp_path):
-    originals = Originals(tmp_path)
+    originals = Originals(FolderStore(tmp_path))
     for number in range(6):
         originals.put(f"http://a.test/{number}", bytes(1_000), headers(ETag='"1"'))
     for path in tmp_path.glob("??/*"):
@@ -62,14 +63,14 @@ def test_claim_refuses_a_folder_with_files_of_others(tmp_path, kind):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"the user's own")
     with pytest.raises(ConfigError, match=r"download\.originals.*name an empty or a new folder"):
-        Originals(tmp_path).claim()
+        Originals(FolderStore(tmp_path)).claim()
     assert path.read_bytes() == b"the user's own"
     assert not (tmp_path / MARKER).exists()
 
 
 @pytest.mark.parametrize("kind", OTHER_FILES)
 def test_shrink_deletes_only_files_with_the_names_of_originals(tmp_path, kind):
-    originals = Originals(tmp_path / "originals")
+    originals = Originals(FolderStore(tmp_path / "originals"))
     originals.claim()
     originals.put("http://a.test/", bytes(1_000), headers(ETag='"1"'))
     other = tmp_path / "others" / OTHER_FILES[kind]
