@@ -3,6 +3,7 @@
 import ast
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,12 +11,12 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from dataops.errors import ConfigError, ContractError
-from dataops.shards.tar import ShardWriter
 from flows.commands.output import console
+from tasks.evaluate.suite_writer import Member, write_shard
 from training.evaluation.samples import IMAGE_SUFFIXES
-from training.evaluation.sets import CLASS_NAMES, SHARD_COUNT, TEMPLATES, EvalSet
+from training.evaluation.sets import CLASS_NAMES, TEMPLATES, EvalSet
 
-Members = Iterable[dict[str, bytes]]
+Samples = Iterable[dict[str, bytes]]
 SUBSET = "Subset"
 
 
@@ -39,42 +40,40 @@ def convert(
         source: Folder with these files.
         output: Folder that gets a folder for each language.
     """
-    readers = {"xm3600": _read_xm3600, "cvqa": _read_cvqa}
+    kinds = {"xm3600": "retrieval", "babel-imagenet": "classification", "cvqa": "choice"}
     if kind == "babel-imagenet":
         if images is None:
             raise ConfigError("babel-imagenet has only names: --images names ImageNet's validation set")
         found = _read_babel(source, EvalSet(images, "test", "classification"), languages)
     else:
-        found = readers[kind](source, languages)
-    written = [_write(output / language, members, lists) for language, members, lists in found]
+        found = (_read_xm3600 if kind == "xm3600" else _read_cvqa)(source, languages)
+    written = [_write(output / language, kinds[kind], samples, lists) for language, samples, lists in found]
     if not written:
         raise ConfigError(f"{source}: none of the languages {', '.join(languages)}")
     console().print(f"{len(written)} sets of {sum(written):,} images in {output}", soft_wrap=True, markup=False)
     return 0
 
 
-def _write(folder: Path, members: Members, lists: dict[str, list[str]]) -> int:
+def _write(folder: Path, kind: str, samples: Samples, lists: dict[str, list[str]]) -> int:
     """Write a set under another name, and rename it; return the number of its images."""
     if folder.exists():
         raise ConfigError(f"{folder} is there already; remove it, or name another folder")
-    part = folder.with_name(f"{folder.name}.part")
+    part, images = folder.with_name(f"{folder.name}.part"), Counter[str]()
+
+    def list_members() -> Iterator[Member]:
+        for number, one in enumerate(samples):
+            images["all"] += 1
+            yield from ((f"{number:08d}.{suffix}", data) for suffix, data in one.items())
+
     shutil.rmtree(part, ignore_errors=True)
-    (part / "test").mkdir(parents=True)
-    count = 0
-    with (part / "test" / "0.tar").open("wb") as file:
-        writer = ShardWriter(file)
-        for one in members:
-            writer.write(f"{count:08d}", one)
-            count += 1
-        writer.close()
-    (part / "test" / SHARD_COUNT).write_text("1\n")
+    write_shard(part, kind, list_members())
     for name, lines in lists.items():
         (part / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
     part.rename(folder)
-    return count
+    return images.total()
 
 
-Sets = Iterator[tuple[str, Members, dict[str, list[str]]]]
+Sets = Iterator[tuple[str, Samples, dict[str, list[str]]]]
 
 
 def _read_xm3600(source: Path, languages: tuple[str, ...]) -> Sets:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pyarrow as pa
 from cyclopts import Parameter
 
-from dataops.errors import ConfigError, CorruptPart, SchemaError
+from dataops.errors import CorruptPart, SchemaError, writing
 from dataops.formatting import format_percent, format_quantity
 from dataops.parquet import read_parquet
 from dataops.regular_files import check_regular
@@ -69,7 +69,8 @@ def evaluate(
         for row in contamination(found.predictions(), read_matches(matches)):
             found.metrics[row.pop("task")]["contamination"] = row
     page = page or found.folder / "report.html"
-    _write_page(page, sets, found, other, compared)
+    with writing(page):
+        page.write_text(report_html(sets, found, other, compared), encoding="utf-8")
     if json:
         print_json(_as_json(sets, found, other, compared, page))
     else:
@@ -89,21 +90,12 @@ def data_folder(suite: Path, data: Path | None, home: Path) -> Path | None:
     return home / FETCHED if any(task.source for _, task in labelled) else None
 
 
-def _write_page(page: Path, suite: Suite, found: Evaluation, *more: Any) -> None:
-    try:
-        page.write_text(report_html(suite, found, *more), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {page}: {error.strerror or error}") from error
-
-
 def effective_robustness_by_set(found: Evaluation, other: Evaluation) -> dict[str, float]:
     """Return the effective robustness of a model on each shifted set, relative to the line through the other's scores."""
     shifts = {name: r["robustness"] for name, r in found.metrics.items() if "robustness" in r}
     theirs = {name: other.metrics[name]["robustness"] for name in shifts if "robustness" in other.metrics.get(name, {})}
     return {
-        name: effective_robustness(
-            shifts[name]["base_value"], shifts[name]["value"], [(line["base_value"], line["value"])]
-        )
+        name: effective_robustness(*(one[key] for one in (shifts[name], line) for key in ("base_value", "value")))
         for name, line in theirs.items()
     }
 

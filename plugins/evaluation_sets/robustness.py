@@ -3,29 +3,19 @@
 Source: Taori et al. 2020, "Measuring robustness to natural distribution shifts in image classification", section 2.
 """
 
-from collections.abc import Sequence
-from math import log
-
-import numpy as np
+from math import exp, log
 
 
-def effective_robustness(base: float, shifted: float, baseline: Sequence[tuple[float, float]]) -> float:
-    """Return how much better a model is under the shift than other models of its accuracy on the base set.
+def effective_robustness(base: float, shifted: float, other_base: float, other_shifted: float) -> float:
+    """Return how much better a model is under the shift than another model would be at its accuracy on the base set.
 
     Args:
         base, shifted: the model's accuracies.
-        baseline: (base, shifted) of other models, through which a line is fitted on the logit scale; through a single
-            one the line has slope 1.
+        other_base, other_shifted: those of the other model, through which the line has slope 1 on the logit scale.
 
     Returns: shifted - the line's value at `base`.
-    Raises: ValueError without a baseline.
     """
-    if not baseline:
-        raise ValueError("effective robustness is measured against at least one other model")
-    x, y = (np.array([logit(pair[side]) for pair in baseline]) for side in (0, 1))
-    slope, intercept = (1.0, float(y[0] - x[0])) if len(set(x.tolist())) == 1 else np.polyfit(x, y, 1)
-    predicted = 1 / (1 + np.exp(-(slope * logit(base) + intercept)))
-    return float(shifted - predicted)
+    return shifted - 1 / (1 + exp(-(logit(base) + logit(other_shifted) - logit(other_base))))
 
 
 def logit(accuracy: float) -> float:

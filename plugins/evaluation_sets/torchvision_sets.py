@@ -7,38 +7,30 @@ PNG, so that no pixel changes.
 
 import inspect
 import io
-import json
-import logging
 import sys
-import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from dataops.errors import ConfigError, PairmillError, SourceError
-from dataops.process import exit_with_parent
-from training.evaluation.sets import CLASS_NAMES, DATASET_TYPE, DEFAULT_TEMPLATE, SHARD_COUNT, TEMPLATES
-from training.model_config import FrozenModel
-
-SAMPLES_A_SHARD = 10_000
-
-logger = logging.getLogger(__name__)
+from dataops.errors import ConfigError, SourceError
+from tasks.evaluate.suite_writer import Member, write_shard
+from training.evaluation.sets import CLASS_NAMES, DEFAULT_TEMPLATE, TEMPLATES
+from training.job import JobFile, run_command
 
 
-class Job(FrozenModel):
+class Job(JobFile):
     """The fields of a job file."""
 
     name: str = Field(pattern=r"^[A-Z][A-Za-z0-9]*$")
     splits: tuple[str, ...] = Field(min_length=1)
     output: Path
-    parent_pid: int | None = Field(default=None, gt=0)
 
 
 def write_set(job: Job) -> None:
-    """Write class names, a plain prompt (unless a list of prompts exists) and the shards of each split.
+    """Write class names, a plain prompt (unless a list of prompts exists) and the shard of each split.
 
     Raises: ConfigError if torchvision has no such labelled set; SourceError if its files cannot be downloaded.
     """
@@ -47,10 +39,9 @@ def write_set(job: Job) -> None:
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ConfigError(f"torchvision/{job.name}: has no list of class names; bring it in CLIP_benchmark's layout")
     for split, data in sets.items():
-        _write_split(data, job.output / split)
+        write_shard(job.output, "classification", _list_members(data), split)
     names = [name.replace("_", " ") for name in classes]
     (job.output / CLASS_NAMES).write_text("".join(f"{name}\n" for name in names), "utf-8")
-    (job.output / DATASET_TYPE).write_text("classification\n", "utf-8")
     if not (job.output / TEMPLATES).is_file():
         (job.output / TEMPLATES).write_text(f"{DEFAULT_TEMPLATE}\n", "utf-8")
 
@@ -76,24 +67,11 @@ def _open(name: str, split: str, root: Path) -> Any:
         ) from error
 
 
-def _write_split(data: Any, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    shards = max(1, -(-len(data) // SAMPLES_A_SHARD))
-    for shard in range(shards):
-        part = folder / f".{shard}.tar.part"
-        with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for row in range(shard * SAMPLES_A_SHARD, min(len(data), (shard + 1) * SAMPLES_A_SHARD)):
-                image, label = data[row]
-                _add(tar, f"{row:08d}.png", _png(image))
-                _add(tar, f"{row:08d}.cls", str(int(label)).encode())
-        part.replace(folder / f"{shard}.tar")
-    (folder / SHARD_COUNT).write_text(f"{shards}\n", "utf-8")
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(content), 0o644
-    tar.addfile(entry, io.BytesIO(content))
+def _list_members(data: Any) -> Iterator[Member]:
+    for row in range(len(data)):
+        image, label = data[row]
+        yield f"{row:08d}.png", _png(image)
+        yield f"{row:08d}.cls", str(int(label)).encode()
 
 
 def _png(image: Image.Image) -> bytes:
@@ -104,19 +82,7 @@ def _png(image: Image.Image) -> bytes:
 
 def main(arguments: list[str]) -> int:
     """Run the job file that the command line names, and return the exit code of dataops/errors.py."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    try:
-        job = Job.model_validate(json.loads(Path(arguments[0]).read_text("utf-8")))
-        if job.parent_pid is not None:
-            exit_with_parent(job.parent_pid)
-        write_set(job)
-    except (ValidationError, OSError, IndexError, ValueError) as error:
-        logger.error("torchvision job: %s", error)
-        return ConfigError.exit_code
-    except PairmillError as error:
-        logger.error("%s", error)
-        return error.exit_code
-    return 0
+    return run_command(arguments, Job, write_set)
 
 
 if __name__ == "__main__":

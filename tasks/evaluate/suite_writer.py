@@ -34,11 +34,11 @@ def _write_lines(file: Path, lines: Sequence[str]) -> None:
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def write_shard(task: Path, kind: str, members: Sequence[Member]) -> None:
-    """Write the one shard of a set of a kind, `classification` or `retrieval`."""
+def write_shard(task: Path, kind: str, members: Iterable[Member], split: str = "test") -> None:
+    """Write the one shard of a split of a set of a kind, such as `classification` or `retrieval`."""
     _write_lines(task / "dataset_type.txt", [kind])
-    _write_lines(task / "test" / "nshards.txt", ["1"])
-    with tarfile.open(task / "test" / "0.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+    _write_lines(task / split / "nshards.txt", ["1"])
+    with tarfile.open(task / split / "0.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, content in members:
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
