@@ -53,13 +53,12 @@ def _list_runs(client: "MlflowClient") -> Iterator["Run"]:
     from mlflow.entities import ViewType
 
     experiments = [one.experiment_id for one in client.search_experiments(view_type=ViewType.ALL)]
-    token = None
-    while experiments:
-        page = client.search_runs(experiments, "", ViewType.ALL, RUNS_AT_ONCE, page_token=token)
-        yield from (run for run in page if any(name.startswith(OWN_TAGS) for name in run.data.tags))
-        token = page.token
-        if not token:
-            return
+    if experiments:
+        for run in tracking.read_pages(
+            lambda token: client.search_runs(experiments, "", ViewType.ALL, RUNS_AT_ONCE, page_token=token)
+        ):
+            if any(name.startswith(OWN_TAGS) for name in run.data.tags):
+                yield run
 
 
 def _search_values(client: "MlflowClient", run: "Run", scanner: Scanner, searched: Searched, *, erase: bool) -> None:
@@ -112,24 +111,18 @@ def _list_artefacts(repository: "ArtifactRepository", folder: str | None = None)
 
 def _search_versions(client: "MlflowClient", scanner: Scanner, searched: Searched, *, erase: bool) -> None:
     """Search the descriptions and tags of the versions of registered models."""
-    token = None
-    while True:
-        page = client.search_model_versions(max_results=1000, page_token=token)
-        for version in page:
-            if not any(name.startswith(OWN_TAGS) for name in version.tags):
-                continue
-            values = {f"tag {name}": value for name, value in version.tags.items()}
-            values["description"] = version.description or ""
-            for name, value in values.items():
-                finds, new = _scan(scanner, name, value, searched)
-                if finds and new != value and erase:
-                    client.update_model_version(version.name, version.version, new)
-                elif finds:
-                    where = f"models:/{version.name}/{version.version} {name}"
-                    searched.found.append(Found(searched.place, where, dict(finds), REMEDY_TAG))
-        token = page.token
-        if not token:
-            return
+    for version in tracking.read_pages(lambda token: client.search_model_versions(max_results=1000, page_token=token)):
+        if not any(name.startswith(OWN_TAGS) for name in version.tags):
+            continue
+        values = {f"tag {name}": value for name, value in version.tags.items()}
+        values["description"] = version.description or ""
+        for name, value in values.items():
+            finds, new = _scan(scanner, name, value, searched)
+            if finds and new != value and erase:
+                client.update_model_version(version.name, version.version, new)
+            elif finds:
+                where = f"models:/{version.name}/{version.version} {name}"
+                searched.found.append(Found(searched.place, where, dict(finds), REMEDY_TAG))
 
 
 def _scan(scanner: Scanner, name: str, value: str, searched: Searched) -> tuple[Finds, str]:

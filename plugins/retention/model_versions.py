@@ -53,7 +53,7 @@ def find_old_models(
     with tracking.mlflow_errors():
         client = tracking.connect()
         by_name: dict[str, list[Any]] = defaultdict(list)
-        for version in _pages(
+        for version in tracking.read_pages(
             lambda token: client.search_model_versions(max_results=VERSIONS_AT_ONCE, page_token=token)
         ):
             by_name[version.name].append(version)
@@ -132,21 +132,16 @@ def _named_by_snapshots(tags: Mapping[str, str], stores: Sequence[Store]) -> set
 
 
 def _our_models(client: Any) -> list[Any]:
-    experiments = [one.experiment_id for one in _pages(lambda token: client.search_experiments(page_token=token))]
+    experiments = [
+        one.experiment_id for one in tracking.read_pages(lambda token: client.search_experiments(page_token=token))
+    ]
     found = []
     for start in range(0, len(experiments), 100):
         ids = experiments[start : start + 100]
-        found += _pages(lambda token, ids=ids: client.search_logged_models(experiment_ids=ids, page_token=token))
+        found += tracking.read_pages(
+            lambda token, ids=ids: client.search_logged_models(experiment_ids=ids, page_token=token)
+        )
     return [model for model in found if tracking.KEY_TAG in model.tags]
-
-
-def _pages(search: Any) -> list[Any]:
-    found, token = [], None
-    while True:
-        page = search(token)
-        found += page
-        if not (token := page.token):
-            return found
 
 
 def _repository(client: Any, model_id: str) -> Any:

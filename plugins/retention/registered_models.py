@@ -1,15 +1,11 @@
 """The snapshots that registered models need. A server that does not answer is an error."""
 
-from collections.abc import Container, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Container, Mapping
 
 from dataops.snapshot import Manifest, SnapshotName
 from dataops.stages import STAGES
 from tasks.tracking import client as tracking
 from tasks.tracking.registry import VERSIONS_AT_ONCE
-
-if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
 
 
 def find_needed_snapshots(without: Container[str] = ()) -> dict[SnapshotName, str]:
@@ -22,7 +18,10 @@ def find_needed_snapshots(without: Container[str] = ()) -> dict[SnapshotName, st
     """
     needed: dict[SnapshotName, str] = {}
     with tracking.mlflow_errors():
-        for version in _all_versions():
+        client = tracking.connect()
+        for version in tracking.read_pages(
+            lambda token: client.search_model_versions(max_results=VERSIONS_AT_ONCE, page_token=token)
+        ):
             reason = f"{version.name} version {version.version}"
             if reason in without:
                 continue
@@ -34,16 +33,6 @@ def find_needed_snapshots(without: Container[str] = ()) -> dict[SnapshotName, st
             for key in version.tags.get(tracking.DATASETS_TAG, "").split():
                 needed.setdefault(SnapshotName("pack", key), reason)
     return needed
-
-
-def _all_versions() -> Iterator["ModelVersion"]:
-    client, token = tracking.connect(), None
-    while True:
-        page = client.search_model_versions(max_results=VERSIONS_AT_ONCE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def find_unknown_models(registered: Mapping[SnapshotName, Manifest]) -> dict[SnapshotName, str]:

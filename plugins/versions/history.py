@@ -143,16 +143,12 @@ def read_models() -> list[dict[str, Any]]:
 
     Raises: ServiceError if MLflow does not answer.
     """
-    client, token = tracking.connect(), None
+    client = tracking.connect()
     found: list[dict[str, Any]] = []
     with tracking.mlflow_errors():
-        while True:
-            page = client.search_registered_models(page_token=token)
-            for model in page or ():
-                numbers = [int(version.version) for version in model.latest_versions or ()]
-                newest = str(max(numbers)) if numbers else None
-                aliases = {alias: str(version) for alias, version in sorted(model.aliases.items())}
-                found.append({"name": model.name, "newest": newest, "aliases": aliases})
-            token = page.token
-            if not token:
-                return sorted(found, key=lambda model: model["name"])
+        for model in tracking.read_pages(lambda token: client.search_registered_models(page_token=token)):
+            numbers = [int(version.version) for version in model.latest_versions or ()]
+            newest = str(max(numbers)) if numbers else None
+            aliases = {alias: str(version) for alias, version in sorted(model.aliases.items())}
+            found.append({"name": model.name, "newest": newest, "aliases": aliases})
+    return sorted(found, key=lambda model: model["name"])

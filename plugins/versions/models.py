@@ -20,7 +20,7 @@ from plugins.versions.comparison import (
     load_side,
 )
 from plugins.versions.history import VersionRow, list_metrics, read_models, read_versions, table_rows
-from tasks.tracking import client as tracking
+from tasks.models.find import get_version
 from tasks.tracking.registry import MODEL, RegisteredVersion
 
 METRICS = 5
@@ -205,12 +205,8 @@ def _find_version(model: str) -> RegisteredVersion:
 
     Raises: ConfigError if there is none; ServiceError if MLflow does not answer.
     """
-    name, _, alias = model.removeprefix("models:/").partition("@")
-    name, _, number = name.partition("/")
-    with tracking.mlflow_errors():
-        client = tracking.connect()
-        found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
-    return RegisteredVersion(name, str(found.version), found.run_id, tuple(found.aliases), dict(found.tags))
+    found = get_version(f"models:/{model.removeprefix('models:/')}")
+    return RegisteredVersion(found.name, str(found.version), found.run_id, tuple(found.aliases), dict(found.tags))
 
 
 def parse_model(text: str) -> tuple[str, str | None]:

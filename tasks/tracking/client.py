@@ -7,9 +7,9 @@ when repeated. MLflow is imported inside functions, because the import takes two
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dataops.errors import ConfigError, ServiceError
 from dataops.redaction import redact, remove_credentials
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.store.entities.paged_list import PagedList
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 DATASETS_TAG = "dataset_keys"
@@ -94,6 +96,15 @@ def connect() -> "MlflowClient":
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def read_pages(search: Callable[[str | None], "PagedList[T]"]) -> Iterator[T]:
+    """Yield what a search finds on all of its pages; `search` takes the token of one."""
+    page = search(None)
+    yield from page
+    while page.token:
+        page = search(page.token)
+        yield from page
 
 
 def find_aliased_version(client: "MlflowClient", name: str, alias: str) -> "ModelVersion | None":
