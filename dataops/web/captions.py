@@ -51,8 +51,3 @@ def _limit_marks(text: str) -> str:
         if marks <= MAX_MARKS:
             kept.append(character)
     return "".join(kept)
-
-
-def fold_caption(caption: str) -> str:
-    """Return the caption case-folded and with normalised white space."""
-    return " ".join(unicodedata.normalize("NFC", caption.casefold()).split())

@@ -389,7 +389,7 @@ def _external_problem(url: str, path: str = "/health") -> str | None:
     if not url.startswith(("http://", "https://")) or needs_proxy(url):
         return None
     try:
-        status, _ = send_request(url + path, headers=authorization(url), timeout=5)
+        status, *_ = send_request(url + path, headers=authorization(url), timeout=5)
     except FetchError as error:
         return str(error)
     # hosted services answer 404, since they have no /health, or with a redirect to a page

@@ -14,6 +14,7 @@ way. If it is deleted, the model is asked again.
 
 import hashlib
 import threading
+import unicodedata
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +31,7 @@ from dataops.schema import CAPTIONS, uid
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Draft, Record
 from dataops.store import Store
-from dataops.web.captions import fold_caption, normalise_caption
+from dataops.web.captions import normalise_caption
 from plugins.captions.config import NAME, RecaptionConfig, RecaptionFacts
 from plugins.captions.endpoint import Answer, Endpoint
 from tasks.curate.config import CurateConfig
@@ -228,7 +229,7 @@ def _check_texts(kept: pl.DataFrame, answers: dict[str, Answer | str], config: R
         elif len(text) > config.max_chars:
             outcome = "too_long"
         else:
-            outcome = "same_caption" if fold_caption(text) == fold_caption(own) else ADDED
+            outcome = "same_caption" if _fold(text) == _fold(own) else ADDED
         texts.append(text if outcome == ADDED else None)
         outcomes.append(outcome)
     found = kept.select("uid").with_columns(
@@ -249,6 +250,10 @@ def _check_texts(kept: pl.DataFrame, answers: dict[str, Answer | str], config: R
             for name in ("caption", "language", "language_score")
         ),
     )
+
+
+def _fold(caption: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", caption.casefold()).split())
 
 
 def _detect(captions: pl.Series, config: RecaptionConfig) -> pl.DataFrame:

@@ -9,7 +9,6 @@ import base64
 import json
 import threading
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +17,11 @@ import msgspec
 from dataops.errors import ConfigError
 from dataops.redaction import read_secret
 from plugins.captions.config import API_KEY, RecaptionConfig
-from tasks.web.address_policy import DnsCache, Target
-from tasks.web.connection import Response, open_connection
 from tasks.web.fetch_error import FetchError
+from tasks.web.named_server import ServerAnswer, send_request
 from tasks.web.request import (
     REDIRECTS,
-    allow_body,
     parse_retry_seconds,
-    port_of,
-    read_body,
-    split_url,
-    translate_errors,
 )
 
 MAX_ANSWER_BYTES = 1 << 20
@@ -109,12 +102,9 @@ class Endpoint:
 
     def __init__(self, config: RecaptionConfig, image_extension: str, max_backoff: float = MAX_BACKOFF):
         self._config, self._max_backoff = config, max_backoff
-        self._parts = split_url(f"{config.endpoint}/chat/completions")
         self._mime_type = MIME_TYPES[image_extension]
-        self._headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
-        if (key := read_secret(API_KEY)) is not None:
-            self._headers["Authorization"] = f"Bearer {key.get_secret_value().strip()}"
-        self._dns = DnsCache(1)
+        key = read_secret(API_KEY)
+        self._login = {"Authorization": f"Bearer {key.get_secret_value().strip()}"} if key else {}
         self.pace = Pace(config.requests_per_second)
         self.requests = 0
         """Number of requests that were sent."""
@@ -152,27 +142,14 @@ class Endpoint:
         return json.dumps({**settings, "stream": False, "messages": [{"role": "user", "content": content}]}).encode()
 
     def _send(self, body: bytes) -> Answer:
-        parts, timeout = self._parts, self._config.timeout
-        deadline = time.monotonic() + timeout
-        with translate_errors(timeout):
-            targets = self._resolve(deadline)
-            with closing(open_connection(parts, targets, deadline)) as connection:
-                response = connection.send(parts, deadline, allow_body(MAX_ANSWER_BYTES), self._headers, body)
-                self._check_status(response)
-                data = b"".join(read_body(response, MAX_ANSWER_BYTES))
-        return _parse_answer(data)
+        url, timeout = f"{self._config.endpoint}/chat/completions", self._config.timeout
+        answer = send_request(url, body, headers=self._login, timeout=timeout, limit=MAX_ANSWER_BYTES)
+        self._check_status(answer)
+        return _parse_answer(answer.body)
 
-    def _resolve(self, deadline: float) -> list[Target]:
-        """Return the addresses of the endpoint, public or not. Raises: FetchError."""
-        found = self._dns.resolve(self._parts.hostname or "", deadline)
-        if not found:
-            raise FetchError("dns", "the host has no address" if found is not None else "no answer in time")
-        port = port_of(self._parts)
-        return [(family, (address[0], port, *address[2:])) for family, address in found]
-
-    def _check_status(self, response: Response) -> None:
+    def _check_status(self, answer: ServerAnswer) -> None:
         """Raise FetchError for any status but 200; ConfigError for one that every request will get."""
-        status = response.status
+        status = answer.status
         if status in (401, 403, 404):
             remedy = (
                 "check curate.recaption.endpoint and model" if status == 404 else f"set {API_KEY} in the environment"
@@ -181,7 +158,7 @@ class Endpoint:
         if status in REDIRECTS:
             raise FetchError("redirect", f"status {status}; redirects are not followed")
         if status != 200:
-            wait = parse_retry_seconds(response.headers.get("Retry-After"))
+            wait = parse_retry_seconds(answer.headers.get("Retry-After"))
             raise FetchError(f"http_{status}", f"status {status}", wait)
 
 

@@ -72,7 +72,7 @@ def _check_version(name: str, url: str, installed: Callable[[str], str] = metada
 def fetch_status(url: str) -> tuple[int, str]:
     """Return the HTTP status (0 if there was no answer) and the body."""
     try:
-        status, answer = send_request(url, headers=services.authorization(url), limit=2**16)
+        status, answer, _ = send_request(url, headers=services.authorization(url), limit=2**16)
         return status, answer.decode(errors="replace")
     except FetchError as error:
         return 0, str(error)

@@ -115,7 +115,7 @@ def _ask(path: str, body: dict[str, Any]) -> Any:
         return None
     headers = services.authorization(f"{api}{path}") | {"Content-Type": "application/json"}
     try:
-        status, answer = send_request(f"{api}{path}", headers=headers, body=json.dumps(body).encode(), timeout=5)
+        status, answer, _ = send_request(f"{api}{path}", headers=headers, body=json.dumps(body).encode(), timeout=5)
     except FetchError as error:
         logger.warning("Prefect does not answer: %s", error)
         return None

@@ -80,7 +80,7 @@ class EventSender:
         for left in range(ATTEMPTS - 1, -1, -1):
             try:
                 options = {"timeout": TIMEOUT_SECONDS, "limit": MAX_BYTES, "encrypted": bool(self._headers)}
-                status, _ = send_request(self._url, event, headers=self._headers, **options)
+                status, *_ = send_request(self._url, event, headers=self._headers, **options)
                 if 200 <= status < 300:
                     return
                 raise FetchError(f"http_{status}", "the server's answer; redirects are not followed")

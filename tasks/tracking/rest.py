@@ -52,7 +52,7 @@ def _request(path: str, body: bytes = b"") -> dict[str, Any] | None:
         return None
     try:
         url = f"{uri.rstrip('/')}/api/2.0/mlflow/{path}"
-        status, found = send_request(url, body, headers=authorization(uri), limit=MAX_BYTES)
+        status, found, _ = send_request(url, body, headers=authorization(uri), limit=MAX_BYTES)
         if 300 <= status < 400:
             raise FetchError("redirect", f"HTTP {status}; redirects are not followed, so name the URL that it leads to")
         return json.loads(found) if status == 200 else None

@@ -10,6 +10,7 @@ import ipaddress
 import time
 import urllib.request
 from contextlib import closing
+from email.message import Message
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -35,6 +36,7 @@ class ServerAnswer(NamedTuple):
 
     status: int
     body: bytes
+    headers: Message
 
 
 def basic_login(url: str, login: str | None = None) -> dict[str, str]:
@@ -77,7 +79,7 @@ def send_request(
         targets = [(family, (address[0], port_of(parts), *address[2:])) for family, address in found]
         with closing(open_connection(parts, targets, deadline)) as connection:
             response = connection.send(parts, deadline, allow_body(limit), lines, body)
-            return ServerAnswer(response.status, b"".join(read_body(response, limit)))
+            return ServerAnswer(response.status, b"".join(read_body(response, limit)), response.headers)
 
 
 def _is_loopback(address: tuple[str, int]) -> bool:
