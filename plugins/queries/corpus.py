@@ -5,16 +5,16 @@ import gzip
 import html
 import io
 import re
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 import polars as pl
 import pyarrow as pa
 
+from dataops.ahead import take_results
 from dataops.errors import explain_unreadable
 from dataops.regular_files import open_regular
 from plugins.queries.building import BIGRAMS, UNIGRAMS, count_bigrams, count_unigrams, sum_counts
@@ -63,16 +63,11 @@ def _count_batches(
     batches = (batch for path in paths for batch in _read_batches(path, batch_chars))
     first = list(islice(batches, 2))
     if len(first) < 2 or workers < 2:  # a worker takes longer to start than to count
-        yield from (_count_batch(count, batch) for source in (first, batches) for batch in source)
+        yield from (_count_batch(count, batch) for batch in chain(first, batches))
         return
     with worker_pool(workers) as pool:
-        running: deque[Any] = deque()
-        for batch in (batch for source in (first, batches) for batch in source):
-            running.append(pool.submit(_count_batch, count, batch))
-            if len(running) > workers:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+        counts = (pool.submit(_count_batch, count, batch) for batch in chain(first, batches))
+        yield from take_results(counts, workers, pool)
 
 
 def _count_batch(count: Callable[[pl.Series], pl.DataFrame], batch: Batch) -> pl.DataFrame:

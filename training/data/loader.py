@@ -6,7 +6,6 @@ ranks and worker threads (decoding and scaling release the interpreter's lock) o
 """
 
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ import msgspec
 import numpy as np
 import xxhash
 
+from dataops.ahead import take_results
 from dataops.schema import CAPTIONS
 from training.data import decode
 from training.data.epoch_order import Sampling, Windows
@@ -411,19 +411,14 @@ def load_batches(
             yield filling.collect()
         return
     cv2.setNumThreads(0)  # these threads are the parallelism
-    ahead: deque[Future[Batch]] = deque()
+
+    def submit(filling: _PartialBatch) -> Future[Batch]:
+        rows = range(len(filling.samples))
+        tasks = [pool.submit(filling.fill, rows[i : i + SAMPLES_PER_TASK]) for i in rows[::SAMPLES_PER_TASK]]
+        return pool.submit(filling.collect, tasks)  # after its tasks
+
     with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool:
-        try:
-            for filling in fillings:
-                rows = range(len(filling.samples))
-                tasks = [pool.submit(filling.fill, rows[i : i + SAMPLES_PER_TASK]) for i in rows[::SAMPLES_PER_TASK]]
-                ahead.append(pool.submit(filling.collect, tasks))  # after its tasks
-                if len(ahead) > READ_AHEAD:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from take_results(map(submit, fillings), READ_AHEAD, pool)
 
 
 def _format_captions(captions: list[str], plan: Plan, epoch: int, samples: np.ndarray) -> list[str]:

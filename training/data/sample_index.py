@@ -11,9 +11,8 @@ import os
 import shutil
 import time
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import xxhash
 
+from dataops.ahead import take_results
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError, ContractError
 from dataops.regular_files import open_regular, read_text
@@ -258,17 +258,8 @@ def _index_shards(files: ShardFiles, options: Mapping[str, Any], workers: int) -
     if workers < 2:
         yield from map(index, numbers)
         return
-    ahead: deque[Future[ShardSamples]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="index") as pool:
-        try:
-            for number in numbers:
-                ahead.append(pool.submit(index, number))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from take_results((pool.submit(index, number) for number in numbers), 2 * workers, pool)
 
 
 @dataclass

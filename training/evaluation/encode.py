@@ -10,9 +10,8 @@ Shape suffixes: N images or texts, B batch, R readable images of a batch, L toke
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from dataops.ahead import take_results
 from dataops.errors import ContractError
 from dataops.process import count_cores
 from training import distributed
@@ -206,18 +206,8 @@ def encode_texts(
 def map_in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[Result]:
     """Yield `map(work, items)`, by threads that each run torch on one core; at most two items a thread are in progress."""
     threads = threads or count_cores()
-    stream = iter(items)
-    ahead: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, "evaluate", torch.set_num_threads, (1,)) as pool:
-        try:
-            for item in islice(stream, 2 * threads):
-                ahead.append(pool.submit(work, item))
-            while ahead:
-                result = ahead.popleft().result()
-                ahead.extend(pool.submit(work, item) for item in islice(stream, 1))
-                yield result
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        yield from take_results((pool.submit(work, item) for item in items), 2 * threads - 1, pool)
 
 
 def normalize_features(features_BD: Tensor, kind: str) -> Tensor:
