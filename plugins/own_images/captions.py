@@ -11,6 +11,7 @@ from dataops.errors import ConfigError
 from dataops.reasons import Reason
 from dataops.web.captions import normalise_caption
 from dataops.web.urls import truncate_url
+from plugins.own_images.lists import quote
 from plugins.own_images.reasons import BAD_CAPTION
 from tasks.extract.sources.pairs_writer import PairsWriter
 
@@ -51,9 +52,7 @@ def find_caption_names(names: Sequence[str], configured: Sequence[str], where: s
         missing = [] if configured else [*CAPTION_NAMES]
     if missing:
         what = f"no column named {', '.join(missing)}"
-        raise ConfigError(
-            f"{where}: {what}; its columns: {_quote(names)}. Choose from them with source.caption_columns"
-        )
+        raise ConfigError(f"{where}: {what}; its columns: {quote(names)}. Choose from them with source.caption_columns")
     return [*configured]
 
 
@@ -64,11 +63,7 @@ def find_column(names: Sequence[str], configured: str | None, usual: Sequence[st
         return found[0]
     wanted = configured or ", ".join(usual)
     what = "several columns" if found else "no column"
-    raise ConfigError(f"{where}: {what} named {wanted}; its columns: {_quote(names)}. Choose one with source.{key}")
-
-
-def _quote(names: Sequence[str]) -> str:
-    return ", ".join(repr(name[:60]) for name in names[:40]) or "none"
+    raise ConfigError(f"{where}: {what} named {wanted}; its columns: {quote(names)}. Choose one with source.{key}")
 
 
 def _kind(name: str) -> str | None:

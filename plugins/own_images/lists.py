@@ -96,7 +96,7 @@ def find_columns_in_first_row(row: Sequence[str], configured: ColumnNames, file:
         return find_columns(row, names, file)
     if configured.extra or configured.more or isinstance(configured.url, str) or isinstance(configured.caption, str):
         raise ConfigError(
-            f"{file}: has no header (its first row is {_quote(row)}), so no column has a name; "
+            f"{file}: has no header (its first row is {quote(row)}), so no column has a name; "
             "set source.url_column and source.caption_column to positions, counted from 0, and no source.extra_columns or "
             "source.more_captions"
         )
@@ -107,7 +107,7 @@ def find_columns_in_first_row(row: Sequence[str], configured: ColumnNames, file:
         caption = 1 - url
     if url is None or caption is None or url == caption or max(url, caption) >= len(row):
         raise ConfigError(
-            f"{file}: has no header, and the columns of URL and caption are not clear from its first row {_quote(row)}; "
+            f"{file}: has no header, and the columns of URL and caption are not clear from its first row {quote(row)}; "
             "set source.url_column and source.caption_column to their positions, counted from 0"
         )
     return Columns(url, caption, None, (), len(row), has_header=False)
@@ -130,9 +130,7 @@ def _find(
         to_set = " and ".join(f"source.{key}" for key in dict.fromkeys(keys))
         if any(re.search(r"(?i)file_?(?:name|path)|^path$|\.(?:jpe?g|png|webp|gif)$", name.strip()) for name in names):
             to_set += '; images of this machine are read by source.kind = "folder"'
-        raise ConfigError(
-            f"{file}: {'; '.join(problems)}; its columns: {_quote(names)}. Choose from them with {to_set}"
-        )
+        raise ConfigError(f"{file}: {'; '.join(problems)}; its columns: {quote(names)}. Choose from them with {to_set}")
     return tuple(where for where in found if isinstance(where, int))
 
 
@@ -159,7 +157,8 @@ def _name_at(row: Sequence[str], column: str | int | None) -> str | None:
     return column
 
 
-def _quote(fields: Sequence[str]) -> str:
+def quote(fields: Sequence[str]) -> str:
+    """Return the names of columns, or the fields of a row, for an error."""
     return ", ".join(repr(field[:60]) for field in fields[:40]) or "none"
 
 
@@ -312,7 +311,7 @@ def detect_format(name: str) -> tuple[Format, str | None]:
 
 def read_row_group_sizes(path: Path) -> list[int]:
     """Return the number of rows in each row group of a Parquet list. Raises: SourceError if it cannot be read."""
-    with translate_errors(path), pq.ParquetFile(path) as file:
+    with naming_file(path, str(path)), pq.ParquetFile(path) as file:
         return [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
 
 
@@ -337,7 +336,7 @@ def read_list(
     """
     name = name or path.name
     kind, compression = detect_format(name)
-    with translate_errors(path):
+    with naming_file(path, name):
         if kind == "parquet":
             rows = _read_parquet(path, configured, report, name, groups)
         else:
@@ -347,22 +346,27 @@ def read_list(
 
 
 @contextmanager
-def translate_errors(path: Path) -> Iterator[None]:
-    """Raise SourceError if a file is no regular file, and instead of the errors that readers raise for a damaged one."""
+def naming_file(path: Path, name: str) -> Iterator[None]:
+    """Name the file in what is raised for one that is no regular file or cannot be read. Raises: UnusableSource."""
     try:
         check_regular(path)
         yield
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException) as error:
-        raise UnusableSource(
-            f"{path}: cannot be read ({str(error) or type(error).__name__}); fetch it again, or remove it from source.paths"
-        ) from error
+        why = str(error).replace("\n", " ")[:300] or type(error).__name__
+        raise UnusableSource(f"{name}: cannot be read ({why}); write it again, or remove it from the source") from error
+
+
+@contextmanager
+def open_text(path: Path, compression: str | None) -> Iterator[BinaryIO]:
+    """Open a list that is no Parquet, as the stream that `parse_records` and `json_lines` read."""
+    with pa.input_stream(str(path), compression=compression, buffer_size=1 << 20) as stream:
+        yield io.BufferedReader(cast("Any", stream), 1 << 20)
 
 
 def _read_text(
     path: Path, kind: Format, compression: str | None, configured: ColumnNames, report: ReportBadRow, name: str
 ) -> Iterator[RawRows]:
-    with pa.input_stream(str(path), compression=compression, buffer_size=1 << 20) as stream:
-        binary = cast("BinaryIO", io.BufferedReader(cast("Any", stream), 1 << 20))
+    with open_text(path, compression) as binary:
         if kind == "jsonl":
             rows = _read_jsonl(binary, configured, report, name)
         else:
@@ -409,8 +413,8 @@ def _read_jsonl(stream: BinaryIO, configured: ColumnNames, report: ReportBadRow,
     """Yield the rows of JSON Lines; the keys of the first object determine the columns."""
     keys: list[str] = []
     columns = None
-    for number, line in enumerate(_json_lines(stream)):
-        value = _parse_object(line)
+    for number, line in enumerate(json_lines(stream)):
+        value = parse_object(line)
         if isinstance(value, str):
             if value:
                 report(number, value)
@@ -429,7 +433,7 @@ def _read_jsonl(stream: BinaryIO, configured: ColumnNames, report: ReportBadRow,
         raise UnusableSource(f"{name}: contains no JSON object")
 
 
-def _json_lines(stream: BinaryIO) -> Iterator[bytes | None]:
+def json_lines(stream: BinaryIO) -> Iterator[bytes | None]:
     """Yield the lines as UTF-8, None for a line that is too long."""
     text = decode_stream(stream)
     while line := text.readline(MAX_JSON_LINE):
@@ -441,7 +445,7 @@ def _json_lines(stream: BinaryIO) -> Iterator[bytes | None]:
             yield line.encode("utf-8", "surrogatepass")
 
 
-def _parse_object(line: bytes | None) -> dict[str, Any] | str:
+def parse_object(line: bytes | None) -> dict[str, Any] | str:
     """Return the object of a line, or the reason why there is none; '' for a blank line."""
     if line is None:
         return "line_too_long"

@@ -11,10 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.errors import ConfigError
-from dataops.regular_files import check_regular
 from plugins.own_images.captions import find_caption_names
+from plugins.own_images.lists import naming_file
 from plugins.own_images.reasons import NO_IMAGE
-from plugins.own_images.tables import naming_file
 from tasks.files.base import SourceFile
 from tasks.web.fetch_error import FetchError
 
@@ -68,19 +67,17 @@ def read_captions(
 
     Raises: UnusableSource, ConfigError.
     """
-    with file.local() as path, naming_file(file.name):
-        check_regular(path)
-        with pq.ParquetFile(path, pre_buffer=False) as table:
-            schema = table.schema_arrow
-            find_image_column(schema, image_column, file.name)
-            texts = [one.name for one in schema if _has_text(one.type)]
-            captions = find_caption_names(texts, caption_columns, file.name)
-            further = [name for name in ("url", "page_url", "license") if name in texts and name not in captions]
-            number = 0
-            for batch in table.iter_batches(4_096, columns=[*captions, *further], use_threads=False):
-                for row in batch.to_pylist():
-                    yield number, row, captions
-                    number += 1
+    with file.local() as path, naming_file(path, file.name), pq.ParquetFile(path, pre_buffer=False) as table:
+        schema = table.schema_arrow
+        find_image_column(schema, image_column, file.name)
+        texts = [one.name for one in schema if _has_text(one.type)]
+        captions = find_caption_names(texts, caption_columns, file.name)
+        further = [name for name in ("url", "page_url", "license") if name in texts and name not in captions]
+        number = 0
+        for batch in table.iter_batches(4_096, columns=[*captions, *further], use_threads=False):
+            for row in batch.to_pylist():
+                yield number, row, captions
+                number += 1
 
 
 def _has_text(kind: pa.DataType) -> bool:
@@ -114,7 +111,7 @@ class Spool:
         self._file.flush()
 
     def _copy(self, file: SourceFile, urls: Mapping[int, str], column: str | None) -> None:
-        with file.local() as path, naming_file(file.name), pq.ParquetFile(path, pre_buffer=False) as table:
+        with file.local() as path, naming_file(path, file.name), pq.ParquetFile(path, pre_buffer=False) as table:
             name = find_image_column(table.schema_arrow, column, file.name)
             start = 0
             for group in range(table.num_row_groups):

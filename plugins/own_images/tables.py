@@ -1,33 +1,17 @@
 """Read the rows of a list of images: CSV, TSV, JSON Lines or Parquet."""
 
-import io
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO
 
-import orjson
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.errors import UnusableSource
-from dataops.regular_files import check_regular
-from plugins.own_images.lists import MAX_JSON_LINE, decode_stream, detect_format, parse_records
+from plugins.own_images.lists import detect_format, json_lines, naming_file, open_text, parse_object, parse_records
 from tasks.files.base import SourceFile
 
 _BATCH = 1_024
 Row = tuple[int, dict[str, Any]]
-
-
-@contextmanager
-def naming_file(name: str) -> Iterator[None]:
-    """Name the file in what is raised for one that cannot be read. Raises: UnusableSource."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        why = str(error).replace("\n", " ")[:300] or type(error).__name__
-        raise UnusableSource(f"{name}: cannot be read ({why}); write it again, or remove it from the source") from error
 
 
 def read_rows(
@@ -42,13 +26,11 @@ def read_rows(
     Raises: UnusableSource if the list cannot be read, has no row, or is not UTF-8; ConfigError of `choose`.
     """
     kind, compression = detect_format(file.name)
-    with file.local() as path, naming_file(file.name):
-        check_regular(path)
+    with file.local() as path, naming_file(path, file.name):
         if kind == "parquet":
             yield from _read_parquet(path, choose)
             return
-        with pa.input_stream(str(path), compression=compression, buffer_size=1 << 20) as stream:
-            binary = cast(io.BufferedReader, io.BufferedReader(cast(Any, stream), 1 << 20))
+        with open_text(path, compression) as binary:
             if kind == "jsonl":
                 rows = _read_objects(binary, choose, report, file.name)
             else:
@@ -70,7 +52,7 @@ def _read_parquet(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) 
 
 
 def _read_records(
-    stream: io.BufferedReader,
+    stream: BinaryIO,
     delimiter: str,
     choose: Callable[[Sequence[str]], Sequence[str]],
     report: Callable[[int, str], None],
@@ -104,28 +86,18 @@ def _check_text(texts: Sequence[str], name: str, where: str) -> None:
 
 
 def _read_objects(
-    stream: io.BufferedReader,
+    stream: BinaryIO,
     choose: Callable[[Sequence[str]], Sequence[str]],
     report: Callable[[int, str], None],
     name: str,
 ) -> Iterator[Row]:
-    text, is_first = decode_stream(stream), True
-    for number, line in enumerate(iter(lambda: text.readline(MAX_JSON_LINE), "")):
-        if len(line) == MAX_JSON_LINE and line[-1] != "\n":
-            while (rest := text.readline(MAX_JSON_LINE)) and rest[-1] != "\n":
-                pass
-            report(number, "line_too_long")
-            continue
-        if line.isspace():
-            continue
-        _check_text([line], name, f"line {number + 1:,}")
-        try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            report(number, "bad_json")
-            continue
-        if not isinstance(value, dict):
-            report(number, "not_an_object")
+    is_first = True
+    for number, line in enumerate(json_lines(stream)):
+        _check_text([(line or b"").decode("utf-8", "surrogatepass")], name, f"line {number + 1:,}")
+        value = parse_object(line)
+        if isinstance(value, str):
+            if value:
+                report(number, value)
             continue
         if is_first:
             choose([*value])
