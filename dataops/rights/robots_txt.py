@@ -128,26 +128,6 @@ def _count(combinations: Iterable[tuple[int, ...]], rules: Sequence[Sequence[obj
     return sum(len(rules[group]) for groups in set(combinations) for group in groups)
 
 
-class _Rules:
-    """The rules that apply to an agent."""
-
-    def __init__(self, rules: Iterable[_Rule]):
-        ordered = sorted(set(rules), key=lambda rule: (-count_octets(rule[1]), not rule[0], rule[1]))
-        self._allow = PathPatterns(((i, rule[1]) for i, rule in enumerate(ordered) if rule[0]), permits=True)
-        self._disallow = PathPatterns(((i, rule[1]) for i, rule in enumerate(ordered) if not rule[0]), permits=False)
-
-    def estimate_work(self, path: str) -> int:
-        return self._allow.estimate_work(path) + self._disallow.estimate_work(path)
-
-    def allows(self, path: str) -> bool:
-        """Return whether the longest match is no `Disallow`; of two equally long ones `Allow` wins (section 2.2.2)."""
-        disallowed = self._disallow.find(path)
-        if disallowed is None:
-            return True
-        allowed = self._allow.find(path)
-        return allowed is not None and allowed < disallowed
-
-
 class UsageRule(NamedTuple):
     """One line of a signal."""
 
@@ -168,26 +148,31 @@ def _parse_usage_rules(signal: Signal, label: str, value: str) -> Iterator[Usage
         yield UsageRule(signal.name, pattern, finding)
 
 
-class UsageRules:
-    """The rules of one signal that apply to an agent: the longest match counts, of equally long ones a prohibition."""
+class _Rules:
+    """The rules that apply to an agent: the longest match counts (section 2.2.2).
 
-    def __init__(self, rules: Iterable[UsageRule]):
-        ordered = sorted(set(rules), key=lambda rule: (-count_octets(rule.pattern), rule.finding.permits, rule.pattern))
-        self._findings = [rule.finding for rule in ordered]
+    Args:
+        rules: whether each permits, its pattern, and what a line of a signal states.
+        first: which of two equally long ones counts: one that permits, or one that forbids.
+    """
+
+    def __init__(self, rules: Iterable[tuple[bool, str, Finding | None]], *, first: bool):
+        self._rules = sorted(set(rules), key=lambda rule: (-count_octets(rule[1]), rule[0] != first, rule[1]))
         self._permitted, self._forbidden = (
-            PathPatterns(
-                ((i, rule.pattern) for i, rule in enumerate(ordered) if rule.finding.permits == is_), permits=is_
-            )
+            PathPatterns(((i, rule[1]) for i, rule in enumerate(self._rules) if rule[0] == is_), permits=is_)
             for is_ in (True, False)
         )
 
     def estimate_work(self, path: str) -> int:
         return self._permitted.estimate_work(path) + self._forbidden.estimate_work(path)
 
-    def find(self, path: str) -> Finding | None:
-        """Return what the rule states that decides on a path with its query, or None."""
+    def find(self, path: str) -> tuple[bool, str, Finding | None] | None:
+        """Return the rule that decides on a path with its query, or None."""
         ranks = [rank for rules in (self._forbidden, self._permitted) if (rank := rules.find(path)) is not None]
-        return self._findings[min(ranks)] if ranks else None
+        return self._rules[min(ranks)] if ranks else None
+
+    def allows(self, path: str) -> bool:
+        return (found := self.find(path)) is None or found[0]
 
 
 class RobotsFile:
@@ -199,7 +184,7 @@ class RobotsFile:
         self._by_agent: dict[tuple[int, str], _Rules] = {}
         self._by_groups: dict[tuple[int, ...], _Rules] = {}
         self._named: dict[tuple[str, ...], tuple[dict[str, list[_Rules]], set[_Rules]]] = {}
-        self._usage: dict[tuple[int, str, tuple[int, ...]], UsageRules] = {}
+        self._usage: dict[tuple[int, str, tuple[int, ...]], _Rules] = {}
 
     @classmethod
     def parse(cls, text: str, agents: Collection[str] | None = None, host: str = "") -> "RobotsFile":
@@ -255,7 +240,7 @@ class RobotsFile:
         """
         path, ours = get_path(url), agents.own
         others = () if ours.lower() in self._readings[0].groups else agents.others
-        applicable: dict[UsageRules, tuple[str, str]] = {}
+        applicable: dict[_Rules, tuple[str, str]] = {}
         for number, reading in enumerate(self._readings):
             if not reading.usage_rules or self._too_many_rules:
                 continue
@@ -269,18 +254,21 @@ class RobotsFile:
         for rules, (signal, suffix) in applicable.items():
             if is_too_slow and rules.estimate_work(path):
                 found[signal] = Finding(False, "the file has too many wildcards for this URL")
-            elif (one := rules.find(path)) and (signal not in found or (found[signal].permits and not one.permits)):
+            elif (
+                (rule := rules.find(path))
+                and (one := rule[2])
+                and (signal not in found or (found[signal].permits and not one.permits))
+            ):
                 found[signal] = one._replace(detail=one.detail + suffix)
         of_host = dict.fromkeys(one for reading in self._readings for one in reading.of_host)
         return [*found.items(), *of_host]
 
-    def _find_usage_rules(self, number: int, signal: str, groups: tuple[int, ...]) -> UsageRules:
+    def _find_usage_rules(self, number: int, signal: str, groups: tuple[int, ...]) -> _Rules:
         key = (number, signal, groups)
         if key not in self._usage:
             reading = self._readings[number]
-            self._usage[key] = UsageRules(
-                rule for group in groups for rule in reading.usage_rules[group] if rule.signal == signal
-            )
+            rules = (rule for group in groups for rule in reading.usage_rules[group] if rule.signal == signal)
+            self._usage[key] = _Rules(((one.finding.permits, one.pattern, one.finding) for one in rules), first=False)
         return self._usage[key]
 
     def _find_named_rules(self, agents: tuple[str, ...]) -> tuple[dict[str, list[_Rules]], set[_Rules]]:
@@ -304,7 +292,7 @@ class RobotsFile:
                 key = (number, *groups)
                 if key not in self._by_groups:
                     rules = [] if self._too_many_rules else [rule for group in groups for rule in reading.rules[group]]
-                    self._by_groups[key] = _Rules(rules)
+                    self._by_groups[key] = _Rules(((*rule, None) for rule in rules), first=True)
                 self._by_agent[number, name] = self._by_groups[key]
             found.append(self._by_agent[number, name])
         return found
