@@ -52,7 +52,7 @@ MATCHES = pa.schema(
         ("correlation", pa.float32()),  # 1 for exact
     ]
 )
-_INDEXED = pa.schema(
+INDEXED = pa.schema(
     [
         ("evaluation_set", pa.string()),
         ("member", pa.string()),
@@ -157,21 +157,20 @@ def index_images(draft: Draft, task: IndexTask) -> Record:
     rows, unreadable = [], 0
     for member, data in read_files(task.files, "curate.overlap.paths"):
         try:
-            plane, hashes = index_image(images.decode_pixels(data))
+            row = describe_image(member, data)
         except images.ImageRefused as refused:
             unreadable += refused.reason != Reason.NOT_AN_IMAGE
             continue
-        rows.append(
-            {
-                "evaluation_set": task.evaluation_set,
-                "member": member,
-                "sha256": sha256(data).hexdigest(),
-                "plane": plane.tobytes(),
-                "hashes": hashes.astype("<u8").tobytes(),
-            }
-        )
-    part = draft.put_table(f"_work/{task.id}.parquet", pa.Table.from_pylist(rows, _INDEXED))
+        rows.append({"evaluation_set": task.evaluation_set, **row})
+    part = draft.put_table(f"_work/{task.id}.parquet", pa.Table.from_pylist(rows, INDEXED))
     return Record(task=task.id, parts=[part], facts={"unreadable": unreadable})
+
+
+def describe_image(member: str, data: bytes) -> dict[str, Any]:
+    """Return a row of INDEXED without its set. Raises: ImageRefused."""
+    plane, hashes = index_image(images.decode_pixels(data))
+    digest, packed = sha256(data).hexdigest(), hashes.astype("<u8").tobytes()
+    return {"member": member, "sha256": digest, "plane": plane.tobytes(), "hashes": packed}
 
 
 def read_files(files: Sequence[SourceFile], field: str) -> Iterator[tuple[str, bytes]]:
@@ -209,7 +208,7 @@ def search_shards(draft: Draft, task: SearchTask) -> Record:
 def _read_indexed(store_uri: str, names: tuple[str, ...]) -> pa.Table:
     """Return the index of all evaluation images; a worker reads it once."""
     store = open_store(store_uri)
-    return pa.concat_tables([_INDEXED.empty_table(), *(read_table(store, name) for name in names)])
+    return pa.concat_tables([INDEXED.empty_table(), *(read_table(store, name) for name in names)])
 
 
 def find_matches(

@@ -8,7 +8,6 @@ evaluation image. docs/clean/curate.md describes which copies are found, and how
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dataops.digest import canonical_json, file_sha256
+from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.errors import CorruptPart
 from dataops.images.decode import ImageRefused, decode_pixels
 from dataops.images.fingerprint import MATRIX_SIDE, compute_luminance, resize_plane
 from dataops.images.near_duplicates import find_close_pairs
-from dataops.images.overlap import index_image
 from dataops.parquet import encode_table, read_parquet
 from dataops.shards.tar import read_index
 from dataops.snapshot import Manifest, read_table
 from dataops.storage.cached_files import mark_used
 from dataops.store import FolderStore, Store
 from tasks.curate.config import OverlapThresholds
-from tasks.curate.evaluation_overlap import MATCHES, find_matches
+from tasks.curate.evaluation_overlap import INDEXED, MATCHES, describe_image, find_matches
 from training.evaluation.samples import Sample
 from training.evaluation.sets import EvalSet
 from training.evaluation.suite import Suite
@@ -38,14 +36,8 @@ INDEX_VERSION = 1
 """Raised when images are indexed by other values."""
 BATCH_IMAGES = 256
 """Number of images in memory at a time."""
-_INDEXED = pa.schema(
-    [
-        ("member", pa.string()),  # the sample's key
-        ("sha256", pa.string()),
-        ("plane", pa.binary()),
-        ("hashes", pa.binary()),  # uint64, little-endian
-    ]
-)
+_INDEXED = INDEXED.remove(0)
+"""A set is indexed without its name; the `member` is the key of a sample."""
 _TEXTS = ("txt", "json")
 
 logger = logging.getLogger(__name__)
@@ -94,7 +86,7 @@ def index_images(data: EvalSet, index: FolderStore, pool: ThreadPoolExecutor) ->
         index: an index is written there once, for all models.
     """
     files = [[path.relative_to(data.root).as_posix(), file_sha256(path)] for path in data.files()]
-    name = f"{sha256(canonical_json([INDEX_VERSION, data.kind, data.split, files]).encode()).hexdigest()[:32]}.parquet"
+    name = f"{text_sha256(canonical_json([INDEX_VERSION, data.kind, data.split, files]))[:32]}.parquet"
     if index.size(name) is not None:
         mark_used(index.local(name))
         try:
@@ -112,15 +104,9 @@ def index_images(data: EvalSet, index: FolderStore, pool: ThreadPoolExecutor) ->
 def _index_sample(sample: Sample) -> dict[str, Any] | None:
     """Return a row of _INDEXED, or None where the image cannot be decoded."""
     try:
-        plane, hashes = index_image(decode_pixels(sample.image))
+        return describe_image(sample.key, sample.image)
     except ImageRefused:
         return None
-    return {
-        "member": sample.key,
-        "sha256": sha256(sample.image).hexdigest(),
-        "plane": plane.tobytes(),
-        "hashes": hashes.astype("<u8").tobytes(),
-    }
 
 
 def _find_candidates(indexed: pa.Table, trained: pa.Table, thresholds: OverlapThresholds) -> NDArray[np.int64]:

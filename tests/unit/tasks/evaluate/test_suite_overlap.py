@@ -44,7 +44,7 @@ def test_find_overlaps_finds_the_images_that_were_trained_on(tmp_path, monkeypat
     assert group_by_task(both) == {"one": {*of, "dog/other.png"}, "two": {*of, "dog/other.png"}}
 
     (kept,) = (tmp_path / "overlap").iterdir()  # both tasks and both calls share the index
-    monkeypatch.setattr(evaluate_overlap, "index_image", None)
+    monkeypatch.setattr(evaluate_overlap, "describe_image", None)
     assert find_overlaps(suite, store, [manifests["pack"]], tmp_path, 1).equals(found)
     kept.write_bytes(b"PAR1")
     monkeypatch.undo()
