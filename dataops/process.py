@@ -59,11 +59,15 @@ def cpu_seconds() -> float:
 
 def processor_name() -> str:
     """Return the name of this machine's processor, as its system has it."""
+    return _read_cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _read_cpuinfo(key: str) -> str:
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            if line.startswith("model name"):
+            if line.startswith(key):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def has_gpu(devices: Path = Path("/dev")) -> bool:
@@ -85,11 +89,7 @@ def find_precision(*, on_gpu: bool) -> Literal["bf16", "fp16", "fp32"]:
             listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.split()
             return "fp16" if min(map(float, listed)) < 8 else "bf16"
         return "bf16"
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            if line.startswith("flags"):
-                return "bf16" if {"avx512_bf16", "amx_bf16"} & {*line.split()} else "fp32"
-    return "fp32"
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & {*_read_cpuinfo("flags").split()} else "fp32"
 
 
 def pid_namespace() -> str:
@@ -194,21 +194,12 @@ HF_HUB_DISABLE_TELEMETRY DO_NOT_TRACK SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUN
 HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy all_proxy no_proxy
 PAIRMILL_HOME PAIRMILL_ELSEWHERE PAIRMILL_CACHE_BYTES PAIRMILL_SERVICE
 """
-_OF_WORKERS = """
-AWS_PROFILE AWS_DEFAULT_PROFILE AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_CONFIG_FILE
-AWS_SHARED_CREDENTIALS_FILE AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN AWS_ROLE_SESSION_NAME AWS_CA_BUNDLE AWS_MAX_ATTEMPTS
-AWS_RETRY_MODE AWS_EC2_METADATA_DISABLED AWS_REQUEST_CHECKSUM_CALCULATION AWS_RESPONSE_CHECKSUM_VALIDATION
-OPENLINEAGE_URL OPENLINEAGE_ENDPOINT OPENLINEAGE_DISABLED PAIRMILL_STORES PAIRMILL_GIT_COMMIT PAIRMILL_OSV_URL
-RAY_ADDRESS WANDB_MODE WANDB_DIR WANDB_BASE_URL WANDB_PROJECT WANDB_ENTITY
-"""
 _BEGINNINGS = "LC_ CUDA_ CUBLAS_ CUDNN_ NCCL_ GLOO_ OMP_ GOMP_ KMP_ MKL_ DNNL_ ONEDNN_ OPENBLAS_ TORCH_ PYTORCH_"
 _BEGINNINGS += " TORCHINDUCTOR_ TORCHDYNAMO_ TRITON_ FI_ OFI_ UCX_ RDMAV_"
 NAMES = frozenset([JOB_ENVIRONMENT, *_EXACT.split()])
 """Names that reach each job. A value that is a URL with credentials does not: a proxy with a password."""
 FAMILIES = tuple(_BEGINNINGS.split())
 """Beginnings of names of settings of libraries, which reach each job too, unless `is_secret_variable` names them."""
-WORKER_NAMES = NAMES | frozenset(_OF_WORKERS.split())
-"""Names that reach a local worker of flows, besides FAMILIES."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -219,7 +210,7 @@ def select_job_environment(
 
     Args:
         added: with the names in JOB_ENVIRONMENT.
-        allowed: NAMES, or WORKER_NAMES for a worker.
+        allowed: names that pass, besides FAMILIES.
 
     Raises: ConfigError if JOB_ENVIRONMENT is no list of names.
     """

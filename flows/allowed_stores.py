@@ -31,18 +31,6 @@ def check_store(uri: str, home: Path) -> None:
     )
 
 
-def remember_deployed(name: str, store_uri: str, home: Path) -> None:
-    """Write a pointer file on this machine that names the store of a deployed config."""
-    pointer = home / "deployed" / name
-    pointer.parent.mkdir(parents=True, exist_ok=True)
-    pointer.write_bytes(os.fsencode(_canonical(store_uri)))
-
-
-def forget_deployed(name: str, home: Path) -> None:
-    """Delete the pointer file of a config that is not deployed any more."""
-    (home / "deployed" / name).unlink(missing_ok=True)
-
-
 def _canonical(uri: str) -> str:
     """Return one spelling of a URI: of a folder, its absolute path without links."""
     parts = urlsplit(uri.strip())

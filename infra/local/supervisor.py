@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from dataops.errors import ServiceError
+from dataops.formatting import format_now
 from dataops.messages.waiting import waiting
-from dataops.process import WORKER_NAMES, process_fingerprint, select_job_environment
+from dataops.process import process_fingerprint, select_job_environment
 from dataops.regular_files import read_text
 from infra.local import supervisor as processes
 
@@ -229,15 +230,10 @@ def rotate_log(folder: Path, limit: int = LOG_BYTES) -> None:
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of `environ` that a server gets: those of a job that do not change how our servers work."""
-    return _without_settings(select_job_environment(environ, added=False))
+    return without_settings(select_job_environment(environ, added=False))
 
 
-def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that a local worker gets: also the settings of flows and what PAIRMILL_JOB_ENVIRONMENT names."""
-    return _without_settings(select_job_environment(environ, allowed=WORKER_NAMES))
-
-
-def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
     """Return `environ` without variables that would change how our servers work.
 
     A user's PREFECT_API_URL or MLFLOW_BACKEND_STORE_URI is for clients. PYTHONPATH may shadow modules (as the backport
@@ -282,7 +278,7 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
             env |= service.secrets(keep=record is not None and record.pid is not None)
     env[processes.MARK] = str(folder)
     command = [word.replace("{port}", str(port)) for word in service.command]
-    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    started_at = format_now()
     with _writing(log):
         rotate_log(folder)
         with log.open("a", encoding="utf-8") as output:

@@ -3,6 +3,7 @@
 Imports prefect only once the servers are known, because prefect reads its settings when it is imported.
 """
 
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ from cronsim import CronSim, CronSimError
 from httpx import HTTPError
 
 from dataops.errors import ConfigError, ServiceError
-from flows.allowed_stores import forget_deployed, remember_deployed
 from flows.config import config_name, load_config, with_growth
 from infra.local import services
 from plugins.deployment.request import DeployedObject, DeployRequest
@@ -43,7 +43,9 @@ def deploy(request: DeployRequest) -> list[DeployedObject]:
                 f"{error}\nor deploy with --whole: each run then makes the dataset of all files"
             ) from error
     with _connect() as deployer:
-        remember_deployed(config.name, config.store.uri, services.home())
+        pointer = _pointer(config.name)
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        pointer.write_bytes(os.fsencode(config.store.uri))
         return deployer.deploy(request, config)
 
 
@@ -52,8 +54,13 @@ def remove(config: Path) -> list[str]:
     name = config_name(config)
     with _connect() as deployer:
         removed = deployer.remove(name)
-    forget_deployed(name, services.home())
+    _pointer(name).unlink(missing_ok=True)
     return removed
+
+
+def _pointer(name: str) -> Path:
+    """Return the file by which flows/allowed_stores.py knows the store of a deployed config."""
+    return services.home() / "deployed" / name
 
 
 def worker_commands(request: DeployRequest) -> Sequence[str]:

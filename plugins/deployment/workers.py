@@ -5,12 +5,23 @@ A worker polls its pool and runs each flow run in a separate process. This modul
 
 import os
 import socket
+from collections.abc import Mapping
 
 from dataops.home import CHECKOUT
+from dataops.process import NAMES, select_job_environment
 from infra.local import services, supervisor
 from infra.local.services import ServiceStatus
 from tasks.engine.process_guard import GRACE_SECONDS
 
+_OF_WORKERS = """
+AWS_PROFILE AWS_DEFAULT_PROFILE AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_CONFIG_FILE
+AWS_SHARED_CREDENTIALS_FILE AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN AWS_ROLE_SESSION_NAME AWS_CA_BUNDLE AWS_MAX_ATTEMPTS
+AWS_RETRY_MODE AWS_EC2_METADATA_DISABLED AWS_REQUEST_CHECKSUM_CALCULATION AWS_RESPONSE_CHECKSUM_VALIDATION
+OPENLINEAGE_URL OPENLINEAGE_ENDPOINT OPENLINEAGE_DISABLED PAIRMILL_STORES PAIRMILL_GIT_COMMIT PAIRMILL_OSV_URL
+RAY_ADDRESS WANDB_MODE WANDB_DIR WANDB_BASE_URL WANDB_PROJECT WANDB_ENTITY
+"""
+WORKER_NAMES = NAMES | {*_OF_WORKERS.split()}
+"""Names of variables that reach a local worker of flows, besides the families that reach jobs."""
 # Variables that clients of the servers may need; `ensure_service` removes them from the environment of servers.
 _CLIENT_VARIABLES = (
     *("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_API_SSL_CERT_FILE", "PREFECT_CLIENT_CUSTOM_HEADERS"),
@@ -39,11 +50,16 @@ def start_workers(pool: str, gpus: int) -> list[ServiceStatus]:
     return started
 
 
+def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a local worker gets: also the settings of flows and what PAIRMILL_JOB_ENVIRONMENT names."""
+    return supervisor.without_settings(select_job_environment(environ, allowed=WORKER_NAMES))
+
+
 def _start(name: str, pool: str, gpu: int | None, limit: int | None = None) -> ServiceStatus:
     command = ["python", "-m", "plugins.deployment.process_worker", "--pool", pool]
     command += ["--name", f"{name}@{socket.gethostname()}", "--with-healthcheck"]
     command += ["--limit", str(limit)] if limit else []
-    env = supervisor.worker_environment(os.environ)
+    env = worker_environment(os.environ)
     env |= {variable: os.environ[variable] for variable in _CLIENT_VARIABLES if variable in os.environ}
     env |= services.client_environment() | {
         "PYTHONPATH": str(CHECKOUT),

@@ -3,7 +3,7 @@
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.process import FAMILIES, JOB_ENVIRONMENT, WORKER_NAMES, select_job_environment
+from dataops.process import FAMILIES, JOB_ENVIRONMENT, select_job_environment
 
 _SECRETS = """
     AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AZURE_CLIENT_SECRET AZURE_STORAGE_CONNECTION_STRING
@@ -37,15 +37,9 @@ def test_select_job_environment_returns_what_jobs_need_and_no_other_name():
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "AWS_", "PAIRMILL_"])
-def test_a_secret_whose_name_begins_as_a_setting_reaches_no_job_nor_worker(family):
+def test_a_secret_whose_name_begins_as_a_setting_reaches_no_job(family):
     environ = {f"{family}{word}": "planted" for word in _WORDS.split()}
-    assert select_job_environment(environ, allowed=WORKER_NAMES) == {}
-
-
-def test_a_worker_gets_settings_of_flows_and_no_unlisted_name():
-    settings = dict.fromkeys(["AWS_PROFILE", "AWS_REGION", "OPENLINEAGE_URL", "PAIRMILL_STORES"], "set")
-    environ = dict.fromkeys([*SECRETS, *NEEDED], "planted") | settings
-    assert select_job_environment(environ, allowed=WORKER_NAMES).keys() == {*NEEDED, *settings}
+    assert select_job_environment(environ) == {}
 
 
 def test_select_job_environment_drops_urls_with_credentials():

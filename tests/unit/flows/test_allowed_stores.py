@@ -2,7 +2,7 @@ import pytest
 
 from dataops.errors import ConfigError
 from dataops.store import open_store
-from flows.allowed_stores import check_store, forget_deployed, remember_deployed
+from flows.allowed_stores import check_store
 from flows.records import remember_store
 
 
@@ -39,17 +39,16 @@ def test_new_home_knows_only_its_own_store(home):
 
 def test_stores_of_runs_and_deployments_are_known(home, tmp_path):
     remember_store("run-1", open_store(str(tmp_path / "of-run")), home)
-    remember_deployed("nightly", "relative", home)
-    remember_deployed("cloud", "s3://bucket/prefix/", home)
-    (home / "deployed" / "torn").write_text("")
+    (home / "deployed").mkdir(parents=True)
+    for name, uri in {"nightly": str(tmp_path / "relative"), "cloud": "s3://bucket/prefix/", "torn": ""}.items():
+        (home / "deployed" / name).write_text(uri)
     (tmp_path / "link").symlink_to(tmp_path / "of-run")
     for uri in (tmp_path / "of-run", tmp_path / "link", "of-run", tmp_path / "relative", f"file://{tmp_path}/relative"):
         assert known(str(uri), home)
     assert known("s3://bucket/prefix", home)
     for uri in ("s3://bucket", "s3://bucket/prefix/below", "s3://bucket/prefix2", "s3://other/prefix", tmp_path):
         assert not known(str(uri), home)
-    forget_deployed("nightly", home)
-    forget_deployed("nightly", home)
+    (home / "deployed" / "nightly").unlink()
     assert not known("relative", home)
 
 

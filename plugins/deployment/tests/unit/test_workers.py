@@ -1,5 +1,7 @@
 import pytest
 
+from dataops.process import FAMILIES
+from dataops.redaction import is_secret_variable
 from infra.local import services
 from plugins.deployment import workers
 
@@ -43,3 +45,24 @@ def test_worker_runs_our_class_on_loopback_without_credentials_in_its_command(st
     assert (env["PREFECT_API_KEY"], env["PREFECT_API_AUTH_STRING"]) == ("pnu_secret", "pairmill:ours")
     assert not [word for word in command if "pnu_secret" in word or "ours" in word]
     assert env["PAIRMILL_HOME"] == str(tmp_path)
+
+
+def test_no_name_that_reaches_a_worker_is_that_of_a_secret():
+    assert not any(is_secret_variable(name) for name in workers.WORKER_NAMES)
+    families = {
+        f"{family}{word}" for family in (*FAMILIES, "AWS_", "PAIRMILL_") for word in ("TOKEN", "KEY", "PASSWORD")
+    }
+    assert workers.worker_environment(dict.fromkeys(families, "planted")).keys().isdisjoint(families)
+
+
+def test_a_worker_gets_the_settings_of_flows_and_what_the_variable_names():
+    settings = {
+        "AWS_PROFILE": "mine",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "WANDB_MODE": "offline",
+        "PATH": "/bin",
+    }
+    hidden = {"X": "y", "AWS_SECRET_ACCESS_KEY": "geheim", "HF_TOKEN": "geheim", "PREFECT_API_URL": "http://a.test"}
+    named = {"PAIRMILL_JOB_ENVIRONMENT": "ZUGANG", "ZUGANG": "geheim"}
+    own = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    assert workers.worker_environment({**settings, **hidden, **named}) == {**settings, **named, **own}

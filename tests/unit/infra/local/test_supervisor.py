@@ -151,7 +151,7 @@ def test_process_with_our_pid_and_port_after_a_reboot_is_not_ours(services, capl
             stranger.kill()
 
 
-def test_a_server_gets_the_variables_of_a_list_and_a_worker_those_of_a_longer_one():
+def test_a_server_gets_the_variables_of_a_list():
     settings = {"AWS_PROFILE": "mine", "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "WANDB_MODE": "offline"}
     needed = {
         "PATH": "/bin",
@@ -165,8 +165,6 @@ def test_a_server_gets_the_variables_of_a_list_and_a_worker_those_of_a_longer_on
     environ = {**settings, **needed, **hidden, "PAIRMILL_JOB_ENVIRONMENT": "ZUGANG", "PREFECT_API_URL": "http://a.test"}
     server = supervisor.clean_environment(environ)
     assert server == {**needed, **own, "PAIRMILL_JOB_ENVIRONMENT": "ZUGANG"}
-    worker = supervisor.worker_environment(environ)
-    assert worker == {**server, **settings, "ZUGANG": "geheim"}
 
 
 def test_long_log_is_moved_while_its_server_writes(tmp_path):
