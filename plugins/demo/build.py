@@ -35,7 +35,7 @@ from plugins.demo.queries import build_queries
 from plugins.demo.site import ENDONYMS, build_site
 from plugins.demo.suite import build_suite
 
-BUILD_VERSION = 4
+BUILD_VERSION = 5
 """Raised when the output changes."""
 WARC_FILES = 4
 PACKAGES = (

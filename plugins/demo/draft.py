@@ -29,9 +29,9 @@ class SiteDraft:
         self.files[path] = html.encode() if isinstance(html, str) else html
         self.pages.append(path)
 
-    def add_document(self, path: str, title: str, body: str, *, language: str = "en", head: str = UTF8_HEAD) -> None:
+    def add_document(self, path: str, title: str, body: str, *, head: str = UTF8_HEAD, **more: str) -> None:
         """Add a page that `pages.format_page` formats."""
-        self.add_page(path, format_page(title, body, language=language, head=head))
+        self.add_page(path, format_page(title, body, head=head, **more))
 
     def note(self, kind: str, *paths: str) -> None:
         """Record an oddity by its paths on this site or its URLs."""

@@ -41,6 +41,12 @@ class Photo:
         return f"/shop/photos/{self.name}"
 
 
+CREDIT = (
+    'Photographs and texts: <a href="https://github.com/marcusklasson/GroceryStoreDataset">GroceryStoreDataset</a>, '
+    "© 2019 Marcus Klasson. License: MIT"
+)
+
+
 @cache
 def load_names() -> dict[str, list[str]]:
     """Return the names of the kinds by language, in the same order; we wrote those in other languages than English."""
@@ -86,6 +92,6 @@ def add_shop(draft: SiteDraft, photos: Sequence[Photo]) -> list[tuple[str, str]]
             tag = image_tag(format_url(one.path, page, style), f"a photo of {product}")
             figures.append(f"<figure>\n  {tag}\n  <figcaption>{escape(one.sentence)}</figcaption>\n</figure>")
         body = f'<p>{escape(shown[0].sentence)}</p>\n<div class="grid">\n' + "\n".join(figures) + "\n</div>"
-        draft.add_document(page, product, body)
+        draft.add_document(page, product, body, credit=CREDIT)
         entries.append((page.removesuffix("index.html"), product))
     return entries

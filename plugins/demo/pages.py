@@ -34,8 +34,8 @@ CREDIT = (
 )
 
 
-def format_page(title: str, body: str, *, language: str = "en", head: str = "") -> str:
-    """Return a page; `title` is text, `head` and `body` are HTML."""
+def format_page(title: str, body: str, *, language: str = "en", head: str = "", credit: str = CREDIT) -> str:
+    """Return a page; `title` is text, `head`, `body` and `credit` are HTML."""
     direction = ' dir="rtl"' if language in ("ar", "fa") else ""
     return (
         f'<!DOCTYPE html>\n<html lang="{language}"{direction}>\n<head>\n'
@@ -43,7 +43,7 @@ def format_page(title: str, body: str, *, language: str = "en", head: str = "") 
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="stylesheet" href="/style.css">\n</head>\n<body>\n'
         f'<header><a href="/">OpenMoji pictures</a></header>\n<main>\n<h1>{escape(title)}</h1>\n'
-        f"{body}\n</main>\n<footer>{CREDIT}</footer>\n</body>\n</html>\n"
+        f"{body}\n</main>\n<footer>{credit}</footer>\n</body>\n</html>\n"
     )
 
 

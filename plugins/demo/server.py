@@ -189,25 +189,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m plugins.demo.server", description="Serve the demo's site.")
     parser.add_argument("--directory", type=Path, required=True, help="the folder to serve")
     parser.add_argument("--port", type=int, default=0, help="0 selects a free port")
-    parser.add_argument("--port-file", type=Path, help="file to write the port to once the server listens")
     options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
         with SiteServer(options.directory, options.port) as server:
-            _write_port(server.port, options.port_file)
             logger.info("serving %s on 127.0.0.1:%d (process %d)", server.directory, server.port, os.getpid())
             server.serve_forever(poll_interval=0.2)
     except _Stopped:
         logger.info("stopped")
-
-
-def _write_port(port: int, file: Path | None) -> None:
-    """Write the port atomically, because another process waits for the file."""
-    if file is not None:
-        temporary = file.with_name(file.name + ".tmp")
-        temporary.write_text(f"{port}\n")
-        temporary.replace(file)
 
 
 class _Stopped(BaseException):

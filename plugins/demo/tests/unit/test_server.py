@@ -1,10 +1,11 @@
 import http.client
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -105,16 +106,18 @@ def test_one_connection_serves_many_requests_without_stalling(connection):
     assert time.monotonic() - started < 2
 
 
-def test_sigterm_stops_the_command(folder, tmp_path):
-    port_file = tmp_path / "port"
-    command = [sys.executable, "-m", "plugins.demo.server", "--directory", str(folder), "--port-file", str(port_file)]
+def test_sigterm_stops_the_command(folder):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "plugins.demo.server", "--directory", str(folder), "--port", str(port)]
     process = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 30
-        while not port_file.exists() and time.monotonic() < deadline and process.poll() is None:
+        while time.monotonic() < deadline and process.poll() is None:
+            with suppress(ConnectionRefusedError), closing(http.client.HTTPConnection("127.0.0.1", port)) as client:
+                assert request(client, "/healthz")[0] == 200
+                break
             time.sleep(0.02)
-        with closing(http.client.HTTPConnection("127.0.0.1", int(port_file.read_text()))) as client:
-            assert request(client, "/healthz")[0] == 200
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=10)
     finally:
