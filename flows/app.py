@@ -51,7 +51,7 @@ def make_app(typed: str | None = None, *, listing: bool = False) -> App:
         typed: the name of the command that runs, or "". The subcommands of another command that is a function too are left
             out, since adding them imports it. None: all are there.
         listing: read the first line of each command's docstring from its file, for the list of all commands. Without it,
-            the help of a command has its whole docstring.
+            the help of a command has its whole docstring, and its list of subcommands their first lines.
     """
     app = App(
         name="pairmill",
@@ -71,7 +71,7 @@ def make_app(typed: str | None = None, *, listing: bool = False) -> App:
         targets = plugins.targets(kind)
         for name, target in targets.items():
             first, _, second = name.partition(".")
-            line = _first_line(target) if listing else None
+            line = _first_line(target) if listing or (second and first == typed) else None
             if not second:
                 app.command(target, name=first, group=group, help=line)
                 continue
