@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote
 
 import idna
 
+from dataops.errors import ConfigError
 from dataops.reasons import Reason
 
 if TYPE_CHECKING:
@@ -248,10 +249,18 @@ def _remove_dot_segments(path: str) -> str:
 
 @cache
 def load_suffixes(*, private: bool) -> "TLDExtract":
-    """Return the Public Suffix List of its package, with or without the section of private owners."""
+    """Return the Public Suffix List of its package, with or without the section of private owners.
+
+    Raises: ConfigError if the package lacks it.
+    """
     from tldextract import TLDExtract  # takes 0.1 s to import
 
-    return TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=private)
+    suffixes = TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=private)
+    try:
+        suffixes("example.com")
+    except (OSError, LookupError) as error:
+        raise ConfigError(f"the Public Suffix List is missing; install tldextract again ({error})") from error
+    return suffixes
 
 
 @lru_cache(maxsize=10_000)

@@ -10,7 +10,7 @@ from dataops.errors import ConfigError, ContractError
 from dataops.home import code_digest
 from dataops.store import FolderStore
 from plugins.ray.cluster import ClusterCapacity
-from plugins.ray.driver import Caller, compute_capacity, double_memory, run_call
+from plugins.ray.driver import Caller, compute_capacity, double_memory, explain_error, run_call
 from plugins.ray.engine import RayExecutor
 from plugins.ray.pool import check_store
 
@@ -83,3 +83,10 @@ def test_run_call_returns_errors_without_secrets(tmp_path, monkeypatch):
     assert isinstance(call_through(asker, starve)[1], MemoryError), "the map runs its task again"
     assert "in run_call" in error.__notes__[0]
     assert "hush" not in str(error) + error.__notes__[0]
+
+
+def test_a_cluster_of_another_version_is_one_clear_error():
+    text = "Version mismatch: The cluster was started with:\n    Ray: 2.40.0\nThis process was started with:\n"
+    error = explain_error(RuntimeError(text), RayExecutor("head:6379"))
+    assert (type(error), error.exit_code) == (ConfigError, 2)
+    assert str(error).startswith("the Ray cluster at head:6379 has other versions than this machine: Version mismatch")

@@ -1,20 +1,23 @@
 """Arguments and errors of SLURM's commands, with fakes on PATH; plugins/slurm/tests/cluster has the real ones."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
 from pydantic import ValidationError
 
 from dataops.errors import ConfigError, ContractError, PairmillError
-from dataops.home import code_digest
+from dataops.home import CHECKOUT, code_digest
 from dataops.snapshot import Counts, Record
 from dataops.store import FolderStore
 from flows.config import check_config
 from plugins.slurm.config import SlurmConfig
 from plugins.slurm.engine import SLURM, SlurmExecutor
 from plugins.slurm.pool import SlurmPool
-from plugins.slurm.scheduler import list_cores, name_job, run_command, submit
+from plugins.slurm.scheduler import encode_call, list_cores, name_job, run_command, submit
 from plugins.slurm.task import decode_outcome, encode_outcome
 from tests.concurrency import wait_for
 
@@ -126,6 +129,16 @@ def test_a_call_whose_worker_died_gets_all_the_memory_of_its_node(fake, tmp_path
             submit_call(str.upper, str.upper, store.uri, "filter", "k", Task("a"))
             given = wait_for(lambda: arguments.exists() and arguments.read_text().split())
             assert [one for one in given if one.startswith("--mem")] == ["--mem=8G", *more], "the last one counts"
+
+
+def test_a_node_with_other_code_is_a_clear_error(tmp_path):
+    command = [sys.executable, "-m", "plugins.slurm.task", str(tmp_path), "0", "1"]
+    call = f"out.json {encode_call(str.upper, ('x',), {})}\n"
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "0", "PYTHONPATH": str(CHECKOUT)}
+    subprocess.run(command, input=call, text=True, capture_output=True, check=True, env=environment)
+    error = decode_outcome(FolderStore(tmp_path).read("out.json"))
+    assert isinstance(error, ConfigError)
+    assert f"has other code of pairmill, in {CHECKOUT}, than the machine of the run" in str(error)
 
 
 def wrong():

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataops.errors import ConfigError
 from dataops.web import urls
 from dataops.web.urls import BadUrl, Resolver, canonicalise_url, truncate_url
 
@@ -183,3 +184,12 @@ def test_resolve_all_equals_resolve_for_each_reference(references, base, longest
         except BadUrl as bad:
             expected.append((truncate_url(reference, longest), bad.reason))
     assert list(zip(*resolver.resolve_all(references), strict=True)) == expected
+
+
+def test_a_suffix_list_that_is_missing_is_a_clear_error(monkeypatch):
+    def gone(*names):
+        raise FileNotFoundError("no .tld_set_snapshot")
+
+    monkeypatch.setattr("tldextract.suffix_list.pkgutil.get_data", gone)
+    with pytest.raises(ConfigError, match=r"the Public Suffix List is missing; install tldextract again \(no \.tld"):
+        urls.load_suffixes.__wrapped__(private=True)
