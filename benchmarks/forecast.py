@@ -1,16 +1,21 @@
 """Forecast large trainings from small ones, then make the large ones: does the forecast hold?
 
-    python -m benchmarks.forecast [--quick] [--repeated] [--json]
+    python -m benchmarks.forecast [--quick] [--repeated] [--proxies] [--json]
 
-It needs the snapshots of `pairmill demo` (PAIRMILL_HOME): four datasets are made of the demo's pairs, and both towers
-stay frozen, so each image and caption passes through its network once; the home keeps the features. A training learns the
-layers that join them, of two kinds. Ladders are the metric of each of four test sets over trainings with 1/10, 1/15, 1/24,
-1/40 and 1/60 of the steps of the large one, three seeds of each. Large trainings see each pair 15 to 60 times; with
-`--repeated`, they see it 41 to 160 times, and overfit.
+It needs the newest training of a home (PAIRMILL_HOME) on the demo's pairs, with both towers frozen and without copies
+(docs/tutorials/experiment.md): each image and caption has passed through its network once, and the home keeps the features.
+Four datasets are made of its pairs. A training learns the layers that join the towers, of two kinds. Ladders are the
+metric of each of four test sets over trainings with 1/10, 1/15, 1/24, 1/40 and 1/60 of the steps of the large one, three
+seeds of each: top-1 for photographs, and top-5 for emoji, which have hundreds of classes and more. Large trainings see each
+pair 5 to 21 times; with `--repeated`, 15 to 62 times, and overfit.
 
 `ladders` has the forecast of the mean of three large trainings, its interval, whether it was determined, and what they
-measured; `ranking` whether pairs of datasets that the large trainings can tell apart are in the order of the forecast;
-`smallest` the rank correlation of the smallest trainings' means with those of the large ones.
+measured; `ranking` whether pairs of datasets that the large trainings can tell apart are in the order of the forecast.
+`calibrated` is the factor by which intervals must be widened so that 95% of other ladders, those of other datasets and
+tasks, hold their large training, and whether the ladder's own does then.
+
+`--proxies` asks how well frozen towers predict which dataset is better for a network whose layers all learn: the rank
+correlation over eight datasets of linear layers on frozen features with convolutional networks trained on the pixels.
 """
 
 import itertools
@@ -18,134 +23,154 @@ import logging
 import sys
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
+from PIL import Image
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.measure import Row, finish, make_parser, make_printer
+from dataops.digest import file_sha256
 from dataops.home import home
 from flows.records import list_runs
-from plugins.experiments.forecast import Curve, Expected, fit_curve, is_determined
+from plugins.experiments.forecast import Curve, fit_curve, is_determined
 from training.evaluation.class_weights import compute_class_weights
 from training.evaluation.encode import encode_images
-from training.evaluation.samples import Sample
 from training.evaluation.sets import EvalSet
 from training.model.checkpoint import load_model
 
-SEEDS, WIDTH, SHARDS = 3, 256, 3
-"""Trainings of a size, principal components of a feature, and shards read: about 3,000 pairs."""
-ONCE, REPEATED = (32, 1440), (128, 960)
-"""Pairs of a step and steps of a large training: 15 epochs of all pairs, and with `--repeated` 41."""
+SEEDS, WIDTH = 3, 256
+"""Trainings of a size, and principal components of a feature."""
+ONCE, REPEATED = (32, 960), (64, 1440)
+"""Pairs of a step, and steps of a large training."""
+RATE = 3e-3
+"""Highest learning rate."""
 SHARES = (60, 40, 24, 15, 10)
 """Parts of the large training that a ladder has."""
-TASKS = ("twemoji-seen", "twemoji-heldout", "openmoji-heldout", "groceries")
+TASKS = {"twemoji-seen": (5, 4), "twemoji-heldout": (5, 1), "openmoji-heldout": (5, 1), "groceries": (1, 1)}
+"""Of each test set, how many answers may have the right one, and of how many images one is used."""
+FORECAST = ("all", "alt", "quarter", "noisy")
+SIDE, PIXEL_STEPS, PIXEL_SEEDS = 32, 400, 2
+"""Side of the images that convolutional networks learn from, their steps, and trainings of a dataset."""
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """A test set as features."""
+    """A test set as features, and its images as pixels (N, 3, SIDE, SIDE)."""
 
     images_NW: Tensor
     labels_N: Tensor
     classes_CD: Tensor
+    pixels: Tensor
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """A dataset as features."""
+    """A dataset as features, and its images as pixels."""
 
     images_NW: Tensor
     texts_ND: Tensor
+    pixels: Tensor
+
+    def take(self, rows: Tensor, captions: Tensor | None = None) -> "Pairs":
+        """Return some pairs; with the captions of others if these are given."""
+        return Pairs(self.images_NW[rows], self.texts_ND[rows if captions is None else captions], self.pixels[rows])
 
 
-def read_features(folder: Path) -> tuple[Pairs, Tensor, dict[str, TestSet]]:
-    """Return the pairs of the newest demo in a home, whether each has a caption of `alt`, and the test sets.
-
-    The folder keeps them.
-    """
+def read_features(folder: Path) -> tuple[Pairs, list[str], Tensor, dict[str, TestSet]]:
+    """Return the pairs, their captions, whether each is an `alt`, and the test sets. The folder keeps them."""
     cached = folder / "benchmark-forecast.pt"
     if cached.exists():
-        with torch.serialization.safe_globals([Pairs, TestSet]):
-            return torch.load(cached, weights_only=True)
-    run = next(one for one in list_runs(folder) if one.name.startswith("demo") and one.key_of("train"))
-    loaded = load_model(folder / "store" / "train" / str(run.key_of("train")))
-    tests = {}
-    for name in TASKS:
-        data = EvalSet(kind="classification", root=folder / "demo" / "suite" / name, split="test")
-        labels, images = encode(loaded, list(data.samples()))
-        tests[name] = TestSet(images, labels, compute_class_weights(loaded, data.class_names(), data.templates()))
-    samples, captions, sources = [], [], []
-    for shard in sorted((folder / "store" / "pack" / str(run.key_of("pack"))).glob("*.tar"))[:SHARDS]:
+        pairs, captions, alt, tests = torch.load(cached, weights_only=True)
+        return Pairs(*pairs), captions, alt, {name: TestSet(*one) for name, one in tests.items()}
+    run = next(one for one in list_runs(folder) if one.key_of("train"))
+    loaded, pack = load_model(folder / "store/train" / str(run.key_of("train"))), folder / "store/pack"
+    texts, images, pixels, rows = [], [], [], []
+    for shard in sorted((pack / str(run.key_of("pack"))).glob("*.tar")):
+        rows.append(
+            pl.read_parquet(shard.with_name(f"part-{shard.stem}.parquet"), columns=["caption", "caption_source"])
+        )
+        (kept,) = (folder / "features/towers").glob(f"images-{file_sha256(shard)[:16]}-*[!s].npy")
+        images.append(torch.from_numpy(np.load(kept)))
         with tarfile.open(shard) as tar:
-            found: dict[str, bytes] = {}
-            for member in tar:
-                if (file := tar.extractfile(member)) is not None:
-                    found[member.name] = file.read()
-        for name in [name for name in found if name.endswith(".jpg")]:
-            samples.append(Sample(key=name, image=found[name], label=len(samples)))
-            captions.append(found[name.replace(".jpg", ".txt")].decode())
-            sources.append(b'"caption_source":"alt"' in found[name.replace(".jpg", ".json")])
-    kept, images = encode(loaded, samples)
+            files = [tar.extractfile(one) for one in tar if one.name.endswith(".jpg")]
+            pixels += [shrink(Image.open(BytesIO(file.read()))) for file in files if file is not None]
+    table = pl.concat(rows)
+    captions = table["caption"].to_list()
     with torch.no_grad():
-        chunks = [captions[at : at + 64] for at in range(0, len(captions), 64)]
-        texts = F.normalize(torch.cat([loaded.model.encode_text(loaded.tokenizer(chunk)) for chunk in chunks]), dim=1)
-    mean = images.mean(dim=0)
-    components = torch.pca_lowrank(images - mean, WIDTH, niter=2)[2]
-    spread = ((images - mean) @ components).std()
-    pairs = Pairs((images - mean) @ components / spread, texts[kept])
-    tests = {
-        name: TestSet((one.images_NW - mean) @ components / spread, one.labels_N, one.classes_CD)
-        for name, one in tests.items()
-    }
-    found_all = pairs, torch.tensor(sources)[kept], tests
-    torch.save(found_all, cached)
-    return found_all
+        for start in range(0, len(captions), 64):
+            texts.append(loaded.model.encode_text(loaded.tokenizer(captions[start : start + 64])))
+    features = torch.cat(images)
+    features = F.layer_norm(features, features.shape[1:])
+    mean = features.mean(dim=0)
+    components = torch.pca_lowrank(features - mean, WIDTH, niter=2)[2]
+    spread = ((features - mean) @ components).std()
+    tests = {}
+    for name, (_, stride) in TASKS.items():
+        data = EvalSet(kind="classification", root=folder / "demo/suite" / name, split="test")
+        samples, found, labels, shown = list(data.samples())[::stride], [], [], []
+        for batch in encode_images(loaded, samples, 32):
+            assert batch.pooled_RW is not None
+            found.append(F.layer_norm(batch.pooled_RW, batch.pooled_RW.shape[1:]))
+            labels += [one.label for one in batch.samples]
+            shown += [shrink(Image.open(BytesIO(one.image))) for one in batch.samples]
+        classes = compute_class_weights(loaded, data.class_names(), data.templates())
+        projected = (torch.cat(found) - mean) @ components / spread
+        tests[name] = TestSet(projected, torch.tensor(labels), classes, torch.stack(shown))
+    pairs = Pairs((features - mean) @ components / spread, F.normalize(torch.cat(texts), dim=1), torch.stack(pixels))
+    alt = torch.tensor((table["caption_source"] == "alt").to_list())
+    torch.save((astuple(pairs), captions, alt, {name: astuple(one) for name, one in tests.items()}), cached)
+    return pairs, captions, alt, tests
 
 
-def make_datasets(pairs: Pairs, alt: Tensor) -> dict[str, Pairs]:
-    """Return four datasets: all pairs, those with captions of `alt`, a quarter, and all with a third of captions wrong."""
-    images, texts = pairs.images_NW, pairs.texts_ND
-    generator = torch.Generator().manual_seed(0)
-    quarter = torch.randperm(len(images), generator=generator)[: len(images) // 4]
-    noisy = torch.arange(len(images))
-    third = torch.randperm(len(images), generator=generator)[: len(images) // 3]
-    noisy[third] = third.roll(1)
+def shrink(image: Image.Image) -> Tensor:
+    """Return an image as (3, SIDE, SIDE), on white, from -1 to 1."""
+    image = image.convert("RGBA")
+    flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB").resize((SIDE, SIDE))
+    return torch.from_numpy(np.array(flat)).permute(2, 0, 1) / 127.5 - 1
+
+
+def make_datasets(pairs: Pairs, captions: Sequence[str], alt: Tensor) -> dict[str, Pairs]:
+    """Return eight datasets: all pairs, parts of them, and all with a third, or two thirds, of captions wrong."""
+    drawn = torch.randperm(len(captions), generator=torch.Generator().manual_seed(0))
+    words = torch.tensor([len(one.split()) for one in captions])
+
+    def mix(count: int) -> Pairs:
+        wrong = torch.arange(len(captions))
+        wrong[drawn[:count]] = drawn[:count].roll(1)
+        return pairs.take(torch.arange(len(captions)), wrong)
+
     return {
         "all": pairs,
-        "alt": Pairs(images[alt], texts[alt]),
-        "quarter": Pairs(images[quarter], texts[quarter]),
-        "noisy": Pairs(images, texts[noisy]),
+        "alt": pairs.take(alt.nonzero()[:, 0]),
+        "quarter": pairs.take(drawn[: len(drawn) // 4]),
+        "noisy": mix(len(drawn) // 3),
+        "eighth": pairs.take(drawn[: len(drawn) // 8]),
+        "noisier": mix(len(drawn) * 2 // 3),
+        "short": pairs.take((words <= 3).nonzero()[:, 0]),
+        "long": pairs.take((words > 3).nonzero()[:, 0]),
     }
-
-
-def encode(loaded: Any, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """Return the labels of the readable images, and the features of the frozen tower (N, W), normed to unit variance."""
-    labels, features = [], []
-    for batch in encode_images(loaded, samples, 32):
-        assert batch.pooled_RW is not None
-        labels += [one.label for one, error in zip(batch.samples, batch.errors, strict=True) if error is None]
-        features.append(F.layer_norm(batch.pooled_RW, batch.pooled_RW.shape[1:]))
-    return torch.tensor(labels), torch.cat(features)
 
 
 def train(pairs: Pairs, kind: str, batch: int, steps: int, seed: int) -> Callable[[Tensor], Tensor]:
-    """Train the layers between the towers by the contrastive loss, with a cosine schedule of their own."""
+    """Train the layers of a kind by the contrastive loss, with a cosine schedule of their own; captions are frozen."""
     torch.manual_seed(seed)
-    width, dim = pairs.images_NW.shape[1], pairs.texts_ND.shape[1]
-    layers = nn.Linear(width, dim) if kind == "linear" else _perceptron(width, dim)
+    layers = KINDS[kind](pairs.images_NW.shape[1], pairs.texts_ND.shape[1])
+    images_N = pairs.pixels if kind == "pixels" else pairs.images_NW
     scale = nn.Parameter(torch.tensor(np.log(20.0), dtype=torch.float32))
-    optimizer = torch.optim.AdamW([*layers.parameters(), scale], lr=1e-3, weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=max(steps, 2), pct_start=0.1)
-    order = torch.cat([torch.randperm(len(pairs.images_NW)) for _ in range(steps * batch // len(pairs.images_NW) + 1)])
+    optimizer = torch.optim.AdamW([*layers.parameters(), scale], lr=RATE, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=max(steps, 2), pct_start=0.1)
+    order = torch.cat([torch.randperm(len(images_N)) for _ in range(steps * batch // len(images_N) + 1)])
     for step in range(steps):
         rows = order[step * batch : (step + 1) * batch]
-        images, texts = F.normalize(layers(pairs.images_NW[rows]), dim=1), pairs.texts_ND[rows]
+        images, texts = F.normalize(layers(images_N[rows]), dim=1), pairs.texts_ND[rows]
         logits, targets = scale.exp().clamp(max=100) * images @ texts.T, torch.arange(len(rows))
         loss = F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)
         optimizer.zero_grad()
@@ -159,19 +184,35 @@ def _perceptron(width: int, dim: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, 384), nn.GELU(), nn.Linear(384, dim))
 
 
-def measure(layers: Callable[[Tensor], Tensor], tests: Mapping[str, TestSet]) -> dict[str, float]:
-    """Return the share of right images in each test set."""
+def _convolutions(width: int, dim: int) -> nn.Module:
+    sizes = (3, 24, 48, 96)
+    blocks = [
+        nn.Sequential(nn.Conv2d(one, two, 3, stride=2, padding=1), nn.BatchNorm2d(two), nn.GELU())
+        for one, two in itertools.pairwise(sizes)
+    ]
+    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(96 * (SIDE // 8) ** 2, dim))
+
+
+KINDS = {"linear": nn.Linear, "perceptron": _perceptron, "pixels": _convolutions}
+
+
+def measure(layers: Callable[[Tensor], Tensor], kind: str, tests: Mapping[str, TestSet]) -> dict[str, float]:
+    """Return the share of images in each test set with the right class among the first answers."""
+    found = {}
     with torch.no_grad():
-        answers = {name: (layers(one.images_NW) @ one.classes_CD.T).argmax(1) for name, one in tests.items()}
-    return {name: float((found == tests[name].labels_N).float().mean()) for name, found in answers.items()}
+        for name, one in tests.items():
+            answers = layers(one.pixels if kind == "pixels" else one.images_NW) @ one.classes_CD.T
+            right = answers.topk(TASKS[name][0], dim=1).indices == one.labels_N[:, None]
+            found[name] = float(right.any(dim=1).float().mean())
+    return found
 
 
 def compare(
-    curve: Curve | None, ladder: Mapping[int, Sequence[float]], large: Sequence[float], steps: int, chance: float
+    curve: Curve | None, ladder: Mapping[int, Sequence[float]], large: Sequence[float], samples: int, chance: float
 ) -> dict[str, Any]:
     """Return the forecast of a ladder beside what the large trainings measured."""
     measured = float(np.mean(large))
-    expected: Expected | None = curve.expect(steps, runs=len(large)) if curve else None
+    expected = curve.expect(samples, runs=len(large)) if curve else None
     known = expected is not None and is_determined(expected, chance)
     entry: dict[str, Any] = {
         "ladder": {size: [round(value, 4) for value in values] for size, values in ladder.items()},
@@ -203,55 +244,107 @@ def rank(entries: Mapping[tuple[str, str, str], dict[str, Any]]) -> list[dict[st
     return found
 
 
-def main() -> int:
-    """Make the ladders and the large trainings."""
-    parser = make_parser(__doc__ or "")
-    parser.add_argument("--repeated", action="store_true", help="more epochs, so that large trainings overfit")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    say = make_printer(options.json)
-    torch.set_num_threads(1)
-    batch, large = REPEATED if options.repeated else ONCE
-    large //= 8 if options.quick else 1
-    pairs, alt, tests = read_features(home())
-    datasets = make_datasets(pairs, alt)
+def calibrate(entries: Mapping[tuple[str, str, str], dict[str, Any]]) -> None:
+    """Add to each ladder with a forecast how much wider the intervals of others must be, and whether its own then holds."""
+    known = {key: one for key, one in entries.items() if "value" in one}
+    for key, one in known.items():
+        others = [other for own, other in known.items() if own[0] != key[0] and own[2] != key[2]]
+        misses = sorted(find_miss(other) for other in others)
+        place = int(np.ceil(0.95 * (len(misses) + 1))) - 1  # of a conformal interval: Vovk et al. 2005
+        factor = max(misses[min(place, len(misses) - 1)], 1.0) if misses else 1.0
+        one["calibrated"] = {"factor": round(factor, 3), "inside": find_miss(one) <= factor}
+
+
+def find_miss(entry: Mapping[str, Any]) -> float:
+    """Return the distance of the large training from the forecast, as a multiple of the interval's half on that side."""
+    measured, value = float(np.mean(entry["large"])), entry["value"]
+    return abs(measured - value) / max(abs(entry["high" if measured > value else "low"] - value), 1e-9)
+
+
+def correlation(table_N2: np.ndarray) -> float:
+    """Return Spearman's rank correlation of two columns."""
+    found: Any = spearmanr(table_N2)
+    return float(found.statistic)
+
+
+def correlate(datasets: Mapping[str, Pairs], tests: Mapping[str, TestSet]) -> dict[str, Any]:
+    """Return the rank correlation, over datasets, of linear layers on frozen features with networks on the pixels.
+
+    The value of a dataset is the mean over test sets and seeds. The interval is a bootstrap over datasets.
+    """
+    kinds = {"linear": ONCE, "pixels": (64, PIXEL_STEPS)}
+    values: dict[str, dict[str, float]] = {}
+    for (name, dataset), (kind, sizes) in itertools.product(datasets.items(), kinds.items()):
+        runs = [measure(train(dataset, kind, *sizes, seed), kind, tests) for seed in range(PIXEL_SEEDS)]
+        values.setdefault(name, {})[kind] = round(float(np.mean([[*run.values()] for run in runs])), 4)
+    table = np.array([[one[kind] for kind in kinds] for one in values.values()])
+    generator = np.random.default_rng(0)
+    drawn = [table[generator.integers(0, len(table), len(table))] for _ in range(2000)]
+    found = [correlation(one) for one in drawn if len(np.unique(one[:, 0])) > 2]
+    ends = [round(float(one), 3) for one in np.quantile(found, [0.025, 0.975])]
+    return {"values": values, "rank_correlation": round(correlation(table), 3), "interval": ends}
+
+
+def backtest(
+    datasets: Mapping[str, Pairs], tests: Mapping[str, TestSet], batch: int, large: int, say: Callable[[str], None]
+) -> Any:
+    """Return the entry of each ladder, by dataset, kind of layers and test set."""
     sizes = [large // share for share in SHARES]
-    kinds = ("linear",) if options.quick else ("linear", "perceptron")
     entries: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for kind, (name, dataset) in itertools.product(kinds, datasets.items()):
+    for kind, name in itertools.product(("linear", "perceptron"), FORECAST):
         runs = {
-            size: [measure(train(dataset, kind, batch, size, seed), tests) for seed in range(SEEDS)]
+            size: [measure(train(datasets[name], kind, batch, size, seed), kind, tests) for seed in range(SEEDS)]
             for size in [*sizes, large]
         }
         for task, one in tests.items():
             ladder = {size: [run[task] for run in runs[size]] for size in sizes}
-            points = [(size, value) for size, values in ladder.items() for value in values]
-            curve = fit_curve(*map(list, zip(*points, strict=True)))
+            points = [(size * batch, value) for size, values in ladder.items() for value in values]
+            chance, pairs = TASKS[task][0] / len(one.classes_CD), len(datasets[name].pixels)
+            curve = fit_curve(*map(list, zip(*points, strict=True)), chance=chance, pairs=pairs)
             measured = [run[task] for run in runs[large]]
-            entries[name, kind, task] = compare(curve, ladder, measured, large, 1 / len(one.classes_CD))
+            entries[name, kind, task] = compare(curve, ladder, measured, large * batch, chance)
             say(f"{name} {kind} {task}: {entries[name, kind, task]}")
-    known = [one for one in entries.values() if one["determined"]]
-    ranking = rank(entries)
-    inside = sum(one["inside"] for one in known)
-    errors = [one["error"] for one in known]
-    proxies = []
-    for kind, task in itertools.product(kinds, tests):
-        small = [np.mean(entries[name, kind, task]["ladder"][sizes[0]]) for name in datasets]
-        proxies.append(spearmanr(small, [np.mean(entries[name, kind, task]["large"]) for name in datasets])[0])
+    return entries
+
+
+def main() -> int:
+    """Make the ladders and the large trainings, or those of proxies."""
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("--repeated", action="store_true", help="more epochs, so that large trainings overfit")
+    parser.add_argument("--proxies", action="store_true", help="frozen towers as predictors of networks on the pixels")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(1)
+    pairs, captions, alt, tests = read_features(home())
+    datasets, needs = make_datasets(pairs, captions, alt), ["torch", "scipy"]
+    if options.proxies:
+        found = correlate(datasets, tests)
+        rows = [Row("rank correlation", found["rank_correlation"], 1.0, "at most", f"over {len(datasets)} datasets")]
+        return finish("forecast_proxies", rows, needs, equal=True, as_json=options.json, details=found)
+    batch, large = REPEATED if options.repeated else ONCE
+    large //= 8 if options.quick else 1
+    entries = backtest(datasets, tests, batch, large, make_printer(options.json))
+    calibrate(entries)
+    drawn, ranking = [one for one in entries.values() if "value" in one], rank(entries)
+    known = [one for one in drawn if one["determined"]]
+    inside = [sum(one["inside"] for one in some) for some in (drawn, known)]
+    after = sum(one["calibrated"]["inside"] for one in drawn)
+    error, of_known = (float(np.median([one["error"] for one in some] or [1.0])) for some in (drawn, known))
     rows = [
-        Row("large trainings in the interval", inside, len(known), "determined", "ladders", 0.95),
-        Row("determined", len(known), len(entries), "all", "ladders"),
+        Row("large trainings in the interval", inside[0], len(drawn), "forecast", "ladders", 0.95),
+        Row("in the calibrated interval", after, len(drawn), "forecast", "ladders", 0.95),
+        Row("determined ones in the interval", inside[1], len(known), "determined", "ladders", 0.95),
         Row("pairs in the right order", sum(one["right"] for one in ranking), len(ranking), "told apart", "pairs", 1.0),
-        Row("median error", float(np.median(errors)) if errors else 1.0, 0.1, "at most", "of the value above chance"),
+        Row("median error", error, 0.1, "at most", "of the value above chance"),
+        Row("median error of determined ones", of_known, 0.1, "at most", "of the value above chance"),
     ]
     details = {
         "steps": large,
         "batch": batch,
         "ladders": [{"dataset": d, "model": m, "task": t, **one} for (d, m, t), one in entries.items()],
         "ranking": ranking,
-        "smallest": {"rank_correlation": [round(float(one), 3) for one in proxies]},
     }
-    return finish("forecast", rows, ["torch", "scipy"], equal=True, as_json=options.json, details=details)
+    return finish("forecast", rows, needs, equal=True, as_json=options.json, details=details)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def _show_result(result: Result, record: Record, store: Store, page: Path | None
     if result.forecasts:
         out.print()
         names = [f"{factor} times the samples" for factor in FACTORS]
-        table = new_table(f"Forecast of {result.metric}", "variant", "largest training", *names)
+        table = new_table("Forecast", "variant", "metric", "largest training", *names)
         for row in list_forecasts(result.forecasts):
             table.add_row(*row)
         out.print(table)

@@ -1,34 +1,54 @@
-"""Saturating power laws of a metric over the samples that a training sees, with what they do not determine. No torch.
+"""Saturating laws of a metric over the samples that a training sees, with what they do not determine. No torch.
 
-A metric that rises to at most 1, or a loss that falls to at least 0, has a distance from its bound of
+Between chance and its bound, 1 for a metric or 0 for a loss, a model has come the share
 
-    distance(samples) = floor + slope * samples ** -exponent,   floor, slope >= 0
+    share(samples) = gain / (1 + (middle / seen) ** exponent),   0 < gain <= 1
 
-(Hoffmann et al. 2022, "Training compute-optimal large language models", section 3.3; Cherti et al. 2023, "Reproducible
-scaling laws for contrastive language-image learning"; Nezhurina et al. 2025, arXiv 2506.04598, which compare datasets by
-their laws). Given the exponent, the law is linear. Its posterior is computed on a grid of exponents, with flat priors on
-the two ends of the ladder and on the logarithms of the exponent and of the noise, and drawn from. So an interval has the
-uncertainty of all parameters, and the noise of a run: that of seeds, and of what the law misses.
+of the way: a slow start, and from the middle on a power law with a floor (Alabdulmohsin et al. 2022, "Revisiting neural
+scaling laws in language and vision", M4 with alpha = 1; Hoffmann et al. 2022, "Training compute-optimal large language
+models", section 3.3; Cherti et al. 2023, "Reproducible scaling laws for contrastive language-image learning"). Samples of
+further epochs teach less and less (Muennighoff et al. 2023, "Scaling data-constrained language models", equation 5):
+
+    seen(samples) = pairs + pairs * worth * (1 - exp(-(samples / pairs - 1) / worth))   after the first epoch
+
+The posterior is computed on a grid of middle, exponent and worth, with flat priors on their logarithms and on those of gain
+and noise; given these three, the law is linear. So an interval has the uncertainty of all parameters, also of those that a
+ladder does not show, such as what further epochs are worth, and the noise of a run.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from plugins.experiments.comparisons import Floats
 
-EXPONENTS = np.geomspace(0.05, 2.0, 500)
-"""Exponents that are tried; published ones lie between 0.1 and 0.9."""
+MIDDLES = np.geomspace(0.001, 10, 40)
+"""Middles that are tried, as multiples of the largest training: later ones made 64 forecasts less exact, and no safer."""
+EXPONENTS = np.geomspace(0.2, 2.5, 20)
+"""Published ones lie between 0.1 and 0.9 beyond the middle."""
+WORTHS = np.geomspace(2, 32, 5)
+"""Epochs that all further ones can be worth; 15 for language models (Muennighoff et al.)."""
+REFINEMENTS = 3
+"""Times that the grid is narrowed to where the posterior is: trainings with little noise need a finer one."""
+NEGLIGIBLE = 1e-5
+"""Probability, as a share of the highest one, of what lies outside of the narrowed grid."""
 DRAWS = 10_000
 MIN_SCALES = 3
 """Scales that a law of three parameters needs."""
 WIDE = 0.5
 """Share of the metric above chance beyond which an interval is too wide to be a forecast."""
+LEAST_NOISE = 0.003
+"""Added to the variance of a share, `share * (1 - share)`, by which trainings are weighted."""
+LEAST_REST = 1e-9
+"""Added to the sum of squares that a law leaves: trainings that agree exactly determine no noise."""
+LEAST_ALLOWED = 0.01
+"""Least probability that the metric rises, to its bound at most."""
 MISFIT = 0.001
-"""Probability by chance below which a law does not fit: trainings too short to learn rise faster than any law."""
-LEAST_NOISE = 1e-6
-"""Least variance of a run that is assumed: a law is not refused for misses below a thousandth."""
+"""Probability by chance below which no law fits, such as to a metric that falls."""
+LEAST_MISS = 1e-4
+"""Least weighted variance of a run that is assumed there: a law is not refused for misses below a hundredth."""
 FARTHEST = 1000.0
 """Multiple of the largest training beyond which nothing is forecast."""
 
@@ -48,81 +68,148 @@ class Curve:
 
     largest: float
     """Samples of the largest training that it is fitted on."""
+    chance: float
+    bound: float
+    pairs: float
+    """Pairs of the dataset, from which on samples are repeated."""
+    gains: Floats
+    middles: Floats
     exponents: Floats
-    slopes: Floats
-    floors: Floats
+    worths: Floats
     noise: Floats
-    """Standard deviation of one run."""
-    is_loss: bool = False
+    """Standard deviation of one run, as a multiple of that of its share."""
 
     def draw(self, samples: float) -> Floats:
         """Return the metric at a number of samples, for each draw, without the noise of a run."""
-        distances = self.floors + self.slopes * (samples / self.largest) ** -self.exponents
-        return distances if self.is_loss else 1 - distances
+        return self._measure(self._find_share(samples))
 
     def expect(self, samples: float, *, runs: int = 1, confidence: float = 0.95) -> Expected:
         """Return the mean of so many runs with other seeds."""
-        noise = np.random.default_rng(1).normal(0, 1, len(self.noise)) * self.noise / np.sqrt(runs)
-        least, most = (0.0, np.inf) if self.is_loss else (0.0, 1.0)
-        return _summarise(np.clip(self.draw(samples) + noise, least, most), confidence)
+        shares = self._find_share(samples)
+        deviations = self.noise * np.sqrt((shares * (1 - shares) + LEAST_NOISE) / runs)
+        found = self._measure(shares + np.random.default_rng(1).normal(0, deviations))
+        least, most = sorted((0.0 if self.bound else np.inf, self.bound))
+        return _summarise(np.clip(found, least, most), confidence)
 
     def find_samples(self, target: float, confidence: float = 0.95) -> Expected | None:
         """Return how many samples reach a metric; None if most draws never do. An end may be infinite."""
-        room = (target if self.is_loss else 1 - target) - self.floors
-        with np.errstate(over="ignore"):
-            ratios = np.full(len(room), np.inf)
-            ratios[room > 0] = (self.slopes[room > 0] / room[room > 0]) ** (1 / self.exponents[room > 0])
-        found = _summarise(self.largest * np.where(ratios > FARTHEST, np.inf, ratios), confidence)
+        share = (target - self.chance) / (self.bound - self.chance)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            seen = self.middles * (self.gains / max(share, 1e-9) - 1) ** (-1 / self.exponents)
+            further = -self.worths * np.log1p(-(seen / self.pairs - 1) / self.worths)
+            samples = np.where(seen > self.pairs, self.pairs * (1 + further), seen)
+        samples = np.where(samples <= self.largest * FARTHEST, samples, np.inf)  # also where it is no number
+        found = _summarise(samples, confidence)
         return found if np.isfinite(found.value) else None
 
+    def _find_share(self, samples: float) -> Floats:
+        seen = count_seen(np.array(samples), self.pairs, self.worths)
+        return self.gains / (1 + (self.middles / seen) ** self.exponents)
 
-def fit_curve(samples: Sequence[float], values: Sequence[float], *, is_loss: bool = False) -> Curve | None:
-    """Return the laws that agree with the trainings of a ladder; None if it determines none, or no law fits.
+    def _measure(self, shares: Floats) -> Floats:
+        return self.chance + (self.bound - self.chance) * shares
+
+
+def count_seen(samples: Floats, pairs: float, worths: Floats) -> Floats:
+    """Return how many samples without repetition those of several epochs are worth."""
+    further = worths * -np.expm1(-np.maximum(samples / pairs - 1, 0) / worths)
+    return np.minimum(samples, pairs) + (further * pairs if np.isfinite(pairs) else 0)
+
+
+def fit_curve(
+    samples: Sequence[float],
+    values: Sequence[float],
+    *,
+    chance: float = 0.0,
+    bound: float = 1.0,
+    pairs: float = np.inf,
+) -> Curve | None:
+    """Return the laws that agree with the trainings of a ladder; None if it determines none.
 
     Args:
         samples: that each training saw; several trainings may have the same number, with other seeds.
-        values: the metric of each training, a share; or its loss.
+        values: the metric of each training, or its loss.
+        chance: what a model that has learnt nothing measures.
+        bound: the best value: 1 for a share, 0 for a loss.
+        pairs: of the dataset.
     """
-    sizes = np.asarray(samples, float)
-    distances = np.asarray(values, float) if is_loss else 1 - np.asarray(values, float)
+    sizes, shares = np.asarray(samples, float), (np.asarray(values, float) - chance) / (bound - chance)
     if len(np.unique(sizes)) < MIN_SCALES or len(sizes) < MIN_SCALES + 1:
         return None
-    generator, largest = np.random.default_rng(0), float(sizes.max())
-    degrees = len(sizes) - 2
-    powers = (sizes / largest) ** -EXPONENTS[:, None]
-    shape = (powers - 1) / (powers.max(axis=1, keepdims=True) - 1)  # 1 at the smallest scale, 0 at the largest
-    designs = np.stack([shape, 1 - shape], axis=2)  # exponent, training, end of the ladder
-    grams = designs.transpose(0, 2, 1) @ designs
-    inverses = np.linalg.inv(grams)
-    at_best = inverses @ (designs.transpose(0, 2, 1) @ distances[:, None])
-    rests = np.maximum(((distances - (designs @ at_best)[:, :, 0]) ** 2).sum(axis=1), 1e-12)
-    if _misses(sizes, distances, float(rests.min())):
+    from scipy.special import stdtrit
+
+    largest, degrees = float(sizes.max()), len(sizes) - 1
+    means = np.clip([shares[sizes == size].mean() for size in sizes], 0, 1)
+    weights = 1 / (means * (1 - means) + LEAST_NOISE)
+    axes = [MIDDLES * largest, EXPONENTS, WORTHS if np.isfinite(pairs) else WORTHS[:1]]
+    for _ in range(REFINEMENTS):
+        chances = _compute_posterior(axes, sizes, shares, weights, pairs).chances
+        axes = [_narrow(axis, chances.max(axis=tuple({0, 1, 2} - {place}))) for place, axis in enumerate(axes)]
+    grid = _compute_posterior(axes, sizes, shares, weights, pairs)
+    if grid.allowed.max() < LEAST_ALLOWED or _misses(sizes, shares, weights, float(grid.rests.min())):
         return None
-    weights = -degrees / 2 * np.log(rests) - np.linalg.slogdet(grams)[1] / 2
-    chances = np.exp(weights - weights.max())
-    chosen = generator.choice(len(EXPONENTS), DRAWS, p=chances / chances.sum())
-    noise = np.sqrt(rests[chosen] / generator.chisquare(degrees, DRAWS))
-    deviations = np.linalg.cholesky(inverses)[chosen] @ generator.normal(0, 1, (DRAWS, 2, 1))
-    at_ends = at_best[chosen, :, 0] + noise[:, None] * deviations[:, :, 0]
-    exponents = EXPONENTS[chosen]
-    slopes = (at_ends[:, 0] - at_ends[:, 1]) / ((float(sizes.min()) / largest) ** -exponents - 1)
-    floors = at_ends[:, 1] - slopes
-    allowed = (slopes >= 0) & (floors >= 0)
-    if allowed.mean() < 0.01:
-        return None
-    return Curve(largest, exponents[allowed], slopes[allowed], floors[allowed], noise[allowed], is_loss)
+    generator = np.random.default_rng(0)
+    flat = generator.choice(grid.chances.size, DRAWS, p=grid.chances.ravel() / grid.chances.sum())
+    chosen = np.unravel_index(flat, grid.chances.shape)
+    best, rests, grams = grid.gains[chosen], grid.rests[chosen], grid.grams[chosen]
+    ends = grid.lowest[chosen], grid.lowest[chosen] + grid.allowed[chosen]
+    gains = best + stdtrit(degrees, generator.uniform(*ends)) * np.sqrt(rests / degrees / grams)
+    noise = np.sqrt((rests + grams * (gains - best) ** 2) / generator.chisquare(degrees + 1, DRAWS))
+    middles, exponents, worths = (axis[places] for axis, places in zip(axes, chosen, strict=True))
+    return Curve(largest, chance, bound, pairs, np.clip(gains, 0, 1), middles, exponents, worths, noise)
 
 
-def _misses(sizes: Floats, distances: Floats, rest: float) -> bool:
+class _Grid(NamedTuple):
+    """The laws of a grid, by middle, exponent and worth."""
+
+    gains: Floats
+    """Of the best fit."""
+    rests: Floats
+    """Weighted sums of squares that it leaves."""
+    grams: Floats
+    """Precision of the gain, for a noise of 1."""
+    lowest: Floats
+    """Probability of a gain below 0."""
+    allowed: Floats
+    """Probability of a gain from 0 to 1."""
+    chances: Floats
+    """Probability of the law, as a share of the highest one."""
+
+
+def _compute_posterior(axes: Sequence[Floats], sizes: Floats, shares: Floats, weights: Floats, pairs: float) -> _Grid:
+    from scipy.special import stdtr  # slow to import
+
+    middles, exponents, worths = np.meshgrid(*axes, indexing="ij")
+    seen = count_seen(sizes, pairs, worths[..., None])
+    shapes = 1 / (1 + (middles[..., None] / seen) ** exponents[..., None])  # the last axis: trainings
+    grams, degrees = shapes**2 @ weights, len(sizes) - 1
+    gains = shapes @ (weights * shares) / grams
+    rests = (shares - gains[..., None] * shapes) ** 2 @ weights + LEAST_REST
+    error = np.sqrt(rests / degrees / grams)
+    lowest = stdtr(degrees, -gains / error)
+    allowed = stdtr(degrees, (1 - gains) / error) - lowest
+    logs = -degrees / 2 * np.log(rests) - np.log(grams) / 2 - np.log(np.clip(gains, LEAST_NOISE, 1))
+    chances = allowed * np.exp(logs - logs.max())
+    return _Grid(gains, rests, grams, lowest, allowed, chances / max(chances.max(), np.finfo(float).tiny))
+
+
+def _misses(sizes: Floats, shares: Floats, weights: Floats, rest: float) -> bool:
     """Return whether the best law misses the means of the scales by more than the noise of seeds explains (F test)."""
-    from scipy.special import fdtrc  # slow to import
+    from scipy.special import fdtrc
 
-    groups = [distances[sizes == size] for size in np.unique(sizes)]
-    noise, degrees = sum(float(((one - one.mean()) ** 2).sum()) for one in groups), len(sizes) - len(groups)
-    more = len(groups) - MIN_SCALES
+    groups = [(shares[sizes == size], weights[sizes == size]) for size in np.unique(sizes)]
+    noise = sum(float(weight @ (one - one.mean()) ** 2) for one, weight in groups)
+    degrees, more = len(sizes) - len(groups), len(groups) - MIN_SCALES
     if not more or not degrees:
         return False
-    return bool(fdtrc(more, degrees, (rest - noise) / more / max(noise / degrees, LEAST_NOISE)) < MISFIT)
+    return bool(fdtrc(more, degrees, max(rest - noise, 0) / more / max(noise / degrees, LEAST_MISS)) < MISFIT)
+
+
+def _narrow(axis: Floats, chances: Floats) -> Floats:
+    """Return as many values between the neighbours of those that are not negligible."""
+    found = np.flatnonzero(chances > NEGLIGIBLE)
+    ends = axis[max(found[0] - 1, 0)], axis[min(found[-1] + 1, len(axis) - 1)]
+    return np.geomspace(*ends, len(axis))
 
 
 def is_determined(expected: Expected, chance: float = 0.0) -> bool:

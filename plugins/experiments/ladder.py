@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
+from dataclasses import dataclass, field, replace
+from itertools import combinations, product
+from math import log
 from typing import TYPE_CHECKING, Any
 
 from dataops.errors import ConfigError
-from dataops.facts import EvaluateFacts
+from dataops.facts import EvaluateFacts, TrainFacts
 from dataops.formatting import format_percent, format_seconds
 from dataops.snapshot import find_manifest
 from dataops.store import Store, open_store
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 FACTORS = (2, 4, 10)
 """Multiples of the largest training that the page shows."""
+HOLDOUT_LOSS = "loss of held-out pairs"
+LOSS_PAIRS = 64
+"""Pairs of a batch of that loss (training/loop/interim_evaluation.py): chance is the logarithm of their number."""
 TARGET = re.compile(
     r"\s*+(?P<task>[^\s=/]++)(?:[\s/]++(?P<metric>[^\s=]++))?\s*+=\s*+(?P<value>[0-9.]++)\s*+(?P<percent>%?)\s*+"
 )
@@ -32,11 +36,15 @@ class Points:
 
     metric: str
     chance: float
+    bound: float
+    """The best value: 0 for a loss."""
+    pairs: float
+    """Pairs of the dataset."""
     samples: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
 
     def fit(self) -> Curve | None:
-        return fit_curve(self.samples, self.values)
+        return fit_curve(self.samples, self.values, chance=self.chance, bound=self.bound, pairs=self.pairs)
 
 
 @dataclass(frozen=True)
@@ -47,11 +55,15 @@ class Forecast:
     largest: float
     """Samples of its largest training."""
     expected: dict[int, Expected | None]
-    """The deciding metric by the multiple of `largest`; None where the ladder does not determine it."""
+    """The metric by the multiple of `largest`; None where the ladder does not determine it."""
+    metric: str
+    """The deciding one, or HOLDOUT_LOSS."""
 
 
 def read_points(record: Record, store: Store, variant: str) -> dict[str, Points]:
-    """Return what the finished trainings of a variant measured, by metric: the deciding one, and all as TASK/METRIC."""
+    """Return what the finished trainings of a variant measured, by metric: the deciding one, all as TASK/METRIC, and the
+    loss of held-out pairs where there are any.
+    """
     found: dict[str, Points] = {}
     for cell in record.cells:
         if cell.variant != variant or cell.state != "complete":
@@ -63,28 +75,37 @@ def read_points(record: Record, store: Store, variant: str) -> dict[str, Points]
         tasks = EvaluateFacts.of(evaluated).metrics
         every = {f"{task}/{metric}": [one] for task, facts in tasks.items() for metric, one in facts["metrics"].items()}
         every[record.metric] = [tasks[task]["metrics"][metric] for task, metric in record.tasks.items()]
-        for metric, values in every.items():
-            points = found.setdefault(metric, Points(metric, _mean([one["chance"] or 0.0 for one in values])))
+        measured = {
+            metric: (_mean([one["value"] for one in values]), _mean([one["chance"] or 0.0 for one in values]), 1.0)
+            for metric, values in every.items()
+        }
+        if (holdout := TrainFacts.of(train).holdout) is not None and holdout.curve:
+            step = holdout.kept_step
+            kept = min(holdout.curve, key=lambda row, step=step: abs(row["step"] - step))
+            measured[HOLDOUT_LOSS] = kept["holdout_loss"], log(min(holdout.pairs, LOSS_PAIRS)), 0.0
+        for metric, (value, chance, bound) in measured.items():
+            points = found.setdefault(metric, Points(metric, chance, bound, pack.counts.kept))
             points.samples.append(samples)
-            points.values.append(_mean([one["value"] for one in values]))
+            points.values.append(value)
     return found
 
 
 def read_forecasts(record: Record, store: Store, variants: Sequence[str]) -> tuple[list[Forecast], list[str]]:
     """Return the forecast of each variant, and sentences: what is not determined, and where curves cross."""
     forecasts, notes, curves = [], [], dict[str, Curve]()
-    for variant in variants:
-        points = read_points(record, store, variant).get(record.metric)
-        if points is None:
+    of_variants = {variant: read_points(record, store, variant) for variant in variants}
+    for metric, (variant, found) in product((record.metric, HOLDOUT_LOSS), of_variants.items()):
+        if (points := found.get(metric)) is None:
             continue
         curve, largest = points.fit(), max(points.samples)
         expected = {factor: _expect(curve, points, factor * largest, record) for factor in FACTORS}
-        forecasts.append(Forecast(variant, largest, expected))
+        forecasts.append(Forecast(variant, largest, expected, metric))
+        if metric == HOLDOUT_LOSS:
+            continue
         if curve is None or expected[FACTORS[0]] is None:
             scales = len(set(points.samples))
             notes.append(
-                f"The data do not determine a forecast of {variant}: {scales} scales, and too much noise, no rise, "
-                "or no power law"
+                f"The data do not determine a forecast of {variant}: {scales} scales, and too much noise, or no rise"
             )
         else:
             curves[variant] = curve
@@ -110,17 +131,19 @@ def format_samples(found: Expected) -> str:
     return f"{found.value:.2g} ({found.low:.2g} to {high})"
 
 
-def format_expected(found: Expected | None) -> str:
+def format_expected(found: Expected | None, metric: str = "") -> str:
     """Return a metric with its interval."""
     if found is None:
         return "not determined"
-    return f"{format_percent(found.value)} ({format_percent(found.low)} to {format_percent(found.high)})"
+    show = "{:.3f}".format if metric == HOLDOUT_LOSS else format_percent
+    return f"{show(found.value)} ({show(found.low)} to {show(found.high)})"
 
 
 def list_forecasts(forecasts: Sequence[Forecast]) -> list[list[str]]:
-    """Return the cells of a table of forecasts: the variant, its largest training, and the metric by factor."""
+    """Return the cells of a table of forecasts: variant, metric, largest training, and the metric by factor."""
     return [
-        [one.variant, f"{one.largest:,.0f}", *(format_expected(one.expected[factor]) for factor in FACTORS)]
+        [one.variant, one.metric, f"{one.largest:,.0f}"]
+        + [format_expected(one.expected[factor], one.metric) for factor in FACTORS]
         for one in forecasts
     ]
 
@@ -138,14 +161,15 @@ def describe_plan(config: "RunConfig", planned: "RunPlan", target: str | None) -
     train = next((one for one in planned.stages if one.stage == "train"), None)
     samples = rows * config.train.epochs if rows else None
     if wanted is None:
-        return [_describe_expected(points[deciding], samples)] if samples else []
+        return [_describe_expected(points[deciding], samples, rows)] if samples and rows else []
     name, value = wanted
     one = next((points[each] for each in points if each == name or each.partition("/")[0] == name), None)
     if one is None:
         raise ConfigError(
-            f"--target: no experiment of this kind of data measured {name}; there are {', '.join(points)}"
+            f"--target: no experiment of this kind of data measured {name}; there are "
+            f"{', '.join(one for one in points if one != HOLDOUT_LOSS)}"
         )
-    curve = one.fit()
+    curve = _fit(one, rows)
     reached = curve.find_samples(value) if curve else None
     goal = f"{one.metric} = {format_percent(value)}"
     if reached is None:
@@ -164,8 +188,14 @@ def describe_plan(config: "RunConfig", planned: "RunPlan", target: str | None) -
     return [{"target": one.metric, "value": value, **ends, "text": text}]
 
 
-def _describe_expected(one: Points, samples: float) -> dict[str, Any]:
+def _fit(one: Points, rows: float | None) -> Curve | None:
+    """Return the curve of a ladder for a run with another number of pairs: a larger dataset repeats them less."""
     curve = one.fit()
+    return replace(curve, pairs=float(rows)) if curve and rows else curve
+
+
+def _describe_expected(one: Points, samples: float, rows: float) -> dict[str, Any]:
+    curve = _fit(one, rows)
     found = curve.expect(samples) if curve else None
     found = found if found and is_determined(found, one.chance) else None
     text = f"expected {one.metric} with {samples:.3g} samples seen: {format_expected(found)}"

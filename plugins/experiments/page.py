@@ -74,6 +74,7 @@ def render_page(result: Result, store: Store) -> str:
         differences=list_differences(result),
         forecast_columns=[
             "variant",
+            "metric",
             "samples of the largest training",
             *(f"with {one} times as many" for one in FACTORS),
         ],

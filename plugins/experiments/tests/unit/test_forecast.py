@@ -8,19 +8,23 @@ from plugins.experiments.forecast import find_crossing, fit_curve, is_determined
 SIZES = np.repeat([1e5, 2e5, 4e5, 8e5], 3)
 
 
-def fit(floor, slope, exponent, noise=1e-4, seed=0):
-    """Return the fit of a metric of 1 - floor - slope * (samples / 8e5) ** -exponent."""
-    values = 1 - floor - slope * (SIZES / 8e5) ** -exponent
-    return fit_curve(SIZES.tolist(), (values + np.random.default_rng(seed).normal(0, noise, len(SIZES))).tolist())
+def share(samples, gain, middle, exponent):
+    return gain / (1 + (middle / samples) ** exponent)
+
+
+def fit(gain, middle, exponent, noise=1e-4, seed=0, **more):
+    """Return the fit of trainings that follow a law from a chance of 0, with noise."""
+    noisy = share(SIZES, gain, middle, exponent) + np.random.default_rng(seed).normal(0, noise, len(SIZES))
+    return fit_curve(SIZES.tolist(), noisy.tolist(), **more)
 
 
 def test_the_run_of_ten_times_the_samples_lies_in_the_interval():
     """Over laws of all shapes: of 40 intervals of 95%, more than six miss by chance in 1 of 300 cases."""
     generator, inside, errors = np.random.default_rng(4), 0, []
     for seed in range(40):
-        floor, slope, exponent = generator.uniform(0.1, 0.5), generator.uniform(0.05, 0.2), generator.uniform(0.2, 0.9)
-        curve = fit(floor, slope, exponent, 0.004, seed)
-        expected, true = curve.expect(8e6), 1 - floor - slope * 10**-exponent + generator.normal(0, 0.004)
+        law = generator.uniform(0.4, 0.9), 8e5 * generator.uniform(0.05, 3), generator.uniform(0.3, 1.2)
+        expected = fit(*law, 0.004, seed).expect(8e6)
+        true = share(8e6, *law) + generator.normal(0, 0.004)
         inside += expected.low <= true <= expected.high
         errors.append(abs(expected.value - true) / true)
     assert inside >= 34
@@ -28,36 +32,45 @@ def test_the_run_of_ten_times_the_samples_lies_in_the_interval():
 
 
 def test_more_noise_and_fewer_scales_are_not_determined():
-    clear, noisy = fit(0.3, 0.2, 0.5), fit(0.3, 0.2, 0.5, noise=0.15)
+    clear, noisy = fit(0.8, 2e5, 0.7), fit(0.8, 2e5, 0.7, noise=0.15)
     assert is_determined(clear.expect(8e6))
     assert noisy is None or not is_determined(noisy.expect(8e6), 0.1)
     assert fit_curve([1e5, 1e5, 2e5, 2e5], [0.2, 0.21, 0.3, 0.31]) is None
-    falling = 0.5 - 0.1 * np.log10(SIZES / 1e5)
+    falling = 0.5 - 0.1 * np.log10(SIZES / 1e5) + np.random.default_rng(0).normal(0, 0.004, len(SIZES))
     assert fit_curve(SIZES.tolist(), falling.tolist()) is None
-    late = 0.5 / (1 + (SIZES / 8e5) ** -2.0)  # it rises faster and faster, until the end of the ladder
-    late += np.random.default_rng(0).normal(0, 0.004, len(SIZES))
-    assert fit_curve(SIZES.tolist(), late.tolist()) is None
+    assert fit_curve(SIZES.tolist(), (falling - 0.5).tolist(), chance=0.1) is None
 
 
-def test_a_loss_falls_to_its_floor():
-    losses = 1.5 + 0.8 * (SIZES / 8e5) ** -0.5
-    curve = fit_curve(SIZES.tolist(), losses.tolist(), is_loss=True)
-    assert curve.expect(3.2e6).value == pytest.approx(1.9, abs=0.01)
-    found = curve.find_samples(1.7)
-    assert found.value == pytest.approx(1.28e7, rel=0.1)
+def test_a_loss_falls_from_chance_to_its_floor():
+    """4.2 for a model that has learnt nothing, and 1.4 in the end."""
+    losses = 4.2 - 2.8 * share(SIZES, 1, 2e5, 0.7)
+    curve = fit_curve(SIZES.tolist(), losses.tolist(), chance=4.2, bound=0.0)
+    assert curve.expect(3.2e6).value == pytest.approx(4.2 - 2.8 * share(3.2e6, 1, 2e5, 0.7), abs=0.01)
+    assert curve.find_samples(1.9).value == pytest.approx(2e5 * (2.8 / 2.3 - 1) ** (-1 / 0.7), rel=0.01)
 
 
 def test_samples_that_reach_a_metric_are_those_of_the_law():
-    """0.65 = 1 - 0.3 - 0.2 * 16 ** -0.5; above the limit of 0.7, nothing does."""
-    curve = fit(0.3, 0.2, 0.5, 1e-3)
-    found = curve.find_samples(0.65)
-    assert found.low <= 16 * 8e5 <= found.high
-    assert curve.find_samples(0.72) is None
+    """0.6 = 0.7 / (1 + (2e5 / samples) ** 0.7); above the limit of 0.7, nothing does."""
+    curve = fit(0.7, 2e5, 0.7)
+    found = curve.find_samples(0.6)
+    assert found.low <= 2e5 * 6 ** (1 / 0.7) <= found.high
+    assert curve.find_samples(0.75) is None
+
+
+def test_further_epochs_give_less_than_new_pairs():
+    """With 8e5 pairs, ten epochs; what reaches the metric of ten epochs is what they saw, and no number is too small."""
+    new, repeated = fit(0.7, 2e5, 0.7), fit(0.7, 2e5, 0.7, pairs=8e5)
+    at_ten = repeated.expect(8e6)
+    assert at_ten.value < new.expect(8e6).value
+    assert at_ten.high - at_ten.low > new.expect(8e6).high - new.expect(8e6).low
+    assert repeated.expect(8e5).value == pytest.approx(share(8e5, 0.7, 2e5, 0.7), abs=1e-3)
+    assert repeated.find_samples(at_ten.value).value == pytest.approx(8e6, rel=0.05)
+    assert repeated.find_samples(1e-3).value < 1e5
 
 
 def test_curves_cross_where_their_laws_do():
-    """0.1 + 0.4 * r ** -0.4 = 0.3 + 0.1 * r ** -0.4 at r = 1.5 ** 2.5."""
-    steep, flat = fit(0.1, 0.4, 0.4, 2e-3), fit(0.3, 0.1, 0.4, 2e-3)
-    found = find_crossing(steep, flat)
-    assert found.value == pytest.approx(8e5 * 1.5**2.5, rel=0.05)
+    steep, flat = fit(0.9, 2e6, 0.8), fit(0.4, 1e5, 0.8)
+    sizes = np.geomspace(8e5, 8e6, 2000)
+    crossing = sizes[np.argmax(share(sizes, 0.9, 2e6, 0.8) > share(sizes, 0.4, 1e5, 0.8))]
+    assert find_crossing(steep, flat).value == pytest.approx(crossing, rel=0.05)
     assert find_crossing(steep, steep) is None
