@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dataops import plugins
 from dataops.errors import CorruptPart
-from dataops.formatting import format_quantity
+from dataops.formatting import format_quantity, rank_counts
 from dataops.snapshot import MANIFEST, Counts, Manifest, Record
 from dataops.stages import PAIR_STAGES, StageName
 
@@ -366,7 +366,7 @@ def funnel_rows(manifests: Iterable[Manifest]) -> list[dict[str, Any]]:
     by_stage = {manifest.stage: manifest for manifest in manifests}
     for manifest in (by_stage[stage] for stage in PAIR_STAGES if stage in by_stage):
         counts = manifest.counts
-        reasons = sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0]))
+        reasons = rank_counts(counts.dropped)
         for reason, dropped in [(name, n) for name, n in reasons if n] or [("", 0)]:
             stage = {"stage": manifest.stage, "input": counts.input, "kept": counts.kept}
             rows.append({**stage, "dropped": dropped, "reason": reason, "share": dropped / max(counts.input, 1)})

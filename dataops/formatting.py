@@ -1,8 +1,11 @@
 """Format percentages and counts for people, in the same way on the terminal, in logs, on pages and on cards."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
 
 # Suggest the known name that is closest to an unknown one, which is often a misspelt one ------------------------------
 
@@ -49,6 +52,11 @@ def format_bytes(size: float, unit: str = "bytes") -> str:
             return f"{size:,.0f} {name}" if name == unit else f"{size:,.1f} {name}"
         size /= 1000
     return f"{size:,.1f} TB"
+
+
+def rank_counts(counts: Mapping[str, Number]) -> list[tuple[str, Number]]:
+    """Return what was counted with its number, the most frequent first, equally frequent ones by name."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def format_now() -> str:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from dataops.errors import ConfigError, CorruptPart, NothingLeft
-from dataops.formatting import format_counts, format_quantity
+from dataops.formatting import format_counts, format_quantity, rank_counts
 from dataops.snapshot import Manifest, load_manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
@@ -126,7 +126,7 @@ def check_kept(manifest: Manifest) -> None:
     counts = manifest.counts
     if manifest.stage not in PAIR_STAGES or counts.kept:
         return
-    reasons = format_counts(sorted(counts.dropped.items(), key=lambda reason: (-reason[1], reason[0])))
+    reasons = format_counts(rank_counts(counts.dropped))
     because = ": its source has no row"
     if reasons:
         because = f" ({reasons}); docs/reference/drop-reasons.md has what to do about each"

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 
 import polars as pl
 
+from dataops.formatting import rank_counts
+
 PER_PART = 5_000
 """Maximum number of values that are counted in a part: the most frequent ones."""
 MAX_VALUES = 100_000
@@ -28,7 +30,7 @@ def count_values(values: pl.Series, number: int = PER_PART) -> Tally:
 
 def most_frequent(counted: Mapping[str, int], number: int) -> Tally:
     """Return the first values in the order of frequency and then of name."""
-    return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:number])
+    return dict(rank_counts(counted)[:number])
 
 
 class Totals:

@@ -313,9 +313,8 @@ def _show_scores(manifests: Sequence[Manifest], out: Console) -> None:
     for row in flatten_metrics(metrics):
         table.add_row(row["task"], row["metric"], *score_cells(row))
     out.print(table)
-    found = {task: result["contamination"] for task, result in metrics.items() if "contamination" in result}
-    for task, row in found.items():
-        if row["overlap"]:
+    for task, result in metrics.items():
+        if (row := result.get("contamination")) and row["overlap"]:
             out.print(text(f"{task}: {format_overlap(row)}"))
 
 

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from dataops.formatting import format_counts
+from dataops.formatting import format_counts, rank_counts
 from dataops.messages.waiting import Wait, current_waits, format_duration
 from dataops.redaction import escape_for_display
 from dataops.snapshot import Manifest
@@ -262,7 +262,7 @@ class Terminal(RunListener):
     def _print_end(self, end: StageEnd, manifest: Manifest) -> None:
         """Print one line about a finished stage: its key, state, time and counts."""
         counts = manifest.counts
-        reasons = format_counts(sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0])))
+        reasons = format_counts(rank_counts(counts.dropped))
         kept = f"kept {counts.kept:,} of {counts.input:,}" if counts.input else ""
         kept += f" ({reasons})" if reasons else ""
         if self._on_terminal:

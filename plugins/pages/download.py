@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from dataops.facts import DownloadFacts
+from dataops.formatting import rank_counts
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from tasks.download.outcome import count_failed, describe_longest
@@ -51,7 +52,7 @@ def _choose(rows: Iterable[dict[str, object]], *, kept: bool) -> list[dict[str, 
 
 def _reasons(dropped: Mapping[str, int], rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
     """Return the drop reasons, most frequent first, with the first rows of each."""
-    ranked = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
+    ranked = rank_counts(dropped)
     examples = {name: [row for row in rows if row.get("drop_reason") == name][:QUOTED] for name in dropped}
     return [{"name": name, "dropped": count, "examples": examples[name]} for name, count in ranked]
 
@@ -60,6 +61,6 @@ def _hosts(hosts: Mapping[str, Mapping[str, int]]) -> list[dict[str, object]]:
     """Return each host with the number of its rows, of those that failed, and why, most frequent reason first."""
     found = []
     for name, counts in hosts.items():
-        reasons = sorted(((reason, n) for reason, n in counts.items() if reason != "rows"), key=lambda r: (-r[1], r[0]))
+        reasons = rank_counts({reason: n for reason, n in counts.items() if reason != "rows"})
         found.append({"name": name, "rows": counts["rows"], "failed": count_failed(counts), "reasons": reasons})
     return found

@@ -19,7 +19,7 @@ from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.formats import NewerFormat
-from dataops.formatting import format_quantity
+from dataops.formatting import format_quantity, rank_counts
 from dataops.snapshot import SnapshotName
 from dataops.storage.cached_files import delete_unheld, find_abandoned
 from dataops.store import Entry, Store
@@ -357,7 +357,7 @@ def _show(store: Store, plan: DeletionPlan, users: Mapping[SnapshotName, str]) -
         out.print(text(f"in total {format_quantity(len(plan.snapshots), 'snapshot')}, {total}"))
     kept = len(plan.kept)
     out.print(text(f"{format_quantity(kept, 'snapshot')} {'is' if kept == 1 else 'are'} kept{':' if kept else ''}"))
-    for why, number in sorted(Counter(plan.kept.values()).items(), key=lambda item: (-item[1], item[0])):
+    for why, number in rank_counts(Counter(plan.kept.values())):
         out.print(text(f"{number:>6,} for {why}"), soft_wrap=True)
 
 

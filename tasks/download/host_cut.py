@@ -20,6 +20,7 @@ import polars as pl
 import pyarrow as pa
 from xxhash import xxh3_64_intdigest
 
+from dataops.formatting import rank_counts
 from dataops.schema import FILTERED, conform
 from dataops.snapshot import Draft, Record
 from dataops.web.urls import HOST, find_registrable_domain
@@ -153,7 +154,7 @@ def cut_by_host(
         for part, (chain, shards, seconds) in zip(record.parts, record.facts["shards"], strict=True):
             spans = (RowSpan(draft.path(part.name), 0, part.rows),)
             cuts.append(ShardCut(start + len(cuts), spans, chain, shards, seconds))
-    ranked = sorted(longest.items(), key=lambda item: (-item[1], item[0]))
+    ranked = rank_counts(longest)
     return cuts, dict(ranked[:LONGEST])
 
 

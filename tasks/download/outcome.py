@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.errors import ConfigError, CorruptPart, PairmillError, SourceError
-from dataops.formatting import format_counts, format_quantity, format_seconds, format_share
+from dataops.formatting import format_counts, format_quantity, format_seconds, format_share, rank_counts
 from dataops.reasons import Reason
 from dataops.schema import DOWNLOADED, FETCH, conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Manifest, Part, read_table
@@ -167,7 +167,7 @@ def estimate_longest(manifest: Manifest, store: Store) -> dict[str, int]:
 
 def describe_longest(longest: Mapping[str, int], rate: float, shown: int = 3) -> str:
     """Return what the hosts with the most rows take at a rate, and what a limit would drop; empty for under a minute."""
-    hosts = sorted(longest.items(), key=lambda item: (-item[1], item[0]))
+    hosts = rank_counts(longest)
     if not rate or not hosts or hosts[0][1] < 60 * rate:
         return ""
     times = [f"{host} {format_quantity(rows, 'row')}, {format_seconds(rows / rate)}" for host, rows in hosts[:shown]]
@@ -261,7 +261,7 @@ def _explain_class(name: str, number: int, counts: Counts) -> str:
 
 def format_failures(counts: Counts, hosts: HostCounts, shown: int = 10) -> str:
     """Format the failure classes and the worst hosts of a download as lines of a message."""
-    reasons = sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0]))
+    reasons = rank_counts(counts.dropped)
     lines = [f"  {reason:<40} {number:>12,}" for reason, number in reasons]
     lines += ["worst hosts, failed of all rows:"] if hosts else []
     for name, host_counts in list(hosts.items())[:shown]:

@@ -19,7 +19,7 @@ from dataops import plugins
 from dataops.digest import text_sha256
 from dataops.errors import ContractError, StorageError
 from dataops.facts import FilteredParts, FilterFacts
-from dataops.formatting import format_quantity, format_share
+from dataops.formatting import format_quantity, format_share, rank_counts
 from dataops.snapshot import Counts, Draft, Input, Part, Record, read_table
 from dataops.stages import SOURCE
 from dataops.text.duplicates import KEY_BYTES
@@ -272,7 +272,7 @@ def check_kept_rows(counts: Counts, max_drop_fraction: float) -> None:
     dropped = counts.input - counts.kept
     if counts.kept and dropped <= max_drop_fraction * counts.input:
         return
-    lines = [f"  {reason:<16} {n:>12,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: (-x[1], x[0]))]
+    lines = [f"  {reason:<16} {n:>12,}" for reason, n in rank_counts(counts.dropped)]
     what = f"drops {format_share(dropped, counts.input)}, over max_drop_fraction" if counts.kept else "keeps no row"
     raise ContractError(
         "\n".join([f"filter {what}: {counts.kept:,} of {format_quantity(counts.input, 'pair')} kept", *lines])

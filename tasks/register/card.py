@@ -19,7 +19,14 @@ import yaml
 
 from dataops.escaping import escape_markdown
 from dataops.facts import EvaluateFacts, PackFacts, TrainFacts, funnel_stages
-from dataops.formatting import format_counts, format_interval, format_percent, format_quantity, format_share
+from dataops.formatting import (
+    format_counts,
+    format_interval,
+    format_percent,
+    format_quantity,
+    format_share,
+    rank_counts,
+)
 from dataops.plugins import load, targets
 from dataops.redaction import redact
 from dataops.rights.licenses import (
@@ -334,7 +341,7 @@ def merge_counts(packs: Sequence[Manifest], kind: str) -> dict[str, int]:
     if not all(found) or len(found) == 1:
         return found[0] if len(found) == 1 else {}
     merged = sum((Counter(counts) for counts in found), Counter[str]())
-    return dict(sorted(merged.items(), key=lambda item: (-item[1], item[0])))
+    return dict(rank_counts(merged))
 
 
 def _count_pairs(packs: Sequence[Manifest]) -> int:
