@@ -11,8 +11,6 @@ from typing import Annotated, Any, Self, get_type_hints
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     TypeAdapter,
@@ -24,6 +22,7 @@ from pydantic import (
 from dataops import redaction as secrets
 from dataops.config import PATH, RECORDED, StageConfig, problems_of, resolve_path
 from dataops.errors import ConfigError
+from dataops.frozen import FrozenModel
 from dataops.home import HOME_NAME, home, project_folder
 from dataops.plugins import extend, find
 from dataops.process import is_utf8
@@ -56,11 +55,6 @@ from tasks.pack.config import PackConfig
 from tasks.register.config import RegisterConfig
 from training.config import TrainConfig
 
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 _DEFAULT_STORE = f"{HOME_NAME}/store"
 
 
@@ -68,7 +62,7 @@ def _resolve_store(uri: str, info: ValidationInfo) -> str:
     return str(project_folder() / uri) if uri == _DEFAULT_STORE else resolve_path(uri, info)
 
 
-class StoreConfig(_Table):
+class StoreConfig(FrozenModel):
     """The `[store]` table: where snapshots are stored."""
 
     uri: Annotated[str, AfterValidator(_resolve_store), PATH[1]] = Field(
@@ -105,7 +99,7 @@ def _find_engine(name: str) -> str:
     return name
 
 
-class _Execution(_Table):
+class _Execution(FrozenModel):
     """The `[execution]` table: where and how the work runs; nothing in it changes the results."""
 
     engine: Annotated[str, AfterValidator(_find_engine)] = "local"
@@ -134,7 +128,7 @@ class ExecutionConfig(extend(_Execution, "executors")):
         return engine.create(self)
 
 
-class GrowConfig(_Table):
+class GrowConfig(FrozenModel):
     """The `[grow]` table: the dataset grows. A run adds what is new to the newest version, and trains on all versions."""
 
     base: int | None = Field(default=None, ge=0)
@@ -150,7 +144,7 @@ _TABLES = {"extract": "source", "register": "register_"}
 """Fields of RunConfig whose names are not those of their stages."""
 
 
-class RunConfig(_Table):
+class RunConfig(FrozenModel):
     """The config of one run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")

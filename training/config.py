@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from functools import reduce
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from dataops import plugins
 from dataops.config import ConfigPath, NameOrPath, StageConfig, problems_of
 from dataops.errors import ConfigError
+from dataops.frozen import FrozenModel
 from dataops.process import count_cores, find_precision, has_gpu
 from dataops.schema import CaptionKind
 from training.hooks import CHOICES, KINDS, Extension, check_choice, used_hooks
@@ -55,10 +56,8 @@ def _names(key: str) -> Any:
     return Field(json_schema_extra=lambda schema: schema.update(enum=list(plugins.load(CHOICES[key]))))
 
 
-class DatasetConfig(BaseModel):
+class DatasetConfig(FrozenModel):
     """One `[[train.dataset]]` table: a dataset that a training reads, and its share of an epoch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
     """Key of a dataset (pack snapshot) in the store of the run; not set: the run's own, which exactly one table must be."""

@@ -26,6 +26,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.errors import ConfigError, PairmillError, StorageError
+from dataops.frozen import FrozenModel
 from dataops.kernels.without_package import skip_pandas
 from dataops.process import RETRYABLE, exit_with_parent, has_gpu
 from dataops.regular_files import read_bytes
@@ -33,7 +34,7 @@ from training import distributed
 from training.config import TrainConfig
 from training.evaluation.suite import Suite
 from training.model.checkpoint import write_atomically
-from training.model_config import FrozenModel, load_model_config
+from training.model_config import load_model_config
 from training.rendezvous import LAUNCHER_PID
 
 # Failures of GPUs, ranks and disks: 75 for what may heal, 2 for what never does -----------------------------------------

@@ -10,10 +10,11 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from dataops.errors import ConfigError
 from dataops.formatting import did_you_mean
+from dataops.frozen import FrozenModel
 from dataops.regular_files import read_text
 from training.backbones import find_backbone
 
@@ -27,12 +28,6 @@ MIN_VOCAB_SIZE = 259
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-
-
-class FrozenModel(BaseModel):
-    """A model that is immutable and rejects unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class VisionConfig(FrozenModel):

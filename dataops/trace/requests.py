@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import CorruptPart
 from dataops.formatting import format_now
+from dataops.frozen import FrozenModel
 from dataops.snapshot import Input
 from dataops.store import Entry, Store
 from dataops.trace.targets import Target, parse_target
@@ -29,10 +30,8 @@ STAGE = "takedown"
 _NAME = re.compile(rf"{FOLDER}/([0-9a-f]{{16}})\.json")
 
 
-class Request(BaseModel):
+class Request(FrozenModel):
     """takedowns/<digest>.json."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     targets: tuple[str, ...]
     """Sorted targets as text (str of dataops.trace.targets.Target)."""

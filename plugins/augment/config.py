@@ -4,7 +4,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from training.model_config import FrozenModel, NonNegative, Positive, Share
+from dataops.frozen import FrozenModel
+from training.model_config import NonNegative, Positive, Share
 
 
 class AugmentConfig(FrozenModel):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from dataops.config import ConfigPath
+from dataops.frozen import FrozenModel
 from training.hooks import TrainingHook
-from training.model_config import FrozenModel
 
 if TYPE_CHECKING:
     from training.config import TrainConfig

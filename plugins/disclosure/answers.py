@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from dataops.frozen import FrozenModel
 
 State = Literal["filled", "stated", "open", "not_applicable"]
 """`filled` is from the manifests, `stated` from the provider's file of facts."""
 
 
-class Answer(BaseModel):
+class Answer(FrozenModel):
     """The answer to one field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     state: State
     is_yes: bool | None = None

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from dataops.errors import ConfigError
+from dataops.frozen import FrozenModel
 from plugins.disclosure.answers import Answer, Answers
 from plugins.disclosure.template import BY_NAME, FIELDS, TemplateField
 
@@ -19,10 +20,8 @@ SourceKind = Literal["public", "licensed", "private", "crawl", "user", "other"]
 """Section of a source: 2.1, 2.2.1, 2.2.2, 2.3, 2.4 and 2.6."""
 
 
-class SourceFacts(BaseModel):
+class SourceFacts(FrozenModel):
     """`[summary.sources.NAME]`: what the provider states of a source of the config."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: SourceKind
     name: str = ""
@@ -31,10 +30,8 @@ class SourceFacts(BaseModel):
     description: str = ""
 
 
-class ProviderFacts(BaseModel):
+class ProviderFacts(FrozenModel):
     """The table `[summary]`; its other keys are names of fields of the template."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     is_sme: bool = False
     """Whether the provider is a small or medium-sized enterprise, for which the list of domains is shorter."""

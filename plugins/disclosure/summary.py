@@ -4,9 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from dataops.formatting import format_quantity
+from dataops.frozen import FrozenModel
 from plugins.disclosure.answers import Answer, Answers
 from plugins.disclosure.crawling import answer_crawling
 from plugins.disclosure.data_sources import answer_sources, list_data_sources
@@ -21,10 +20,8 @@ FORMAT = 2
 """Version of the JSON form."""
 
 
-class Summary(BaseModel):
+class Summary(FrozenModel):
     """A summary, as its JSON form has it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = FORMAT
     title: str = TITLE

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from dataops import plugins
 from dataops.errors import ConfigError
-from training.model_config import FrozenModel
+from dataops.frozen import FrozenModel
 from training.step_hooks import StepHook
 
 if TYPE_CHECKING:

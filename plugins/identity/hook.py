@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from dataops.config import ConfigPath
+from dataops.frozen import FrozenModel
 from dataops.plugins import require
 from tasks.web.signing import Sign, Signer
 
@@ -30,13 +31,11 @@ def parse_agent(value: str) -> str:
     return f"https://{host}" + (f":{port}" if port not in (None, 443) else "")
 
 
-class IdentityConfig(BaseModel):
+class IdentityConfig(FrozenModel):
     """`[download.identity]`: sign each request, those for robots.txt and similar files too (docs/data/identity.md).
 
     A crawl without a table `identity` in `[source]` signs as the download does.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     key_file: ConfigPath = Field(min_length=1)
     """File of the private key, which `pairmill identity create` makes. Each process reads it by this path, on each

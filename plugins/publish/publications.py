@@ -12,16 +12,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import CorruptPart
+from dataops.frozen import FrozenModel
 from dataops.store import Store
 
 FOLDER = "publications"
 HUB = "hub:"
 
 
-class PublishedFile(BaseModel):
+class PublishedFile(FrozenModel):
     """A file at the place."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     bytes: int

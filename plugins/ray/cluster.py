@@ -7,17 +7,17 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from dataops.frozen import FrozenModel
 
 REMEDY = "install it here and on each machine of the cluster: pip install 'pairmill[ray]'"
 PROBE_SECONDS = 2.0
 """Seconds between two probes of the head, and the timeout of each."""
 
 
-class RayConfig(BaseModel):
+class RayConfig(FrozenModel):
     """Keys of `[execution]` for `engine = "ray"` and `train.launch = "ray"`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ray_address: str = Field(default="auto", pattern=r"^(auto|[A-Za-z0-9._\-\[\]:]+:[0-9]{1,5})$")
     """HOST:PORT of the head, as `ray start --head` prints it (not its ray:// server), or auto for the cluster of this

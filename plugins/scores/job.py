@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dataops.errors import ContractError
+from dataops.frozen import FrozenModel
 from dataops.parquet import encode_table, read_parquet
 from dataops.regular_files import open_regular
 from dataops.shards.tar import read_samples
@@ -30,7 +31,6 @@ from tasks.curate.score import SCORES, TO_SCORE
 from training.evaluation.encode import EvaluatedModel, encode_captions, encode_shard_images
 from training.job import JobFile, resolve_device, run_command, run_process
 from training.model.load import load_any
-from training.model_config import FrozenModel
 
 logger = logging.getLogger(__name__)
 

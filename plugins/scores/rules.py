@@ -28,7 +28,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
+
+from dataops.frozen import FrozenModel
 
 BYTES = 2
 """Bytes of a pass: a cut needs up to 256^BYTES counts."""
@@ -61,10 +63,8 @@ class Cut(NamedTuple):
         return math.ceil(Fraction(repr(self.share)) * size)
 
 
-class ScoreRule(BaseModel):
+class ScoreRule(FrozenModel):
     """One `[[curate.rules]]`: the scores with which a row is kept."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     score: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")
     """Name of the score's column."""

@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
+
+from dataops.frozen import FrozenModel
 
 _Value = Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_][\w.,:;+@&|*()\[\]/-]*$", max_length=256)]
 
@@ -25,10 +27,8 @@ def _check_extra(options: tuple[str, ...]) -> tuple[str, ...]:
     return options
 
 
-class SbatchOptions(BaseModel):
+class SbatchOptions(FrozenModel):
     """Options of sbatch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     account: _Value = None
     """Account that is charged."""

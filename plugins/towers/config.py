@@ -6,8 +6,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dataops.config import ConfigPath
+from dataops.frozen import FrozenModel
 from training.backbones import find_backbone
-from training.model_config import FrozenModel, NonNegative
+from training.model_config import NonNegative
 
 Channels = tuple[float, float, float]
 

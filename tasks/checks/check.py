@@ -15,6 +15,7 @@ from dataops import plugins
 from dataops.escaping import escape_controls
 from dataops.facts import PackFacts
 from dataops.formatting import did_you_mean, format_quantity
+from dataops.frozen import FrozenModel
 from dataops.plugins import extend
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
@@ -22,10 +23,8 @@ from dataops.snapshot import Manifest
 CheckState = Literal["passed", "failed", "not checked"]
 
 
-class CheckResult(BaseModel):
+class CheckResult(FrozenModel):
     """The result of one check."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     check: str
     """Key of its bound in `[checks]`."""
@@ -48,10 +47,8 @@ class CheckResult(BaseModel):
         return self.state if self.state != "failed" else "blocks" if self.blocks else "warning"
 
 
-class CheckReport(BaseModel):
+class CheckReport(FrozenModel):
     """The results of all checks of one dataset."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str
     """Key of the dataset."""

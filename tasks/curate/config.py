@@ -4,20 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from dataops import plugins
 from dataops.config import ConfigPath, SourceOrder, problems_of
 from dataops.errors import ConfigError
+from dataops.frozen import FrozenModel
 from tasks.curate.step import list_steps
 from tasks.files.base import SourceFile
 from tasks.files.find import find_files
 
 
-class OverlapThresholds(BaseModel):
+class OverlapThresholds(FrozenModel):
     """How similar a training image and an evaluation image must be to count as one image."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     distance: int = Field(default=10, ge=0, le=12)
     """Maximum number of bits in which the hashes of a training image and of a variant of an evaluation image differ."""

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
 from dataops.digest import canonical_json, text_sha256
+from dataops.frozen import FrozenModel
 from dataops.parquet import encode_table
 from dataops.schema import Column
 from dataops.snapshot import Draft
@@ -48,10 +48,8 @@ def compute_score_ids(digests: Sequence[str], captions: Sequence[str] | None) ->
     return pa.array(ids, ID)
 
 
-class ScoreConfig(BaseModel):
+class ScoreConfig(FrozenModel):
     """The base of a score's config table."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True)

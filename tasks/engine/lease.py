@@ -18,10 +18,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from dataops.errors import ConfigError, LeaseLost, PairmillError, StorageError
 from dataops.formatting import format_now
+from dataops.frozen import FrozenModel
 from dataops.messages.waiting import waiting
 from dataops.process import pid_namespace, process_fingerprint
 from dataops.snapshot import Draft, Fence, Manifest
@@ -34,10 +35,8 @@ _ENDED: set[str] = set()
 """Tokens of leases that this process no longer holds, also where the store could not be updated."""
 
 
-class Lease(BaseModel):
+class Lease(FrozenModel):
     """The run that makes, or last made, a snapshot."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     generation: int
     token: str

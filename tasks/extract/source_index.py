@@ -4,10 +4,11 @@ An entry is `extract/by-source/<hash>.json`. The hash covers the stage's version
 a file, and the file's digest and name. So a later crawl costs only its new files.
 """
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import StorageError
+from dataops.frozen import FrozenModel
 from dataops.snapshot import Draft, Part, Record
 from dataops.store import Store
 
@@ -18,10 +19,9 @@ ACCEPTED = frozenset({9})
 SOURCE_INDEX = f"{NAME}/by-source"
 
 
-class IndexEntry(BaseModel):
+class IndexEntry(FrozenModel):
     """The snapshot that holds the parts of a source file, and the record of the task that wrote them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     key: str
     record: Record
 

@@ -11,10 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
 from dataops.digest import canonical_json, file_sha256, files_sha256, text_sha256
 from dataops.errors import ConfigError
+from dataops.frozen import FrozenModel
 from dataops.storage.cached_files import hold
 from tasks.models.packaging import MODEL_FILES
 from tasks.tracking import client as tracking
@@ -29,10 +28,8 @@ MODEL_SUFFIXES = frozenset({".safetensors", ".json", ".bin", ".pt", ".pth"})
 """Suffixes of the files in a folder that may hold weights, dimensions or a vocabulary."""
 
 
-class ModelFiles(BaseModel):
+class ModelFiles(FrozenModel):
     """The files of a model on this machine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     """`models:/name/version` of a registered model, even if it was named by an alias; otherwise its path as given."""

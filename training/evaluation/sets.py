@@ -35,6 +35,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, model_validator
 
 from dataops.errors import ContractError
+from dataops.frozen import FrozenModel
 from dataops.regular_files import check_regular, read_bytes, read_text
 from training.evaluation.samples import (
     IMAGE_SUFFIXES,
@@ -46,7 +47,6 @@ from training.evaluation.samples import (
     read_members,
     select_label,
 )
-from training.model_config import FrozenModel
 
 Kind = Literal["classification", "multilabel", "retrieval", "association", "choice"]
 Layout = Literal["webdataset", "folder"]

@@ -27,11 +27,11 @@ from pydantic import Field, ValidationError, model_validator
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError
 from dataops.formatting import find_closest, format_quantity
+from dataops.frozen import FrozenModel
 from dataops.home import home
 from dataops.regular_files import read_text
 from dataops.toml_text import parse_toml
 from training.evaluation.task import PROMPTS, Name, Task
-from training.model_config import FrozenModel
 
 FETCHED = "datasets"
 """Folder of the sets that `pairmill datasets fetch` downloads, in the home."""

@@ -9,9 +9,9 @@ from pydantic import AfterValidator, Field, model_validator
 from dataops import plugins
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError
+from dataops.frozen import FrozenModel
 from training.evaluation.measures import Measure, current_name
 from training.evaluation.sets import EvalSet, Kind
-from training.model_config import FrozenModel
 
 SPLIT = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 PROMPTS = "prompts"
