@@ -1,5 +1,6 @@
 """Near-duplicates of captions of earlier nights are dropped as a slow reference does, for any partitions and batches."""
 
+from functools import cache
 from random import Random
 
 import polars as pl
@@ -25,6 +26,7 @@ from tests.servers.hostile_web import served
 
 pytestmark = pytest.mark.timeout(300)
 THRESHOLD = 0.7
+shingles = cache(slow.shingles)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def nights(number, rows, hosts):
 
 def is_near(one, other):
     hosts = [row["url"].split("/")[2] for row in (one, other)]
-    sets = [slow.shingles(row["caption"]) for row in (one, other)]
+    sets = [shingles(row["caption"]) for row in (one, other)]
     return hosts[0] == hosts[1] and slow.jaccard(*sets) >= THRESHOLD
 
 
