@@ -22,6 +22,7 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
+from tests.inline_executor import PicklingExecutor
 from tests.servers.site import Web, served
 
 pytestmark = pytest.mark.timeout(600)
@@ -36,7 +37,7 @@ def config(web, *hosts, **options):
 
 
 def context(folder):
-    return Context(store=FolderStore(folder / "store"), home=folder / "home", workers=1)
+    return Context(store=FolderStore(folder / "store"), home=folder / "home", workers=1, pool=PicklingExecutor())
 
 
 def crawl(site, folder, lines=None):
