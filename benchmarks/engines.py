@@ -12,9 +12,11 @@ import multiprocessing
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,11 +24,20 @@ from benchmarks.cases.engine_cases import ENGINES, Try, run_engine
 from benchmarks.cases.scale_services import ray_cluster
 from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers
 
-LIMIT = 75.0
-"""Seconds until a run counts as one that never ends."""
+KILLS = (0, 1, 9)
+"""How often a worker is killed in a task, by run."""
 
 
-def measure(name: str, one: Try) -> dict[str, Any]:
+def tree_cpu() -> float:
+    """Return the CPU time of this process, Ray's, and all that they started, in seconds."""
+    total, me = 0.0, psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        with suppress(psutil.Error):
+            total += sum(process.cpu_times()[:4])  # its own, and that of its ended children
+    return total
+
+
+def measure(name: str, one: Try, limit: float) -> dict[str, Any]:
     """Run an engine; return its times, how it ended, and the tasks that finished."""
     (one.folder / "kills").mkdir(parents=True)
     (one.folder / "store").mkdir()
@@ -35,11 +46,11 @@ def measure(name: str, one: Try) -> dict[str, Any]:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=run_engine, args=(name, one, theirs))
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), tree_cpu()
     process.start()
     theirs.close()
     try:
-        how = ours.recv() if ours.poll(LIMIT) else f"has not ended after {LIMIT:.0f} s"
+        how = ours.recv() if ours.poll(limit) else f"has not ended after {limit:.0f} s"
     except EOFError:
         how = "its driver dies"
     took = time.perf_counter() - started
@@ -47,9 +58,10 @@ def measure(name: str, one: Try) -> dict[str, Any]:
     process.join(10)
     process.kill()
     process.join()
+    cpu = tree_cpu() - cpu
     parts = {part: (one.folder / "store/extract/k" / part).read_bytes() for part in sorted(list_parts(one))}
     deaths = one.kills - len(list((one.folder / "kills").iterdir()))
-    return {"how": how, "seconds": took, "parts": parts, "deaths": deaths}
+    return {"how": how, "seconds": took, "cpu": cpu, "parts": parts, "deaths": deaths}
 
 
 def list_parts(one: Try) -> list[str]:
@@ -69,26 +81,28 @@ def put_lists(folder: Path, files: int, rows: int) -> tuple[str, ...]:
 
 def main() -> int:
     """Run the benchmark and return its exit code."""
-    options = make_parser(__doc__ or "").parse_args()
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("--limit", type=float, default=75.0, help="seconds after which a run counts as one that hangs")
+    options = parser.parse_args()
     require_peers("ray", "daft", command="pip install 'pairmill[ray]' daft")
     say, rows, details, equal = make_printer(options.json), list[Row](), list[dict[str, Any]](), True
-    with tempfile.TemporaryDirectory(prefix="pairmill-scratch-engines-") as scratch, ray_cluster() as address:
+    with tempfile.TemporaryDirectory(prefix="pairmill-scratch-engines-") as scratch, ray_cluster() as cluster:
         lists = put_lists(Path(scratch) / "lists", 12, 20_000 if options.quick else 100_000)
         expected: dict[str, bytes] = {}
         for name, function in ENGINES.items():
             found = []
-            for kills in (0, 1, 9):
-                one = Try(address, Path(scratch) / f"{name}-{kills}", lists, kills)
-                found.append(measure(name, one))
+            for kills in KILLS:
+                one = Try(str(cluster.address), Path(scratch) / f"{name}-{kills}", lists, kills)
+                found.append(measure(name, one, options.limit))
                 say(f"{name}, {kills} kills: {found[-1]['how']}, {len(found[-1]['parts'])} of {len(lists)} parts")
             expected = expected or found[0]["parts"]
             equal &= all(expected[part] == data for run in found for part, data in run["parts"].items())
             equal &= len(found[0]["parts"]) == len(lists)
             calm = found[0]
-            local = float(details[0]["seconds"]) if details else calm["seconds"]
-            rows.append(Row(name, calm["seconds"], local, "local processes", "s"))
+            local = float(details[0]["cpu_seconds"]) if details else calm["cpu"]
+            rows.append(Row(f"{name}, CPU time", calm["cpu"], local, "local processes", "s"))
             details.append({
-                "engine": name, "seconds": calm["seconds"],
+                "engine": name, "seconds": calm["seconds"], "cpu_seconds": calm["cpu"], "calm": calm["how"],
                 "lines": len(inspect.getsource(function).splitlines()),
                 "killed once": found[1]["how"], "parts after that": len(found[1]["parts"]),
                 "killed always": found[2]["how"], "parts then": len(found[2]["parts"]), "tries then": found[2]["deaths"],

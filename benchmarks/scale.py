@@ -151,7 +151,7 @@ def main() -> int:
         scale.filter_memory = options.filter_memory
         with ExitStack() as servers:
             if "ray" in engines:
-                scale.cluster = servers.enter_context(ray_cluster())
+                scale.cluster = str(servers.enter_context(ray_cluster()).address)
             scale.pairs(_numbers(options.rows))
             scale.pictures(_numbers(options.pictures))
     packages = (*PACKAGES, *(["ray"] if "ray" in engines else []))

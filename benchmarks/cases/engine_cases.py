@@ -86,8 +86,10 @@ def run_ray_data(one: Try, tasks: Sequence[FileTask]) -> None:
 
     ray.init(address=one.address, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    rows = ray.data.from_items([{"call": pickle.dumps((one.folder, task))} for task in tasks])
-    rows.repartition(len(tasks)).map_batches(_Caller, batch_size=1, concurrency=2).take_all()
+    calls = [{"call": pickle.dumps((one.folder, task))} for task in tasks]
+    # A `repartition` would wait for ever: the two actors have both cores, and its own tasks need one.
+    rows = ray.data.from_items(calls, override_num_blocks=len(calls))
+    rows.map_batches(_Caller, batch_size=1, compute=ray.data.ActorPoolStrategy(size=2)).take_all()
 
 
 def run_daft(one: Try, tasks: Sequence[FileTask]) -> None:

@@ -112,7 +112,7 @@ def _shard(uri: str, name: str, numbers: range) -> list[Part]:
     writer = ShardWriter(out)
     for n in numbers:
         seed = n - n % 20 if n % 20 == 19 else n  # every twentieth is a copy of an earlier one
-        data = _make_jpeg(seed)
+        data = make_jpeg(seed)
         url, caption = f"http://host{n % 997}.example/{n}.jpg", f"A made-up picture, number {seed}"
         key = uid(url, caption)
         writer.write(key, {"jpg": data, "json": b"{}", "txt": caption.encode()})
@@ -129,7 +129,8 @@ def _shard(uri: str, name: str, numbers: range) -> list[Part]:
     ]
 
 
-def _make_jpeg(seed: int) -> bytes:
+def make_jpeg(seed: int) -> bytes:
+    """Return a JPEG of colours by chance, SIDE pixels wide."""
     noise = random_bits(np.arange(24, dtype=np.uint64) + np.uint64(seed * 24), 90).view(np.uint8).reshape(8, 8, 3)
     return simplejpeg.encode_jpeg(cv2.resize(noise, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC), quality=90)
 

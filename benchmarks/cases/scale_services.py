@@ -1,4 +1,4 @@
-"""Start a Ray cluster on this machine, for benchmarks/scale.py and benchmarks/engines.py."""
+"""Start a Ray cluster on this machine, for benchmarks/scale.py, benchmarks/engines.py and benchmarks/soak.py."""
 
 import os
 from collections.abc import Iterator
@@ -7,20 +7,21 @@ from typing import Any
 
 from dataops.home import CHECKOUT
 
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 512 << 20}
+
 
 @contextmanager
-def ray_cluster() -> Iterator[str]:
-    """Start two nodes of one core on loopback, each with an IP address of its own; yield the address of the cluster."""
+def ray_cluster() -> Iterator[Any]:
+    """Start two nodes of one core on loopback, each with an IP address of its own; yield Ray's `Cluster`."""
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(paths)}
+    os.environ["RAY_raylet_start_wait_time_s"] = "300"  # noqa: SIM112  Ray's own name; for a busy machine
     from ray.cluster_utils import Cluster
 
-    size: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 512 << 20}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={**size, "node_ip_address": "127.0.0.2", "include_dashboard": False}
-    )
+    head = {**NODE, "node_ip_address": "127.0.0.2", "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        cluster.add_node(**size, node_ip_address="127.0.0.3")
-        yield str(cluster.address)
+        cluster.add_node(**NODE, node_ip_address="127.0.0.3")
+        yield cluster
     finally:
         cluster.shutdown()
