@@ -57,10 +57,10 @@ def main() -> int:
     number, rows, equal = MANY_PARTS * 2 if arguments.quick else 1_000_000, list[Row](), True
     with scratch_folder("manifest") as scratch:
         uris = [str(scratch / form) for form in FORMS]
-        seconds = [run_in_process(write, str(scratch / form), number, form)[0] for form in FORMS]
-        rows.append(Row("write", *seconds, "one JSON object", "CPU s"))
-        sizes = [sum(path.stat().st_size for path in (scratch / one).rglob("*.*")) for one in FORMS]
-        rows.append(Row("stored", *sizes, "one JSON object", "bytes"))
+        ours, peer = (run_in_process(write, str(scratch / form), number, form)[0] for form in FORMS)
+        rows.append(Row("write", ours, peer, "one JSON object", "CPU s"))
+        ours, peer = (sum(path.stat().st_size for path in (scratch / form).rglob("*.*")) for form in FORMS)
+        rows.append(Row("stored", ours, peer, "one JSON object", "bytes"))
         for what in READS:
             (ours, memory), (peer, peer_memory) = (run_in_process(read, uri, what) for uri in uris)
             rows.append(Row(what, ours[0], peer[0], "one JSON object", "CPU s"))

@@ -23,14 +23,16 @@ from pydantic import ValidationError
 
 from dataops.errors import PairmillError, StorageError
 from dataops.schema import PERSONAL, find_added_columns
-from dataops.snapshot import Draft, Manifest, Part, read_table
+from dataops.snapshot import Draft, Manifest, Part, SnapshotName, read_table
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
+from plugins.erasure.batches import Objects, Place, Sought, map_objects
 from plugins.erasure.traces import is_in, read_readable
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.extract.source_index import SOURCE_INDEX, IndexEntry
 from tasks.lineage.graph import KEPT, Lineage
+from tasks.takedown.holders import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -39,35 +41,47 @@ NEVER_NULL = ("url", "caption")
 _REVISION = re.compile(r"-r(\d+)")
 
 
-def erase_rows(lineage: Lineage, context: Context, uids: set[str]) -> tuple[dict[str, int], dict[str, str]]:
+def erase_rows(
+    lineage: Lineage, context: Context, uids: set[str], place: Place | None = None
+) -> tuple[dict[str, int], dict[str, str]]:
     """Erase the rows of these pairs from all complete snapshots.
 
     Returns: the number of erased rows by snapshot; and why the rows of a snapshot stay, by snapshot.
     """
     erased: dict[str, int] = {}
     refused: dict[str, str] = {}
-    for name, manifest in sorted(lineage.manifests.items()):
-        parts = _find_parts(context.store, manifest, uids) if manifest.stage in PAIR_STAGES else []
-        if not parts:
-            continue
+    tables = {
+        m.path(part.name): (name, part) for name, m in sorted(lineage.manifests.items()) for part in _list_tables(m)
+    }
+    found: dict[SnapshotName, list[Part]] = {}
+    sizes, sought = [(path, part.bytes) for path, (_, part) in tables.items()], Sought(Traces(uids=uids))
+    for name, part in (
+        tables[path] for some in map_objects(_find_tables, sizes, sought, context, place) for path in some
+    ):
+        found.setdefault(name, []).append(part)
+    for name, parts in found.items():
         try:
-            erased[str(name)] = _erase_in(context, manifest, parts, uids)
+            erased[str(name)] = _erase_in(context, lineage.manifests[name], parts, uids)
         except PairmillError as error:  # a run makes it now, or the store failed
             refused[str(name)] = str(error)
     return erased, refused
 
 
-def _find_parts(store: Store, manifest: Manifest, uids: set[str]) -> list[Part]:
-    """Return the parts with a row to erase."""
-    columns = ["uid", *find_personal_columns()]
-    if manifest.stage == "pack":
+def _list_tables(manifest: Manifest) -> list[Part]:
+    """Return the parts whose rows may be erased."""
+    if manifest.stage not in PAIR_STAGES or manifest.stage == "pack":
         return []
+    samples = KEPT if manifest.stage == "download" else None
+    return [part for part in manifest.named("", ".parquet") if samples is None or not part.name.startswith(samples)]
+
+
+def _find_tables(store: Store, sought: Sought, objects: Objects) -> list[str]:
+    """Return the names of the tables with a row to erase."""
+    columns, uids = ["uid", *find_personal_columns()], sought.traces.uids
     return [
-        part
-        for part in manifest.parts
-        if part.name.endswith(".parquet")
-        and not (manifest.stage == "download" and part.name.startswith(KEPT))
-        and any(_rows_to_erase(table, uids).any() for table in read_readable(store, manifest.path(part.name), columns))
+        name
+        for name, _ in objects
+        if any(_rows_to_erase(table, uids).any() for table in read_readable(store, name, columns))
     ]
 
 

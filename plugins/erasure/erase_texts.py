@@ -8,25 +8,20 @@ completed by the next one.
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
-from functools import lru_cache
-from itertools import repeat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dataops.errors import PairmillError, ServiceError, StorageError
+from dataops.errors import PairmillError, StorageError
 from dataops.home import SERVERS, WRITTEN
 from dataops.regular_files import open_regular
 from dataops.snapshot import MANIFEST, Draft, Manifest, SnapshotName, load_manifest
 from dataops.stages import PAIR_STAGES
-from dataops.store import Entry, Store, open_store
+from dataops.store import Entry, Store
 from dataops.trace.requests import FOLDER
+from plugins.erasure.batches import Objects, Place, Sought, map_objects
 from plugins.erasure.places import MARKUP, TEXTS, is_text
 from plugins.erasure.scan import WHOLE_BYTES, Finds, Scanner, is_weights
-from plugins.erasure.traces import parse_traces
 from tasks.engine.context import Context
-from tasks.engine.map_parts import shared_workers
 from tasks.lineage.graph import Lineage
 from tasks.takedown.holders import Found, Searched
 
@@ -34,26 +29,39 @@ logger = logging.getLogger(__name__)
 
 CACHES = ("cache", "pages", "browse/indexes", "browse/sessions")
 """Folders of the home folder whose files are deleted if they hold a removed pair: they can be rebuilt."""
-BATCH_BYTES, OBJECT_BYTES = 256 << 20, 1 << 16
-"""Bytes that one task of the search reads, where each object counts as so many more."""
 REMEDY_SERVER = (
     "stop the server with `pairmill down`, then repeat the takedown; a database that still has it needs VACUUM"
 )
 
 
-def erase_in_store(lineage: Lineage, scanner: Scanner) -> tuple[int, dict[str, str]]:
+def erase_in_store(
+    lineage: Lineage, context: Context, sought: Sought, place: Place | None = None
+) -> tuple[int, dict[str, str]]:
     """Erase from the objects of a store that are neither tables nor shards.
 
     Returns: the number of changed objects; and why an object stays as it is, by its name.
     """
     store, changed, refused = lineage.store, 0, dict[str, str]()
-    for entry in store.entries(""):
+    texts = [(one.name, one.bytes) for one in store.entries("") if is_searched(one.name) and _is_text(one)]
+    for name in (name for names in map_objects(_find_redactable, texts, sought, context, place) for name in names):
         try:
-            if is_searched(entry.name) and _is_text(entry):
-                changed += _redact_object(lineage, entry.name, scanner)
+            changed += _redact_object(lineage, name, sought.scanner)
         except (PairmillError, ValueError) as error:
-            refused[entry.name] = str(error)
+            refused[name] = str(error)
     return changed, refused
+
+
+def _find_redactable(store: Store, sought: Sought, objects: Objects) -> list[str]:
+    """Return the names of the objects that change if they are redacted, or that cannot be."""
+    found = list[str]()
+    for name, _ in objects:
+        try:
+            data = store.read(name)
+            is_found = sought.scanner.redact(data, name) != data
+        except (PairmillError, ValueError):
+            is_found = True
+        found += [name] if is_found else []
+    return found
 
 
 def is_searched(name: str) -> bool:
@@ -139,80 +147,31 @@ def list_home_files(home: Path, stores: Sequence[Store]) -> Iterator[Path]:
             yield from (path for name in sorted(files) if (path := here / name).is_file() and not path.is_symlink())
 
 
-def search_store(
-    context: Context, scanner: Scanner, lineage: Lineage, traces: str | None = None, batch_bytes: int = BATCH_BYTES
-) -> Searched:
-    """Search all objects of a store but the requests: by workers if there is more than one task for them.
-
-    Args:
-        traces: name of the object from which workers read what the scanner searches for; None: without workers.
-        batch_bytes: bytes that one task reads.
-
-    Raises: ServiceError if a worker died.
-    """
+def search_store(context: Context, sought: Sought, lineage: Lineage, place: Place | None = None) -> Searched:
+    """Search all objects of a store but the requests. Args and Raises: as `map_objects`."""
     store, searched = context.store, Searched(f"store {context.store.uri}")
     entries = [entry for entry in store.entries("") if is_searched(entry.name)]
     searched.weights = sum(is_weights(entry.name) for entry in entries)
-    batches = list(_cut([(one.name, one.bytes) for one in entries if not is_weights(one.name)], batch_bytes))
-    if traces is None or len(batches) == 1:
-        results = (scan_objects(store, scanner, batch) for batch in batches)
-        _add_results(searched, results, lineage)
-        return searched
-    with shared_workers(replace(context, workers=min(context.workers, len(batches)))) as sharing:
-        assert sharing.pool is not None
-        try:
-            _add_results(searched, sharing.pool.map(_scan_in_worker, repeat((store.uri, traces)), batches), lineage)
-        except BrokenProcessPool as error:
-            raise ServiceError(
-                "a worker died during the search (killed, or out of memory); repeat the takedown"
-            ) from error
+    objects = [(one.name, one.bytes) for one in entries if not is_weights(one.name)]
+    results = map_objects(scan_objects, objects, sought, context, place)
+    for name, size, finds in (one for batch in results for one in batch):
+        searched.files, searched.bytes = searched.files + 1, searched.bytes + size
+        if finds:
+            searched.found.append(Found(searched.place, name, dict(finds), _explain(name, lineage)))
     return searched
 
 
-Objects = Sequence[tuple[str, int]]
-"""Names and sizes of objects of a store."""
-
-
-def _cut(objects: Objects, batch_bytes: int) -> Iterator[Objects]:
-    """Yield consecutive objects of about so many bytes."""
-    batch, size = list[tuple[str, int]](), 0
-    for one in objects:
-        batch.append(one)
-        size += one[1] + OBJECT_BYTES
-        if size >= batch_bytes:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _scan_in_worker(where: tuple[str, str], objects: Objects) -> list[tuple[str, int, Finds]]:
-    return scan_objects(open_store(where[0]), _load_scanner(*where), objects)
-
-
-@lru_cache(maxsize=1)
-def _load_scanner(store_uri: str, traces: str) -> Scanner:
-    return Scanner(parse_traces(open_store(store_uri), traces))
-
-
-def scan_objects(store: Store, scanner: Scanner, objects: Objects) -> list[tuple[str, int, Finds]]:
+def scan_objects(store: Store, sought: Sought, objects: Objects) -> list[tuple[str, int, Finds]]:
     """Return name, size and finds of each object that was not deleted meanwhile."""
     found = list[tuple[str, int, Finds]]()
     for name, size in objects:
         try:
             with store.open_once(name) as file:
-                found.append((name, size, scanner.scan(file, name, size)))
+                found.append((name, size, sought.scanner.scan(file, name, size)))
         except StorageError:
             if store.size(name) is not None:
                 raise
     return found
-
-
-def _add_results(searched: Searched, results: Iterable[list[tuple[str, int, Finds]]], lineage: Lineage) -> None:
-    for name, size, finds in (one for batch in results for one in batch):
-        searched.files, searched.bytes = searched.files + 1, searched.bytes + size
-        if finds:
-            searched.found.append(Found(searched.place, name, dict(finds), _explain(name, lineage)))
 
 
 def _explain(name: str, lineage: Lineage) -> str:

@@ -15,6 +15,8 @@ from dataops.trace.requests import traces_name
 from dataops.trace.targets import Target
 from flows.commands.output import text
 from flows.records import read_record
+from plugins.erasure.batches import Place
+from plugins.erasure.collect import collect_traces
 from plugins.erasure.leftovers import delete_leftovers, find_leftovers
 from plugins.erasure.next_versions import TakedownResult
 from plugins.erasure.proof import erase_and_search
@@ -26,7 +28,7 @@ from plugins.erasure.raw_images import (
     find_urls,
 )
 from plugins.erasure.target_files import LISTED
-from plugins.erasure.traces import collect_traces, load_traces, save_traces
+from plugins.erasure.traces import load_traces, put_traces
 from tasks.download.hooks import load_hooks
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
@@ -67,7 +69,9 @@ class Erasure:
             self.traces.add(load_traces(removal.lineage.store, request))
         if removal.deletes_raw:
             known = (Target("uid", uid) for uid in uids | self.traces.uids)
-            self.traces.add(collect_traces(removal.lineage, [*removal.targets, *known]))
+            place = Place(traces_name(removal.requests[0]), tuple(removal.requests))
+            sought = [*removal.targets, *known]
+            self.traces = collect_traces(removal.lineage, sought, removal.context, self.traces, place)
         self.targets = [*removal.targets, *(Target("uid", uid) for uid in sorted(uids | self.traces.uids))]
         self.raw = find_raw_snapshots(removal.lineage, removal.search, self.targets)
         inventory = removal.lineage.inventory
@@ -112,7 +116,7 @@ class Erasure:
 
     def _save(self, traces: Traces) -> None:
         for request in self.removal.requests:
-            save_traces(traces, self.store, request)
+            put_traces(traces, self.store, traces_name(request))
 
     def _delete(self) -> dict[str, Any]:
         """Delete in an order in which a killed call leaves what the next one needs to find the rest.

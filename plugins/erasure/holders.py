@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from tasks.takedown.holders import Erased, Scope, Searched, Traces
 
 if TYPE_CHECKING:
+    from plugins.erasure.batches import Place
     from plugins.erasure.scan import Scanner
 
 
@@ -13,6 +14,12 @@ def _scanner(traces: Traces) -> "Scanner":
     from plugins.erasure.scan import Scanner
 
     return Scanner(traces)
+
+
+def _place(scope: Scope) -> "Place | None":
+    from plugins.erasure.batches import Place
+
+    return Place(scope.traces) if scope.traces else None
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class Rows:
         from plugins.erasure.erase_rows import erase_rows
         from tasks.lineage.graph import Lineage
 
-        rows, refused = erase_rows(Lineage(scope.context.store), scope.context, traces.uids)
+        rows, refused = erase_rows(Lineage(scope.context.store), scope.context, traces.uids, _place(scope))
         return Erased(rows=rows, refused=refused)
 
     def find(self, traces: Traces, scope: Scope) -> None:
@@ -41,18 +48,21 @@ class StoreObjects:
 
     def erase(self, traces: Traces, scope: Scope) -> Erased:
         """Overwrite what quotes the pairs."""
+        from plugins.erasure.batches import Sought
         from plugins.erasure.erase_texts import erase_in_store
         from tasks.lineage.graph import Lineage
 
-        objects, refused = erase_in_store(Lineage(scope.context.store), _scanner(traces))
+        context = scope.context
+        objects, refused = erase_in_store(Lineage(context.store), context, Sought(traces), _place(scope))
         return Erased(objects=objects, refused=refused)
 
     def find(self, traces: Traces, scope: Scope) -> Searched:
         """Search all objects of the store, by the workers of the executor if they are large."""
+        from plugins.erasure.batches import Sought
         from plugins.erasure.erase_texts import search_store
         from tasks.lineage.graph import Lineage
 
-        return search_store(scope.context, _scanner(traces), Lineage(scope.context.store), scope.traces)
+        return search_store(scope.context, Sought(traces), Lineage(scope.context.store), _place(scope))
 
 
 @dataclass(frozen=True)

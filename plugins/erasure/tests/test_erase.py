@@ -17,16 +17,21 @@ from dataops.snapshot import Draft, Record, SnapshotName, find_manifest, load_ma
 from dataops.storage import cached_files
 from dataops.storage.cached_files import hold
 from dataops.store import FolderStore
-from dataops.trace.requests import load_erased
-from dataops.trace.targets import Target
+from dataops.trace.requests import load_erased, make_request, record_request, traces_name
+from dataops.trace.targets import Target, image_targets
+from plugins.erasure.batches import Place
+from plugins.erasure.collect import collect_traces
 from plugins.erasure.erase_rows import erase_rows
 from plugins.erasure.raw_images import delete_raw, find_raw_snapshots
 from plugins.erasure.tests.homes import REMOVED, find_images, take_down
+from plugins.erasure.traces import put_traces
 from tasks.curate.score import SCORES, compute_score_ids, put_scores
 from tasks.engine.context import Context
 from tasks.extract.source_index import SOURCE_INDEX, copy_indexed_parts, write_entry
 from tasks.lineage.graph import Lineage
 from tasks.search import Search
+from tasks.takedown.holders import Traces
+from tests.inline_executor import PicklingExecutor
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, jpeg, pair
 
@@ -151,6 +156,25 @@ def test_rows_of_samples_stay_until_their_samples_are_deleted(copy_home):
     for stage in ("download", "pack"):
         (before,) = (m for m in lineage.manifests.values() if m.stage == stage)
         assert after.manifests[SnapshotName(stage, before.key)] == before
+
+
+def test_workers_collect_and_erase_what_one_process_does_and_get_names_only(copy_home):
+    found, targets = [], [Target("url", URL), Target("domain", "site3.example"), image_targets(jpeg(9))[1]]
+    for name in ("alone", "workers"):
+        home, pool = copy_home(name), PicklingExecutor()
+        store = FolderStore(home / "store")
+        request = make_request(targets, "")
+        record_request(store, request)
+        context = Context(store, home, pool=pool)
+        place = Place(traces_name(request.digest), (request.digest,), 1) if name == "workers" else None
+        traces = collect_traces(Lineage(store), targets, context, Traces(), place)
+        put_traces(traces, store, traces_name(request.digest))
+        assert erase_rows(Lineage(store), context, traces.uids, place)[1] == {}
+        found.append((traces, {name: store.read(name) for name in store.names("curate") + store.names("extract")}))
+        assert bool(pool.sizes) == (place is not None)
+    assert len(found[0][0].uids) == len(REMOVED)
+    assert found[0] == found[1]
+    assert max(pool.sizes) < 1000, "no task has targets or traces"
 
 
 def rows(**columns):

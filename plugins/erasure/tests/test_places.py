@@ -11,9 +11,10 @@ from dataops.store import FolderStore
 from dataops.trace.requests import traces_name
 from dataops.trace.sources import list_sources
 from flows.records import Attempt, RunRecord, StageRun
+from plugins.erasure.batches import Place, Sought
 from plugins.erasure.erase_texts import erase_in_store, search_store
 from plugins.erasure.scan import Scanner
-from plugins.erasure.traces import save_traces
+from plugins.erasure.traces import put_traces
 from tasks.checks.check import CheckReport, CheckResult
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
@@ -80,16 +81,16 @@ def erase(store, texts):
     store.put(MANIFEST_OF_EXTRACT.path("_work/x.json"), json.dumps(WORK).encode())
     store.put(MANIFEST_OF_EXTRACT.path("_work/records-00001-a-0.json"), json.dumps({"records": [WORK, WORK]}).encode())
     store.put("pack/0000000000000000/croissant.json", json.dumps(CROISSANT).encode())
-    scanner = Scanner(Traces(urls=set(texts), captions=set(texts)))
-    _, refused = erase_in_store(Lineage(store), scanner)
+    sought = Sought(Traces(urls=set(texts), captions=set(texts)))
+    _, refused = erase_in_store(Lineage(store), Context(store, store.root), sought)
     assert refused == {}
-    return scanner
+    return sought
 
 
 @given(st.lists(st.sampled_from(STRINGS), min_size=1, max_size=8))
 def test_no_caption_or_url_changes_what_a_record_does_not_quote(tmp_path_factory, texts):
     store = FolderStore(tmp_path_factory.getbasetemp() / "records")
-    scanner = erase(store, texts)
+    sought = erase(store, texts)
     run = RunRecord.model_validate_json(store.read(f"runs/{RUN.run_id}.json"))
     (attempt,) = run.attempts
     assert run.model_copy(update={"attempts": [attempt.model_copy(update={"error": ERROR})]}) == RUN
@@ -99,7 +100,7 @@ def test_no_caption_or_url_changes_what_a_record_does_not_quote(tmp_path_factory
     assert same == {name: FACTS[name] for name in same}
     assert manifest.facts["examples"].keys() == {"Completed"}
     assert json.loads(store.read("pack/0000000000000000/croissant.json")) == CROISSANT
-    assert search_store(Context(store, store.root), scanner, Lineage(store)).found == []
+    assert search_store(Context(store, store.root), sought, Lineage(store)).found == []
 
 
 def test_workers_find_what_one_process_finds_and_get_names_only(tmp_path):
@@ -108,13 +109,13 @@ def test_workers_find_what_one_process_finds_and_get_names_only(tmp_path):
         store.put(f"pack/{number:016x}/dataset.html", f"<p>{url if number % 3 else 'nothing'}</p>".encode())
     store.put("train/0/model.safetensors", b"x")
     traces, pool = Traces(urls=urls), PicklingExecutor()
-    save_traces(traces, store, "t")
-    context = Context(store, tmp_path, pool=pool)
-    alone, by_workers = (
-        search_store(context, Scanner(traces), Lineage(store), name, 1 << 17) for name in (None, traces_name("t"))
-    )
+    context, place = Context(store, tmp_path, pool=pool), Place(traces_name("t"), batch_bytes=1 << 17)
+    put_traces(traces, store, place.traces)
+    alone, by_workers = (search_store(context, Sought(traces), Lineage(store), one) for one in (None, place))
     assert by_workers == alone
     assert (alone.files, alone.weights, len(alone.found)) == (30, 1, 20)
+    assert erase_in_store(Lineage(store), context, Sought(traces), place) == (20, {})
+    assert search_store(context, Sought(traces), Lineage(store), place).found == []
     assert len(pool.sizes) > 10
     assert max(pool.sizes) < 1000, "no task has the URLs"
 
