@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 PYTEST_WAITING := $(PYTEST) -n 3
 PYTEST_E2E := $(PYTEST) -n 4
 
-.PHONY: demo install test checks lint audit unit stage flaky integration e2e core plugin nodes ray slurm export peers previous docs docs-reference docs-outputs \
+.PHONY: demo install test checks lint audit unit stage flaky integration e2e core plugin nodes ray slurm export peers previous cuda-lines docs docs-reference docs-outputs \
 	clean
 
 install: .venv/installed
@@ -41,6 +41,10 @@ audit: .venv/installed-dev
 
 unit: .venv/installed-dev
 	$(PYTEST) tests/unit tests/whole $(wildcard plugins/*/tests/unit plugins/*/tests/test_*.py benchmarks/*/tests)
+
+# What only a GPU runs and no unit test executes: the table of docs/train/gpu.md.
+cuda-lines: .venv/installed-dev
+	$(BIN)/python -m tests.cuda_lines tests/unit/training $(wildcard plugins/*/tests/unit/test_fp8.py plugins/*/tests/unit/test_*probe.py plugins/towers/tests)
 
 # The unit tests of one stage: make stage STAGE=filter
 STAGE ?= filter

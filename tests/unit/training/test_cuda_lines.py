@@ -1,13 +1,26 @@
-"""Lines of the trainer that only a machine with CUDA runs, executed with recorders in place of torch.cuda.
+"""Lines of the trainer that only a machine with CUDA runs, executed on a card that is the CPU, or with recorders.
 
-Others are in test_failures.py, test_distributed.py, loop/test_inputs.py, loop/test_metrics_log.py and recipes' test_fp8.py.
+Others are in test_failures.py, test_distributed.py, loop/test_inputs.py, loop/test_metrics_log.py and fp8's test_fp8.py.
 """
 
+import re
+from types import SimpleNamespace
+
+import pytest
 import torch
 
+from tests.cuda_lines import PAGE, TABLE, find_places, format_row
+from tests.pretended_card import pretended_card
+from tests.trainings import output_of, with_suite
+from training import distributed
+from training import job as job_module
+from training.loop import profiling
+from training.loop.interim_evaluation import EVIDENCE
 from training.loop.step_recorder import DelayedValues
+from training.train import main
 
 CUDA = torch.device("cuda", 1)
+pytestmark = pytest.mark.usefixtures("process_state")
 
 
 class OnCard:
@@ -45,3 +58,41 @@ def test_values_travel_to_pinned_memory_and_are_waited_for_once(monkeypatch):
     assert values.read() == (0, 1, 2, 3, 4, 5, 6, 7)
     assert calls[3:] == ["synchronize"]
     assert values.ended > before
+
+
+def test_a_training_on_a_card_has_the_bits_of_one_on_the_cpu(make_job, suite, monkeypatch):
+    settings = {"epochs": 2, "holdout": 0.2, "evaluate_every": 2, "patch_dropout": 0.5, "deterministic": False}
+    jobs = [with_suite(make_job(name, "vit", device=name, **settings), suite) for name in ("cpu", "cuda")]
+    assert main([str(jobs[0])]) == 0
+    with pretended_card(monkeypatch):
+        assert main([str(jobs[1])]) == 0
+    cpu, card = (output_of(path) for path in jobs)
+    for name in ("model.safetensors", "holdout.jsonl", EVIDENCE):
+        assert (cpu / name).read_bytes() == (card / name).read_bytes(), name
+    assert '"gpu_peak_memory_gb":1.0' in (card / "evidence-throughput.jsonl").read_text().replace(" ", "")
+
+
+def test_a_trace_of_a_card_has_its_kernels(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(profiling, "profile", lambda activities, **_: found.extend(activities))
+    profiling.StepProfiler(tmp_path, 1, 10, CUDA)
+    assert [one.name for one in found] == ["CPU", "CUDA"]
+
+
+def test_a_rank_on_a_card_has_its_own_in_distributed_data_parallel_and_writes_its_flight_record(tmp_path, monkeypatch):
+    found = {}
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda model, **options: found.update(options) or model)
+    distributed.parallelize(torch.nn.Linear(1, 1), CUDA)
+    assert found["device_ids"] == [CUDA]
+    monkeypatch.setattr(torch._C, "_distributed_c10d", SimpleNamespace(_dump_nccl_trace=lambda: b"exchanges"))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    job_module.write_flight_record(tmp_path)
+    assert (tmp_path / "rank-0").read_bytes() == b"exchanges"
+
+
+def test_the_table_of_what_never_ran_names_code_that_is_there():
+    """`make cuda-lines` writes it, from a run of the unit tests."""
+    (table,) = TABLE.findall(PAGE.read_text("utf-8"))
+    assert set(re.findall(r"^\| `.*$", table, re.MULTILINE)) <= {format_row(place) for place in find_places()}
+    assert f"{len(find_places())} places" in table

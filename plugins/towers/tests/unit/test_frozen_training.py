@@ -17,6 +17,7 @@ from plugins.towers import text_features as text_features_module
 from plugins.towers.config import StartConfig
 from plugins.towers.networks.resnet import build
 from plugins.towers.tests.made_towers import write_bert, write_decoder, write_words
+from tests.pretended_card import pretended_card
 from tests.trainings import before_step, output_of, outputs_of, rows_of, stop_at
 from training.config import TrainConfig
 from training.data.loader import Dataset
@@ -81,6 +82,19 @@ def test_a_training_on_frozen_towers_ends_in_the_same_bits_after_a_stop(make_job
     assert main([str(jobs[1])]) == 0
     assert outputs_of(jobs[0]) == outputs_of(jobs[1])
     assert not (output_of(jobs[1]) / "prepared").exists()
+
+
+def test_frozen_towers_on_a_card_train_as_on_the_cpu(make_job, tables, monkeypatch):
+    """The card is the CPU, with the batches and the threads of a card."""
+    jobs = [
+        make_job(name, image_size=32, **PLAIN, **with_recipe(tables), epochs=2, device=name, deterministic=False)
+        for name in ("cpu", "cuda")
+    ]
+    assert main([str(jobs[0])]) == 0
+    with pretended_card(monkeypatch):
+        assert main([str(jobs[1])]) == 0
+    losses = [[row["loss"] for row in rows_of(job)] for job in jobs]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
 def test_the_shipped_config_of_two_frozen_towers_trains_with_tiny_ones(make_job, tables, tmp_path):
