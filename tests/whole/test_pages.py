@@ -8,6 +8,7 @@ from dataops.home import CHECKOUT, WRITTEN
 from docs.tools import links
 from docs.tools.reference import PAGES, render_page
 from plugins.retention.local_files import GROUPS
+from tests.cuda_lines import PAGE, TABLE, find_places, format_row
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -44,3 +45,10 @@ def test_folders_of_the_home_are_listed_in_the_docs():
     assert found | set(WRITTEN) | {group.partition("/")[0] for group in GROUPS} <= listed
     unsearched = {"store", "demo", "hosts", "metrics", "prefect-login", "mlflow-webhook-key"}
     assert found - set(WRITTEN) <= unsearched, "a takedown searches what a run writes into the home"
+
+
+def test_the_table_of_what_never_ran_names_code_that_is_there():
+    """`make cuda-lines` writes it, from a run of the unit tests."""
+    (table,) = TABLE.findall(PAGE.read_text("utf-8"))
+    assert set(re.findall(r"^\| `.*$", table, re.MULTILINE)) <= {format_row(place) for place in find_places()}
+    assert f"{len(find_places())} places" in table

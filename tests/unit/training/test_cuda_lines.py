@@ -3,13 +3,11 @@
 Others are in test_failures.py, test_distributed.py, loop/test_inputs.py, loop/test_metrics_log.py and fp8's test_fp8.py.
 """
 
-import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.cuda_lines import PAGE, TABLE, find_places, format_row
 from tests.pretended_card import pretended_card
 from tests.trainings import output_of, with_suite
 from training import distributed
@@ -89,10 +87,3 @@ def test_a_rank_on_a_card_has_its_own_in_distributed_data_parallel_and_writes_it
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     job_module.write_flight_record(tmp_path)
     assert (tmp_path / "rank-0").read_bytes() == b"exchanges"
-
-
-def test_the_table_of_what_never_ran_names_code_that_is_there():
-    """`make cuda-lines` writes it, from a run of the unit tests."""
-    (table,) = TABLE.findall(PAGE.read_text("utf-8"))
-    assert set(re.findall(r"^\| `.*$", table, re.MULTILINE)) <= {format_row(place) for place in find_places()}
-    assert f"{len(find_places())} places" in table
