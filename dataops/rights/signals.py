@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urljoin
 
@@ -212,13 +212,17 @@ def find_in_metas(metas: Iterable[tuple[str, str]]) -> set[str]:
     known = meta_signals()
     found: set[str] = set()
     for name, content in metas:
-        signals = known.get(name)
-        if signals is None:
-            if not is_of_robot(name, content):
-                continue
-            signals = known.get(ANY_ROBOT, ())
-        found |= _names(signals, Statement("meta", name, content))
+        if name in known or ":" not in name:  # most are og: or twitter:
+            found |= _find_in_meta(name, content) if len(content) < 200 else _find_in_meta.__wrapped__(name, content)
     return found
+
+
+@lru_cache(maxsize=10_000)
+def _find_in_meta(name: str, content: str) -> set[str]:
+    signals = meta_signals().get(name)
+    if signals is None:
+        signals = meta_signals().get(ANY_ROBOT, ()) if is_of_robot(name, content) else ()
+    return _names(signals, Statement("meta", name, content))
 
 
 def find_in_headers(fields: Iterable[tuple[str, str]]) -> set[str]:

@@ -3,7 +3,7 @@ else the Twitter card). Its opt-outs are in dataops.rights.signals.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -39,23 +39,24 @@ def parse_language(root: Attributes) -> str | None:
 
 def read_meta(
     name: str | None, property_: str | None, equivalent: str | None, content: str
-) -> Iterator[tuple[str, str]]:
-    """Yield (normalised key, content) for each key of a `<meta>` that extraction uses; nothing for most."""
-    for text in dict.fromkeys((name, property_)):
-        if not text:
-            continue
-        if key := _meta_key(text) if len(text) <= _MAX_CACHED_NAME else _meta_key.__wrapped__(text):
-            yield key, content
-        elif is_of_robot(text := normalise_key(text), content):
-            yield text, content
+) -> list[tuple[str, str]]:
+    """Return (normalised key, content) for each key of a `<meta>` that extraction uses; nothing for most."""
+    found: list[tuple[str, str]] = []
+    for text in (name,) if name == property_ else (name, property_):
+        if text:
+            key, is_read = _meta_key(text) if len(text) <= _MAX_CACHED_NAME else _meta_key.__wrapped__(text)
+            if is_read or is_of_robot(key, content):
+                found.append((key, content))
     if equivalent and (key := normalise_key(equivalent)) in signals_by_name("header"):
-        yield key, content
+        found.append((key, content))
+    return found
 
 
 @lru_cache(maxsize=10_000)
-def _meta_key(name: str) -> str:
-    name = normalise_key(name)
-    return name if name.startswith(("og:", "twitter:")) or is_meta_read(name) else ""
+def _meta_key(name: str) -> tuple[str, bool]:
+    """Return the normalised name of a `<meta>`, and whether it is used whatever its content."""
+    key = normalise_key(name)
+    return key, key.startswith(("og:", "twitter:")) or is_meta_read(key)
 
 
 def resolve_terms(signals: Iterable[str], base: str, max_url_chars: int) -> set[str]:
