@@ -7,7 +7,7 @@ computes the contrast with ImageStat, the pixels' SHA-256 and imagehash's phash.
 Hashes must agree, with two exceptions: ours rounds coefficients that are zero in theory (of symmetric
 drawings), and Pillow 13 resamples the columns of tall images first. `near-duplicates`: a million hashes, a tenth of
 them within 6 bits of others, on one core; the peer is faiss's IndexBinaryMultiHash, exact for 6 bits, and SciPy's
-connected components; the clusters must be equal.
+connected components; the clusters must be equal. The limits are libjpeg-turbo's decoding, and one sort of the hashes.
 `pack`: see benchmarks/curate_pack.py.
 """
 
@@ -24,7 +24,7 @@ from PIL import Image, ImageStat
 
 from benchmarks import curate_pack
 from benchmarks.inputs import images
-from benchmarks.measure import Row, finish, make_parser, make_printer, peer_imports, time_in_turn
+from benchmarks.measure import Row, decode_speed, finish, make_parser, make_printer, peer_imports, time_in_turn
 from dataops.images.near_duplicates import find_clusters
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import inspect_image
@@ -76,7 +76,8 @@ def measure_health(jpegs: Sequence[bytes], times: int, say: Callable[[str], Any]
     say(f"health: {len(jpegs):,} images, {len(differ)} hashes differ, by at most {most} bits after rounding")
     equal = most == 0 and all(mine[n][16:] == theirs[n][16:] for n in differ)
     speeds = len(jpegs) / ours, len(jpegs) / peer
-    return [Row("health, photographs", *speeds, "PIL + imagehash", "images/s a core", 3)], equal
+    limit = decode_speed(jpegs)
+    return [Row("health, photographs", *speeds, "PIL + imagehash", "images/s a core", 3, limit)], equal
 
 
 def make_hashes(number: int) -> np.ndarray:
@@ -123,9 +124,11 @@ def measure_near_duplicates(number: int, say: Callable[[str], Any]) -> tuple[lis
     ours, peer, *clusters = time_in_turn(
         lambda: cluster_all(hashes), lambda: cluster_with_faiss(hashes), 1, time.process_time
     )
-    equal = np.array_equal(*clusters)
+    equal, started = np.array_equal(*clusters), time.process_time()
+    np.sort(hashes)
+    limit = number / (time.process_time() - started)
     say(f"near-duplicates: ours {ours:.1f} s for {number:,}, faiss {peer:.1f} s; equal: {equal}")
-    return [Row(f"near-duplicates {number}", number / ours, number / peer, "faiss", "hashes/s/core", 5)], equal
+    return [Row(f"near-duplicates {number}", number / ours, number / peer, "faiss", "hashes/s/core", 5, limit)], equal
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ signatures.
 The pairs are synthetic (benchmarks/inputs/rows.py); `--folder` keeps them for the next run. Each side of a comparison runs
 in its own process, in turn (A B A B, medians of wall time), and each case checks that both find the same. Memory is the
 peak of the private memory of a process and all its descendants; resident memory includes libraries, once per process.
+The limits read the columns and do no more.
 The resident memory of the whole stage must be below `memory_limit_bytes` (else the exit code is 1).
 """
 
@@ -70,6 +71,7 @@ def compare(
         for name, measured in runs.items():
             measured.append(run_case(name, paths))
     speed = {name: rows / statistics.median(run.seconds for run in measured) for name, measured in runs.items()}
+    limit = rows / run_case(f"{case}_limit", paths).seconds
     memory = {name: max(run.own for run in measured) / 1e6 for name, measured in runs.items()}
     equal = len({json.dumps(run.result) for measured in runs.values() for run in measured}) == 1
     table = []
@@ -77,7 +79,7 @@ def compare(
         name = peer.partition("_")[2]
         memory_goal = goal if case == "dedupe" else None
         table += [
-            Row(case, speed[ours], speed[peer], name, "rows/s", goal if peer == peers[0] else None),
+            Row(case, speed[ours], speed[peer], name, "rows/s", goal if peer == peers[0] else None, limit),
             Row(f"{case} memory", 1 / memory[ours], 1 / memory[peer], name, "1/MB", memory_goal),
         ]
     costs = ", ".join(f"{name} {speed[name]:,.0f} rows/s, {n:,.0f} MB" for name, n in memory.items())

@@ -20,7 +20,7 @@ from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
 from langdetect.lang_detect_exception import LangDetectException
 
 from benchmarks.inputs.texts import Labelled, read_sets, sample_texts
-from benchmarks.measure import Row, finish, make_parser, make_printer
+from benchmarks.measure import Row, copy_speed, finish, make_parser, make_printer
 from dataops.language.detect import detect
 from dataops.language.profiles import profile_names
 
@@ -128,8 +128,9 @@ def main() -> int:
         say(f"{name}: correct of {found['texts']:,}: ours {found['ours']:,}, langdetect {found['langdetect']:,}")
         gained, lost = found["only ours"], found["only langdetect"]
         lower += [name] if lost - gained > 2 * math.sqrt(gained + lost) else []  # the error of a sample
+    limit = copy_speed(texts)
     rows = [
-        Row(CASE, speeds[CASE], speed, name, "captions/s/core", GOAL if name == "langdetect" else 1.0)
+        Row(CASE, speeds[CASE], speed, name, "captions/s/core", GOAL if name == "langdetect" else 1.0, limit)
         for name, speed in speeds.items()
         if name != CASE
     ]

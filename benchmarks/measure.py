@@ -68,6 +68,38 @@ def time_in_turn(
     return statistics.median(seconds[0]), statistics.median(seconds[1]), results[0], results[1]
 
 
+def copy_speed(texts: Sequence[str]) -> float:
+    """Return texts per second of CPU time that are encoded as UTF-8 and nothing else: the limit of what reads each once."""
+    seconds = list[float]()
+    while sum(seconds) < 0.05:
+        started = time.process_time()
+        "\n".join(texts).encode()
+        seconds.append(time.process_time() - started)
+    return len(texts) / statistics.median(seconds)
+
+
+def decode_speed(jpegs: Sequence[bytes]) -> float:
+    """Return images per second of CPU time that libjpeg-turbo decodes whole."""
+    import simplejpeg
+
+    started = time.process_time()
+    for data in jpegs:
+        simplejpeg.decode_jpeg(data)
+    return len(jpegs) / (time.process_time() - started)
+
+
+def multiply_speed(dtype: Any) -> float:
+    """Return the floating-point operations per second (wall time) of torch's product of two large matrices: the limit."""
+    import torch
+
+    a, seconds = torch.rand(2048, 2048, dtype=dtype), list[float]()
+    for _ in range(6):
+        started = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - started)
+    return 2 * 2048**3 / statistics.median(seconds[1:])
+
+
 def peak_bytes() -> int:
     """Return the peak memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -16,6 +16,8 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
+from benchmarks.measure import copy_speed
+
 Result = tuple[float, Any]
 
 QUERIES = 500_000
@@ -71,7 +73,24 @@ def rules_pandas(paths: Sequence[Path]) -> Result:
     return time.perf_counter() - started, [len(left), int(left.sum())]
 
 
+def rules_limit(paths: Sequence[Path]) -> Result:
+    """Only read the columns."""
+    return _read(paths, ["url", "caption"])
+
+
+def _read(paths: Sequence[Path], columns: list[str]) -> Result:
+    started = time.perf_counter()
+    for path in paths:
+        pl.read_parquet(path, columns=columns)
+    return time.perf_counter() - started, None
+
+
 # dedupe: from Parquet to one row per URL
+
+
+def dedupe_limit(paths: Sequence[Path]) -> Result:
+    """Only read the column."""
+    return _read(paths, ["url"])
 
 
 def dedupe_ours(paths: Sequence[Path]) -> Result:
@@ -230,6 +249,12 @@ def match_ahocorasick_rs(paths: Sequence[Path]) -> Result:
 
 def _padded(paths: Sequence[Path]) -> list[str]:
     return [f" {' '.join(split_words(text))} " for part in _captions(paths) for text in part.to_list()]
+
+
+def match_limit(paths: Sequence[Path]) -> Result:
+    """Only encode the captions as UTF-8."""
+    captions = [part.to_list() for part in _captions(paths)]
+    return sum(len(part) / copy_speed(part) for part in captions), None
 
 
 # stage: from the snapshot of extract to that of filter

@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from benchmarks.cases.filter_cases import UNSPACED
-from benchmarks.measure import Row, time_in_turn
+from benchmarks.measure import Row, copy_speed, time_in_turn
 
 HASHES = 128
 CAPTIONS = 20_000
@@ -50,7 +50,7 @@ def measure_minhash(part: Path, number: int, times: int) -> tuple[list[Row], boo
     equal = all(abs(mean) < 0.01 and spread < 1.2 for mean, spread in errors.values())
     listed = ", ".join(f"{name} {mean:+.4f}, spread {spread:.2f}" for name, (mean, spread) in errors.items())
     line = f"minhash: errors of estimates on {len(pairs):,} pairs: {listed}; equal: {equal}"
-    return [Row("minhash", *speeds, "rensa", "signatures/s", 10)], equal, line
+    return [Row("minhash", *speeds, "rensa", "signatures/s", 10, copy_speed(captions))], equal, line
 
 
 def sign_ours(captions: Sequence[str]) -> Any:
