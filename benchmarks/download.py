@@ -7,7 +7,8 @@ hosts on loopback, 40 images each. Ours also requests robots.txt, tdmrep.json an
 its rates. Each side is its own process with two workers of 64 threads, shards of 2,000 rows, images of 256 pixels;
 its wall time from start to end is measured, with imports (A B A B, medians). Cases: `all`, in which all hosts
 respond; `slow-hosts`, in which 2.5% of the hosts respond after 4 s and 2.5% never (the timeout is 10 s).
-Both sides must return the same bytes for each image.
+Both sides must return the same bytes for each image that both have, and 99% of the images must be of both: on a busy
+machine some of either run into the timeout.
 
 The rows `by CPU` compare the CPU time of all processes. The limit is libcurl alone (pycurl), in as many processes with as
 many connections, which keeps nothing.
@@ -186,8 +187,8 @@ def digest_images(folder: Path) -> dict[str, str]:
 
 def compare(
     case: str, folder: Path, spec: dict[str, Any], number: int, times: int, goal: float, say: Callable[[str], Any]
-) -> tuple[list[Row], bool]:
-    """Measure all sides in turn; return the rows, and whether the images of both are equal."""
+) -> tuple[list[Row], dict[str, int]]:
+    """Measure all sides in turn; return the rows, and the number of images that both have, of one, and of other bytes."""
     measured: dict[str, list[Run]] = {side: [] for side in SIDES}
     found = {}
     for turn in range(times):
@@ -200,14 +201,16 @@ def compare(
                 say(f"{case} {side}: {run.seconds:.1f} s, {run.cpu:.1f} s of CPU time, {run.peak / 1e6:,.0f} MB")
     wall = [number / statistics.median(run.seconds for run in runs) for runs in measured.values()]
     cpu = [number / statistics.median(run.cpu for run in runs) for runs in measured.values()]
-    equal = found["ours"] == found["peer"]
-    say(f"{case}: {len(found['ours']):,} and {len(found['peer']):,} images of {number:,}; equal bytes: {equal}")
+    both = found["ours"].keys() & found["peer"].keys()
+    counts = {"both": len(both), **{f"only {side}": len(found[side].keys() - both) for side in ("ours", "peer")}}
+    counts["different"] = sum(found["ours"][uid] != found["peer"][uid] for uid in both)
+    say(f"{case}: of {number:,} images: {counts}")
     name = "img2dataset 1.47"
     rows = [
         Row(case, *wall[:2], name, "images/s", goal, wall[2]),
         Row(f"{case}, by CPU", *cpu[:2], name, "images/s/core", 1.0, cpu[2]),
     ]
-    return rows, equal
+    return rows, counts
 
 
 @contextmanager
@@ -241,7 +244,7 @@ def main() -> int:
     cases = options.case or ["all", "slow-hosts"]
     say = make_printer(options.json)
     require_peers("img2dataset", "pycurl")
-    rows, equal = list[Row](), True
+    rows, images = list[Row](), dict[str, dict[str, int]]()
     with tempfile.TemporaryDirectory(prefix="pairmill-benchmark-") as name:
         folder, pictures = Path(name), options.pictures or Path(name)
         spans = pictures / "places.json"
@@ -259,11 +262,13 @@ def main() -> int:
                         "shard": min(2000, number // WORKERS),
                         "timeout": 10,
                     }
-                    more, same = compare(case, folder, spec, number, times, goal, say)
+                    more, images[case] = compare(case, folder, spec, number, times, goal, say)
                     rows += more
-                    equal &= same
+    equal = all(
+        not one["different"] and one["both"] >= 99 * (one["only ours"] + one["only peer"]) for one in images.values()
+    )
     packages = ["img2dataset", "pycurl", "opencv-python-headless", "albumentations", "webdataset"]
-    return finish("download", rows, packages, equal=equal, as_json=options.json)
+    return finish("download", rows, packages, equal=equal, as_json=options.json, details={"images": images})
 
 
 if __name__ == "__main__":

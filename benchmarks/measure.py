@@ -88,18 +88,6 @@ def decode_speed(jpegs: Sequence[bytes]) -> float:
     return len(jpegs) / (time.process_time() - started)
 
 
-def multiply_speed(dtype: Any) -> float:
-    """Return the floating-point operations per second (wall time) of torch's product of two large matrices: the limit."""
-    import torch
-
-    a, seconds = torch.rand(2048, 2048, dtype=dtype), list[float]()
-    for _ in range(6):
-        started = time.perf_counter()
-        a @ a
-        seconds.append(time.perf_counter() - started)
-    return 2 * 2048**3 / statistics.median(seconds[1:])
-
-
 def peak_bytes() -> int:
     """Return the peak memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

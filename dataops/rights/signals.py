@@ -209,20 +209,17 @@ def find_in_metas(metas: Iterable[tuple[str, str]]) -> set[str]:
     Args:
         metas: (normalised name, content) of each.
     """
-    known = meta_signals()
     found: set[str] = set()
-    for name, content in metas:
-        if name in known or ":" not in name:  # most are og: or twitter:
-            found |= _find_in_meta(name, content) if len(content) < 200 else _find_in_meta.__wrapped__(name, content)
+    for meta in metas:
+        if ":" not in meta[0] or meta[0] in meta_signals():  # most are og: or twitter:
+            found |= (_find_in_meta if len(meta[1]) < 200 else _find_in_meta.__wrapped__)(*meta)
     return found
 
 
 @lru_cache(maxsize=10_000)
 def _find_in_meta(name: str, content: str) -> set[str]:
-    signals = meta_signals().get(name)
-    if signals is None:
-        signals = meta_signals().get(ANY_ROBOT, ()) if is_of_robot(name, content) else ()
-    return _names(signals, Statement("meta", name, content))
+    robot = meta_signals().get(ANY_ROBOT, ()) if is_of_robot(name, content) else ()
+    return _names(meta_signals().get(name, robot), Statement("meta", name, content))
 
 
 def find_in_headers(fields: Iterable[tuple[str, str]]) -> set[str]:
@@ -234,8 +231,8 @@ def find_in_headers(fields: Iterable[tuple[str, str]]) -> set[str]:
     known = signals_by_name("header")
     found: set[str] = set()
     for name, value in fields:
-        if signals := known.get(normalise_key(name)):
-            found |= _names(signals, Statement("header", normalise_key(name), value))
+        key = normalise_key(name)
+        found |= _names(known.get(key, ()), Statement("header", key, value))
     return found
 
 

@@ -37,19 +37,15 @@ def parse_language(root: Attributes) -> str | None:
     return None
 
 
-def read_meta(
-    name: str | None, property_: str | None, equivalent: str | None, content: str
-) -> list[tuple[str, str]]:
+def read_meta(name: str | None, property_: str | None, equivalent: str | None, content: str) -> list[tuple[str, str]]:
     """Return (normalised key, content) for each key of a `<meta>` that extraction uses; nothing for most."""
-    found: list[tuple[str, str]] = []
-    for text in (name,) if name == property_ else (name, property_):
-        if text:
-            key, is_read = _meta_key(text) if len(text) <= _MAX_CACHED_NAME else _meta_key.__wrapped__(text)
-            if is_read or is_of_robot(key, content):
-                found.append((key, content))
+    keys: list[str] = []
+    for text in filter(None, (name, property_ if property_ != name else None)):
+        key, is_read = (_meta_key if len(text) <= _MAX_CACHED_NAME else _meta_key.__wrapped__)(text)
+        keys += [key] if is_read or is_of_robot(key, content) else []
     if equivalent and (key := normalise_key(equivalent)) in signals_by_name("header"):
-        found.append((key, content))
-    return found
+        keys.append(key)
+    return [(key, content) for key in keys]
 
 
 @lru_cache(maxsize=10_000)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ _ADDED = pa.schema([
     *(field for field in PAIRS if field.name not in ("uid", "source", "extracted_with")),
     pa.field("drop_reason", pa.string()),
 ])  # fmt: skip
+_ORIGIN_FIELDS = attrgetter("page_url", "offset", "page_language", "page_opt_out")
 _BATCH = 1 << 14  # rows that are kept as Python objects
 
 
@@ -83,8 +85,7 @@ class PairsWriter:
         self._flush()
         self._report(0.0)
         uids, digests = compute_uids(table["url"].to_pylist(), table["caption"].to_pylist())
-        columns = dict(zip(table.column_names, table.columns, strict=True)) | {"uid": uids}
-        self._write(pa.table(columns), digests)
+        self._write(table.append_column("uid", uids), digests)
 
     def add_rows(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Add rows that have at least `url`, `caption` and `caption_source`; columns of `pairs` that one lacks are null."""
@@ -155,12 +156,8 @@ class PairsWriter:
     def _build_tables(self) -> tuple[pa.Table, np.ndarray, pa.Table]:
         """Return the collected rows, kept and dropped, the digests of their uids, and the columns of the pages."""
         columns = dict(zip(PagePair._fields, self._columns, strict=True))
-        page_columns = {
-            "page_url": [origin.page_url for origin in self._origins],
-            "source_offset": [origin.offset for origin in self._origins],
-            "page_language": [origin.page_language for origin in self._origins],
-            "page_opt_out": [origin.page_opt_out for origin in self._origins],
-        }
+        names = "page_url", "source_offset", "page_language", "page_opt_out"
+        page_columns = dict(zip(names, zip(*map(_ORIGIN_FIELDS, self._origins), strict=True), strict=True))
         uids, digests = compute_uids(columns["url"], columns["caption"])
         columns["drop_reason"] = columns.pop("reason")
         types = {field.name: field.type for field in dropped_schema(PAIRS)}
@@ -173,14 +170,11 @@ class PairsWriter:
     def _with_constants(self, columns: Mapping[str, pa.ChunkedArray], schema: pa.Schema, n: int) -> pa.Table:
         """Return a table with all columns in their order: constants are added, and missing columns are null."""
         constant = {"source": self.source, "extracted_with": self.extracted_with, "drop_stage": self.stage}
-        arrays = []
-        for field in schema:
-            if field.name in constant:
-                arrays.append(pa.repeat(pa.scalar(constant[field.name], field.type), n))
-            else:
-                column = columns[field.name] if field.name in columns else pa.nulls(n, field.type)
-                is_filled = field.name == "license" and self._license is not None
-                arrays.append(pc.fill_null(column, self._license) if is_filled else column)
+        filled = {name: pa.repeat(value, n) for name, value in constant.items()}
+        known = {"license": pa.nulls(n, pa.string()), **columns, **filled}
+        if self._license is not None:
+            known["license"] = pc.fill_null(known["license"], self._license)
+        arrays = [known[field.name] if field.name in known else pa.nulls(n, field.type) for field in schema]
         return pa.Table.from_arrays(arrays, schema=schema)
 
 
