@@ -243,15 +243,10 @@ def test_other_settings_begin_another_line(web, tmp_path):
     assert configured(web, tmp_path, grow={"base": 0}).base.number == 0
 
 
-@pytest.mark.parametrize(
-    "table",
-    [
-        {"train": {"dataset": [{"weight": 1}, {"key": "0" * 16, "weight": 1}]}},
-    ],
-)
-def test_what_compares_all_pairs_is_refused(table):
-    values = {"name": "x", "source": {"kind": "pairs", "paths": ["x.csv"]}, "grow": {}, **table}
-    config, problems = validate_values(values)
+def test_what_compares_all_pairs_is_refused():
+    datasets = [{"weight": 1}, {"key": "0" * 16, "weight": 1}]
+    source = {"kind": "warc", "paths": ["x.warc"]}
+    config, problems = validate_values({"name": "x", "source": source, "grow": {}, "train": {"dataset": datasets}})
     assert config is None
     assert "grow" in problems[0]
 

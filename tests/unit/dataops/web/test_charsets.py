@@ -38,9 +38,26 @@ def test_convert_to_utf8_reads_the_characters_of_nec_and_ibm(head, header):
     assert (html.decode(), codec) == (head + JAPANESE, "euc_jp")
 
 
+RUSSIAN = "Красный воздушный змей над холмом и рекой, старая деревня вдали"
+
+
 @pytest.mark.parametrize(
     ("data", "header", "text"),
     [
+        ("é".encode(), None, "é"),
+        ("é".encode("utf-16"), None, "é"),
+        (b"\xe9 caf\xe9", "iso-8859-1", "é café"),
+        (b"\x93quoted\x94", "ISO-8859-1", "“quoted”"),  # windows-1252, as browsers read it
+        ("naïve café".encode(), "iso-8859-1", "naïve café"),  # a wrong header
+        (RUSSIAN.encode("cp1251"), "windows-1251", RUSSIAN),
+        (b'<meta charset="koi8-r">' + RUSSIAN.encode("koi8-r"), None, '<meta charset="koi8-r">' + RUSSIAN),
+        ("联通".encode("gbk"), "gb2312", "联通"),  # accidentally valid UTF-8
+        ("<!-- <meta charset=koi8-r> -->é".encode("cp1252"), "windows-1252", "<!-- <meta charset=koi8-r> -->é"),
+        ('<meta charset="utf-16">é'.encode(), None, '<meta charset="utf-16">é'),
+        (b"\xe9", "base64", "é"),
+        (b"a\xe2\x82", "utf-8", "a\ufffd"),  # truncated within a character
+        ((RUSSIAN * 5).encode("cp1251"), None, RUSSIAN * 5),  # detected
+        (b"", None, ""),
         ("\ufeffé".encode(), "koi8-r", "é"),
         (b'\xff\xfe<\0m\0e\0t\0a\0 \0c\0h\0a\0r\0s\0e\0t\0=\0b\0i\0g\x005\0>\0', "big5", "<meta charset=big5>"),
         (b'<meta charset="koi8-r">\xe9', "windows-1251", '<meta charset="koi8-r">й'),  # the header is first

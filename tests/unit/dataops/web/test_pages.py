@@ -5,7 +5,6 @@ from urllib.parse import urljoin
 
 import pytest
 
-from dataops.web.charsets import convert_to_utf8
 from dataops.web.markup import MAX_ATTRIBUTES, BadPage
 from dataops.web.page_pairs import PageBounds, PagePair
 from dataops.web.pages import extract_page_pairs
@@ -154,29 +153,3 @@ FINE = {
 @pytest.mark.parametrize("name", FINE)
 def test_extract_page_pairs_reads_unusual_pages(name):
     assert ("http://site.example/shop/1.jpg", "a") in [(row.url, row.caption) for row in extract(FINE[name])[0]]
-
-
-RUSSIAN = "Красный воздушный змей над холмом и рекой, старая деревня вдали"
-
-
-@pytest.mark.parametrize(
-    ("data", "header", "text"),
-    [
-        ("é".encode(), None, "é"),
-        ("é".encode("utf-16"), None, "é"),
-        (b"\xe9 caf\xe9", "iso-8859-1", "é café"),
-        (b"\x93quoted\x94", "ISO-8859-1", "“quoted”"),  # windows-1252, as browsers read it
-        ("naïve café".encode(), "iso-8859-1", "naïve café"),  # a wrong header
-        (RUSSIAN.encode("cp1251"), "windows-1251", RUSSIAN),
-        (b'<meta charset="koi8-r">' + RUSSIAN.encode("koi8-r"), None, '<meta charset="koi8-r">' + RUSSIAN),
-        ("联通".encode("gbk"), "gb2312", "联通"),  # accidentally valid UTF-8
-        ("<!-- <meta charset=koi8-r> -->é".encode("cp1252"), "windows-1252", "<!-- <meta charset=koi8-r> -->é"),
-        ('<meta charset="utf-16">é'.encode(), None, '<meta charset="utf-16">é'),
-        (b"\xe9", "base64", "é"),
-        (b"a\xe2\x82", "utf-8", "a\ufffd"),  # truncated within a character
-        ((RUSSIAN * 5).encode("cp1251"), None, RUSSIAN * 5),  # detected
-        (b"", None, ""),
-    ],
-)
-def test_convert_to_utf8(data, header, text):
-    assert convert_to_utf8(data, header)[0].decode() == text

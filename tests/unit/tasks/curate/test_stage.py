@@ -15,6 +15,7 @@ from tasks.curate.inspect_images import inspect_image
 from tasks.curate.stage import CURATE, choose_rows
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
+from tests.image_files import as_file
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, some_pairs
 
@@ -67,28 +68,23 @@ def test_images_without_contrast_are_blank(tmp_path):
 
 
 def health_cases():
-    def encoded(image, kind, **options):
-        out = io.BytesIO()
-        image.save(out, kind, **options)
-        return out.getvalue()
-
     image = blocks(3)
     good = jpeg(image)
     broken = good[:800] + b"\x00" * 60 + good[860:]
-    deep = encoded(Image.fromarray(np.arange(96 * 96, dtype=np.uint16).reshape(96, 96)), "PNG")
+    deep = as_file(Image.fromarray(np.arange(96 * 96, dtype=np.uint16).reshape(96, 96)), "PNG")
     bomb = bytearray(good)
     at = bomb.find(b"\xff\xc0")
     bomb[at + 5 : at + 9] = b"\xff\xff\xff\xff"  # 65,535 x 65,535 pixels in the header
-    png = encoded(image, "PNG")
+    png = as_file(image, "PNG")
     wrong_pixels = png.replace(b"IDAT", b"IDAT\0", 1)
     return {
         "good": (good, None),
         "CMYK": (jpeg(image.convert("CMYK")), None),
         "grey": (jpeg(image.convert("L")), None),
-        "animated GIF, its first frame": (encoded(image, "GIF", save_all=True, append_images=[blocks(4)]), None),
+        "animated GIF, its first frame": (as_file(image, "GIF", save_all=True, append_images=[blocks(4)]), None),
         "PNG under a name for JPEG": (png, None),
         "16 bits": (deep, None),
-        "TIFF": (encoded(image, "TIFF"), "unsupported_format"),
+        "TIFF": (as_file(image, "TIFF"), "unsupported_format"),
         "a page": (b"<html><p>not found", "not_an_image"),
         "nothing": (b"", "not_an_image"),
         "cut": (good[:-50], "truncated"),
