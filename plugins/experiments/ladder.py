@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from math import log
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from dataops.errors import ConfigError
@@ -76,7 +77,7 @@ def read_points(record: Record, store: Store, variant: str) -> dict[str, Points]
         every = {f"{task}/{metric}": [one] for task, facts in tasks.items() for metric, one in facts["metrics"].items()}
         every[record.metric] = [tasks[task]["metrics"][metric] for task, metric in record.tasks.items()]
         measured = {
-            metric: (_mean([one["value"] for one in values]), _mean([one["chance"] or 0.0 for one in values]), 1.0)
+            metric: (fmean([one["value"] for one in values]), fmean([one["chance"] or 0.0 for one in values]), 1.0)
             for metric, values in every.items()
         }
         if (holdout := TrainFacts.of(train).holdout) is not None and holdout.curve:
@@ -225,7 +226,3 @@ def parse_target(target: str) -> tuple[str, float]:
     if found is None or not 0 < value < 1:
         raise ConfigError(f'--target {target!r}: write "TASK METRIC = VALUE" with a value such as 60% or 0.6')
     return (f"{found['task']}/{found['metric']}" if found["metric"] else found["task"]), value
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
