@@ -93,7 +93,8 @@ def test_the_worker_renders_a_valid_job(jobs, kind):
     assert variables["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
     # An evicted pod reschedules its flow run, so that another pod resumes from the checkpoint.
     assert variables["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
-    secret = {entry["name"]: entry["valueFrom"]["secretKeyRef"] for entry in container["env"] if "valueFrom" in entry}
+    read = {entry["name"]: entry["valueFrom"] for entry in container["env"] if "valueFrom" in entry}
+    secret = {name: value["secretKeyRef"] for name, value in read.items() if "secretKeyRef" in value}
     assert {"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD"} <= secret.keys()
     assert {reference["name"] for reference in secret.values()} == {"pairmill"}
 
