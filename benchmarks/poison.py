@@ -24,8 +24,9 @@ import numpy as np
 from benchmarks.cases.poison_year import CLASSES, Made, Year
 from benchmarks.measure import finish, make_parser, make_printer
 from dataops.parquet import encode_table
-from plugins.poison.checks import Finding, Night, accept, examine, find_limit, measure_excess
+from plugins.poison.checks import Finding, Night, measure_excess
 from plugins.poison.config import PoisonConfig
+from plugins.poison.examine import accept, examine, find_limit
 from plugins.poison.history import History
 
 CAUGHT, MIN_CAUGHT, MAX_FALSE, AGAIN = 0.8, 36, 3, 7

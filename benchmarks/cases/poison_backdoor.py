@@ -28,8 +28,9 @@ from torch.nn import functional as F
 
 from dataops.schema import uid
 from plugins.demo.groceries import load_photos
-from plugins.poison.checks import Night, examine
+from plugins.poison.checks import Night
 from plugins.poison.config import PoisonConfig
+from plugins.poison.examine import examine
 from plugins.poison.history import History
 from plugins.towers.networks.efficientnet import EfficientNetLite
 from plugins.towers.weights import rename_efficientnet

@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from dataops.reasons import Reason
 from dataops.web.urls import HOST, find_registrable_domain
-from plugins.poison.config import CHECKS, PoisonConfig
-from plugins.poison.history import DECAY, WORDS, Domain, History, hash_text
+from plugins.poison.config import PoisonConfig
+from plugins.poison.history import WORDS, Domain, History, hash_text
 
 NIGHTS = 365
 TAILS = {
@@ -456,7 +456,7 @@ def _opt_out_flip(night: Night) -> Iterator[Finding]:
             yield Finding("opt_out_flip", domain, rows, 0, known.opted, 0, text)
 
 
-_STATISTICS: dict[str, Callable[[Night], Iterator[Candidate]]] = {
+STATISTICS: dict[str, Callable[[Night], Iterator[Candidate]]] = {
     "changed_bytes": _changed_bytes,
     "changed_server": _changed_server,
     "repeated_caption": _repeated_caption,
@@ -466,164 +466,7 @@ _STATISTICS: dict[str, Callable[[Night], Iterator[Candidate]]] = {
     "share_jump": _share_jump,
     "evaluation_copies": _evaluation_copies,
 }
-_RULES: dict[str, Callable[[Night], Iterator[Finding]]] = {
+RULES: dict[str, Callable[[Night], Iterator[Finding]]] = {
     "revived_domain": _revived_domain,
     "opt_out_flip": _opt_out_flip,
 }
-
-
-def examine(night: Night) -> list[Finding]:
-    """Return what is unusual, and add the night to its history.
-
-    Rows of findings, other than those of the level `warn`, do not enter it.
-    """
-    found: list[Finding] = []
-    tested: dict[str, list[Candidate]] = {}
-    for check in sorted(CHECKS, key="changed_server".__eq__):  # which is after those of captions
-        if night.config.level_of(check) == "off":
-            continue
-        if check in _RULES:
-            found += sorted(_RULES[check](night), key=lambda one: one.subject)
-        else:
-            tested[check] = list(_STATISTICS[check](night))
-            found += _judge(night, check, tested[check])
-        night.explained = {row for one in found if one.check in OF_CAPTIONS for row in one.rows}
-    held = {row for one in found if night.config.level_of(one.check) != "warn" for row in one.rows}
-    learn(night, held, tested, {(one.check, one.subject) for one in found})
-    return found
-
-
-def find_limit(config: PoisonConfig) -> float:
-    """Return the share of one night and one tail of the false findings of a year."""
-    return config.false_alarms / NIGHTS / sum(map(len, TAILS.values()))
-
-
-def _judge(night: Night, check: str, candidates: list[Candidate]) -> list[Finding]:
-    """Return the candidates that are too improbable; of several with mostly the same rows, the least probable one."""
-    if night.number <= night.config.learn_nights:
-        return []
-    limit = find_limit(night.config)
-    found: list[Finding] = []
-    for one in sorted(candidates, key=lambda one: (-one.score, one.subject)):
-        probability = night.history.probability(one.tail or check, one.score)
-        if probability < limit and not any(2 * len({*one.rows} & {*other.rows}) > len(one.rows) for other in found):
-            rows = list(one.rows)
-            found.append(Finding(check, one.subject, rows, one.observed, one.expected, probability, one.evidence))
-    return found
-
-
-def accept(night: Night, released: set[int]) -> None:
-    """Add rows of a night that were released to its history, as rows of its last night, and how unusual they were.
-
-    A score that most rows of which are released is one that nights without a fault have, so it belongs to its tail.
-
-    Args:
-        night: the whole night, with whose images those of the released rows are compared.
-    """
-    history, usual = night.history, dict[str, list[Candidate]]()
-    night.number = history.night = max(history.night, 1)
-    _mark_found(history, {night.domains[row] for row in released}, 0)
-    for check, statistic in _STATISTICS.items():
-        usual[check] = [one for one in statistic(night) if 2 * len(released & {*one.rows}) > len(one.rows)]
-        for one in usual[check]:
-            history.raise_largest(one.tail or check, one.score)
-            history.pool(check, one.observed, one.total)
-    for one in usual["share_jump"]:
-        history.count("share", one.subject, one.observed / len(night.by_domain), 0.0, 0.0)
-    alone = replace(night, lost=night.lost.clear())
-    alone.number, alone.kept = night.number, sorted(released)
-    _learn_rows(alone, set(), usual)
-
-
-def learn(night: Night, held: set[int], tested: dict[str, list[Candidate]], found: set[tuple[str, str]]) -> None:
-    """Add a night to its history, without the rows that are held and the scores of what was found."""
-    history = night.history
-    history.night = night.number
-    for check, candidates in tested.items():
-        usual = [one for one in candidates if (check, one.subject) not in found and not held & {*one.rows}]
-        if night.number > night.config.learn_nights / 2:
-            for tail in TAILS[check]:
-                scores = [one.score for one in usual if (one.tail or check) == tail]
-                history.learn_largest(tail, max(scores, default=0.0))
-        history.pool(check, sum(one.observed for one in usual), sum(one.total for one in usual))
-    for category, rows in night_categories(night).items():
-        # a dropped image cannot be released, so its finding counts as usual from then on
-        if category.startswith("dropped") or ("share_jump", category) not in found:
-            number, total, _, step = measure_share(night, category, rows)
-            is_new = hash_text(category) not in history.of("share")
-            history.count("share", category, number / total, 0.0 if is_new else min(step**2, 9.0), float(not is_new))
-    _learn_rows(night, held, tested)
-    for code, name in ((CHANGED_SERVER, "changed_server"), (OPT_OUT_FLIP, "opt_out_flip")):
-        _mark_found(history, {subject for check, subject in found if check == name}, code)
-
-
-def _mark_found(history: History, domains: set[str], code: int) -> None:
-    """State for what domains that are known are held until they are released; 0: nothing."""
-    for domain in domains:
-        if (known := history.domain(domain)) is not None:
-            history.of("domain")[hash_text(domain)] = replace(known, found=code).values()
-
-
-def _learn_rows(night: Night, held: set[int], tested: dict[str, list[Candidate]]) -> None:
-    """Add the phrases, words and domains of a night, without those of the rows that are held."""
-    history = night.history
-    for phrase, rows, number in night.phrases:
-        if not held & {*rows}:
-            history.count("phrase", phrase, number)
-    words = Counter(word for row in night.kept if row not in held for word in {*night.words[row]})
-    for word, number in words.items():
-        history.count("word", word, number)
-    repeats = {
-        night.domains[row]: one.observed
-        for one in tested.get("repeated_caption", ())
-        for row in one.rows
-        if row not in held
-    }
-    _learn_domains(night, held, repeats)
-
-
-def _learn_domains(night: Night, held: set[int], repeats: dict[str, float]) -> None:
-    known = night.history.of("domain")
-    for domain, rows in night.by_domain.items():
-        if held & {*rows}:
-            continue
-        values = known.get(hash_text(domain))
-        one = Domain.of(values) if values else Domain(night.number, night.number)
-        known[hash_text(domain)] = _update(night, one, domain, rows, repeats.get(domain, 0)).values()
-    for domain, reasons in night.lost_by_domain.items():
-        values = known.get(hash_text(domain))
-        dark, opted = sum(reasons[reason] for reason in DARK), reasons[Reason.OPT_OUT]
-        if not (dark or opted):
-            continue
-        one = Domain.of(values) if values else Domain(night.number, night.number)
-        if dark and domain not in night.by_domain:
-            one.dark_since = one.dark_since or night.number
-            one.dark_nights += 1
-        if opted:
-            one.opted, one.opted_nights = one.opted + opted, one.opted_nights + 1
-        known[hash_text(domain)] = one.values()
-
-
-def _update(night: Night, one: Domain, domain: str, rows: list[int], repeat: float) -> Domain:
-    """Return a domain with the rows of this night."""
-    server, template = night.most(rows, night.servers), night.most(rows, night.templates)
-    is_same = (server, template) == (one.server, one.template)
-    one.stable = one.stable + 1 if is_same else 1
-    one.server, one.template = server, template
-    foreign, number = night.count_foreign(rows, one)
-    if one.nights >= STABLE_NIGHTS:
-        one.foreign, one.compared = one.foreign + foreign, one.compared + number
-        night.history.pool("foreign", foreign, number)
-    fresh = night.top_words(rows)
-    again = [word for word in fresh if word in one.words]
-    kept = [*again, *(word for word in one.words if word not in again)]
-    half, new = WORDS // 2, [word for word in fresh if word not in again]
-    one.words = (*kept[:half], *new, *kept[half:])[:WORDS]  # those that come again outlast those that came once
-    one.repeat, one.found = max(one.repeat, repeat), 0
-    one.rows = one.rows * DECAY ** (night.number - one.last) + number
-    one.last, one.nights, one.dark_since, one.dark_nights = night.number, one.nights + 1, 0, 0
-    one.latest = number
-    one.open += len(rows)
-    if len(rows) >= FEW_DOMAINS and not night.lost_by_domain.get(domain, Counter())[Reason.OPT_OUT]:
-        one.opted = one.opted_nights = 0  # it has permitted since, or was released
-    return one

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from dataops.reasons import Reason
 from dataops.snapshot import Draft, Manifest, fetch_table, load_manifest, read_parts
 from dataops.store import Store
-from plugins.poison.checks import DARK, Finding, Night, accept, examine
+from plugins.poison.checks import DARK, Finding, Night
 from plugins.poison.config import FINDINGS, POISON, QUARANTINED, STATE, PoisonConfig, PoisonFacts
+from plugins.poison.examine import accept, examine
 from plugins.poison.history import History
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import RawShard, inspected_name

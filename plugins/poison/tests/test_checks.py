@@ -6,8 +6,9 @@ import pytest
 from scipy.stats import binom
 
 from dataops.schema import uid
-from plugins.poison.checks import TAILS, Night, _surprise, accept, examine
+from plugins.poison.checks import TAILS, Night, _surprise
 from plugins.poison.config import CHECKS, PoisonConfig
+from plugins.poison.examine import accept, examine
 from plugins.poison.history import History, hash_text
 
 NIGHTS, SITES, ROWS = 16, 30, 6
