@@ -65,12 +65,13 @@ class ServerLimits:
         memory: bytes that it may allocate, beyond what it has at its start, of which its heap may have some free; as
             much again in files, memfd among them, and 1 GiB more in all that it maps, shared memory among it. Linux only.
         cpu_seconds: CPU time of one call.
-        seconds: time of one call.
+        seconds: time of one call, for one that waits for ever. It is long, so that an image is not dropped where other
+            processes leave this one little of the processor: the same input would give another dataset there.
     """
 
     memory: int
     cpu_seconds: float = 20.0
-    seconds: float = 120.0
+    seconds: float = 600.0
 
 
 class GuardedProcess:
