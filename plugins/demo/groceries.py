@@ -43,7 +43,7 @@ class Photo:
 
 CREDIT = (
     'Photographs and texts: <a href="https://github.com/marcusklasson/GroceryStoreDataset">GroceryStoreDataset</a>, '
-    "© 2019 Marcus Klasson. License: MIT"
+    '© 2019 Marcus Klasson. License: <a rel="license" href="https://opensource.org/license/mit">MIT</a>'
 )
 
 
