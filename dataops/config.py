@@ -71,10 +71,16 @@ SCHEDULED: ContextVar[datetime | None] = ContextVar("SCHEDULED", default=None)
 """The time for which the run is scheduled whose config is read; None for a run that nothing has scheduled."""
 
 
-class StageConfig(BaseModel):
+class FrozenModel(BaseModel):
+    """A model that is immutable and rejects unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StageConfig(FrozenModel):
     """A stage's own table in the config file: frozen, strict about names, documented field by field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(validate_default=True)
 
     execution_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that set how the work is done and cannot change what comes out: they stay out of the snapshot's key."""

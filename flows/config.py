@@ -20,9 +20,8 @@ from pydantic import (
 )
 
 from dataops import redaction as secrets
-from dataops.config import PATH, RECORDED, StageConfig, problems_of, resolve_path
+from dataops.config import PATH, RECORDED, FrozenModel, StageConfig, problems_of, resolve_path
 from dataops.errors import ConfigError
-from dataops.frozen import FrozenModel
 from dataops.home import HOME_NAME, home, project_folder
 from dataops.plugins import extend, find
 from dataops.process import is_utf8

@@ -7,9 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from dataops import plugins
-from dataops.config import ConfigPath, NameOrPath, StageConfig, problems_of
+from dataops.config import ConfigPath, FrozenModel, NameOrPath, StageConfig, problems_of
 from dataops.errors import ConfigError
-from dataops.frozen import FrozenModel
 from dataops.process import count_cores, find_precision, has_gpu
 from dataops.schema import CaptionKind
 from training.hooks import CHOICES, KINDS, Extension, check_choice, used_hooks

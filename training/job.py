@@ -24,9 +24,9 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError, model_validator
 
+from dataops.config import FrozenModel
 from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.errors import ConfigError, PairmillError, StorageError
-from dataops.frozen import FrozenModel
 from dataops.kernels.without_package import skip_pandas
 from dataops.process import RETRYABLE, exit_with_parent, has_gpu
 from dataops.regular_files import read_bytes

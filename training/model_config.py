@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
+from dataops.config import FrozenModel
 from dataops.errors import ConfigError
 from dataops.formatting import did_you_mean
-from dataops.frozen import FrozenModel
 from dataops.regular_files import read_text
 from training.backbones import find_backbone
 

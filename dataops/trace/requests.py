@@ -16,10 +16,10 @@ from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dataops.config import FrozenModel
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import CorruptPart
 from dataops.formatting import format_now
-from dataops.frozen import FrozenModel
 from dataops.snapshot import Input
 from dataops.store import Entry, Store
 from dataops.trace.targets import Target, parse_target

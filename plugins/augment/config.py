@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from dataops.frozen import FrozenModel
+from dataops.config import FrozenModel
 from training.model_config import NonNegative, Positive, Share
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from dataops.config import ConfigPath
-from dataops.frozen import FrozenModel
+from dataops.config import ConfigPath, FrozenModel
 from training.hooks import TrainingHook
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from dataops.frozen import FrozenModel
+from dataops.config import FrozenModel
 
 State = Literal["filled", "stated", "open", "not_applicable"]
 """`filled` is from the manifests, `stated` from the provider's file of facts."""

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from dataops.config import FrozenModel
 from dataops.errors import ConfigError
-from dataops.frozen import FrozenModel
 from plugins.disclosure.answers import Answer, Answers
 from plugins.disclosure.template import BY_NAME, FIELDS, TemplateField
 

@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from dataops.config import FrozenModel
 from dataops.formatting import format_quantity
-from dataops.frozen import FrozenModel
 from plugins.disclosure.answers import Answer, Answers
 from plugins.disclosure.crawling import answer_crawling
 from plugins.disclosure.data_sources import answer_sources, list_data_sources

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
+from dataops.config import FrozenModel
 from dataops.errors import ConfigError, CorruptPart
 from dataops.store import Store
 from dataops.trace.requests import FOLDER
@@ -24,11 +25,7 @@ DUE_DAYS = 30
 State = Literal["open", "overdue", "done"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Letter(_Frozen):
+class Letter(FrozenModel):
     """A request as somebody sent it. Several may name the same targets."""
 
     requested_by: str
@@ -44,7 +41,7 @@ class Letter(_Frozen):
         return "done" if self.completed_at else "overdue" if self.due < today else "open"
 
 
-class Call(_Frozen):
+class Call(FrozenModel):
     """One `pairmill takedown`."""
 
     began_at: datetime
@@ -52,11 +49,11 @@ class Call(_Frozen):
     """None if it was killed."""
     deletes_raw: bool
     is_complete: bool = False
-    summary: dict[str, Any] = {}
+    summary: dict[str, Any] = Field(default_factory=dict)
     """Numbers of what was done."""
 
 
-class RequestLog(_Frozen):
+class RequestLog(FrozenModel):
     """takedowns/<digest>.log.json."""
 
     request: str

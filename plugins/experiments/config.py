@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
+from dataops.config import FrozenModel
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError
 from dataops.regular_files import read_text
@@ -30,11 +31,7 @@ METRIC = re.compile(r"top[15]|mean_per_class|(mean|image_to_text|text_to_image)_
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Control(_Table):
+class Control(FrozenModel):
     """The `[control]` table: what is equal in all variants."""
 
     equal: Literal["epochs", "samples_seen", "seconds", "pairs"] = "epochs"
@@ -43,7 +40,7 @@ class Control(_Table):
     pairs: a random part of each dataset, about as large as the smallest one."""
 
 
-class Decide(_Table):
+class Decide(FrozenModel):
     """The `[decide]` table: what decides which variant is better."""
 
     metric: str = "mean"
@@ -55,7 +52,7 @@ class Decide(_Table):
     another: it can no longer win."""
 
 
-class Ladder(_Table):
+class Ladder(FrozenModel):
     """The `[ladder]` table: smaller trainings, on which a forecast is fitted."""
 
     samples_seen: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
@@ -69,7 +66,7 @@ class Ladder(_Table):
         return tuple(sorted(set(samples)))
 
 
-class ExperimentFile(_Table):
+class ExperimentFile(FrozenModel):
     """The file of an experiment."""
 
     name: Name

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from dataops.frozen import FrozenModel
+from dataops.config import FrozenModel
 from training.step_hooks import StepHook
 
 if TYPE_CHECKING:

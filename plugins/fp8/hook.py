@@ -4,8 +4,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from dataops import plugins
+from dataops.config import FrozenModel
 from dataops.errors import ConfigError
-from dataops.frozen import FrozenModel
 from training.step_hooks import StepHook
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from dataops.config import ConfigPath
-from dataops.frozen import FrozenModel
+from dataops.config import ConfigPath, FrozenModel
 from dataops.plugins import require
 from tasks.web.signing import Sign, Signer
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dataops.config import FrozenModel
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import CorruptPart
-from dataops.frozen import FrozenModel
 from dataops.store import Store
 
 FOLDER = "publications"

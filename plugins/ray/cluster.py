@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from dataops.frozen import FrozenModel
+from dataops.config import FrozenModel
 
 REMEDY = "install it here and on each machine of the cluster: pip install 'pairmill[ray]'"
 PROBE_SECONDS = 2.0

@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dataops.config import FrozenModel
 from dataops.errors import ContractError
-from dataops.frozen import FrozenModel
 from dataops.parquet import encode_table, read_parquet
 from dataops.regular_files import open_regular
 from dataops.shards.tar import read_samples

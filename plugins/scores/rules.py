@@ -30,7 +30,7 @@ import polars as pl
 import pyarrow as pa
 from pydantic import Field, FiniteFloat, model_validator
 
-from dataops.frozen import FrozenModel
+from dataops.config import FrozenModel
 
 BYTES = 2
 """Bytes of a pass: a cut needs up to 256^BYTES counts."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from dataops.frozen import FrozenModel
+from dataops.config import FrozenModel
 
 _Value = Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_][\w.,:;+@&|*()\[\]/-]*$", max_length=256)]
 

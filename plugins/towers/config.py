@@ -5,8 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from dataops.config import ConfigPath
-from dataops.frozen import FrozenModel
+from dataops.config import ConfigPath, FrozenModel
 from training.backbones import find_backbone
 from training.model_config import NonNegative
 

@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dataops import plugins
+from dataops.config import FrozenModel
 from dataops.escaping import escape_controls
 from dataops.facts import PackFacts
 from dataops.formatting import did_you_mean, format_quantity
-from dataops.frozen import FrozenModel
 from dataops.plugins import extend
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
@@ -152,10 +152,10 @@ class Check:
         return CheckResult(check=name, level=level, state=state, figure=figure.value, bound=bound, text=text)
 
 
-class CheckLevels(BaseModel):
+class CheckLevels(FrozenModel):
     """Define what failed checks do."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(validate_default=True)
 
     level: Level = "warn"
     """What a failed check does: `warn` logs it, `block` ends the run with exit code 3 before `train`, `off` omits the

@@ -7,9 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PrivateAttr
 
 from dataops import plugins
-from dataops.config import ConfigPath, SourceOrder, problems_of
+from dataops.config import ConfigPath, FrozenModel, SourceOrder, problems_of
 from dataops.errors import ConfigError
-from dataops.frozen import FrozenModel
 from tasks.curate.step import list_steps
 from tasks.files.base import SourceFile
 from tasks.files.find import find_files

@@ -18,8 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from dataops.config import FrozenModel
 from dataops.digest import canonical_json, text_sha256
-from dataops.frozen import FrozenModel
 from dataops.parquet import encode_table
 from dataops.schema import Column
 from dataops.snapshot import Draft

@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from dataops import plugins
-from dataops.config import StageConfig
+from dataops.config import FrozenModel, StageConfig
 from dataops.reasons import Reason
 from dataops.rights.signals import Agents, list_defaults, list_names
 from dataops.snapshot import Input
@@ -102,10 +102,10 @@ Source: github.com/ai-robots-txt/ai.robots.txt, without the agents that fetch fo
     user."""
 
 
-class RetryConfig(BaseModel):
+class RetryConfig(FrozenModel):
     """`[download.retry]`: which failed rows are retried after all others, and when."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(validate_default=True)
 
     classes: tuple[str, ...] = (*TRANSIENT, "http_5xx")
     """Failure classes; `*` and `?` match as in file names, and `http_5xx` matches all of 500 to 599."""

@@ -20,9 +20,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from dataops.config import FrozenModel
 from dataops.errors import ConfigError, LeaseLost, PairmillError, StorageError
 from dataops.formatting import format_now
-from dataops.frozen import FrozenModel
 from dataops.messages.waiting import waiting
 from dataops.process import pid_namespace, process_fingerprint
 from dataops.snapshot import Draft, Fence, Manifest

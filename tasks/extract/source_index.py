@@ -6,9 +6,9 @@ a file, and the file's digest and name. So a later crawl costs only its new file
 
 from pydantic import ValidationError
 
+from dataops.config import FrozenModel
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import StorageError
-from dataops.frozen import FrozenModel
 from dataops.snapshot import Draft, Part, Record
 from dataops.store import Store
 

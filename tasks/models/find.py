@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dataops.config import FrozenModel
 from dataops.digest import canonical_json, file_sha256, files_sha256, text_sha256
 from dataops.errors import ConfigError
-from dataops.frozen import FrozenModel
 from dataops.storage.cached_files import hold
 from tasks.models.packaging import MODEL_FILES
 from tasks.tracking import client as tracking

@@ -34,8 +34,8 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from dataops.config import FrozenModel
 from dataops.errors import ContractError
-from dataops.frozen import FrozenModel
 from dataops.regular_files import check_regular, read_bytes, read_text
 from training.evaluation.samples import (
     IMAGE_SUFFIXES,

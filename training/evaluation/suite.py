@@ -24,10 +24,10 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from dataops.config import FrozenModel
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError
 from dataops.formatting import find_closest, format_quantity
-from dataops.frozen import FrozenModel
 from dataops.home import home
 from dataops.regular_files import read_text
 from dataops.toml_text import parse_toml

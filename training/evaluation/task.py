@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from dataops import plugins
+from dataops.config import FrozenModel
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError
-from dataops.frozen import FrozenModel
 from training.evaluation.measures import Measure, current_name
 from training.evaluation.sets import EvalSet, Kind
 
