@@ -101,9 +101,9 @@ def _escape(line: str) -> str:
     return "\n" * (len(line) - len(body)) + escape_for_display(body)
 
 
-def console() -> Console:
-    """Return a console for standard output, with colours only on a terminal."""
-    return _PlainConsole() if sys.stdout.isatty() else _PlainConsole(width=WIDTH)
+def console(width: int | None = None) -> Console:
+    """Return a console for standard output, with colours only on a terminal, whose columns it has by default."""
+    return _PlainConsole(width or (None if sys.stdout.isatty() else WIDTH))
 
 
 def text(line: str, style: str = "") -> Text:

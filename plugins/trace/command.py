@@ -27,7 +27,7 @@ from tasks.tracking.registry import Registry, is_model
 
 _KEY = re.compile(r"[0-9a-f]{16}")
 _WIDTH = 10_000
-"""Columns of a tree: Rich cuts off what is wider than the terminal, which wraps lines by itself."""
+"""Columns of the output: Rich cuts off what of a tree is wider than its console, and a terminal wraps lines by itself."""
 REMOVED_LATER = "in the model, only out of later versions"
 LISTED = 3
 """Maximum number of source files, and of paths of a pair, that the tree names; --json has all."""
@@ -69,7 +69,7 @@ def trace(what: str, home: Path, store_uri: str | None, *, limit: int, as_json: 
     if as_json:
         print_json({"what": what, "stores": answers})
         return 0
-    out = console()
+    out = console(_WIDTH)
     for answer in answers:
         _show(answer, what, out)
     return 0
@@ -107,16 +107,14 @@ def _or_none(answer: dict[str, object]) -> dict[str, Any] | None:
 
 
 def _show(answer: Mapping[str, Any], what: str, out: Console) -> None:
-    out.print(text(f"{what} in {answer['store']}", style="bold"), soft_wrap=True)
+    out.print(text(f"{what} in {answer['store']}", style="bold"))
     if "pairs" in answer:
         _show_pairs(answer, out)
     else:
         _show_ancestors(answer, out)
     _show_datasets(answer["datasets"], out)
     if answer["registry"] != "asked":
-        out.print(
-            text(f"MLflow was {answer['registry']}: tags and aliases are those of the registration"), soft_wrap=True
-        )
+        out.print(text(f"MLflow was {answer['registry']}: tags and aliases are those of the registration"))
 
 
 def _show_pairs(answer: Mapping[str, Any], out: Console) -> None:
@@ -127,7 +125,7 @@ def _show_pairs(answer: Mapping[str, Any], out: Console) -> None:
         out.print(text(f"  {place['rows']:>9,}  {verdict} {place['stage']}/{place['key']}"))
     for pair in answer["pairs"]:
         out.print()
-        out.print(_pair_tree(pair), soft_wrap=True, width=_WIDTH)
+        out.print(_pair_tree(pair))
     if total > len(answer["pairs"]):
         out.print()
         shown = format_quantity(len(answer["pairs"]), "pair")
@@ -181,7 +179,7 @@ def _add_step(branch: Tree, step: Mapping[str, Any], source: str | None) -> None
 
 def _show_ancestors(answer: Mapping[str, Any], out: Console) -> None:
     if "model" in answer:
-        out.print(_model_line(answer["model"]), soft_wrap=True)
+        out.print(_model_line(answer["model"]))
         show_links(answer["model"]["links"], out)
     tree = Tree(text("made from", style="bold"))
     for stage in answer["stages"]:
@@ -204,7 +202,7 @@ def _show_ancestors(answer: Mapping[str, Any], out: Console) -> None:
     if (more := answer["source_files"] - len(shown)) > 0:
         where = "--json has all" if len(answer["sources"]) == answer["source_files"] else "--json --limit N has N"
         files.add(text(f"and {more:,} more ({where})"))
-    out.print(tree, soft_wrap=True, width=_WIDTH)
+    out.print(tree)
 
 
 def _show_datasets(datasets: Sequence[Mapping[str, Any]], out: Console) -> None:
@@ -231,7 +229,7 @@ def _show_datasets(datasets: Sequence[Mapping[str, Any]], out: Console) -> None:
             tree.add(_model_line(model))
         if not dataset["trainings"] and not dataset["models"]:
             tree.add(text("no model was trained on it"))
-        out.print(tree, soft_wrap=True, width=_WIDTH)
+        out.print(tree)
 
 
 def _model_line(model: Mapping[str, Any]) -> Text:

@@ -161,14 +161,16 @@ def test_trace_lists_all_datasets_of_a_mixture_and_its_models(tmp_path, monkeypa
         ("another/1", "a.list at position 1,074 ("),
     ],
 )
-def test_trace_prints_the_place_in_the_unit_of_its_source(extractor, place, tmp_path, capsys):
-    row = pair(1, source="a.list", source_offset=1074, extracted_with=extractor, caption_source="alt")
+def test_trace_prints_the_place_in_the_unit_of_its_source_and_long_urls(extractor, place, tmp_path, capsys):
+    url = f"http://photos.example/{'long' * 100}.png"
+    row = pair(1, url=url, source="a.list", source_offset=1074, extracted_with=extractor, caption_source="alt")
     store = FolderStore(tmp_path / "store")
     chain(store, [row])
     for as_json in (False, True):
         flow.trace(row["uid"], tmp_path, store.uri, limit=1, as_json=as_json)
     printed, as_value = capsys.readouterr().out.rsplit("\n", 2)[:2]
     assert place in printed
+    assert url in printed, "no line is cut off"
     (found,) = json.loads(as_value)["stores"][0]["pairs"]
     assert (found["source_offset"], found["source_unit"]) == (1074, place.split()[2])
 
