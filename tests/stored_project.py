@@ -4,6 +4,7 @@ Two nights of a dataset that grows, one run over both nights with its record, an
 that changes a format or raises the version of a stage; tests/integration/test_stored_project.py reads them all.
 """
 
+import csv
 import json
 import shutil
 import tarfile
@@ -11,20 +12,36 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from dataops.formats import RELEASE
 from dataops.snapshot import Manifest
 from dataops.store import open_store
 from flows.config import RunConfig
 from flows.records import RunRecord, StageRun, create_run
-from tests.growing import ANSWERS, NIGHTS, configured, put_night, run
+from tests.growing import ANSWERS, NIGHTS, Night, configured, run
 from tests.servers.hostile_web import Web, served
+
+pytest.importorskip("plugins.own_images")  # which reads the lists
 
 STORED = Path(__file__).parent / "data" / "stored"
 
 
+def of_lists(web: Web, folder: Path) -> RunConfig:
+    """Return the config of a dataset that grows by lists."""
+    return configured(web, folder, source={"kind": "pairs", "paths": [str(folder / "nights" / "*.csv")]})
+
+
+def put_list(folder: Path, number: int, rows: Night) -> None:
+    """Write the list of a night."""
+    (folder / "nights").mkdir(parents=True, exist_ok=True)
+    with (folder / "nights" / f"{number:03d}.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("url", "caption"), *rows])
+
+
 def whole(web: Web, folder: Path) -> RunConfig:
     """Return the config of the run over all nights."""
-    return configured(web, folder).model_copy(update={"name": "whole", "grow": None})
+    return of_lists(web, folder).model_copy(update={"name": "whole", "grow": None})
 
 
 def record_run(config: RunConfig, home: Path, manifests: Mapping[str, Manifest]) -> RunRecord:
@@ -41,8 +58,8 @@ def make_project(folder: Path) -> None:
     """Make the project in a folder."""
     with served(ANSWERS) as web:
         for number, night in enumerate(NIGHTS[:2], 1):
-            put_night(folder, number, night)
-            run(configured(web, folder), folder / "home")
+            put_list(folder, number, night)
+            run(of_lists(web, folder), folder / "home")
         config = whole(web, folder)
         _, manifests = run(config, folder / "home")
         record_run(config, folder / "home", manifests)

@@ -13,9 +13,9 @@ from dataops.store import FolderStore
 from flows.records import list_runs, load_manifests, load_run
 from tasks.engine.context import Context
 from tasks.growth.versions import find_packs, list_newest
-from tests.growing import ANSWERS, NIGHTS, configured, put_night, run
+from tests.growing import ANSWERS, NIGHTS, run
 from tests.servers.hostile_web import served
-from tests.stored_project import STORED, load_keys, whole
+from tests.stored_project import STORED, load_keys, of_lists, put_list, whole
 
 pytestmark = pytest.mark.timeout(300)
 OLD = time.time() - 10 * 24 * 3600
@@ -76,9 +76,9 @@ def test_dataset_grows_by_what_is_new(project, home, web):
     store = FolderStore(project / "store")
     [before] = list_newest(store)
     kept = uids(store, find_packs(store, before))
-    put_night(project, 3, NIGHTS[2])
+    put_list(project, 3, NIGHTS[2])
     web.log.clear()
-    after, _ = run(configured(web, project), home)
+    after, _ = run(of_lists(web, project), home)
     assert (after.number, after.line) == (3, before.line)
     asked = sorted(path for _, _, path in web.log if path[1:2].isdigit())
     assert asked == ["/10.png", "/11.png", "/6-again.png", "/8-encoded.jpg", "/9.png"]
