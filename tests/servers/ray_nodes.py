@@ -17,6 +17,7 @@ def head_node(num_cpus: int = 1) -> Iterator[Any]:
     """Start a cluster of one node, the head."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_raylet_start_wait_time_s", "300")  # on a busy machine a node takes longer than 30 s
         patch.setenv("PYTHONPATH", str(CHECKOUT))  # the workers' code
         from ray.cluster_utils import Cluster
 
