@@ -93,7 +93,9 @@ class _WithoutInit(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        return kwargs["tensor"] if func is torch.nn.init.normal_ else func(*args, **kwargs)
+        if func is torch.nn.init.normal_:  # which passes its tensor by name, or in place
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedModel:
