@@ -29,13 +29,21 @@ class RawWeb:
     """Bytes that the server sent, with those in the buffers of the system, by host and path."""
     received: Counter[int] = field(default_factory=Counter)
     """Bytes that the clients of this process read, by the port of the client."""
+    earlier: Counter[str] = field(default_factory=Counter)
+    """Those of connections whose port the system gave to a later one, by host and path."""
 
     def connect_to(self) -> dict[str, str]:
         return {name.partition("/")[0]: f"127.0.0.1:{self.port}" for name in self.answers if name[0] != "/"}
 
+    def begin(self, port: int) -> None:
+        """Count the bytes of a new connection from a port, whose request has not been sent yet."""
+        if port in self.received:
+            self.earlier[self.hosts.pop(port, "?")] += self.received[port]
+        self.received[port] = 0
+
     def read_bytes(self) -> Counter[str]:
         """Return the number of bytes that clients read, by host and path."""
-        found: Counter[str] = Counter()
+        found = self.earlier.copy()
         for port, size in self.received.items():
             found[self.hosts.get(port, "?")] += size
         return found
@@ -75,7 +83,7 @@ def _count_reads(web: RawWeb, monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(self: socket.socket, address: Any) -> None:
         super(socket.socket, self).connect(address)
         if self.family == socket.AF_INET and address[1] == web.port:
-            web.received[self.getsockname()[1]] += 0
+            web.begin(self.getsockname()[1])
 
     def recv(self: socket.socket, *args: Any) -> bytes:
         data = super(socket.socket, self).recv(*args)
