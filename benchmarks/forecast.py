@@ -10,7 +10,7 @@ seeds of each: top-1 for photographs, and top-5 for emoji, which have hundreds o
 pair 5 to 21 times; with `--repeated`, 15 to 62 times, and overfit.
 
 `ladders` has the forecast of the mean of three large trainings, its interval, whether it was determined, and what they
-measured; `ranking` whether pairs of datasets that the large trainings can tell apart are in the order of the forecast.
+measured; `ranking` whether pairs of datasets that the large trainings can distinguish are in the order of the forecast.
 `calibrated` is the factor by which intervals must be widened so that 95% of other ladders, those of other datasets and
 tasks, hold their large training, and whether the ladder's own does then.
 
@@ -80,7 +80,7 @@ class Pairs:
     pixels: Tensor
 
     def take(self, rows: Tensor, captions: Tensor | None = None) -> "Pairs":
-        """Return some pairs; with the captions of others if these are given."""
+        """Return the pairs at `rows`, or the images of these with the captions of `captions`."""
         return Pairs(self.images_NW[rows], self.texts_ND[rows if captions is None else captions], self.pixels[rows])
 
 
@@ -228,7 +228,7 @@ def compare(
 
 
 def rank(entries: Mapping[tuple[str, str, str], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return each pair of datasets that the large trainings tell apart, with whether the forecast has their order."""
+    """Return each pair of datasets that the large trainings distinguish, with whether the forecast has their order."""
     found = []
     for (first, kind, task), (second, *rest) in itertools.combinations(entries, 2):
         one, other = entries[first, kind, task], entries[second, kind, task]
