@@ -12,6 +12,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     PlainSerializer,
     PrivateAttr,
     SerializationInfo,
@@ -55,6 +56,8 @@ def resolve_path(path: Any, info: ValidationInfo) -> Any:
 
 
 PATH = AfterValidator(resolve_path), PlainSerializer(_write_path, when_used="json")
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A number from 0 to 1."""
 ConfigPath = Annotated[str, *PATH]
 """A file, folder or glob of this machine, or a URI."""
 

@@ -12,6 +12,9 @@ from typing import Annotated, Any, Self, get_type_hints
 from pydantic import (
     AfterValidator,
     Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
     PrivateAttr,
     TypeAdapter,
     ValidationError,
@@ -104,12 +107,12 @@ class _Execution(FrozenModel):
     engine: Annotated[str, AfterValidator(_find_engine)] = "local"
     """Where the tasks of a stage run: `local` in processes of this machine, `ray` on a Ray cluster
     (docs/operate/scale.md), `slurm` in array jobs (docs/operate/slurm.md)."""
-    workers: int | None = Field(default=None, ge=1)
+    workers: PositiveInt | None = None
     """Number of tasks at a time. Default: one per core, or on a cluster as many as it has resources for. Set it if the
     cluster grows with its work."""
     retry_delays: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field(default=(5.0, 30.0), max_length=20)
     """Seconds to wait before each retry of a stage that failed with a retryable error; empty for no retries."""
-    task_timeout: float | None = Field(default=None, gt=0)
+    task_timeout: PositiveFloat | None = None
     """Seconds that a task of a stage may take; None: no limit. One that takes longer is ended and runs once more, alone;
     then it fails, when all other tasks of the stage are finished."""
 
@@ -130,9 +133,9 @@ class ExecutionConfig(extend(_Execution, "executors")):
 class GrowConfig(FrozenModel):
     """The `[grow]` table: the dataset grows. A run adds what is new to the newest version, and trains on all versions."""
 
-    base: int | None = Field(default=None, ge=0)
+    base: NonNegativeInt | None = None
     """Number of the version that a run adds to; by default the newest one, which the run records. 0 starts again."""
-    number: int | None = Field(default=None, ge=1)
+    number: PositiveInt | None = None
     """Number of the version that a run makes, which the run records: by default the one after `base`, and where `base` is
     set the one after the newest."""
     compact: int | None = Field(default=32, ge=2)

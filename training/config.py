@@ -4,10 +4,18 @@ from collections.abc import Iterator
 from functools import reduce
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from dataops import plugins
-from dataops.config import ConfigPath, FrozenModel, NameOrPath, StageConfig, problems_of
+from dataops.config import ConfigPath, FrozenModel, NameOrPath, Share, StageConfig, problems_of
 from dataops.errors import ConfigError
 from dataops.process import count_cores, find_precision, has_gpu
 from dataops.schema import CaptionKind
@@ -15,9 +23,6 @@ from training.hooks import CHOICES, KINDS, Extension, check_choice, used_hooks
 from training.model_config import (
     MIN_VOCAB_SIZE,
     ModelConfig,
-    NonNegative,
-    Positive,
-    Share,
     load_model_config,
 )
 from training.rendezvous import explain_refusal, is_loopback
@@ -36,6 +41,7 @@ def _has_one_slot(prompt: str) -> str:
     return prompt
 
 
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Prompt = Annotated[str, AfterValidator(_has_one_slot)]
 
 
@@ -45,7 +51,7 @@ def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
-Range = Annotated[tuple[Positive, Share], AfterValidator(_in_order)]
+Range = Annotated[tuple[PositiveFloat, Share], AfterValidator(_in_order)]
 CaptionWeights = dict[CaptionKind, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 """Weights of the kinds of captions."""
 
@@ -111,7 +117,7 @@ class TrainTable(StageConfig):
     """Side of the input, in pixels, in place of the model's own: to train at 112 first, and to finish at 224 with `init`.
 
     The position embeddings of `init` are resized to it."""
-    epochs: Annotated[int, Field(ge=1)] = 32
+    epochs: PositiveInt = 32
     """Passes over the dataset; each sample is seen once in each, or with its sampling_probability where it has one. With
     `dataset`, an epoch has as many samples as one pass over all datasets, in the shares that their weights give."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
@@ -124,37 +130,37 @@ class TrainTable(StageConfig):
     The images in the shards stay as they are. A sample in which no face detection ran is left out."""
     batch_size: Annotated[int, Field(ge=2)] = 1024
     """Maximum pairs per step over all ranks: an epoch is cut into the fewest such batches, equal to within one pair."""
-    lr: Positive = 5e-4
+    lr: PositiveFloat = 5e-4
     """Peak learning rate."""
-    weight_decay: NonNegative = 0.2
+    weight_decay: NonNegativeFloat = 0.2
     """Decoupled weight decay on matrices and kernels; gains, biases and logit_scale have none."""
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta1: ShareBelowOne = 0.9
     """Decay of Adam's first moment."""
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    beta2: ShareBelowOne = 0.98
     """Decay of Adam's second moment."""
-    eps: Positive = 1e-6
+    eps: PositiveFloat = 1e-6
     """Adam's epsilon."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    warmup: ShareBelowOne = 0.05
     """Share of all steps in which the learning rate climbs from 0; the schedule follows."""
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    warmup_steps: NonNegativeInt | None = None
     """Number of those steps, in place of their share."""
     schedule: Annotated[str, AfterValidator(check_choice("schedule")), _names("schedule")] = "cosine"
     """Learning rate after the warm-up. cosine: half a cosine to 0. constant: the peak."""
     optimizer: Annotated[str, AfterValidator(check_choice("optimizer")), _names("optimizer")] = "adamw"
     """Optimizer of the weights."""
-    max_grad_norm: NonNegative = 0.0
+    max_grad_norm: NonNegativeFloat = 0.0
     """Maximum global norm of the gradients, which are scaled down to it; 0: never."""
-    max_bad_steps: Annotated[int, Field(ge=0)] = 0
+    max_bad_steps: NonNegativeInt = 0
     """Bad steps in a row after which the training rolls back, or without rollbacks fails. The update of a bad step is
     skipped. 0: the first step whose loss or gradient is not finite fails."""
-    bad_loss: NonNegative = 0.0
+    bad_loss: NonNegativeFloat = 0.0
     """A step is bad if its loss exceeds this many means of the last hundred good steps; 0: only if it is not finite."""
-    bad_grad_norm: NonNegative = 0.0
+    bad_grad_norm: NonNegativeFloat = 0.0
     """The same for the norm of its gradient."""
-    max_rollbacks: Annotated[int, Field(ge=0)] = 0
+    max_rollbacks: NonNegativeInt = 0
     """Maximum number of rollbacks: the training continues with the weights of the last checkpoint before the bad steps,
     and with the data after them. Part of the key, and so is checkpoint_every then."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: ShareBelowOne = 0.0
     """Share of each target spread evenly over the batch."""
     precision: Precision = "auto"
     """bf16, fp16: autocast of the two towers; weights, optimizer and loss stay in fp32, and fp16 scales the loss. auto:
@@ -172,9 +178,9 @@ class TrainTable(StageConfig):
     on CPUs true, on GPUs false. A training on a GPU resumes in the same bits only with true."""
     compile: bool = False
     """Compile the image tower and the blocks of the text tower by torch.compile. The first step then takes minutes."""
-    threads: Annotated[int, Field(ge=1)] = 2
+    threads: PositiveInt = 2
     """Threads of torch's CPU kernels per process. Part of the key: how a sum is split changes its last bits."""
-    nproc: Annotated[int, Field(ge=1)] = 1
+    nproc: PositiveInt = 1
     """Processes (ranks) on each machine. Part of the key, for the same reason."""
     nnodes: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}(:[1-9]\d{0,3})?$")] = "1"
     """Machines, as torchrun counts them: a number, or min:max, which may join and leave. Part of the key."""
@@ -196,29 +202,29 @@ class TrainTable(StageConfig):
     """image: the text tower starts at random, for another vocabulary or language."""
     lock_image: bool = False
     """Keep the image tower as `init` has it, and train only the text tower (LiT)."""
-    unlocked_image_groups: Annotated[int, Field(ge=0)] = 0
+    unlocked_image_groups: NonNegativeInt = 0
     """Groups of layers at the end of a locked image tower that are trained. A ViT has the projection, the last block with
     the norm after it, each other block, and the embeddings; a ResNet the attention pool, four stages, and the stem."""
     lock_text: bool = False
     """Keep the text tower as `init` has it; the temperature is trained."""
-    unlocked_text_groups: Annotated[int, Field(ge=0)] = 0
+    unlocked_text_groups: NonNegativeInt = 0
     """Groups of layers at the end of a locked text tower that are trained, as in a ViT."""
     loss: Annotated[str, AfterValidator(check_choice("loss")), _names("loss")] = "softmax"
     """softmax: CLIP's cross-entropy over the batch; sigmoid: SigLIP's binary loss of each pairing."""
     multi_positive: Literal["off", "mask", "share"] = "off"
     """Pairs of a batch with the same image or the same caption. off: negatives of each other. mask: left out. share: the
     targets of a softmax are uniform over them (UniCL), and those of a sigmoid are 1."""
-    loss_rows: Annotated[int, Field(ge=1)] = 4096
+    loss_rows: PositiveInt = 4096
     """Rows of the matrix of all pairings that are in memory at a time."""
     sharding: Sharding = "none"
     """none: each rank holds the whole model. full: each rank holds a part of the weights, gradients and moments, and
     blocks are gathered as they are needed (FSDP2). hybrid: full in each machine, with a copy on each machine (HSDP).
     With one rank it changes nothing, and a ResNet takes only none."""
-    grad_cache: Annotated[int, Field(ge=1)] | None = None
+    grad_cache: PositiveInt | None = None
     """Pairs of a rank that pass through the towers at a time: the same gradient with less memory. None: all."""
     grad_checkpointing: bool = False
     """Recompute the activations of transformer blocks in the backward pass: less memory for a third more work."""
-    patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    patch_dropout: ShareBelowOne = 0.0
     """Share of an image's patches that is left out, drawn again at each step (FLIP)."""
     unmasked_tail: Share = 0.02
     """Share of all steps, the last ones, in which every patch is seen."""
@@ -227,30 +233,30 @@ class TrainTable(StageConfig):
     captions: CaptionWeights | None = None
     """`[train.captions]`: weights by which each visit of a sample chooses the kind of its caption, such as
     `synthetic = 0.3`. A kind without a weight has 1. Without the table, the caption is that of the `.txt`."""
-    word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    word_dropout: ShareBelowOne = 0.0
     """Probability with which each word of a caption is left out each time it is seen (never all of them)."""
     crop_area: Range | None = None
     """Range of the share of an image's area that a random crop covers (open_clip has [0.9, 1.0]). None: a random
     square of the whole height or width, as in the paper."""
-    shuffle_shards: Annotated[int, Field(ge=0)] = 0
+    shuffle_shards: NonNegativeInt = 0
     """Shards whose samples are shuffled together: an epoch takes so many at a time, in random order. 0: all of them."""
     max_skipped: Share = 0.01
     """Maximum share of unreadable samples; the run fails above it."""
-    max_spike: NonNegative = 2.0
+    max_spike: NonNegativeFloat = 2.0
     """The run fails when the mean loss of ten steps exceeds this many medians of the hundred before; 0: never."""
-    workers: Annotated[int, Field(ge=0)] | None = None
+    workers: NonNegativeInt | None = None
     """Threads per process that read and decode ahead; 0: none. Default: the cores that the job may use on its machine,
     divided by the machine's ranks."""
-    cache_bytes: Annotated[int, Field(ge=0)] = 512 * 1024**2
+    cache_bytes: NonNegativeInt = 512 * 1024**2
     """Memory per process for decoded images, in bytes; those that do not fit are decoded again in each epoch."""
-    shard_cache_bytes: Annotated[int, Field(ge=0)] = 0
+    shard_cache_bytes: NonNegativeInt = 0
     """Disk for shards, in bytes: each is fetched from the store when it is needed, and deleted after. At least twice
     those of `shuffle_shards`. 0: all shards stay on this disk while training runs."""
-    checkpoint_every: Annotated[int, Field(ge=1)] = 1000
+    checkpoint_every: PositiveInt = 1000
     """Steps between checkpoints."""
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    keep_checkpoints: PositiveInt = 2
     """Newest checkpoints to keep."""
-    evaluate_every: Annotated[int, Field(ge=0)] = 0
+    evaluate_every: NonNegativeInt = 0
     """Steps between evaluations on the suite of `[evaluate]`, into evidence-suite.jsonl, and on the hold-out. 0: on the
     suite only after training, on the hold-out at 20 steps. Part of the key with keep = "best" and with patience."""
     holdout: Annotated[float, Field(ge=0, le=0.2)] | None = None
@@ -259,9 +265,9 @@ class TrainTable(StageConfig):
     and none with shard_cache_bytes."""
     keep: Literal["last", "best"] = "last"
     """The model that the training ends with. best: that of the lowest loss on the hold-out."""
-    patience: Annotated[int, Field(ge=1)] | None = None
+    patience: PositiveInt | None = None
     """Measurements on the hold-out without a lower loss after which the training ends. None: it takes all steps."""
-    log_every: Annotated[int, Field(ge=1)] = 50
+    log_every: PositiveInt = 50
     """Steps between log lines and rows of evidence-throughput.jsonl; metrics.jsonl has every step."""
     profile: Annotated[int, Field(ge=0, le=50)] = 0
     """Steps that torch's profiler traces into evidence-profile.json.gz, once per training, after its first ten; 0: none."""

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import torch
-from pydantic import Field
+from pydantic import PositiveInt
 from torch import Tensor
 
 from dataops import plugins
@@ -55,7 +55,7 @@ class EvaluateJob(RanksJob):
     """Folder or file of the model."""
     suite: Suite
     """Suite of tasks, their roots absolute."""
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: PositiveInt = 256
     """Images per batch."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the weights and the towers; features and scores are always float32."""
@@ -63,7 +63,7 @@ class EvaluateJob(RanksJob):
     """Folder that keeps features of images."""
     device: str = "cpu"
     """A torch device; auto: cuda if torch sees it."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: PositiveInt | None = None
     """Threads that decode and, on the CPU, encode; None: one a core. The results are the same on any number."""
 
 

@@ -17,12 +17,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Self, TextIO, TypeVar, cast
+from typing import Any, NoReturn, Self, TextIO, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from dataops.config import FrozenModel
 from dataops.digest import canonical_json, file_sha256, text_sha256
@@ -339,7 +339,7 @@ class Job(RanksJob):
     """Seed of the first weights, the order of samples and the augmentation."""
     shards: tuple[Path, ...]
     """WebDataset tars; their order is that of the samples' indices."""
-    datasets: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    datasets: tuple[PositiveInt, ...] = ()
     """Number of shards of each dataset of `train.dataset`, in its order; empty: all shards are of one dataset."""
     suite: Suite | None = None
     """Suite that `train.evaluate_every` evaluates on."""

@@ -10,7 +10,15 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from dataops.config import FrozenModel
 from dataops.errors import ConfigError
@@ -25,11 +33,6 @@ MIN_VOCAB_SIZE = 259
 """Tokens of a byte-level vocabulary before its first merge: pad, 256 bytes, start and end of text."""
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-
-
 class VisionConfig(FrozenModel):
     """The image tower: a ModifiedResNet where `layers` lists four stages, else a vision transformer."""
 
@@ -39,9 +42,9 @@ class VisionConfig(FrozenModel):
     """Transformer blocks, or bottlenecks in each of a ResNet's four stages."""
     width: Annotated[int, Field(ge=8, le=65_536)] = 768
     """Channels of the transformer, or of the ResNet's stem (its features have 32 times as many)."""
-    head_width: Annotated[int, Field(ge=1)] = 64
+    head_width: PositiveInt = 64
     """Channels of an attention head."""
-    patch_size: Annotated[int, Field(ge=1)] | None = 32
+    patch_size: PositiveInt | None = 32
     """Side of a transformer's patch, in pixels; a ResNet has none."""
 
     @model_validator(mode="after")
@@ -70,7 +73,7 @@ class TextConfig(FrozenModel):
     """Rows of the token embedding; training replaces it with the size of the vocabulary that it learnt."""
     width: Annotated[int, Field(ge=8, le=65_536)] = 512
     """Channels of the transformer."""
-    heads: Annotated[int, Field(ge=1)] = 8
+    heads: PositiveInt = 8
     """Attention heads."""
     layers: Annotated[int, Field(ge=1, le=1000)] = 12
     """Transformer blocks."""
@@ -185,13 +188,13 @@ class BertConfig(PretrainedTextConfig):
     """A text tower with the network of BERT."""
 
     kind: Literal["bert"]
-    heads: Annotated[int, Field(ge=1)]
+    heads: PositiveInt
     """Attention heads."""
     layers: Annotated[int, Field(ge=1, le=1000)]
     """Transformer blocks."""
     mlp_width: Annotated[int, Field(ge=1, le=1 << 20)]
     """Channels inside the perceptron of a block."""
-    norm_eps: Annotated[float, Field(gt=0)] = 1e-12
+    norm_eps: PositiveFloat = 1e-12
     """Epsilon of the layer norms."""
     pooling: Literal["mean", "first"] = "mean"
     """Feature of a text: the mean of its tokens, or its first token."""

@@ -4,9 +4,9 @@ import re
 from typing import Any, Literal
 
 import polars as pl
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
 
-from dataops.config import StageConfig
+from dataops.config import Share, StageConfig
 from dataops.filters import Rule
 
 # Personal data: mail and web addresses, telephone numbers, streets -----------------------------------------------------
@@ -86,21 +86,21 @@ def _check_maximum(most: int | None, info: ValidationInfo) -> int | None:
 class MinChars(StageConfig):
     """The key of TOO_SHORT."""
 
-    min_chars: int = Field(default=3, ge=0)
+    min_chars: NonNegativeInt = 3
     """Shorter captions are dropped as too_short."""
 
 
 class MinWords(StageConfig):
     """The key of TOO_FEW_WORDS."""
 
-    min_words: int = Field(default=1, ge=0)
+    min_words: NonNegativeInt = 1
     """Captions with fewer words are dropped as too_few_words. Each letter of a script without spaces is a word."""
 
 
 class MaxChars(StageConfig):
     """The key of TOO_LONG."""
 
-    max_chars: int | None = Field(default=1000, ge=1)
+    max_chars: PositiveInt | None = 1000
     """Longer captions are dropped as too_long."""
 
     _check_max_chars = field_validator("max_chars")(_check_maximum)
@@ -109,7 +109,7 @@ class MaxChars(StageConfig):
 class MaxWords(StageConfig):
     """The key of TOO_MANY_WORDS."""
 
-    max_words: int | None = Field(default=200, ge=1)
+    max_words: PositiveInt | None = 200
     """Captions with more words are dropped as too_many_words."""
 
     _check_max_words = field_validator("max_words")(_check_maximum)
@@ -132,7 +132,7 @@ class DropDatesAndSizes(StageConfig):
 class MinLetterFraction(StageConfig):
     """The key of FEW_LETTERS."""
 
-    min_letter_fraction: float = Field(default=0.4, ge=0, le=1)
+    min_letter_fraction: Share = 0.4
     """Captions with a smaller share of letters among their visible characters are dropped as few_letters."""
 
 
@@ -146,7 +146,7 @@ class DropCapitals(StageConfig):
 class MaxRepeatedFraction(StageConfig):
     """The key of REPEATED_WORDS."""
 
-    max_repeated_fraction: float | None = Field(default=0.7, ge=0, le=1)
+    max_repeated_fraction: Share | None = 0.7
     """Captions of four or more words with a larger share of repeated words are dropped as repeated_words."""
 
     def fewest_different(self) -> pl.Expr | None:

@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from dataops.config import StageConfig
 from dataops.filters import Rule
@@ -43,7 +43,7 @@ class AllowLicenses(StageConfig):
 class MinDeclaredSide(StageConfig):
     """The key of DECLARED_TOO_SMALL."""
 
-    min_declared_side: int | None = Field(default=None, ge=1)
+    min_declared_side: PositiveInt | None = None
     """Rows whose page declares a smaller width or height, in pixels, are dropped as declared_too_small."""
 
 

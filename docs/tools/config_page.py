@@ -128,6 +128,8 @@ def _format_type(schema: dict[str, Any]) -> str:
 def _format_bounds(schema: dict[str, Any]) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    if schema.get("type") == "integer" and above is not None:
+        low, above = above + 1, None
     if low is not None and high is not None:
         return f", {_number(low)} to {_number(high)}"
     bounds = [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, NonNegativeInt
 
 from dataops.config import ConfigPath, absolute_path
 from dataops.facts import DownloadFacts
@@ -75,7 +75,7 @@ class OriginalsConfig(BaseModel):
     """Folder of the images as fetched, or for all machines a prefix in S3, such as s3://bucket/originals. A later run with
     the same folder fetches only images that have changed, by ETag and Last-Modified, and takes the others from the folder,
     with any `image_size`. The folder must be new, empty, or made by an earlier run, since files in it are deleted."""
-    originals_bytes: int = Field(default=50 << 30, ge=0)
+    originals_bytes: NonNegativeInt = 50 << 30
     """Maximum bytes of that folder at the end of a run; the images that were not requested for the longest are
     deleted."""
 

@@ -2,10 +2,9 @@
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from dataops.config import FrozenModel
-from training.model_config import NonNegative, Positive, Share
+from dataops.config import FrozenModel, Share
 
 
 class AugmentConfig(FrozenModel):
@@ -14,13 +13,13 @@ class AugmentConfig(FrozenModel):
     Each is a pure function of (seed, epoch, sample), whatever the number of workers or ranks. A strength of 0 is off.
     """
 
-    zoom: tuple[Positive, Positive] = (1.0, 1.0)
+    zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     """Range of the content's magnification; over 1 crops, under 1 leaves a border."""
-    aspect: NonNegative = 0.0
+    aspect: NonNegativeFloat = 0.0
     """Maximum log of the factor between horizontal and vertical zoom."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Maximum rotation either way, in degrees."""
-    shear: Annotated[float, Field(ge=0, le=1)] = 0.0
+    shear: Share = 0.0
     """Maximum shear either way, as a tangent."""
     translate: Share = 0.0
     """Maximum shift either way, as a share of the side."""

@@ -3,9 +3,9 @@
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
-from dataops.config import StageConfig
+from dataops.config import Share, StageConfig
 from dataops.digest import canonical_json, text_sha256
 from dataops.facts import Facts
 from dataops.formatting import format_quantity
@@ -48,12 +48,12 @@ class RecaptionConfig(StageConfig):
     """Maximum length of a caption, in characters; a longer text is not used (`too_long`)."""
     languages: list[str] = Field(default=[])
     """Languages that captions may be in (names of langdetect's profiles); empty is all. Others are not used."""
-    max_images: int | None = Field(default=None, ge=1)
+    max_images: PositiveInt | None = None
     """Maximum number of images that the model gets, of the whole snapshot. They are a fixed random choice. Answers in
     the cache count too."""
     concurrency: int = Field(default=8, ge=1, le=256)
     """Requests at a time."""
-    requests_per_second: float | None = Field(default=None, gt=0)
+    requests_per_second: PositiveFloat | None = None
     """Maximum rate of requests; default: no limit."""
     timeout: float = Field(default=60.0, gt=0, le=3600)
     """Seconds after which a request has failed, however slowly its answer arrives."""
@@ -61,7 +61,7 @@ class RecaptionConfig(StageConfig):
     """Attempts of an image, if the failure is temporary (429, 5xx, a broken connection, no answer in time)."""
     max_wait: float = Field(default=300.0, ge=0, le=86_400)
     """Maximum number of seconds that a Retry-After may ask for; an image whose server asks for more has failed."""
-    min_success: float = Field(default=0.9, ge=0, le=1)
+    min_success: Share = 0.9
     """Minimum share of the images that must get an answer; below it the stage fails, and a rerun asks for the rest."""
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, field_validator
 
 from dataops.archives.members import Damage
 from dataops.digest import text_sha256
@@ -73,7 +73,7 @@ class CommonCrawlSource(WatReader):
     num_files: int = Field(ge=1)
     """Number of files to read of each crawl. A WAT file has 400 MB and some hundred thousand image links; a crawl has about
     100,000 files. A larger number costs only the additional files."""
-    sample_seed: int = Field(default=0, ge=0)
+    sample_seed: NonNegativeInt = 0
     """Seed of the order in which files are selected."""
     base_url: str = Field(default=PUBLIC_HOST, pattern=r"^(https?|s3)://[^\s/]+(/\S*)?$")
     """URL of the folder of `crawl-data/`: the public host, `s3://commoncrawl/`, or a mirror of either kind."""
@@ -83,7 +83,7 @@ class CommonCrawlSource(WatReader):
     """A URL or mail address in the User-Agent header, by which the owners of the host can reach you. Set it."""
     timeout: float = Field(default=60.0, gt=0, le=3600)
     """Seconds without a byte after which a connection counts as broken."""
-    max_wait: float = Field(default=900.0, ge=0)
+    max_wait: NonNegativeFloat = 900.0
     """Seconds without progress, due to rate limits and broken connections, after which reading a file fails."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"base_url", "user_agent", "contact", "timeout", "max_wait"})

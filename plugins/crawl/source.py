@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from dataops import plugins
 from dataops.archives.warc import Damage, read_pages
@@ -73,7 +73,7 @@ class SiteSource(_SignedSource):
     """Maximum number of URLs that are requested, whatever the response."""
     max_pages_per_host: int = Field(default=10_000, ge=1, le=10_000_000)
     """Maximum number of URLs that are requested from one host."""
-    pages_per_part: int = Field(default=5_000, ge=1)
+    pages_per_part: PositiveInt = 5_000
     """Number of pages in one WARC file, which becomes one part."""
     user_agent: str = Field(default="pairmill", pattern=r"^[A-Za-z0-9_-]+$")
     """Name in the User-Agent header, by which robots.txt and pages may address the crawler."""
@@ -83,7 +83,7 @@ class SiteSource(_SignedSource):
     delay: float = Field(default=1.0, ge=0, le=3600)
     """Minimum seconds between two requests to a host; longer if the host is slow (Scrapy's auto-throttle) or if its
     robots.txt has a longer Crawl-delay."""
-    max_crawl_delay: float = Field(default=60.0, ge=0)
+    max_crawl_delay: NonNegativeFloat = 60.0
     """Maximum Crawl-delay, in seconds. A host whose robots.txt has a longer one is not crawled."""
     concurrency_per_host: int = Field(default=1, ge=1, le=64)
     """Maximum number of concurrent requests to one host."""
@@ -93,7 +93,7 @@ class SiteSource(_SignedSource):
     """Seconds for one request."""
     retries: int = Field(default=2, ge=0, le=10)
     """Number of retries after 429, 5xx or a broken connection, each after the time in Retry-After."""
-    max_retry_after: float = Field(default=600.0, ge=0)
+    max_retry_after: NonNegativeFloat = 600.0
     """Maximum wait before a retry, in seconds. A URL with a longer Retry-After is not retried."""
     connect_to: dict[str, str] = Field(default_factory=dict)
     """{"host" = "127.0.0.1:8123"}: IP address and port to connect to instead of resolving the host. Private IP addresses

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import PairmillError, SourceError, UnusableSource
@@ -43,7 +43,7 @@ class PairsSource(FilesSource):
     """Columns with further captions of the image, by kind: `keywords`, `description`, `alt`, `title` or `synthetic` (a
     text that a model wrote). Each text, or list of words, becomes a row of its own with this `caption_source`. Set
     `filter.captions_per_image` too, to keep more than one of an image."""
-    rows_per_part: int = Field(default=2_000_000, ge=1)
+    rows_per_part: PositiveInt = 2_000_000
     """Maximum rows of a part. A larger local Parquet file becomes several parts, split between its row groups."""
 
     order: ClassVar[int] = 4

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, NonNegativeInt
 
 from dataops.formatting import format_counts, format_quantity
 from plugins.poison.config import PoisonFacts
@@ -13,7 +13,7 @@ from tasks.checks.check import Check, CheckResult, Figure, NotChecked, Versions
 class MaxPoison(BaseModel):
     """The key of MAX_POISON."""
 
-    max_poison: int = Field(default=0, ge=0)
+    max_poison: NonNegativeInt = 0
     """Maximum number of findings of the level `block` in `[curate.poison]`."""
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from dataops.config import StageConfig
 from dataops.facts import Facts, Tally
@@ -28,7 +28,7 @@ class PoisonConfig(StageConfig):
     """Level of single checks, for example `host_burst = "warn"`."""
     false_alarms: float = Field(default=2.0, gt=0, le=365, allow_inf_nan=False)
     """Expected number of false findings in a year of 365 nights, of all checks with a statistic together."""
-    learn_nights: int = Field(default=14, ge=1)
+    learn_nights: PositiveInt = 14
     """Number of nights after which the checks with a statistic report anything. The second half of them teaches how far
     ordinary nights are from what the nights before had."""
     max_known: int = Field(default=65_536, ge=1_024)

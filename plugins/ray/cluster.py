@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from dataops.config import FrozenModel
 
@@ -24,7 +24,7 @@ class RayConfig(FrozenModel):
     machine. This machine must be a node of the cluster: `ray start --address HOST:PORT --num-cpus 0`."""
     ray_cpus: float = Field(default=1.0, gt=0, le=1024)
     """Number of cores that a task needs on Ray."""
-    ray_memory_bytes: int = Field(default=0, ge=0)
+    ray_memory_bytes: NonNegativeInt = 0
     """Memory that a task needs on Ray, in bytes, for its placement; 0: Ray does not count it. A task whose worker died is
     repeated with twice as much, at most that of the largest machine."""
     ray_max_retries: int = Field(default=3, ge=0, le=100)

@@ -80,7 +80,7 @@ def hash_rows(draft: Draft, step: Step[Exchange]) -> Record:
             hashes = pl.DataFrame({"phash": pl.Series(values=rows["phash"].to_pylist(), dtype=pl.String)})
             whole = hashes.filter(pl.col("phash").str.len_bytes() == 16)
             images.append(whole.select(pl.col("phash").str.to_integer(base=16, dtype=pl.UInt64), _name_part(part)))
-    step.job.write_by_hash(draft, step.number, pl.concat(entries), "hash")
+    step.job.write(draft, step.number, pl.concat(entries), "hash")
     parts = [_put(draft, f"{_IMAGES}{step.number:05d}.pq", pl.concat(images))] if images else []
     return Record(task=step.id, parts=parts)
 

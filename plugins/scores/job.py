@@ -16,7 +16,7 @@ from typing import Literal
 
 import pyarrow as pa
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -61,7 +61,7 @@ class ScoreJob(JobFile):
     """Folder that receives the results."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda if torch sees it, else cpu."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: PositiveInt | None = None
     """Threads that decode and, on the CPU, encode; None: one a core. The scores are the same on any number."""
 
 

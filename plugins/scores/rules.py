@@ -30,7 +30,7 @@ import polars as pl
 import pyarrow as pa
 from pydantic import Field, FiniteFloat, model_validator
 
-from dataops.config import FrozenModel
+from dataops.config import FrozenModel, Share
 
 BYTES = 2
 """Bytes of a pass: a cut needs up to 256^BYTES counts."""
@@ -43,7 +43,6 @@ POSITIONS = {"cut": pl.UInt32, "ranking": pl.UInt32, "group": pl.String, "key": 
 """Columns of the rows found: number of the cut, its ranking and group, and the bytes of the key that were needed."""
 _SEARCH = {**POSITIONS, "inside": pl.Int64, "is_open": pl.Boolean}
 """POSITIONS of searches, with the rank among the rows whose keys begin so, and whether more bytes are needed."""
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Cut(NamedTuple):

@@ -31,7 +31,7 @@ from plugins.textdedup.near_captions import (
     sample_ranks,
 )
 from plugins.textdedup.shingles import hash_normal_forms
-from tasks.engine.exchange import put_frame, read_frame
+from tasks.engine.exchange import put_frame, read_frame, receive, send
 from tasks.filter.steps import FilterStep, drop_reason_tables, put_dropped, read_kept_keys, read_rows
 
 _BOUNDS = "near-bounds.table"
@@ -52,12 +52,12 @@ def put_normal_forms(draft: Draft, step: FilterStep) -> None:
     has_words = pl.Series((hashes[:, 0] | hashes[:, 1]) != 0)
     halves = {"caption": pl.Series(hashes[:, 0] ^ scopes), "caption_low": pl.Series(hashes[:, 1].copy())}
     forms = keys.with_columns(**halves).filter(has_words)
-    step.job.exchange("normal-forms").write_by_hash(draft, step.number, forms, "caption")
+    send(draft, step, "normal-forms", forms, "caption")
 
 
 def drop_same_captions(draft: Draft, step: FilterStep) -> None:
     """Drop all but one row of each normal form in a partition, and put the drop reasons by batch."""
-    rows = step.job.exchange("normal-forms").read(draft, step.number)
+    rows = receive(draft, step, "normal-forms")
     _put_dropped(draft, step, "drop-reasons-same", rows.filter(pl.Series(find_duplicates(rows, ["caption"]) > 0)))
 
 
@@ -67,7 +67,7 @@ def put_signatures(draft: Draft, step: FilterStep) -> None:
     captions, scopes = _read_captions(draft, step, rows)
     hashes = hash_bands(captions, scopes, choose_scheme(_config(step).threshold))
     bands = pl.DataFrame({"bucket": hashes.ravel(), "row": np.repeat(rows.to_numpy(), hashes.shape[1])})
-    step.job.exchange("near-bands").write_by_hash(draft, step.number, bands, "bucket")
+    send(draft, step, "near-bands", bands, "bucket")
 
 
 def put_known_bands(draft: Draft, step: FilterStep) -> None:
@@ -75,25 +75,25 @@ def put_known_bands(draft: Draft, step: FilterStep) -> None:
     bands = np.concatenate([_read_bands(draft, name) for name in step.inputs])
     rows = np.repeat(np.arange(len(bands), dtype=np.uint32), bands.shape[1])
     found = pl.DataFrame({"bucket": bands.ravel(), "row": rows})
-    step.job.exchange("near-known-bands").write_by_hash(draft, step.number, found, "bucket")
+    send(draft, step, "near-known-bands", found, "bucket")
 
 
 def find_candidates(draft: Draft, step: FilterStep) -> None:
     """Find the bands of a partition that several rows have, or a row and an earlier version, and put them by batch."""
-    bands = step.job.exchange("near-bands").read(draft, step.number)
+    bands = receive(draft, step, "near-bands")
     is_shared = pl.col("bucket").is_duplicated()
     if KIND in step.job.known:
-        known = step.job.exchange("near-known-bands").read(draft, step.number)
+        known = receive(draft, step, "near-known-bands")
         known = known.join(bands, on="bucket", how="semi")
-        step.job.exchange("near-known-candidates").write(draft, step.number, known.drop("part"), known["part"])
+        send(draft, step, "near-known-candidates", known.drop("part"), known["part"])
         is_shared |= pl.col("bucket").is_in(known["bucket"].unique().implode())
     shared = bands.filter(is_shared)
-    step.job.exchange("near-candidates").write(draft, step.number, shared.drop("part"), shared["part"])
+    send(draft, step, "near-candidates", shared.drop("part"), shared["part"])
 
 
 def put_candidates(draft: Draft, step: FilterStep) -> None:
     """Put the candidates of a batch, with their ranks and captions, by partition of the band's hash."""
-    candidates = step.job.exchange("near-candidates").read(draft, step.number).drop("part")
+    candidates = receive(draft, step, "near-candidates").drop("part")
     forms = _read_normal_forms(draft, step)
     rows = forms.select("row", "origin", rank=compute_ranks(forms, several_sources=bool(step.job.config.sources)))
     rows = rows.join(candidates.select("row").unique(), on="row", how="semi", maintain_order="left")
@@ -104,12 +104,12 @@ def put_candidates(draft: Draft, step: FilterStep) -> None:
         caption=pl.Series(captions, dtype=pl.String),
     )
     found = candidates.join(members, on="row").drop("row")
-    step.job.exchange("near-captions").write_by_hash(draft, step.number, found, "bucket")
+    send(draft, step, "near-captions", found, "bucket")
 
 
 def put_known_candidates(draft: Draft, step: FilterStep) -> None:
     """Put the candidates of some tables of earlier versions by partition of the band's hash; they have the best rank."""
-    candidates = step.job.exchange("near-known-candidates").read(draft, step.number).drop("part")
+    candidates = receive(draft, step, "near-known-candidates").drop("part")
     captions = pa.concat_tables([read_table(draft.store, name, ["caption"]) for name in step.inputs])["caption"]
     found = candidates.select(
         "bucket",
@@ -118,7 +118,7 @@ def put_known_candidates(draft: Draft, step: FilterStep) -> None:
         id=pl.lit(_KNOWN + step.number * (1 << 32), pl.UInt64) + pl.col("row").cast(pl.UInt64),
         caption=pl.Series(captions.combine_chunks(), dtype=pl.String).gather(candidates["row"]),
     )
-    step.job.exchange("near-known-captions").write_by_hash(draft, step.number, found, "bucket")
+    send(draft, step, "near-known-captions", found, "bucket")
 
 
 def choose_rank_bounds(draft: Draft, step: FilterStep) -> None:
@@ -132,7 +132,7 @@ def compare_captions(draft: Draft, step: FilterStep) -> None:
     batches = _read_batches(draft, step)
     pairs = pl.concat(find_near_pairs(members, _config(step).threshold) for members in batches).unique()
     pairs = pairs.filter(pl.col("worse") < _KNOWN)  # what an earlier version has stays
-    step.job.exchange("near-pairs").write(draft, step.number, pairs, _number_ranks(draft, pairs["better_rank"]))
+    send(draft, step, "near-pairs", pairs, _number_ranks(draft, pairs["better_rank"]))
 
 
 def drop_near_captions(draft: Draft, step: FilterStep) -> None:
@@ -143,7 +143,7 @@ def drop_near_captions(draft: Draft, step: FilterStep) -> None:
     is in memory.
     """
     dropped_rows = step.job.exchange("near-dropped")
-    pairs = step.job.exchange("near-pairs").read(draft, step.number).drop("part").unique()
+    pairs = receive(draft, step, "near-pairs").drop("part").unique()
     before = (
         dropped_rows.read_early(draft, step.number, step.number)
         if step.number
@@ -192,7 +192,7 @@ def _samples_name(batch: int) -> str:
 def _read_normal_forms(draft: Draft, step: FilterStep) -> pl.DataFrame:
     """Return the keys of the rows of a batch that `drop_same_captions` kept."""
     forms = step.job.exchange("normal-forms").read_written(draft, step.number)
-    dropped = step.job.exchange("drop-reasons-same").read(draft, step.number)
+    dropped = receive(draft, step, "drop-reasons-same")
     return forms.join(dropped, on="row", how="anti").sort("row")
 
 

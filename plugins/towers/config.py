@@ -3,11 +3,10 @@
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
 from dataops.config import ConfigPath, FrozenModel
 from training.backbones import find_backbone
-from training.model_config import NonNegative
 
 Channels = tuple[float, float, float]
 
@@ -34,7 +33,7 @@ class PretrainedConfig(FrozenModel):
     """Name of the weights inside the package or folder; needed if there are several."""
     license: Annotated[str, Field(max_length=100)] = ""
     """Licence of the weights, as their owner states it. Default: that of the package's metadata. The model card has it."""
-    lr_scale: NonNegative = 1.0
+    lr_scale: NonNegativeFloat = 1.0
     """Factor of the learning rate of the loaded weights; the projector has `lr`."""
     cache: bool = True
     """Compute the features of a frozen tower once, and keep them on disk. The job's log names what rules it out."""
@@ -86,9 +85,7 @@ class ImageInit(PretrainedConfig):
     """Share of the numbers of a computed feature that is set to 0 at each visit; the others are scaled up."""
     mean: Channels | None = None
     """Mean of the channels that the backbone was trained with, of values from 0 to 1. Default: the architecture's."""
-    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = (
-        None
-    )
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Their standard deviation."""
 
     @field_validator("architecture")

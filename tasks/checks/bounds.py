@@ -1,15 +1,13 @@
 """The checks of the core."""
 
-from typing import Annotated
+from pydantic import BaseModel, Field, NonNegativeInt
 
-from pydantic import BaseModel, Field
-
+from dataops.config import Share
 from dataops.facts import ExtractFacts, PackFacts
 from dataops.formatting import format_percent, format_quantity
 from tasks.checks.check import Check, Figure, NotChecked, Versions
 from tasks.pack.summary import LISTED
 
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 LANGUAGE_SHARE = 0.01
 """Share of a language in the last version from which on the dataset must have it too."""
 
@@ -21,7 +19,7 @@ def _write_share(bound: float) -> str:
 class MinRows(BaseModel):
     """The key of MIN_ROWS."""
 
-    min_rows: int = Field(default=1, ge=0)
+    min_rows: NonNegativeInt = 1
     """Minimum number of pairs of the dataset."""
 
 
@@ -35,7 +33,7 @@ class MaxUnreadableFiles(BaseModel):
 class MinSourceRows(BaseModel):
     """The key of MIN_SOURCE_ROWS."""
 
-    min_source_rows: int = Field(default=1, ge=0)
+    min_source_rows: NonNegativeInt = 1
     """Minimum number of pairs of each source that has a name."""
 
 
@@ -56,7 +54,7 @@ class MaxDuplicates(BaseModel):
 class MinLanguageRows(BaseModel):
     """The key of MIN_LANGUAGE_ROWS."""
 
-    min_language_rows: int = Field(default=1, ge=0)
+    min_language_rows: NonNegativeInt = 1
     """Minimum number of pairs of each language of `filter.languages`; if that is empty, of each language that had at
     least 1% of the last version."""
 

@@ -35,7 +35,7 @@ from dataops.snapshot import Draft, Record, fetch_table, read_table
 from dataops.trace.sources import number_sources
 from tasks.curate.config import CurateConfig, Units
 from tasks.curate.inspect_images import RawShard, caption_scopes, inspected_name
-from tasks.engine.exchange import Exchange, Step, group_units, number_partitions, put_frame, read_frame
+from tasks.engine.exchange import Exchange, Step, group_units, number_partitions, put_frame, read_frame, receive, send
 
 _MANY, _MANY_NEAR = 1024, 256
 """Number of units from which on they are larger; those of each block of bits have rows of few bytes."""
@@ -171,7 +171,7 @@ def put_rows(draft: Draft, step: CurateStep) -> None:
     put_frame(draft, _notes_name(step), pl.concat(notes))
     decoded = rows.filter(pl.col("is_decoded") > 0)
     decoded = decoded.select("row", "state", *RANKING, "scope", "sha_high", "sha_low", "url")
-    step.job.exchange("bytes").write_by_hash(draft, step.number, decoded, "sha_high")
+    send(draft, step, "bytes", decoded, "sha_high")
 
 
 def _add_overlap(draft: Draft, job: CurateJob, rows: pl.DataFrame) -> pl.DataFrame:
@@ -297,9 +297,9 @@ def choose_rows(shards: Sequence[RawShard], config: CurateConfig, matches: str |
 def put_decisions(draft: Draft, step: CurateStep) -> None:
     """Write the decisions on the rows of a batch, one table per raw shard."""
     rows = read_rows(draft, step).select("row", "uid_high", "uid_low", "state", "is_decoded", "phash")
-    clusters = step.job.exchange("clusters").read(draft, step.number)
+    clusters = receive(draft, step, "clusters")
     reasons, names = np.zeros(rows.height, np.uint8), [""] * rows.height
-    drops = step.job.exchange("drops").read(draft, step.number)
+    drops = receive(draft, step, "drops")
     reasons[drops["row"].to_numpy()] = drops["reason"].to_numpy()
     worse = clusters.filter(pl.col("worse") > 0)["row"].to_numpy()
     reasons[worse] = DROP_REASONS.index(Reason.NEAR_DUPLICATE) + 1
@@ -337,7 +337,7 @@ def find_byte_duplicates(draft: Draft, step: CurateStep) -> None:
 
     A row that another one is dropped for must be good enough to be kept.
     """
-    rows = step.job.exchange("bytes").read(draft, step.number)
+    rows = receive(draft, step, "bytes")
     key, most = ["sha_high", "sha_low"], step.job.config.max_addresses
     frequent = rows.group_by(key).len().filter(pl.col("len") > most).drop("len")
     urls = rows.join(frequent, on=key, how="semi").group_by(key).agg(pl.col("url").n_unique())
@@ -352,7 +352,7 @@ def find_byte_duplicates(draft: Draft, step: CurateStep) -> None:
     put_links(draft, step, "links", links.select("id", "representative"))
     worse = links.filter(pl.col("id") != pl.col("representative")).select(_with_reason(Reason.EXACT_DUPLICATE))
     drops = pl.concat([drops, worse])
-    step.job.exchange("drops").write(draft, step.number, drops.drop("part"), drops["part"])
+    send(draft, step, "drops", drops.drop("part"), drops["part"])
 
 
 def _with_reason(reason: str) -> list[pl.Expr]:
@@ -362,33 +362,31 @@ def _with_reason(reason: str) -> list[pl.Expr]:
 def put_hashes(draft: Draft, step: CurateStep) -> None:
     """Put the hashes of the remaining rows of a batch by the value of each block."""
     rows, size = read_rows(draft, step).filter(pl.col("state") == CANDIDATE), step.job.block_partitions
-    drops = step.job.exchange("drops").read(draft, step.number)
+    drops = receive(draft, step, "drops")
     rows = rows.join(drops, on="row", how="anti", maintain_order="left").select("row", "scope", "phash")
     hashes = rows["phash"].to_numpy()
     mixed = (pl.Series((hashes & np.uint64(search.shared)) * MIX, dtype=pl.UInt64) for search in step.job.searches)
     numbers = [number_partitions(values, size) + np.uint64(block * size) for block, values in enumerate(mixed)]
-    step.job.exchange("near-hashes").write(
-        draft, step.number, pl.concat([rows] * len(numbers)), np.concatenate(numbers)
-    )
+    send(draft, step, "near-hashes", pl.concat([rows] * len(numbers)), np.concatenate(numbers))
 
 
 def find_candidates(draft: Draft, step: CurateStep) -> None:
     """Put the rows of a partition that have a close hash in it by batch."""
-    rows = step.job.exchange("near-hashes").read(draft, step.number)
+    rows = receive(draft, step, "near-hashes")
     search = step.job.searches[step.number // step.job.block_partitions]
     hashes, scopes = rows["phash"].to_numpy(), rows["scope"].to_numpy().view(np.int64)
     found = rows.filter(pl.Series(has_neighbour(hashes, scopes, step.job.config.near_duplicate_distance, search)))
-    step.job.exchange("near-candidates").write(draft, step.number, found.select("row"), found["part"])
+    send(draft, step, "near-candidates", found.select("row"), found["part"])
 
 
 def put_candidates(draft: Draft, step: CurateStep) -> None:
     """Put the columns by which the candidates of a batch are compared by partition."""
-    found = step.job.exchange("near-candidates").read(draft, step.number).rename({"part": "partition"})
+    found = receive(draft, step, "near-candidates").rename({"part": "partition"})
     rows = read_rows(draft, step).filter(pl.col("state") == CANDIDATE)
     rows = rows.join(found.select("row").unique(), on="row", how="semi", maintain_order="left")
     rows = rows.select("row", "phash", "scope", thumbnail=_read_thumbnails(draft, step, rows["row"]))
     compared = found.join(rows, on="row", maintain_order="left")
-    step.job.exchange("near-compared").write(draft, step.number, compared.drop("partition"), compared["partition"])
+    send(draft, step, "near-compared", compared.drop("partition"), compared["partition"])
 
 
 def _read_thumbnails(draft: Draft, step: CurateStep, rows: pl.Series) -> pl.Series:
@@ -405,7 +403,7 @@ def _read_thumbnails(draft: Draft, step: CurateStep, rows: pl.Series) -> pl.Seri
 
 def link_near_duplicates(draft: Draft, step: CurateStep) -> None:
     """Compare the candidates of a partition, and link each near-duplicate to one row of its cluster."""
-    rows = step.job.exchange("near-compared").read(draft, step.number).with_columns(id=row_id())
+    rows = receive(draft, step, "near-compared").with_columns(id=row_id())
     thumbnails = stack_bytes(rows["thumbnail"].to_list())
     distance, tolerance = step.job.config.near_duplicate_distance, step.job.config.near_duplicate_tolerance
     scopes = rows["scope"].to_numpy().view(np.int64)
@@ -437,7 +435,7 @@ def connect_links(draft: Draft, step: CurateStep) -> Record:
 
 def put_labels(draft: Draft, step: CurateStep) -> None:
     """Put the cluster of each row that has duplicates by batch, and its cluster by the near-duplicates' links alone."""
-    links = step.job.exchange("connected").read(draft, step.number).drop("part")
+    links = receive(draft, step, "connected").drop("part")
     links = pl.concat([links, links.with_columns(node="label")]).unique()
     links = links.filter(pl.Series(partition_nodes(links["node"], step.job.link_partitions) == step.number))
     is_near, row = pl.col("node") >= NEAR, [(pl.col(name) & (NEAR - 1)).alias(name) for name in links.columns]
@@ -445,12 +443,12 @@ def put_labels(draft: Draft, step: CurateStep) -> None:
     labels = every.rename({"label": "cluster"}).join(near.rename({"label": "near"}), on="node", how="left")
     labels = labels.with_columns(is_near=pl.col("near").is_not_null().cast(pl.UInt8), near=pl.col("near").fill_null(0))
     labels = labels.with_columns(row=(pl.col("node") & _ROW).cast(pl.UInt32))
-    step.job.exchange("labels").write(draft, step.number, labels.drop("node"), labels["node"] // (1 << 32))
+    send(draft, step, "labels", labels.drop("node"), labels["node"] // (1 << 32))
 
 
 def put_members(draft: Draft, step: CurateStep) -> None:
     """Put the rows of a batch that have duplicates by cluster."""
-    labels = step.job.exchange("labels").read(draft, step.number).drop("part")
+    labels = receive(draft, step, "labels").drop("part")
     rows = read_rows(draft, step).select("row", *RANKING).join(labels, on="row", maintain_order="left")
     exchange = step.job.exchange("members")
     exchange.write(draft, step.number, rows, partition_nodes(rows["cluster"], exchange.partitions))
@@ -458,10 +456,10 @@ def put_members(draft: Draft, step: CurateStep) -> None:
 
 def resolve_clusters(draft: Draft, step: CurateStep) -> None:
     """Put the name of each row's cluster, the smallest uid, and whether a near-duplicate is better, by batch."""
-    rows = step.job.exchange("members").read(draft, step.number).with_columns(id=row_id())
+    rows = receive(draft, step, "members").with_columns(id=row_id())
     ordered = sort_best_first(rows.filter(pl.col("is_near") > 0))
     worse = ordered.filter(~pl.col("near").is_first_distinct())["id"]
     rows = rows.sort("uid_high", "uid_low")
     halves = [pl.col(f"uid_{half}").first().over("cluster").alias(f"name_{half}") for half in ("high", "low")]
     found = rows.select("part", "row", *halves, worse=pl.col("id").is_in(worse.implode()).cast(pl.UInt8))
-    step.job.exchange("clusters").write(draft, step.number, found.drop("part"), found["part"])
+    send(draft, step, "clusters", found.drop("part"), found["part"])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PositiveInt, PrivateAttr
 
 from dataops import plugins
 from dataops.config import ConfigPath, FrozenModel, SourceOrder, problems_of
@@ -63,13 +63,13 @@ def find_evaluation_files(path: str) -> list[SourceFile]:
 class _CurateConfig(SourceOrder):
     """`[curate]`: which images are good enough, and which are duplicates."""
 
-    min_side: int = Field(default=32, ge=1)
+    min_side: PositiveInt = 32
     """Drop images whose original has a smaller side of fewer pixels."""
     max_aspect_ratio: float = Field(default=3.0, ge=1)
     """Drop images whose original has a larger side of more than this many times the smaller one."""
     min_contrast: float = Field(default=2.0, ge=0, le=127)
     """Drop images whose luminance has a smaller standard deviation, of 255 levels, as `blank`."""
-    max_addresses: int = Field(default=100, ge=1)
+    max_addresses: PositiveInt = 100
     """Drop images that came from more URLs, byte for byte, as `placeholder`: "image not found", logos, spacers."""
     near_duplicates: bool = True
     """Find images that are equal except for scale, compression and small changes."""

@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, PrivateAttr, field_validator, model_validator
 
 from dataops import plugins
-from dataops.config import FrozenModel, StageConfig
+from dataops.config import FrozenModel, Share, StageConfig
 from dataops.reasons import Reason
 from dataops.rights.signals import Agents, list_defaults, list_names
 from dataops.snapshot import Input
@@ -141,9 +141,9 @@ class _DownloadTable(StageConfig):
     """Format of the images in the shards."""
     encode_quality: int = Field(default=95, ge=0, le=100)
     """Quality of JPEG and WebP, 0 to 100; for PNG, the compression, 0 to 9."""
-    min_image_size: int = Field(default=0, ge=0)
+    min_image_size: NonNegativeInt = 0
     """Minimum smaller side of an original, in pixels."""
-    max_image_area: int = Field(default=64_000_000, ge=1)
+    max_image_area: PositiveInt = 64_000_000
     """Maximum pixels of an original, checked before it is decoded (decompression bombs). Each worker decodes one image
     at a time, in a process that may allocate 20 bytes a pixel, 4 times `max_bytes` and 256 MiB: 1.6 GB by default."""
     max_aspect_ratio: float = Field(default=20.0, ge=1)
@@ -153,13 +153,13 @@ class _DownloadTable(StageConfig):
     retries: int = Field(default=1, ge=0, le=10)
     """Number of immediate retries after a temporary failure; a timeout is only retried in a round."""
     retry: RetryConfig = RetryConfig()
-    max_bytes: int = Field(default=20_000_000, ge=1)
+    max_bytes: PositiveInt = 20_000_000
     """Maximum bytes of one response body, as transferred."""
     threads: int = Field(default=64, ge=1, le=1024)
     """Number of parallel fetches in each worker process."""
     shard_size: int = Field(default=10_000, ge=1, le=100_000)
     """Rows of a shard, including the failed ones."""
-    min_success: float = Field(default=0.05, ge=0, le=1)
+    min_success: Share = 0.05
     """Minimum share of fetched rows. Below it the stage fails: with exit code 75 if a rerun may fetch enough rows (the own
     network was down), else with 2, the most frequent failure class and what to change. 0 turns this off."""
 
@@ -182,7 +182,7 @@ class _DownloadTable(StageConfig):
     """Requests to one host per second, of all worker processes together; 0 is no limit. A slower Crawl-delay wins."""
     host_patience: float = Field(default=30.0, gt=0, le=3600)
     """Maximum seconds that a host may waste in a shard (timeouts, requested pauses) before its other rows fail."""
-    max_host_rows: int | None = Field(default=None, ge=1)
+    max_host_rows: PositiveInt | None = None
     """Maximum number of images that are requested from one host, chosen by the uids of their rows, which are hashes. The
     rows of its further images are dropped as `host_limit`."""
     max_crawl_delay: float = Field(default=10.0, ge=0, le=3600)

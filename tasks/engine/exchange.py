@@ -166,17 +166,15 @@ class Exchange:
     def _tables(self) -> str:
         return f"{self.kind}-{self.writers}x{self.partitions}"
 
-    def write(self, draft: Draft, writer: int, rows: pl.DataFrame, partitions: NDArray[Any] | pl.Series) -> None:
+    def write(self, draft: Draft, writer: int, rows: pl.DataFrame, partitions: NDArray[Any] | pl.Series | str) -> None:
         """Write the rows of one writer.
 
         Args:
-            partitions: the partition of each row. The rows of one keep their order.
+            partitions: the partition of each row, or a column of 64-bit hashes that decide it. The rows of one partition
+                keep their order.
         """
-        _put(draft, self._name(writer), rows, partitions, self.partitions)
-
-    def write_by_hash(self, draft: Draft, writer: int, rows: pl.DataFrame, column: str) -> None:
-        """Write the rows of one writer by the partition of the 64-bit hashes in a column."""
-        self.write(draft, writer, rows, number_partitions(rows[column], self.partitions))
+        numbers = number_partitions(rows[partitions], self.partitions) if isinstance(partitions, str) else partitions
+        _put(draft, self._name(writer), rows, numbers, self.partitions)
 
     def read(self, draft: Draft, partition: int) -> pl.DataFrame:
         """Return the rows of a partition in the order of their writers, with the writer's number in the column `part`.
@@ -228,6 +226,29 @@ class Exchange:
         chosen = names if table is None else names[table : table + 1]
         rows, sizes = _read_partitions(draft, chosen, number, 1)
         return rows if "part" in rows.columns else _with_part(rows, sizes, table or 0)
+
+
+class ExchangeJob(Job, Protocol):
+    """What the steps of a stage with exchanges share."""
+
+    def exchange(self, kind: str) -> Exchange:
+        """Return an exchange of the stage by its name."""
+        ...
+
+
+E = TypeVar("E", bound=ExchangeJob)
+
+
+def send(
+    draft: Draft, step: Step[E], kind: str, rows: pl.DataFrame, partitions: NDArray[Any] | pl.Series | str
+) -> None:
+    """Write the rows of a step to an exchange: see Exchange.write."""
+    step.job.exchange(kind).write(draft, step.number, rows, partitions)
+
+
+def receive(draft: Draft, step: Step[E], kind: str) -> pl.DataFrame:
+    """Return the rows that an exchange brings a step: see Exchange.read."""
+    return step.job.exchange(kind).read(draft, step.number)
 
 
 def merge_tables(draft: Draft, step: Step[Exchange]) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import PositiveInt
 
 from dataops.config import PATH, StageConfig, problems_of
 from dataops.errors import ConfigError
@@ -21,13 +21,13 @@ class EvaluateConfig(StageConfig):
     is a candidate."""
     data: Annotated[Path, *PATH] | None = None
     """Folder of the tasks' relative roots; by default the folder of the suite file."""
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: PositiveInt = 256
     """Number of images that are encoded at a time."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the weights and of the computation in both towers."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto is cuda if torch finds one, else cpu."""
-    nproc: int = Field(default=1, ge=1)
+    nproc: PositiveInt = 1
     """Number of processes that share the work, on one GPU each, or on the CPU cores."""
     contamination: bool = True
     """Search the training images for the suite's images."""

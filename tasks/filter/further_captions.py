@@ -21,6 +21,7 @@ from dataops.snapshot import Draft
 from dataops.text.caption_counts import count_captions
 from dataops.text.duplicates import rank_captions
 from dataops.trace.sources import number_sources
+from tasks.engine.exchange import receive, send
 from tasks.filter.added_steps import URL_DUPLICATE
 from tasks.filter.steps import URL, FilterJob, FilterStep, PartSlice, read_pairs, read_verdicts
 
@@ -54,18 +55,18 @@ def put_captions(draft: Draft, step: FilterStep) -> None:
         )
         keys = keys.with_columns(pl.col("row") + part_slice.offset, is_kept=is_kept, rank=rank.cast(pl.UInt32))
         found.append(pl.concat([keys, texts], how="horizontal"))
-    step.job.exchange(BY_URL).write_by_hash(draft, step.number, pl.concat(found), "url")
+    send(draft, step, BY_URL, pl.concat(found), "url")
 
 
 def collect_captions(draft: Draft, step: FilterStep) -> None:
     """Put the best captions of each URL in a partition, as a list, by the batch of the URL's kept row."""
-    rows = step.job.exchange(BY_URL).read(draft, step.number)
+    rows = receive(draft, step, BY_URL)
     kept = rows.filter("is_kept").select(*URL, "part", "row")
     ordered = rows.filter(~pl.col("is_kept")).sort(*URL, "rank", "uid")
     first = ordered.filter(pl.int_range(pl.len()).over(URL) < step.job.config.captions_per_image - 1)
     lists = first.group_by(URL, maintain_order=True).agg(pl.struct(_FIELDS).alias(CAPTIONS.name))
     found = kept.join(lists, on=URL, how="inner", maintain_order="left")
-    step.job.exchange(BY_ROW).write(draft, step.number, found.select("row", CAPTIONS.name), found["part"])
+    send(draft, step, BY_ROW, found.select("row", CAPTIONS.name), found["part"])
 
 
 class CaptionsOfRows:

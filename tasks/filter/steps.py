@@ -22,7 +22,7 @@ from dataops.schema import PAIRS, conform
 from dataops.snapshot import Draft, Record, read_table
 from dataops.text.caption_counts import count_captions
 from dataops.text.duplicates import CAPTION_STEPS, DEDUPE_STEPS, KEY_BYTES, KEYED, compute_keys, find_duplicates
-from tasks.engine.exchange import Exchange, Step, put_frame, read_frame
+from tasks.engine.exchange import Exchange, Step, put_frame, read_frame, receive, send
 from tasks.engine.map_progress import report_task
 from tasks.filter.added_steps import BOILERPLATE, DUPLICATE, LANGUAGE, SEEN, Units, used_steps
 from tasks.filter.config import FilterConfig
@@ -186,20 +186,20 @@ def _compute_keys(
 
 def _put_keys(draft: Draft, step: FilterStep, keys: pl.DataFrame) -> None:
     """Write the keys of a batch by partition of the URL, and how often each caption occurs by that of the caption."""
-    step.job.exchange("keys").write_by_hash(draft, step.number, keys, "url")
+    send(draft, step, "keys", keys, "url")
     if step.job.config.max_caption_count is not None:
-        step.job.exchange("captions").write_by_hash(draft, step.number, keys.group_by(CAPTION).len(), "caption")
+        send(draft, step, "captions", keys.group_by(CAPTION).len(), "caption")
 
 
 def find_frequent_captions(draft: Draft, step: FilterStep) -> None:
     """Find the captions of a partition that occur more than `max_caption_count` times."""
-    found = step.job.exchange("captions").read(draft, step.number).select(*CAPTION, pl.col("len").cast(pl.UInt64))
+    found = receive(draft, step, "captions").select(*CAPTION, pl.col("len").cast(pl.UInt64))
     if (known := read_known(draft, step, "caption_counts")) is not None:
         earlier = known.join(found, on=CAPTION, how="semi").select(*CAPTION, pl.col("count").alias("len"))
         found = pl.concat([found, earlier])
     captions = found.group_by(CAPTION).agg(pl.col("len").sum())
     frequent = captions.filter(pl.col("len") > step.job.config.max_caption_count).select(CAPTION)
-    step.job.exchange("frequent").write(draft, step.number, frequent, np.zeros(frequent.height, np.uint16))
+    send(draft, step, "frequent", frequent, np.zeros(frequent.height, np.uint16))
 
 
 def collect_frequent_captions(draft: Draft, step: FilterStep) -> None:
@@ -211,17 +211,17 @@ def put_known(draft: Draft, step: FilterStep) -> None:
     """Put the rows of some tables of one kind, of earlier versions of the dataset, by partition of their first column."""
     kind, writer, *names = step.inputs
     rows = pl.concat(pl.DataFrame(pl.from_arrow(read_table(draft.store, name))) for name in names)
-    step.job.exchange(f"known-{kind}").write_by_hash(draft, writer, rows, rows.columns[0])
+    step.job.exchange(f"known-{kind}").write(draft, writer, rows, rows.columns[0])
 
 
 def read_known(draft: Draft, step: FilterStep, kind: str) -> pl.DataFrame | None:
     """Return the rows in a partition that earlier versions of the dataset have of a kind; None if there are none."""
-    return step.job.exchange(f"known-{kind}").read(draft, step.number) if kind in step.job.known else None
+    return receive(draft, step, f"known-{kind}") if kind in step.job.known else None
 
 
 def drop_duplicates(draft: Draft, step: FilterStep) -> None:
     """Drop boilerplate, seen URLs and duplicates in a partition of URLs, and put the drop reasons by batch."""
-    job, rows = step.job, step.job.exchange("keys").read(draft, step.number)
+    job, rows = step.job, receive(draft, step, "keys")
     reasons = np.zeros(rows.height, np.uint8)
     if (seen := read_known(draft, step, "urls")) is not None:
         reasons[_find_members(rows, seen, URL)] = DROP_REASONS.index(SEEN) + 1
@@ -243,12 +243,12 @@ def _find_members(rows: pl.DataFrame, members: pl.DataFrame, columns: list[str])
 def put_by_caption(draft: Draft, step: FilterStep) -> None:
     """Put the keys of the rows of a batch that are still kept by partition of the caption."""
     keys = read_kept_keys(draft, step, ["drop-reasons"])
-    step.job.exchange("keys-by-caption").write_by_hash(draft, step.number, keys, "caption")
+    send(draft, step, "keys-by-caption", keys, "caption")
 
 
 def drop_duplicate_captions(draft: Draft, step: FilterStep) -> None:
     """Drop all but one row of each caption in a partition of captions, and put the drop reasons by batch."""
-    rows = step.job.exchange("keys-by-caption").read(draft, step.number)
+    rows = receive(draft, step, "keys-by-caption")
     reasons = find_duplicates(rows, ["caption"])
     if (known := read_known(draft, step, "captions")) is not None:
         reasons[_find_members(rows, known, CAPTION)] = DEDUPE_STEPS.index("caption") + 1
@@ -259,7 +259,7 @@ def read_kept_keys(draft: Draft, step: FilterStep, kinds: list[str]) -> pl.DataF
     """Return the keys of the rows of a batch that passed the rules and are in none of these tables of drop reasons."""
     keys = step.job.exchange("keys").read_written(draft, step.number)
     for kind in kinds:
-        dropped = step.job.exchange(kind).read(draft, step.number)
+        dropped = receive(draft, step, kind)
         keys = keys.join(dropped, on="row", how="anti", maintain_order="left")
     return keys
 
@@ -311,7 +311,7 @@ def put_dropped(draft: Draft, step: FilterStep, kind: str, rows: pl.DataFrame, r
     """
     indices = np.flatnonzero(reasons)
     dropped = rows[pl.Series(indices)].with_columns(reason=pl.Series(reasons[indices]))
-    step.job.exchange(kind).write(draft, step.number, dropped.select("row", "reason"), dropped["part"])
+    send(draft, step, kind, dropped.select("row", "reason"), dropped["part"])
 
 
 def drop_reason_tables(config: FilterConfig, *, added: bool = True) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from dataops import plugins
 from dataops.config import FrozenModel
@@ -66,7 +66,7 @@ class Task(FrozenModel):
     """Metric that stands for the set in averages; None: the kind's own (top1, mean_average_precision, mean_R_at_1)."""
     classes: int | None = Field(default=None, ge=2)
     """Number of classes that the set must have."""
-    samples: int | None = Field(default=None, ge=1)
+    samples: PositiveInt | None = None
     """Number of images that the set is known to have; another number is reported beside the result."""
     train_split: str | None = Field(default=None, pattern=SPLIT)
     """Labelled examples for `linear_probe` and `few_shot`."""
@@ -82,7 +82,7 @@ class Task(FrozenModel):
     """Report each of these groups, and the worst."""
     objective: str = Field(default="", pattern=r"^[a-z_]*$")
     """Objective of a set with several questions per image: see training/evaluation/sets.py."""
-    label_column: int | None = Field(default=None, ge=0)
+    label_column: NonNegativeInt | None = None
     """Column of the label among the facts beside the image, if it is one of them."""
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, NonNegativeInt
 
 from dataops.config import ConfigPath, StageConfig
 from dataops.facts import SourceFacts
@@ -123,7 +123,7 @@ class Source(StageConfig, ABC):
     """Maximum length of a caption, in characters. Longer captions are cut at a space."""
     max_url_chars: int = Field(default=4096, ge=64, le=65_536)
     """Maximum length of a URL, in characters. Rows with longer URLs are dropped."""
-    max_failed_files: int = Field(default=0, ge=0)
+    max_failed_files: NonNegativeInt = 0
     """Maximum number of files that may be unreadable after retries; above it the stage fails. Unreadable files are listed
     in the manifest and in the run's summary."""
 
