@@ -83,9 +83,9 @@ def _turned(value, bits):
 @compiled(inline="always")
 def _word(data, at, size):
     """Return up to eight bytes as a little-endian number."""
-    word = np.uint64(0)
+    word, first = np.uint64(0), np.uint64(at)  # for a signed index, numba also handles a negative one, byte by byte
     for i in range(size):
-        word |= np.uint64(data[at + i]) << np.uint64(8 * i)
+        word |= np.uint64(data[first + np.uint64(i)]) << np.uint64(8 * i)
     return word
 
 

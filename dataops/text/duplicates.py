@@ -5,14 +5,17 @@ row are in one partition of the URL hashes. Only duplicate captions of different
 partitions of the caption hashes.
 """
 
+import secrets
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from polars import selectors as cs
 
-from dataops.kernels.hashes import hash128, hash128_folded, uid_halves
+from dataops.kernels.compiled import compiled
+from dataops.kernels.hashes import hash128, hash128_folded, mix, uid_halves
 from dataops.text.caption_counts import count_captions
 from dataops.trace.sources import number_sources
 
@@ -115,16 +118,65 @@ def find_duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.u
         rows: columns of KEYS; those of captions only if a step needs them.
         steps: steps to apply, always in the order of DEDUPE_STEPS.
     """
-    repeated = [
-        pl.col(name).is_duplicated() for name in sorted({name if name == "caption" else "url" for name in steps})
-    ]
-    left = rows.with_row_index("place").filter(pl.any_horizontal(pl.lit(value=False), *repeated))
-    found = np.zeros(rows.height, np.uint8)
+    found, seed = np.zeros(rows.height, np.uint8), np.uint64(secrets.randbits(64))
+    if not rows.height or not steps:
+        return found
+    keys = {column.name: column.to_numpy() for column in rows.select(cs.by_name(KEYS, require_all=False)).rechunk()}
+    firsts = {"caption" if step == "caption" else "url" for step in steps}
+    places = np.flatnonzero(np.any([_find_repeated(keys[name], seed) for name in firsts], axis=0))
     for number, step in enumerate(DEDUPE_STEPS, 1):
         if step in steps:
-            rank = pl.col("rank") & pl.lit(_WITHOUT_WORDS, pl.UInt16) if step in ("uid", "pair") else pl.col("rank")
-            ordered = left.sort(rank, "uid", "origin", maintain_order=True)
-            is_best = ordered.select(pl.struct(_GROUPS[step]).is_first_distinct()).to_series()
-            found[ordered.filter(~is_best)["place"].to_numpy()] = number
-            left = left.filter(pl.Series(found[left["place"].to_numpy()] == 0))
+            ranks = keys["rank"] & np.uint16(_WITHOUT_WORDS if step in ("uid", "pair") else (1 << 16) - 1)
+            high, low = (keys[name] for name in _GROUPS[step])
+            _drop_all_but_first(places, high, low, ranks, keys["uid"], keys["origin"], seed, number, found)
     return found
+
+
+@compiled(inline="always")
+def _find_slot(slots, high, low, row, seed):
+    """Return the slot of the row with the same key, or the free slot for this one.
+
+    The seed is random, so that nobody can choose URLs that share a slot.
+    """
+    mask = np.uint64(len(slots) - 1)
+    at = mix(high[row] ^ mix(low[row] ^ seed)) & mask
+    while slots[at] >= 0 and (high[slots[at]] != high[row] or low[slots[at]] != low[row]):
+        at = (at + np.uint64(1)) & mask
+    return at
+
+
+@compiled(inline="always")
+def _make_slots(rows):
+    size = 1
+    while size < 2 * rows:
+        size *= 2
+    return np.full(size, -1, np.int32)
+
+
+@compiled(nogil=True)
+def _find_repeated(values, seed):
+    """Return whether each value occurs more than once (n,)."""
+    repeated, slots = np.zeros(len(values), np.bool_), _make_slots(len(values))
+    for row in range(len(values)):
+        at = _find_slot(slots, values, values, row, seed)
+        if slots[at] < 0:
+            slots[at] = row
+        else:
+            repeated[slots[at]] = repeated[row] = True
+    return repeated
+
+
+@compiled(nogil=True)
+def _drop_all_but_first(places, high, low, ranks, uids, origins, seed, number, found):
+    """Set `found` to `number` for all rows of a key but the first in the order of find_duplicates."""
+    slots = _make_slots(len(places))
+    for row in places:
+        if found[row]:
+            continue
+        at = _find_slot(slots, high, low, row, seed)
+        first = slots[at]
+        if first >= 0:
+            mine, its = (ranks[row], uids[row], origins[row]), (ranks[first], uids[first], origins[first])
+            found[first if mine < its else row] = number
+        if first < 0 or found[first]:
+            slots[at] = row
