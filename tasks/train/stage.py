@@ -137,7 +137,7 @@ def download_datasets(store: Store, datasets: list[Manifest], folder: Path) -> l
 
     def fetch(dataset: Manifest, keep_in: Path, part: Part) -> Path:
         kept = keep_in / part.name  # from an earlier start; the trainer compares its checksum
-        is_kept = store.is_remote and kept.is_file() and kept.stat().st_size == part.bytes
+        is_kept = kept.is_file() and kept.stat().st_size == part.bytes
         return kept if is_kept else store.local(dataset.path(part.name), keep_in=keep_in)
 
     with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="shards") as pool:
@@ -145,7 +145,10 @@ def download_datasets(store: Store, datasets: list[Manifest], folder: Path) -> l
             tars = dataset.named("", ".tar")
             fetch_part = partial(fetch, dataset, folder if len(datasets) == 1 else folder / dataset.key)
             parts = (*tars, *dataset.named("", ".idx"))
-            paths = list(pool.map(fetch_part, parts) if store.is_remote else map(fetch_part, parts))
+            if store.is_remote:
+                paths = list(pool.map(fetch_part, parts))
+            else:
+                paths = store.locals([dataset.path(part.name) for part in parts])
             found.append(LocalDataset(dataset, paths[: len(tars)]))
     return found
 

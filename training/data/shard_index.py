@@ -39,6 +39,8 @@ ROW_SPAN = np.dtype([("row", "<u8"), ("row_bytes", "<u4")])
 LINK = np.dtype([("sample", "<u8"), ("hash", "<u8")])
 """A hash of what makes two samples alike: the bytes of the image, its perceptual hash, its cluster, or a caption."""
 MAX_BYTES = 2**32 - 1
+FEW = 100
+"""Number of samples of a shard below which general code takes less time than columns do."""
 _PLAIN = bytes(sorted(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._- \n"))
 
 Box = tuple[float, float, float, float]
@@ -104,11 +106,14 @@ class ShardSamples:
     """(held,) of LINK: the samples that are not trained on, and the number below the share by which they were chosen."""
 
 
-def index_shard(files: ShardFiles, number: int, *, blur_faces: bool, holdout: float = 0.0) -> ShardSamples:
+def index_shard(
+    files: ShardFiles, number: int, *, blur_faces: bool, holdout: float = 0.0, few: int = FEW
+) -> ShardSamples:
     """Return the samples of a shard.
 
     Args:
         holdout: share of the samples that are held out.
+        few: number of samples below which general code reads the shard.
 
     Raises:
         ConfigError: the shard cannot be opened.
@@ -116,7 +121,7 @@ def index_shard(files: ShardFiles, number: int, *, blur_faces: bool, holdout: fl
     """
     path = files.paths[number]
     try:
-        found = (None if blur_faces else _index_columns(files, number)) or _index_any(files, number, blur_faces)
+        found = (None if blur_faces else _index_columns(files, number, few)) or _index_any(files, number, blur_faces)
         if holdout:
             _hold_out(files, number, found, holdout)
         return found
@@ -129,10 +134,10 @@ def index_shard(files: ShardFiles, number: int, *, blur_faces: bool, holdout: fl
 # Shards that pack wrote -----------------------------------------------------------------------------------------------
 
 
-def _index_columns(files: ShardFiles, number: int) -> ShardSamples | None:
+def _index_columns(files: ShardFiles, number: int, few: int) -> ShardSamples | None:
     """Return the samples of a shard with an index in which each sample has the same members; None for any other."""
     path = files.paths[number]
-    found = _read_plain_index(path.with_suffix(".idx"))
+    found = _read_plain_index(path.with_suffix(".idx"), few)
     if found is None:
         return None
     keys, spans = found
@@ -169,7 +174,7 @@ class _Rows:
     """Reasons by sample."""
 
 
-def _read_plain_index(path: Path) -> tuple[pa.Array, Spans] | None:
+def _read_plain_index(path: Path, few: int) -> tuple[pa.Array, Spans] | None:
     """Return the keys and the members of an index whose lines name the same extensions; None for any other file."""
     try:
         data = read_bytes(path)
@@ -180,6 +185,7 @@ def _read_plain_index(path: Path) -> tuple[pa.Array, Spans] | None:
     if (
         not data.startswith(f"{INDEX_VERSION} {count}\n".encode())
         or not data.endswith(b"\n")
+        or count < max(few, 1)
         or data.translate(None, _PLAIN)
         or len(fields) % 4
     ):
@@ -197,7 +203,7 @@ def _read_plain_index(path: Path) -> tuple[pa.Array, Spans] | None:
         )
     except pa.ArrowInvalid:
         return None
-    if count < 1 or table.num_rows != count or any(column.null_count for column in table.columns):
+    if table.num_rows != count or any(column.null_count for column in table.columns):
         return None
     keys: pa.Array | None = None
     spans: Spans = {}
