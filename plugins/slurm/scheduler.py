@@ -49,6 +49,7 @@ SILENT = (
     "SLURM's controller does not answer: see `scontrol ping`. Finished parts are in the store, so `pairmill rerun` "
     "continues when it is back: "
 )
+NO_ANSWER = "which is no answer of SLURM: see `scontrol ping`. Finished parts are in the store for `pairmill rerun`"
 MISSING = "sbatch is not on PATH: run pairmill on a login node of a SLURM cluster, or choose another engine"
 
 
@@ -81,15 +82,27 @@ def run_command(*command: str, text: str = "") -> str:
     except FileNotFoundError as error:
         raise ConfigError(MISSING) from error
     except subprocess.TimeoutExpired as error:
-        raise ServiceError(f"{SILENT}{error}") from error
+        raise ServiceError(f"{SILENT}{command[0]} has not ended after {COMMAND_SECONDS:.0f} s") from error
     if done.returncode == 0:
         return done.stdout
-    reason = redact(" ".join(done.stderr.split()))
+    reason = redact(" ".join(done.stderr.split())) or f"exit code {done.returncode}"
     if UNREACHABLE.search(reason):
         raise ServiceError(SILENT + reason)
     raise ConfigError(
         f"SLURM rejects {command[0]} ({reason}): correct [execution.slurm]; `sinfo` lists the partitions and their nodes"
     )
+
+
+def read_lines(form: str, *command: str, text: str = "") -> list[tuple[str, ...]]:
+    """Return the groups of a regular expression in each line of a command's output.
+
+    Raises: as run_command; ServiceError (75) if a line has another form.
+    """
+    lines = run_command(*command, text=text).splitlines()
+    found = [match.groups("") for match in (re.fullmatch(form, line) for line in lines) if match]
+    if len(found) < len(lines):
+        raise ServiceError(f"{command[0]} printed {redact(lines[0])[:80]!r}, {NO_ANSWER}")
+    return found
 
 
 def list_cores(options: SbatchOptions) -> list[int]:
@@ -98,13 +111,13 @@ def list_cores(options: SbatchOptions) -> list[int]:
     Raises: ConfigError if it does not exist; ServiceError (75) if the controller does not answer.
     """
     partition = [f"--partition={options.partition}"] if options.partition else []
-    lines = run_command("sinfo", "--noheader", "--Node", "--format=%N %c", *partition).splitlines()
-    if not lines:
+    nodes = read_lines(r"(\S+) (\d+)\+?", "sinfo", "--noheader", "--Node", "--format=%N %c", *partition)
+    if not nodes:
         raise ConfigError(
             f"SLURM has no partition {options.partition or 'at all'} with nodes: correct execution.slurm.partition; "
             "`sinfo` lists them"
         )
-    return [int(line.split()[1]) for line in set(lines)]
+    return [int(cores) for _, cores in set(nodes)]
 
 
 def name_job(store: Store, stage: str, key: str) -> str:
@@ -136,7 +149,10 @@ exec {"" if elements else RUNNER}{python} <<'CALLS'
 """
     log = f"--output={logs}/{name}-{'%A_%a' if elements else '%j'}.log"
     command = ("sbatch", "--parsable", "--requeue", "--open-mode=append", f"--job-name={name}", log, *options)
-    job = run_command(*command, text=script + "\n".join([*calls, "CALLS\n"])).strip()
+    answer = read_lines(r"(\d+)(?:;.*)?", *command, text=script + "\n".join([*calls, "CALLS\n"]))
+    if not answer:
+        raise ServiceError(f"sbatch printed nothing, {NO_ANSWER}")
+    job = answer[0][0]
     logger.info("SLURM job %s (%s): logs in %s", job, name, logs / f"{name}-{job}*.log")
     return job
 
@@ -157,10 +173,9 @@ def watch_states(*options: str) -> Iterator[dict[str, tuple[str, str]]]:
     states, answered = None, time.monotonic()
     while True:
         try:
-            lines = run_command(
-                "squeue", "--noheader", "--me", "--array", "--states=all", "--format=%i|%T|%r", *options
-            ).splitlines()
-            states = {one[0]: (one[1], one[2]) for one in (line.split("|", 2) for line in lines)}
+            command = ("squeue", "--noheader", "--me", "--array", "--states=all", "--format=%i|%T|%r", *options)
+            lines = read_lines(r"(.*?)\|(.*?)\|(.*)", *command)
+            states = {job: (state, reason) for job, state, reason in lines}
             answered = time.monotonic()
         except ServiceError as error:
             if states is None or time.monotonic() > answered + PATIENCE_SECONDS:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from pydantic import ValidationError
 
-from dataops.errors import ConfigError, ContractError, PairmillError
+from dataops.errors import ConfigError, ContractError, PairmillError, ServiceError
 from dataops.home import CHECKOUT, code_digest
 from dataops.snapshot import Counts, Record
 from dataops.store import FolderStore
@@ -17,7 +17,7 @@ from flows.config import check_config
 from plugins.slurm.config import SlurmConfig
 from plugins.slurm.engine import SLURM, SlurmExecutor
 from plugins.slurm.pool import SlurmPool
-from plugins.slurm.scheduler import encode_call, list_cores, name_job, run_command, submit
+from plugins.slurm.scheduler import encode_call, list_cores, name_job, run_command, submit, watch_states
 from plugins.slurm.task import decode_outcome, encode_outcome
 from tests.concurrency import wait_for
 
@@ -91,6 +91,7 @@ def test_missing_commands_are_named_when_the_config_is_read(fake, tmp_path):
         ("sbatch: error: Batch job submission failed: Invalid account or account/partition", 2, "Invalid account"),
         ("sbatch: error: Batch job submission failed: Unable to contact slurm controller", 75, "`pairmill rerun`"),
         ("sbatch: error: Batch job submission failed: Socket timed out on send/recv", 75, "see `scontrol ping`"),
+        ("", 2, "SLURM rejects sbatch (exit code 1)"),
     ],
 )
 def test_errors_of_sbatch_have_a_remedy_and_the_right_exit_code(fake, complains, code, says):
@@ -111,6 +112,17 @@ def test_workers_are_the_cores_of_the_partition_and_a_partition_without_nodes_is
     fake("sinfo")
     with pytest.raises(ConfigError, match="no partition nope with nodes"):
         list_cores(SlurmConfig(partition="nope"))
+
+
+@pytest.mark.parametrize("says", ["", "hello", "17_0", "17 RUNNING"])
+def test_answers_of_another_form_are_retryable_errors(fake, tmp_path, says):
+    for name in ("sbatch", "squeue", "sinfo"):
+        fake(name, says=says)
+    calls = [lambda: submit("n", [], FolderStore(tmp_path), ["a b"], 1)]
+    calls += [lambda: next(watch_states()), lambda: list_cores(SlurmConfig())] if says else []
+    for call in calls:
+        with pytest.raises(ServiceError, match=r"printed .*, which is no answer of SLURM"):
+            call()
 
 
 @dataclass(frozen=True)
