@@ -5,6 +5,9 @@ worker that is killed once in a task, the third one a task that kills its worker
 
     pip install 'pairmill[ray]' daft
     python -m benchmarks.engines
+
+`--stages` runs all stages from extract to pack on the web of benchmarks/soak.py instead, without Daft: each map of a stage
+is a batch of calls for the engine, and its snapshot must be that of local processes.
 """
 
 import inspect
@@ -12,29 +15,24 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.cases.engine_cases import ENGINES, Try, run_engine
+from benchmarks.cases.engine_cases import ENGINES, Try, run_engine, stage_executors
 from benchmarks.cases.scale_services import ray_cluster
-from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers
+from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers, tree_cpu
+from benchmarks.soak import local_web, run_stages
+from dataops.store import FolderStore
+from tasks.engine.context import Context
 
 KILLS = (0, 1, 9)
 """How often a worker is killed in a task, by run."""
-
-
-def tree_cpu() -> float:
-    """Return the CPU time of this process, Ray's, and all that they started, in seconds."""
-    total, me = 0.0, psutil.Process()
-    for process in (me, *me.children(recursive=True)):
-        with suppress(psutil.Error):
-            total += sum(process.cpu_times()[:4])  # its own, and that of its ended children
-    return total
 
 
 def measure(name: str, one: Try, limit: float) -> dict[str, Any]:
@@ -79,13 +77,39 @@ def put_lists(folder: Path, files: int, rows: int) -> tuple[str, ...]:
     return tuple(str(path) for path in sorted(folder.iterdir()))
 
 
+def measure_stages(say: Callable[[str], Any], pairs: int) -> tuple[list[Row], bool]:
+    """Return the CPU time of each stage on each engine, and whether all snapshots are the same."""
+    rows, digests = list[Row](), dict[str, list[str]]()
+    local = dict[str, float]()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pairmill-scratch-engines-")))
+        port = stack.enter_context(local_web(folder, pairs))
+        cluster = stack.enter_context(ray_cluster())
+        for name, executor in stage_executors(str(cluster.address)).items():
+            context = Context(FolderStore(folder / name), folder, workers=2, inline_rows=0)
+            context = replace(context, executor=executor) if executor else context
+            began, cpu = time.perf_counter(), tree_cpu()
+            for manifest in run_stages(context, folder, port, pairs // 10):
+                took, stage = tree_cpu() - cpu, manifest.stage
+                rows.append(Row(f"{stage}, {name}, CPU time", took, local.setdefault(stage, took), "local", "s"))
+                digests.setdefault(stage, []).append(manifest.content_digest)
+                say(f"{stage}, {name}: {took:.1f} s of CPU time, {time.perf_counter() - began:.1f} s")
+                began, cpu = time.perf_counter(), tree_cpu()
+    return rows, all(len(set(found)) == 1 for found in digests.values())
+
+
 def main() -> int:
     """Run the benchmark and return its exit code."""
     parser = make_parser(__doc__ or "")
     parser.add_argument("--limit", type=float, default=75.0, help="seconds after which a run counts as one that hangs")
+    parser.add_argument("--stages", action="store_true", help="run all stages from extract to pack, without faults")
     options = parser.parse_args()
-    require_peers("ray", "daft", command="pip install 'pairmill[ray]' daft")
+    peers = ("ray",) if options.stages else ("ray", "daft")
+    require_peers(*peers, command="pip install 'pairmill[ray]' daft")
     say, rows, details, equal = make_printer(options.json), list[Row](), list[dict[str, Any]](), True
+    if options.stages:
+        rows, equal = measure_stages(say, 400 if options.quick else 2000)
+        return finish("engines_stages", rows, ["ray"], equal=equal, as_json=options.json)
     with tempfile.TemporaryDirectory(prefix="pairmill-scratch-engines-") as scratch, ray_cluster() as cluster:
         lists = put_lists(Path(scratch) / "lists", 12, 20_000 if options.quick else 100_000)
         expected: dict[str, bytes] = {}

@@ -6,7 +6,7 @@
 One node is ten times as slow as the others (its workers are stopped for nine tenths of the time). While `download` runs,
 the kernel kills a worker that is out of memory (by the limit of a control group, as root; else it is killed as the kernel
 would), another node is killed, and a node is added. All snapshots must be those of one worker, and at most a tenth of the
-attempts, and of their time, may be lost.
+attempts, and of the time and CPU time that workers spent on them, may be lost.
 """
 
 import json
@@ -50,6 +50,8 @@ FILES, PAGE_IMAGES = 20, 25
 FAST = [host for host in range(HOSTS) if not (is_dead(host) or is_late(host))]
 RUN_SECONDS, STOP_SECONDS = 0.05, 0.45
 """How a worker is made ten times as slow."""
+LIMITED_SECONDS = 20.0
+"""How long the kernel has to kill a worker whose memory is limited."""
 FAULTS = ((0.2, "out of memory"), (0.4, "node killed"), (0.6, "node added"))
 """At which share of `download` each happens."""
 
@@ -132,7 +134,7 @@ class Faults:
 
 def list_workers(node: Any) -> list[psutil.Process]:
     """Return the processes of a node that execute calls now."""
-    with suppress(psutil.Error):
+    with suppress(psutil.Error, KeyError):  # it was killed
         found = psutil.Process(node.all_processes["raylet"][0].process.pid).children()
         return [one for one in found if "_make_call" in " ".join(one.cmdline())]
     return []
@@ -152,14 +154,19 @@ def exhaust_memory(cluster: Any) -> str:
         if time.monotonic() > until:
             return "no worker ran"
     worker, group = workers[0], Path("/sys/fs/cgroup/memory/pairmill-soak")
-    with suppress(OSError, psutil.TimeoutExpired):
+    how = "at the limit of its control group"
+    try:
         group.mkdir(exist_ok=True)
         (group / "memory.limit_in_bytes").write_text(str(1 << 20))
         (group / "cgroup.procs").write_text(str(worker.pid))
-        worker.wait(60)
-        return "a worker was killed by the kernel, at the limit of its control group"
-    worker.kill()
-    return "a worker was killed, as by the kernel"
+        worker.wait(LIMITED_SECONDS)
+    except (OSError, psutil.TimeoutExpired):
+        how = "as by the kernel"
+        worker.kill()
+        worker.wait()
+    with suppress(OSError):
+        group.rmdir()
+    return f"a worker was killed {how}"
 
 
 def run_stages(context: Context, folder: Path, port: int, shard: int) -> Iterator[Manifest]:
@@ -195,8 +202,9 @@ def main() -> int:
         (folder / "notes").mkdir()
         port = stack.enter_context(local_web(folder, number))
         cluster = stack.enter_context(ray_cluster())
+        (doomed,) = cluster.worker_nodes
         slow = cluster.add_node(**NODE, node_ip_address="127.0.0.4")
-        faults = Faults(cluster, slow, cluster.list_all_nodes()[1], say)
+        faults = Faults(cluster, slow, doomed, say)
         there = NotingExecutor(cluster.address, notes=folder / "notes")
         manifests = dict[str, list[Manifest]]()
         context = Context(FolderStore(folder), folder, workers=1, inline_rows=0)
@@ -214,16 +222,17 @@ def main() -> int:
                     counts = manifest.counts.model_dump_json()
                     say(f"{name}: {manifest.stage} {counts} after {time.monotonic() - began:.0f} s")
         ours, one = ([(m.key, m.content_digest) for m in made] for made in manifests.values())
-        lost = there.lost()
+        work, lost = there.lost()
     rows = [
-        Row(f"{unit} that were not lost", 1 - lost[f"{unit} lost"], 1.0, "all", f"of the {unit}", goal=0.9)
-        for unit in ("attempts", "seconds")
+        Row(f"{unit} that were not lost", 1 - work[f"{unit} lost"], 1.0, "all", f"of the {unit}", goal=0.9)
+        for unit in ("attempts", "seconds", "CPU seconds")
     ]
     details = {
         "pairs": number,
         "kept": manifests["one worker"][-1].counts.kept,
         "faults": faults.happened,
-        "work": lost,
+        "work": work,
+        "lost": sorted(lost, key=lambda one: -one[1])[:20],
     }
     return finish("soak", rows, ["ray", "polars"], equal=ours == one, as_json=options.json, details=details)
 

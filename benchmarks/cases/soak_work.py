@@ -1,6 +1,8 @@
 """An executor that notes what its workers do, for benchmarks/soak.py: a module, so that workers can import it."""
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -9,20 +11,39 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import tree_cpu
 from dataops.store import Store
 from plugins.ray.engine import RayExecutor
 from tasks.engine.context import OpenWorkers
 
+NOTE_SECONDS = 0.1
 
-def note_begin(note: Path, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Leave a file when a worker begins a call."""
-    note.touch()
-    return function(*arguments)
+
+def note_work(note: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Make a call; note when it began and, again and again, the CPU time that it has taken: it may be killed."""
+    began, before, done = time.time(), tree_cpu(), threading.Event()
+
+    def write() -> None:
+        note.write_text(f"{began} {tree_cpu() - before}")
+
+    def write_often() -> None:
+        while not done.wait(NOTE_SECONDS):
+            write()
+
+    write()
+    thread = threading.Thread(target=write_often)
+    thread.start()
+    try:
+        return function(*arguments)
+    finally:
+        done.set()
+        thread.join()
+        write()
 
 
 @dataclass(frozen=True)
 class NotingExecutor(RayExecutor):
-    """A cluster whose workers note when they begin a call."""
+    """A cluster whose workers note what a call takes."""
 
     notes: Path = Path()
     ended: list[tuple[str, Path, float, bool]] = field(default_factory=list)
@@ -42,16 +63,22 @@ class NotingExecutor(RayExecutor):
         def end(done: Future[Any]) -> None:
             self.ended.append((task, note, time.time(), not done.cancelled() and done.exception() is None))
 
-        future = submit(note_begin, note, function, *arguments)
+        future = submit(note_work, note, function, *arguments)
         future.add_done_callback(end)
         return future
 
-    def lost(self) -> dict[str, float]:
-        """Return how much was done, in attempts and in seconds, and how much of that was lost."""
-        begun = [(task, at - note.stat().st_mtime, whole) for task, note, at, whole in self.ended if note.exists()]
-        wholes = {task: seconds for task, seconds, whole in begun if whole}  # of two copies, the other one is lost
-        total = sum(seconds for _, seconds, _ in begun)
-        return {
-            "tasks": len(wholes), "attempts": len(begun), "seconds": total,
-            "attempts lost": 1 - len(wholes) / len(begun), "seconds lost": 1 - sum(wholes.values()) / total,
-        }  # fmt: skip
+    def lost(self) -> tuple[dict[str, float], list[tuple[str, float, float]]]:
+        """Return how much was done, in attempts, seconds and CPU seconds, and how much of that was lost; and the lost
+        attempts with the last two.
+        """
+        begun, whole, lost = Counter[str](), dict[str, dict[str, float]](), list[tuple[str, float, float]]()
+        for task, note, at, is_whole in self.ended:
+            if note.exists() and (noted := note.read_text().split()):
+                took = {"attempts": 1.0, "seconds": at - float(noted[0]), "CPU seconds": float(noted[1])}
+                begun.update(took)
+                if not is_whole or task in whole:  # of two copies, the other one is lost
+                    lost.append((task, took["seconds"], took["CPU seconds"]))
+                else:
+                    whole[task] = took
+        shares = {f"{unit} lost": 1 - sum(one[unit] for one in whole.values()) / begun[unit] for unit in begun}
+        return {"tasks": len(whole), **begun, **shares}, lost
