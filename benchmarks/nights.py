@@ -106,8 +106,8 @@ def counted() -> Iterator[Counter[str]]:
     def count(session: Any, request: Any) -> Any:
         response = send(session, request)
         costs["S3 requests"] += 1
-        sizes = [int(one.headers.get("content-length") or 0) for one in (request, response)]
-        costs["S3 bytes"] += sum(sizes)
+        sent = (request, response) if request.method != "HEAD" else ()  # an answer to HEAD has the size only
+        costs["S3 bytes"] += sum(int(one.headers.get("content-length") or 0) for one in sent)
         return response
 
     def wrap(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -154,7 +154,7 @@ class S3Store(Store):
             for start in range(0, len(ranges), RANGES_AT_ONCE):  # not all are in memory at once
                 yield from pool.map(get, *zip(*ranges[start : start + RANGES_AT_ONCE], strict=True))
 
-    def _request(self, name: str, what: str, request: Callable[[], T]) -> T | None:
+    def _request(self, name: str, what: str, request: Callable[[], T | None]) -> T | None:
         """Return the answer to a request for an object, or None if there is no such object."""
 
         def request_or_none() -> T | None:
@@ -165,7 +165,7 @@ class S3Store(Store):
 
         return self._call(f"{what} {name}", request_or_none)
 
-    def _existing(self, name: str, what: str, request: Callable[[], T]) -> T:
+    def _existing(self, name: str, what: str, request: Callable[[], T | None]) -> T:
         if (answer := self._request(name, what, request)) is None:
             raise StorageError(f"no such object: {name} in {self.where}")
         return answer
@@ -299,43 +299,34 @@ class S3Store(Store):
             return self._cache.get(where, version, lambda path: self._download(name, head, path), keep_in)
 
         with storage_errors(f"cannot keep a local copy of {name} in {self.where}", self._cache.root):
-            path = self._call(f"fetch {name}", fetch)
-        if path is None:
-            raise StorageError(f"no such object: {name} in {self.where}")
-        return path
+            return self._existing(name, "fetch", fetch)
 
     @contextmanager
     def open_once(self, name: str) -> Iterator[BinaryIO]:
         """Open as every store does, by requests of PARTS; the local copy has no name, so a killed process leaves none."""
         with tempfile.TemporaryFile() as file:
 
-            def fetch() -> bool:
-                if (head := self._head(name)) is None:
-                    return False
-                file.truncate(0)
-                self._s3.download_fileobj(self.bucket, self._key(name), file, Config=PARTS)
-                file.seek(0)
-                _check(hashlib.file_digest(file, "sha256").hexdigest(), head)
-                return True
+            def fetch() -> dict[str, Any] | None:
+                if (head := self._head(name)) is not None:
+                    file.truncate(0)
+                    self._s3.download_fileobj(self.bucket, self._key(name), file, Config=PARTS)
+                    file.seek(0)
+                    _check(hashlib.file_digest(file, "sha256").hexdigest(), head)
+                return head
 
             with storage_errors(f"cannot copy {name} of {self.where}", Path(tempfile.gettempdir())):
-                there = self._call(f"fetch {name}", fetch)
-            if not there:
-                raise StorageError(f"no such object: {name} in {self.where}")
+                self._existing(name, "fetch", fetch)
             file.seek(0)
             yield cast(BinaryIO, file)
 
     def download(self, name: str, path: Path) -> None:
-        def fetch() -> bool:
-            if (head := self._head(name)) is None:
-                return False
-            self._download(name, head, path)
-            return True
+        def fetch() -> dict[str, Any] | None:
+            if (head := self._head(name)) is not None:
+                self._download(name, head, path)
+            return head
 
         with storage_errors(f"cannot copy {name} of {self.where} to {path}", path.parent):
-            there = self._call(f"fetch {name}", fetch)
-        if not there:
-            raise StorageError(f"no such object: {name} in {self.where}")
+            self._existing(name, "fetch", fetch)
 
     def _download(self, name: str, head: dict[str, object], path: Path) -> None:
         self._s3.download_file(self.bucket, self._key(name), str(path), Config=PARTS)

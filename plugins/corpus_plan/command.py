@@ -6,7 +6,7 @@ from typing import Any
 from dataops.errors import ConfigError
 from flows.commands.options import Json
 from flows.commands.output import console, print_json, text
-from plugins.corpus_plan.corpus import Prices, plan_stages
+from plugins.corpus_plan.corpus import Prices, plan_operations, plan_stages
 from plugins.corpus_plan.costs import load_costs
 
 
@@ -40,6 +40,7 @@ def _summarise(pairs: float, prices: Prices) -> dict[str, Any]:
         "pairs": pairs,
         "dataset": dataset,
         "stages": [asdict(stage) for stage in stages],
+        "operations": [asdict(one) for one in plan_operations(pairs, prices, costs)],
         "core_hours": cores,
         "wall_hours": sum(stage.wall_hours for stage in stages),
         "gpu_hours": gpu_hours,
@@ -60,7 +61,7 @@ def _format_table(found: dict[str, Any]) -> str:
         "| stage | rows | parts | core hours | wall hours | idle | reads | writes | moved | stored | scarce |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for s in found["stages"]:
+    for s in [*found["stages"], *found["operations"]]:
         lines.append(
             f"| {s['stage']} | {s['rows']:,.0f} | {s['parts']:,} | {s['core_hours']:,.1f} | {s['wall_hours']:,.2f} "
             f"| {s['waiting']:.0%} | {s['reads']:,.0f} | {s['writes']:,.0f} | {s['moved'] / 1e12:,.2f} TB "

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from dataops import plugins
 from plugins.corpus_plan.costs import RAW_ROW_BYTES, Costs
 from plugins.corpus_plan.pack_requests import FENCE, PackCosts, describe, plan_pack
 from tasks.curate.choose import EXCHANGES, batch_shards, plan_job
@@ -26,6 +27,10 @@ PUT = 1
 """Requests of writing a part (dataops/snapshot.py)."""
 TASK, PIECE = FENCE + 1, 2
 """Reads of a task besides its input (whether its record exists, the fence of its record), and of a piece of a table."""
+OUTCOME_BYTES = 100
+"""Stored bytes of a row that download dropped, and of the evidence of a row."""
+BATCH_BYTES = 256 << 20
+"""Bytes that a task of a search reads."""
 ROUNDS = 7
 """Rounds in which the links of duplicates are connected: 5 to 7 for chains, stars and random graphs of 100,000 rows."""
 
@@ -144,6 +149,23 @@ def plan_stages(pairs: float, p: Prices, c: Costs) -> list[StagePlan]:
                       scarce=f"{kept * p.fetched_bytes / 1e12:,.0f} TB from the web")  # fmt: skip
     curate = plan_curate_stage(fetched, shards, p, c)
     return [extract, filtered, download, curate, plan_pack_stage(fetched * p.curated, fetched, shards, p, c)]
+
+
+def plan_operations(pairs: float, p: Prices, c: Costs) -> list[StagePlan]:
+    """Return the costs of what plugins do in such a corpus later, by the requests that they state (`corpus_costs`)."""
+    files = max(math.ceil(pairs / c.pairs_of_archive_byte / p.archive_bytes), 1)
+    kept = pairs * c.filter_kept
+    fetched, raw_shards = kept * p.fetched, math.ceil(kept / 10_000)
+    shards = math.ceil(fetched * p.curated / 10_000)
+    rows = (
+        3 * pairs + kept + (kept - fetched) + fetched
+    )  # extract twice, filter; evidence and dropped of download; curate
+    moved = pairs * (2 * c.stored["extract"] + c.stored["filter"]) + kept * OUTCOME_BYTES + fetched * c.stored["curate"]
+    plans: list[StagePlan] = []
+    for name, estimate in plugins.load("corpus_costs").items():
+        requests, tasks = float(estimate(files, raw_shards, shards)), math.ceil(moved / BATCH_BYTES)
+        plans.append(plan_stage(name, rows, [(tasks, rows * c.search)], (requests, 0.0), p, c, moved=moved, stored=0.0))
+    return plans
 
 
 class Requests(NamedTuple):

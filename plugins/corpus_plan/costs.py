@@ -27,6 +27,8 @@ class Costs:
     pairs_of_archive_byte: float
     stored: dict[str, float]
     """Stored bytes per input row, by stage."""
+    search: float
+    """Core seconds per row in which a takedown looks for traces: 0.7 to 2.8 us, by the table (2026-12-01, busy)."""
     part: float
     """Driver seconds per task."""
 

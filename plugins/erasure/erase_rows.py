@@ -14,7 +14,7 @@ manifest names, which the next call deletes (plugins/erasure/leftovers.py).
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -42,9 +42,16 @@ _REVISION = re.compile(r"-r(\d+)")
 
 
 def erase_rows(
-    lineage: Lineage, context: Context, uids: set[str], place: Place | None = None
+    lineage: Lineage,
+    context: Context,
+    uids: set[str],
+    place: Place | None = None,
+    clean: Collection[str] = (),
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Erase the rows of these pairs from all complete snapshots.
+
+    Args:
+        clean: names of objects that have no such row.
 
     Returns: the number of erased rows by snapshot; and why the rows of a snapshot stay, by snapshot.
     """
@@ -54,7 +61,8 @@ def erase_rows(
         m.path(part.name): (name, part) for name, m in sorted(lineage.manifests.items()) for part in _list_tables(m)
     }
     found: dict[SnapshotName, list[Part]] = {}
-    sizes, sought = [(path, part.bytes) for path, (_, part) in tables.items()], Sought(Traces(uids=uids))
+    sizes = [(path, part.bytes) for path, (_, part) in tables.items() if path not in clean]
+    sought = Sought(Traces(uids=uids))
     for name, part in (
         tables[path] for some in map_objects(_find_tables, sizes, sought, context, place) for path in some
     ):
@@ -80,8 +88,8 @@ def _find_tables(store: Store, sought: Sought, objects: Objects) -> list[str]:
     columns, uids = ["uid", *find_personal_columns()], sought.traces.uids
     return [
         name
-        for name, _ in objects
-        if any(_rows_to_erase(table, uids).any() for table in read_readable(store, name, columns))
+        for name, size in objects
+        if any(_rows_to_erase(table, uids).any() for table in read_readable(store, name, size, columns))
     ]
 
 

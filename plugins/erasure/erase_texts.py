@@ -8,7 +8,7 @@ completed by the next one.
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from dataops.errors import PairmillError, StorageError
@@ -20,7 +20,8 @@ from dataops.store import Entry, Store
 from dataops.trace.requests import FOLDER
 from plugins.erasure.batches import Objects, Place, Sought, map_objects
 from plugins.erasure.places import MARKUP, TEXTS, is_text
-from plugins.erasure.scan import WHOLE_BYTES, Finds, Scanner, is_weights
+from plugins.erasure.scan import Finds, Scanner, is_weights
+from plugins.erasure.traces import WHOLE_BYTES, open_whole
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
 from tasks.takedown.holders import Found, Searched
@@ -42,7 +43,7 @@ def erase_in_store(
     Returns: the number of changed objects; and why an object stays as it is, by its name.
     """
     store, changed, refused = lineage.store, 0, dict[str, str]()
-    texts = [(one.name, one.bytes) for one in store.entries("") if is_searched(one.name) and _is_text(one)]
+    texts = [(one.name, one.bytes) for one in store.entries("") if is_searched(one.name) and is_text_object(one)]
     for name in (name for names in map_objects(_find_redactable, texts, sought, context, place) for name in names):
         try:
             changed += _redact_object(lineage, name, sought.scanner)
@@ -69,7 +70,8 @@ def is_searched(name: str) -> bool:
     return not name.startswith(f"{FOLDER}/") and "/_work/lease-" not in name
 
 
-def _is_text(entry: Entry) -> bool:
+def is_text_object(entry: Entry) -> bool:
+    """Return whether an object is a record, a page or a log that is erased by overwriting what it quotes."""
     return entry.name.endswith((".json", *MARKUP, *TEXTS)) and entry.bytes <= WHOLE_BYTES
 
 
@@ -147,12 +149,22 @@ def list_home_files(home: Path, stores: Sequence[Store]) -> Iterator[Path]:
             yield from (path for name in sorted(files) if (path := here / name).is_file() and not path.is_symlink())
 
 
-def search_store(context: Context, sought: Sought, lineage: Lineage, place: Place | None = None) -> Searched:
-    """Search all objects of a store but the requests. Args and Raises: as `map_objects`."""
+def search_store(
+    context: Context, sought: Sought, lineage: Lineage, place: Place | None = None, clean: Collection[str] = ()
+) -> Searched:
+    """Search all objects of a store but the requests.
+
+    Args:
+        place: as for `map_objects`.
+        clean: names of objects that hold no trace.
+
+    Raises: as map_objects.
+    """
     store, searched = context.store, Searched(f"store {context.store.uri}")
     entries = [entry for entry in store.entries("") if is_searched(entry.name)]
-    searched.weights = sum(is_weights(entry.name) for entry in entries)
-    objects = [(one.name, one.bytes) for one in entries if not is_weights(one.name)]
+    searched.weights_not_read = sum(is_weights(entry.name) for entry in entries)
+    searched.files = searched.proved = sum(one.name in clean for one in entries)
+    objects = [(one.name, one.bytes) for one in entries if not is_weights(one.name) and one.name not in clean]
     results = map_objects(scan_objects, objects, sought, context, place)
     for name, size, finds in (one for batch in results for one in batch):
         searched.files, searched.bytes = searched.files + 1, searched.bytes + size
@@ -166,7 +178,7 @@ def scan_objects(store: Store, sought: Sought, objects: Objects) -> list[tuple[s
     found = list[tuple[str, int, Finds]]()
     for name, size in objects:
         try:
-            with store.open_once(name) as file:
+            with open_whole(store, name, size) as file:
                 found.append((name, size, sought.scanner.scan(file, name, size)))
         except StorageError:
             if store.size(name) is not None:
@@ -190,7 +202,7 @@ def search_home(home: Path, scanner: Scanner, stores: Sequence[Store]) -> Search
     searched = Searched(f"home {home}")
     for path in list_home_files(home, stores):
         if is_weights(path.name):
-            searched.weights += 1
+            searched.weights_not_read += 1
             continue
         relative = path.relative_to(home)
         try:

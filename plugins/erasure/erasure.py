@@ -64,14 +64,14 @@ class Erasure:
     def __init__(self, removal: Removal):
         self.removal, self.store = removal, removal.context.store
         uids = removal.uids
-        self.traces = Traces()
+        self.traces, self._clean = Traces(), frozenset[str]()
         for request in removal.requests:
             self.traces.add(load_traces(removal.lineage.store, request))
         if removal.deletes_raw:
             known = (Target("uid", uid) for uid in uids | self.traces.uids)
             place = Place(traces_name(removal.requests[0]), tuple(removal.requests))
             sought = [*removal.targets, *known]
-            self.traces = collect_traces(removal.lineage, sought, removal.context, self.traces, place)
+            self.traces, self._clean = collect_traces(removal.lineage, sought, removal.context, self.traces, place)
         self.targets = [*removal.targets, *(Target("uid", uid) for uid in sorted(uids | self.traces.uids))]
         self.raw = find_raw_snapshots(removal.lineage, removal.search, self.targets)
         inventory = removal.lineage.inventory
@@ -109,7 +109,8 @@ class Erasure:
         self.raw = find_raw_snapshots(after, Search(self.store), self.targets)
         self.leftovers = find_leftovers(after.inventory, self.targets)
         name = traces_name(removal.requests[0])
-        proof = erase_and_search(Scope(removal.context, removal.home, removal.stores, name), self.traces)
+        scope = Scope(removal.context, removal.home, removal.stores, name, self._clean)
+        proof = erase_and_search(scope, self.traces)
         if proof.is_clean():
             self._save(self.traces.without_text())
         return {"deleted": deleted, **self.count(), "search": proof.as_json()}
@@ -211,6 +212,7 @@ def _show_search(search: Mapping[str, Any], out: Console) -> None:
     out.print()
     for one in search["searched"]:
         size = f"{one['bytes'] / 1e6:,.1f} MB"
+        size += f"; {one['proved']:,} of them before the deletion, or by an index" if one["proved"] else ""
         weights = (
             f"; {format_quantity(one['weights_not_read'], 'file')} of weights not read"
             if one["weights_not_read"]

@@ -33,7 +33,7 @@ class Rows:
         from plugins.erasure.erase_rows import erase_rows
         from tasks.lineage.graph import Lineage
 
-        rows, refused = erase_rows(Lineage(scope.context.store), scope.context, traces.uids, _place(scope))
+        rows, refused = erase_rows(Lineage(scope.context.store), scope.context, traces.uids, _place(scope), scope.clean)
         return Erased(rows=rows, refused=refused)
 
     def find(self, traces: Traces, scope: Scope) -> None:
@@ -62,7 +62,7 @@ class StoreObjects:
         from plugins.erasure.erase_texts import search_store
         from tasks.lineage.graph import Lineage
 
-        return search_store(scope.context, Sought(traces), Lineage(scope.context.store), _place(scope))
+        return search_store(scope.context, Sought(traces), Lineage(scope.context.store), _place(scope), scope.clean)
 
 
 @dataclass(frozen=True)

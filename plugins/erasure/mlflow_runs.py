@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from dataops.errors import PairmillError
 from dataops.redaction import remove_credentials
-from plugins.erasure.scan import WHOLE_BYTES, Finds, Scanner, is_weights
+from plugins.erasure.scan import Finds, Scanner, is_weights
+from plugins.erasure.traces import WHOLE_BYTES
 from tasks.takedown.holders import Found, Searched
 from tasks.tracking import client as tracking
 
@@ -79,7 +80,7 @@ def _search_artefacts(run: "Run", scanner: Scanner, searched: Searched, folder: 
     repository = get_artifact_repository(str(run.info.artifact_uri), tracking_uri=tracking.tracking_uri())
     for artefact in _list_artefacts(repository):
         if is_weights(artefact.path):
-            searched.weights += 1
+            searched.weights_not_read += 1
             continue
         path = Path(repository.download_artifacts(artefact.path, str(folder)))
         size = path.stat().st_size

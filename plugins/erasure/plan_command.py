@@ -13,12 +13,18 @@ from flows.commands.options import Json, StoreUri
 from flows.commands.output import console, print_json, text
 from flows.records import known_stores
 from infra.local import services
+from plugins.erasure.collect import list_tables
+from plugins.erasure.erase_texts import is_text_object
 from plugins.erasure.raw_images import find_raw_snapshots
 from plugins.erasure.seen_store import remember
 from plugins.erasure.target_files import read_targets
 from tasks.lineage.graph import KEPT, Lineage
 from tasks.search import Hit, Rows, Search, name_dataset
 
+READINGS = {"extract": 2, "filter": 1, "download": 1, "curate": 1}
+"""How often a deletion reads each table by a request: extract again, since it has further captions of the URL."""
+TEXTS, DELETION, LISTINGS = 2, 130, 8
+"""Requests for a record or a page, which is erased and searched; of a deletion besides; and listings of the whole store."""
 REQUESTS, PER_SNAPSHOT, PER_VERSION, PER_SHARD = 4, 2, 24, 11
 """Requests to a store on S3: of the register, to read a snapshot and search it, of a next version and a shard of it."""
 NAMES = 1000
@@ -39,12 +45,12 @@ def command(file: Path, *, store: StoreUri = None, json: Json = False) -> int:
     out = console()
     for plan in plans:
         _show(plan, len(targets))
-    out.print(text("--delete-raw also reads everything that pairmill wrote, to search it"))
+    out.print(text("--delete-raw also reads what pairmill wrote elsewhere, to search it"))
     return 0
 
 
 def plan_takedown(store: Store, targets: Sequence[Target]) -> dict[str, Any]:
-    """Return what a takedown changes in a store, and about how many requests it takes without --delete-raw."""
+    """Return what a takedown changes in a store, and about how many requests it takes, also with --delete-raw."""
     seen = remember(store)
     lineage, search = Lineage(seen), Search(seen)
     datasets: dict[str, tuple[Manifest, list[Hit]]] = {}
@@ -62,6 +68,9 @@ def plan_takedown(store: Store, targets: Sequence[Target]) -> dict[str, Any]:
     searched = sum(one.stage in ("pack", "download") for one in lineage.manifests.values())
     pages = len(seen.entries("")) // NAMES + 1
     requests = pages + REQUESTS + len(lineage.manifests) + PER_SNAPSHOT * searched
+    requests += PER_VERSION * len(datasets) + PER_SHARD * len(shards)
+    tables, texts = list_tables(lineage, targets, set()), sum(map(is_text_object, seen.entries("")))
+    reads = sum(len(some) * READINGS.get(stage, 1) for stage, some in tables.every.items())
     return {
         "store": store.uri,
         "datasets": sorted(manifest.key for manifest, _ in datasets.values()),
@@ -71,8 +80,23 @@ def plan_takedown(store: Store, targets: Sequence[Target]) -> dict[str, Any]:
         "bytes": sum(shards.values()),
         "raw_images": sum(len(one.hits) for one in raw),
         "raw_shards": sum(len(one.parts) for one in raw),
-        "requests": requests + PER_VERSION * len(datasets) + PER_SHARD * len(shards),
+        "requests": requests,
+        "requests_to_delete": requests + reads + TEXTS * texts + LISTINGS * (pages - 1) + DELETION,
     }
+
+
+def estimate_requests(files: int, raw_shards: int, shards: int) -> int:
+    """Return the requests of a takedown of one pair with --delete-raw in a corpus.
+
+    Args:
+        files: source files; extract and filter have two tables of each.
+        raw_shards: download has two tables of each that are read, and curate two.
+        shards: those of the dataset; neither they nor the raw shards are read, nor their rows.
+    """
+    tables = 2 * sum(READINGS[stage] * files for stage in ("extract", "filter"))
+    tables += 2 * sum(READINGS[stage] * raw_shards for stage in ("download", "curate"))
+    objects = 5 * files + 6 * raw_shards + 3 * shards
+    return tables + TEXTS * files + LISTINGS * (objects // NAMES) + DELETION + PER_VERSION + PER_SHARD
 
 
 def _size_of(dataset: Manifest, shard: str) -> int:
@@ -91,4 +115,5 @@ def _show(plan: dict[str, Any], targets: int) -> None:
     out.print(text(f"  {shards} to write again, each read once before and once as the proof"))
     images, raw = format_quantity(plan["raw_images"], "image"), format_quantity(plan["raw_shards"], "raw shard")
     out.print(text(f"  {images} in {raw} that --delete-raw writes again"))
-    out.print(text(f"  about {format_quantity(plan['requests'], 'request')} to the store, if it is on S3"))
+    requests, more = format_quantity(plan["requests"], "request"), plan["requests_to_delete"]
+    out.print(text(f"  about {requests} to the store, if it is on S3; {more:,} with --delete-raw"))

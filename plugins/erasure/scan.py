@@ -12,12 +12,11 @@ from dataops.schema import MEANINGS, PERSONAL
 from dataops.shards.tar import read_samples
 from plugins.erasure.places import RecordKind, find_kind, is_text
 from plugins.erasure.text_search import TextSearch, is_short, may_be_name
-from plugins.erasure.traces import is_in
+from plugins.erasure.traces import WHOLE_BYTES, is_in
 from tasks.takedown.holders import Traces, What
 
 Finds = Counter[What]
 
-WHOLE_BYTES = 64 << 20
 SAMPLES_AT_ONCE = 2000
 WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".onnx", ".npy", ".npz", ".f32", ".ckpt"})
 """Suffixes of files of numbers, in which neither bytes nor text of a pair can be found."""

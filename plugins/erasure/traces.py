@@ -6,10 +6,12 @@ When a search finds nothing more, URLs and captions are deleted from it. Uids an
 search again, and `download` leaves out rows whose URL was erased.
 """
 
+import io
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +25,9 @@ from dataops.trace.requests import traces_name
 from tasks.takedown.holders import Traces
 
 logger = logging.getLogger(__name__)
+
+WHOLE_BYTES = 64 << 20
+"""Size of an object that is read, and searched, at once."""
 
 
 def put_traces(traces: Traces, store: Store, name: str) -> None:
@@ -55,20 +60,29 @@ def is_in(column: pa.ChunkedArray | pa.Array, values: set[str]) -> NDArray[np.bo
     return np.array(found.to_numpy(zero_copy_only=False), bool)
 
 
-def read_readable(store: Store, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+@contextmanager
+def open_whole(store: Store, name: str, size: int) -> Iterator[BinaryIO]:
+    """Open an object of this size that is read from begin to end: by one request, unless it is large."""
+    is_small = store.is_remote and size <= WHOLE_BYTES
+    with io.BytesIO(store.read(name)) if is_small else store.open_once(name) as file:
+        yield file
+
+
+def read_readable(store: Store, name: str, size: int, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield what `read_groups` yields; nothing, and a warning, for a damaged part, which a search reads as bytes."""
     try:
-        yield from read_groups(store, name, columns)
+        with open_whole(store, name, size) as file:
+            yield from read_groups(file, f"{store.uri}/{name}", columns)
     except CorruptPart as error:
         logger.warning("%s; its rows are not known", error)
 
 
-def read_groups(store: Store, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the row groups of a Parquet object one after the other, with those of the columns that it has.
+def read_groups(file: BinaryIO, where: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield the row groups of a Parquet file one after the other, with those of the columns that it has.
 
-    Raises: CorruptPart if it is damaged.
+    Raises: CorruptPart that names `where` if it is damaged.
     """
-    with store.open_once(name) as file, open_parquet(file, f"{store.uri}/{name}") as parquet:
+    with open_parquet(file, where) as parquet:
         names = [one for one in parquet.schema_arrow.names if one in columns]
         for group in range(parquet.metadata.num_row_groups):
             yield parquet.read_row_group(group, names)

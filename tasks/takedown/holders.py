@@ -64,13 +64,15 @@ class Searched:
     place: str
     files: int = 0
     bytes: int = 0
-    weights: int = 0
-    """Number of files of numbers, which were not read."""
+    weights_not_read: int = 0
+    """Number of files of numbers."""
+    proved: int = 0
+    """Number of those of the files that were read before, or of which an index proves that they hold no trace."""
     found: list[Found] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields of the report."""
-        return {"place": self.place, "files": self.files, "bytes": self.bytes, "weights_not_read": self.weights}
+        return {name: value for name, value in vars(self).items() if name != "found"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Scope:
     """All known stores; a search of the home folder leaves them out."""
     traces: str | None = None
     """Name in the store of the object with the traces, which workers read; None: this process alone searches."""
+    clean: frozenset[str] = frozenset()
+    """Objects of the store that hold no trace."""
 
 
 @dataclass

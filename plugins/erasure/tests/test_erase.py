@@ -167,7 +167,7 @@ def test_workers_collect_and_erase_what_one_process_does_and_get_names_only(copy
         record_request(store, request)
         context = Context(store, home, pool=pool)
         place = Place(traces_name(request.digest), (request.digest,), 1) if name == "workers" else None
-        traces = collect_traces(Lineage(store), targets, context, Traces(), place)
+        traces, _ = collect_traces(Lineage(store), targets, context, Traces(), place)
         put_traces(traces, store, traces_name(request.digest))
         assert erase_rows(Lineage(store), context, traces.uids, place)[1] == {}
         found.append((traces, {name: store.read(name) for name in store.names("curate") + store.names("extract")}))

@@ -113,7 +113,7 @@ def test_workers_find_what_one_process_finds_and_get_names_only(tmp_path):
     put_traces(traces, store, place.traces)
     alone, by_workers = (search_store(context, Sought(traces), Lineage(store), one) for one in (None, place))
     assert by_workers == alone
-    assert (alone.files, alone.weights, len(alone.found)) == (30, 1, 20)
+    assert (alone.files, alone.weights_not_read, len(alone.found)) == (30, 1, 20)
     assert erase_in_store(Lineage(store), context, Sought(traces), place) == (20, {})
     assert search_store(context, Sought(traces), Lineage(store), place).found == []
     assert len(pool.sizes) > 10

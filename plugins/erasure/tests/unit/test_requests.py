@@ -12,7 +12,7 @@ from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
 from plugins.erasure import command as takedown
-from plugins.erasure.plan_command import plan_takedown
+from plugins.erasure.plan_command import LISTINGS, READINGS, estimate_requests, plan_takedown
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
 from tasks.lineage.inventory import Inventory, delete_snapshot
@@ -75,7 +75,7 @@ class CountingStore(FolderStore):
 class Project:
     """A store of which each request is counted, with a dataset of some pairs."""
 
-    def __init__(self, folder, pairs, monkeypatch):
+    def __init__(self, folder, pairs, monkeypatch, more=()):
         self.home, self.store = folder, CountingStore(folder / "store")
         self.pairs = [pair(n, data=n.to_bytes(3) * 9) for n in range(pairs)]
         folder.mkdir(exist_ok=True)
@@ -84,7 +84,7 @@ class Project:
         monkeypatch.setattr("tasks.engine.map_parts.open_store", lambda uri: self.store)
         monkeypatch.setattr(takedown, "Context", partial(Context, pool=InlineExecutor()))
         monkeypatch.setattr(takedown, "known_stores", lambda *_: [self.store])
-        made = chain(self.store, self.pairs, 2)
+        made = chain(self.store, [*self.pairs, *more], 2)
         self.upstream = [made["curate"], made["download"]]
 
     def context(self, run_id="run"):
@@ -182,6 +182,29 @@ def test_the_requests_of_a_night_are_deleted_and_searched_in_one_pass(tmp_path, 
         assert [report["search"]["found"] for report in reports] == [[]] * number
         assert not {row["url"] for row in read_parts(store, project.run()).to_pylist()} & {*urls}
     assert counted[1] < 1.5 * counted[0], counted
+
+
+def test_a_deletion_reads_each_table_once_and_no_shard(tmp_path, monkeypatch, capsys):
+    took, url = list[int](), pair(7)["url"]
+    for shards in (FEWER, SHARDS):
+        again = pair(1000, "page_opt_out", "extract", url=url, caption="the same image on another page")
+        project = Project(tmp_path / str(shards), 2 * shards, monkeypatch, [again])
+        project.run()
+        store = project.store
+        planned = plan_takedown(store, [Target("url", url)])["requests_to_delete"]
+        store.count()
+        (report,) = project.take_down_all(capsys, [url], delete_raw=True)
+        assert sum(names > 5 * shards for names in store.listed) == LISTINGS
+        took.append(store.count())
+        assert abs(planned - took[-1]) <= took[-1] / 10
+        erased = report["search"]["erased"]["rows"]
+        assert {name.partition("/")[0]: rows for name, rows in erased.items()} == {"extract": 1, "curate": 1}
+        assert (report["search"]["found"], report["incomplete"]) == ([], False)
+        assert report["search"]["searched"][0]["proved"] > 9 * shards
+    # of a shard, extract and filter have one table here, of a source file two
+    each = READINGS["extract"] + READINGS["filter"] + 2 * READINGS["download"] + 2 * READINGS["curate"]
+    assert (took[1] - took[0]) / (SHARDS - FEWER) == each
+    assert estimate_requests(0, 1000, 900) - estimate_requests(0, 0, 0) == 1000 * each - 3 * 1000 + LISTINGS * 8
 
 
 def test_ten_versions_that_share_a_shard_cost_one_rewrite_and_are_deleted_one_by_one(tmp_path, monkeypatch, capsys):
