@@ -38,7 +38,7 @@ _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 """A terminal's command that begins or ends a style."""
 
 
-class _PlainConsole(Console):
+class Output(Console):
     """A console that prints strings as they are: no markup, no emoji names, control characters escaped.
 
     Lines have no trailing spaces: Rich pads the cells of a table's last column.
@@ -64,6 +64,14 @@ class _PlainConsole(Console):
                 super().print()
         self.file.write("\n".join(map(_strip_end, captured.get().split("\n"))))
         self.file.flush()
+
+    def write(self, line: str, style: str = "") -> None:
+        """Print a line, escaped, which the terminal wraps."""
+        self.print(text(line, style), soft_wrap=True)
+
+    def message(self, line: str, style: str = "") -> None:
+        """Print a line of our own, which names the command as the user typed it."""
+        self.write(name_command(line), style)
 
     def _print_blocks(self, table: Table) -> None:
         """Print each row as its first cell, and below it the others with the names of their columns, none cut off."""
@@ -101,19 +109,14 @@ def _escape(line: str) -> str:
     return "\n" * (len(line) - len(body)) + escape_for_display(body)
 
 
-def console(width: int | None = None) -> Console:
+def console(width: int | None = None) -> Output:
     """Return a console for standard output, with colours only on a terminal, whose columns it has by default."""
-    return _PlainConsole(width or (None if sys.stdout.isatty() else WIDTH))
+    return Output(width or (None if sys.stdout.isatty() else WIDTH))
 
 
 def text(line: str, style: str = "") -> Text:
     """Return a line to print, escaped: text from the web, a store or a server must not control the terminal."""
     return Text(_escape(line), style=style)
-
-
-def message(line: str, style: str = "") -> Text:
-    """Return a line of our own to print, which names the command as the user typed it."""
-    return text(name_command(line), style)
 
 
 def new_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
@@ -164,11 +167,11 @@ def score_cells(row: Mapping[str, Any]) -> list[str]:
     return [value, interval, chance, f"{row['n']:,}"]
 
 
-def show_links(links: Mapping[str, str], out: Console) -> None:
+def show_links(links: Mapping[str, str], out: Output) -> None:
     """Print the URLs of pages by name, without those that the page of a version links to as well."""
     for name, link in sorted(links.items()):
         if name not in LINKED_PAGES:
-            out.print(text(f"  {name}: {link}"), soft_wrap=True)
+            out.write(f"  {name}: {link}")
 
 
 def first_page(server: ServiceStatus) -> str:

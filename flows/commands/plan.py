@@ -12,7 +12,7 @@ from dataops.formatting import format_bytes, format_quantity, format_seconds
 from dataops.process import count_cores
 from dataops.stages import StageName
 from flows.commands.options import Json, Settings
-from flows.commands.output import console, message, new_table, print_json, text
+from flows.commands.output import console, new_table, print_json, text
 from flows.config import load_config
 from flows.planning.plan import PlannedStage, RunPlan, plan_run
 from infra.local import services
@@ -45,7 +45,7 @@ def plan(
     except NothingLeft as nothing:  # a dataset that grows
         found = RunPlan(config.name, config.store.uri, workers, [])
         if not json:
-            console().print(message(f"nothing to do: {nothing}"), soft_wrap=True)
+            console().message(f"nothing to do: {nothing}")
             return 0
     expected = [one for describe in plugins.load("forecasts").values() for one in describe(config, found, target)]
     if target is not None and not expected:
@@ -57,7 +57,7 @@ def plan(
         return 0
     _print(found)
     for one in expected:
-        console().print(text(one["text"]), soft_wrap=True)
+        console().write(one["text"])
     return 0
 
 
@@ -81,36 +81,34 @@ def _print(plan: RunPlan) -> None:
     out.print(table)
     for one in plan.stages:
         if one.action == "reuse" and one.why:
-            out.print(text(f"{one.stage}: {one.why[0]}; --force {one.stage} makes it again"), soft_wrap=True)
+            out.write(f"{one.stage}: {one.why[0]}; --force {one.stage} makes it again")
     made = [one for one in plan.stages if one.action != "reuse"]
     if not made:
-        out.print(message("\nnothing to do: every stage is reused"))
+        out.message("\nnothing to do: every stage is reused")
         return
-    out.print(text("\nWhy", "bold"))
+    out.write("\nWhy", "bold")
     for one in made:
         for number, why in enumerate(_reasons(one)):
-            out.print(text(f"{one.stage if not number else '':<10}{why}"), soft_wrap=True)
+            out.write(f"{one.stage if not number else '':<10}{why}")
     _print_total(plan, made)
     for one in made:
         if one.warning:
-            out.print(text(f"{one.stage}: {one.warning}", "bold"), soft_wrap=True)
+            out.write(f"{one.stage}: {one.warning}", "bold")
 
 
 def _print_total(plan: RunPlan, made: Sequence[PlannedStage]) -> None:
     out, total = console(), plan.total()
-    out.print(text("\nWhat it takes", "bold"))
+    out.write("\nWhat it takes", "bold")
     for run in dict.fromkeys(one.estimate.run for one in made if one.estimate.run):
         stages = ", ".join(one.stage for one in made if one.estimate.run == run)
-        out.print(text(f"{stages}: estimated by run {run}"), soft_wrap=True)
+        out.write(f"{stages}: estimated by run {run}")
     if total["unknown"]:
-        out.print(
-            text(f"{', '.join(total['unknown'])}: not known, as no run of this kind made it here"), soft_wrap=True
-        )
+        out.write(f"{', '.join(total['unknown'])}: not known, as no run of this kind made it here")
     if len(total["unknown"]) < len(made):
         about = "at most " if total["at_most"] else "~"
         time, stored = format_seconds(total["seconds"]), format_bytes(total["stored_bytes"], "B")
         workers = format_quantity(plan.workers, "worker")
-        out.print(text(f"total: {about}{time} with {workers}, ~{stored} in the store"), soft_wrap=True)
+        out.write(f"total: {about}{time} with {workers}, ~{stored} in the store")
 
 
 def _reasons(one: PlannedStage) -> list[str]:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from dataops.home import home
 from dataops.plugins import find
 from flows.commands.options import Json
-from flows.commands.output import console, first_page, message, new_table, print_json, print_waits, text
+from flows.commands.output import console, first_page, new_table, print_json, print_waits
 from infra.local import services
 from infra.local.services import ServiceStatus
 
@@ -73,9 +73,9 @@ def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:
         table.add_row(service.name, service.state, first_page(service) or service.url, str(service.pid or ""))
     out = console()
     out.print(table)
-    out.print(text(f"Home: {home()}"), soft_wrap=True)
+    out.write(f"Home: {home()}")
     for service in services:
         if service.login_file and service.state == "running":
             once = f"To see Prefect's pages, open {service.ui_url} and log in once with what is in {service.login_file}"
-            out.print(message(f"{once} (`pairmill status --show-login` prints it)."), soft_wrap=True)
+            out.message(f"{once} (`pairmill status --show-login` prints it).")
     return 0

@@ -11,8 +11,6 @@ from statistics import median
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.text import Text
 
 from dataops import plugins
 from dataops.errors import ConfigError, writing
@@ -24,7 +22,16 @@ from dataops.stages import STAGES, RunState
 from dataops.store import Store
 from dataops.trace.sources import count_filtered, list_named_sources
 from flows.commands.options import Json, OptionalName, StoreUri
-from flows.commands.output import console, first_of, message, new_table, print_json, score_cells, show_links, text
+from flows.commands.output import (
+    Output,
+    console,
+    first_of,
+    new_table,
+    print_json,
+    score_cells,
+    show_links,
+    text,
+)
 from flows.dataset_checks import complete_page, find_report
 from flows.records import (
     FINISHED,
@@ -111,7 +118,7 @@ def show_runs(records: Sequence[RunRecord], if_empty: str, *, as_json: bool) -> 
         print_json([{**r.model_dump(mode="json", include=fields), "state": r.actual_state()} for r in records])
         return 0
     if not records:
-        console().print(message(if_empty), soft_wrap=True)
+        console().message(if_empty)
         return 0
     table = new_table("Runs", "run", "state", "started", "stages", "model")
     for record in records:
@@ -161,7 +168,7 @@ def _show_version(version: Version, store: Store, *, as_json: bool) -> None:
             {**version.model_dump(mode="json"), "packs": [{"key": p.key, "pairs": p.counts.kept} for p in packs]}
         )
         return
-    console().print(text(version.describe()), soft_wrap=True)
+    console().write(version.describe())
     table = new_table("Packs", "key", "pairs", "shards", "bytes", right=["pairs", "shards", "bytes"])
     for pack in packs:
         shards = pack.named("", ".tar")
@@ -206,30 +213,25 @@ def show_run(record: RunRecord, store: Store, *, with_error: bool = True) -> Non
     _show_training(manifests, store, out)
     _show_scores(manifests, out)
     if with_error and record.attempts and record.attempts[-1].error:
-        out.print(Text("\n") + message(f"ended with: {record.attempts[-1].error.splitlines()[0]}"))
+        out.message(f"\nended with: {record.attempts[-1].error.splitlines()[0]}")
     if record.version:
-        out.print(Text("\n") + _describe_version(record, record.version, store), soft_wrap=True)
+        one = find_version(store, record.version)
+        out.write(f"\n{'' if one.run_id == record.run_id else 'Nothing was new. '}{one.describe()}")
     if record.model_version:
         facts = next((RegisterFacts.of(m) for m in manifests if m.stage == "register"), None)
         alias = f", alias {facts.alias}" if facts and facts.alias else ""
         gate = f" ({facts.gate})" if facts and facts.gate.startswith(NO_GATE) else ""
-        out.print(Text("\n") + text(f"Registered {record.model_version}{alias}{gate}"), soft_wrap=True)
+        out.write(f"\nRegistered {record.model_version}{alias}{gate}")
     elif any(manifest.stage == "pack" for manifest in manifests):  # the page of a version links to its dataset's
         whole = record.version or record.run_id
-        out.print(Text("\n") + message(f"dataset page: `pairmill show {whole} --open`"), soft_wrap=True)
+        out.message(f"\ndataset page: `pairmill show {whole} --open`")
     if not record.model_version and (trained := [m.key for m in manifests if m.stage == "train"]):
         command = f"pairmill export {trained[0]} --format open_clip --out FOLDER"
-        out.print(message(f"model: `{command}`"), soft_wrap=True)
+        out.message(f"model: `{command}`")
     show_links(record.model_links, out)
 
 
-def _describe_version(record: RunRecord, name: str, store: Store) -> Text:
-    """Return a line on what a run added to a dataset that grows."""
-    one = find_version(store, name)
-    return text(one.describe() if one.run_id == record.run_id else f"Nothing was new. {one.describe()}")
-
-
-def _show_attempts(record: RunRecord, out: Console) -> None:
+def _show_attempts(record: RunRecord, out: Output) -> None:
     """Print the flow runs that worked on the run, if there was more than one."""
     if len(record.attempts) < 2:
         return
@@ -243,7 +245,7 @@ def _show_attempts(record: RunRecord, out: Console) -> None:
     out.print(table)
 
 
-def _show_funnel(manifests: Sequence[Manifest], out: Console) -> None:
+def _show_funnel(manifests: Sequence[Manifest], out: Output) -> None:
     """Print for each stage the rows in, kept and dropped, and the drop reasons."""
     stages = funnel_stages(manifests)
     if not stages:
@@ -257,7 +259,7 @@ def _show_funnel(manifests: Sequence[Manifest], out: Console) -> None:
     out.print(table)
 
 
-def _show_sources(manifests: Sequence[Manifest], out: Console) -> None:
+def _show_sources(manifests: Sequence[Manifest], out: Output) -> None:
     """Print the pairs that extract and filter kept of each named source, and that the dataset has."""
     by_stage = {manifest.stage: manifest for manifest in manifests}
     packed = PackFacts.of(by_stage["pack"]).sources if "pack" in by_stage else {}
@@ -276,33 +278,33 @@ def _show_sources(manifests: Sequence[Manifest], out: Console) -> None:
     out.print(table)
 
 
-def _show_checks(report: CheckReport | None, out: Console) -> None:
+def _show_checks(report: CheckReport | None, out: Output) -> None:
     """Print the checks of the dataset that failed, and how many passed; `--json` has all."""
     if report is None or not report.results:
         return
     out.print()
-    out.print(text(f"Checks: {report.verdict}"), soft_wrap=True)
+    out.write(f"Checks: {report.verdict}")
     for result in report.failed:
-        out.print(text(f"  {result.check} ({result.outcome}): {result.text}"), soft_wrap=True)
+        out.write(f"  {result.check} ({result.outcome}): {result.text}")
 
 
-def _show_unreadable_sources(manifests: Sequence[Manifest], out: Console) -> None:
+def _show_unreadable_sources(manifests: Sequence[Manifest], out: Output) -> None:
     """Print the source files that could not be read, and how many records of the others could not be used."""
     facts = next((ExtractFacts.of(m) for m in manifests if m.stage == "extract"), ExtractFacts())
     if failed := facts.failed_files:
         out.print()
         files = format_quantity(facts.files, "file")
-        out.print(text(f"extract left out {len(failed)} of {files} that could not be read:"))
+        out.write(f"extract left out {len(failed)} of {files} that could not be read:")
         for file, why in first_of(failed, LISTED):
-            out.print(text(f"  {file}: {why}"), soft_wrap=True)
+            out.write(f"  {file}: {why}")
     if damages := facts.damages:
         counts = format_counts(Counter(damages).most_common())
         out.print()
         where = "(`pairmill show KEY --json` lists where)"
-        out.print(message(f"extract could not use, or not wholly: {counts} {where}"))
+        out.message(f"extract could not use, or not wholly: {counts} {where}")
 
 
-def _show_scores(manifests: Sequence[Manifest], out: Console) -> None:
+def _show_scores(manifests: Sequence[Manifest], out: Output) -> None:
     """Print zero-shot and retrieval scores with their 99.5% intervals and the chance level."""
     metrics = next((EvaluateFacts.of(m).metrics for m in manifests if m.stage == "evaluate"), None)
     if not metrics:  # the run has not come to its evaluation, or names no suite
@@ -315,10 +317,10 @@ def _show_scores(manifests: Sequence[Manifest], out: Console) -> None:
     out.print(table)
     for task, result in metrics.items():
         if (row := result.get("contamination")) and row["overlap"]:
-            out.print(text(f"{task}: {format_overlap(row)}"))
+            out.write(f"{task}: {format_overlap(row)}")
 
 
-def _show_training(manifests: Sequence[Manifest], store: Store, out: Console) -> None:
+def _show_training(manifests: Sequence[Manifest], store: Store, out: Output) -> None:
     """Print the speed and the memory of the training: medians over its log intervals, and the last memory."""
     manifest = next((m for m in manifests if m.stage == "train" and m.named(THROUGHPUT)), None)
     if manifest is None:
@@ -334,7 +336,7 @@ def _show_training(manifests: Sequence[Manifest], store: Store, out: Console) ->
         if name in rows[-1]:
             figures.append(f"{rows[-1][name]:.1f} GB {what}")
     out.print()
-    out.print(text(f"training: {', '.join(figures)}"), soft_wrap=True)
+    out.write(f"training: {', '.join(figures)}")
 
 
 def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
@@ -345,10 +347,10 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
         print_json(manifest.model_dump(mode="json") | checks)
         return
     out = console()
-    out.print(text(f"{manifest.stage}/{manifest.key} in {store.uri}, made {manifest.created_at}", style="bold"))
-    out.print(text(f"content digest {manifest.content_digest}"))
+    out.write(f"{manifest.stage}/{manifest.key} in {store.uri}, made {manifest.created_at}", "bold")
+    out.write(f"content digest {manifest.content_digest}")
     for source in first_of(manifest.inputs, LISTED):
-        out.print(text(f"made from {source.stage}/{source.key} ({source.digest[:16]})"), soft_wrap=True)
+        out.write(f"made from {source.stage}/{source.key} ({source.digest[:16]})")
     _print_rest(len(manifest.inputs), "inputs", manifest, out)
     table = new_table("Parts", "name", "rows", "bytes", "sha256", right=["rows", "bytes"])
     for part in first_of(manifest.parts, LISTED):
@@ -362,15 +364,13 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
     _show_training([manifest], store, out)
 
 
-def _print_rest(number: int, kind: str, manifest: Manifest, out: Console) -> None:
+def _print_rest(number: int, kind: str, manifest: Manifest, out: Output) -> None:
     """Print how many inputs or parts are not listed, and which command lists them."""
     if number > LISTED + 1:
-        out.print(
-            message(f"and {number - LISTED:,} more {kind}: `pairmill show {manifest.key} --json` lists all {number:,}")
-        )
+        out.message(f"and {number - LISTED:,} more {kind}: `pairmill show {manifest.key} --json` lists all {number:,}")
 
 
-def _show_contents(manifest: Manifest, out: Console) -> None:
+def _show_contents(manifest: Manifest, out: Output) -> None:
     """Print the most frequent languages, hosts, licences, crawls and sizes of a dataset."""
     if manifest.stage != "pack":
         return
@@ -379,7 +379,7 @@ def _show_contents(manifest: Manifest, out: Console) -> None:
     for kind in ("languages", "hosts", "licenses", "crawls", "sizes"):
         counted: Mapping[str, int] = getattr(facts, kind)
         counts = format_counts((name or "none", number) for name, number in list(counted.items())[:CONTENTS])
-        out.print(text(f"{kind:<10} {counts}" + (", …" if len(counted) > CONTENTS else "")), soft_wrap=True)
+        out.write(f"{kind:<10} {counts}" + (", …" if len(counted) > CONTENTS else ""))
 
 
 PAGED = ("pack", "download", "filter", "curate", "extract", "train")

@@ -10,7 +10,7 @@ from dataops.errors import ConfigError, CorruptPart
 from dataops.formatting import format_quantity
 from dataops.regular_files import read_bytes
 from flows.commands.options import Json, Name, StoreUri
-from flows.commands.output import console, print_json, text
+from flows.commands.output import console, print_json
 from infra.local import services
 
 VERIFIER = Path(__file__).with_name("verify_claim.py")
@@ -58,11 +58,9 @@ def claim(
 
 def _show(answer: dict[str, Any]) -> None:
     out = console()
-    out.print(text(f"{answer['name']}: {_conclude(answer)}", style="bold"), soft_wrap=True)
+    out.write(f"{answer['name']}: {_conclude(answer)}", "bold")
     if answer["not_compared"]:
-        out.print(
-            text(f"  only its bytes were compared, since it is no image: {answer['not_compared']}"), soft_wrap=True
-        )
+        out.write(f"  only its bytes were compared, since it is no image: {answer['not_compared']}")
     for dataset in answer["datasets"]:
         lines = [f"  dataset {dataset['key']}: {_MEANINGS[dataset['answer']]}"]
         if dataset["pairs"]:
@@ -78,15 +76,12 @@ def _show(answer: dict[str, Any]) -> None:
                 if row.get(name)
             ]
         for line in lines:
-            out.print(text(line), soft_wrap=True)
+            out.write(line)
     if answer["started_from"]:
         names = ", ".join(answer["started_from"])
-        out.print(
-            text(f"  the training started from weights whose data are not known here: {names}"),
-            soft_wrap=True,
-        )
+        out.write(f"  the training started from weights whose data are not known here: {names}")
     if answer["file"]:
-        out.print(text(f"  signed: {answer['file']}; python {VERIFIER.name} verifies it"), soft_wrap=True)
+        out.write(f"  signed: {answer['file']}; python {VERIFIER.name} verifies it")
 
 
 _SHOWN = ("page_url", "license", "fetched_at", "opt_out")
@@ -125,7 +120,7 @@ def verify(
     if json:
         print_json({"file": str(file), "used": statement["used"], "subject": statement["subject"], "valid": True})
     else:
-        console().print(text(f"{file}: valid: {statement['name']}: {_conclude(statement)}"), soft_wrap=True)
+        console().write(f"{file}: valid: {statement['name']}: {_conclude(statement)}")
     return 0
 
 
@@ -157,5 +152,5 @@ def stamp(
         print_json({"stamped_at": stamped_at.isoformat(), "files": [str(file) for file in files]})
     else:
         rows = format_quantity(roots.count(b"\n"), "root")
-        console().print(text(f"{rows} existed at {stamped_at.isoformat()}: {files[0]}, {files[1]}"), soft_wrap=True)
+        console().write(f"{rows} existed at {stamped_at.isoformat()}: {files[0]}, {files[1]}")
     return 0

@@ -5,7 +5,7 @@ from typing import Any
 
 from dataops.errors import ConfigError
 from flows.commands.options import Json
-from flows.commands.output import console, print_json, text
+from flows.commands.output import console, print_json
 from plugins.corpus_plan.corpus import Prices, plan_operations, plan_stages
 from plugins.corpus_plan.costs import load_costs
 
@@ -25,7 +25,7 @@ def plan_corpus(*pairs: float, cores: int = Prices.cores, json: Json = False) ->
         print_json({"prices": asdict(prices), "costs": asdict(load_costs()), "plans": found})
     else:
         for one in found:
-            console().print(text(_format_table(one)), soft_wrap=True)
+            console().write(_format_table(one))
     return 0
 
 

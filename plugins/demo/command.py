@@ -18,7 +18,7 @@ from dataops.command_name import command_name
 from dataops.home import CHECKOUT
 from dataops.messages.waiting import waiting
 from flows.commands.options import Json, Settings
-from flows.commands.output import console, first_page, message, print_waits, text
+from flows.commands.output import console, first_page, print_waits
 from flows.commands.run import run_record, start_servers
 from flows.config import load_config
 from flows.records import RunRecord, create_run, load_run
@@ -68,7 +68,7 @@ def demo(
     if code == 0 and not json:
         record, _ = load_run(record.run_id, home)
         if quick:
-            console().print(text(_quick_note(web)), soft_wrap=True)
+            console().write(_quick_note(web))
         _print_next_commands(record, config, servers, time.monotonic() - started)
     return code
 
@@ -132,12 +132,12 @@ def _print_next_commands(
 ) -> None:
     out = console()
     out.print()
-    out.print(message(f"Done in {seconds:.0f} s. These servers keep running until `pairmill down`:"))
+    out.message(f"Done in {seconds:.0f} s. These servers keep running until `pairmill down`:")
     for server in servers:
         page = record.model_links.get("runs", "") if server.name == "mlflow" else ""
-        out.print(text(f"  {server.name:<8} {page or first_page(server)}"), soft_wrap=True)
+        out.write(f"  {server.name:<8} {page or first_page(server)}")
     if any(server.login_file for server in servers):
-        out.print(message("Prefect's pages ask once for a login: `pairmill status --show-login` prints it."))
+        out.message("Prefect's pages ask once for a login: `pairmill status --show-login` prints it.")
     out.print()
     out.print("Open next:", highlight=False)
     name = command_name()
@@ -150,7 +150,7 @@ def _print_next_commands(
     }
     width = max(map(len, commands))
     for command, effect in commands.items():
-        out.print(text(f"  {command:<{width}}  # {effect}"), soft_wrap=True)
+        out.write(f"  {command:<{width}}  # {effect}")
 
 
 def _options(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from flows.commands.options import Json
-from flows.commands.output import console, message, new_table, print_json, print_waits, text
+from flows.commands.output import console, new_table, print_json, print_waits, text
 from plugins.deployment.request import DeployedObject, DeployRequest
 
 
@@ -84,22 +84,19 @@ def show_deployed(rows: Sequence[DeployedObject], workers: Sequence[str], *, as_
         out.print()
     for row in rows:
         if row.kind == "deployment":
-            out.print(text(f"{row.name:<24} {row.url}"), soft_wrap=True)
+            out.write(f"{row.name:<24} {row.url}")
     out.print()
-    out.print(message(f"Flow runs need workers. To start them on this machine: {workers[0]}"), soft_wrap=True)
+    out.message(f"Flow runs need workers. To start them on this machine: {workers[0]}")
     if not workers[1:]:
-        out.print(
-            text(
-                "Workers on other machines cannot reach the Prefect server, which listens on this machine only. Start"
-                " servers that they reach (infra/compose.yaml), name them in PREFECT_API_URL and MLFLOW_TRACKING_URI,"
-                " and deploy again."
-            ),
-            soft_wrap=True,
+        out.write(
+            "Workers on other machines cannot reach the Prefect server, which listens on this machine only. Start"
+            " servers that they reach (infra/compose.yaml), name them in PREFECT_API_URL and MLFLOW_TRACKING_URI,"
+            " and deploy again."
         )
         return 0
-    out.print(text("On other machines, in a checkout, with the server's login in PREFECT_API_AUTH_STRING:"))
+    out.write("On other machines, in a checkout, with the server's login in PREFECT_API_AUTH_STRING:")
     for command in workers[1:]:
-        out.print(text(f"  {command}"), soft_wrap=True)
+        out.write(f"  {command}")
     return 0
 
 
@@ -110,7 +107,7 @@ def show_removed(names: Sequence[str], *, as_json: bool) -> int:
         return 0
     out = console()
     for name in names:
-        out.print(text(f"removed {name}"))
+        out.write(f"removed {name}")
     if not names:
         out.print("nothing was deployed for this config")
     return 0

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from dataops.errors import ConfigError, writing
 from dataops.formatting import format_quantity
 from flows.commands.options import Json, Name, StoreUri
-from flows.commands.output import console, print_json, text
+from flows.commands.output import console, print_json
 from infra.local import services
 from plugins.disclosure.bom import SPECIFICATION, write_bom
 from plugins.disclosure.subject import find_subject
@@ -48,8 +48,8 @@ def bom(what: str, out: Path, home: Path, store_uri: str | None, *, as_json: boo
         return 0
     screen = console()
     counted = format_quantity(len(components), "component")
-    screen.print(text(f"{subject.name}: CycloneDX {SPECIFICATION}, valid, {counted}"), soft_wrap=True)
+    screen.write(f"{subject.name}: CycloneDX {SPECIFICATION}, valid, {counted}")
     for one in components:
-        screen.print(text(f"  {one['type']} {one['name']}"), soft_wrap=True)
-    screen.print(text(f"wrote {out}"), soft_wrap=True)
+        screen.write(f"  {one['type']} {one['name']}")
+    screen.write(f"wrote {out}")
     return 0

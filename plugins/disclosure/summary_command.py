@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from dataops.errors import ConfigError, writing
 from dataops.formatting import format_quantity
 from flows.commands.options import Json, Name, StoreUri
-from flows.commands.output import console, message, new_table, text
+from flows.commands.output import console, new_table
 from infra.local import services
 from plugins.disclosure.pages import render_html, render_markdown
 from plugins.disclosure.provider_facts import read_facts
@@ -72,12 +72,12 @@ def summary(
 
 def _print(made: Summary, out: Path | None) -> None:
     screen = console()
-    screen.print(text(f"{made.name}: {format_quantity(made.pairs, 'pair')}. {count_states(made)}"), soft_wrap=True)
+    screen.write(f"{made.name}: {format_quantity(made.pairs, 'pair')}. {count_states(made)}")
     if opened := describe_open(made.list_open()):
         table = new_table("Open fields", "section", "key", "to be filled by")
         for field in opened:
             table.add_row(field["section"], field["field"], field["who"])
         screen.print(table)
         hint = "State them in the table [summary] of a TOML file, and pass it: `pairmill summary ... --facts FILE`"
-        screen.print(message(hint), soft_wrap=True)
-    screen.print(text(f"wrote {out}"), soft_wrap=True)
+        screen.message(hint)
+    screen.write(f"wrote {out}")

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flows.commands.options import Json
-from flows.commands.output import console, message, print_json
+from flows.commands.output import console, print_json
 from plugins.doctor.check import Check
 from plugins.doctor.diagnose import diagnose
 
@@ -36,7 +36,7 @@ def show_checks(checks: Sequence[Check], *, as_json: bool) -> int:
     out = console()
     for check in checks:
         mark = "ok" if check.ok else check.severity
-        out.print(message(f"{mark:>8}  {check.name}: {check.detail}"), soft_wrap=True)
+        out.message(f"{mark:>8}  {check.name}: {check.detail}")
         if not check.ok and check.remedy:
-            out.print(message(f"{'':>8}  remedy: {check.remedy}"), soft_wrap=True)
+            out.message(f"{'':>8}  remedy: {check.remedy}")
     return 2 if failed else 0

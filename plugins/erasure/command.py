@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from dataops import plugins
 from dataops.errors import ConfigError
@@ -28,7 +27,7 @@ from dataops.trace.requests import (
 )
 from dataops.trace.targets import Target
 from flows.commands.options import Json, StoreUri, Yes
-from flows.commands.output import console, print_json, text
+from flows.commands.output import Output, console, print_json
 from flows.config import load_config
 from flows.records import known_stores
 from infra.local import services
@@ -144,7 +143,7 @@ class _Work:
     letter: Letter
     targets: Sequence[Target]
     stores: Sequence[Store]
-    out: Console | None
+    out: Output | None
     executor: Executor
     """Workers that search."""
 
@@ -283,45 +282,45 @@ def _confirm(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _show_report(report: Mapping[str, Any], datasets: int, out: Console) -> None:
+def _show_report(report: Mapping[str, Any], datasets: int, out: Output) -> None:
     """Print what a takedown made, before it deletes anything."""
     request = report["request"]
     known = "recorded" if request["new"] else "already recorded"
     targets, unmatched = format_quantity(len(request["targets"]), "target"), report["unmatched"]
     title = f"Takedown {request['digest']} in {report['store']}: {targets}, {known}"
-    out.print(text(title, style="bold"), soft_wrap=True)
+    out.write(title, "bold")
     if not datasets:
-        out.print(text("No dataset has any of these pairs. Later runs leave them out."))
+        out.write("No dataset has any of these pairs. Later runs leave them out.")
     if unmatched:
         some = "; check them" if len(unmatched) <= LISTED else f"; check them, here the first {LISTED}"
         head = f"No pair and no raw image here matches {len(unmatched):,} of {targets}{some}:"
-        out.print(text(head, style="yellow"), soft_wrap=True)
+        out.write(head, "yellow")
         for target in unmatched[:LISTED]:
-            out.print(text(f"  {target}"), soft_wrap=True)
+            out.write(f"  {target}")
     for dataset in report["datasets"]:
         out.print()
         where = f"{format_quantity(dataset['pairs'], 'pair')} in {format_quantity(len(dataset['shards']), 'shard')}"
-        out.print(text(f"dataset {dataset['dataset']}: {where} ({', '.join(dataset['shards'][:8])})", style="bold"))
+        out.write(f"dataset {dataset['dataset']}: {where} ({', '.join(dataset['shards'][:8])})", "bold")
         if dataset["sources"]:
-            out.print(text(f"  by source: {format_counts(dataset['sources'].items())}"))
+            out.write(f"  by source: {format_counts(dataset['sources'].items())}")
         if dataset["trouble"]:
-            out.print(text(f"  NO NEXT VERSION: {dataset['trouble']}", style="red"), soft_wrap=True)
+            out.write(f"  NO NEXT VERSION: {dataset['trouble']}", "red")
         else:
             shards = (
                 f"{format_quantity(len(dataset['rewritten']), 'shard')} rewritten, {dataset['unchanged']} unchanged"
             )
-            out.print(text(f"  next version {dataset['next']}: {shards}", style="green"))
+            out.write(f"  next version {dataset['next']}: {shards}", "green")
         for line in dataset["proof"]:
-            out.print(text(f"  proof: {line}"), soft_wrap=True)
+            out.write(f"  proof: {line}")
         for uri in dataset["models_tagged"]:
-            out.print(text(f"  {uri} was trained on them: tagged in MLflow"))
+            out.write(f"  {uri} was trained on them: tagged in MLflow")
         for uri, why in dataset["models_not_tagged"].items():
-            out.print(text(f"  {uri} was trained on them: NOT TAGGED: {why}", style="red"), soft_wrap=True)
+            out.write(f"  {uri} was trained on them: NOT TAGGED: {why}", "red")
 
 
-def _show_end(report: Mapping[str, Any], report_name: str, out: Console) -> None:
+def _show_end(report: Mapping[str, Any], report_name: str, out: Output) -> None:
     """Print where the pairs were published, and the report."""
     for one in report["published"]:
         what = f"{one['name']} was published to {one['target']} at {one['published_at'] or one['began_at']}"
-        out.print(text(f"{what}: {one['remedy']}", style="yellow"), soft_wrap=True)
-    out.print(text(f"report: {report['store']}/{report_name}"), soft_wrap=True)
+        out.write(f"{what}: {one['remedy']}", "yellow")
+    out.write(f"report: {report['store']}/{report_name}")

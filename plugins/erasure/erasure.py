@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dataops.errors import ConfigError, PairmillError
 from dataops.formatting import format_counts, format_quantity
 from dataops.store import Store
 from dataops.trace.requests import traces_name
 from dataops.trace.targets import Target
-from flows.commands.output import text
+from flows.commands.output import Output
 from flows.records import read_record
 from plugins.erasure.batches import Place
 from plugins.erasure.collect import collect_traces
@@ -167,48 +165,46 @@ class Erasure:
         }
 
 
-def show(report: Mapping[str, Any], out: Console) -> None:
+def show(report: Mapping[str, Any], out: Output) -> None:
     """Print what was deleted, what is left, and the search."""
     out.print()
     if deleted := report["deleted"]:
         for key, number in deleted["raw_samples"].items():
-            out.print(text(f"deleted {format_quantity(number, 'sample')} from raw snapshot download/{key}"))
+            out.write(f"deleted {format_quantity(number, 'sample')} from raw snapshot download/{key}")
         for key in deleted["datasets"]:
-            out.print(text(f"deleted dataset version {key}"))
+            out.write(f"deleted dataset version {key}")
         if deleted["originals"]:
-            out.print(text(f"deleted {deleted['originals']:,} originals"))
+            out.write(f"deleted {deleted['originals']:,} originals")
         if deleted["leftovers"]:
-            out.print(text(f"deleted {format_quantity(deleted['leftovers'], 'object')} of unfinished work"))
+            out.write(f"deleted {format_quantity(deleted['leftovers'], 'object')} of unfinished work")
         for name, why in deleted["not_deleted"].items():
-            out.print(text(f"NOT deleted: {name}: {why}", style="red"), soft_wrap=True)
+            out.write(f"NOT deleted: {name}: {why}", "red")
     for key, number in report["raw_snapshots"].items():
-        out.print(text(f"raw snapshot download/{key} still has {number:,} of the images; --delete-raw deletes them"))
+        out.write(f"raw snapshot download/{key} still has {number:,} of the images; --delete-raw deletes them")
     for name, number in report["leftovers"].items():
-        out.print(
-            text(
-                f"{format_quantity(number, 'object')} of unfinished work in {name} may hold such images;"
-                " --delete-raw deletes them"
-            )
+        out.write(
+            f"{format_quantity(number, 'object')} of unfinished work in {name} may hold such images;"
+            " --delete-raw deletes them"
         )
     if report["search"]:
         _show_search(report["search"], out)
 
 
-def _show_search(search: Mapping[str, Any], out: Console) -> None:
+def _show_search(search: Mapping[str, Any], out: Output) -> None:
     erased = search["erased"]
     rows, snapshots = sum(erased["rows"].values()), len(erased["rows"])
     if rows:
         where = format_quantity(snapshots, "snapshot")
-        out.print(text(f"erased URL and caption of {format_quantity(rows, 'row')} in {where}"))
+        out.write(f"erased URL and caption of {format_quantity(rows, 'row')} in {where}")
     for number, what in (
         (erased["objects"], "other object of the store"),
         (erased["files"], "file of the home folder"),
     ):
         if number:
             many = what.replace("object", "objects").replace("file ", "files ")
-            out.print(text(f"erased from {format_quantity(number, what, many)}"))
+            out.write(f"erased from {format_quantity(number, what, many)}")
     for name, why in search["not_erased"].items():
-        out.print(text(f"NOT erased: {name}: {why}", style="red"), soft_wrap=True)
+        out.write(f"NOT erased: {name}: {why}", "red")
     out.print()
     for one in search["searched"]:
         size = f"{one['bytes'] / 1e6:,.1f} MB"
@@ -218,22 +214,20 @@ def _show_search(search: Mapping[str, Any], out: Console) -> None:
             if one["weights_not_read"]
             else ""
         )
-        out.print(
-            text(f"searched {one['place']}: {format_quantity(one['files'], 'file')}, {size}{weights}"), soft_wrap=True
-        )
+        out.write(f"searched {one['place']}: {format_quantity(one['files'], 'file')}, {size}{weights}")
     for name, why in search["could_not_search"].items():
-        out.print(text(f"NOT searched: {name}: {why}", style="red"), soft_wrap=True)
+        out.write(f"NOT searched: {name}: {why}", "red")
     for one in search["found"][:LISTED]:
         what = format_counts(one["found"].items())
-        out.print(text(f"FOUND in {one['place']}: {one['name']}: {what}", style="red"), soft_wrap=True)
-        out.print(text(f"  {one['remedy']}"), soft_wrap=True)
+        out.write(f"FOUND in {one['place']}: {one['name']}: {what}", "red")
+        out.write(f"  {one['remedy']}")
     if len(search["found"]) > LISTED:
-        out.print(text(f"and in {len(search['found']) - LISTED:,} more, which the report lists", style="red"))
+        out.write(f"and in {len(search['found']) - LISTED:,} more, which the report lists", "red")
     if not search["found"]:
-        out.print(text("found: no image, preview, caption or URL of the removed pairs", style="green"))
-    out.print(text("out of reach of this search:"))
+        out.write("found: no image, preview, caption or URL of the removed pairs", "green")
+    out.write("out of reach of this search:")
     for line in search["out_of_reach"]:
-        out.print(text(f"  {line}"), soft_wrap=True)
+        out.write(f"  {line}")
 
 
 def _list_copies(store: Store) -> list[tuple[str, str]]:

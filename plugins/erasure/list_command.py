@@ -77,7 +77,7 @@ def list_takedowns(
 def _show(rows: Sequence[dict[str, Any]], urgent: Sequence[dict[str, Any]], csv: Path | None, days: int | None) -> None:
     out = console()
     if not rows:
-        out.print(text("No takedown is recorded."))
+        out.write("No takedown is recorded.")
         return
     table = new_table("Takedown requests", "request", "state", "received", "due", "completed", "days", "targets", "by",
                       right=["days", "targets"])  # fmt: skip
@@ -88,11 +88,11 @@ def _show(rows: Sequence[dict[str, Any]], urgent: Sequence[dict[str, Any]], csv:
                       text(row["requested_by"]))  # fmt: skip
     out.print(table)
     if csv:
-        out.print(text(f"written: {csv}"), soft_wrap=True)
+        out.write(f"written: {csv}")
     if days is not None:
         within = format_quantity(days, "day")
         for row in urgent:
             line = f"takedown {row['request']} is {row['state']}, due {row['due']}: pairmill takedown FILE --delete-raw"
-            out.print(text(line, style="red"), soft_wrap=True)
+            out.write(line, "red")
         if not urgent:
-            out.print(text(f"No open request is due within {within}."))
+            out.write(f"No open request is due within {within}.")

@@ -10,7 +10,7 @@ from dataops.store import Store
 from dataops.trace.requests import select_requests
 from dataops.trace.targets import Target
 from flows.commands.options import Json, StoreUri
-from flows.commands.output import console, print_json, text
+from flows.commands.output import console, print_json
 from flows.records import known_stores
 from infra.local import services
 from plugins.erasure.collect import list_tables
@@ -45,7 +45,7 @@ def command(file: Path, *, store: StoreUri = None, json: Json = False) -> int:
     out = console()
     for plan in plans:
         _show(plan, len(targets))
-    out.print(text("--delete-raw also reads what pairmill wrote elsewhere, to search it"))
+    out.write("--delete-raw also reads what pairmill wrote elsewhere, to search it")
     return 0
 
 
@@ -105,15 +105,11 @@ def _size_of(dataset: Manifest, shard: str) -> int:
 
 def _show(plan: dict[str, Any], targets: int) -> None:
     out = console()
-    out.print(
-        text(f"Takedown of {format_quantity(targets, 'target')} in {plan['store']}", style="bold"), soft_wrap=True
-    )
+    out.write(f"Takedown of {format_quantity(targets, 'target')} in {plan['store']}", "bold")
     shards = f"{format_quantity(plan['shards'], 'shard')} ({format_bytes(plan['bytes'], 'B')})"
-    out.print(
-        text(f"  {format_quantity(plan['pairs'], 'pair')} in {format_quantity(len(plan['datasets']), 'dataset')}")
-    )
-    out.print(text(f"  {shards} to write again, each read once before and once as the proof"))
+    out.write(f"  {format_quantity(plan['pairs'], 'pair')} in {format_quantity(len(plan['datasets']), 'dataset')}")
+    out.write(f"  {shards} to write again, each read once before and once as the proof")
     images, raw = format_quantity(plan["raw_images"], "image"), format_quantity(plan["raw_shards"], "raw shard")
-    out.print(text(f"  {images} in {raw} that --delete-raw writes again"))
+    out.write(f"  {images} in {raw} that --delete-raw writes again")
     requests, more = format_quantity(plan["requests"], "request"), plan["requests_to_delete"]
-    out.print(text(f"  about {requests} to the store, if it is on S3; {more:,} with --delete-raw"))
+    out.write(f"  about {requests} to the store, if it is on S3; {more:,} with --delete-raw")

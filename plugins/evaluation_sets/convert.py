@@ -50,7 +50,7 @@ def convert(
     written = [_write(output / language, kinds[kind], samples, lists) for language, samples, lists in found]
     if not written:
         raise ConfigError(f"{source}: none of the languages {', '.join(languages)}")
-    console().print(f"{len(written)} sets of {sum(written):,} images in {output}", soft_wrap=True, markup=False)
+    console().write(f"{len(written)} sets of {sum(written):,} images in {output}")
     return 0
 
 

@@ -14,7 +14,7 @@ from dataops.formatting import format_percent, format_quantity
 from dataops.parquet import read_parquet
 from dataops.regular_files import check_regular
 from flows.commands.options import Json, Name
-from flows.commands.output import console, new_table, print_json, score_cells, text
+from flows.commands.output import console, new_table, print_json, score_cells
 from infra.local import services
 from plugins.evaluation_sets.robustness import effective_robustness
 from tasks.evaluate.report import report_html
@@ -75,7 +75,7 @@ def evaluate(
         print_json(_as_json(sets, found, other, compared, page))
     else:
         _show(sets, found, other, compared)
-        console().print(text(f"Page with example images: {page}"), soft_wrap=True)
+        console().write(f"Page with example images: {page}")
     return 0
 
 
@@ -134,12 +134,12 @@ def _show(suite: Suite, found: Evaluation, other: Evaluation | None, compared: M
     out.print()
     for name, result in found.metrics.items():
         if shift := result.get("robustness"):
-            out.print(text(f"{name}: {100 * shift['gap']:.2f} points below {shift['base']}"))
+            out.write(f"{name}: {100 * shift['gap']:.2f} points below {shift['base']}")
     for name, value in (effective_robustness_by_set(found, other) if other else {}).items():
-        out.print(text(f"{name}: effective robustness against the other model {100 * value:+.2f} points"))
+        out.write(f"{name}: effective robustness against the other model {100 * value:+.2f} points")
     for name, result in found.metrics.items():
         if row := result.get("contamination"):
-            out.print(text(f"{name}: {format_overlap(row)}"))
+            out.write(f"{name}: {format_overlap(row)}")
     _show_average(suite, found)
 
 
@@ -162,9 +162,9 @@ def _show_average(suite: Suite, found: Evaluation) -> None:
     mean = average_metrics(found.metrics, suite)
     of = mean["tasks"] + len(mean["missing"])
     average = format_percent(mean["value"], sign="", missing="")
-    console().print(text(f"Average over {mean['tasks']} of {format_quantity(of, 'set')}: {average}"))
+    console().write(f"Average over {mean['tasks']} of {format_quantity(of, 'set')}: {average}")
     for name, reason in mean["missing"].items():
-        console().print(text(f"  without {name}: {reason}"), soft_wrap=True)
+        console().write(f"  without {name}: {reason}")
 
 
 COLUMNS = ("uid", "evaluation_set", "member")

@@ -15,7 +15,7 @@ from dataops.escaping import escape_controls
 from dataops.formatting import format_bytes, format_percent, format_quantity, format_seconds
 from dataops.store import Store
 from flows.commands.options import Json, Name, StoreUri
-from flows.commands.output import console, message, new_table, print_json, text
+from flows.commands.output import console, new_table, print_json
 from flows.commands.run import run_record, start_servers
 from flows.interruption import EXIT_CODES
 from flows.records import create_run, known_stores, load_run
@@ -123,9 +123,9 @@ def _show_plan(found: Experiment, *, as_json: bool) -> int:
         )
     out.print(table)
     stages = f"{format_quantity(len(estimates), 'stage')} to make in {format_quantity(len(plans), 'run')}"
-    out.print(text(f"{stages}: ~{format_seconds(seconds)}, ~{format_bytes(stored, 'B')} in the store"), soft_wrap=True)
+    out.write(f"{stages}: ~{format_seconds(seconds)}, ~{format_bytes(stored, 'B')} in the store")
     if unknown:
-        out.print(text(f"not known, as no run of this kind made it here: {', '.join(unknown)}"), soft_wrap=True)
+        out.write(f"not known, as no run of this kind made it here: {', '.join(unknown)}")
     return 0
 
 
@@ -167,11 +167,11 @@ def _show_result(result: Result, record: Record, store: Store, page: Path | None
             table.add_row(*row)
         out.print(table)
     out.print()
-    out.print(message(result.decision, "bold"), soft_wrap=True)
+    out.message(result.decision, "bold")
     if result.adopt:
-        out.print(message(f"adopt it: {describe_adoption(result)}"), soft_wrap=True)
+        out.message(f"adopt it: {describe_adoption(result)}")
     for note in result.notes:
-        out.print(message(note), soft_wrap=True)
+        out.message(note)
     return 0
 
 

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from flows.commands.options import Json, Name, StoreUri
-from flows.commands.output import console, print_json, text
+from flows.commands.output import console, print_json
 from flows.records import find_snapshot
 from infra.local import services
 from tasks.engine.scratch_folders import scratch_folder
@@ -51,8 +51,8 @@ def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, 
         print_json({"model": model, "format": form, "out": str(out), "files": listed, "use": use})
     else:
         for file in files:
-            console().print(text(f"{file}  {file.stat().st_size:,} bytes"), soft_wrap=True)
-        console().print(text(use), soft_wrap=True)
+            console().write(f"{file}  {file.stat().st_size:,} bytes")
+        console().write(use)
     return 0
 
 

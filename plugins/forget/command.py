@@ -13,7 +13,7 @@ from dataops.stages import StageName
 from dataops.store import Store
 from dataops.trace.requests import FOLDER, list_requests
 from flows.commands.options import Json, Name, StoreUri
-from flows.commands.output import console, print_json, text
+from flows.commands.output import console, print_json
 from infra.local import services
 from plugins.forget.card import ForgetFacts
 from plugins.forget.replay import Base, Plan, hash_uids, load_base, plan_replay, read_places
@@ -119,11 +119,11 @@ def _make(
     else:
         out, names = console(), ("replayed", "reference")
         for name, one, digest in zip(names, trainings, digests, strict=False):
-            out.print(text(f"{name:<10} train/{one.key}  {digest[WEIGHTS[0]]}"), soft_wrap=True)
+            out.write(f"{name:<10} train/{one.key}  {digest[WEIGHTS[0]]}")
         if is_equal is None:
-            out.print(text("no reference is trained; the same command with --prove compares both"), soft_wrap=True)
+            out.write("no reference is trained; the same command with --prove compares both")
         else:
-            out.print(text("equal, bit by bit" if is_equal else "THEY DIFFER", style="bold"), soft_wrap=True)
+            out.write("equal, bit by bit" if is_equal else "THEY DIFFER", "bold")
     return 3 if is_equal is False else 0
 
 
@@ -184,7 +184,7 @@ def _show_plan(plan: Plan, run_id: str) -> None:
     ]
     lines += [f"  no checkpoint is used: {plan.why}"] if plan.why else []
     for line in lines:
-        out.print(text(line), soft_wrap=True)
+        out.write(line)
 
 
 def _list_requests(store: Store, base: Base, run_id: str, *, as_json: bool) -> int:
@@ -199,9 +199,9 @@ def _list_requests(store: Store, base: Base, run_id: str, *, as_json: bool) -> i
         print_json({"run_id": run_id, "training": base.manifest.key, "requests": rows})
         return 0
     out = console()
-    out.print(text(f"{run_id}, train/{base.manifest.key}", style="bold"), soft_wrap=True)
+    out.write(f"{run_id}, train/{base.manifest.key}", "bold")
     for row in rows:
-        out.print(text(f"  {row['request']}  {_MEANINGS[row['state']]}"), soft_wrap=True)
+        out.write(f"  {row['request']}  {_MEANINGS[row['state']]}")
     if not rows:
-        out.print(text("  the store has no takedown request"))
+        out.write("  the store has no takedown request")
     return 0

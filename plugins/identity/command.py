@@ -75,7 +75,7 @@ def _check_days(days: int) -> None:
 
 def _write_directory(paths: Sequence[Path], agent: str | None, days: int, *, as_json: bool) -> int:
     """Write the directory, and its headers if its host is known. Print where they are, and what to do with them."""
-    from flows.commands.output import console, message, print_json
+    from flows.commands.output import console, print_json
     from plugins.identity.keys import PATH, key_id, load_key, make_document, make_headers
 
     keys = [load_key(path) for path in paths]
@@ -100,5 +100,5 @@ def _write_directory(paths: Sequence[Path], agent: str | None, days: int, *, as_
         lines.append(f"headers: none yet; `pairmill identity directory {paths[0]} --agent {url}` writes them")
     lines += ["", "Add to the config:", "", "[download.identity]", f"key_file = {format_value(str(paths[0]))}"]
     for line in (*lines, f"signature_agent = {format_value(url)}"):
-        console().print(message(line), soft_wrap=True)
+        console().message(line)
     return 0

@@ -14,7 +14,7 @@ from dataops.config import tables_of
 from dataops.errors import ConfigError, writing
 from dataops.toml_text import format_key, format_value
 from flows.commands.options import Json, Settings
-from flows.commands.output import console, print_json, text
+from flows.commands.output import console, print_json
 from flows.config import RunConfig, folder_of, read_config, secret_problems, validate_values
 from flows.config_problems import format_problems
 from plugins.init.schema import config_schema
@@ -41,7 +41,7 @@ def show(path: Path, /, *, set_: Settings = (), json: Json = False) -> int:
             for line in format_line(key).split("\n")
         ]
         for line, style in lines:
-            shown.print(text(line, style), soft_wrap=True)
+            shown.write(line, style)
     return 0
 
 

@@ -22,7 +22,7 @@ from dataops.escaping import escape_controls
 from dataops.plugins import find
 from dataops.toml_text import format_value, parse_toml
 from flows.commands.options import Json, Yes
-from flows.commands.output import console, message, print_json, text
+from flows.commands.output import console, print_json
 from flows.config import validate_values
 from plugins.init.schema import config_schema
 from tasks.extract.config import SOURCE_KINDS
@@ -461,14 +461,14 @@ def _show(folder: Path, answers: Answers, written: list[str], *, as_json: bool) 
         return 0
     out = console()
     for number, line in enumerate(answers.survey.found if answers.survey else ()):
-        out.print(message(f"{'' if number else 'found':<6}{line}"), soft_wrap=True)
+        out.message(f"{'' if number else 'found':<6}{line}")
     for name in written:
-        out.print(message(f"wrote {folder / name}"), soft_wrap=True)
+        out.message(f"wrote {folder / name}")
     for line in todo:
-        out.print(message(f"to do: {line}", "bold"), soft_wrap=True)
-    out.print(message("next:"))
+        out.message(f"to do: {line}", "bold")
+    out.message("next:")
     for command in commands:
-        out.print(text(f"  {command}"), soft_wrap=True)
+        out.write(f"  {command}")
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flows.commands.options import Json
-from flows.commands.output import console, print_json, print_waits, text
+from flows.commands.output import console, print_json, print_waits
 from infra.local import services
 from plugins.metrics import figures
 
@@ -33,7 +33,7 @@ def metrics(
     if host is not None:
         from plugins.metrics.endpoint import main
 
-        console().print(text(f"http://{host}:{port}/metrics"))
+        console().write(f"http://{host}:{port}/metrics")
         main(["--host", host, "--port", str(port)])
         return 0
     command = ["python", "-m", "plugins.metrics.endpoint", "--port", "{port}"]
@@ -44,5 +44,5 @@ def metrics(
             "metrics", command, "/favicon.ico", environment | {"PAIRMILL_HOME": str(services.home())}, port
         )
     url = f"{service.url}/metrics"
-    print_json({"url": url, "folder": str(figures.folder())}) if json else console().print(text(url))
+    print_json({"url": url, "folder": str(figures.folder())}) if json else console().write(url)
     return 0

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
 from flows.commands.options import Json, Name, StoreUri
-from flows.commands.output import console, first_of, message, new_table, print_json, text
+from flows.commands.output import console, first_of, new_table, print_json, text
 from infra.local import services
 
 Findings = Annotated[tuple[str, ...], Parameter(help="A finding, such as 12.1. May be repeated.")]
@@ -45,13 +45,11 @@ def quarantine(
         table.add_row(one.name, one.check, one.level, held, let_in, text(one.subject))
     out.print(table)
     for one in found:
-        out.print(text(f"{one.name}: {one.evidence}{one.describe_probability()}"), soft_wrap=True)
+        out.write(f"{one.name}: {one.evidence}{one.describe_probability()}")
         for row in first_of(pairs.get(one.name, []), limit):
-            out.print(text(f"  {row['uid']}  {row['url']}  {row['caption']}"), soft_wrap=True)
+            out.write(f"  {row['uid']}  {row['url']}  {row['caption']}")
     if any(not released >= {*one.uids} for one in found if one.level in ("quarantine", "block")):
-        out.print(
-            message(f"let pairs in: pairmill quarantine release {dataset} --finding ... --reason ..."), soft_wrap=True
-        )
+        out.message(f"let pairs in: pairmill quarantine release {dataset} --finding ... --reason ...")
     return 0
 
 
@@ -86,5 +84,5 @@ def release(
         print_json([{"version": one.name, "pairs": one.new} for one in made])
         return 0
     for one in made:
-        console().print(text(f"version {one.name} has {format_quantity(one.new, 'released pair')}"), soft_wrap=True)
+        console().write(f"version {one.name} has {format_quantity(one.new, 'released pair')}")
     return 0

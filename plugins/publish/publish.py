@@ -17,7 +17,7 @@ from dataops.store import Store, open_store
 from dataops.trace.lineages import Lineage, load_lineages
 from dataops.trace.sources import list_training_datasets
 from flows.commands.options import Json, Name, StoreUri
-from flows.commands.output import console, print_json, text
+from flows.commands.output import console, print_json
 from flows.dataset_checks import find_reports
 from flows.records import find_dataset, find_snapshot, find_version_of, known_stores
 from infra.local import services
@@ -296,7 +296,7 @@ def _send(
 
     def show(file: BundleFile) -> None:
         if out:
-            out.print(text(f"sent {file.name}  {format_bytes(file.bytes)}"), soft_wrap=True)
+            out.write(f"sent {file.name}  {format_bytes(file.bytes)}")
 
     revision = place.send(files, stale, show)
     record_publication(
@@ -332,24 +332,24 @@ def _show(report: dict[str, Any], waiting: Sequence[BundleFile], *, as_json: boo
         return
     out = console()
     files, size = format_quantity(len(report["files"]), "file"), format_bytes(report["bytes"])
-    out.print(text(f"{report['what']} to {report['to']}: {files}, {size}", style="bold"), soft_wrap=True)
+    out.write(f"{report['what']} to {report['to']}: {files}, {size}", "bold")
     for condition in report["gate"]:
         mark, style = ("passed", "green") if condition["is_met"] else ("REFUSED", "red")
-        out.print(text(f"  {condition['name']}: {mark}: {condition['text']}", style=style), soft_wrap=True)
+        out.write(f"  {condition['name']}: {mark}: {condition['text']}", style)
     if not is_done:
         for file in waiting[:LISTED]:
-            out.print(text(f"  would send {file.name}  {format_bytes(file.bytes)}"), soft_wrap=True)
+            out.write(f"  would send {file.name}  {format_bytes(file.bytes)}")
         if len(waiting) > LISTED:
-            out.print(text(f"  and {len(waiting) - LISTED:,} more; --json lists all"))
+            out.write(f"  and {len(waiting) - LISTED:,} more; --json lists all")
     verb = "sent" if is_done else "would be sent"
     total = format_bytes(report["bytes_to_send"])
     kept = len(report["files"]) - len(waiting)
-    out.print(text(f"  {format_quantity(len(waiting), 'file')} {verb} ({total}); {kept:,} were there already"))
+    out.write(f"  {format_quantity(len(waiting), 'file')} {verb} ({total}); {kept:,} were there already")
     if report["deleted"]:
         verb = "deleted" if is_done else "would be deleted"
-        out.print(text(f"  {verb}: {', '.join(report['deleted'][:LISTED])}"), soft_wrap=True)
+        out.write(f"  {verb}: {', '.join(report['deleted'][:LISTED])}")
     if is_done:
-        out.print(text(f"  record: {report['record']}"), soft_wrap=True)
+        out.write(f"  record: {report['record']}")
 
 
 def open_place(target: str, kind: Kind, *, is_public: bool) -> Place:

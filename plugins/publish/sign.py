@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
 from flows.commands.options import Json, Name, StoreUri
-from flows.commands.output import console, print_json, text
+from flows.commands.output import console, print_json
 from flows.records import find_snapshot
 from infra.local import services
 from plugins.publish.signatures import (
@@ -62,7 +62,7 @@ def sign(what: str, key: str, home: Path, store_uri: str | None, *, as_json: boo
         print_json({"what": what, "signature": signature, "replaced": replaces})
     else:
         earlier = " (the earlier signature is replaced)" if replaces else ""
-        console().print(text(f"signed {what}: {signature}{earlier}"), soft_wrap=True)
+        console().write(f"signed {what}: {signature}{earlier}")
     return 0
 
 
@@ -100,7 +100,7 @@ def verify(
     if as_json:
         print_json({"what": what, "files": files, "verified": True})
     else:
-        console().print(text(f"{what}: the signature matches, {format_quantity(files, 'file')}"), soft_wrap=True)
+        console().write(f"{what}: the signature matches, {format_quantity(files, 'file')}")
     return 0
 
 

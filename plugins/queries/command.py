@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from dataops.errors import ConfigError
 from dataops.formatting import format_counts, format_quantity
 from flows.commands.options import Json
-from flows.commands.output import console, print_json, text
+from flows.commands.output import console, print_json
 from plugins.queries.build import QuerySources, build_queries, write_queries
 from plugins.queries.building import Thresholds
 
@@ -66,8 +66,5 @@ def show_queries(queries: pl.DataFrame, path: Path, *, as_json: bool) -> int:
     if as_json:
         print_json({"path": str(path), "queries": queries.height, "kinds": kinds})
         return 0
-    console().print(
-        text(f"{path}: {format_quantity(queries.height, 'query', 'queries')} ({format_counts(kinds.items())})"),
-        soft_wrap=True,
-    )
+    console().write(f"{path}: {format_quantity(queries.height, 'query', 'queries')} ({format_counts(kinds.items())})")
     return 0

@@ -68,7 +68,7 @@ def interpolate(
         figures = (f"{100 * row[name]:.1f}" for name in ("new", "old", "mean"))
         table.add_row(f"{row['share']:g}{' *' if row is best else ''}", *figures)
     console().print(table)
-    console().print(f"Chosen: {best['share']:g}, in {output}", soft_wrap=True, markup=False)
+    console().write(f"Chosen: {best['share']:g}, in {output}")
     return 0
 
 

@@ -281,7 +281,7 @@ def collect_garbage(
         _show_local(cached, "entry", f"unused for {unused / DAY:g} days in", delete=delete)
         if not delete:
             console().print()
-            console().print(text("Nothing was deleted; add --yes to delete what is listed."))
+            console().write("Nothing was deleted; add --yes to delete what is listed.")
     return 0
 
 
@@ -338,7 +338,7 @@ def _show(store: Store, plan: DeletionPlan, users: Mapping[SnapshotName, str]) -
     if not plan.snapshots and not plan.kept:
         return
     if not plan.snapshots:
-        out.print(text(f"Nothing to delete from {store.uri}", style="bold"))
+        out.write(f"Nothing to delete from {store.uri}", "bold")
     for why in sorted({deletion.why for deletion in plan.snapshots}):
         columns = ("snapshot", "size", "age", "last run")
         table = new_table(f"To delete from {store.uri} ({why})", *columns, right=["size", "age"])
@@ -348,17 +348,17 @@ def _show(store: Store, plan: DeletionPlan, users: Mapping[SnapshotName, str]) -
                 table.add_row(str(deletion.name), size, age, text(users.get(deletion.name, "")))
         out.print(table)
     if plan.work:
-        out.print(text(f"and the scratch objects of {format_quantity(len(plan.work), 'complete snapshot')}"))
+        out.write(f"and the scratch objects of {format_quantity(len(plan.work), 'complete snapshot')}")
     if plan.memories:
         entries = format_quantity(len(plan.memories), "index entry", "index entries")
-        out.print(text(f"and {entries} of source files"))
+        out.write(f"and {entries} of source files")
     if plan.snapshots:
         total = _size(sum(deletion.bytes for deletion in plan.snapshots))
-        out.print(text(f"in total {format_quantity(len(plan.snapshots), 'snapshot')}, {total}"))
+        out.write(f"in total {format_quantity(len(plan.snapshots), 'snapshot')}, {total}")
     kept = len(plan.kept)
-    out.print(text(f"{format_quantity(kept, 'snapshot')} {'is' if kept == 1 else 'are'} kept{':' if kept else ''}"))
+    out.write(f"{format_quantity(kept, 'snapshot')} {'is' if kept == 1 else 'are'} kept{':' if kept else ''}")
     for why, number in rank_counts(Counter(plan.kept.values())):
-        out.print(text(f"{number:>6,} for {why}"), soft_wrap=True)
+        out.write(f"{number:>6,} for {why}")
 
 
 def _show_models(models: Sequence[OldModel], *, delete: bool) -> None:
@@ -369,7 +369,7 @@ def _show_models(models: Sequence[OldModel], *, delete: bool) -> None:
         table.add_row(text(model.name if model.version else f"{model.name}, without a version"), _size(model.bytes))
     console().print(table)
     total = f"{format_quantity(len(models), 'model')}, {_size(sum(model.bytes for model in models))}"
-    console().print(text(f"{'deleting' if delete else 'in total'} {total}"))
+    console().write(f"{'deleting' if delete else 'in total'} {total}")
 
 
 def _show_deleted(result: DeletionResult) -> None:
@@ -377,9 +377,9 @@ def _show_deleted(result: DeletionResult) -> None:
     freed = _size(sum(deletion.bytes for deletion in result.deleted))
     more = f", and {format_quantity(result.unfinished, 'unfinished file or upload', 'unfinished files or uploads')}"
     deleted = format_quantity(len(result.deleted), "snapshot")
-    out.print(text(f"deleted {deleted}, {freed}{more if result.unfinished else ''}"))
+    out.write(f"deleted {deleted}, {freed}{more if result.unfinished else ''}")
     for name, why in result.spared.items():
-        out.print(text(f"kept {name} after all: {why}"), soft_wrap=True)
+        out.write(f"kept {name} after all: {why}")
 
 
 def _show_local(local: Mapping[Path, int], noun: str, what: str, *, delete: bool) -> None:
@@ -388,7 +388,7 @@ def _show_local(local: Mapping[Path, int], noun: str, what: str, *, delete: bool
         sizes = [size for path, size in local.items() if path.parent == parent]
         entries = format_quantity(len(sizes), noun, "entries" if noun == "entry" else None)
         left = f"{entries} {what} {parent}, {_size(sum(sizes))}"
-        console().print(text(f"{'deleted' if delete else 'to delete'}: {left}"), soft_wrap=True)
+        console().write(f"{'deleted' if delete else 'to delete'}: {left}")
 
 
 def _as_json(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
@@ -16,7 +15,7 @@ from dataops.images.decode import ImageRefused
 from dataops.regular_files import read_bytes
 from dataops.trace.targets import Target, image_targets, parse_target
 from flows.commands.options import Json, Name, StoreUri
-from flows.commands.output import console, first_of, print_json, show_links, text
+from flows.commands.output import Output, console, first_of, print_json, show_links, text
 from flows.records import known_stores
 from infra.local import services
 from plugins.trace.tracing import Trace
@@ -106,30 +105,30 @@ def _or_none(answer: dict[str, object]) -> dict[str, Any] | None:
 # Output ---------------------------------------------------------------------------------------------------------------
 
 
-def _show(answer: Mapping[str, Any], what: str, out: Console) -> None:
-    out.print(text(f"{what} in {answer['store']}", style="bold"))
+def _show(answer: Mapping[str, Any], what: str, out: Output) -> None:
+    out.write(f"{what} in {answer['store']}", "bold")
     if "pairs" in answer:
         _show_pairs(answer, out)
     else:
         _show_ancestors(answer, out)
     _show_datasets(answer["datasets"], out)
     if answer["registry"] != "asked":
-        out.print(text(f"MLflow was {answer['registry']}: tags and aliases are those of the registration"))
+        out.write(f"MLflow was {answer['registry']}: tags and aliases are those of the registration")
 
 
-def _show_pairs(answer: Mapping[str, Any], out: Console) -> None:
+def _show_pairs(answer: Mapping[str, Any], out: Output) -> None:
     total = sum(place["rows"] for place in answer["places"])
-    out.print(text(f"{format_quantity(total, 'row')}:"))
+    out.write(f"{format_quantity(total, 'row')}:")
     for place in answer["places"]:
         verdict = "in dataset" if (place["stage"], place["verdict"]) == ("pack", "kept") else f"{place['verdict']} by"
-        out.print(text(f"  {place['rows']:>9,}  {verdict} {place['stage']}/{place['key']}"))
+        out.write(f"  {place['rows']:>9,}  {verdict} {place['stage']}/{place['key']}")
     for pair in answer["pairs"]:
         out.print()
         out.print(_pair_tree(pair))
     if total > len(answer["pairs"]):
         out.print()
         shown = format_quantity(len(answer["pairs"]), "pair")
-        out.print(text(f"Shown in full: {shown}. --limit N shows more, --json all of each."))
+        out.write(f"Shown in full: {shown}. --limit N shows more, --json all of each.")
 
 
 def _pair_tree(pair: Mapping[str, Any]) -> Tree:
@@ -177,7 +176,7 @@ def _add_step(branch: Tree, step: Mapping[str, Any], source: str | None) -> None
         node.add(text("fetched: " + ", ".join(facts)))
 
 
-def _show_ancestors(answer: Mapping[str, Any], out: Console) -> None:
+def _show_ancestors(answer: Mapping[str, Any], out: Output) -> None:
     if "model" in answer:
         out.print(_model_line(answer["model"]))
         show_links(answer["model"]["links"], out)
@@ -205,7 +204,7 @@ def _show_ancestors(answer: Mapping[str, Any], out: Console) -> None:
     out.print(tree)
 
 
-def _show_datasets(datasets: Sequence[Mapping[str, Any]], out: Console) -> None:
+def _show_datasets(datasets: Sequence[Mapping[str, Any]], out: Output) -> None:
     for dataset in datasets:
         out.print()
         matching = f", {dataset['pairs']:,} of them matching" if dataset["pairs"] is not None else ""

@@ -5,12 +5,11 @@ from typing import Annotated, Any
 
 import polars as pl
 from cyclopts import Parameter
-from rich.console import Console
 
 from dataops.formatting import format_quantity
 from dataops.stages import StageName
 from flows.commands.options import Json, Settings, StoreUri
-from flows.commands.output import console, message, new_table, print_json, print_waits, text
+from flows.commands.output import Output, console, new_table, print_json, print_waits, text
 from infra.local import services
 from plugins.trial.trial import Trial, try_stage
 
@@ -77,9 +76,9 @@ def _newly(trial: Trial, *, dropped: bool) -> pl.DataFrame:
 def _print(trial: Trial, settings: Sequence[str], examples: int) -> None:
     out = console()
     what = f"{trial.rows:,} of {format_quantity(trial.of_rows, 'row')}"
-    out.print(text(f"{trial.stage} of {trial.run_id} on {what}, in {trial.seconds:.1f} s", "bold"), soft_wrap=True)
+    out.write(f"{trial.stage} of {trial.run_id} on {what}, in {trial.seconds:.1f} s", "bold")
     for note in trial.notes:
-        out.print(text(note), soft_wrap=True)
+        out.write(note)
     out.print()
     numbers = ("before", "after", "change") if settings else ("rows",)
     table = new_table("", "outcome", *numbers, right=numbers)
@@ -97,14 +96,14 @@ def _print(trial: Trial, settings: Sequence[str], examples: int) -> None:
         others = trial.changed.filter((pl.col("before") != "kept") & (pl.col("after") != "kept"))
         _examples(out, "Dropped for another reason now", others, "after", examples)
         if not trial.changed.height:
-            out.print(message("\nno row of the sample has another outcome"))
+            out.message("\nno row of the sample has another outcome")
     _examples(out, "Kept", trial.unchanged.filter(pl.col("after") == "kept"), None, examples)
     dropped = trial.unchanged.filter(pl.col("after") != "kept")
     varied = dropped.group_by("after", maintain_order=True).head(2)
     _examples(out, "Dropped", varied, "after", 2 * examples, dropped.height)
 
 
-def _examples(out: Console, title: str, frame: pl.DataFrame, column: str | None, examples: int, of: int = 0) -> None:
+def _examples(out: Output, title: str, frame: pl.DataFrame, column: str | None, examples: int, of: int = 0) -> None:
     """Print some rows of a frame: the reason, the caption and the URL.
 
     Args:

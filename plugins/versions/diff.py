@@ -114,14 +114,14 @@ def write_rows(difference: Difference, path: Path) -> None:
 def _print(a: Dataset, b: Dataset, difference: Difference) -> None:
     out = console()
     for name, dataset in (("A", a), ("B", b)):
-        out.print(text(f"{name}: {dataset.stage}/{dataset.name}, {format_quantity(dataset.pairs, 'pair')}"))
+        out.write(f"{name}: {dataset.stage}/{dataset.name}, {format_quantity(dataset.pairs, 'pair')}")
     are = "is" if difference.common == 1 else "are"
     changed = f", {difference.changed:,} of them with another image" if difference.changed else ""
-    out.print(text(f"{format_quantity(difference.common, 'pair')} {are} in both{changed}."))
+    out.write(f"{format_quantity(difference.common, 'pair')} {are} in both{changed}.")
     for change, side, other in (("added", difference.added, "A"), ("removed", difference.removed, "B")):
         out.print()
         if side.rows.is_empty():
-            out.print(text(f"no pair was {change}"))
+            out.write(f"no pair was {change}")
             continue
         title = f"{format_quantity(side.rows.height, 'pair')} {change}: why absent from {other}"
         table = new_table(title, "stage", "reason", "pairs", right=["pairs"])
@@ -130,10 +130,10 @@ def _print(a: Dataset, b: Dataset, difference: Difference) -> None:
         out.print(table)
     if difference.settings:
         out.print()
-        out.print(text("Different settings of the stages", style="bold"))
+        out.write("Different settings of the stages", "bold")
         for name, values in difference.settings.items():
             in_a, in_b = (_shorten(str(value)) for value in values)
-            out.print(text(f"{name}: {in_a} in A, {in_b} in B"), soft_wrap=True)
+            out.write(f"{name}: {in_a} in A, {in_b} in B")
 
 
 def _shorten(value: str) -> str:

@@ -10,7 +10,7 @@ from dataops.errors import ConfigError
 from dataops.formatting import format_percent, format_quantity, format_share
 from dataops.store import Store
 from flows.commands.options import Json, OptionalName
-from flows.commands.output import console, message, new_table, print_json, text
+from flows.commands.output import console, new_table, print_json, text
 from flows.records import find_snapshot
 from plugins.versions.comparison import (
     VersionComparison,
@@ -57,12 +57,12 @@ def show_models(name: str | None, limit: int, *, as_json: bool) -> int:
         return 0
     out = console()
     if not rows:
-        out.print(text(f"{model} has no version"))
+        out.write(f"{model} has no version")
         return 0
     _print_versions(model, rows)
     if len(rows) > 1:
         command = f"pairmill diff {model}/{rows[-2].version} {model}/{rows[-1].version}"
-        out.print(message(f"what differs between the newest two: {command}"), soft_wrap=True)
+        out.message(f"what differs between the newest two: {command}")
     return 0
 
 
@@ -77,7 +77,7 @@ def _print_versions(model: str, rows: list[VersionRow]) -> None:
         table.add_row(text(row["version"]), text(row["alias"]), *(text(row[name]) for name in shown))
     out.print(table)
     if len(names) > len(shown):
-        out.print(text(f"and {format_quantity(len(names) - len(shown), 'metric')} more: --json shows all"))
+        out.write(f"and {format_quantity(len(names) - len(shown), 'metric')} more: --json shows all")
     out.print()
     columns = ("version", "registered", "pairs", "dataset", "changed", "why")
     table = new_table("What changed from the version before, and the gate", *columns, right=["pairs"])
@@ -156,8 +156,8 @@ def as_value(comparison: VersionComparison, versions: tuple[RegisteredVersion, R
 
 def _print_comparison(comparison: VersionComparison) -> None:
     out = console()
-    out.print(text(f"A: {comparison.a}"))
-    out.print(text(f"B: {comparison.b}"))
+    out.write(f"A: {comparison.a}")
+    out.write(f"B: {comparison.b}")
     out.print()
     numbers = ["A", "B", "difference", "99.5% interval", "p"]
     table = new_table("Metrics (%)", "task", "metric", *numbers, "B is", right=numbers)
@@ -173,17 +173,17 @@ def _print_comparison(comparison: VersionComparison) -> None:
         table.add_row(row["stage"], *cells, same)
     out.print(table)
     if comparison.pairs is None:
-        out.print(text(comparison.note), soft_wrap=True)
+        out.write(comparison.note)
     else:
         pairs = comparison.pairs
         counts = f"{pairs.added.rows.height:,} added, {pairs.removed.rows.height:,} removed"
         both = format_quantity(pairs.common, "pair")
-        out.print(text(f"{both} in both datasets, {counts}"))
+        out.write(f"{both} in both datasets, {counts}")
     if comparison.settings:
         out.print()
-        out.print(text("Different settings of the stages", style="bold"))
+        out.write("Different settings of the stages", "bold")
         for name, first, second in list_settings(comparison):
-            out.print(text(f"{name}: {first} in A, {second} in B"), soft_wrap=True)
+            out.write(f"{name}: {first} in A, {second} in B")
 
 
 def _metric_cells(row: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from flows.commands.options import Json, Name
-from flows.commands.output import console, message, new_table, print_json, text
+from flows.commands.output import console, new_table, print_json
 from plugins.versions.models import parse_model
 from tasks.register.config import describe_gate
 from tasks.register.gate import ONLY_CANDIDATE, AliasMove, move_alias, parse_trail
@@ -44,14 +44,14 @@ def promote(
         return 0
     out = console()
     if move is None:
-        out.print(text(f"{name} version {version} already has the alias {alias}"))
+        out.write(f"{name} version {version} already has the alias {alias}")
         return 0
     before = f"from version {move.before} " if move.before else ""
     verdict = describe_gate(gate.removesuffix(ONLY_CANDIDATE))
-    out.print(text(f"{name}: alias {alias} moved {before}to version {version} ({verdict})"), soft_wrap=True)
+    out.write(f"{name}: alias {alias} moved {before}to version {version} ({verdict})")
     if move.before:
         undo = f"pairmill promote {name}/{move.before} --alias {alias} --reason ..."
-        out.print(message(f"to move it back: {undo}"), soft_wrap=True)
+        out.message(f"to move it back: {undo}")
     return 0
 
 
