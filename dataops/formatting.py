@@ -28,9 +28,9 @@ def format_percent(share: float | None, *, decimals: int = 2, sign: str = "%", m
     return missing if share is None else f"{100 * share:.{decimals}f}{sign}"
 
 
-def format_share(part: float, whole: float, *, missing: str = "none") -> str:
-    """Return `part` as a percentage of `whole` with one decimal, and `missing` where `whole` is 0."""
-    return format_percent(part / whole if whole else None, decimals=1, missing=missing)
+def format_share(part: float, whole: float) -> str:
+    """Return `part` as a percentage of `whole` with one decimal, and `none` where `whole` is 0."""
+    return format_percent(part / whole if whole else None, decimals=1, missing="none")
 
 
 def format_interval(

@@ -164,14 +164,14 @@ def _distinct(hashes: Hashes, groups: Rows, thumbnails: NDArray[np.uint8]) -> tu
     return kept, same_as
 
 
-def find_close_pairs(queries: Hashes, hashes: Hashes, distance: int, block_pairs: int = _PAIRS) -> Iterator[Rows]:
+def find_close_pairs(queries: Hashes, hashes: Hashes, distance: int) -> Iterator[Rows]:
     """Yield all pairs (query, row) whose hashes differ in at most `distance` bits, as blocks (P, 2), each pair once."""
     if not len(queries) or not len(hashes):
         return
     masks = choose_masks(distance, len(queries) * len(hashes), len(queries) + len(hashes))
     starts, no_group = _starts(len(hashes)), np.zeros(max(len(hashes), len(queries)), np.int64)
     rows, ordered = np.empty(len(hashes), np.int32), np.empty(len(hashes), np.uint64)
-    pairs = np.empty((max(block_pairs, len(hashes)), 2), np.int64)
+    pairs = np.empty((max(_PAIRS, len(hashes)), 2), np.int64)
     for number, mask in enumerate(masks):
         _put(hashes, no_group, mask, starts, rows, ordered)
         at = 0

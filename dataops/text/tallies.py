@@ -36,16 +36,15 @@ def most_frequent(counted: Mapping[str, int], number: int) -> Tally:
 class Totals:
     """Merged counts of several columns, by name."""
 
-    def __init__(self, names: Iterable[str], max_values: int = MAX_VALUES):
-        self._max = max_values
+    def __init__(self, names: Iterable[str]):
         self.by_name = {name: Counter[str]() for name in names}
 
     def add(self, tallies: Mapping[str, Mapping[str, int]]) -> None:
         """Add the counts of a part; other names are ignored."""
         for name, counter in self.by_name.items():
             counter.update(tallies.get(name, {}))
-            if len(counter) > self._max:
-                self.by_name[name] = Counter(most_frequent(counter, self._max // 2))
+            if len(counter) > MAX_VALUES:
+                self.by_name[name] = Counter(most_frequent(counter, MAX_VALUES // 2))
 
     def first(self, name: str, number: int) -> Tally:
         """Return the most frequent values of a column."""

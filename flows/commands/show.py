@@ -282,8 +282,7 @@ def _show_checks(report: CheckReport | None, out: Output) -> None:
     """Print the checks of the dataset that failed, and how many passed; `--json` has all."""
     if report is None or not report.results:
         return
-    out.print()
-    out.write(f"Checks: {report.verdict}")
+    out.write(f"\nChecks: {report.verdict}")
     for result in report.failed:
         out.write(f"  {result.check} ({result.outcome}): {result.text}")
 
@@ -335,8 +334,7 @@ def _show_training(manifests: Sequence[Manifest], store: Store, out: Output) -> 
     for name, what in (("gpu_peak_memory_gb", "of GPU memory at most"), ("process_memory_gb", "of process memory")):
         if name in rows[-1]:
             figures.append(f"{rows[-1][name]:.1f} GB {what}")
-    out.print()
-    out.write(f"training: {', '.join(figures)}")
+    out.write(f"\ntraining: {', '.join(figures)}")
 
 
 def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:

@@ -21,19 +21,18 @@ KEPT = 2
 """Number of copies of a database that are kept."""
 
 
-def prepare_database(name: str, migrate: Callable[[], None], *, installed: str | None = None) -> None:
+def prepare_database(name: str, migrate: Callable[[], None]) -> None:
     """Back the database `NAME.db` in the current folder up, and migrate it, if another version has written it.
 
     Args:
         name: prefect or mlflow.
         migrate: migrates the database; Prefect's server does so itself.
-        installed: the version of the server; by default the installed one.
 
     Raises: SystemExit with the remedy if a newer version has written it, since an older one cannot read it.
     """
     if MARK not in os.environ:
         return
-    path, installed = Path(f"{name}.db"), installed or version(name)
+    path, installed = Path(f"{name}.db"), version(name)
     marker = path.with_suffix(".version")
     before = marker.read_text("utf-8").strip() if marker.exists() else "earlier"
     if path.exists() and before != installed:

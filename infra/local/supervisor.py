@@ -354,12 +354,12 @@ def _give_up(folder: Path, record: ServiceRecord, waited: float) -> NoReturn:
     )
 
 
-def tail(log: Path, lines: int = 15) -> list[str]:
-    """Return the last lines of a log, of at most 16 KiB."""
+def tail(log: Path) -> list[str]:
+    """Return the last 15 lines of a log, of at most 16 KiB."""
     try:
         with log.open("rb") as handle:
             handle.seek(max(0, log.stat().st_size - 16384))
-            return handle.read().decode(errors="replace").splitlines()[-lines:]
+            return handle.read().decode(errors="replace").splitlines()[-15:]
     except OSError:
         return ["(no log)"]
 

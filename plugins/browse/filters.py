@@ -134,9 +134,9 @@ def parse_terms(text: str) -> list[str]:
     return terms[:MAX_TERMS]
 
 
-def match_terms(terms: Sequence[str], column: str = "caption") -> Condition:
-    """Return the condition that a column contains all terms, whatever their case."""
+def match_terms(terms: Sequence[str]) -> Condition:
+    """Return the condition that the caption contains all terms, whatever their case."""
     found = Condition()
     for term in terms:
-        found &= Condition(f"contains(lower({quote(column)}), lower(?))", (term,))
+        found &= Condition("contains(lower(caption), lower(?))", (term,))
     return found

@@ -131,8 +131,7 @@ def _print_next_commands(
     record: RunRecord, config: Path, servers: list[services.ServiceStatus], seconds: float
 ) -> None:
     out = console()
-    out.print()
-    out.message(f"Done in {seconds:.0f} s. These servers keep running until `pairmill down`:")
+    out.message(f"\nDone in {seconds:.0f} s. These servers keep running until `pairmill down`:")
     for server in servers:
         page = record.model_links.get("runs", "") if server.name == "mlflow" else ""
         out.write(f"  {server.name:<8} {page or first_page(server)}")

@@ -85,8 +85,7 @@ def show_deployed(rows: Sequence[DeployedObject], workers: Sequence[str], *, as_
     for row in rows:
         if row.kind == "deployment":
             out.write(f"{row.name:<24} {row.url}")
-    out.print()
-    out.message(f"Flow runs need workers. To start them on this machine: {workers[0]}")
+    out.message(f"\nFlow runs need workers. To start them on this machine: {workers[0]}")
     if not workers[1:]:
         out.write(
             "Workers on other machines cannot reach the Prefect server, which listens on this machine only. Start"

@@ -245,9 +245,9 @@ class Deployer:
         )
 
 
-def longest_gap(cron: str, number: int = 400) -> timedelta:
-    """Return the longest time between two of the next firings of a cron line."""
-    times = list(islice(CronSim(cron, datetime.now(UTC)), number))
+def longest_gap(cron: str) -> timedelta:
+    """Return the longest time between two of the next 400 firings of a cron line."""
+    times = list(islice(CronSim(cron, datetime.now(UTC)), 400))
     return max((later - earlier for earlier, later in pairwise(times)), default=timedelta(days=1))
 
 

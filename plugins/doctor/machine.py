@@ -52,9 +52,9 @@ def check_growth(home: Path, bounds: Mapping[str, tuple[float, str]] = GROWTH) -
     return checks or [Check("growth", True, "warning", "databases, logs and models are of the expected size")]
 
 
-def check_memory(available: int | None = None) -> Check:
+def check_memory() -> Check:
     """Check the available memory, within the container's limit if there is one."""
-    room = (_available_memory() if available is None else available) / GIB
+    room = _available_memory() / GIB
     detail = f"{room:.1f} GiB available (needed: {MEMORY_GIB})"
     remedy = "end other programs, raise the container's memory limit, or lower train.batch_size"
     fits = room >= MEMORY_GIB
@@ -108,10 +108,10 @@ def check_compiler(device: str, *, is_needed: bool) -> Check:
         return Check("compiler", False, severity, str(error), REMEDY)
 
 
-def installed_torch_cuda(distribution: Callable[[str], metadata.Distribution] = metadata.distribution) -> str | None:
+def installed_torch_cuda() -> str | None:
     """Return the CUDA version that the installed torch was built for, or None; torch is not imported, for speed."""
     try:
-        found = distribution("torch")
+        found = metadata.distribution("torch")
         text = Path(str(found.locate_file("torch/version.py"))).read_text()
     except (metadata.PackageNotFoundError, OSError):
         return None

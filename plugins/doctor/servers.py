@@ -1,6 +1,5 @@
 """Checks of the servers for `pairmill doctor`: they answer, accept us, and have the right versions."""
 
-from collections.abc import Callable
 from importlib import metadata
 
 from infra.local import services
@@ -56,10 +55,10 @@ def check_external(name: str, url: str, *, answers: bool) -> list[Check]:
     return [Check(f"{name} server", True, "error", f"external, {url}"), _check_version(name, url)]
 
 
-def _check_version(name: str, url: str, installed: Callable[[str], str] = metadata.version) -> Check:
+def _check_version(name: str, url: str) -> Check:
     """Check that server and client have the same minor release, which is what both projects test."""
     code, text = fetch_status(f"{url}{_VERSION[name]}")
-    theirs, ours = text.strip().strip('"'), installed(name)
+    theirs, ours = text.strip().strip('"'), metadata.version(name)
     if code != 200 or not theirs[:1].isdigit():  # hosted services do not report it
         return Check(f"{name} version", True, "warning", f"{ours} here; the server does not report its version")
     if theirs.split(".")[:2] == ours.split(".")[:2]:

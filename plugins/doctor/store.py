@@ -63,18 +63,18 @@ def check_one_winner(store: Store) -> Check:
     )
 
 
-def check_clock(uri: str, client: object = None, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Check:
+def check_clock(uri: str) -> Check:
     """Check the difference between this machine's clock and that of the S3 server."""
     from boto3.session import Session
     from botocore.exceptions import BotoCoreError, ClientError
 
-    s3: Any = client or Session().client("s3")
+    s3: Any = Session().client("s3")
     try:
         answer = s3.head_bucket(Bucket=urlsplit(uri).netloc)
         date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
     except (BotoCoreError, ClientError, KeyError, ValueError) as error:
         return Check("clock", True, "warning", f"the store's answer has no time ({error})")
-    skew = (now() - date).total_seconds()
+    skew = (datetime.now(UTC) - date).total_seconds()
     if abs(skew) <= SKEW_S:
         return Check("clock", True, "warning", "agrees with that of the store")
     detail = f"this machine's clock is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} that of the store"

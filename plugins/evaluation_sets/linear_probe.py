@@ -129,35 +129,35 @@ def _peak(scores: dict[int, float]) -> int:
 
 
 def probe(
-    train: Examples, validation: Examples | None, test: Examples, classes: int, unreadable: int, seed: int = 0
+    train: Examples, validation: Examples | None, test: Examples, classes: int, unreadable: int
 ) -> dict[str, Any]:
     """Fit on training examples and measure on test ones.
 
     Args:
-        validation: examples to choose the strength by; None: a fifth of the training examples, drawn by the seed.
+        validation: examples to choose the strength by; None: a fifth of the training examples.
         unreadable: test images without features; they count as wrong.
 
     Returns: strength, train (number of examples), top1 and mean_per_class as records of a metric.
     """
     whole = train if validation is None else train.concatenate(validation)
     if validation is None:
-        drawn = np.random.default_rng(seed).permutation(len(train.labels_N))
+        drawn = np.random.default_rng(0).permutation(len(train.labels_N))
         held = max(1, round(VALIDATION_SHARE * len(drawn)))
         train, validation = train.select(np.sort(drawn[held:])), train.select(np.sort(drawn[:held]))
     return _choose_and_measure(train, validation, whole, test, classes, unreadable)
 
 
 def evaluate_few_shot(
-    train: Examples, validation: Examples | None, test: Examples, classes: int, unreadable: int, seed: int = 0
+    train: Examples, validation: Examples | None, test: Examples, classes: int, unreadable: int
 ) -> list[dict[str, Any]]:
-    """Probe with 1, 2, 4, 8 and 16 examples of each class, drawn by the seed; a larger draw contains the smaller one.
+    """Probe with 1, 2, 4, 8 and 16 examples of each class; a larger draw contains the smaller one.
 
     The strength is chosen on the validation examples, or on the training examples that are not drawn. A number of shots
     that some class cannot provide is left out.
 
     Returns: shots, strength, train, top1 and mean_per_class of each.
     """
-    order = np.random.default_rng(seed).permutation(len(train.labels_N))
+    order = np.random.default_rng(0).permutation(len(train.labels_N))
     labels = train.labels_N.cpu().numpy()[order]
     per_class = [order[labels == label] for label in range(classes)]
     results = []

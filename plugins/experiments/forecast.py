@@ -91,7 +91,7 @@ class Curve:
         least, most = sorted((0.0 if self.bound else np.inf, self.bound))
         return _summarise(np.clip(found, least, most), confidence)
 
-    def find_samples(self, target: float, confidence: float = 0.95) -> Expected | None:
+    def find_samples(self, target: float) -> Expected | None:
         """Return how many samples reach a metric; None if most draws never do. An end may be infinite."""
         share = (target - self.chance) / (self.bound - self.chance)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -99,7 +99,7 @@ class Curve:
             further = -self.worths * np.log1p(-(seen / self.pairs - 1) / self.worths)
             samples = np.where(seen > self.pairs, self.pairs * (1 + further), seen)
         samples = np.where(samples <= self.largest * FARTHEST, samples, np.inf)  # also where it is no number
-        found = _summarise(samples, confidence)
+        found = _summarise(samples)
         return found if np.isfinite(found.value) else None
 
     def _find_share(self, samples: float) -> Floats:
@@ -230,6 +230,6 @@ def find_crossing(first: Curve, second: Curve, confidence: float = 0.95) -> Expe
     return summary if start < summary.value < np.inf else None
 
 
-def _summarise(draws: Floats, confidence: float) -> Expected:
+def _summarise(draws: Floats, confidence: float = 0.95) -> Expected:
     ends = np.quantile(draws, [0.5, (1 - confidence) / 2, (1 + confidence) / 2], method="nearest")
     return Expected(*map(float, ends))

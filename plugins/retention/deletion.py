@@ -52,13 +52,13 @@ class DeletionPlan:
         return add_ancestors(self.inventory, roots)
 
 
-def plan_deletions(store: Store, roots: Mapping[SnapshotName, str], now: float | None = None) -> DeletionPlan:
+def plan_deletions(store: Store, roots: Mapping[SnapshotName, str]) -> DeletionPlan:
     """Decide which objects to delete; this deletes nothing.
 
     Raises: CorruptPart if a manifest is unreadable whose ancestors may be needed; NewerFormat if a newer version of
         pairmill wrote one, since what it needs is unknown too.
     """
-    now = time.time() if now is None else now
+    now = time.time()
     inventory = Inventory(store)
     used = {name: reason for name in inventory.snapshots if (reason := _explain_use(inventory, name, now))}
     kept = add_ancestors(inventory, {**used, **roots})

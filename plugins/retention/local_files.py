@@ -26,9 +26,9 @@ UNLOCKED_SECONDS = 600
 """Minimum age of an abandoned folder, in seconds: the owner of a younger one may not have locked it yet."""
 
 
-def find_unused(home: Path, seconds: float, now: float | None = None) -> list[Path]:
+def find_unused(home: Path, seconds: float) -> list[Path]:
     """Return the files and folders of GROUPS that were not used for so many seconds, and that no process holds."""
-    limit, groups = (time.time() if now is None else now) - seconds, [home / group for group in GROUPS]
+    limit, groups = time.time() - seconds, [home / group for group in GROUPS]
     entries = [path for group in groups if group.is_dir() for path in sorted(group.iterdir()) if path not in groups]
     return [path for path in entries if last_modified(path) < limit and not is_held(path)]
 

@@ -129,8 +129,7 @@ def _print(a: Dataset, b: Dataset, difference: Difference) -> None:
             table.add_row(text(stage or "?"), text(reason), f"{number:,}")
         out.print(table)
     if difference.settings:
-        out.print()
-        out.write("Different settings of the stages", "bold")
+        out.write("\nDifferent settings of the stages", "bold")
         for name, values in difference.settings.items():
             in_a, in_b = (_shorten(str(value)) for value in values)
             out.write(f"{name}: {in_a} in A, {in_b} in B")

@@ -180,8 +180,7 @@ def _print_comparison(comparison: VersionComparison) -> None:
         both = format_quantity(pairs.common, "pair")
         out.write(f"{both} in both datasets, {counts}")
     if comparison.settings:
-        out.print()
-        out.write("Different settings of the stages", "bold")
+        out.write("\nDifferent settings of the stages", "bold")
         for name, first, second in list_settings(comparison):
             out.write(f"{name}: {first} in A, {second} in B")
 

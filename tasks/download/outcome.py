@@ -170,7 +170,7 @@ def describe_longest(longest: Mapping[str, int], rate: float, shown: int = 3) ->
     hosts = rank_counts(longest)
     if not rate or not hosts or hosts[0][1] < 60 * rate:
         return ""
-    times = [f"{host} {format_quantity(rows, 'row')}, {format_seconds(rows / rate)}" for host, rows in hosts[:shown]]
+    times = [f"{host} {format_quantity(rows, 'row')}, {format_seconds(rows / rate)}" for host, rows in hosts[:10]]
     most, over = int(3600 * rate), sum(max(0, rows - 3600 * rate) for _, rows in hosts)
     cap = f"; max_host_rows = {most} (an hour) would drop {format_quantity(int(over), 'row')}" if over else ""
     return f"hosts with the most rows, at host_rate = {rate:g} per second: {'; '.join(times)}{cap}"
@@ -259,12 +259,12 @@ def _explain_class(name: str, number: int, counts: Counts) -> str:
     return f"{number:,} ({share}) failed as {name}{meaning} A retry cannot solve this. {change}"
 
 
-def format_failures(counts: Counts, hosts: HostCounts, shown: int = 10) -> str:
-    """Format the failure classes and the worst hosts of a download as lines of a message."""
+def format_failures(counts: Counts, hosts: HostCounts) -> str:
+    """Format the failure classes and the ten worst hosts of a download as lines of a message."""
     reasons = rank_counts(counts.dropped)
     lines = [f"  {reason:<40} {number:>12,}" for reason, number in reasons]
     lines += ["worst hosts, failed of all rows:"] if hosts else []
-    for name, host_counts in list(hosts.items())[:shown]:
+    for name, host_counts in list(hosts.items())[:10]:
         classes = Counter({reason: number for reason, number in host_counts.items() if reason != "rows"})
         why = format_counts(classes.most_common())
         lines.append(f"  {name:<40} {count_failed(host_counts):>12,} of {host_counts['rows']:,} ({why})")

@@ -65,9 +65,9 @@ def cut_objects(objects: Iterable[tuple[str, int]], size: int) -> list[tuple[Row
     return [*shards, tuple(current)] if current else shards
 
 
-def read_spans(store: Store, spans: Sequence[RowSpan], columns: list[str] | None = None) -> pa.Table:
+def read_spans(store: Store, spans: Sequence[RowSpan]) -> pa.Table:
     """Return the rows of one shard, in order."""
-    tables = [read_table(store, s.name, columns).slice(s.start, s.stop - s.start) for s in spans]
+    tables = [read_table(store, s.name).slice(s.start, s.stop - s.start) for s in spans]
     return pa.concat_tables(tables).combine_chunks()
 
 

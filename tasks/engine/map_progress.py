@@ -38,15 +38,15 @@ class _Reporter:
     def __init__(self) -> None:
         self.path: Path | None = None
         self.report = TaskReport()
-        self.written, self.pause = 0.0, WRITE_SECONDS
+        self.written = 0.0
         self._lock, self._scheduled = threading.Lock(), False
 
     def write_soon(self) -> None:
-        """Write now, or as soon as `pause` seconds have passed since the last time: hundreds of threads may wait."""
+        """Write now, or as soon as WRITE_SECONDS have passed since the last time: hundreds of threads may wait."""
         with self._lock:
             if self.path is None or self._scheduled:
                 return
-            delay = self.written + self.pause - time.monotonic()
+            delay = self.written + WRITE_SECONDS - time.monotonic()
             if delay <= 0:
                 self._write()
                 return
@@ -77,10 +77,10 @@ _reporter = _Reporter()
 on_change(_reporter.write_soon)
 
 
-def begin_task(folder: str | None, task_id: str, pause: float = WRITE_SECONDS) -> None:
-    """Begin to report about a task, every `pause` seconds; with no folder, reports are not written."""
+def begin_task(folder: str | None, task_id: str) -> None:
+    """Begin to report about a task, every WRITE_SECONDS; with no folder, reports are not written."""
     _reporter.path = Path(folder) / f"{task_id}.json" if folder else None
-    _reporter.report, _reporter.written, _reporter.pause = TaskReport(), 0.0, pause
+    _reporter.report, _reporter.written = TaskReport(), 0.0
 
 
 def end_task() -> None:
@@ -93,7 +93,7 @@ def report_task(share: float, kept: int = 0, dropped: Mapping[str, int] | None =
     if _reporter.path is None:
         return
     _reporter.report = TaskReport(share, kept, dropped or {})
-    if time.monotonic() - _reporter.written >= _reporter.pause:
+    if time.monotonic() - _reporter.written >= WRITE_SECONDS:
         _reporter.write()
 
 

@@ -213,9 +213,7 @@ class _FilterTasks:
         return self._steps(write.write_parts, join_batches(self.batches))
 
 
-def plan_sizes(
-    rows: int, workers: int, memory_bytes: int, row_bytes: int = KEY_BYTES, slice_rows: int = steps.SLICE_ROWS
-) -> Sizes:
+def plan_sizes(rows: int, workers: int, memory_bytes: int, row_bytes: int = KEY_BYTES) -> Sizes:
     """Return sizes with which a batch or a partition fits in the memory of a worker, and no worker is idle.
 
     Args:
@@ -224,8 +222,8 @@ def plan_sizes(
     """
     fitting = max(memory_bytes // (row_bytes * _COPIES), 1)
     partitions = max(-(-rows // fitting), min(workers, rows // _MIN_PARTITION_ROWS), 1)
-    slices = min(fitting, -(-rows // (workers * _MANY))) // slice_rows
-    return Sizes(max(slices, 1) * slice_rows, partitions, slice_rows)
+    slices = min(fitting, -(-rows // (workers * _MANY))) // steps.SLICE_ROWS
+    return Sizes(max(slices, 1) * steps.SLICE_ROWS, partitions)
 
 
 def cut_batches(

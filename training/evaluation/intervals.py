@@ -14,8 +14,8 @@ RESAMPLES = 2000
 """Resamples of a bootstrap: 5 of them lie outside the interval on each side."""
 
 
-def clopper_pearson_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the exact binomial interval: at any n it covers the true proportion at least as often as its confidence.
+def clopper_pearson_interval(successes: int, n: int) -> tuple[float, float]:
+    """Return the exact binomial interval: at any n it covers the true proportion at least as often as CONFIDENCE.
 
     It covers the drawing of test images only, not seeds or data of the training.
 
@@ -27,7 +27,7 @@ def clopper_pearson_interval(successes: int, n: int, confidence: float = CONFIDE
 
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} of {n} is no proportion_record")
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, tail))
     high = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - tail))
     return low, high
@@ -40,7 +40,7 @@ def proportion_record(successes: int, n: int, chance: float) -> dict[str, float 
 
 
 def bootstrap_interval(
-    n: int, figure: Callable[[np.ndarray], float], resamples: int = RESAMPLES, confidence: float = CONFIDENCE
+    n: int, figure: Callable[[np.ndarray], float], resamples: int = RESAMPLES
 ) -> tuple[float, float]:
     """Return the percentile interval of a figure over n examples, resampled with replacement; the same at each call.
 
@@ -51,7 +51,7 @@ def bootstrap_interval(
     """
     draws = np.random.default_rng(0)
     figures = [figure(np.bincount(draws.integers(0, n, n), minlength=n)) for _ in range(resamples)]
-    low, high = np.quantile(figures, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(figures, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
