@@ -11,14 +11,13 @@ import sys
 import tomllib
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
 ACCEPTED = Path(__file__).with_name("audit-accepted.toml")
 _UNREACHED = ("ConnectionError", "could not connect", "Max retries exceeded", "Name or service not known", "timed out")
 _BAR = "=" * 100
 
 
-def read_accepted(path: Path, today: date) -> tuple[dict[str, str], list[str]]:
+def read_accepted(path, today):
     """Return the reasons of the advisories that are accepted today, by id, and the problems of the file."""
     reasons, problems = {}, []
     for entry in tomllib.loads(path.read_text("utf-8")).get("accepted", []):
@@ -34,7 +33,7 @@ def read_accepted(path: Path, today: date) -> tuple[dict[str, str], list[str]]:
     return reasons, problems
 
 
-def list_findings(report: dict[str, Any], reasons: dict[str, str]) -> list[str]:
+def list_findings(report, reasons):
     """Return one line for each vulnerability whose id and aliases are not accepted."""
     lines = []
     for package in report["dependencies"]:
@@ -45,7 +44,7 @@ def list_findings(report: dict[str, Any], reasons: dict[str, str]) -> list[str]:
     return lines
 
 
-def main(today: date | None = None, path: Path = ACCEPTED) -> int:
+def main(today=None, path=ACCEPTED):
     """Audit this environment. PAIRMILL_OSV_URL may name another vulnerability service than osv.dev."""
     write = sys.stderr.write
     reasons, problems = read_accepted(path, today or datetime.now(UTC).date())

@@ -1,14 +1,13 @@
 """A pickle that must not run."""
 
 from pathlib import Path
-from typing import Any
 
 
 class Bomb:
     """Whose unpickling leaves a mark."""
 
-    def __init__(self, mark: Path):
+    def __init__(self, mark):
         self.mark = mark
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return Path.touch, (self.mark,)

@@ -27,14 +27,14 @@ ODD = (
 BLOCKS = (0x20, 0xA0, 0x100, 0x250, 0x370, 0x400, 0x530, 0x600, 0x900, 0xE00, 0x1E00, 0x2000, 0x3040, 0x4E00)
 
 
-def make_hostile_captions(count: int, seed: int) -> list[str]:
+def make_hostile_captions(count, seed):
     """Return captions of seven kinds in turn; the first is twice as frequent."""
     draw = random.Random(seed)
     kinds = (_plain, _plain, _marked_up, _mojibake, _spaced, _random_characters, _random_blocks, _pathological)
     return [kinds[number % len(kinds)](draw) for number in range(count)]
 
 
-def make_web_captions(count: int, seed: int) -> list[str]:
+def make_web_captions(count, seed):
     """Return captions like those of the English web: words by frequency, one caption in ten with non-ASCII characters."""
     draw = random.Random(seed)
     path = files("symspellpy") / "frequency_dictionary_en_82_765.txt"
@@ -51,18 +51,18 @@ def make_web_captions(count: int, seed: int) -> list[str]:
     return lines
 
 
-def _plain(draw: random.Random) -> str:
+def _plain(draw):
     return " ".join(draw.choices(WORDS, k=draw.randint(0, 14)))
 
 
-def _marked_up(draw: random.Random) -> str:
+def _marked_up(draw):
     words = draw.choices(WORDS, k=6) + draw.choices(ENTITIES, k=3)
     draw.shuffle(words)
     text = draw.choice([" ", ""]).join(words)
     return html.escape(text) if draw.random() < 0.3 else text
 
 
-def _mojibake(draw: random.Random) -> str:
+def _mojibake(draw):
     """Return text decoded with a wrong encoding, once or twice, for ftfy to fix."""
     text = " ".join(draw.choices(WORDS, k=8)) + draw.choice(["’s", " – é", "“à”", ""])
     for _ in range(draw.randint(1, 2)):
@@ -72,17 +72,17 @@ def _mojibake(draw: random.Random) -> str:
     return text
 
 
-def _spaced(draw: random.Random) -> str:
+def _spaced(draw):
     return "".join(draw.choice(WORDS) + draw.choice(SPACES) * draw.randint(1, 2) for _ in range(draw.randint(1, 10)))
 
 
-def _random_characters(draw: random.Random) -> str:
+def _random_characters(draw):
     """Return any code points except surrogates, which UTF-8 cannot encode."""
     points = (draw.randrange(0x110000) for _ in range(draw.randint(1, 30)))
     return "".join(chr(point) for point in points if not 0xD800 <= point <= 0xDFFF)
 
 
-def _random_blocks(draw: random.Random) -> str:
+def _random_blocks(draw):
     """Return code points of one block, like words of a script, in a normal form."""
     parts = []
     for _ in range(draw.randint(1, 5)):
@@ -91,7 +91,7 @@ def _random_blocks(draw: random.Random) -> str:
     return unicodedata.normalize(draw.choice(["NFC", "NFD", "NFKC", "NFKD"]), draw.choice([" ", ""]).join(parts))
 
 
-def _pathological(draw: random.Random) -> str:
+def _pathological(draw):
     pieces = (
         draw.choices(SPECIAL, k=2) + draw.choices(ODD, k=6) + draw.choices(WORDS, k=4) + draw.choices(ENTITIES, k=1)
     )

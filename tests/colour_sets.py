@@ -2,7 +2,6 @@
 
 import io
 import tarfile
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -17,13 +16,13 @@ COLOURS = {"black": (0, 0, 0), "red": (255, 0, 0), "green": (0, 255, 0), "blue":
 NAMES = list(COLOURS)
 
 
-def png(colour) -> bytes:
+def png(colour):
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def write_set(root: Path, samples, split="test", classes=NAMES, templates=("{c}",)) -> Path:
+def write_set(root, samples, split="test", classes=NAMES, templates=("{c}",)):
     """Write samples given as dictionaries of members."""
     (root / split).mkdir(parents=True)
     with tarfile.open(root / split / "0.tar", "w") as tar:
@@ -38,15 +37,15 @@ def write_set(root: Path, samples, split="test", classes=NAMES, templates=("{c}"
     return root
 
 
-def shown(colour: str, label: str, **more: bytes) -> dict[str, bytes]:
+def shown(colour, label, **more):
     return {"png": png(COLOURS[colour]), "cls": str(NAMES.index(label)).encode(), **more}
 
 
-def content(folder: Path) -> dict[str, bytes]:
+def content(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def write_checkpoint(folder: Path) -> Path:
+def write_checkpoint(folder):
     """Write a small model with random weights."""
     folder.mkdir()
     tokenizer = train_tokenizer(list(COLOURS), 280, 16)

@@ -2,11 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60, pause: float = 0.02) -> Any:
+def wait_for(condition, seconds=60, pause=0.02):
     """Poll until the condition returns a true value, and return that value."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
@@ -15,7 +13,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60, pause: float = 0
     return answer
 
 
-def at_once(number: int, work: Callable[[int], Any]) -> None:
+def at_once(number, work):
     """Call a function with 0, 1, 2, ... in a thread each, and wait for all."""
     threads = [threading.Thread(target=work, args=(n,)) for n in range(number)]
     for thread in threads:

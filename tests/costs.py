@@ -1,24 +1,23 @@
 """What a call costs this process, whatever the tests before it have used."""
 
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def read_status(name: str) -> int:
+def read_status(name):
     """Return a number of bytes of /proc/self/status."""
     return 1024 * int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0])
 
 
-def forget_peak() -> int:
+def forget_peak():
     """Let the kernel forget the peak of this process's memory, `VmHWM`; return the bytes in use now."""
     Path("/proc/self/clear_refs").write_text("5")
     return read_status("VmRSS")
 
 
 @contextmanager
-def bounded(seconds: float, memory: int) -> Iterator[None]:
+def bounded(seconds, memory):
     """Check that the block takes less CPU time, and that the memory in use grows by fewer bytes in it.
 
     A peak of an earlier test would hide that of the block, and so would `ru_maxrss`, which only grows.

@@ -2,8 +2,6 @@
 
 import threading
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
 from dataops.store import FolderStore
 
@@ -18,16 +16,16 @@ class CountingStore(FolderStore):
 
     is_remote = True
 
-    def __init__(self, root: Path):
+    def __init__(self, root):
         super().__init__(root)
-        self.requests, self.arguments, self._lock = Counter[str](), dict[str, list[Any]](), threading.Lock()
+        self.requests, self.arguments, self._lock = Counter(), {}, threading.Lock()
 
-    def __getattribute__(self, name: str) -> Any:
+    def __getattribute__(self, name):
         found = super().__getattribute__(name)
         if name not in ONE | MANY:
             return found
 
-        def call(*arguments: Any, **options: Any) -> Any:
+        def call(*arguments, **options):
             with self._lock:
                 self.requests[name] += len(arguments[-1]) if name in MANY else 1
                 self.arguments.setdefault(name, []).append(arguments)

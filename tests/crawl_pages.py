@@ -1,13 +1,12 @@
 """Pages with images, and WARC files of them."""
 
 import gzip
-from pathlib import Path
 
 DOG = "A brown dog runs over the wet beach"
 CAT = "A small grey cat sleeps in the warm sun"
 
 
-def write_warc(path: Path, pages: dict[str, str], *, cut: int = 0) -> Path:
+def write_warc(path, pages, *, cut=0):
     """Write a WARC file with a gzip member for each record, without its last `cut` bytes."""
     data = b""
     for url, html in pages.items():

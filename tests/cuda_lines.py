@@ -8,11 +8,9 @@ import ast
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -34,7 +32,7 @@ class Place(NamedTuple):
     code: str
 
 
-def find_places(root: Path = ROOT) -> list[Place]:
+def find_places(root=ROOT):
     """Return the code of training/ and plugins/ that only CUDA runs: branches on the device, and calls of torch.cuda."""
     found = set()
     for path in (path for top in ("training", "plugins") for path in (root / top).rglob("*.py")):
@@ -46,14 +44,14 @@ def find_places(root: Path = ROOT) -> list[Place]:
     return sorted(found)
 
 
-def _visit_block(block: Iterable[ast.stmt], *, only: bool) -> Iterator[Any]:
+def _visit_block(block, *, only):
     for node in block:
         yield from _visit(node, only=only)
         if isinstance(node, ast.If) and _side(node.test) is False and isinstance(node.body[-1], _LEAVES):
             only = True
 
 
-def _visit(node: ast.AST, *, only: bool) -> Iterator[Any]:
+def _visit(node, *, only):
     """Yield what only CUDA runs; `only` says that the node itself is such code."""
     if only and isinstance(node, ast.stmt) and not hasattr(node, "body"):
         yield node
@@ -74,7 +72,7 @@ def _visit(node: ast.AST, *, only: bool) -> Iterator[Any]:
                     yield from _visit(inner, only=False)
 
 
-def _side(test: ast.expr) -> bool | None:
+def _side(test):
     """Return whether a condition is true on a GPU alone, false on a GPU alone, or neither (None)."""
     text = ast.unparse(test)
     return True if any(one in text for one in _ON_GPU) else False if any(one in text for one in _ON_CPU) else None
@@ -83,26 +81,26 @@ def _side(test: ast.expr) -> bool | None:
 class Tracer:
     """Remembers which places were executed."""
 
-    def __init__(self, places: Iterable[Place]):
-        self.executed: set[Place] = set()
-        self._by_file: dict[str, list[Place]] = {}
+    def __init__(self, places):
+        self.executed = set()
+        self._by_file = {}
         for place in places:
             self._by_file.setdefault(str(ROOT / place.path), []).append(place)
         self._find = cache(self._find_uncached)
 
-    def enter(self, frame: FrameType, event: str, argument: Any) -> Any:
+    def enter(self, frame, event, argument):
         """Trace the instructions of a function that has a place; for sys.settrace."""
         if frame.f_code.co_filename not in self._by_file or not any(self._find(frame.f_code)):
             return None
         frame.f_trace_opcodes = True
         return self._step
 
-    def _step(self, frame: FrameType, event: str, argument: Any) -> Any:
+    def _step(self, frame, event, argument):
         if event == "opcode":
             self.executed.update(self._find(frame.f_code)[frame.f_lasti // 2])
         return self._step
 
-    def _find_uncached(self, code: CodeType) -> list[list[Place]]:
+    def _find_uncached(self, code):
         """Return the places of each instruction."""
         of_file = self._by_file[code.co_filename]
         found = []
@@ -112,12 +110,12 @@ class Tracer:
         return found
 
 
-def format_row(place: Place) -> str:
+def format_row(place):
     """Return the row of a place in the table, without a line's end."""
     return f"| `{place.path}` | `{place.code.replace('|', '/')[:60]}` |"
 
 
-def main(folders: list[str]) -> int:
+def main(folders):
     """Run the unit tests of the folders, and write the table; return the tests' exit code."""
     places = find_places()
     tracer = Tracer(places)

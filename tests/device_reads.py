@@ -1,12 +1,8 @@
 """What a step reads back from its device, and where its tensors lie: both are counted on the CPU."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 import training.train as train_module
@@ -22,15 +18,13 @@ from training.model_config import ModelConfig
 from training.train import main
 
 
-def check_reads(
-    make_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tower: str, settings: dict[str, object]
-) -> None:
+def check_reads(make_job, monkeypatch, tower, settings):
     """Check that a step of a job reads nothing back, and a run one thing a step."""
-    in_steps: list[list[str]] = []
-    in_records: list[list[str]] = []
+    in_steps = []
+    in_records = []
 
-    def counted(function: Callable[..., Any], into: list[list[str]]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
+    def counted(function, into):
+        def call(*arguments):
             with counting() as found:
                 into.append(found)
                 return function(*arguments)
@@ -49,7 +43,7 @@ def check_reads(
         assert read.endswith("tolist")
 
 
-def check_device(monkeypatch: pytest.MonkeyPatch, tower: str, settings: dict[str, object]) -> None:
+def check_device(monkeypatch, tower, settings):
     """Check that all tensors of a step lie on its device.
 
     The device `meta` has shapes but no values: what reads a value, or takes a tensor of another device, raises.

@@ -1,27 +1,22 @@
 """Rows and pictures of small downloads, and one shard of them."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import pyarrow as pa
 
 from dataops.schema import FILTERED, uid
-from dataops.snapshot import Counts, Draft, Manifest, read_table
+from dataops.snapshot import Counts, Draft, read_table
 from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import start_hooks
-from tasks.download.rounds import RowSpan, ShardCut, ShardTask, cut_objects
+from tasks.download.rounds import ShardCut, ShardTask, cut_objects
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
-from tasks.engine.stage import Plan, Work, plan
+from tasks.engine.stage import Work, plan
 from tests.manifests import build_manifest
 
 
-def filtered(
-    store: FolderStore, urls: list[str], rows_a_part: int, page_opt_out: Mapping[str, str] = MappingProxyType({})
-) -> Manifest:
+def filtered(store, urls, rows_a_part, page_opt_out=MappingProxyType({})):
     draft, parts = Draft(store, "filter", "0123456789abcdef"), []
     for start in range(0, len(urls), rows_a_part):
         some = urls[start : start + rows_a_part]
@@ -49,7 +44,7 @@ URLS = [f"http://site.test/{'gone' if n % 9 == 4 else 'moody' if n % 3 == 1 else
 MOODY, GONE = (sum(f"/{kind}/" in url for url in URLS) for kind in ("moody", "gone"))
 
 
-def planned_in(store: FolderStore, server: Any, **config: Any) -> Plan:
+def planned_in(store, server, **config):
     """Return the plan of a download of URLS from a server on a port, which answers /moody/ when it is in the mood."""
     known = {"image_size": 32, "shard_size": 20, "retries": 0, "host_rate": 0, "retry": {"rounds": 2, "delay": 0.1}}
     connect_to = {"site.test": f"127.0.0.1:{server.server_port}"}
@@ -57,9 +52,7 @@ def planned_in(store: FolderStore, server: Any, **config: Any) -> Plan:
     return plan(DOWNLOAD, settings, 0, [filtered(store, URLS, rows_a_part=45)])
 
 
-def fetched(
-    folder: Path, urls: list[str], page_opt_out: Mapping[str, str] = MappingProxyType({}), **options: Any
-) -> tuple[dict[str, str | None], dict[str, dict[str, Any]]]:
+def fetched(folder, urls, page_opt_out=MappingProxyType({}), **options):
     """Download URLs, and return the drop reason (None for a kept row) and the evidence of each, by URL.
 
     Args:
@@ -80,6 +73,6 @@ def fetched(
     return reasons, {row["url"]: row for row in evidence}
 
 
-def cut_parts(manifest: Manifest, size: int, prefix: str = "part-") -> list[tuple[RowSpan, ...]]:
+def cut_parts(manifest, size, prefix="part-"):
     """Cut the parts `<prefix>*.parquet` into shards of `size` rows; the last one may be smaller."""
     return cut_objects([(manifest.path(p.name), p.rows) for p in manifest.named(prefix, ".parquet")], size)

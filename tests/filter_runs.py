@@ -2,18 +2,16 @@
 
 import random
 from collections import Counter
-from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 
 from dataops.schema import PAIRS, uid
-from dataops.snapshot import Draft, Manifest, read_parts
+from dataops.snapshot import Draft, read_parts
 from dataops.store import FolderStore
 from tasks.engine.context import Context
-from tasks.engine.stage import Stage, make, plan
+from tasks.engine.stage import make, plan
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER, Sizes
 from tasks.filter.stage import make as make_filter
@@ -26,7 +24,7 @@ SUBJECTS = ["kite", "dog", "cat", "tower", "river", "lamp"]
 PLACES = ["on the hill", "by the old house", "under a bridge", "in the rain", "at night"]
 
 
-def some_pairs(number: int, seed: int = 0) -> list[dict]:
+def some_pairs(number, seed=0):
     chosen = random.Random(seed)
     rows = []
     for i in range(number):
@@ -40,7 +38,7 @@ def some_pairs(number: int, seed: int = 0) -> list[dict]:
     return rows
 
 
-def snapshot(store: Path, stage: str, parts: list[list[dict]], schema: pa.Schema = PAIRS) -> Manifest:
+def snapshot(store, stage, parts, schema=PAIRS):
     draft = Draft(FolderStore(store), stage, "0" * 16)
     written = [
         draft.put_table(f"part-{i:05d}.parquet", pa.Table.from_pylist(rows, schema=schema))
@@ -50,20 +48,20 @@ def snapshot(store: Path, stage: str, parts: list[list[dict]], schema: pa.Schema
     return draft.commit(manifest)
 
 
-def with_sizes(partitions: int, batch_rows: int = 1, slice_rows: int = SLICE_ROWS) -> Stage:
+def with_sizes(partitions, batch_rows=1, slice_rows=SLICE_ROWS):
     """Return the stage with other sizes; by default a batch is a part, or a slice of a larger one."""
     return replace(FILTER, make=partial(make_filter, sizes=Sizes(batch_rows, partitions, slice_rows)))
 
 
 def filtered(
-    store: Path,
-    rows: list[dict],
-    parts: int = 3,
-    stage: Stage = FILTER,
-    pool: Executor = INLINE,
-    inline_rows: int = 1 << 15,
+    store,
+    rows,
+    parts=3,
+    stage=FILTER,
+    pool=INLINE,
+    inline_rows=1 << 15,
     **config,
-) -> Manifest:
+):
     pairs = snapshot(store, "extract", [rows[i::parts] for i in range(parts)])
     settings = FilterConfig(**({"dedupe": ["uid", "pair", "url"]} | config))
     manifest = make(
@@ -75,5 +73,5 @@ def filtered(
     return manifest
 
 
-def kept(store: Path, manifest: Manifest) -> list[dict]:
+def kept(store, manifest):
     return read_parts(FolderStore(store), manifest).to_pylist()

@@ -6,18 +6,9 @@ Each imports what it needs itself, because all test processes load this module.
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
-if TYPE_CHECKING:
-    from tests.kills.loop import Chaos
-    from tests.kills.seaweed import SeaweedFS
-    from tests.small_pipeline import Pairmill
 
 BUILD_MODEL = """
 import sys
@@ -39,7 +30,7 @@ save_model(Path(sys.argv[1]), CLIP(config), tokenizer, Preprocess(32))
 
 
 @pytest.fixture(scope="session")
-def pairmill(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Pairmill]":
+def pairmill(tmp_path_factory):
     """Start the servers and serve the site; stop all at the end."""
     from dataops.home import CHECKOUT
     from tests.servers.warm_commands import warm_commands
@@ -55,7 +46,7 @@ def pairmill(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Pairmill]":
 
 
 @pytest.fixture(scope="session")
-def chaos(pairmill: "Pairmill") -> "Chaos":
+def chaos(pairmill):
     """Run a tiny pipeline once without kills, in the store `peace`."""
     from dataops.store import FolderStore
     from tests.kills.environment import ChaosEnvironment
@@ -70,14 +61,14 @@ def chaos(pairmill: "Pairmill") -> "Chaos":
 
 
 @pytest.fixture(scope="module")
-def reusing_config(pairmill: "Pairmill") -> Path:
+def reusing_config(pairmill):
     """Return a config whose run reuses what test_pipeline.py or test_deploy.py made in this process, if one of them ran."""
     stores = (pairmill.folder / f"store-{name}" for name in ("undisturbed", "nightly"))
     return pairmill.write_config("reusing", store=next((store for store in stores if store.exists()), None))
 
 
 @pytest.fixture(scope="session")
-def undisturbed(pairmill: "Pairmill") -> dict[str, Any]:
+def undisturbed(pairmill):
     """Run once from an empty store to a registered version, and return the output of `show`."""
     result = pairmill.json("run", pairmill.write_config("undisturbed"))
     return pairmill.json("show", result["run_id"]) | {"result": result}
@@ -87,7 +78,7 @@ def undisturbed(pairmill: "Pairmill") -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SeaweedFS]":
+def s3_server(tmp_path_factory):
     """Run a SeaweedFS server whose credentials are KEY_ID and SECRET, with the bucket `mill`."""
     from tests.kills.seaweed import SeaweedFS
 
@@ -101,13 +92,13 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SeaweedFS]"
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint(s3_server: "SeaweedFS") -> str:
+def s3_endpoint(s3_server):
     """Return the URL of the S3 server."""
     return s3_server.endpoint
 
 
 @pytest.fixture
-def s3_environment(s3_server: "SeaweedFS", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def s3_environment(s3_server, monkeypatch, tmp_path):
     """Set the variables of the S3 server, and a home for the cache; no client of another test is used."""
     from tasks.files.s3_file import s3_client
 
@@ -120,7 +111,7 @@ def s3_environment(s3_server: "SeaweedFS", monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def hub(monkeypatch):
     """Run a server that speaks the Hub's protocol and takes uploads; HF_ENDPOINT and HF_TOKEN are its own."""
     from tests.servers.writable_hub import TOKEN, WritableHub
 
@@ -132,7 +123,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def mlflow_server(tmp_path_factory):
     """Start an MLflow server; return its URL."""
     from tests.servers.mlflow_server import serve_mlflow
 
@@ -141,7 +132,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def mlflow_url(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def mlflow_url(mlflow_server, monkeypatch):
     """Set the environment variables of MLflow; returns the URL of the server."""
     from tests.servers.mlflow_server import ENVIRONMENT
 
@@ -151,7 +142,7 @@ def mlflow_url(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def one_thread() -> Iterator[Executor]:
+def one_thread():
     """Return a pool of one thread, because a worker process that loads img2dataset takes seconds to start."""
     with ThreadPoolExecutor(1) as pool:
         yield pool
@@ -161,7 +152,7 @@ def one_thread() -> Iterator[Executor]:
 
 
 @pytest.fixture(scope="session")
-def finished_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_model(tmp_path_factory):
     """Return the folder of a finished model with a ResNet, built in a subprocess: test processes never import torch."""
     from dataops.home import CHECKOUT
 
@@ -171,7 +162,7 @@ def finished_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def upstream(tmp_path_factory):
     """Return the snapshots before register; they are shared, so tests only add to their store."""
     from tests.registrations import build_snapshots
 
@@ -179,7 +170,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 @pytest.fixture
-def registered(mlflow_url: str, upstream: SimpleNamespace) -> Any:
+def registered(mlflow_url, upstream):
     """Return a registered `clip-demo`: its manifest, plan and context."""
     from tasks.engine import stage
     from tests.registrations import plan_registration

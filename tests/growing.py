@@ -3,32 +3,28 @@
 import html
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from random import Random
-from typing import Any
 
 from PIL import Image, ImageDraw
 
 from dataops.errors import NothingLeft
-from dataops.snapshot import Manifest, read_parts
-from dataops.store import FolderStore, Store, open_store
-from flows.config import RunConfig, validate_values
+from dataops.snapshot import read_parts
+from dataops.store import FolderStore, open_store
+from flows.config import validate_values
 from flows.dataset_checks import check_kept
 from flows.next_version import add_run
 from flows.pipeline import PIPELINE
 from flows.records import RunRecord, StageRun
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
-from tasks.growth.versions import Version
 from tests.archived_images import http, record, write_archive
 from tests.inline_executor import InlineExecutor
-from tests.servers.hostile_web import Answer, Handler, Web
 
 HOST = "photos.test"
 Night = Sequence[tuple[str, str]]
 
 
-def drawing(seed: int) -> Image.Image:
+def drawing(seed):
     """Return an image whose perceptual hash differs from that of other seeds."""
     random, image = Random(seed), Image.new("RGB", (96, 72), "white")
     draw = ImageDraw.Draw(image)
@@ -38,7 +34,7 @@ def drawing(seed: int) -> Image.Image:
     return image
 
 
-def encoded(path: str) -> bytes:
+def encoded(path):
     """Return the image of a path: /7.png; /7-again.png, the same bytes; /7-encoded.jpg, a near-duplicate."""
     image, out = drawing(int(path.strip("/").partition(".")[0].partition("-")[0])), io.BytesIO()
     if path.endswith(".jpg"):
@@ -48,13 +44,13 @@ def encoded(path: str) -> bytes:
     return out.getvalue()
 
 
-def answer(handler: Handler) -> None:
+def answer(handler):
     handler.respond(
         (404, {}, b"") if "gone" in handler.path else (200, {"Content-Type": "image/png"}, encoded(handler.path))
     )
 
 
-NIGHTS: tuple[Night, ...] = tuple(
+NIGHTS = tuple(
     [(f"http://{HOST}/{name}", f"A drawing called {name} of this night") for name in names.split()]
     for names in (
         "1.png 2.png 3.png 4.png 5.png 900-gone.png",
@@ -64,13 +60,11 @@ NIGHTS: tuple[Night, ...] = tuple(
         "12.png 10-encoded.jpg 12-encoded.jpg 13.png 3-encoded.jpg",
     )
 )
-ANSWERS: dict[str, dict[str, Answer]] = {
-    HOST: {"*": answer, "/robots.txt": b"", "/ai.txt": b"", "/.well-known/tdmrep.json": b"[]"}
-}
+ANSWERS = {HOST: {"*": answer, "/robots.txt": b"", "/ai.txt": b"", "/.well-known/tdmrep.json": b"[]"}}
 
 
-def configured(web: Web, folder: Path, **more: Any) -> RunConfig:
-    values: dict[str, Any] = {
+def configured(web, folder, **more):
+    values = {
         "name": "nights",
         "store": {"uri": str(folder / "store")},
         "source": {"kind": "warc", "paths": [str(folder / "nights" / "*.warc")]},
@@ -87,7 +81,7 @@ def configured(web: Web, folder: Path, **more: Any) -> RunConfig:
     return config
 
 
-def put_night(folder: Path, number: int, rows: Night) -> None:
+def put_night(folder, number, rows):
     """Write an archive with a page of each pair."""
     (folder / "nights").mkdir(parents=True, exist_ok=True)
     pages = [f'<img src="{url}" alt="{html.escape(caption)}">'.encode() for url, caption in rows]
@@ -95,12 +89,12 @@ def put_night(folder: Path, number: int, rows: Night) -> None:
     write_archive(folder / "nights" / f"{number:03d}.warc", records)
 
 
-def run(config: RunConfig, home: Path, store: Store | None = None) -> tuple[Version | None, dict[str, Manifest]]:
+def run(config, home, store=None):
     """Run a config up to pack, as a flow run does.
 
     Returns: the version that it adds (None: no file is new, or the dataset does not grow), and the snapshots by stage.
     """
-    config, store, manifests = config.with_recorded_base(), store or open_store(config.store.uri), dict[str, Manifest]()
+    config, store, manifests = config.with_recorded_base(), store or open_store(config.store.uri), {}
     context = Context(store=store, home=home, workers=1, pool=InlineExecutor())
     try:
         for step in PIPELINE[:5]:
@@ -123,7 +117,7 @@ def run(config: RunConfig, home: Path, store: Store | None = None) -> tuple[Vers
     return version, manifests
 
 
-def list_uids(store: Store, packs: Sequence[Manifest]) -> set[str]:
+def list_uids(store, packs):
     """Return the uids of some datasets, which have none in common."""
     rows = [uid for pack in packs for uid in read_parts(store, pack, "part-", ["uid"])["uid"].to_pylist()]
     assert len(rows) == len(set(rows))
@@ -137,23 +131,23 @@ class Killed(BaseException):
 class MortalStore(FolderStore):
     """A store whose process dies before one of its writes."""
 
-    def __init__(self, root: Path, lives: int):
+    def __init__(self, root, lives):
         super().__init__(root)
         self.lives = lives
 
-    def _die(self) -> None:
+    def _die(self):
         self.lives -= 1
         if self.lives < 0:
             raise Killed
 
-    def put(self, *args: Any, **options: Any) -> None:
+    def put(self, *args, **options):
         self._die()
         super().put(*args, **options)
 
-    def put_chunks(self, *args: Any, **options: Any) -> None:
+    def put_chunks(self, *args, **options):
         self._die()
         super().put_chunks(*args, **options)
 
-    def create(self, *args: Any, **options: Any) -> bool:
+    def create(self, *args, **options):
         self._die()
         return super().create(*args, **options)

@@ -2,10 +2,8 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -22,7 +20,7 @@ SIZES = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecuti
 """Operations whose result has a size that the host must read, and the read itself."""
 
 
-def find_site() -> str:
+def find_site():
     """Return file and line of the code of training/ that is running, or of its caller if there is none."""
     frame = first = sys._getframe(1)
     while frame is not None and not frame.f_code.co_filename.startswith(_TRAINING):
@@ -32,10 +30,10 @@ def find_site() -> str:
 
 
 class _Methods(TorchFunctionMode):
-    def __init__(self, found: list[str]):
+    def __init__(self, found):
         self.found = found
 
-    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+    def __torch_function__(self, function, types, arguments=(), options=None):
         name = getattr(function, "__name__", "")
         if name in READS | COPIES:
             self.found.append(f"{find_site()} {name}")
@@ -43,11 +41,11 @@ class _Methods(TorchFunctionMode):
 
 
 class _Operations(TorchDispatchMode):
-    def __init__(self, found: list[str]):
+    def __init__(self, found):
         super().__init__()
         self.found = found
 
-    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
         name = function.overloadpacket.__name__
         masks = name in {"index", "index_put", "index_put_"} and any(
             index is not None and index.dtype == torch.bool for index in arguments[1]
@@ -59,19 +57,19 @@ class _Operations(TorchDispatchMode):
 
 
 @contextmanager
-def counting() -> Iterator[list[str]]:
+def counting():
     """Collect the reads of this thread, which would wait on a card."""
-    found: list[str] = []
+    found = []
     with _Methods(found), _Operations(found):
         yield found
 
 
 @contextmanager
-def counting_on_card() -> Iterator[list[str]]:
+def counting_on_card():
     """Collect the waits for the card that torch warns of."""
-    found: list[str] = []
+    found = []
 
-    def collect(message: Warning | str, *_: object, **__: object) -> None:
+    def collect(message, *_, **__):
         if "synchroniz" in str(message):
             found.append(find_site())
 

@@ -11,24 +11,24 @@ HOSTILE_MARKDOWN = (
 class Page(HTMLParser):
     """The tags, attributes and text of a page."""
 
-    def __init__(self, page: str):
+    def __init__(self, page):
         super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
+        self.tags = []
+        self.attributes = []
         self.text = ""
         self.feed(page)
 
     @property
-    def events(self) -> list[str]:
+    def events(self):
         return [name for name, _ in self.attributes if name.startswith("on")]
 
     @property
-    def addresses(self) -> list[str]:
+    def addresses(self):
         return [name for name, _ in self.attributes if name in ("src", "href", "action", "data")]
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes += attrs
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         self.text += data

@@ -1,9 +1,7 @@
 """Run the tasks of a stage in the process of a test that is not about workers: a worker takes a second to start."""
 
 import pickle
-from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Any
 
 
 class InlineExecutor(Executor):
@@ -13,12 +11,12 @@ class InlineExecutor(Executor):
         before: called with each task before it runs. An error that it raises leaves `submit`.
     """
 
-    def __init__(self, before: Callable[[Any], None] = lambda task: None):
+    def __init__(self, before=lambda task: None):
         self.before = before
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, fn, /, *args, **kwargs):
         self.before(args[-1])
-        future: Future[Any] = Future()
+        future = Future()
         try:
             future.set_result(fn(*args, **kwargs))
         except Exception as error:
@@ -29,11 +27,11 @@ class InlineExecutor(Executor):
 class PicklingExecutor(InlineExecutor):
     """Pickles each task, as workers of other machines need it."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
-        self.sizes = list[int]()
+        self.sizes = []
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, fn, /, *args, **kwargs):
         task = pickle.dumps((fn, args, kwargs))
         self.sizes.append(len(task))
         fn, args, kwargs = pickle.loads(task)

@@ -5,11 +5,9 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -36,7 +34,7 @@ class Trial:
     """Machines that the ranks believe to be on, each with as many of them."""
 
 
-def run_job(path: Path, trial: Trial, parent: int, meeting: Path) -> None:
+def run_job(path, trial, parent, meeting):
     """Run a job in this process as `python -m training.train JOB.json` does, and exit with its code."""
     with path.with_suffix(".log").open("a") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
@@ -52,14 +50,14 @@ def run_job(path: Path, trial: Trial, parent: int, meeting: Path) -> None:
     sys.exit(train.main([str(path)]))
 
 
-def _limit_memory(memory: float) -> None:
+def _limit_memory(memory):
     """Limit the memory of this process: on a card from now on, on a CPU from the first step on."""
     if memory <= 1:
         torch.cuda.set_per_process_memory_fraction(memory)
         return
     launch = train.launch_step
 
-    def limit_and_launch(*arguments: Any) -> Any:
+    def limit_and_launch(*arguments):
         train.launch_step = launch
         status = Path("/proc/self/status").read_text()
         (used,) = (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData"))
@@ -69,11 +67,11 @@ def _limit_memory(memory: float) -> None:
     train.launch_step = limit_and_launch
 
 
-def _signal_after(step: int, signum: int, note: Path) -> None:
+def _signal_after(step, signum, note):
     """Send this process a signal after the row of a step, and write the time into a file."""
     write = MetricsLog.write
 
-    def write_and_signal(log: MetricsLog, row: dict[str, Any], *measured: float) -> None:
+    def write_and_signal(log, row, *measured):
         write(log, row, *measured)
         if row["step"] == step:
             note.write_text(str(time.monotonic()))
@@ -93,13 +91,13 @@ class Ranks:
 
     def __init__(
         self,
-        job: Path,
-        ranks: int,
+        job,
+        ranks,
         *,
-        machines: int = 1,
-        signum: int | None = None,
-        target: Any = run_job,
-        others: Sequence[Path] = (),
+        machines=1,
+        signum=None,
+        target=run_job,
+        others=(),
     ):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.warm_jobs"])
@@ -115,13 +113,13 @@ class Ranks:
         for process in self._processes:
             process.start()
 
-    def wait(self) -> list[int | None]:
+    def wait(self):
         """Return the exit codes."""
         for process in self._processes:
             process.join()
         return [process.exitcode for process in self._processes]
 
-    def wait_for_first(self) -> int | None:
+    def wait_for_first(self):
         """Return the exit code of the first rank, and kill the others."""
         self._processes[0].join()
         for process in self._processes[1:]:

@@ -1,8 +1,6 @@
 """A run as its listeners see it, without a server of Prefect."""
 
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 from dataops.store import FolderStore
 from flows.listeners.base import LiveRun
@@ -10,7 +8,7 @@ from flows.records import RunRecord
 from tasks.engine.context import Context
 
 
-def build_live_run(folder: Path, config: Any = None, **fields: Any) -> LiveRun:
+def build_live_run(folder, config=None, **fields):
     """Return a run with its store in a folder.
 
     Args:
@@ -19,10 +17,10 @@ def build_live_run(folder: Path, config: Any = None, **fields: Any) -> LiveRun:
     """
     record = RunRecord.model_validate({"run_id": "demo-1", "name": "demo", "created_at": "", "config": {}} | fields)
     context = Context(FolderStore(folder), folder, run_id=record.run_id, flow_run_url="http://prefect/run")
-    found: Any = config or SimpleNamespace()
+    found = config or SimpleNamespace()
     return LiveRun(record, found, context, None)
 
 
-def build_plan(stage: str, *inputs: Any, key: str = "a" * 16) -> Any:
+def build_plan(stage, *inputs, key="a" * 16):
     """Return what listeners read of the plan of a stage."""
     return SimpleNamespace(stage=SimpleNamespace(name=stage, version=1), inputs=inputs, key=key, upstream=())

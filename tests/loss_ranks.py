@@ -9,11 +9,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.nn import functional as F
 
 from dataops.home import CHECKOUT
@@ -29,20 +27,20 @@ IDENTITIES = torch.tensor(
 TEACHER_SCALE = 9.0
 
 
-def make_teacher() -> Tensor:
+def make_teacher():
     """Return the features of another model, of another width."""
     features = torch.randn(PAIRS, 2, 4, generator=torch.Generator().manual_seed(7))
     return F.normalize(features, dim=2)
 
 
-def make_leaves(dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def make_leaves(dtype=torch.float32):
     """Return images, texts, log of the scale and bias."""
     generator = torch.Generator().manual_seed(0)
     images, texts = torch.randn(2, PAIRS, WIDTH, generator=generator) * 3
     return [v.to(dtype).requires_grad_() for v in (images, texts, torch.tensor(1.2), torch.tensor(-2.0))]
 
 
-def compute(settings: dict[str, Any], rank: int = 0, ranks: int = 1) -> dict[str, Tensor]:
+def compute(settings, rank=0, ranks=1):
     """Return the loss and the hits of this rank, and the gradients of its own features, of scale and bias.
 
     Args:
@@ -62,13 +60,13 @@ def compute(settings: dict[str, Any], rank: int = 0, ranks: int = 1) -> dict[str
     return values | {name: leaf.grad for name, leaf in gradients if leaf.grad is not None}
 
 
-def join_ranks(results: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def join_ranks(results):
     """Return the result of one process: the rows of the ranks one after the other, and the sums of all else."""
     joined = {name: [result[name] for result in results if name in result] for name in results[0]}
     return {name: torch.cat(v) if name in ("images", "texts") else torch.stack(v).sum(0) for name, v in joined.items()}
 
 
-def compute_on_ranks(folder: Path, cases: dict[str, dict[str, Any]]) -> dict[int, dict[str, dict[str, Tensor]]]:
+def compute_on_ranks(folder, cases):
     """Return the result of each case by number of ranks, joined as that of one process."""
     (folder / "cases.json").write_text(json.dumps(cases))
     command = [sys.executable, "-m", "tests.loss_ranks", str(folder)]
@@ -80,7 +78,7 @@ def compute_on_ranks(folder: Path, cases: dict[str, dict[str, Any]]) -> dict[int
     return found
 
 
-def main(folder: Path) -> int:
+def main(folder):
     """Compute all cases on several ranks, and return the number of ranks that failed."""
     cases = json.loads((folder / "cases.json").read_text())
     torch.set_num_threads(1)

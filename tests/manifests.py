@@ -1,11 +1,8 @@
 """Build manifests of snapshots that no stage made."""
 
-from collections.abc import Sequence
-from typing import Any
+from dataops.snapshot import Counts, Manifest, content_digest
 
-from dataops.snapshot import Counts, Manifest, Part, content_digest
-
-REQUIRED: dict[str, dict[str, Any]] = {
+REQUIRED = {
     "download": {"shards": 1, "samples": 0, "bytes_fetched": 0, "hosts": {}},
     "pack": {"samples": 0, "shards": 1, "bytes": 0},
     "evaluate": {"metrics": {}},
@@ -14,9 +11,9 @@ REQUIRED: dict[str, dict[str, Any]] = {
 """The facts that each manifest of a stage has."""
 
 
-def build_manifest(stage: str, parts: Sequence[Part] = (), **changes: Any) -> Manifest:
+def build_manifest(stage, parts=(), **changes):
     """Return the manifest of a snapshot with these parts, whose other fields say as little as they may."""
-    fields: dict[str, Any] = {
+    fields = {
         "stage_version": 1, "key": "0" * 16, "inputs": [], "config": {}, "seed": 0, "code": {}, "counts": Counts(),
         "content_digest": content_digest(parts), "created_at": "2026-01-02T03:04:05+00:00",
     }  # fmt: skip

@@ -25,11 +25,11 @@ class MemoryStore(FolderStore):
     is_remote = True
     read_each, read_each_into, read_into = Store.read_each, Store.read_each_into, Store.read_into
 
-    def __init__(self, writes: int | None = None):
+    def __init__(self, writes=None):
         super().__init__(Path("/nowhere"))
-        self.objects, self.requests, self.writes = dict[str, bytes](), Counter[str](), writes
+        self.objects, self.requests, self.writes = {}, Counter(), writes
 
-    def request(self, kind: str) -> None:
+    def request(self, kind):
         """Count a request. A subclass may let it fail."""
         self.requests[kind] += 1
         if kind == "write" and self.writes is not None:
@@ -37,23 +37,23 @@ class MemoryStore(FolderStore):
                 raise Killed
             self.writes -= 1
 
-    def size(self, name: str) -> int | None:
+    def size(self, name):
         self.request("size")
         return len(self.objects[name]) if name in self.objects else None
 
-    def find(self, name: str) -> bytes | None:
+    def find(self, name):
         self.request("find")
         return self.objects.get(name)
 
-    def put(self, name: str, data: bytes | memoryview | Path) -> None:
+    def put(self, name, data):
         self.request("write")
         self.objects[name] = data.read_bytes() if isinstance(data, Path) else bytes(data)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name, data):
         self.request("write")
         return self.objects.setdefault(name, data) is data
 
-    def entries(self, prefix: str) -> list[Entry]:
+    def entries(self, prefix):
         found = sorted(
             Entry(name, len(data), 0.0) for name, data in self.objects.items() if name.startswith(f"{prefix}/")
         )

@@ -3,11 +3,8 @@
 It shows that these lines run and compute the same. It shows nothing of CUDA itself: no copy is asynchronous.
 """
 
-from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -20,7 +17,7 @@ CPU = torch.device("cpu")
 class _OnCard(TorchFunctionMode):
     """Says that each tensor of this thread lies on the card, and places on the CPU what is sent there."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func, types, args=(), kwargs=None):
         if func == Tensor.device.__get__:
             return CARD
         args, kwargs = _to_cpu((args, kwargs or {}))
@@ -28,22 +25,22 @@ class _OnCard(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _to_cpu(tree: Any) -> Any:
+def _to_cpu(tree):
     return tree_map_only(torch.device, lambda _: CPU, tree)
 
 
 class _Stream:
     """A stream or an event of a card that has no work left."""
 
-    def wait_stream(self, other: "_Stream") -> None: ...
-    def record(self) -> None: ...
-    def synchronize(self) -> None: ...
+    def wait_stream(self, other): ...
+    def record(self): ...
+    def synchronize(self): ...
 
 
 @contextmanager
-def pretended_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def pretended_card(monkeypatch):
     """Let torch see one card inside the `with`."""
-    found: dict[str, Any] = {
+    found = {
         "is_available": True,
         "device_count": 1,
         "set_device": None,

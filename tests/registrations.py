@@ -6,9 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +14,7 @@ import pyarrow as pa
 from dataops.facts import BalancedRows
 from dataops.home import CHECKOUT
 from dataops.schema import DOWNLOADED, PAIRS, conform, dropped_schema
-from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_digest
+from dataops.snapshot import Counts, Draft, Input, content_digest
 from dataops.store import FolderStore
 from tasks.engine import stage
 from tasks.filter.summary import merge_balance
@@ -86,7 +84,7 @@ METRICS = {
 }
 
 
-def run_python(code: str, *arguments: str, cwd: Path = CHECKOUT, **environment: str) -> str:
+def run_python(code, *arguments, cwd=CHECKOUT, **environment):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         cwd=cwd,
@@ -99,13 +97,13 @@ def run_python(code: str, *arguments: str, cwd: Path = CHECKOUT, **environment: 
     return done.stdout
 
 
-def commit(store: FolderStore, name: str, parts: list[Any], counts: Counts, **more: Any) -> Manifest:
+def commit(store, name, parts, counts, **more):
     key = f"{name:0<16}"[:16]
     manifest = build_manifest(name, parts, key=key, seed=3, counts=counts, **more)
     return Draft(store, name, key).commit(manifest)
 
 
-def write_download_parts(draft: Draft) -> list[Part]:
+def write_download_parts(draft):
     """Write a downloaded row and a dropped row, with hostile text."""
     row = {"uid": "0" * 32, "url": "http://h.example/1.jpg", "caption": "<script>alert(2)</script>"}
     dropped = row | {"uid": "1" * 32, "error_message": "<img src=x onerror=alert(3)>", "drop_reason": "http_404"}
@@ -116,7 +114,7 @@ def write_download_parts(draft: Draft) -> list[Part]:
     ]
 
 
-def build_snapshots(folder: Path) -> SimpleNamespace:
+def build_snapshots(folder):
     """Write all seven snapshots before register, with a real model and hostile text."""
     store = FolderStore(folder / "store")
     model = folder / "model"
@@ -162,7 +160,7 @@ def build_snapshots(folder: Path) -> SimpleNamespace:
     return SimpleNamespace(store=store, manifests=[manifests[name] for name in order], model=model, home=folder)
 
 
-def plan_registration(upstream: SimpleNamespace, **config: Any) -> tuple[stage.Plan, stage.Context]:
+def plan_registration(upstream, **config):
     context = stage.Context(
         store=upstream.store,
         home=upstream.home,
@@ -175,17 +173,15 @@ def plan_registration(upstream: SimpleNamespace, **config: Any) -> tuple[stage.P
     return stage.plan(REGISTER, RegisterConfig(**config), 3, upstream.manifests), context
 
 
-def connect() -> Any:
+def connect():
     return tracking.connect()
 
 
-def find_versions(name: str) -> list[Any]:
+def find_versions(name):
     return connect().search_model_versions(f"name = '{name}'")
 
 
-def commit_evaluation(
-    store: FolderStore, name: str, right: list[bool], metrics: dict[str, Any] | None = None
-) -> Manifest:
+def commit_evaluation(store, name, right, metrics=None):
     """Write an evaluation of the task `twemoji-seen`, given which examples are right."""
     table = pa.table({"key": [str(n) for n in range(len(right))], "rank": [1 if one else 2 for one in right]})
     draft = Draft(store, "evaluate", f"{name:0<16}"[:16])
@@ -198,9 +194,7 @@ def commit_evaluation(
     return draft.commit(fresh)
 
 
-def register_mixed(
-    upstream: SimpleNamespace, folder: Path, name: str = "saw-it", train_key: str = "mixed"
-) -> tuple[FolderStore, Manifest]:
+def register_mixed(upstream, folder, name="saw-it", train_key="mixed"):
     """Register a model that was trained on two datasets in a copy of the store; return it with the second dataset."""
     store = FolderStore(folder / "store")
     shutil.copytree(upstream.store.root, store.root)

@@ -1,19 +1,14 @@
 """What the templates of reports show, with one text in each place."""
 
-from collections.abc import Callable
-from typing import Any
-
 from dataops.snapshot import Counts
 from tasks.reports.page import Section, make_link
 
-Values = dict[str, Any]
 
-
-def section(text: str) -> Section:
+def section(text):
     return Section(text, [text], [text, text], [[text, text], [text, "1"]], numbers=(1,))
 
 
-def filter_values(text: str) -> Values:
+def filter_values(text):
     balance = {
         "pairs": 4, "unmatched": 1, "kept": 3, "seen": 2, "queries_found": 1, "queries": 2, "matches_before": 3,
         "matches_after": 2, "effective_before": 1, "effective_after": 1, "unmatched_examples": [text, text],
@@ -31,11 +26,11 @@ def filter_values(text: str) -> Values:
     }  # fmt: skip
 
 
-def image(text: str, preview: str = "aGk=") -> Values:
+def image(text, preview="aGk="):
     return {"caption": text, "url": text, "preview": preview, "drop_reason": text, "size": text}
 
 
-def download_values(text: str) -> Values:
+def download_values(text):
     row = {"url": text, "error_message": text}
     return {
         "title": text, "longest": text, "counts": Counts(input=9, kept=4, dropped={text: 5}), "bytes": 1, "shards": 2,
@@ -45,7 +40,7 @@ def download_values(text: str) -> Values:
     }  # fmt: skip
 
 
-def dataset_values(text: str) -> Values:
+def dataset_values(text):
     side = {
         "stage": text, "kept": 1, "input": 2, "kept_rows": [image(text)], "reasons": {text: 1}, "with_images": True,
         "has_examples": True, "dropped_rows": {text: [image(text, "")]},
@@ -65,11 +60,11 @@ def dataset_values(text: str) -> Values:
     }  # fmt: skip
 
 
-def stages(text: str) -> list[Values]:
+def stages(text):
     return [{"stage": text, "input": 9, "kept": 4, "dropped": 5, "reasons": {text: 3, f"{text}2": 2}}]
 
 
-def evaluation_values(text: str) -> Values:
+def evaluation_values(text):
     score = {"task": text, "metric": text, "value": 0.5, "low": 0.4, "high": 0.6, "chance": None, "n": 9, "other": 0.1}
     comparison = {"difference": 0.1, "low": 0.0, "high": 0.2, "verdict": text}
     figure = {"key": text, "preview": "aGk=", "label": text}
@@ -82,14 +77,14 @@ def evaluation_values(text: str) -> Values:
     }  # fmt: skip
 
 
-def card_values(text: str) -> Values:
+def card_values(text):
     return {
         "headline": text, "description": text, "links": "", "space": "",
         "sections": [section(text), Section(text, rows=[[make_link(text, "a.html"), text]], columns=[text, text])],
     }  # fmt: skip
 
 
-def summary_values(text: str) -> Values:
+def summary_values(text):
     field = {
         "name": "provider", "label": text, "who": text, "is_optional": False, "is_pending": False, "state": "filled",
         "verdict": "Yes", "text": [text, f"`{text}` is code"], "stated": [text], "columns": [text, "pairs"],
@@ -112,7 +107,7 @@ def summary_values(text: str) -> Values:
     }  # fmt: skip
 
 
-PAGES: dict[str, Callable[[str], Values]] = {
+PAGES = {
     "filter.html": filter_values,
     "download.html": download_values,
     "dataset.html": dataset_values,
@@ -120,12 +115,12 @@ PAGES: dict[str, Callable[[str], Values]] = {
     "summary.html": summary_values,
     "document.html": lambda text: {"title": text, "text": text},
 }
-FRAGMENTS: dict[str, Callable[[str], Values]] = {
+FRAGMENTS = {
     "checks.html": lambda text: {"note": text, "rows": [[text, text, text]]},
     "dataset_links.html": lambda text: {"name": text, "run": text, "key": text, "links": {text: "http://m.example/"}},
 }
 """Sections that are inserted into a page."""
-MARKDOWN: dict[str, Callable[[str], Values]] = {
+MARKDOWN = {
     "dataset.md": dataset_values,
     "card.md": card_values,
     "summary.md": summary_values,

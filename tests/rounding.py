@@ -5,12 +5,11 @@ terms in any order, with or without fused multiply-add, is off by at most n u su
 """
 
 import torch
-from torch import Tensor, nn
 
 UNIT_ROUNDOFF = 2.0**-24
 
 
-def bound(additions: int, magnitude: float) -> float:
+def bound(additions, magnitude):
     """Return how far two float32 computations of a number can differ.
 
     Args:
@@ -21,7 +20,7 @@ def bound(additions: int, magnitude: float) -> float:
     return 2 * additions * UNIT_ROUNDOFF * magnitude
 
 
-def count_additions(model: nn.Module, rows: int = 0) -> int:
+def count_additions(model, rows=0):
     """Return the additions on the longest path through a model, as if its layers followed each other.
 
     Args:
@@ -32,9 +31,7 @@ def count_additions(model: nn.Module, rows: int = 0) -> int:
     return forward if rows == 0 else 2 * forward + rows
 
 
-def assert_close(
-    found: Tensor, expected: Tensor, additions: int, magnitude: float | None = None, name: str = ""
-) -> None:
+def assert_close(found, expected, additions, magnitude=None, name=""):
     """Compare two float32 computations of a tensor within `bound`; the default magnitude is its largest absolute value."""
     atol = bound(additions, float(expected.detach().abs().max()) if magnitude is None else magnitude)
     torch.testing.assert_close(found, expected, rtol=0, atol=atol, msg=lambda text: f"{name}: {text}")

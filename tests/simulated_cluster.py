@@ -8,7 +8,7 @@ it. A worker that dies may do so between two of the writes.
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -19,20 +19,18 @@ from typing import Any
 from unittest.mock import patch
 
 from dataops.errors import ServiceError
-from dataops.snapshot import Manifest
-from dataops.storage.base import Store
 from tasks.engine import map_parts
-from tasks.engine.context import Clock, Context, LeaseTimes, OpenWorkers, TaskLimits, TaskPool, begin
-from tasks.engine.stage import Plan, make
+from tasks.engine.context import Clock, Context, LeaseTimes, OpenWorkers, TaskPool, begin
+from tasks.engine.stage import make
 from tests.memory_store import Killed, MemoryStore
 
 
 class _SlowStore(MemoryStore):
-    def __init__(self, before: Callable[[str], None]):
+    def __init__(self, before):
         super().__init__()
         self._before = before
 
-    def request(self, kind: str) -> None:
+    def request(self, kind):
         self._before(kind)
         super().request(kind)
 
@@ -109,12 +107,12 @@ class SimulatedCluster(TaskPool, Clock):
     events: list[tuple[float, str]] = field(default_factory=list)
     shares_disk = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         self._random, self._now, self._number = random.Random(self.seed), 0.0, 0
         self._due = list[tuple[float, int, Callable[[], None]]]()
-        self._waiting, self._idle = deque[_Call](), deque[_Worker]()
-        self._running, self._attempts = dict[Future[Any], _Call](), Counter[str]()
-        self._alive, self._starved, self._fed = 0, set[str](), set[str]()
+        self._waiting, self._idle = deque(), deque()
+        self._running, self._attempts = {}, Counter()
+        self._alive, self._starved, self._fed = 0, set(), set()
         self._is_calling, self._is_down = False, False
         self.store = _SlowStore(self._request)
         for at in self.faults.head_lost:
@@ -123,17 +121,17 @@ class SimulatedCluster(TaskPool, Clock):
             self._join()
 
     @property
-    def lost(self) -> float:
+    def lost(self):
         """Share of the workers' time on tasks that was for nothing."""
         times = [(span.how == "finished", span.ended - span.began) for span in self.spans]
         return sum(time for is_finished, time in times if not is_finished) / sum(time for _, time in times)
 
     # The clock
 
-    def now(self) -> float:
+    def now(self):
         return self._now
 
-    def next_ended(self, ended: SimpleQueue[Future[Any]], seconds: float) -> Future[Any] | None:
+    def next_ended(self, ended, seconds):
         until = self._now + seconds
         while ended.empty() and self._due and self._due[0][0] <= until:
             at, _, happen = heapq.heappop(self._due)
@@ -144,28 +142,28 @@ class SimulatedCluster(TaskPool, Clock):
         self._now = max(self._now, until)
         return None
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds):
         self.next_ended(SimpleQueue(), seconds)
 
-    def _at(self, at: float, happen: Callable[[], None]) -> None:
+    def _at(self, at, happen):
         self._number += 1
         heapq.heappush(self._due, (at, self._number, happen))
 
     # The store
 
-    def _request(self, kind: str) -> None:
+    def _request(self, kind):
         """Take the time of a request of the driver; those of a worker are in the time of its task."""
         if not self._is_calling:
             repeated = 1.0 if self._random.random() < self.faults.failures else 0.0
             self._now = self._answers_at() + self._random.expovariate(1 / self.faults.latency) + repeated
 
-    def _answers_at(self) -> float:
+    def _answers_at(self):
         """Return when the store answers: a request of now is repeated until then (dataops/storage/s3_requests.py)."""
         return next((end for start, end in self.faults.outages if start <= self._now < end), self._now)
 
     # Workers
 
-    def _join(self) -> None:
+    def _join(self):
         self._number += 1
         worker = _Worker(self._number, self._random.uniform(0.8, 1.3))
         self._alive += 1
@@ -180,15 +178,15 @@ class SimulatedCluster(TaskPool, Clock):
         self._assign()
 
     @property
-    def slots(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def slots(self):  # pyright: ignore[reportIncompatibleVariableOverride]
         return max(1, self._alive)
 
-    def _slow_down(self, worker: _Worker) -> None:
+    def _slow_down(self, worker):
         if not worker.is_lost:
             worker.factor *= 10
             self.events.append((self._now, "slows down"))
 
-    def _lose(self, worker: _Worker) -> None:
+    def _lose(self, worker):
         worker.is_lost = True
         self._alive -= 1
         self.events.append((self._now, "machine lost"))
@@ -203,8 +201,8 @@ class SimulatedCluster(TaskPool, Clock):
                 self.store.writes = None
             self._stop(call, "machine lost", map_parts.MachineLost("its machine was lost"))
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
         if self._is_down:
             raise ServiceError("the cluster is lost")
         task = args[-1].id
@@ -213,11 +211,11 @@ class SimulatedCluster(TaskPool, Clock):
         self._assign()
         return future
 
-    def submit_again(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+    def submit_again(self, fn, /, *args):
         self._fed.add(args[-1].id)
         return self.submit(fn, *args)
 
-    def _assign(self) -> None:
+    def _assign(self):
         while self._idle and self._waiting:
             call = self._waiting.popleft()
             if not begin(call.future):
@@ -236,7 +234,7 @@ class SimulatedCluster(TaskPool, Clock):
             elif doom != "hangs" and (chance.random() >= self.faults.hung or call.attempt > 1):
                 self._at(self._now + takes, lambda call=call: self._finish(call))
 
-    def _call(self, call: _Call) -> tuple[Any, Exception | None]:
+    def _call(self, call):
         self._is_calling = True
         try:
             return call.make(), None
@@ -247,14 +245,14 @@ class SimulatedCluster(TaskPool, Clock):
         finally:
             self._is_calling = False
 
-    def _finish(self, call: _Call) -> None:
+    def _finish(self, call):
         if (answers := self._answers_at()) > self._now:
             self._at(answers, lambda: self._finish(call))
         elif call.future in self._running:
             result, error = self._call(call)
             self._stop(call, "failed" if error else "finished", error, result)
 
-    def _stop(self, call: _Call, how: str, error: BaseException | None, result: Any = None) -> None:
+    def _stop(self, call, how, error, result=None):
         """End a call that runs."""
         if self._running.pop(call.future, None) is None or call.worker is None:
             return
@@ -268,14 +266,14 @@ class SimulatedCluster(TaskPool, Clock):
             call.future.set_exception(error)
         self._assign()
 
-    def kill(self, future: Future[Any]) -> None:
+    def kill(self, future):
         if not future.cancel() and future in self._running:
             self._stop(self._running[future], "stopped", BrokenProcessPool())
 
-    def _lose_head(self) -> None:
+    def _lose_head(self):
         self.events.append((self._now, "head lost"))
         self._is_down = True
-        waiting, self._waiting = list(self._waiting), deque[_Call]()
+        waiting, self._waiting = list(self._waiting), deque()
         for call in list(self._running.values()):
             self._stop(call, "head lost", ServiceError("the cluster is lost"))
         for call in waiting:
@@ -285,21 +283,19 @@ class SimulatedCluster(TaskPool, Clock):
     # The executor
 
     @contextmanager
-    def open(self, workers: int, store: Store) -> Iterator[OpenWorkers]:
+    def open(self, workers, store):
         self._is_down = False
         with patch.object(map_parts, "open_store", lambda uri: self.store):
             yield OpenWorkers(self, self.slots, per_machine=1)
 
-    def context(self, limits: TaskLimits) -> Context:
+    def context(self, limits):
         never = LeaseTimes(beat=1e6)
         return Context(
             self.store, Path(), executor=self, clock=self, task_limits=limits, lease_times=never, inline_rows=0
         )
 
 
-def make_at_any_price(
-    planned: Plan[Any], cluster: SimulatedCluster, limits: TaskLimits, delays: Sequence[float]
-) -> Manifest:
+def make_at_any_price(planned, cluster, limits, delays):
     """Make a snapshot as a run does: an attempt that fails with a retryable error is followed by the next one."""
     for delay in delays:
         try:

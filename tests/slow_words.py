@@ -5,7 +5,7 @@ import unicodedata
 UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 
-def words(text: str) -> list[str]:
+def words(text):
     """Return the runs of letters, marks and digits in folded case; in scripts without spaces each character is a word."""
     found, word = [], ""
     for character in text:

@@ -1,8 +1,5 @@
 """A tiny CLIP model that scores images."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
 
 from training.model.checkpoint import save_model
@@ -18,7 +15,7 @@ VIT = {
 }
 
 
-def write_model(folder: Path, captions: Sequence[str] = ("a red house", "caption 7"), seed: int = 0) -> Path:
+def write_model(folder, captions=("a red house", "caption 7"), seed=0):
     """Write a model with weights of this seed, and a vocabulary of the captions, into the folder; return the folder."""
     folder.mkdir(exist_ok=True)
     tokenizer = train_tokenizer(list(captions), 280, 16)

@@ -6,11 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from infra.local import services
 from tests.servers.databases import keep_databases, put_databases
@@ -32,14 +31,14 @@ MODEL = Path(__file__).parent / "data" / "tiny-model.json"
 """A model that trains in seconds."""
 
 
-def write_config(path: Path, web: SmallWeb, site: str, store: Path | str, **tables: Mapping[str, Any] | str) -> Path:
+def write_config(path, web, site, store, **tables):
     """Write a config that runs all stages in seconds.
 
     Args:
         site: IP address and port of the web's server.
         tables: keys that differ, by table, and `name`.
     """
-    config: dict[str, Any] = {
+    config = {
         "store": {"uri": str(store)},
         "source": {"kind": "warc", "paths": [f"{web.archive}/*.warc.gz"]},
         "filter": {"languages": ["en"], "language_min_score": 0.5, "language_page_weight": 0.8},
@@ -63,14 +62,14 @@ def write_config(path: Path, web: SmallWeb, site: str, store: Path | str, **tabl
     return path
 
 
-def _toml(value: Any) -> str:
+def _toml(value):
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{json.dumps(key)} = {_toml(one)}' for key, one in value.items())} }}"
     return json.dumps(value)
 
 
 @contextmanager
-def local_servers(home: Path, **environment: str) -> Iterator[None]:
+def local_servers(home, **environment):
     """Start the servers of a home, which is that of this process meanwhile; stop them at the end."""
     saved = dict(os.environ)
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
@@ -98,15 +97,15 @@ class Pairmill:
     warm: WarmCommands | None = None
     """Forks a process that runs it, where the environment fits; a new process imports all again."""
 
-    def write_config(self, file: str, /, *, store: Path | str | None = None, **tables: Mapping[str, Any] | str) -> Path:
+    def write_config(self, file, /, *, store=None, **tables):
         """Write a config file with its own store. One worker: with so few pairs, a second one would only take longer."""
         where = store or self.folder / f"store-{file}"
         return write_config(self.folder / f"{file}.toml", self.web, self.site, where, **tables)
 
-    def command_line(self, *arguments: str | Path) -> list[str]:
+    def command_line(self, *arguments):
         return [sys.executable, "-m", "flows.cli", *map(str, arguments)]
 
-    def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 580) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments, code=0, timeout=580):
         """Run the command and check its exit code."""
         if self.warm and self.warm.fits(self.env):
             done = self.warm.run([*map(str, arguments)], self.folder, self.env, timeout)
@@ -122,18 +121,18 @@ class Pairmill:
         )
         return done
 
-    def json(self, *arguments: str | Path, code: int = 0) -> Any:
+    def json(self, *arguments, code=0):
         """Run the command with --json and return the JSON value, which must be all of standard output."""
         return json.loads(self(*arguments, "--json", code=code).stdout)
 
     def run_and_kill(
         self,
-        *arguments: str | Path,
-        when: Callable[[], bool],
-        timeout: float = 180,
-        number: signal.Signals = signal.SIGKILL,
-        pause: float = 0.02,
-    ) -> int:
+        *arguments,
+        when,
+        timeout=180,
+        number=signal.SIGKILL,
+        pause=0.02,
+    ):
         """Start the command, wait until `when` is true, stop it, and return its exit code.
 
         Args:

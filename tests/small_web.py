@@ -10,7 +10,6 @@ The bytes depend only on the code and the version of Pillow.
 
 import gzip
 import io
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +17,10 @@ from http.server import SimpleHTTPRequestHandler
 from itertools import product
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from PIL import Image, ImageDraw
 
-from tasks.evaluate.suite_writer import Member, write_classification, write_shard
+from tasks.evaluate.suite_writer import write_classification, write_shard
 from tests.archived_images import http, record
 from tests.servers.loopback import serving
 
@@ -66,23 +64,23 @@ class SmallWeb:
     directory: Path
 
     @property
-    def site(self) -> Path:
+    def site(self):
         return self.directory / "site"
 
     @property
-    def archive(self) -> Path:
+    def archive(self):
         return self.directory / "archive"
 
     @property
-    def suite_root(self) -> Path:
+    def suite_root(self):
         return self.directory / "suite"
 
     @property
-    def suite(self) -> Path:
+    def suite(self):
         return self.directory / "suite.toml"
 
 
-def build_small_web(directory: Path) -> SmallWeb:
+def build_small_web(directory):
     """Write 160 pairs on 8 pages, which have some that must be dropped too, and two evaluation sets."""
     web = SmallWeb(directory)
     for folder in (web.archive, web.site / "img", web.site / "reserved"):
@@ -108,29 +106,29 @@ def build_small_web(directory: Path) -> SmallWeb:
     return web
 
 
-def _describe(colour: str, shape: str) -> str:
+def _describe(colour, shape):
     return f"A picture of {'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}"
 
 
-def _archive_page(number: int, body: str) -> bytes:
+def _archive_page(number, body):
     language = "ru" if body == RUSSIAN else "en"
     page = f'<!doctype html><html lang="{language}"><title>Shapes</title>{body}</html>'.encode()
     content = http(page, Content_Type="text/html; charset=utf-8")
     return gzip.compress(record(f"http://{HOST}/pages/{number}.html", content), mtime=0)
 
 
-def _write_suite(web: SmallWeb) -> None:
+def _write_suite(web):
     names = [_describe(colour, shape) for colour, shape in product(COLOURS[:4], SHAPES)]
     pngs = [draw(*thing, 500 + n) for n, thing in enumerate(product(COLOURS[:4], SHAPES))]
     write_classification(web.suite_root / "shapes-seen", names, ("{c}", "{c} on paper"), pngs, range(len(pngs)))
-    members: list[Member] = []
+    members = []
     for number, (name, png) in enumerate(zip(names, pngs, strict=True)):
         members += [(f"{number:06d}.png", png), (f"{number:06d}.txt", f"{name}\n{name} on paper".encode())]
     write_shard(web.suite_root / "shapes-retrieval", "retrieval", members)
     web.suite.write_text(SUITE)
 
 
-def draw(colour: str, shape: str, seed: int, side: int = 72) -> bytes:
+def draw(colour, shape, seed, side=72):
     """Return a PNG: a shape before a mosaic by which all images differ also in their grey values."""
     random = Random(seed)
     image = Image.new("RGB", (72, 72), "white")
@@ -167,17 +165,17 @@ def draw(colour: str, shape: str, seed: int, side: int = 72) -> bytes:
 class _SiteHandler(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def end_headers(self) -> None:
+    def end_headers(self):
         if self.path.startswith("/reserved/"):
             self.send_header("X-Robots-Tag", "noai")
         super().end_headers()
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format, *args):
         pass
 
 
 @contextmanager
-def serve_site(web: SmallWeb) -> Iterator[str]:
+def serve_site(web):
     """Serve the images on loopback, and yield the server's IP address and port."""
     with serving(partial(_SiteHandler, directory=str(web.site))) as server:
         yield f"127.0.0.1:{server.server_port}"

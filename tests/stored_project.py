@@ -9,42 +9,39 @@ import json
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from dataops.formats import RELEASE
-from dataops.snapshot import Manifest
 from dataops.store import open_store
-from flows.config import RunConfig
-from flows.records import RunRecord, StageRun, create_run
-from tests.growing import ANSWERS, NIGHTS, Night, configured, run
-from tests.servers.hostile_web import Web, served
+from flows.records import StageRun, create_run
+from tests.growing import ANSWERS, NIGHTS, configured, run
+from tests.servers.hostile_web import served
 
 pytest.importorskip("plugins.own_images")  # which reads the lists
 
 STORED = Path(__file__).parent / "data" / "stored"
 
 
-def of_lists(web: Web, folder: Path) -> RunConfig:
+def of_lists(web, folder):
     """Return the config of a dataset that grows by lists."""
     return configured(web, folder, source={"kind": "pairs", "paths": [str(folder / "nights" / "*.csv")]})
 
 
-def put_list(folder: Path, number: int, rows: Night) -> None:
+def put_list(folder, number, rows):
     """Write the list of a night."""
     (folder / "nights").mkdir(parents=True, exist_ok=True)
     with (folder / "nights" / f"{number:03d}.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("url", "caption"), *rows])
 
 
-def whole(web: Web, folder: Path) -> RunConfig:
+def whole(web, folder):
     """Return the config of the run over all nights."""
     return of_lists(web, folder).model_copy(update={"name": "whole", "grow": None})
 
 
-def record_run(config: RunConfig, home: Path, manifests: Mapping[str, Manifest]) -> RunRecord:
+def record_run(config, home, manifests):
     """Write the record of a completed run."""
     record = create_run(config, home, "whole-20261130T030000-abcd", until="pack")
     for stage, manifest in manifests.items():
@@ -54,7 +51,7 @@ def record_run(config: RunConfig, home: Path, manifests: Mapping[str, Manifest])
     return record
 
 
-def make_project(folder: Path) -> None:
+def make_project(folder):
     """Make the project in a folder."""
     with served(ANSWERS) as web:
         for number, night in enumerate(NIGHTS[:2], 1):
@@ -65,7 +62,7 @@ def make_project(folder: Path) -> None:
         record_run(config, folder / "home", manifests)
 
 
-def main() -> None:
+def main():
     """Make the project, and write its store and lists as `project-RELEASE.tar.xz`."""
     folder = Path(tempfile.mkdtemp(prefix="pairmill-stored-"))
     make_project(folder)
@@ -78,13 +75,13 @@ def main() -> None:
     shutil.rmtree(folder)
 
 
-def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+def _anonymous(member):
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     return member
 
 
-def load_keys(folder: Path) -> dict[str, str]:
+def load_keys(folder):
     """Return the keys of the run over all nights, by stage."""
     (path,) = (folder / "store" / "runs").glob("whole-*.json")
     return {stage["stage"]: stage["key"] for stage in json.loads(path.read_text())["stages"]}

@@ -3,12 +3,9 @@
 import os
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 from dataops.snapshot import Input, Part, SnapshotName
 from dataops.stages import STAGES
-from dataops.store import Store
 from flows.records import Attempt, RunRecord, StageRun
 from tasks.lineage.inventory import DAY
 from tests.manifests import build_manifest
@@ -17,14 +14,14 @@ NOW = time.time()
 
 
 def put(
-    store: Any,
-    name: SnapshotName,
-    inputs: list[SnapshotName],
+    store,
+    name,
+    inputs,
     *,
-    complete: bool = True,
-    work: str | None = None,
-    aged: bool = True,
-) -> None:
+    complete=True,
+    work=None,
+    aged=True,
+):
     """Write a snapshot of one part that is two days old; `work`: "new" or "old" scratch objects beside it."""
     store.put(f"{name}/part-00000", str(name).encode())
     if work:
@@ -42,14 +39,12 @@ def put(
         age(store.root / str(name))
 
 
-def age(folder: Path, days: float = 2) -> None:
+def age(folder, days=2):
     for path in folder.rglob("*"):
         os.utime(path, (NOW - days * DAY, NOW - days * DAY))
 
 
-def put_run(
-    store: Store, run_id: str, used: list[SnapshotName], *, days: float = 0, name: str = "n", state: str = "completed"
-) -> None:
+def put_run(store, run_id, used, *, days=0, name="n", state="completed"):
     stamp = (datetime.now(UTC) - timedelta(days=days)).isoformat()
     RunRecord(
         run_id=run_id,
@@ -62,6 +57,6 @@ def put_run(
     ).save(store)
 
 
-def names(store: Store) -> set[SnapshotName]:
+def names(store):
     found = (entry.name.split("/") for entry in store.entries("") if entry.name.split("/")[0] in STAGES)
     return {SnapshotName(path[0], path[1]) for path in found if path[1] != "by-source"}

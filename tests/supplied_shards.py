@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -16,16 +15,16 @@ Dataset = tuple[Store, dict[str, Part]]
 
 
 @pytest.fixture
-def dataset(tmp_path: Path, process_state: None) -> Dataset:
+def dataset(tmp_path, process_state):
     draft = Draft(FolderStore(tmp_path / "store"), "pack", "a" * 16)
     return draft.store, {f"pack/{draft.key}/{part.name}": part for part in packed(draft, 6, EACH)}
 
 
-def size_of(dataset: Dataset, shards: int) -> int:
+def size_of(dataset, shards):
     return sum(sorted(part.bytes for name, part in dataset[1].items() if name.endswith(".tar"))[-shards:])
 
 
-def job_of(dataset: Dataset, folder: Path, limit: int, **more: object) -> Path:
+def job_of(dataset, folder, limit, **more):
     """Write a job whose shards are supplied while it runs, or all present if `limit` is 0."""
     store, parts = dataset
     shards = folder / "shards"
@@ -51,6 +50,6 @@ def job_of(dataset: Dataset, folder: Path, limit: int, **more: object) -> Path:
     return folder / "job.json"
 
 
-def supply(dataset: Dataset, job: Path, limit: int) -> ShardSupply:
+def supply(dataset, job, limit):
     tars = {part.name: (name, part) for name, part in dataset[1].items() if name.endswith(".tar")}
     return ShardSupply(dataset[0], tars, job.parent / "shards", limit)

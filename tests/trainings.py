@@ -6,9 +6,7 @@ import os
 import signal
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +18,9 @@ from safetensors.torch import load_file
 import training.train as train_module
 from dataops.schema import CURATED
 from dataops.shards.tar import ShardWriter, format_index
-from dataops.snapshot import Counts, Draft, Manifest, Part
-from dataops.store import Store
+from dataops.snapshot import Counts, Draft
 from tests.manifests import build_manifest
-from training.model.packing import PackedTexts, pack_texts
+from training.model.packing import pack_texts
 
 RESNET = {
     "embed_dim": 16,
@@ -38,14 +35,14 @@ VIT = {
 TOWERS = {"resnet": RESNET, "vit": VIT}
 
 
-def jpeg(number: int, size: tuple[int, int] = (40, 36)) -> bytes:
+def jpeg(number, size=(40, 36)):
     pixels = np.random.default_rng(number).integers(0, 255, (4, 4, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize(size).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
-def write_shard(path: Path, members: list[tuple[str, bytes]]) -> Path:
+def write_shard(path, members):
     with tarfile.open(path, "w") as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
@@ -54,7 +51,7 @@ def write_shard(path: Path, members: list[tuple[str, bytes]]) -> Path:
     return path
 
 
-def pairs(first: int, count: int) -> list[tuple[str, bytes]]:
+def pairs(first, count):
     colours = ("red", "green", "blue", "pale")
     members = []
     for number in range(first, first + count):
@@ -64,7 +61,7 @@ def pairs(first: int, count: int) -> list[tuple[str, bytes]]:
     return members
 
 
-def packed(draft: Draft, shards: int, pairs_each: int) -> list[Part]:
+def packed(draft, shards, pairs_each):
     """Write the parts of a dataset as the pack stage does; every third pair is drawn in half of the epochs."""
     parts = []
     for shard in range(shards):
@@ -86,14 +83,14 @@ def packed(draft: Draft, shards: int, pairs_each: int) -> list[Part]:
     return parts
 
 
-def dataset(store: Store) -> Manifest:
+def dataset(store):
     draft = Draft(store, "pack", "a" * 16)
     parts = packed(draft, 6, 4)
     return build_manifest("pack", parts, key=draft.key, counts=Counts(input=24, kept=24))
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> list[Path]:
+def shards(tmp_path):
     """Write two shards with 25 pairs in all."""
     return [
         write_shard(tmp_path / "00000.tar", pairs(0, 13)),
@@ -102,7 +99,7 @@ def shards(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def sampled_shards(shards: list[Path]) -> list[Path]:
+def sampled_shards(shards):
     """Write the same pairs; every second one is drawn in about half of the epochs."""
     for path, (first, count) in zip(shards, [(0, 13), (13, 12)], strict=True):
         members = dict(pairs(first, count))
@@ -112,10 +109,10 @@ def sampled_shards(shards: list[Path]) -> list[Path]:
 
 
 @pytest.fixture
-def make_job(tmp_path: Path, shards: list[Path]) -> Callable[..., Path]:
+def make_job(tmp_path, shards):
     """Return a function that writes JOB.json for a tiny model; its keywords go into the `[train]` table."""
 
-    def make(output: str, tower: str = "resnet", seed: int = 0, **train: object) -> Path:
+    def make(output, tower="resnet", seed=0, **train):
         model = tmp_path / f"{tower}.json"
         model.write_text(json.dumps(TOWERS[tower]))
         settings = {
@@ -143,7 +140,7 @@ def make_job(tmp_path: Path, shards: list[Path]) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def process_state() -> Iterator[None]:
+def process_state():
     """Restore what a training changes in its process."""
     threads, handler, seconds = torch.get_num_threads(), signal.getsignal(signal.SIGTERM), sys.getswitchinterval()
     yield
@@ -154,16 +151,16 @@ def process_state() -> Iterator[None]:
     signal.signal(signal.SIGTERM, handler)
 
 
-def output_of(job: Path) -> Path:
+def output_of(job):
     return Path(json.loads(job.read_text())["output"])
 
 
-def rows_of(job: Path) -> list[dict[str, float]]:
+def rows_of(job):
     return [json.loads(line) for line in (output_of(job) / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> dict[str, object]:
+def suite(tmp_path):
     """Return two tasks with four and three images, in the form of a job file."""
     for name, labels in {"colours": (0, 1, 2, 3), "few": (1, 1, 0)}.items():
         root = tmp_path / name
@@ -178,37 +175,37 @@ def suite(tmp_path: Path) -> dict[str, object]:
     return {"name": "small", "tasks": tasks}
 
 
-def with_suite(job: Path, suite: dict[str, object]) -> Path:
+def with_suite(job, suite):
     job.write_text(json.dumps({**json.loads(job.read_text()), "suite": suite}))
     return job
 
 
-def outputs_of(job: Path) -> dict[str, bytes]:
+def outputs_of(job):
     return {name: (output_of(job) / name).read_bytes() for name in train_module.OUTPUTS}
 
 
-def before_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[Any], object]) -> None:
+def before_step(monkeypatch, act):
     """Call a function with the run before each step of the jobs that follow."""
     launch = train_module.launch_step
 
-    def call(run: Any, *arguments: Any) -> Any:
+    def call(run, *arguments):
         act(run)
         return launch(run, *arguments)
 
     monkeypatch.setattr(train_module, "launch_step", call)
 
 
-def stop_at(step: int) -> Callable[[Any], None]:
+def stop_at(step):
     """Send SIGTERM in a step: the job ends after it."""
 
-    def stop(run: Any) -> None:
+    def stop(run):
         if run.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return stop
 
 
-def make_batch(pairs: int, kept: int | None) -> tuple[torch.Tensor, PackedTexts, torch.Tensor | None]:
+def make_batch(pairs, kept):
     """Return images, texts of other lengths for each number of pairs, and kept patches."""
     generator = torch.Generator().manual_seed(pairs)
     tokens = torch.randint(1, 299, (pairs, 16), generator=generator)
@@ -217,12 +214,12 @@ def make_batch(pairs: int, kept: int | None) -> tuple[torch.Tensor, PackedTexts,
     return torch.randn(pairs, 3, 32, 32, generator=generator), pack_texts(tokens), kept_BK
 
 
-def without_cosines(row: dict[str, float]) -> dict[str, float]:
+def without_cosines(row):
     """Leave out the cosines, which are means over a rank's own pairs."""
     return {name: value for name, value in row.items() if "cosine" not in name}
 
 
-def assert_same_training(one: Path, two: Path) -> None:
+def assert_same_training(one, two):
     """Compare to rounding, so both saw the same samples, each once an epoch, in the same steps."""
     assert len(rows_of(one)) == len(rows_of(two))
     for expected, row in zip(rows_of(one), rows_of(two), strict=True):
@@ -233,14 +230,14 @@ def assert_same_training(one: Path, two: Path) -> None:
         torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def png(size: tuple[int, int]) -> bytes:
+def png(size):
     pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def shard(path: Path, members: dict[str, bytes], **options: object) -> Path:
+def shard(path, members, **options):
     with tarfile.open(path, "w", **options) as tar:  # pyright: ignore
         for name, data in members.items():
             info = tarfile.TarInfo(name)

@@ -9,9 +9,6 @@ or other scripts, and 1% an empty URL; two fifths of the captions are not ASCII;
 import gzip
 import json
 import random
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 _TEXTS = {
     "en": "the red house on hill near old river with two small boats at night photo of our team during first day in new "
@@ -27,17 +24,17 @@ _WORDS = {language: text.split() for language, text in _TEXTS.items()}
 _LANGUAGES = ("en", "en", "en", "de", "ru", "fr", "ja", "vi")
 
 
-def json_record(url: str, value: Any) -> bytes:
+def json_record(url, value):
     """Return a WAT record of a JSON value, as a gzip member."""
     return record(url, json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"))
 
 
-def record(url: str, body: bytes, *, kind: str = "metadata", media: str = "application/json") -> bytes:
+def record(url, body, *, kind="metadata", media="application/json"):
     """Return a WARC record as a gzip member."""
     return gzip.compress(plain_record(url, body, kind=kind, media=media), 6, mtime=0)
 
 
-def plain_record(url: str, body: bytes, *, kind: str = "metadata", media: str = "application/json") -> bytes:
+def plain_record(url, body, *, kind="metadata", media="application/json"):
     """Return a WARC record."""
     head = (
         f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nWARC-Date: 2026-10-20T10:00:00Z\r\n"
@@ -48,13 +45,13 @@ def plain_record(url: str, body: bytes, *, kind: str = "metadata", media: str = 
     return head.encode("utf-8", "surrogateescape") + body + b"\r\n\r\n"
 
 
-def warcinfo() -> bytes:
+def warcinfo():
     """Return the first record of a WAT file."""
     body = b"Software-Info: ia-web-commons.1.1.10\r\nformat: WARC File Format 1.0\r\n"
     return record("CC-MAIN.warc.wat.gz", body, kind="warcinfo", media="application/warc-fields")
 
 
-def page_value(url: str, html: dict[str, Any], headers: dict[str, Any] | None = None) -> dict[str, Any]:
+def page_value(url, html, headers=None):
     """Return the JSON value of the WAT record of an HTML page."""
     response = {
         "Response-Message": {"Version": "HTTP/1.1", "Status": "200", "Reason": "OK"},
@@ -68,7 +65,7 @@ def page_value(url: str, html: dict[str, Any], headers: dict[str, Any] | None = 
     return _value(url, "response", {"HTTP-Response-Metadata": response})
 
 
-def _value(url: str, kind: str, metadata: dict[str, Any]) -> dict[str, Any]:
+def _value(url, kind, metadata):
     header = {"WARC-Type": kind, "WARC-Date": "2026-10-20T10:00:00Z", "Content-Length": "48625", "WARC-Target-URI": url}
     payload = {"Actual-Content-Type": f"application/http; msgtype={kind}", **metadata, "Trailing-Slop-Length": "4"}
     envelope = {"Payload-Metadata": payload, "Format": "WARC/1.0", "WARC-Header-Metadata": header}
@@ -76,7 +73,7 @@ def _value(url: str, kind: str, metadata: dict[str, Any]) -> dict[str, Any]:
     return {"Container": container, "Envelope": envelope}
 
 
-def write_wat(path: Path, images: int, seed: int = 0) -> int:
+def write_wat(path, images, seed=0):
     """Write a file of at least `images` image links; return their number."""
     written = 0
     with path.open("wb") as out:
@@ -92,7 +89,7 @@ def write_wat(path: Path, images: int, seed: int = 0) -> int:
     raise AssertionError
 
 
-def make_pages(seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def make_pages(seed):
     """Yield (URL, HTML-Metadata) of pages without end."""
     rng = random.Random(seed)
     number = 0
@@ -105,7 +102,7 @@ def make_pages(seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
         yield url, {"Head": _head(rng, host, url, words), "Links": links}
 
 
-def _link(rng: random.Random, host: str, words: Sequence[str]) -> dict[str, str]:
+def _link(rng, host, words):
     dice = rng.random()
     if dice < 0.137:
         return _image(rng, host, words)
@@ -119,7 +116,7 @@ def _link(rng: random.Random, host: str, words: Sequence[str]) -> dict[str, str]
     return {"path": "FORM@/action", "url": "/search", "method": "get"}
 
 
-def _image(rng: random.Random, host: str, words: Sequence[str]) -> dict[str, str]:
+def _image(rng, host, words):
     dice = rng.random()
     name = f"{_slug(rng)}-{rng.randrange(2000)}x{rng.randrange(2000)}.{rng.choice(('jpg', 'jpg', 'png', 'webp'))}"
     if dice < 0.15:
@@ -144,7 +141,7 @@ def _image(rng: random.Random, host: str, words: Sequence[str]) -> dict[str, str
     return link
 
 
-def _head(rng: random.Random, host: str, url: str, words: Sequence[str]) -> dict[str, Any]:
+def _head(rng, host, url, words):
     title, image = _text(rng, words, 8), f"https://cdn.{host}/og/{_slug(rng)}.jpg"
     metas = [
         {"name": "HTML@/lang", "content": "en-US"},
@@ -168,15 +165,15 @@ def _head(rng: random.Random, host: str, url: str, words: Sequence[str]) -> dict
     return {"Title": title, "Metas": metas, "Link": styles, "Scripts": scripts, **base}
 
 
-def _slug(rng: random.Random) -> str:
+def _slug(rng):
     return "-".join(rng.choice(_WORDS["en"]) for _ in range(rng.randrange(2, 6)))
 
 
-def _text(rng: random.Random, words: Sequence[str], length: int) -> str:
+def _text(rng, words, length):
     return " ".join(rng.choice(words) for _ in range(rng.randrange(1, 2 * length)))
 
 
-def small_wat(name: str, pages: int = 40) -> bytes:
+def small_wat(name, pages=40):
     """Return a small WAT file whose captions contain its name."""
     data = warcinfo()
     for number in range(pages):

@@ -99,7 +99,7 @@ def api(pairmill):
 @contextmanager
 def watch_command_lines():
     """Collect the secrets that are in the command line of any process meanwhile."""
-    found, searched = set[bytes](), set[bytes]()
+    found, searched = set(), set()
     ended = threading.Event()
 
     def watch():

@@ -160,7 +160,7 @@ def test_download_gives_the_same_bytes_for_any_workers_and_threads_and_after_a_c
     keys = [row["key"] for row in read_parts(store_a, a).to_pylist()]
     assert sorted(keys) == sorted(uid(url, f"caption of {url}") for url in urls if "missing" not in url)
 
-    planned, fetched = planned_in(store_b, threads=3), list[int]()
+    planned, fetched = planned_in(store_b, threads=3), []
 
     def kill(task):
         if isinstance(task, ShardTask):

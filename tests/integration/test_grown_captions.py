@@ -13,7 +13,7 @@ from dataops.schema import uid
 from dataops.store import FolderStore
 from dataops.text.balance import compute_probabilities, hash_queries, sample_pairs
 from tasks.growth.versions import find_packs, list_newest, load_version
-from tests.growing import ANSWERS, HOST, Killed, MortalStore, Night, configured, list_uids, put_night, run
+from tests.growing import ANSWERS, HOST, Killed, MortalStore, configured, list_uids, put_night, run
 from tests.servers.hostile_web import served
 
 pytestmark = pytest.mark.timeout(300)
@@ -29,7 +29,7 @@ def web():
 
 def caption_nights():
     """Return three nights, each with pictures of its own and one of the first night; few captions, in two spellings."""
-    random, nights = Random(5), list[Night]()
+    random, nights = Random(5), []
     for night in range(3):
         numbers = [1, *range(100 * night + 2, 100 * night + NUMBER)]
         captions = [f"A drawing of a {random.choice(SUBJECTS)} with number {random.randrange(5)}" for _ in numbers]
@@ -98,7 +98,7 @@ def settings(kind, folder):
     ("kind", "reference"), [("counts", count_captions), ("caption", drop_captions), ("queries", sample_queries)]
 )
 def test_each_night_adds_the_pairs_of_the_reference(kind, reference, web, tmp_path):
-    nights, store, kept = caption_nights(), FolderStore(tmp_path / "store"), set[str]()
+    nights, store, kept = caption_nights(), FolderStore(tmp_path / "store"), set()
     for number, night in enumerate(nights, 1):
         put_night(tmp_path, number, night)
         run(configured(web, tmp_path, filter=settings(kind, tmp_path)), tmp_path)
@@ -111,7 +111,7 @@ def test_each_night_adds_the_pairs_of_the_reference(kind, reference, web, tmp_pa
 
 
 def test_kills_and_workers_change_no_table_of_captions(web, tmp_path):
-    random, kills, digests = Random(7), 0, list[list[str]]()
+    random, kills, digests = Random(7), 0, []
     for name in ("whole", "killed"):
         folder = tmp_path / name
         folder.mkdir()

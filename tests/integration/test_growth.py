@@ -1,7 +1,6 @@
 """A dataset that grows: each night asks hosts for new images only, and the union is that of a slow reference."""
 
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from random import Random
 
@@ -10,7 +9,7 @@ import pytest
 
 from dataops.errors import ContractError, NothingLeft, PairmillError
 from dataops.images import decode
-from dataops.images.fingerprint import Fingerprint, fingerprint
+from dataops.images.fingerprint import fingerprint
 from dataops.schema import uid
 from dataops.shards.tar import read_samples
 from dataops.snapshot import load_manifest, read_parts
@@ -62,7 +61,7 @@ def run_nights(web, folder, nights=NIGHTS):
 
 def reference(nights):
     """Return the uids that stay, and the paths that are asked for each night: compare each image with all before."""
-    asked, kept, images, paths = set[str](), set[str](), list[tuple[bytes, Fingerprint]](), list[list[str]]()
+    asked, kept, images, paths = set(), set(), [], []
     for night in nights:
         new = list({url: (url, caption) for url, caption in night if url not in asked}.values())
         asked |= {url for url, _ in new}
@@ -252,7 +251,7 @@ def test_what_compares_all_pairs_is_refused():
 
 
 def read_samples_of(store, packs):
-    found = dict[str, Mapping[str, bytes]]()
+    found = {}
     for pack in packs:
         for shard in pack.named("", ".tar"):
             with store.open(pack.path(shard.name)) as file:

@@ -98,7 +98,7 @@ def fetch(draft, task):
     """Request the images of a shard as tasks.download.worker does, without img2dataset."""
     from tasks.download.worker import add_starts, drop_handed, open_hosts, read_rows
 
-    rows, reasons = read_rows(draft, task), dict[str, str | None]()
+    rows, reasons = read_rows(draft, task), {}
     with open_hosts(draft, task, rows, Path(str(task.host_state))) as opener:
 
         def request(row):
@@ -175,7 +175,7 @@ def test_200_downloaders_are_together_as_polite_as_one(tmp_path, web):
     assert made.facts.shards > DOWNLOADERS / 2
 
     assert max(web.most.values()) <= CONNECTIONS
-    times = defaultdict[str, list[float]](list)
+    times = defaultdict(list)
     for at, host, _ in web.requests:
         times[host].append(at)
     for host, found in times.items():

@@ -2,37 +2,34 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pyarrow.parquet as pq
 from boto3.session import Session
 
 from dataops.shards.tar import read_samples
-from dataops.snapshot import MANIFEST, Manifest, find_manifest
+from dataops.snapshot import MANIFEST, find_manifest
 from dataops.stages import PAIR_STAGES
 from dataops.storage.s3 import S3Store
-from dataops.store import FolderStore, Store
-from flows.records import RunRecord
+from dataops.store import FolderStore
 from tasks.lineage.inventory import Inventory
 from tests.servers.prefect_api import PrefectApi
 
 
-def load_manifests(record: RunRecord, store: Store) -> dict[str, Manifest]:
+def load_manifests(record, store):
     """Return the complete snapshots of a run, with the SHA-256 of each part verified. Raises: CorruptPart."""
     found = (find_manifest(store, stage.stage, stage.key, verify=True) for stage in record.stages)
     return {manifest.stage: manifest for manifest in found if manifest is not None}
 
 
-def content_digests(found: dict[str, Manifest]) -> dict[str, str]:
+def content_digests(found):
     """Return the content digest of each stage. That of download is constant because the demo's site is."""
     return {stage: manifest.content_digest for stage, manifest in found.items()}
 
 
-def check_rows(found: dict[str, Manifest], store: Store) -> Iterator[str]:
+def check_rows(found, store):
     """Check kept + dropped == input by uid at each stage, read from the parts, and the keys of the shards."""
-    before: list[str] | None = None
+    before = None
     for name in PAIR_STAGES:
         manifest = found[name]
         kept, dropped = (_uids(store, manifest, prefix) for prefix in ("part-", "dropped-"))
@@ -48,14 +45,14 @@ def check_rows(found: dict[str, Manifest], store: Store) -> Iterator[str]:
             yield f"{stage}: {len(samples)} samples in the shards for {len(rows)} rows, {len(repeated)} of them repeated"
 
 
-def _uids(store: Store, manifest: Manifest, prefix: str) -> list[str]:
+def _uids(store, manifest, prefix):
     names = [manifest.path(part.name) for part in manifest.named(prefix, ".parquet")]
     return [uid for name in names for uid in pq.read_table(store.local(name), columns=["uid"])["uid"].to_pylist()]
 
 
-def _keys(store: Store, manifest: Manifest) -> tuple[list[str], list[str]]:
-    rows: list[str] = []
-    samples: list[str] = []
+def _keys(store, manifest):
+    rows = []
+    samples = []
     for part in manifest.named("part-", ".parquet"):
         rows += pq.read_table(store.local(manifest.path(part.name)), columns=["key"])["key"].to_pylist()
     for part in manifest.named("", ".tar"):
@@ -64,12 +61,12 @@ def _keys(store: Store, manifest: Manifest) -> tuple[list[str], list[str]]:
     return rows, samples
 
 
-def list_job_folders(home: Path) -> frozenset[str]:
+def list_job_folders(home):
     """Return the names of the job folders."""
     return frozenset(path.name for path in (home / "jobs").iterdir()) if (home / "jobs").is_dir() else frozenset()
 
 
-def find_leftovers(store: Store, home: Path, temporary: Path, before: frozenset[str] = frozenset()) -> Iterator[str]:
+def find_leftovers(store, home, temporary, before=frozenset()):
     """Yield what a complete run must not leave: objects that no manifest names, unfinished uploads, and local folders.
 
     Args:
@@ -93,7 +90,7 @@ def find_leftovers(store: Store, home: Path, temporary: Path, before: frozenset[
             yield f"{name}/{path.name}"
 
 
-def _find_unnamed(store: Store) -> set[str]:
+def _find_unnamed(store):
     """Return the objects that are no run record, no index of extract and in no manifest; of scratch objects the folder."""
     inventory = Inventory(store)
     known = {entry.name for entry in inventory.memories}
@@ -104,7 +101,7 @@ def _find_unnamed(store: Store) -> set[str]:
     return {name.partition("/_work/")[0] + "/_work" if "/_work/" in name else name for name in unnamed}
 
 
-def list_uploads(store: S3Store) -> list[str]:
+def list_uploads(store):
     """Return the keys of the multipart uploads that are neither complete nor aborted."""
     client = Session().client("s3")
     try:
@@ -115,7 +112,7 @@ def list_uploads(store: S3Store) -> list[str]:
         client.close()
 
 
-def check_mlflow(url: str, key: str) -> Iterator[str]:
+def check_mlflow(url, key):
     """Check that MLflow has one run and one model version per register key, and each step of its curve once."""
     tagged = f"tags.`pairmill.register_key` = '{key}'"
     versions = _get(f"{url}/api/2.0/mlflow/model-versions/search", {"filter": tagged})
@@ -138,20 +135,20 @@ def check_mlflow(url: str, key: str) -> Iterator[str]:
         yield f"MLflow: {len(runs.get('runs', []))} runs of one register key"
 
 
-def _run(run: dict) -> dict[str, str]:
+def _run(run):
     return {"run_id": run["info"]["run_id"]}
 
 
-def _experiments(url: str) -> list[str]:
+def _experiments(url):
     found = httpx.post(f"{url}/api/2.0/mlflow/experiments/search", json={"max_results": 100}, timeout=30).json()
     return [experiment["experiment_id"] for experiment in found["experiments"]]
 
 
-def _get(url: str, params: dict[str, str]) -> dict:
+def _get(url, params):
     return json.loads(httpx.get(url, params=params, timeout=30).text)
 
 
-def check_flow_runs(api: str, record: RunRecord) -> Iterator[str]:
+def check_flow_runs(api, record):
     """Check that all flow runs and task runs of a completed run have ended in Prefect, also those that were killed."""
     ids = [attempt.flow_run_id for attempt in record.attempts if attempt.flow_run_id]
     query = {"flow_runs": {"id": {"any_": ids}}, "limit": 200}

@@ -3,7 +3,6 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +30,11 @@ class ChaosEnvironment:
     faults: StoreFaults | None = None
     """Faults of the S3 server in which the stores of disturbed runs are; None if they are folders."""
 
-    def open_store(self, name: str) -> Store:
+    def open_store(self, name):
         """Open the store of a disturbed run, past the proxy of the faults."""
         return FolderStore(self.folder / name) if self.faults is None else open_store(f"s3://{BUCKET}/{name}")
 
-    def config(self, store: Store | Path) -> Path:
+    def config(self, store):
         """Write a config for a store; the pipeline is so small that starting processes takes most of a run."""
         uri = store.uri if isinstance(store, Store) else str(store)
         return write_config(
@@ -52,7 +51,7 @@ class ChaosEnvironment:
             execution={"retry_delays": [0.5, 1]},
         )
 
-    def _write_model(self) -> Path:
+    def _write_model(self):
         """Write the model's config. For S3 its weights are large enough for a multipart upload: over 16 MiB."""
         model = json.loads(MODEL.read_text())
         if self.faults is not None:
@@ -62,15 +61,13 @@ class ChaosEnvironment:
         return path
 
     @property
-    def temporary(self) -> Path:
+    def temporary(self):
         """TMPDIR of all disturbed runs."""
         return self.folder / "tmp"
 
 
 @contextmanager
-def chaos_environment(
-    store: str = "folder", seed: int = 0, say: Callable[[str], None] = lambda line: None
-) -> Iterator[ChaosEnvironment]:
+def chaos_environment(store="folder", seed=0, say=lambda line: None):
     """Start servers and a small site in a temporary folder; stop and delete all of them afterwards.
 
     Args:
@@ -92,7 +89,7 @@ def chaos_environment(
         yield ChaosEnvironment(folder, folder / "home", env, web, site, faults)
 
 
-def _start_s3(folder: Path, seed: int, say: Callable[[str], None], running: ExitStack) -> tuple[SeaweedFS, StoreFaults]:
+def _start_s3(folder, seed, say, running):
     """Start an S3 server with a bucket, and its proxy; they stop when `running` is closed."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]

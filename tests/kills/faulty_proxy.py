@@ -1,39 +1,36 @@
 """Run a proxy in front of an HTTP server that changes, delays or breaks requests and responses."""
 
 import http.client
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from tests.servers.loopback import Handler, serving
 
-Meddle = Callable[["Exchange"], None]
-
 
 class Exchange:
     """One request; a `Meddle` may change it before it is forwarded, and its response before that is returned."""
 
-    def __init__(self, method: str, path: str, headers: dict[str, str], body: bytes):
+    def __init__(self, method, path, headers, body):
         self.method, self.path, self.headers, self.body = method, path, headers, body
-        self.status: int | None = None
-        self.answer: tuple[list[tuple[str, str]], bytes] | None = None
+        self.status = None
+        self.answer = None
         self.dropped = False
         """Whether to close the connection without a response."""
         self.sent_share = 1.0
         """Share of the response's body to send before the connection is closed; 1 is a whole response."""
 
     @property
-    def is_answered(self) -> bool:
+    def is_answered(self):
         """Whether there is a response."""
         return self.status is not None
 
-    def respond(self, status: int, body: bytes) -> None:
+    def respond(self, status, body):
         """Respond instead of the server."""
         self.status, self.answer = status, ([("Content-Type", "application/xml")], body)
 
 
 @contextmanager
-def meddler(target: str, meddle: Meddle) -> Iterator[str]:
+def meddler(target, meddle):
     """Yield the URL of a proxy to `target`.
 
     Args:
@@ -44,7 +41,7 @@ def meddler(target: str, meddle: Meddle) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # headers and body are two writes
 
-        def _any(self) -> None:
+        def _any(self):
             body = self.read_body()
             exchange = Exchange(self.command, self.path, dict(self.headers.items()), body)
             meddle(exchange)
@@ -73,7 +70,7 @@ def meddler(target: str, meddle: Meddle) -> Iterator[str]:
         yield server.url
 
 
-def _forward(target: str, exchange: Exchange) -> None:
+def _forward(target, exchange):
     """Send the request to the server; a failure leaves the exchange without a response."""
     connection = http.client.HTTPConnection(urlsplit(target).netloc, timeout=20)
     try:

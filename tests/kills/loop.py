@@ -6,11 +6,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 from dataops import plugins
 from dataops.errors import StorageError
@@ -18,11 +16,10 @@ from dataops.process import JOB_ENVIRONMENT
 from dataops.snapshot import MANIFEST
 from dataops.stages import STAGES
 from dataops.storage.folder import TEMPORARY
-from dataops.store import Entry, FolderStore, Store
+from dataops.store import FolderStore
 from flows.records import RunRecord
 from infra.local import services
 from tests.kills import checks
-from tests.kills.environment import ChaosEnvironment
 from tests.kills.processes import MARK, find_processes, kill_processes, wait_until_ended
 
 LOG_CHARACTERS = 3000
@@ -62,20 +59,20 @@ class Outcome:
 class Chaos:
     """Disturbed runs in one environment, compared with an undisturbed run."""
 
-    def __init__(self, environment: ChaosEnvironment, seed: int, say: Callable[[str], None] = lambda line: None):
+    def __init__(self, environment, seed, say=lambda line: None):
         self.environment, self.random, self.say = environment, random.Random(seed), say
         self.outcome = Outcome()
-        self.typical: dict[str, float] = {}
-        self.parts: dict[str, int] = {}
-        self.reference: dict[str, str] = {}
+        self.typical = {}
+        self.parts = {}
+        self.reference = {}
         self.jobs_before = checks.list_job_folders(environment.home)
         """Job folders of other runs, which are not leftovers."""
-        self._position: RunPosition | None = None
+        self._position = None
         environment.temporary.mkdir(parents=True, exist_ok=True)
 
     # One command -----------------------------------------------------------------------------------------------------
 
-    def _start(self, token: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(self, token, *arguments):
         self._position = None
         env = {**self.environment.env, MARK: token, "TMPDIR": str(self.environment.temporary), JOB_ENVIRONMENT: MARK}
         with (self.environment.folder / "chaos.log").open("ab") as log:
@@ -84,7 +81,7 @@ class Chaos:
             command = [sys.executable, "-m", "flows.cli", *arguments]
             return subprocess.Popen(command, cwd=self.environment.folder, env=env, stdout=log, stderr=log)
 
-    def _finish(self, process: subprocess.Popen[bytes]) -> int:
+    def _finish(self, process):
         try:
             code = process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -94,7 +91,7 @@ class Chaos:
         self.outcome.exits[str(code)] += 1
         return code
 
-    def run_undisturbed(self, store: FolderStore) -> None:
+    def run_undisturbed(self, store):
         """Run once in a folder without kills; keep the digests to compare with, and the usual time of each stage."""
         process = self._start("undisturbed", "run", str(self.environment.config(store)))
         if self._finish(process):
@@ -106,13 +103,13 @@ class Chaos:
         self.reference = checks.content_digests(found)
         self.parts = {stage: len(manifest.parts) for stage, manifest in found.items()}
 
-    def log(self) -> str:
+    def log(self):
         """Return the output of all commands so far."""
         return (self.environment.folder / "chaos.log").read_text(errors="replace")
 
     # One cycle -------------------------------------------------------------------------------------------------------
 
-    def cycle(self, store: Store, targets: Iterable[str]) -> None:
+    def cycle(self, store, targets):
         """Run on an empty store, with a kill in each of the target stages, in the order of the pipeline."""
         name = _name(store)
         token = f"{os.getpid()}-{name}"
@@ -125,7 +122,7 @@ class Chaos:
         self._shorten_missed_stages(store, missed)
         self._check_cycle(store, token)
 
-    def _run_and_kill(self, store: Store, token: str, counts: Counter[str]) -> list[str]:
+    def _run_and_kill(self, store, token, counts):
         """Run until the run completes or fails for good; return the stages that ended before their kill."""
         name = _name(store)
         process = self._start(token, "run", str(self.environment.config(store)))
@@ -155,14 +152,14 @@ class Chaos:
             )
         return waiting
 
-    def _shorten_missed_stages(self, store: Store, missed: Iterable[str]) -> None:
+    def _shorten_missed_stages(self, store, missed):
         """Expect stages that ended before their kill to be as short again: `register` reuses its MLflow run."""
         record = newest_record(store)
         for stage in record.stages if record else ():
             if stage.stage in missed and stage.seconds:
                 self.typical[stage.stage] = min(stage.seconds, self.typical.get(stage.stage, stage.seconds))
 
-    def _wait(self, process: subprocess.Popen[bytes], store: Store, stage: str) -> "RunPosition | None":
+    def _wait(self, process, store, stage):
         """Wait for a random moment in a stage, by its usual time or by the number of written objects."""
         share = self.random.random()
         by_objects = self.random.random() < 0.5 and self.parts.get(stage, 0) > 4
@@ -189,15 +186,13 @@ class Chaos:
             time.sleep(poll_seconds)
         return None
 
-    def _find_position(self, store: Store, pid: int) -> "RunPosition | None":
+    def _find_position(self, store, pid):
         """Return the position of the run; while the S3 server is down the last known one."""
         if not (self.environment.faults and self.environment.faults.is_down):
             self._position = RunPosition.read(store, pid)
         return self._position
 
-    def _kill(
-        self, process: subprocess.Popen[bytes], store: Store, token: str, position: "RunPosition", *, whole: bool
-    ) -> str:
+    def _kill(self, process, store, token, position, *, whole):
         """Kill one or all processes; return the stage that the command retries itself, or '' if the command was killed."""
         processes = find_processes(token)
         main = [p for p in processes if p.pid == process.pid]
@@ -206,7 +201,7 @@ class Chaos:
         victims = {"main": main, "one": [self.random.choice(others)] if others else []}.get(kind, processes)
         kill_processes(victims)
         names = {"main": "main", "one": victims[0].role if victims else "nobody", "all": "all"}
-        emptied: tuple[str, ...] = ()
+        emptied = ()
         if kind == "power" and isinstance(store, FolderStore):
             emptied = tuple(self._empty_files(store.root, position))
         elif kind == "power" and self.environment.faults:
@@ -219,7 +214,7 @@ class Chaos:
         process.wait()
         return ""
 
-    def _empty_files(self, store: Path, position: "RunPosition") -> Iterator[str]:
+    def _empty_files(self, store, position):
         """Empty some of the newest files of the stage, as a power failure could."""
         folder = store / position.prefix
         files = [p for p in folder.rglob("*") if p.is_file()] if folder.is_dir() else []
@@ -231,9 +226,9 @@ class Chaos:
 
     # The end of a cycle ----------------------------------------------------------------------------------------------
 
-    def _check_cycle(self, store: Store, token: str) -> None:
+    def _check_cycle(self, store, token):
         """Check all results of a completed run."""
-        problems: list[str] = []
+        problems = []
         if left := wait_until_ended(token, END_SECONDS):
             problems.append(f"orphans: {left}")
             kill_processes(left)
@@ -253,10 +248,10 @@ class Chaos:
         problems += self._collect_garbage(store)
         self.outcome.findings += [f"{_name(store)}: {line}" for line in problems]
 
-    def _find_leftovers(self, store: Store) -> list[str]:
+    def _find_leftovers(self, store):
         return list(checks.find_leftovers(store, self.environment.home, self.environment.temporary, self.jobs_before))
 
-    def _collect_garbage(self, store: Store) -> list[str]:
+    def _collect_garbage(self, store):
         """Run `pairmill gc`, if installed, on leftovers made two days older; return those that it did not delete."""
         if "gc" not in plugins.targets("commands.operate"):
             return []
@@ -281,7 +276,7 @@ class RunPosition:
     began: float
 
     @classmethod
-    def read(cls, store: Store, pid: int) -> "RunPosition | None":
+    def read(cls, store, pid):
         """Return the stage that the process works on; None before the first, or while the store does not respond."""
         try:
             return cls._read(store, pid)
@@ -289,7 +284,7 @@ class RunPosition:
             return None
 
     @classmethod
-    def _read(cls, store: Store, pid: int) -> "RunPosition | None":
+    def _read(cls, store, pid):
         entry = _newest_entry(store)
         if entry is None:
             return None
@@ -305,37 +300,37 @@ class RunPosition:
             return None  # about to be reused
         return cls(current.stage, prefix, entry.modified)
 
-    def count_objects(self, store: Store) -> int:
+    def count_objects(self, store):
         """Return the number of objects that the stage has written; 0 while the store does not respond."""
         try:
             return len(store.names(self.prefix))
         except StorageError:
             return 0
 
-    def seconds(self) -> float:
+    def seconds(self):
         """Return the seconds since the stage began."""
         return time.time() - self.began
 
 
-def newest_record(store: Store) -> RunRecord | None:
+def newest_record(store):
     """Return the newest run record of a store; None if there is none."""
     entry = _newest_entry(store)
     return None if entry is None else _load_record(store, entry)
 
 
-def _newest_entry(store: Store) -> Entry | None:
+def _newest_entry(store):
     return max((entry for entry in store.entries("runs") if entry.name.endswith(".json")), default=None)
 
 
-def _load_record(store: Store, entry: Entry) -> RunRecord:
+def _load_record(store, entry):
     return RunRecord.model_validate_json(store.read(entry.name))
 
 
-def _name(store: Store) -> str:
+def _name(store):
     return store.uri.rpartition("/")[2]
 
 
-def _kind(line: str) -> str:
+def _kind(line):
     """Return the kind of a leftover, without what is random in its name."""
     place, _, name = line.partition(": " if ": " in line else "/")
     name = name.rpartition("/")[2]
@@ -346,7 +341,7 @@ def _kind(line: str) -> str:
     return f"{place}: {'upload of ' if 'upload of' in line else ''}{name}"
 
 
-def _age(folder: Path, days: float = 2) -> None:
+def _age(folder, days=2):
     """Set the times of all files in a folder back by some days, except the run records."""
     for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else ():
         if "runs" not in path.parts or path.name.startswith(TEMPORARY):

@@ -31,7 +31,7 @@ class Process:
     role: str
 
 
-def find_processes(token: str) -> list[Process]:
+def find_processes(token):
     """Return all processes with `MARK=token` in their environment, also orphans, without zombies."""
     return [
         Process(process.pid, _role(" ".join(process.info["cmdline"] or [])))
@@ -40,18 +40,18 @@ def find_processes(token: str) -> list[Process]:
     ]
 
 
-def _role(text: str) -> str:
+def _role(text):
     return next((role for word, role in ROLES.items() if word in text), Path(text.split(" ")[0]).name or "gone")
 
 
-def kill_processes(processes: list[Process]) -> None:
+def kill_processes(processes):
     """Send SIGKILL, to the main process first, so that it cannot clean up after the others."""
     for process in sorted(processes, key=lambda p: p.role != "main"):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
 
 
-def wait_until_ended(token: str, seconds: float) -> list[Process]:
+def wait_until_ended(token, seconds):
     """Wait until all processes of a run have ended; return those that are alive after `seconds`."""
     deadline = time.monotonic() + seconds
     while left := find_processes(token):

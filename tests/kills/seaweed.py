@@ -19,11 +19,11 @@ START_SECONDS = 90
 """Maximum seconds until a server that was started accepts requests, on a busy machine."""
 
 
-_chosen: set[int] = set()
+_chosen = set()
 """Ports that this process has chosen, which nothing may use yet."""
 
 
-def free_port() -> int:
+def free_port():
     """Return a free port that no outgoing connection gets while a stopped server does not use it."""
     while True:
         port = 20_000 + secrets.randbelow(12_000)  # Linux gives connections the ports from 32,768 on
@@ -40,7 +40,7 @@ def free_port() -> int:
 class SeaweedFS:
     """`weed mini` in a folder, on ports of its own that it keeps when it is started again."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder):
         self.folder = folder
         self.ports = {f"{role}.port{kind}": free_port() for role in ROLES for kind in ("", ".grpc")}
         self.endpoint = f"http://127.0.0.1:{self.ports['s3.port']}"
@@ -50,9 +50,9 @@ class SeaweedFS:
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = None
 
-    def start(self) -> None:
+    def start(self):
         """Start the server and wait until it accepts requests. Raises: RuntimeError if it ends or takes too long."""
         off = ("-master.telemetry=false", "-webdav=false", "-s3.autoCreateBucket=false")
         weed = Path(sys.executable).parent / "weed"
@@ -68,7 +68,7 @@ class SeaweedFS:
                 raise RuntimeError(f"SeaweedFS does not start:\n{self._log()}")
             time.sleep(0.1)
 
-    def stop(self, *, at_once: bool = False) -> None:
+    def stop(self, *, at_once=False):
         """Stop the server, with SIGTERM or with SIGKILL."""
         if self._process is None:
             return
@@ -83,7 +83,7 @@ class SeaweedFS:
             self._process.wait()
         self._process = None
 
-    def create_bucket(self, name: str) -> None:
+    def create_bucket(self, name):
         """Create a bucket; waits for the volumes, which are ready a little after the first response."""
         keys = {"aws_access_key_id": KEY_ID, "aws_secret_access_key": SECRET}
         client = boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys)
@@ -104,7 +104,7 @@ class SeaweedFS:
         finally:
             client.close()
 
-    def _is_ready(self) -> bool:
+    def _is_ready(self):
         try:
             with urllib.request.urlopen(self.endpoint, timeout=2):
                 return True
@@ -114,5 +114,5 @@ class SeaweedFS:
         except OSError:
             return False
 
-    def _log(self) -> str:
+    def _log(self):
         return (self.folder / "weed.log").read_text(errors="replace")[-3000:]

@@ -8,13 +8,11 @@ import random
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
-from tests.kills.faulty_proxy import Exchange, meddler
+from tests.kills.faulty_proxy import meddler
 
 KINDS = ("busy", "slow", "cut", "restart")
 """Kinds of episodes: 503 responses, delayed requests, cut connections, a server that is killed and started again."""
@@ -29,20 +27,6 @@ SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request ra
 LISTED_TIME = re.compile(rb"<(LastModified|Initiated)>([^<]+)</\1>")
 
 
-class Server(Protocol):
-    """A server that can be stopped and started again on the same data."""
-
-    endpoint: str
-
-    def start(self) -> None:
-        """Start the server and wait until it accepts requests."""
-        ...
-
-    def stop(self, *, at_once: bool = False) -> None:
-        """Stop the server, `at_once` by SIGKILL."""
-        ...
-
-
 @dataclass(frozen=True)
 class Episode:
     """One disturbance."""
@@ -53,7 +37,7 @@ class Episode:
     seconds: float
 
 
-def draw_episodes(seed: int) -> Iterator[Episode]:
+def draw_episodes(seed):
     """Yield episodes without end; each four in a row contain each kind once, in random order."""
     drawn = random.Random(seed)
     while True:
@@ -69,8 +53,8 @@ class StoreFaults:
         say: called with one line per episode.
     """
 
-    def __init__(self, server: Server, seed: int, say: Callable[[str], None] = lambda line: None):
-        self.counts: Counter[str] = Counter()
+    def __init__(self, server, seed, say=lambda line: None):
+        self.counts = Counter()
         """Number of faults by kind: requests that failed or waited, restarts, and power losses."""
         self.url = ""
         """URL of the proxy while `proxy` is entered."""
@@ -82,16 +66,16 @@ class StoreFaults:
         self._age = timedelta()
         self._ended = threading.Event()
         self._restarting = threading.Lock()
-        self._failure: BaseException | None = None
+        self._failure = None
 
     @contextmanager
-    def proxy(self) -> Iterator[None]:
+    def proxy(self):
         """Run the proxy. It forwards all requests unchanged until `disturb` is entered."""
         with meddler(self._server.endpoint, self._meddle) as self.url:
             yield
 
     @contextmanager
-    def disturb(self) -> Iterator[None]:
+    def disturb(self):
         """Let episodes happen inside the `with`. At its end the server accepts requests.
 
         Raises: RuntimeError if the server did not start again.
@@ -109,7 +93,7 @@ class StoreFaults:
             raise self._failure
 
     @contextmanager
-    def aged(self, days: float) -> Iterator[None]:
+    def aged(self, days):
         """Add some days to the age of all objects and uploads in the server's listings."""
         self._age = timedelta(days=days)
         try:
@@ -117,12 +101,12 @@ class StoreFaults:
         finally:
             self._age = timedelta()
 
-    def lose_power(self) -> None:
+    def lose_power(self):
         """Kill the server, and start it again on the same data."""
         self.counts["power loss"] += 1
         self._restart(0.0)
 
-    def _restart(self, seconds: float) -> None:
+    def _restart(self, seconds):
         with self._restarting:
             self.is_down = True
             self._server.stop(at_once=True)
@@ -130,7 +114,7 @@ class StoreFaults:
             self._server.start()
             self.is_down = False
 
-    def _run_episodes(self) -> None:
+    def _run_episodes(self):
         try:
             for episode in self._episodes:
                 if self._ended.wait(episode.calm):
@@ -146,7 +130,7 @@ class StoreFaults:
         except BaseException as error:
             self._failure = error
 
-    def _meddle(self, exchange: Exchange) -> None:
+    def _meddle(self, exchange):
         """Disturb one exchange, before it is forwarded or with its response."""
         if self._age:
             if exchange.answer is not None:
@@ -173,8 +157,8 @@ class StoreFaults:
             self.counts["slow"] += 1
             self._ended.wait(self._drawn.uniform(*SLOW_SECONDS))
 
-    def _make_older(self, headers: list[tuple[str, str]], data: bytes) -> tuple[list[tuple[str, str]], bytes]:
-        def older(match: re.Match[bytes]) -> bytes:
+    def _make_older(self, headers, data):
+        def older(match):
             time = datetime.fromisoformat(match[2].decode()).astimezone(UTC) - self._age
             return b"<%s>%s</%s>" % (match[1], f"{time:%Y-%m-%dT%H:%M:%S.000Z}".encode(), match[1])
 

@@ -6,19 +6,16 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 from tests.servers.loopback import Handler, serving
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-def find_browser() -> str:
+def find_browser():
     """Return the path of Chromium or Chrome; skip the test if there is none."""
     found = next((path for name in PROGRAMS if (path := shutil.which(name))), None)
     return found or pytest.skip("no Chromium here, so no real page is tried: apt-get install chromium")
@@ -31,10 +28,10 @@ class Browser:
         tabs: URL below which each tab of the browser has a socket.
     """
 
-    def __init__(self, socket: ClientConnection, tabs: str = ""):
+    def __init__(self, socket, tabs=""):
         self._socket, self._number, self._tabs = socket, 0, tabs
 
-    def send(self, method: str, **parameters: Any) -> Any:
+    def send(self, method, **parameters):
         """Send one command and return its result."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
@@ -43,20 +40,20 @@ class Browser:
         assert "error" not in answer, answer
         return answer["result"]
 
-    def open(self, url: str) -> None:
+    def open(self, url):
         self.send("Page.navigate", url=url)
 
-    def run(self, script: str) -> Any:
+    def run(self, script):
         """Run JavaScript in the page and return its value; a promise is awaited."""
         result = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def click(self, element: str) -> None:
+    def click(self, element):
         """Click with the mouse on what a JavaScript expression returns, once it stays in its place."""
         middle = "[...e.getClientRects()].map(r => [r.x + r.width / 2, r.y + r.height / 2])[0]"
         script = f"(e => (e.scrollIntoView({{block: 'center'}}), {middle}))"
-        place: list[float] = []
+        place = []
         while place != (place := self.run(f"{script}({element})")):
             time.sleep(0.3)
         x, y = place
@@ -64,7 +61,7 @@ class Browser:
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     @contextlib.contextmanager
-    def tab_of(self, element: str) -> "Iterator[Browser]":
+    def tab_of(self, element):
         """Click on an element, and yield the tab that it opens; close it at the end."""
         known = self._list_tabs()
         self.click(element)
@@ -77,16 +74,16 @@ class Browser:
             tab.send("Page.close")
 
     @contextlib.contextmanager
-    def attach(self, target: str) -> "Iterator[Browser]":
+    def attach(self, target):
         """Yield another tab, or a frame with a process of its own, by its id."""
         with connect(f"{self._tabs}/{target}", max_size=None) as page:
             yield Browser(page, self._tabs)
 
-    def _list_tabs(self) -> set[str]:
+    def _list_tabs(self):
         targets = self.send("Target.getTargets")["targetInfos"]
         return {one["targetId"] for one in targets if one["type"] == "page"}
 
-    def wait_for(self, script: str, seconds: float = 90) -> Any:
+    def wait_for(self, script, seconds=90):
         """Run JavaScript until its value is true, and return that value."""
         deadline = time.monotonic() + seconds
         while True:
@@ -109,7 +106,7 @@ OPTIONS = (
 
 
 @contextlib.contextmanager
-def start_browser(folder: Path, proxy: str | None = None) -> Iterator[Browser]:
+def start_browser(folder, proxy=None):
     """Run a browser with a new profile in a folder, and open a tab.
 
     Args:
@@ -139,15 +136,15 @@ def start_browser(folder: Path, proxy: str | None = None) -> Iterator[Browser]:
 
 
 @contextlib.contextmanager
-def record_requests() -> Iterator[tuple[str, list[str]]]:
+def record_requests():
     """Run a proxy that answers nothing; yield its URL, and the list of what was requested of it.
 
     A browser sends it each request of a tab to another machine, and none to this machine.
     """
-    requested: list[str] = []
+    requested = []
 
     class Proxy(Handler):
-        def refuse(self) -> None:
+        def refuse(self):
             requested.append(self.requestline)
             self.send_error(502)
 
@@ -158,11 +155,11 @@ def record_requests() -> Iterator[tuple[str, list[str]]]:
 
 
 @contextlib.contextmanager
-def serve_page(host: str) -> Iterator[str]:
+def serve_page(host):
     """Serve an empty page on this machine, and return its URL on the host."""
 
     class Page(Handler):
-        def do_GET(self) -> None:
+        def do_GET(self):
             self.answer(200, b"<!doctype html><title>another site</title>", Content_Type="text/html")
 
     with serving(Page) as server:

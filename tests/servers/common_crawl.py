@@ -3,7 +3,6 @@
 import gzip
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -24,7 +23,7 @@ class Crawl:
     gate: threading.Event = field(default_factory=threading.Event)
     """Until it is set, responses with the failure `wait` stop halfway."""
 
-    def publish(self, crawl: str, files: dict[str, bytes]) -> None:
+    def publish(self, crawl, files):
         """Add a crawl with its listing."""
         paths = {f"crawl-data/{crawl}/segments/1/wat/{name}.warc.wat.gz": data for name, data in files.items()}
         self.files |= paths
@@ -32,12 +31,12 @@ class Crawl:
             "".join(f"{p}\n" for p in paths).encode(), mtime=0
         )
 
-    def fail_next(self, path: str, *failures: str) -> None:
+    def fail_next(self, path, *failures):
         """Plan the failures of the next requests for the path with this ending."""
         [full] = [name for name in self.files if name.endswith(path)]
         self.plan.setdefault(full, deque()).extend(failures)
 
-    def read(self) -> list[str]:
+    def read(self):
         """Return the names of the requested WAT files, one for each request."""
         return [path.rpartition("/")[2].partition(".")[0] for path, _, _ in self.log if path.endswith(".wat.gz")]
 
@@ -46,7 +45,7 @@ class _Handler(Handler):
     protocol_version = "HTTP/1.1"
     crawl: Crawl
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         path = self.path.lstrip("/")
         crawl = self.crawl
         crawl.agents.add(self.headers.get("User-Agent", ""))
@@ -65,7 +64,7 @@ class _Handler(Handler):
                 crawl.etags[path] += 1
             self._file(path, data, failure)
 
-    def _file(self, path: str, data: bytes, failure: str) -> None:
+    def _file(self, path, data, failure):
         etag = f'"{len(data)}-{self.crawl.etags[path]}"'
         requested = self.headers.get("Range")
         fresh = self.headers.get("If-Range") in (None, etag)
@@ -86,11 +85,11 @@ class _Handler(Handler):
             self._head(status, len(body), headers)
             self.wfile.write(body)
 
-    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+    def _answer(self, status, body, headers=None):
         self._head(status, len(body), headers or {})
         self.wfile.write(body)
 
-    def _head(self, status: int, length: int, headers: dict[str, str]) -> None:
+    def _head(self, status, length, headers):
         self.crawl.log.append((self.path.lstrip("/"), self.headers.get("Range"), status))
         self.send_response(status)
         for name, value in ({"Content-Length": str(length)} | headers).items():
@@ -99,7 +98,7 @@ class _Handler(Handler):
 
 
 @contextmanager
-def CrawlServer() -> Iterator[Crawl]:
+def CrawlServer():
     """Serve a Crawl within a `with` block."""
     crawl = Crawl()
     with serving(type("Handler", (_Handler,), {"crawl": crawl})) as server:

@@ -10,14 +10,14 @@ from pathlib import Path
 from infra.local import services
 
 
-def put_databases(home: Path) -> None:
+def put_databases(home):
     """Put the databases of new servers into a home, the current one, where they are kept."""
     services.make_home()
     for name in services.CLIENT_VARIABLE:
         put_database(name, home / "services" / name)
 
 
-def put_database(name: str, folder: Path) -> None:
+def put_database(name, folder):
     """Put the database of a new server into its folder, where it is kept."""
     if _kept(name).exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -25,7 +25,7 @@ def put_database(name: str, folder: Path) -> None:
         (folder / f"{name}.version").write_text(version(name))
 
 
-def keep_databases(home: Path) -> None:
+def keep_databases(home):
     """Keep the databases of servers that have just made them."""
     for name in services.CLIENT_VARIABLE:
         if not _kept(name).exists():
@@ -37,6 +37,6 @@ def keep_databases(home: Path) -> None:
             part.replace(_kept(name))
 
 
-def _kept(name: str) -> Path:
+def _kept(name):
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "pairmill-tests" / f"{name}-{version(name)}.db"

@@ -6,10 +6,9 @@ import struct
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,14 +22,14 @@ DATE = "Wed, 03 Dec 2035 13:09:53 GMT"
 Answer = bytes | tuple[int, dict[str, str], bytes] | Callable[["Handler"], None]
 
 
-def picture(seed: int, kind: str = "PNG", size: tuple[int, int] = (80, 60), mode: str = "RGB", **options: Any) -> bytes:
+def picture(seed, kind="PNG", size=(80, 60), mode="RGB", **options):
     blocks = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     out = io.BytesIO()
     Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST).convert(mode).save(out, kind, **options)
     return out.getvalue()
 
 
-def with_chunk(name: bytes, content: bytes) -> bytes:
+def with_chunk(name, content):
     data = picture(1)
     chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
     return data[:33] + chunk + data[33:]
@@ -46,15 +45,15 @@ JUMBF = (
 )
 
 
-def text(*lines: str) -> bytes:
+def text(*lines):
     return "\n".join(lines).encode()
 
 
-def moved(target: str) -> Answer:
+def moved(target):
     return 301, {"Location": target}, b""
 
 
-def drip(handler: "Handler") -> None:
+def drip(handler):
     handler.send_response(200)
     handler.end_headers()
     for _ in range(600):
@@ -62,20 +61,20 @@ def drip(handler: "Handler") -> None:
         time.sleep(0.1)
 
 
-def endless_headers(handler: "Handler") -> None:
+def endless_headers(handler):
     handler.send_response(200)
     for number in range(100_000):
         handler.wfile.write(f"X-{number}: {'x' * 8000}\r\n".encode())
 
 
-def busy_once(handler: "Handler") -> None:
+def busy_once(handler):
     if handler.web.times(handler.host, handler.path) == 1:
         handler.respond((429, {"Retry-After": "1"}, b""))
     else:
         handler.respond(picture(3))
 
 
-def versioned(handler: "Handler") -> None:
+def versioned(handler):
     """Answer the second request for a path differently: /2… has changed, /gone… is gone, /says-no… has an opt-out."""
     again = handler.web.times(handler.host, handler.path) > 1
     etag = '"new"' if again and handler.path.startswith("/2") else '"old"'
@@ -87,7 +86,7 @@ def versioned(handler: "Handler") -> None:
         handler.respond((200, {"ETag": etag}, picture(len(etag) + again)))
 
 
-def hosts() -> dict[str, dict[str, Answer]]:
+def hosts():
     """Return the answers by host and path; "*" is any other path. Missing paths are a 404."""
     shut = text("User-agent: *", "Disallow: /")
     padding = b"#" * 99 + b"\n"
@@ -149,30 +148,30 @@ class Web:
     guard: Guard | None = None
     """Refuses the requests that are not signed; None: no request needs a signature."""
 
-    def connect_to(self) -> dict[str, str]:
+    def connect_to(self):
         return {host: f"127.0.0.1:{self.port}" for host in self.answers}
 
-    def paths(self) -> dict[str, list[str]]:
+    def paths(self):
         """Return the requested paths of each host, in order."""
-        found: defaultdict[str, list[str]] = defaultdict(list)
+        found = defaultdict(list)
         for _, host, path in self.log:
             found[host].append(path)
         return dict(found)
 
-    def times(self, host: str, path: str) -> int:
+    def times(self, host, path):
         return sum(1 for _, h, p in self.log if (h, p) == (host, path))
 
 
 class Handler(loopback.Handler):
     @property
-    def web(self) -> Web:
-        return self.server.web  # type: ignore[attr-defined]
+    def web(self):
+        return self.server.web
 
     @property
-    def host(self) -> str:
+    def host(self):
         return self.headers["Host"].partition(":")[0]
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         self.web.log.append((time.monotonic(), self.host, self.path))
         self.web.agents.add(self.headers["User-Agent"])
         if self.web.guard and (status := self.web.guard.check(self.headers)) != 200:
@@ -184,7 +183,7 @@ class Handler(loopback.Handler):
             found(self) if callable(found) else self.respond(found)
         return None
 
-    def respond(self, found: bytes | tuple[int, dict[str, str], bytes]) -> None:
+    def respond(self, found):
         status, headers, body = (200, {}, found) if isinstance(found, bytes) else found
         self.answer(
             status, body, **{name: text.replace("{port}", str(self.web.port)) for name, text in headers.items()}
@@ -192,7 +191,7 @@ class Handler(loopback.Handler):
 
 
 @contextmanager
-def served(answers: dict[str, dict[str, Answer]] | None = None) -> Iterator[Web]:
+def served(answers=None):
     """Serve other answers by host and path, or those of `hosts`."""
     web = Web(0, answers or hosts())
     with serving(Handler, web=web) as server:

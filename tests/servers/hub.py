@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
@@ -24,25 +23,25 @@ class Hub:
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """(method, file, Range) of each request for content."""
 
-    def __enter__(self) -> "Hub":
+    def __enter__(self):
         self._serving = serving(type("Handler", (self.handler(),), {"state": self}))
         self.url = self._serving.__enter__().url
         return self
 
-    def handler(self) -> "type[_Handler]":
+    def handler(self):
         """Return the class that answers the requests."""
         return _Handler
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self._serving.__exit__(None, None, None)
 
 
-def is_large(name: str) -> bool:
+def is_large(name):
     """Return whether the Hub stores a file as LFS, with its sha256."""
     return name.endswith(".tar")
 
 
-def git_id(data: bytes) -> str:
+def git_id(data):
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
@@ -50,7 +49,7 @@ class _Handler(Handler):
     state: Hub
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         path = unquote(self.path.partition("?")[0])
         if path.startswith("/api/datasets/"):
             self._listing("/".join(path.split("/")[3:5]))
@@ -59,7 +58,7 @@ class _Handler(Handler):
 
     do_HEAD = do_GET
 
-    def _listing(self, name: str) -> None:
+    def _listing(self, name):
         if name in self.state.gated:
             self._json(403, {"error": "Access to this dataset is restricted"}, {"X-Error-Code": "GatedRepo"})
         elif name not in self.state.repositories:
@@ -69,7 +68,7 @@ class _Handler(Handler):
             siblings = [_sibling(file, data) for file, data in files.items()]
             self._json(200, {"id": name, "sha": REVISION, "private": False, "tags": [], "siblings": siblings})
 
-    def _content(self, path: str) -> None:
+    def _content(self, path):
         _, _, owner, name, _, revision, file = path.split("/", 6)
         assert revision == REVISION
         data = self.state.repositories[f"{owner}/{name}"].get(file)
@@ -91,12 +90,12 @@ class _Handler(Handler):
             self.wfile.write(body[: self.state.cut.pop(file, len(body))])
             self.close_connection = True
 
-    def _json(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:
+    def _json(self, status, value, headers=None):
         self.answer(status, json.dumps(value).encode(), **(headers or {}))
 
 
-def _sibling(file: str, data: bytes, of_lfs: Callable[[str], bool] = is_large) -> dict[str, object]:
-    found: dict[str, object] = {"rfilename": file, "size": len(data), "blobId": git_id(data)}
+def _sibling(file, data, of_lfs=is_large):
+    found = {"rfilename": file, "size": len(data), "blobId": git_id(data)}
     if of_lfs(file):
         found["lfs"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 134}
     return found

@@ -2,16 +2,14 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 
 class Handler(BaseHTTPRequestHandler):
     """Answers requests without a log."""
 
-    def answer(self, status: int = 200, body: bytes = b"", **headers: str) -> None:
+    def answer(self, status=200, body=b"", **headers):
         """Send a whole response; `_` in the name of a header stands for `-`."""
         self.send_response(status)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -21,10 +19,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def read_body(self) -> bytes:
+    def read_body(self):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format, *args):
         pass
 
 
@@ -32,14 +30,14 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request, client_address):
         """Ignore what clients cause that were killed or closed the connection."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
 
 @contextmanager
-def serving(handler: Callable[..., BaseHTTPRequestHandler], **attributes: Any) -> Iterator[ThreadingHTTPServer]:
+def serving(handler, **attributes):
     """Run a server inside the `with`, which has these attributes and `url`."""
     with _Server(("127.0.0.1", 0), handler) as server:
         vars(server).update(attributes, url=f"http://127.0.0.1:{server.server_port}")

@@ -7,9 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from dataops.home import CHECKOUT
 from tests.kills.seaweed import free_port
@@ -31,7 +29,7 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def serve_mlflow(folder: Path) -> Iterator[str]:
+def serve_mlflow(folder):
     """Run a server inside the `with`, with its database, artefacts and log in the folder; yields its URL."""
     port = free_port()
     put_database("mlflow", folder)

@@ -1,7 +1,6 @@
 """The REST interface of a Prefect server for a client that has its login, as its UI uses it."""
 
 import time
-from typing import Any
 
 import httpx
 
@@ -11,10 +10,10 @@ from infra.local import services
 class PrefectApi:
     """Requests to a server, given its URL with `/api`."""
 
-    def __init__(self, url: str):
+    def __init__(self, url):
         self.url = url
 
-    def send(self, method: str, path: str, value: Any = None) -> httpx.Response:
+    def send(self, method, path, value=None):
         """Send one request; like Prefect's own client, retry if SQLite was locked (503)."""
         login = services.authorization(f"{self.url}/{path}")
         for _ in range(20):
@@ -25,10 +24,10 @@ class PrefectApi:
             time.sleep(0.5)
         return answer
 
-    def get(self, path: str) -> Any:
+    def get(self, path):
         answer = self.send("GET", path)
         return answer.json() if answer.status_code == 200 else None
 
-    def post(self, path: str, value: Any) -> Any:
+    def post(self, path, value):
         answer = self.send("POST", path, value).raise_for_status()
         return answer.json() if answer.content else None

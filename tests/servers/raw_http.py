@@ -5,12 +5,9 @@ import socketserver
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
-
-import pytest
 
 Answer = bytes | Iterable[bytes]
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
@@ -32,16 +29,16 @@ class RawWeb:
     earlier: Counter[str] = field(default_factory=Counter)
     """Those of connections whose port the system gave to a later one, by host and path."""
 
-    def connect_to(self) -> dict[str, str]:
+    def connect_to(self):
         return {name.partition("/")[0]: f"127.0.0.1:{self.port}" for name in self.answers if name[0] != "/"}
 
-    def begin(self, port: int) -> None:
+    def begin(self, port):
         """Count the bytes of a new connection from a port, whose request has not been sent yet."""
         if port in self.received:
             self.earlier[self.hosts.pop(port, "?")] += self.received[port]
         self.received[port] = 0
 
-    def read_bytes(self) -> Counter[str]:
+    def read_bytes(self):
         """Return the number of bytes that clients read, by host and path."""
         found = self.earlier.copy()
         for port, size in self.received.items():
@@ -50,8 +47,8 @@ class RawWeb:
 
 
 class _Handler(socketserver.BaseRequestHandler):
-    def handle(self) -> None:
-        web: RawWeb = self.server.web  # type: ignore[attr-defined]
+    def handle(self):
+        web = self.server.web
         request = b""
         with suppress(OSError):
             while b"\r\n\r\n" not in request and (data := self.request.recv(65_536)):
@@ -69,23 +66,23 @@ class _Handler(socketserver.BaseRequestHandler):
 
 
 @contextmanager
-def served(answers: dict[str, Answer], monkeypatch: pytest.MonkeyPatch) -> Iterator[RawWeb]:
+def served(answers, monkeypatch):
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Handler) as server:
         server.daemon_threads, server.block_on_close = True, False
-        server.web = web = RawWeb(answers, server.server_address[1])  # type: ignore[attr-defined]
+        server.web = web = RawWeb(answers, server.server_address[1])
         _count_reads(web, monkeypatch)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         yield web
         server.shutdown()
 
 
-def _count_reads(web: RawWeb, monkeypatch: pytest.MonkeyPatch) -> None:
-    def connect(self: socket.socket, address: Any) -> None:
+def _count_reads(web, monkeypatch):
+    def connect(self, address):
         super(socket.socket, self).connect(address)
         if self.family == socket.AF_INET and address[1] == web.port:
             web.begin(self.getsockname()[1])
 
-    def recv(self: socket.socket, *args: Any) -> bytes:
+    def recv(self, *args):
         data = super(socket.socket, self).recv(*args)
         if self.family == socket.AF_INET and (port := self.getsockname()[1]) in web.received:
             web.received[port] += len(data)  # the server may have closed the connection: it has no peer
@@ -103,7 +100,7 @@ class Endless:
     piece: bytes
     pause: float = 0.0
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self):
         yield self.start
         piece = self.piece if self.pause else self.piece * (65_536 // len(self.piece) + 1)
         while True:

@@ -1,19 +1,17 @@
 """A cluster of Ray on loopback, whose nodes have addresses of their own. Ray is imported when it is asked for."""
 
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
 from dataops.home import CHECKOUT
 
 HEAD, OTHER = {"node_ip_address": "127.0.0.2"}, {"node_ip_address": "127.0.0.3"}
-NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
 
 @contextmanager
-def head_node(num_cpus: int = 1) -> Iterator[Any]:
+def head_node(num_cpus=1):
     """Start a cluster of one node, the head."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")

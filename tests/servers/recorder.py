@@ -2,10 +2,9 @@
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from tests.servers.loopback import Handler, serving
 
@@ -19,7 +18,7 @@ class Call:
     """By name in lower case."""
     body: bytes
 
-    def json(self) -> Any:
+    def json(self):
         """Return the parsed body."""
         return json.loads(self.body)
 
@@ -35,7 +34,7 @@ class Recorder:
     """The Location of a redirect."""
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def wait(self, number: int, timeout_s: float = 60) -> list[Call]:
+    def wait(self, number, timeout_s=60):
         """Return the requests as soon as there are this many."""
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.calls) >= number, timeout_s), self.calls
@@ -43,11 +42,11 @@ class Recorder:
 
 
 @contextmanager
-def serve_recorder() -> Iterator[Recorder]:
+def serve_recorder():
     """Run a server inside the `with`."""
 
     class Recording(Handler):
-        def do_POST(self) -> None:
+        def do_POST(self):
             headers = {name.lower(): value for name, value in self.headers.items()}
             call = Call(self.path, headers, self.read_body())
             with recorder.changed:

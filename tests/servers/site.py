@@ -3,13 +3,11 @@
 import gzip
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 
 from tests.servers.loopback import Handler, serving
-from tests.servers.signatures import Guard
 
 
 @dataclass(frozen=True)
@@ -25,52 +23,50 @@ class LoggedRequest:
 class Web:
     """The server; each host is a method that sends the response to a path."""
 
-    def __init__(self) -> None:
-        self.log: list[LoggedRequest] = []
-        self.failures: dict[str, int] = {}
+    def __init__(self):
+        self.log = []
+        self.failures = {}
         self.closing = threading.Event()
-        self.guard: Guard | None = None
+        self.guard = None
         web = self
 
         class Answering(Handler):
             protocol_version = "HTTP/1.1"
 
-            def handle(self) -> None:
+            def handle(self):
                 with suppress(ConnectionError):  # the crawler closes the connection, as some tests expect
                     super().handle()
 
-            def do_GET(self) -> None:
+            def do_GET(self):
                 host = self.headers["Host"].partition(":")[0]
                 web.log.append(LoggedRequest(time.monotonic(), host, self.path, self.headers["User-Agent"]))
                 status = web.guard.check(self.headers) if web.guard else 200
                 with suppress(ConnectionError, TimeoutError):
                     web.answer(self, host, self.path) if status == 200 else self.send("", status)
 
-            def send(
-                self, body: bytes | str, status: int = 200, kind: str = "text/html; charset=utf-8", **more: str
-            ) -> None:
+            def send(self, body, status=200, kind="text/html; charset=utf-8", **more):
                 self.answer(status, body.encode() if isinstance(body, str) else body, Content_Type=kind, **more)
 
         self.handler = Answering
         self.port = 0
 
     @property
-    def address(self) -> str:
+    def address(self):
         return f"127.0.0.1:{self.port}"
 
-    def requests_to(self, host: str, path: str | None = None) -> list[LoggedRequest]:
+    def requests_to(self, host, path=None):
         return [a for a in self.log if a.host == host and path in (None, a.path)]
 
-    def answer(self, to, host: str, path: str) -> None:
+    def answer(self, to, host, path):
         name = host.partition(".")[0].replace("-", "_")
         getattr(self, name, self.missing)(to, path)
 
-    def missing(self, to, path: str) -> None:
+    def missing(self, to, path):
         to.send("nothing here", 404)
 
     # The hosts
 
-    def pets(self, to, path: str) -> None:
+    def pets(self, to, path):
         """Serve an ordinary site with all cases that a crawler must handle."""
         if path == "/robots.txt":
             to.send(
@@ -127,7 +123,7 @@ class Web:
         else:
             self.missing(to, path)
 
-    def reserved(self, to, path: str) -> None:
+    def reserved(self, to, path):
         """Serve a site that is not for training, except for its front page."""
         if path == "/robots.txt":
             lines = (
@@ -140,7 +136,7 @@ class Web:
         else:
             to.send('<a href="/inside">x</a><img src="/r.jpg" alt="A front page for all uses">')
 
-    def slow(self, to, path: str) -> None:
+    def slow(self, to, path):
         """Serve a site that requires half a second between requests."""
         if path == "/robots.txt":
             to.send("User-agent: *\nCrawl-delay: 0.5\n", kind="text/plain")
@@ -150,30 +146,30 @@ class Web:
                 + f'<img src="{path}.jpg" alt="Slowly served {path}">'
             )
 
-    def calendar(self, to, path: str) -> None:
+    def calendar(self, to, path):
         """Serve a page for each day, without end."""
         day = int(path.strip("/") or 0) if path != "/robots.txt" else None
         to.send("", 404) if day is None else to.send(
             f'<a href="/{day + 1}">next</a><img src={day}.jpg alt="The day {day}">'
         )
 
-    def linker(self, to, path: str) -> None:
+    def linker(self, to, path):
         """Serve a page that links to private IP addresses."""
         port = self.port
         hosts = (f"127.0.0.1:{port}", f"localhost:{port}", f"[::ffff:127.0.0.1]:{port}", "169.254.169.254")
         links = "".join(f'<a href="http://{host}/">in</a>' for host in hosts)
         to.send(f'{links}<img src=/x.jpg alt="A page with links">', 404 if path == "/robots.txt" else 200)
 
-    def down(self, to, path: str) -> None:
+    def down(self, to, path):
         """Serve a robots.txt that cannot be read."""
         to.send("", 503)
 
-    def sleepy(self, to, path: str) -> None:
+    def sleepy(self, to, path):
         """Serve a site that requires a crawl delay of one day."""
         body = "User-agent: *\nCrawl-delay: 86400\n" if path == "/robots.txt" else "<p>x"
         to.send(body, kind="text/plain" if path == "/robots.txt" else "text/html")
 
-    def hanging(self, to, path: str) -> None:
+    def hanging(self, to, path):
         """Respond to no request but that for robots.txt, until the test ends."""
         if path != "/robots.txt":
             self.closing.wait()
@@ -181,7 +177,7 @@ class Web:
 
 
 @contextmanager
-def served() -> Iterator[Web]:
+def served():
     web = Web()
     with serving(web.handler) as server:
         web.port = server.server_port

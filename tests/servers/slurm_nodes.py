@@ -7,11 +7,9 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -60,12 +58,12 @@ class SlurmCluster:
     folder: Path
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
-    def start(self, name: str, *command: str) -> None:
+    def start(self, name, *command):
         environment = os.environ | {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin"}
         with (self.folder / f"{name}.out").open("ab") as output:
             self.processes[name] = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
 
-    def stop(self, name: str) -> None:
+    def stop(self, name):
         process = self.processes.pop(name)
         process.terminate()
         try:
@@ -74,10 +72,10 @@ class SlurmCluster:
             process.kill()
             process.wait()
 
-    def start_node(self, name: str) -> None:
+    def start_node(self, name):
         self.start(name, "slurmd", "-D", "-N", name, "-f", str(self.folder / "slurm.conf"))
 
-    def lose_node(self, name: str) -> None:
+    def lose_node(self, name):
         """Kill the node's daemon and all that it runs, as the loss of a machine does."""
         log = str(self.folder / f"{name}.log")
         steps = [one for one in psutil.process_iter() if one.name() == "slurmstepd" and _has_open(one, log)]
@@ -87,20 +85,20 @@ class SlurmCluster:
         for process in [child for step in steps for child in (step, *step.children(recursive=True))]:
             process.kill()
 
-    def run(self, *command: str) -> str:
+    def run(self, *command):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def jobs(self, *options: str) -> list[list[str]]:
+    def jobs(self, *options):
         """Return id, state, node and partition of each job that runs or waits."""
         lines = self.run("squeue", "--noheader", "--array", "--format=%i|%T|%N|%P", *options).splitlines()
         return [line.split("|") for line in lines]
 
-    def set_node(self, name: str, state: str) -> None:
+    def set_node(self, name, state):
         self.run("scontrol", "update", f"NodeName={name}", f"State={state}", "Reason=test")
 
-    def clear(self) -> None:
+    def clear(self):
         """Cancel all jobs and wait until the nodes are idle."""
         self.run("scancel", f"--user={getpass.getuser()}")
         for name in NODES:
@@ -109,7 +107,7 @@ class SlurmCluster:
         wait_for(lambda: not self.jobs() and _is_idle())
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_for(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s"
@@ -118,7 +116,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
 
 
 @contextmanager
-def slurm_cluster(folder: Path, grace: int = 0) -> Iterator[SlurmCluster]:
+def slurm_cluster(folder, grace=0):
     """Start a cluster in a folder, which SLURM_CONF names inside the `with`; end its processes.
 
     Args:
@@ -163,10 +161,10 @@ def slurm_cluster(folder: Path, grace: int = 0) -> Iterator[SlurmCluster]:
                 cluster.stop(name)
 
 
-def _is_idle() -> bool:
+def _is_idle():
     command = ("sinfo", "--noheader", "--Node", "--partition=low", "--format=%T")
     return subprocess.run(command, capture_output=True, text=True).stdout.split() == ["idle"] * len(NODES)
 
 
-def _has_open(process: psutil.Process, path: str) -> bool:
+def _has_open(process, path):
     return path in {file.path for file in process.open_files()}

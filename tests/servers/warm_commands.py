@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,16 +23,14 @@ OF_WORKERS = {"PREFECT_WORKER_QUERY_SECONDS"}
 class WarmCommands:
     """The client of the process."""
 
-    def __init__(self, place: Path, env: Mapping[str, str]):
+    def __init__(self, place, env):
         self.place, self._read = place, _of_start(env)
 
-    def fits(self, env: Mapping[str, str]) -> bool:
+    def fits(self, env):
         """Return whether a command with this environment may run in the process."""
         return _of_start(env) == self._read
 
-    def run(
-        self, arguments: Sequence[str], folder: Path, env: Mapping[str, str], seconds: float
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, arguments, folder, env, seconds):
         """Run a command; raises TimeoutError after `seconds`."""
         request = json.dumps({"arguments": arguments, "folder": str(folder), "env": dict(env)}).encode()
         with (
@@ -52,12 +49,12 @@ class WarmCommands:
             return subprocess.CompletedProcess(arguments, code, out.read().decode(), err.read().decode())
 
 
-def _of_start(env: Mapping[str, str]) -> dict[str, str]:
+def _of_start(env):
     return {name: value for name, value in env.items() if name.startswith(READ_AT_START) and name not in OF_WORKERS}
 
 
 @contextmanager
-def warm_commands(env: Mapping[str, str]) -> Iterator[WarmCommands]:
+def warm_commands(env):
     """Run the process inside the `with`; the servers of the environment run already."""
     with tempfile.TemporaryDirectory(prefix="pairmill-warm-") as folder:
         place = Path(folder, "socket")
@@ -73,7 +70,7 @@ def warm_commands(env: Mapping[str, str]) -> Iterator[WarmCommands]:
             process.stdout.close()
 
 
-def serve(place: str) -> None:
+def serve(place):
     """Fork for each request. The fork runs the command in a child of its own, and answers with its exit code."""
     from dataops import plugins
     from flows import app, cli

@@ -27,14 +27,14 @@ class WritableHub(Hub):
     failing: set[str] = field(default_factory=set)
     """sha256 of objects whose upload the server refuses."""
 
-    def handler(self) -> type[_Handler]:
+    def handler(self):
         return _WritableHandler
 
 
 class _WritableHandler(_Handler):
     state: WritableHub  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         path = unquote(self.path.partition("?")[0])
         if not self._may_write():
             return
@@ -49,7 +49,7 @@ class _WritableHandler(_Handler):
         else:
             self._content(path)
 
-    def do_POST(self) -> None:
+    def do_POST(self):
         body = self.read_body()
         if self.headers.get("Transfer-Encoding") == "chunked":
             body = b"".join(self._chunks())
@@ -77,7 +77,7 @@ class _WritableHandler(_Handler):
         else:
             self._json(404, {"error": path})
 
-    def do_PUT(self) -> None:
+    def do_PUT(self):
         data = self.read_body()
         if self.path.startswith("/upload/"):
             digest = self.path.removeprefix("/upload/")
@@ -91,12 +91,12 @@ class _WritableHandler(_Handler):
             self.state.private["/".join(self.path.split("/")[3:5])] = json.loads(data)["visibility"] == "private"
             self._json(200, {"private": False})
 
-    def _batch(self, wanted: dict[str, object]) -> dict[str, object]:
+    def _batch(self, wanted):
         if wanted["oid"] in self.state.objects:
             return wanted
         return {**wanted, "actions": {"upload": {"href": f"{self.state.url}/upload/{wanted['oid']}"}}}
 
-    def _commit(self, name: str, lines: list[dict[str, dict[str, str]]]) -> None:
+    def _commit(self, name, lines):
         files, names = self.state.repositories[name], []
         for line in lines:
             key, value = str(line["key"]), line["value"]
@@ -112,7 +112,7 @@ class _WritableHandler(_Handler):
         oid = f"{len(self.state.commits):040x}"
         self._json(200, {"commitUrl": f"{self.state.url}/{name}/commit/{oid}", "commitOid": oid})
 
-    def _may_write(self) -> bool:
+    def _may_write(self):
         if self.headers.get("Authorization") == f"Bearer {TOKEN}":
             return True
         self._json(401, {"error": "Invalid username or password."})
@@ -125,6 +125,6 @@ class _WritableHandler(_Handler):
         self.rfile.readline()
 
 
-def is_lfs(name: str) -> bool:
+def is_lfs(name):
     """Return whether the Hub stores a file as LFS."""
     return name.endswith((".tar", ".parquet", ".safetensors"))

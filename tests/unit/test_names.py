@@ -41,7 +41,7 @@ def find_literals(tree):
 
 def find_doubles(names, trees):
     """Return the modules of each name that more than one module has as a text."""
-    found = defaultdict[str, set[str]](set)
+    found = defaultdict(set)
     for module, tree in trees.items():
         for node in find_literals(tree):
             if node.value in names:

@@ -1,6 +1,5 @@
 """An alert on known harmful images is sent as soon as the download has ended, and names no host."""
 
-from typing import Any
 from uuid import UUID
 
 from prefect.server.utilities.user_templates import render_user_template_sync
@@ -15,7 +14,7 @@ from tests.manifests import build_manifest
 
 
 def test_alert_on_known_harmful_images_names_only_count_lists_and_run(tmp_path, monkeypatch):
-    sent = list[dict[str, Any]]()
+    sent = []
     monkeypatch.setattr(
         events, "emit_event", lambda event, resource, payload: sent.append({"resource": resource, "payload": payload})
     )

@@ -102,7 +102,7 @@ def no_distribution(name):
 
 def test_words_of_the_command_stand_for_each_other(capsys, here, monkeypatch):
     write_photos("photos")
-    configs = list[str]()
+    configs = []
     for folder, kind, data in ((".", None, "photos"), (".", "folder", "photos"), ("photos", "folder", None)):
         assert start(capsys, folder, kind, data)["folder"] == "."
         configs.append((here / "config.toml").read_text())

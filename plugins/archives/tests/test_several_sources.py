@@ -82,7 +82,7 @@ def test_a_dataset_of_two_sources_names_the_source_of_each_pair(tmp_path, one_th
     write_sources(tmp_path)
     archive = {"kind": "warc", "paths": [str(tmp_path / "*.warc.gz")], "images": "archive"}
     licensed = {"name": "licensed", "kind": "pairs", "paths": [str(tmp_path / "*.csv")], "license": LICENCE}
-    requested = Counter[str]()
+    requested = Counter()
     with image_host(requested) as host:
         connect_to = {"a.test": host, "b.test": host}
         one = run(tmp_path, [archive, licensed], connect_to, one_thread)

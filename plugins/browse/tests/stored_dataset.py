@@ -1,23 +1,17 @@
 """A small dataset with its stages, and a client that asks a site about it."""
 
 import gzip
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from dataops.digest import text_sha256
-from dataops.snapshot import Manifest
-from dataops.store import FolderStore
 from flows.records import RunRecord, StageRun
 from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair, some_pairs
 
 HOSTILE = '<script>alert("x")</script> \' OR 1=1 --'
 
 
-def hostile_pair() -> dict[str, Any]:
+def hostile_pair():
     return pair(30, caption=HOSTILE, page_url="javascript:alert(1)", cluster="c" * 32, clip_score=0.25)
 
 
@@ -26,7 +20,7 @@ ARCHIVED = "http://site.example/31"
 """Page of the row whose record is in an archive."""
 
 
-def write_archive(path: Path, caption: str) -> int:
+def write_archive(path, caption):
     """Write a WARC file of two pages, and return where the second one begins."""
     members = []
     for url, text in (("http://site.example/", "first"), (ARCHIVED, f"<p>{HOSTILE}</p><img alt='{caption}'>")):
@@ -37,7 +31,7 @@ def write_archive(path: Path, caption: str) -> int:
     return len(members[0])
 
 
-def remember_run(home: Path) -> Path:
+def remember_run(home):
     """Let a home know the run that made the dataset, and return the home."""
     (home / "runs").mkdir(parents=True)
     (home / "runs" / RUN).write_text("x")
@@ -45,7 +39,7 @@ def remember_run(home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[FolderStore, dict[str, Manifest]]:
+def stored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browse")
     archive, archived = folder / "pages.warc.gz", pair(31, cluster="c" * 32)
     offset = write_archive(archive, archived["caption"])
@@ -62,6 +56,3 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[FolderStore, dict[
     config = {"source": {"kind": "warc", "paths": [str(archive)]}}
     RunRecord(run_id=RUN, name="browsed", created_at="2026-01-02", config=config, stages=[made]).save(store)
     return store, manifests
-
-
-Ask = Callable[..., httpx.Response]

@@ -67,7 +67,7 @@ def sign(folder, request, config="good"):
 @pytest.fixture
 def server():
     """Start servers that answer each request with what a function makes of it."""
-    running = list[ThreadingHTTPServer]()
+    running = []
 
     def start(answer):
         class Handler(BaseHTTPRequestHandler):
@@ -108,7 +108,7 @@ def test_stamp_verifies_with_openssl(authority, server, tmp_path):
 
 def test_other_answers_are_refused(authority, server):
     known = load_authorities(authority / "ca.pem")
-    kept = list[bytes]()
+    kept = []
 
     def replay(request):
         kept.append(kept[0] if kept else sign(authority, request))

@@ -13,7 +13,7 @@ from dataops.web.urls import BadUrl, canonicalise_url, truncate_url
 MAX_CHARS, MAX_URL = 2000, 4096
 
 
-def reference_rows(data: bytes, opt_out=frozenset({"noai", "noimageai", "noimageindex"})):
+def reference_rows(data, opt_out=frozenset({"noai", "noimageai", "noimageindex"})):
     """Return the rows of an undamaged file: url, caption, caption_source, reason, license, width, height, page_url,
     page_language, page_opt_out."""
     rows = []

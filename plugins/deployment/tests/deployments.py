@@ -2,21 +2,17 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from flows.records import RunRecord, load_run
+from flows.records import load_run
 from infra.local import services, supervisor
 from tests import concurrency
 from tests.servers.prefect_api import PrefectApi
-from tests.servers.recorder import Recorder, serve_recorder
-from tests.small_pipeline import Pairmill
+from tests.servers.recorder import serve_recorder
 
 BLOCK = """
 import sys
@@ -33,33 +29,33 @@ wait_for = partial(concurrency.wait_for, seconds=400, pause=0.5)
 class Deployments(PrefectApi):
     """The server's flow runs and deployments."""
 
-    def __init__(self, url: str, env: dict[str, str]):
+    def __init__(self, url, env):
         super().__init__(url)
         self.env = env
 
-    def run_script(self, script: str, *arguments: str) -> None:
+    def run_script(self, script, *arguments):
         subprocess.run([sys.executable, "-c", script, *arguments], env=self.env, check=True)
 
-    def start(self, deployment: str, **parameters: Any) -> str:
+    def start(self, deployment, **parameters):
         """Start a flow run of a deployment, as Quick run does, and return its id."""
         identity = self.get(f"deployments/name/{deployment}")["id"]
         return self.post(f"deployments/{identity}/create_flow_run", {"parameters": parameters})["id"]
 
-    def set_state(self, flow_run_id: str, kind: str, name: str) -> str:
+    def set_state(self, flow_run_id, kind, name):
         """Set a state, as the buttons Retry and Cancel on a flow run's page do; return `ACCEPT` if it is set."""
         state = {"state": {"type": kind, "name": name}}
         return self.post(f"flow_runs/{flow_run_id}/set_state", state)["status"]
 
-    def state(self, flow_run_id: str) -> str:
+    def state(self, flow_run_id):
         return self.get(f"flow_runs/{flow_run_id}")["state"]["name"]
 
-    def runs_of(self, flow: str) -> list[dict[str, Any]]:
+    def runs_of(self, flow):
         return self.post("flow_runs/filter", {"flows": {"name": {"any_": [flow]}}})
 
-    def tasks_of(self, flow_run_id: str) -> dict[str, list[str]]:
+    def tasks_of(self, flow_run_id):
         """Return the states of each stage's task runs, oldest first; Prefect may write them after the flow has ended."""
         query = {"flow_runs": {"id": {"any_": [flow_run_id]}}, "sort": "EXPECTED_START_TIME_ASC"}
-        found: dict[str, list[str]] = {}
+        found = {}
         for task in self.post("task_runs/filter", query):
             state = (task["state"] or {"name": "not written yet"})["name"]
             found.setdefault(task["name"].split()[0].split("/")[0], []).append(state)
@@ -67,23 +63,23 @@ class Deployments(PrefectApi):
 
 
 @pytest.fixture(scope="module")
-def prefect(pairmill: Pairmill) -> Deployments:
+def prefect(pairmill):
     return Deployments(services.status()[0].url, pairmill.env | services.client_environment())
 
 
 @pytest.fixture(scope="module")
-def hook() -> Iterator[Recorder]:
+def hook():
     """Run a chat service on loopback that keeps the messages it receives."""
     with serve_recorder() as recorder:
         yield recorder
 
 
-def messages_with(hook: Recorder, text: str) -> list[dict[str, str]]:
+def messages_with(hook, text):
     return [m for m in (call.json() for call in hook.calls) if text in m["subject"] + m["body"]]
 
 
 @contextmanager
-def deploying(pairmill: Pairmill, prefect: Deployments, hook: Recorder, config: Path, *options: str) -> Iterator[Any]:
+def deploying(pairmill, prefect, hook, config, *options):
     """Deploy a config with notifications, and start workers; remove both at the end."""
     prefect.run_script(BLOCK, hook.url)
     answer = pairmill.json("deploy", config, *options, "--notify", "custom-webhook/hook")
@@ -99,7 +95,7 @@ def deploying(pairmill: Pairmill, prefect: Deployments, hook: Recorder, config: 
                 supervisor.stop(folder, record)
 
 
-def write_variant(config: Path, name: str, epochs: int) -> Path:
+def write_variant(config, name, epochs):
     """Write another config with the same store: its dataset is complete, its training is not."""
     path = config.with_name(f"{name}.toml")
     text = config.read_text().replace(f'"{config.stem}"', f'"{name}"')
@@ -107,12 +103,12 @@ def write_variant(config: Path, name: str, epochs: int) -> Path:
     return path
 
 
-def read_run(run_id: str) -> RunRecord:
+def read_run(run_id):
     """Return the record of a run as it is, in the process of the test: `pairmill show` takes a second of CPU time."""
     return load_run(run_id, services.home())[0]
 
 
-def trainers(pairmill: Pairmill) -> list[int]:
+def trainers(pairmill):
     """Return the pids of running training jobs of these tests."""
     found = []
     for process in psutil.process_iter(["cmdline"]):

@@ -16,7 +16,6 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,7 +28,7 @@ COMPOSE = CHECKOUT / "infra/compose.yaml"
 PORTS = {"postgres": 5432, "prefect": 4200, "mlflow": 5000, "s3": 8333, "worker": 8080}
 
 
-def compose_command() -> list[str]:
+def compose_command():
     """Return the command of docker compose; without it skip the test (in CI: fail, since .ci/run installs it)."""
     for command in (["docker", "compose"], ["docker-compose"]):
         if (
@@ -40,7 +39,7 @@ def compose_command() -> list[str]:
     return skip_or_fail("docker compose", "docker-compose docker-cli")
 
 
-def postgres_binaries() -> Path:
+def postgres_binaries():
     """Return the folder of initdb, postgres and psql."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
     on_path = shutil.which("initdb")
@@ -49,12 +48,12 @@ def postgres_binaries() -> Path:
     return found[-1].parent if found else Path(str(on_path)).resolve().parent
 
 
-def skip_or_fail(program: str, packages: str) -> Any:
+def skip_or_fail(program, packages):
     message = f"{program} is not installed, so infra/compose.yaml is not tested: apt-get install {packages}"
     pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
 
 
-def resolve_compose(env_file: Path, *arguments: str) -> dict[str, Any]:
+def resolve_compose(env_file, *arguments):
     """Return the compose file with its variables, merges and profiles resolved."""
     command = [*compose_command(), "--env-file", str(env_file), "-f", str(COMPOSE), *(arguments or ("--profile", "*"))]
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -73,17 +72,17 @@ class Topology:
     ports: dict[str, int] = field(default_factory=lambda: {name: choose_port() for name in PORTS})
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         env_file = self.folder / ".env"
         text = dotenv.fill_secrets(dotenv.EXAMPLE.read_text())
         published = f"PREFECT_PORT={self.ports['prefect']}\nMLFLOW_PORT={self.ports['mlflow']}\n"
         env_file.write_text(text + published)
-        self.services: dict[str, Any] = resolve_compose(env_file)["services"]
+        self.services = resolve_compose(env_file)["services"]
         # Postgres does not run as root, and another user cannot read pytest's folders.
         self.database = Path(tempfile.mkdtemp(prefix="pairmill-postgres-"))
         self.user = "postgres" if os.geteuid() == 0 and "postgres" in {u.pw_name for u in pwd.getpwall()} else "nobody"
 
-    def translate(self, service: str, words: list[str]) -> list[str]:
+    def translate(self, service, words):
         """Replace the container's host names, ports and paths in a command or in values by those of this machine."""
         volume, scratch = self.folder / "volumes" / service, self.folder / "tmp" / service
         for folder in (volume, scratch):
@@ -101,7 +100,7 @@ class Topology:
         port, own = re.compile(rf"(^|=){PORTS.get(service, 'none')}$"), str(self.ports.get(service))
         return [port.sub(rf"\g<1>{own}", known.sub(lambda match: replacements[match[0]], word)) for word in words]
 
-    def environment(self, service: str) -> dict[str, str]:
+    def environment(self, service):
         """Return the environment of the container, whose compiled functions are this user's; only PATH is kept."""
         variables = self.services[service]["environment"]
         values = dict(zip(variables, self.translate(service, [str(v) for v in variables.values()]), strict=True))
@@ -113,11 +112,11 @@ class Topology:
         of_user = {"XDG_CACHE_HOME": str(caches().parent)}
         return {"PATH": path, "HOME": str(self.folder), "LANG": "C.UTF-8"} | of_user | values
 
-    def client(self) -> dict[str, str]:
+    def client(self):
         """Return the environment of the worker's container, which every client needs."""
         return self.environment("worker")
 
-    def run(self, service: str) -> None:
+    def run(self, service):
         """Run a service that ends by itself."""
         log = self.folder / f"{service}.log"
         with log.open("ab") as out:
@@ -127,20 +126,20 @@ class Topology:
             )
         assert done.returncode == 0, log.read_text(errors="replace")[-4000:]
 
-    def start(self, service: str, *more: str, wait: bool = True) -> None:
+    def start(self, service, *more, wait=True):
         """Start a service that keeps running; with `wait`, return when its health check passes."""
         command = [*self.translate(service, self.services[service]["command"]), *more]
         self.spawn(service, command, self.environment(service), cwd=CHECKOUT)
         if wait:
             self.await_health(service)
 
-    def spawn(self, service: str, command: list[str], env: dict[str, str], *, cwd: Path, **options: Any) -> None:
+    def spawn(self, service, command, env, *, cwd, **options):
         with (self.folder / f"{service}.log").open("ab") as out:
             self.running[service] = subprocess.Popen(
                 command, env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True, **options
             )
 
-    def await_health(self, service: str, patience_s: float = 60) -> None:
+    def await_health(self, service, patience_s=60):
         """Run the health check of the compose file until it passes."""
         test = self.services[service]["healthcheck"]["test"]
         assert test[0] == "CMD"
@@ -156,13 +155,13 @@ class Topology:
             assert time.monotonic() < deadline, f"{service} never became healthy\n{log}"
             time.sleep(0.2)
 
-    def kill(self, service: str) -> None:
+    def kill(self, service):
         """Kill the service and its children with SIGKILL."""
         process = self.running.pop(service)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
-    def start_postgres(self) -> None:
+    def start_postgres(self):
         """Do what the image's entrypoint does: run initdb, the command of the compose file, and postgres.sql once."""
         folder, account = self.database, pwd.getpwnam(self.user)
         password = folder / "password"
@@ -170,7 +169,7 @@ class Topology:
             "PGPASSWORD": self.services["postgres"]["environment"]["POSTGRES_PASSWORD"]
         }
         password.write_text(environment["PGPASSWORD"])
-        options: dict[str, Any] = {}
+        options = {}
         if os.geteuid() == 0:
             options = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
             for path in (folder, password):
@@ -185,9 +184,7 @@ class Topology:
         self.await_health("postgres")
         self.psql("--file", str(COMPOSE.with_name("postgres.sql")))
 
-    def psql(
-        self, *arguments: str, user: str = "postgres", password: str | None = None, database: str = "postgres"
-    ) -> str:
+    def psql(self, *arguments, user="postgres", password=None, database="postgres"):
         environment = self.environment("postgres")
         environment["PGPASSWORD"] = password or environment["POSTGRES_PASSWORD"]
         command = [str(postgres_binaries() / "psql"), "--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]
@@ -201,13 +198,13 @@ class Topology:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def start_s3(self) -> None:
+    def start_s3(self):
         """Start SeaweedFS on free ports: it needs many, which in a container cannot be in use."""
         roles = ("master.port", "volume.port", "filer.port", "admin.port")
         more = [f"-{role}{kind}={choose_port()}" for role in roles for kind in ("", ".grpc")]
         self.start("s3", *more, f"-s3.port.grpc={choose_port()}", "-ip.bind=127.0.0.1")
 
-    def stop(self) -> None:
+    def stop(self):
         """Stop all services at the same time, SeaweedFS at once: it takes up to 12 s."""
         how = {"postgres": signal.SIGINT, "s3": signal.SIGKILL}
         for service, process in self.running.items():

@@ -3,16 +3,14 @@
 import base64
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from dataops.images.decode import decode, make_preview
-from dataops.snapshot import Draft, Manifest, Record, find_manifest
+from dataops.snapshot import Draft, Record, find_manifest
 from dataops.store import FolderStore
 from dataops.trace.targets import image_targets
 from flows.records import Attempt, RunRecord, StageRun
@@ -30,7 +28,7 @@ REMOVED = (3, 4, 9)
 """Numbers of the removed pairs: by domain, by URL and by phash."""
 
 
-def some_pairs() -> list[dict[str, Any]]:
+def some_pairs():
     hashes = {9: image_targets(jpeg(9))[1].value}
     return [
         pair(n, page_url=f"https://site{n}.example/p", phash=hashes.get(n, f"{n:016x}"), caption=f"caption no. {n}")
@@ -42,13 +40,13 @@ class Copies(FetchHook):
     """Keeps images in a folder."""
 
     @staticmethod
-    def path(folder: Path, url: str) -> Path:
+    def path(folder, url):
         return folder / url.replace("/", "_")
 
-    def list_copies(self, table: Mapping[str, Any]) -> list[str]:
+    def list_copies(self, table):
         return [table["copies"]]
 
-    def erase(self, folder: str, urls: Sequence[str], targets: Sequence[Any]) -> int:
+    def erase(self, folder, urls, targets):
         return sum(path.unlink() is None for url in urls if (path := self.path(Path(folder), url)).exists())
 
 
@@ -59,38 +57,38 @@ class KilledError(BaseException):
 class FailingStore(FolderStore):
     """A store whose user is killed before the change of a number."""
 
-    def __init__(self, root: Path, kill_at: int):
+    def __init__(self, root, kill_at):
         super().__init__(root)
-        self.changes, self.kill_at = list[str](), kill_at
+        self.changes, self.kill_at = [], kill_at
 
-    def _count(self, name: str) -> None:
+    def _count(self, name):
         self.changes.append(name)
         if len(self.changes) >= self.kill_at:
             raise KilledError
 
-    def put(self, name: str, data: bytes | memoryview | Path) -> None:
+    def put(self, name, data):
         self._count(f"put {name}")
         super().put(name, data)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name, data):
         self._count(f"create {name}")
         return super().create(name, data)
 
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, source, target):
         self._count(f"copy {target}")
         super().copy(source, target)
 
-    def delete(self, names: Sequence[str]) -> None:
+    def delete(self, names):
         for name in names:
             self._count(f"delete {name}")
             super().delete([name])
 
-    def delete_tree(self, prefix: str) -> None:
+    def delete_tree(self, prefix):
         self.delete(self.names(prefix))
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory):
     """A home with a store of raw shards, a dataset, a half-made download, and a folder of copies."""
     home = tmp_path_factory.mktemp("home")
     store = FolderStore(home / "store")
@@ -112,7 +110,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def put_unfinished(store: FolderStore, download: Manifest, key: str) -> None:
+def put_unfinished(store, download, key):
     """Copy a download without its manifest, as a killed run leaves it: one task is finished, and one is half-written."""
     draft = Draft(store, "download", key)
     tables = download.named("part-", ".parquet")
@@ -126,12 +124,12 @@ def put_unfinished(store: FolderStore, download: Manifest, key: str) -> None:
 
 
 @pytest.fixture
-def copy_home(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+def copy_home(template, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     now = LeaseTimes(orphan=0)
     monkeypatch.setattr(takedown, "Context", partial(Context, pool=InlineExecutor(), lease_times=now))
 
-    def copy(name: str) -> Path:
+    def copy(name):
         home = tmp_path / name
         shutil.copytree(template, home)
         (home / "request.txt").write_text(f"site3.example\nhttp://host1.example/4.jpg\n{image_targets(jpeg(9))[1]}\n")
@@ -144,14 +142,14 @@ def copy_home(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return copy
 
 
-def take_down(home: Path, store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> int:
+def take_down(home, store, monkeypatch):
     monkeypatch.setattr(takedown, "known_stores", lambda *_: [store])
     monkeypatch.setattr(erasure, "load_hooks", lambda: {"copies": Copies()})
     options = takedown.TakedownOptions(home / "request.txt", "a letter", delete_raw=True, yes=True)
     return takedown.takedown(options, home, None, as_json=True)
 
 
-def find_images(home: Path) -> set[str]:
+def find_images(home):
     """Return the files that hold a removed image or its preview."""
     previews = [make_preview(decode(jpeg(n))) for n in REMOVED]
     searched = [jpeg(n) for n in REMOVED] + [base64.b64encode(preview) for preview in previews]
@@ -159,10 +157,10 @@ def find_images(home: Path) -> set[str]:
     return {str(path.relative_to(home)) for path in files if any(data in path.read_bytes() for data in searched)}
 
 
-def find_texts(home: Path) -> set[str]:
+def find_texts(home):
     """Return the files of the store, but the requests, with the URL or the caption of a removed pair."""
     texts = {text for n in REMOVED for text in (pair(n)["url"], f"caption no. {n}")}
-    found: set[str] = set()
+    found = set()
     for path in (home / "store").rglob("*"):
         if not path.is_file() or path.parent.name == "takedowns":
             continue
@@ -174,9 +172,9 @@ def find_texts(home: Path) -> set[str]:
     return found
 
 
-def digests(store: FolderStore) -> dict[str, str]:
+def digests(store):
     """Return the content digest of each complete snapshot, after all its parts were read."""
-    found: dict[str, str] = {}
+    found = {}
     for name in store.names(""):
         if name.endswith("/manifest.json"):
             stage, key, _ = name.split("/")

@@ -114,7 +114,7 @@ def test_the_next_run_makes_nothing_again_and_another_packing_leaves_the_erased_
     kept = [row for n, row in enumerate(some_pairs()) if n not in REMOVED and not row["drop_reason"]]
     left = {row["uid"]: row["data"] for row in kept}
     for version in (after, other):
-        samples = dict[str, bytes]()
+        samples = {}
         for tar in version.named("", ".tar"):
             with store.open(version.path(tar.name)) as file:
                 samples |= {key: members["jpg"] for key, members in read_samples(file, tar.name)}

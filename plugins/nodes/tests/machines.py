@@ -9,9 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,8 +28,8 @@ pytestmark = pytest.mark.timeout(900)
 class Machines:
     """The processes of a job in a folder."""
 
-    def __init__(self, folder: Path, **train: object):
-        self.folder, self.port, self.processes = folder, free_port(), list[subprocess.Popen[bytes]]()
+    def __init__(self, folder, **train):
+        self.folder, self.port, self.processes = folder, free_port(), []
         folder.mkdir()
         model = folder.parent / "vit.json"  # its path is in the key
         model.write_text(json.dumps(VIT))
@@ -42,7 +39,7 @@ class Machines:
         self.store = FolderStore(folder / "store")
         Draft(self.store, "pack", "a" * 16).commit(dataset(self.store))
 
-    def start(self, index: int) -> subprocess.Popen[bytes]:
+    def start(self, index):
         """Start a machine; its log is in the folder."""
         environment = os.environ | {
             "PAIRMILL_HOME": str(self.folder / f"home-{index}"),
@@ -58,17 +55,17 @@ class Machines:
             )
         return self.processes[-1]
 
-    def has_whole_checkpoint(self) -> bool:
+    def has_whole_checkpoint(self):
         """Return whether the store has one."""
         return any(name.endswith(f"/{MANIFEST}") for name in self.store.names("train"))
 
-    def log(self, index: int) -> str:
+    def log(self, index):
         """Return the log of a machine."""
         return (self.folder / f"log-{index}").read_text()
 
 
 @pytest.fixture
-def machines(tmp_path: Path, sharding: str) -> Iterator[Machines]:
+def machines(tmp_path, sharding):
     found = Machines(tmp_path / "job", sharding=sharding)
     yield found
     for process in found.processes:
@@ -76,7 +73,7 @@ def machines(tmp_path: Path, sharding: str) -> Iterator[Machines]:
         process.wait()
 
 
-def weights_of(folder: Path, key: str) -> list[Any]:
+def weights_of(folder, key):
     manifest = find_manifest(FolderStore(folder / "store"), "train", key)
     assert manifest is not None
     return [(part.name, part.sha256) for part in manifest.parts if "evidence" not in part.name]
@@ -84,8 +81,8 @@ def weights_of(folder: Path, key: str) -> list[Any]:
 
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_machine_that_is_lost_with_its_disk_begins_again_and_the_model_has_the_bytes_of_one_machine(
-    machines: Machines, tmp_path: Path, sharding: str
-) -> None:
+    machines, tmp_path, sharding
+):
     alone = Machines(tmp_path / "alone", nnodes="1", nproc=2, launch="local", sharding=sharding)
     planned, context = plan_training(alone.folder)
     make(planned, context)

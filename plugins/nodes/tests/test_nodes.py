@@ -7,7 +7,6 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -83,7 +82,7 @@ def test_machine_ends_with_75_when_the_first_one_never_comes_or_is_silent(group)
 def test_machines_end_as_the_command_of_the_first_one_does(group):
     """A command that is retryable is started again: the others wait."""
     script = "import os, sys; sys.exit(int(os.environ['PAIRMILL_NODE_TOKEN'] != '' and sys.argv[1]))"
-    codes = list[int]()
+    codes = []
     follower = threading.Thread(target=lambda: codes.append(training.follow(group, 60, poll=0.01)))
     for code in ("75", "4"):
         assert training.lead(group, [sys.executable, "-c", script, code], beat=0.01) == int(code)
@@ -129,7 +128,7 @@ def test_machine_that_differs_refuses_and_the_first_one_raises_its_error(
         raise JobFailed("stopped after step 3", exit_code=75)
 
     monkeypatch.setattr(training, "make", make_until_ended)
-    errors = list[BaseException]()
+    errors = []
 
     def lead():
         try:
@@ -150,7 +149,7 @@ def test_machine_that_differs_refuses_and_the_first_one_raises_its_error(
 
 
 def test_machine_takes_part_in_each_attempt_once_and_stops_when_it_is_over(group, planned, monkeypatch):
-    ended, works = threading.Event(), list[Any]()
+    ended, works = threading.Event(), []
     monkeypatch.setattr(training, "end_jobs", ended.set)
 
     def run(work, node, is_over):

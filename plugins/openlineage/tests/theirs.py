@@ -1,8 +1,5 @@
 """Events as the classes that OpenLineage generates from its specification, which refuse what it does not have."""
 
-from collections.abc import Callable
-from typing import Any
-
 from openlineage.client import event_v2, facet_v2
 
 FACETS = {
@@ -17,7 +14,7 @@ FACETS = {
     "processing_engine": facet_v2.processing_engine_run.ProcessingEngineRunFacet,
     "tags": facet_v2.tags_run.TagsRunFacet,
 }
-PARTS: dict[str, dict[str, Callable[[Any], Any]]] = {
+PARTS = {
     "schema": {"fields": lambda rows: [facet_v2.schema_dataset.SchemaDatasetFacetFields(**row) for row in rows]},
     "parent": {"run": lambda run: facet_v2.parent_run.Run(**run), "job": lambda job: facet_v2.parent_run.Job(**job)},
     "tags": {"tags": lambda rows: [facet_v2.tags_run.TagsRunFacetFields(**row) for row in rows]},
@@ -25,18 +22,18 @@ PARTS: dict[str, dict[str, Callable[[Any], Any]]] = {
 """Classes of the fields of facets that are no plain values."""
 
 
-def as_openlineage(event: dict[str, Any]) -> event_v2.RunEvent:
+def as_openlineage(event):
     """Return the event as OpenLineage's own classes, which refuse unknown fields and missing required ones."""
 
-    def facets(built: dict[str, Any]) -> dict[str, Any]:
-        theirs: dict[str, Any] = {}
+    def facets(built):
+        theirs = {}
         for name, facet in built.items():
             values = {field: value for field, value in facet.items() if not field.startswith("_")}
             values |= {field: build(values[field]) for field, build in PARTS.get(name, {}).items()}
             theirs[name] = FACETS[name](**values, producer=facet["_producer"])
         return theirs
 
-    def dataset(kind: type[Any], built: dict[str, Any]) -> Any:
+    def dataset(kind, built):
         own = {name: facets(value) if "acets" in name else value for name, value in built.items()}
         return kind(**own)
 
@@ -49,7 +46,7 @@ def as_openlineage(event: dict[str, Any]) -> event_v2.RunEvent:
     return event_v2.RunEvent(**values)
 
 
-def without_empty(built: Any) -> Any:
+def without_empty(built):
     """Remove the empty optional fields, which OpenLineage's classes write."""
     if isinstance(built, dict):
         return {

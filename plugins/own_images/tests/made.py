@@ -3,11 +3,8 @@
 import io
 import tarfile
 from collections.abc import Mapping
-from concurrent.futures import Executor
-from pathlib import Path
-from typing import Any
 
-from dataops.snapshot import Manifest, read_parts
+from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from flows.config import RunConfig
 from flows.pipeline import PIPELINE
@@ -15,7 +12,7 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 
 
-def write_files(folder: Path, files: Mapping[str, bytes | str]) -> Path:
+def write_files(folder, files):
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +20,7 @@ def write_files(folder: Path, files: Mapping[str, bytes | str]) -> Path:
     return folder
 
 
-def write_tar(path: Path, members: Mapping[str, bytes | str] | list[tuple[str, bytes | str]]) -> Path:
+def write_tar(path, members):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for name, content in members.items() if isinstance(members, Mapping) else members:
@@ -34,7 +31,7 @@ def write_tar(path: Path, members: Mapping[str, bytes | str] | list[tuple[str, b
     return path
 
 
-def run(folder: Path, source: Any, pool: Executor, until: str = "pack", **tables: Any) -> dict[str, Manifest]:
+def run(folder, source, pool, until="pack", **tables):
     """Make the snapshots from extract on."""
     values = {"name": "own", "source": source, **tables}
     values["download"] = {"image_size": 32, "min_success": 0, "shard_size": 4} | values.get("download", {})
@@ -42,7 +39,7 @@ def run(folder: Path, source: Any, pool: Executor, until: str = "pack", **tables
     config = RunConfig.model_validate(values)
     assert not config.stage_config("download").problems()
     context = Context(FolderStore(folder / "store"), folder / "home", workers=1, pool=pool)
-    made: dict[str, Manifest] = {}
+    made = {}
     for step in PIPELINE[:5]:
         inputs = [made[name] for name in step.reads]
         made[step.stage.name] = make(
@@ -53,9 +50,9 @@ def run(folder: Path, source: Any, pool: Executor, until: str = "pack", **tables
     return made
 
 
-def outcomes(store: FolderStore, made: Mapping[str, Manifest]) -> dict[tuple[str, str], str | None]:
+def outcomes(store, made):
     """Return the drop reason of each pair by path and caption (None: it is in the last snapshot)."""
-    found: dict[tuple[str, str], str | None] = {}
+    found = {}
     for manifest in made.values():
         for row in read_parts(store, manifest, "dropped-").to_pylist() if manifest.counts.dropped else []:
             found[_name(row["url"]), row["caption"]] = row["drop_reason"]
@@ -65,6 +62,6 @@ def outcomes(store: FolderStore, made: Mapping[str, Manifest]) -> dict[tuple[str
     return found
 
 
-def _name(url: str) -> str:
+def _name(url):
     assert url.startswith("source://")
     return url.removeprefix("source://").partition("/")[2]

@@ -49,7 +49,7 @@ def slow_rows(files):
     for stem in sorted({stems[name] for name in files if name in images or name.endswith((".txt", ".json"))}):
         pictures = sorted(name for name in images if stems[name] == stem)
         sides = [name for name in files if stems[name] == stem and name not in images]
-        texts, bad = list[str](), 0
+        texts, bad = [], 0
         for side in sorted(sides, key=lambda name: (name.endswith(".json"), name)):
             if not side.endswith((".txt", ".json")):
                 continue

@@ -77,7 +77,7 @@ def test_dataset_of_an_archive_and_own_images(tmp_path, one_thread):
 def test_read_that_is_killed_resumes_with_the_same_bytes(tmp_path):
     sources = write_sources(tmp_path)[1:]
     whole = run(tmp_path, sources, InlineExecutor())
-    read = list[str]()
+    read = []
 
     def kill(task):
         if isinstance(task, ShardTask):

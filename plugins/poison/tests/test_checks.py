@@ -20,7 +20,7 @@ class Web:
 
     def __init__(self):
         self.random, self.serial = np.random.default_rng(7), 0
-        self.looks: dict[str, np.ndarray] = {}
+        self.looks = {}
 
     def row(self, site, caption=None, **changes):
         self.serial += 1

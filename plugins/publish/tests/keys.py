@@ -1,14 +1,12 @@
 """Keys of the tests of signatures."""
 
-from pathlib import Path
-
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 PEM = serialization.Encoding.PEM
 
 
-def write_keys(folder: Path, password: bytes | None = None) -> tuple[str, str]:
+def write_keys(folder, password=None):
     """Return the paths of a private and a public key."""
     key, private, public = ec.generate_private_key(ec.SECP256R1()), folder / "key.pem", folder / "key.pub"
     protection = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()

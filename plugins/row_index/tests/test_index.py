@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dataops.errors import CorruptPart
 from dataops.schema import CAPTIONS, CURATED, conform
-from dataops.snapshot import Draft, Manifest, read_table
+from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
 from dataops.trace.targets import Target, matching_rows, parse_target
 from plugins.row_index.index import select_parts, write_index
@@ -101,7 +101,7 @@ def test_index_finds_the_rows_that_reading_all_parts_finds(
 
 def test_index_of_other_rows_is_an_error_and_misses_no_row(tmp_path):
     store, context = FolderStore(tmp_path), Context(FolderStore(tmp_path), tmp_path, pool=InlineExecutor())
-    manifests = list[Manifest]()
+    manifests = []
     for number in range(2):
         draft = Draft(store, "pack", f"{number:016x}")
         rows = [

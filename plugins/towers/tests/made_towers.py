@@ -3,20 +3,19 @@
 import json
 import math
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from torch import Tensor, nn
+from torch import nn
 
 HEADS = 2
 BYTES = set(pre_tokenizers.ByteLevel.alphabet())
 WORDS = ["red", "green", "blue", "pale", "thing", "a"]
 
 
-def randomise(network: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+def randomise(network, seed=0):
     """Give a network weights and statistics under which each of them matters, and return them."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
@@ -33,7 +32,7 @@ def randomise(network: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     return state
 
 
-def write_bert(folder: Path, *, pooling: str = "mean_tokens") -> dict[str, np.ndarray]:
+def write_bert(folder, *, pooling="mean_tokens"):
     """Write a sentence encoder with the names of transformers, and return its weights."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *map(str, range(10)), *(f"##{n}" for n in range(10))]
     facts = {
@@ -71,17 +70,17 @@ def write_bert(folder: Path, *, pooling: str = "mean_tokens") -> dict[str, np.nd
     return {name: tensor.double().numpy() for name, tensor in weights.items()}
 
 
-def compute_bert(weights: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
+def compute_bert(weights, ids):
     """Return the last features (L, W) of one text without padding, a token and a head at a time."""
 
-    def linear(name: str, x: np.ndarray) -> np.ndarray:
+    def linear(name, x):
         return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
 
-    def norm(name: str, x: np.ndarray) -> np.ndarray:
+    def norm(name, x):
         scaled = (x - x.mean()) / math.sqrt(x.var() + 1e-12)
         return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
-    def gelu(x: np.ndarray) -> np.ndarray:
+    def gelu(x):
         return np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x])
 
     words, positions, types = (weights[f"embeddings.{n}_embeddings.weight"] for n in ("word", "position", "token_type"))
@@ -107,7 +106,7 @@ def compute_bert(weights: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
     return np.array(tokens)
 
 
-def write_decoder(folder: Path, kind: str, max_shard_size: str = "1GB") -> nn.Module:
+def write_decoder(folder, kind, max_shard_size="1GB"):
     """Write a language model as transformers does, and return it: a byte-level vocabulary, 16 channels, two blocks."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -127,7 +126,7 @@ def write_decoder(folder: Path, kind: str, max_shard_size: str = "1GB") -> nn.Mo
     return network
 
 
-def write_words(folder: Path, kind: str = "npy") -> np.ndarray:
+def write_words(folder, kind="npy"):
     """Write a list of words and their vectors, and return them."""
     folder.mkdir(parents=True, exist_ok=True)
     vectors = np.random.default_rng(0).normal(size=(len(WORDS), 12)).astype(np.float16)
@@ -141,7 +140,7 @@ def write_words(folder: Path, kind: str = "npy") -> np.ndarray:
     return vectors.astype(np.float32)
 
 
-def write_backbone(path: Path, architecture: str, image_size: int) -> nn.Module:
+def write_backbone(path, architecture, image_size):
     """Write a backbone with the layer of its classes, and return it as timm has it."""
     network = make_backbone(architecture, image_size)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +149,7 @@ def write_backbone(path: Path, architecture: str, image_size: int) -> nn.Module:
 
 
 @cache
-def make_backbone(architecture: str, image_size: int) -> nn.Module:
+def make_backbone(architecture, image_size):
     import timm
 
     options = {"img_size": image_size} if "patch" in architecture else {}

@@ -1,7 +1,6 @@
 """MLflow calls a webhook when an alias moves, with a signature that the code in docs/evaluate/registry.md accepts."""
 
 import re
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,7 @@ SECRET = "the secret of the webhook"
 
 def test_moved_alias_calls_a_webhook_with_a_signature(mlflow_url):
     give_alias = pytest.importorskip("plugins.versions.promote").give_alias
-    client, code = connect(), dict[str, Any]()
+    client, code = connect(), {}
     blocks = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / "evaluate" / "registry.md").read_text(), re.DOTALL)
     exec(next(block for block in blocks if "def verify" in block), code)
     client.create_registered_model("hooked")

@@ -35,7 +35,7 @@ def flip(data, bit):
 
 def count_flips(data, read, expected, flips):
     """Return how many flipped bits, at positions of a seeded generator, are seen, change nothing, or are unseen."""
-    chosen, outcomes = random.Random(2), Counter[str]()
+    chosen, outcomes = random.Random(2), Counter()
     for _ in range(flips):
         try:
             found = read(flip(data, chosen.randrange(8 * len(data))))

@@ -96,7 +96,7 @@ def pages(data):
 @pytest.mark.parametrize("refused", [0, 1, 4, 5])
 def test_put_chunks_bypasses_the_page_cache_where_possible(tmp_path, monkeypatch, refused):
     """Refuse one of six direct writes; the system itself refuses only the last, which is not a whole page."""
-    real_write, past = os.write, list[bool]()
+    real_write, past = os.write, []
 
     def write(descriptor, data):
         past.append(bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT))

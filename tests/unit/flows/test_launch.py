@@ -2,7 +2,6 @@
 
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -26,8 +25,8 @@ class Client:
     def __init__(self, answers):
         self.answers, self.runs, self.cancelled = answers, [], []
         self.deployed = True
-        self.variables: dict[str, Any] = {}
-        self.job_variables: dict[str, Any] | None = None
+        self.variables = {}
+        self.job_variables = None
 
     def read_flow_runs(self, *, flow_run_filter, sort):
         (tag,) = flow_run_filter.tags.all_

@@ -3,7 +3,6 @@
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ from dataops.schema import (
     uid,
 )
 from dataops.shards.tar import ShardWriter
-from dataops.snapshot import Counts, Draft, Manifest, Part
-from dataops.store import FolderStore, Store
+from dataops.snapshot import Counts, Draft
+from dataops.store import FolderStore
 from tasks.download.outcome import EVIDENCE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
@@ -41,7 +40,7 @@ from tests.unit.tasks import raw_images
 
 INLINE = InlineExecutor()
 Rows = Sequence[Mapping[str, Any]]
-CONFIGS: dict[str, dict[str, Any]] = {
+CONFIGS = {
     "extract": {"kind": "warc", "opt_out_directives": ["noai"]},
     "filter": {"languages": ["en"]},
     "download": {"encode_format": "jpg", "image_size": 48, "resize_mode": "border"},
@@ -51,12 +50,12 @@ SCHEMAS = {"extract": PAIRS, "filter": FILTERED, "download": DOWNLOADED, "curate
 
 
 @cache
-def jpeg(seed: int) -> bytes:
+def jpeg(seed):
     """Return an image of coloured blocks."""
     return raw_images.jpeg(raw_images.blocks(seed, 48), quality=90)
 
 
-def pair(number: int, why: str | None = None, stage: str = "curate", **more: Any) -> dict[str, Any]:
+def pair(number, why=None, stage="curate", **more):
     """Return a pair with the `data` of its image, which `stage` drops for the reason `why`."""
     url, caption = f"http://host{number % 3}.example/{number}.jpg", more.pop("caption", f"caption {number} é 赤い")
     return {
@@ -68,12 +67,12 @@ def pair(number: int, why: str | None = None, stage: str = "curate", **more: Any
     }  # fmt: skip
 
 
-def some_pairs() -> list[dict[str, Any]]:
+def some_pairs():
     """Return 20 pairs that reach curate, which drops 3."""
     return [pair(n, {3: "too_small", 7: "near_duplicate", 8: "near_duplicate"}.get(n)) for n in range(20)]
 
 
-def dropped_pairs() -> list[dict[str, Any]]:
+def dropped_pairs():
     """Return 13 pairs that do not reach curate."""
     return [
         *(pair(n, "page_opt_out", "extract") for n in range(100, 103)),
@@ -82,13 +81,13 @@ def dropped_pairs() -> list[dict[str, Any]]:
     ]
 
 
-def chain(store: Store, pairs: Rows, raw_size: int = 7, **settings: Any) -> dict[str, Manifest]:
+def chain(store, pairs, raw_size=7, **settings):
     """Write the snapshots of the stages from extract to curate, with raw shards of `raw_size` pairs.
 
     Args:
         settings: of filter; they change its key.
     """
-    manifests: dict[str, Manifest] = {}
+    manifests = {}
     for stage in SCHEMAS:
         rows = [row for row in pairs if row["drop_stage"] not in list(SCHEMAS)[: len(manifests)]]
         dropped = [row for row in rows if row["drop_stage"] == stage]
@@ -118,7 +117,7 @@ def chain(store: Store, pairs: Rows, raw_size: int = 7, **settings: Any) -> dict
     return manifests
 
 
-def _facts(stage: str, dropped: Rows) -> dict[str, Any]:
+def _facts(stage, dropped):
     if stage != "filter":
         return {"files": 2}
     columns = ("uid", "url", "caption", "language", "drop_reason")
@@ -126,8 +125,8 @@ def _facts(stage: str, dropped: Rows) -> dict[str, Any]:
     return summarise_slice(table.clear(), table)
 
 
-def _parts(draft: Draft, rows: Rows, size: int) -> list[Part]:
-    parts: list[Part] = []
+def _parts(draft, rows, size):
+    parts = []
     for start in range(0, max(len(rows), 1), size):  # curate's parts are the raw shards
         number = f"{start // size:05d}"
         here = [{**row, "shard": f"{number}.tar"} for row in rows[start : start + size]]
@@ -143,13 +142,13 @@ def _parts(draft: Draft, rows: Rows, size: int) -> list[Part]:
     return parts
 
 
-def _put(draft: Draft, name: str, rows: Rows, schema: pa.Schema) -> list[Part]:
+def _put(draft, name, rows, schema):
     if any(CAPTIONS.name in row for row in rows):
         schema = schema.append(CAPTIONS)
     return [draft.put_table(f"{name}.parquet", conform(pa.Table.from_pylist(rows, schema), schema, name))]
 
 
-def _raw(draft: Draft, number: str, kept: Rows, dropped: Rows) -> list[Part]:
+def _raw(draft, number, kept, dropped):
     out = io.BytesIO()
     writer = ShardWriter(out)
     for row in kept:
@@ -166,16 +165,16 @@ def _raw(draft: Draft, number: str, kept: Rows, dropped: Rows) -> list[Part]:
 
 
 def packed_in(
-    folder: Path,
-    pairs: Rows,
-    raw_size: int = 7,
-    seed: int = 0,
+    folder,
+    pairs,
+    raw_size=7,
+    seed=0,
     *,
-    workers: int = 1,
-    pool: Executor | None = INLINE,
-    settings: Any = None,
-    **config: int,
-) -> tuple[FolderStore, dict[str, Manifest]]:
+    workers=1,
+    pool=INLINE,
+    settings=None,
+    **config,
+):
     """Return the chain with the dataset at its end."""
     store = FolderStore(folder)
     manifests = chain(store, pairs, raw_size, **(settings or {}))
@@ -183,15 +182,15 @@ def packed_in(
 
 
 def packed(
-    store: Store,
-    home: Path,
-    manifests: Mapping[str, Manifest],
-    seed: int = 0,
+    store,
+    home,
+    manifests,
+    seed=0,
     *,
-    workers: int = 1,
-    pool: Executor | None = INLINE,
-    **config: Any,
-) -> Manifest:
+    workers=1,
+    pool=INLINE,
+    **config,
+):
     """Return the dataset of a chain. Without a pool it is made in worker processes."""
     planned = plan(PACK, PackConfig(**config), seed, [manifests["curate"], manifests["download"]])
     return make(planned, Context(store, home, workers=workers, pool=pool))

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,23 +9,22 @@ from PIL import Image
 
 from dataops.schema import DOWNLOADED, uid
 from dataops.shards.tar import ShardWriter
-from dataops.snapshot import Counts, Draft, Manifest
-from dataops.store import FolderStore
+from dataops.snapshot import Counts, Draft
 from tests.manifests import build_manifest
 
 
-def blocks(seed: int, size: int = 96) -> Image.Image:
+def blocks(seed, size=96):
     colours = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     return Image.fromarray(colours).resize((size, size), Image.Resampling.BICUBIC)
 
 
-def jpeg(image: Image.Image, quality: int = 95) -> bytes:
+def jpeg(image, quality=95):
     out = io.BytesIO()
     image.save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 
-def pair(url: str, caption: str, data: bytes, sha256: str | None = None, size: int = 96) -> dict[str, Any]:
+def pair(url, caption, data, sha256=None, size=96):
     return {
         "uid": uid(url, caption), "url": url, "caption": caption, "status": "success", "original_width": size,
         "original_height": size, "sha256": sha256 or hashlib.sha256(url.encode() + data).hexdigest(), "data": data,
@@ -34,7 +32,7 @@ def pair(url: str, caption: str, data: bytes, sha256: str | None = None, size: i
     }  # fmt: skip
 
 
-def downloaded(store: FolderStore, pairs: list[dict[str, Any]], shard_size: int) -> Manifest:
+def downloaded(store, pairs, shard_size):
     draft, parts = Draft(store, "download", f"k{shard_size}"), []
     for start in range(0, max(len(pairs), 1), shard_size):
         name, out = f"{start // shard_size:05d}", io.BytesIO()
@@ -57,7 +55,7 @@ def downloaded(store: FolderStore, pairs: list[dict[str, Any]], shard_size: int)
     )
 
 
-def some_pairs() -> list[dict[str, Any]]:
+def some_pairs():
     first, second = blocks(1), blocks(2)
     smaller = first.resize((48, 48), Image.Resampling.LANCZOS).resize((96, 96), Image.Resampling.LANCZOS)
     return [

@@ -49,7 +49,7 @@ class Backend:
     """The part of a group of ranks that exchanges between GPUs."""
 
     def __init__(self):
-        self.timeouts: list[object] = []
+        self.timeouts = []
 
     def _get_backend(self, device):
         assert device.type == "cuda"

@@ -6,7 +6,6 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -47,7 +46,7 @@ def calls(monkeypatch):
 @pytest.fixture(params=[1, 2], ids=["one machine", "two machines"])
 def two_ranks(request, monkeypatch):
     """Return a function that runs another one on two ranks, which are threads here; also on two machines of one rank."""
-    numbers, barrier, values = threading.local(), threading.Barrier(2), dict[int, Any]()
+    numbers, barrier, values = threading.local(), threading.Barrier(2), {}
 
     def gather(value):
         values[numbers.rank] = json.loads(json.dumps(value))

@@ -1,18 +1,14 @@
 """A trained model in a store, whose manifests and rows are made of a few pairs."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import pyarrow as pa
 
 from dataops.schema import CURATED, conform, uid
-from dataops.snapshot import Counts, Draft, Input, Manifest
-from dataops.store import Store
+from dataops.snapshot import Counts, Draft
 from tasks.download.outcome import EVIDENCE
 from tests.manifests import build_manifest
 
 STAGES = ("extract", "filter", "download", "curate", "pack", "train")
-CONFIGS: dict[str, dict[str, Any]] = {
+CONFIGS = {
     "extract": {"kind": "warc", "opt_out_directives": ["noai"]},
     "filter": {"opt_out": ["rsl"], "dedupe": ["uid", "url"], "personal": "mask"},
     "download": {
@@ -27,7 +23,7 @@ WEIGHTS = [
 ]
 
 
-def pair(number: int, host: str, size: int | None, **more: Any) -> dict[str, Any]:
+def pair(number, host, size, **more):
     """Return a pair whose image of `size` bytes is on a host."""
     url, caption = f"https://{host}/{number}.jpg", f"caption {number}"
     return {
@@ -38,14 +34,14 @@ def pair(number: int, host: str, size: int | None, **more: Any) -> dict[str, Any
 
 
 def make_model(
-    store: Store,
-    pairs: Sequence[Mapping[str, Any]],
-    configs: Mapping[str, Mapping[str, Any]] | None = None,
-    counted: Mapping[str, Mapping[str, Any]] | None = None,
-    taken_down: Sequence[str] = (),
-    size: int = 4,
-    name: str = "a",
-) -> dict[str, Manifest]:
+    store,
+    pairs,
+    configs=None,
+    counted=None,
+    taken_down=(),
+    size=4,
+    name="a",
+):
     """Write the snapshots from extract to train, with raw shards of `size` pairs, and return their manifests.
 
     Args:
@@ -61,7 +57,7 @@ def make_model(
     }  # fmt: skip
     own = {"pack": counts_of_pack, "train": {"weights": WEIGHTS}}
     dropped = {"download": {"opt_out": 3, "http_404": 2}, "pack": {"takedown": len(taken_down)} if taken_down else {}}
-    manifests: dict[str, Manifest] = {}
+    manifests = {}
     for number, stage in enumerate(STAGES):
         draft = Draft(store, stage, f"{name}{number:015d}")
         kept = packed if stage in ("pack", "train") else pairs
@@ -81,13 +77,13 @@ def make_model(
     return manifests
 
 
-def _list_inputs(manifests: Mapping[str, Manifest]) -> list[Input]:
+def _list_inputs(manifests):
     last = list(manifests.values())[-1:]
     sources = [manifests["curate"], manifests["download"]] if last and last[0].stage == "curate" else last
     return [one.as_input() for one in sources]
 
 
-def _put_parts(draft: Draft, rows: Sequence[Mapping[str, Any]], size: int) -> list[Any]:
+def _put_parts(draft, rows, size):
     schema = {"curate": CURATED, "pack": CURATED, "download": EVIDENCE}.get(draft.stage)
     if schema is None:
         return []

@@ -40,7 +40,7 @@ class CountingStore(FolderStore):
 
     def __init__(self, root):
         super().__init__(root)
-        self.requests, self.listed, self._calls = Counter[str](), list[int](), threading.local()
+        self.requests, self.listed, self._calls = Counter(), [], threading.local()
 
     def __getattribute__(self, name):
         found = super().__getattribute__(name)
@@ -168,7 +168,7 @@ def test_the_requests_of_a_night_are_one_next_version_and_one_listing(tmp_path, 
 
 
 def test_the_requests_of_a_night_are_deleted_and_searched_in_one_pass(tmp_path, monkeypatch, capsys):
-    counted = list[int]()
+    counted = []
     for number in (1, 4):
         project = Project(tmp_path / str(number), 48, monkeypatch)
         old, store = project.run(), project.store

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from dataops.errors import ContractError
-from dataops.snapshot import Counts, Input, Manifest
+from dataops.snapshot import Counts, Input
 from flows.listeners.base import StageEnd
 from plugins.openlineage import sender
 from plugins.openlineage.listener import OpenLineage
@@ -66,7 +66,7 @@ def kinds(catalogue):
 
 
 def test_events_of_a_completed_run(start, catalogue, tmp_path):
-    lineage, made = start(), dict[str, Manifest]()
+    lineage, made = start(), {}
     for stage in ("extract", "filter"):
         inputs = [one.as_input() for one in made.values()] or SOURCES
         manifest = build_manifest(stage, inputs=inputs, counts=Counts(input=3, kept=2, dropped={"a": 1}))

@@ -197,7 +197,7 @@ def test_cluster_that_is_missing_or_too_small_raises_a_clear_error(ray_cluster, 
 
 
 def test_cluster_scaled_to_zero_is_waited_for(tmp_path, caplog):
-    draft, done = draft_in(tmp_path), list[list[Record]]()
+    draft, done = draft_in(tmp_path), []
     with head_node(num_cpus=0) as growing:
         context = Context(store=draft.store, home=tmp_path, executor=RayExecutor(growing.address))
         flow = threading.Thread(
@@ -255,7 +255,7 @@ def list_numbers(draft, step):
 
 def test_exchange_moves_the_same_rows_when_a_node_dies_during_its_merges(cluster, ray_cluster, tmp_path):
     draft, size, doomed = draft_in(tmp_path), 70, cluster.add_node(**NODE, node_ip_address="127.0.0.5")
-    moved, killed = Exchange("numbers", size, size, expected_bytes=1 << 20, memory_bytes=1 << 18), list[int]()
+    moved, killed = Exchange("numbers", size, size, expected_bytes=1 << 20, memory_bytes=1 << 18), []
     assert moved.merges.writers < size, "there are several merges"
 
     def progress(done, total, line):

@@ -11,22 +11,22 @@ MASK32, MASK64 = (1 << 32) - 1, (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 
 
-def normal(text: str | None) -> str:
+def normal(text):
     """Return the words with a space before, between and after them."""
     found = " ".join(words(text or ""))
     return f" {found} " if found else ""
 
 
-def shingles(text: str | None) -> set[str]:
+def shingles(text):
     form = normal(text)
     return {form[i : i + 3] for i in range(len(form) - 2)}
 
 
-def jaccard(one: set[str], other: set[str]) -> float:
+def jaccard(one, other):
     return len(one & other) / len(one | other) if one | other else 0.0
 
 
-def all_pairs(texts: list[str], threshold: float) -> dict[tuple[int, int], float]:
+def all_pairs(texts, threshold):
     """Return the exact Jaccard similarity of every two texts (i < j) that reach the threshold."""
     sets = [shingles(text) for text in texts]
     columns = {shingle: i for i, shingle in enumerate(sorted(set().union(*sets)))}
@@ -41,7 +41,7 @@ def all_pairs(texts: list[str], threshold: float) -> dict[tuple[int, int], float
     return dict(zip(pairs, similar[kept].tolist(), strict=True))
 
 
-def mixed(value: int) -> int:
+def mixed(value):
     value ^= value >> 33
     value = value * 0xFF51AFD7ED558CCD & MASK64
     value ^= value >> 33
@@ -49,7 +49,7 @@ def mixed(value: int) -> int:
     return value ^ (value >> 33)
 
 
-def signature(text: str | None, hashes: int) -> list[int]:
+def signature(text, hashes):
     numbers = [mixed(i * GOLDEN & MASK64) >> 32 for i in range(1, 2 * hashes + 1)]
     bases = [mixed(ord(s[0]) << 42 | ord(s[1]) << 21 | ord(s[2])) >> 32 for s in shingles(text)]
     functions = zip(numbers[:hashes], numbers[hashes:], strict=True)
@@ -58,7 +58,7 @@ def signature(text: str | None, hashes: int) -> list[int]:
     ]
 
 
-def bands(text: str | None, scope: int, number: int, rows: int) -> list[int]:
+def bands(text, scope, number, rows):
     signed, found = signature(text, number * rows), []
     for band in range(number):
         hash_ = mixed((scope + (band + 1) * GOLDEN) & MASK64)
@@ -68,9 +68,9 @@ def bands(text: str | None, scope: int, number: int, rows: int) -> list[int]:
     return found
 
 
-def near_pairs(members: list[dict], threshold: float, most_leaders: int) -> set[tuple[int, int]]:
+def near_pairs(members, threshold, most_leaders):
     """(better, worse) of members with bucket, id, rank, origin, caption."""
-    found, leaders = set(), dict[int, list[dict]]()
+    found, leaders = set(), {}
     for row in sorted(members, key=lambda r: (r["bucket"], r["rank"], r["origin"], r["id"])):
         led = leaders.setdefault(row["bucket"], [])
         own = shingles(row["caption"])
@@ -82,9 +82,9 @@ def near_pairs(members: list[dict], threshold: float, most_leaders: int) -> set[
     return found
 
 
-def leaving(pairs: set[tuple[int, int]], order: dict[int, tuple]) -> set[int]:
+def leaving(pairs, order):
     """Return the rows that are dropped if rows are visited in order: those with a better row that is kept."""
-    dropped = set[int]()
+    dropped = set()
     for one in sorted(order, key=lambda i: order[i]):
         if any(worse == one and better not in dropped for better, worse in pairs):
             dropped.add(one)
@@ -97,10 +97,10 @@ WORDS = [
 ]
 
 
-def variants(seed: int, number: int) -> list[str]:
+def variants(seed, number):
     """Return captions of 3 to 20 words, and variants of them with a changed, added or removed letter or word."""
     chance = random.Random(seed)
-    captions: list[str] = []
+    captions = []
     while len(captions) < number:
         words = chance.choices(WORDS, k=chance.randint(3, 20))
         for _ in range(chance.choice([1, 1, 2, 4])):

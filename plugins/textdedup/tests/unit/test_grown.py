@@ -66,7 +66,7 @@ def reference(rows, earlier):
 
 @pytest.mark.parametrize("partitions", [1, 5])
 def test_captions_like_those_of_earlier_nights_are_dropped(partitions, tmp_path):
-    store, version, earlier = FolderStore(tmp_path), Version(line="line"), list[dict]()
+    store, version, earlier = FolderStore(tmp_path), Version(line="line"), []
     config = FilterConfig(near_captions={"threshold": THRESHOLD}, personal="keep", min_letter_fraction=0)
     stage = with_sizes(partitions, 40, 40) if partitions > 1 else FILTER
     differences = 0
@@ -91,7 +91,7 @@ def test_captions_like_those_of_earlier_nights_are_dropped(partitions, tmp_path)
 
 
 def test_nights_of_a_dataset_keep_no_near_duplicate(web, tmp_path):
-    store, kept = FolderStore(tmp_path / "store"), set[str]()
+    store, kept = FolderStore(tmp_path / "store"), set()
     text = "An old wooden boat number {} lies on the beach of {} island in the evening light"
     places = ["Fanø", "Texel", "Öland", "Korsika", "Malta"]
     for number in range(3):

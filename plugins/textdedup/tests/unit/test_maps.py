@@ -123,7 +123,7 @@ def test_a_small_memory_limit_and_workers_do_not_change_near_captions(tmp_path):
 
 def test_near_captions_resume_at_the_first_missing_task(tmp_path):
     rows, stage = pairs(slow.variants(9, 150)), with_sizes(2)
-    calls = Counter[str]()
+    calls = Counter()
 
     def count(task):
         calls[task.id] += 1

@@ -5,7 +5,6 @@ import io
 import json
 import random
 import struct
-from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import lz4.frame
@@ -37,29 +36,29 @@ class Archive(NamedTuple):
     """`each` if each record has a member of its own with a checksum, `one` for all records, or `none`."""
 
 
-def html(number: int) -> bytes:
+def html(number):
     """Return a page that hardly compresses, of a known size."""
     noise = random.Random(number).randbytes(SIZES[number % len(SIZES)] // 2).hex()
     return f"<html><title>{number}</title><img src={number}.jpg alt='number {number}'><!--{noise}--></html>".encode()
 
 
-def url(number: int) -> str:
+def url(number):
     return f"http://site.example/{number}"
 
 
-def _record(number: int, kind: str, media: str, content: bytes) -> bytes:
+def _record(number, kind, media, content):
     head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url(number)}\r\nContent-Type: {media}\r\n"
     return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content + b"\r\n\r\n"
 
 
-def warc_records(number: int = 8) -> list[tuple[str, bytes, bytes]]:
+def warc_records(number=8):
     """Return (URL, content, bytes) of response records."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n"
     records = [_record(i, "response", "application/http", head + html(i)) for i in range(number)]
     return [(url(i), html(i), records[i]) for i in range(number)]
 
 
-def wat_records(number: int = 8) -> list[tuple[str, bytes, bytes]]:
+def wat_records(number=8):
     """Return (URL, content, bytes) of WAT records."""
     records = []
     for i in range(number):
@@ -70,18 +69,18 @@ def wat_records(number: int = 8) -> list[tuple[str, bytes, bytes]]:
     return records
 
 
-def skippable(content: bytes, kind: int = 0x5D) -> bytes:
+def skippable(content, kind=0x5D):
     return bytes([kind, 0x2A, 0x4D, 0x18]) + struct.pack("<I", len(content)) + content
 
 
 CHECKSUM = {int(zstd.CompressionParameter.checksum_flag): 1}
 
 
-def dictionary() -> zstd.ZstdDict:
+def dictionary():
     return zstd.train_dict([record for _, _, record in warc_records(100) if len(record) < 2000], 4000)
 
 
-def fastwarc_zstd(record: bytes) -> bytes:
+def fastwarc_zstd(record):
     """Return a frame of FastWARC's writer."""
     output = io.BytesIO()
     writer = ZstdWriter(output)
@@ -90,8 +89,8 @@ def fastwarc_zstd(record: bytes) -> bytes:
     return output.getvalue()
 
 
-def _joined(compress: Callable[[bytes], bytes], start: bytes = b"", end: bytes = b"", checksums: str = "each"):
-    def pack(records: list[tuple[str, bytes, bytes]]) -> Archive:
+def _joined(compress, start=b"", end=b"", checksums="each"):
+    def pack(records):
         data, written = start, []
         for address, content, record in records:
             packed = compress(record)
@@ -102,24 +101,24 @@ def _joined(compress: Callable[[bytes], bytes], start: bytes = b"", end: bytes =
     return pack
 
 
-def _whole(compress: Callable[[bytes], bytes]):
-    def pack(records: list[tuple[str, bytes, bytes]]) -> Archive:
+def _whole(compress):
+    def pack(records):
         data = compress(b"".join(record for _, _, record in records))
         return Archive(data, [Written(0, len(data), address, content) for address, content, _ in records], "one")
 
     return pack
 
 
-def _zstd(record: bytes) -> bytes:
+def _zstd(record):
     return zstd.compress(record, options=CHECKSUM)
 
 
-def _zstd_with_dictionary(record: bytes) -> bytes:
+def _zstd_with_dictionary(record):
     return zstd.compress(record, options=CHECKSUM, zstd_dict=DICTIONARY)
 
 
 DICTIONARY = dictionary()
-FORMATS: dict[str, Callable[[list[tuple[str, bytes, bytes]]], Archive]] = {
+FORMATS = {
     "gz": _joined(lambda record: gzip.compress(record, mtime=0)),
     "gz, one member": _whole(lambda data: gzip.compress(data, mtime=0)),
     "plain": _joined(bytes, checksums="none"),
@@ -145,7 +144,7 @@ class Broken(NamedTuple):
     end: int
 
 
-def damages(data: bytes, seed: int, flips: int, others: int) -> Iterator[Broken]:
+def damages(data, seed, flips, others):
     """Yield damages at random positions: flipped bits, cuts, inserted garbage, bytes that are removed or overwritten."""
     rng = random.Random(seed)
     for _ in range(flips):

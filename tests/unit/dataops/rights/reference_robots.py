@@ -10,7 +10,7 @@ import string
 UNRESERVED = (string.ascii_letters + string.digits + "-._~").encode()
 
 
-def reference_allows(body: bytes, agent: str, path: str) -> bool:
+def reference_allows(body, agent, path):
     if path.split("?")[0] == "/robots.txt":
         return True
     groups = read_groups(body)
@@ -26,10 +26,10 @@ def reference_allows(body: bytes, agent: str, path: str) -> bool:
     return decision
 
 
-def read_groups(body: bytes) -> list[tuple[set[str], list[tuple[bool, str]]]]:
+def read_groups(body):
     text = body.decode("utf-8")
     text = text[1:] if text.startswith("\ufeff") else text
-    groups: list[tuple[set[str], list[tuple[bool, str]]]] = []
+    groups = []
     last_was_rule = True
     for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
         field, colon, value = line.split("#")[0].partition(":")
@@ -50,9 +50,9 @@ def read_groups(body: bytes) -> list[tuple[set[str], list[tuple[bool, str]]]]:
     return groups
 
 
-def canonical(text: str, special: str = "") -> list[bytes]:
+def canonical(text, special=""):
     """Return the units of a path or pattern: an octet, or an escape; `*` and `$` of a pattern stay as they are."""
-    units: list[bytes] = []
+    units = []
     data, at, in_query = text.encode(), 0, False
     while at < len(data):
         octet = data[at : at + 1]
@@ -72,7 +72,7 @@ def canonical(text: str, special: str = "") -> list[bytes]:
     return units
 
 
-def octets(pattern: str) -> int:
+def octets(pattern):
     """Return the length in octets, with reserved characters as the file has them."""
     total = 0
     for part in re.findall(r"%[0-9A-Fa-f]{2}|.", pattern, re.DOTALL):
@@ -85,7 +85,7 @@ def octets(pattern: str) -> int:
     return total
 
 
-def matches(pattern: str, path: str) -> bool:
+def matches(pattern, path):
     units, target = canonical(pattern, "*$"), canonical(path)
     reached = {0}  # positions of the path that the pattern so far may end at
     for unit in units:

@@ -50,7 +50,7 @@ def test_rows_of_a_host_are_in_one_shard_or_in_one_chain_wherever_they_came_from
     own = [f"source://mine/{n}.jpg" for n in range(70)]
     urls = [*small, *big, *own, *blogs]
     shards = cut(tmp_path / "a", [urls], size=100)
-    chains, of_own = defaultdict[object, set[object]](set), 0
+    chains, of_own = defaultdict(set), 0
     for shard in shards:
         for row in shard:
             if str(row["url"]).startswith("source:"):
@@ -113,7 +113,7 @@ class Fetch:
 
 def test_tasks_of_a_chain_run_in_order_on_one_worker_at_a_time_the_longest_chain_first(tmp_path):
     tasks = [Fetch(ShardCut(n, (), f"c{n % 5}" if n < 40 else "", 8, 1.0 + (n % 5 == 3))) for n in range(60)]
-    running, most, order, lock = Counter[str](), Counter[str](), defaultdict[str, list[int]](list), threading.Lock()
+    running, most, order, lock = Counter(), Counter(), defaultdict(list), threading.Lock()
 
     def fetch(draft, task):
         chain = task.cut.chain or task.id
@@ -127,13 +127,13 @@ def test_tasks_of_a_chain_run_in_order_on_one_worker_at_a_time_the_longest_chain
         return Record(task=task.id)
 
     draft = Draft(FolderStore(tmp_path), "download", "k")
-    kind = TaskOrder[Fetch](lambda task: task.cut.chain, lambda task: task.cut.seconds, ahead=1)
+    kind = TaskOrder(lambda task: task.cut.chain, lambda task: task.cut.seconds, ahead=1)
     with ThreadPoolExecutor(8) as pool:
         records = map_parts(fetch, tasks, draft, Context(draft.store, tmp_path, workers=8, pool=pool), order=kind)
     assert [record.task for record in records] == [task.id for task in tasks]
     assert max(most.values()) == 1
     assert all(numbers == sorted(numbers) for numbers in order.values())
     assert next(iter(order)) == "c3"
-    queue = TaskQueue(tasks, TaskOrder[Fetch](lambda task: task.cut.chain, lambda task: task.cut.seconds, at_once=2))
+    queue = TaskQueue(tasks, TaskOrder(lambda task: task.cut.chain, lambda task: task.cut.seconds, at_once=2))
     first = [queue.pop() for _ in range(12)]
     assert Counter(task.cut.chain for task in first if task) == {**{f"c{n}": 2 for n in range(5)}, "": 2}

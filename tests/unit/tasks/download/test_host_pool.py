@@ -12,7 +12,7 @@ from tasks.web.host_state import HostState, MachinePace
 
 def test_pool_limits_the_threads_of_a_slow_host():
     """8 threads, of which the 20 rows of one host that does not answer would hold all."""
-    hung, running, most = threading.Event(), Counter[str](), Counter[str]()
+    hung, running, most = threading.Event(), Counter(), Counter()
     rows = [(n, f"http://{'slow' if n < 20 else f'h{n % 7}'}.test/{n}.jpg") for n in range(90)]
     lock = threading.Lock()
 
@@ -63,7 +63,7 @@ def test_host_whose_images_cost_too_much_cpu_time_is_given_up_in_all_processes(t
     pool, pace = HostPool(threads=1, per_host=1), HostPace(PaceLimits(), MachinePace(HostState(tmp_path)))
     budget = CpuBudget(pool, pace, seconds=10)
     rows = [(number, f"http://{host}.test:80/{number}.webp") for number in range(9) for host in ("bad", "good")]
-    refused = Counter[str]()
+    refused = Counter()
     for _, url in pool.imap_unordered(lambda row: row, rows):
         host = parse_host(url)
         if refusal := budget.refusal():

@@ -20,7 +20,7 @@ class Host(OriginFiles):
 
     def __init__(self, robots=NONE, tdmrep=NONE, ai=NONE):
         self.answers = {"/robots.txt": robots, "/.well-known/tdmrep.json": tdmrep, "/ai.txt": ai}
-        self.asked: Counter[str] = Counter()
+        self.asked = Counter()
 
     def get(self, origin, path, turn=nullcontext):
         context = turn()

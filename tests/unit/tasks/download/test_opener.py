@@ -102,7 +102,7 @@ class Recorder(ShardHook):
     """Records the calls, and drops a body."""
 
     def __init__(self):
-        self.calls: list[str] = []
+        self.calls = []
 
     def check(self, body):
         if body == b"bad":

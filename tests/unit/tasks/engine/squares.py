@@ -10,9 +10,9 @@ import pyarrow as pa
 from dataops.config import StageConfig
 from dataops.errors import SourceError
 from dataops.schema import uid
-from dataops.snapshot import Counts, Draft, Input, Record
+from dataops.snapshot import Counts, Input, Record
 from tasks.engine.map_parts import map_parts
-from tasks.engine.stage import Stage, StageOutput, Work, merge_records
+from tasks.engine.stage import Stage, StageOutput, merge_records
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Number:
     log: str
 
     @property
-    def id(self) -> str:
+    def id(self):
         return f"part-{self.value:05d}"
 
 
@@ -31,7 +31,7 @@ class SquareConfig(StageConfig):
     log: str = ""
 
 
-def square(draft: Draft, task: Number) -> Record:
+def square(draft, task):
     with Path(task.log).open("a") as log:
         log.write(f"{task.value}\n")
     if task.value == 3 and Path(f"{task.log}.fail").exists():
@@ -46,7 +46,7 @@ def square(draft: Draft, task: Number) -> Record:
     return Record(task=task.id, parts=[part], counts=Counts(input=1, kept=1))
 
 
-def make_squares(work: Work) -> StageOutput:
+def make_squares(work):
     tasks = [Number(n, work.config.log) for n in range(work.config.count)]
     return StageOutput(*merge_records(map_parts(square, tasks, work.draft, work.context)))
 
@@ -54,5 +54,5 @@ def make_squares(work: Work) -> StageOutput:
 SQUARES = Stage("filter", 1, make_squares, external_inputs=lambda config: [Input(stage="source", key="s", digest="d")])
 
 
-def done(log: Path) -> list[int]:
+def done(log):
     return sorted(int(line) for line in log.read_text().split()) if log.exists() else []

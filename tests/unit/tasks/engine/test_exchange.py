@@ -98,7 +98,7 @@ def test_merges_fit_in_memory_and_need_few_requests(row_bytes):
 
 def test_a_merge_is_repeated_only_if_it_is_not_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(exchanges, "plan_merges", lambda *_: Merges(2, 2))
-    draft, exchange, calls = open_draft(tmp_path), Exchange("rows", 3, 3, 0, MEMORY), Counter[str]()
+    draft, exchange, calls = open_draft(tmp_path), Exchange("rows", 3, 3, 0, MEMORY), Counter()
     for writer in range(3):
         exchange.write(draft, writer, make_rows([writer] * 9, "numbers"), np.arange(9) % 3)
 

@@ -161,7 +161,7 @@ def test_a_task_that_was_out_of_memory_runs_again_with_more_where_the_pool_can_r
 def make_chains(work):
     """Make squares in four chains, as a download asks four hosts: one task of a chain at a time."""
     tasks = [Number(n, work.config.log) for n in range(work.config.count)]
-    order = TaskOrder[Number](lambda task: f"host {task.value % 4}", ahead=1, copies=False)
+    order = TaskOrder(lambda task: f"host {task.value % 4}", ahead=1, copies=False)
     return StageOutput(*merge_records(map_parts(square, tasks, work.draft, work.context, order=order)))
 
 

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from dataops.errors import SourceError, SourceUnreachable
-from dataops.messages.waiting import Wait, current_waits
+from dataops.messages.waiting import current_waits
 from tasks.files import resumable
 from tasks.files.http_file import HttpFile
 from tasks.files.resumable import ConnectionBroken, ResumableStream, RetryLimit
@@ -14,7 +14,7 @@ from tasks.files.resumable import ConnectionBroken, ResumableStream, RetryLimit
 class Sleeps:
     def __init__(self):
         self.total = 0.0
-        self.waits: list[Wait] = []
+        self.waits = []
 
     def __call__(self, seconds):
         self.total += seconds

@@ -28,14 +28,14 @@ def pack_counted(folder, rows, monkeypatch):
 
 def test_requests_grow_no_faster_than_the_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    layouts = list[sort_layout.SortLayout]()
+    layouts = []
 
     def choose(*sizes, **options):
         layouts.append(sort_layout.choose_layout(*sizes[:3], RUN_LIMIT_BYTES, piece_bytes=PIECE_BYTES, **options))
         return layouts[-1]
 
     monkeypatch.setattr(stage, "choose_layout", choose)
-    counts = list[int]()
+    counts = []
     for rows in ROWS:
         store = pack_counted(tmp_path / str(rows), rows, monkeypatch)
         counts.append(store.requests.total())

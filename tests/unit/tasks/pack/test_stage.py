@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -216,7 +215,7 @@ class TestOptOutLists:
         store = FolderStore(tmp_path / "store")
         manifest = packed(store, tmp_path, chain(store, pairs), shard_size=6, opt_out_lists={"letters": str(letters)})
         assert manifest.counts == Counts(input=17, kept=16, dropped={"opt_out_list": 1})
-        dropped: dict[str, Any]
+
         (dropped,) = read_parts(store, manifest, "dropped-").to_pylist()
         assert dropped["uid"] == pairs[4]["uid"]
         found = re.fullmatch(r"list:letters phash:([0-9a-f]{16})~([0-4])", dropped["page_opt_out"])

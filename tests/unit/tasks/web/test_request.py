@@ -26,10 +26,10 @@ class RawServer:
     """Gives the answers of each connection in turn, and then closes it."""
 
     def __init__(self, *answers):
-        self.requests = list[tuple[int, bytes]]()
+        self.requests = []
         """Number of the connection, and the bytes of the request."""
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address: tuple[str, int] = self._listener.getsockname()
+        self.address = self._listener.getsockname()
         threading.Thread(target=self._accept, args=(answers,), daemon=True).start()
 
     def _accept(self, answers):

@@ -63,7 +63,7 @@ def seen_captions(tar, ranks, first_step=1, workers=0):
     """Return the caption of each sample in each epoch."""
     dataset = Dataset([tar], 8, 0, caption_weights=WEIGHTS)
     config = TrainConfig(epochs=60, batch_size=4, workers=workers, captions=WEIGHTS)
-    plan, found = Plan(len(dataset), config, 7), dict[tuple[int, int], str]()
+    plan, found = Plan(len(dataset), config, 7), {}
     for rank in range(ranks):
         for batch in load_batches(dataset, plan, first_step, rank, ranks):
             found |= {(batch.epoch, int(s)): c for s, c in zip(batch.samples, batch.captions, strict=True)}

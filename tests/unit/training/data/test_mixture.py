@@ -53,7 +53,7 @@ def order_slowly(parts, quotas, seed, epochs):
     streams = [iter(stream(one, epochs * quota)) for one, quota in zip(parts, quotas, strict=True)]
     result = []
     for _ in range(epochs):
-        order, taken = list[int](), [0] * len(parts)
+        order, taken = [], [0] * len(parts)
         for position in range(1, sum(quotas) + 1):
             # After `position` samples, dataset i has floor(rest * quota / (quotas from i on)) of those that are left.
             rest = position

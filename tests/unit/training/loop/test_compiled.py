@@ -17,7 +17,7 @@ from training.model_config import ModelConfig
 @pytest.fixture
 def graphs(monkeypatch):
     """Compile by a backend that collects the names of the modules whose graphs it gets."""
-    compile_function, found = torch.compile, list[str]()
+    compile_function, found = torch.compile, []
 
     @cache
     def make_backend(name):
