@@ -8,7 +8,7 @@ from tests.servers.loopback import Handler, serving
 
 
 class Exchange:
-    """One request; a `Meddle` may change it before it is forwarded, and its response before that is returned."""
+    """One request, which may be changed before it is forwarded, and its response before that is returned."""
 
     def __init__(self, method, path, headers, body):
         self.method, self.path, self.headers, self.body = method, path, headers, body

@@ -2,10 +2,8 @@
 
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -39,7 +37,6 @@ from tests.manifests import build_manifest
 from tests.unit.tasks import raw_images
 
 INLINE = InlineExecutor()
-Rows = Sequence[Mapping[str, Any]]
 CONFIGS = {
     "extract": {"kind": "warc", "opt_out_directives": ["noai"]},
     "filter": {"languages": ["en"]},
