@@ -7,7 +7,7 @@ import torch
 
 import training.train as train_module
 from tests.host_reads import counting
-from tests.trainings import TOWERS, rows_of
+from tests.trainings import TOWERS, rows_of, run_training
 from training.config import TrainConfig
 from training.data.loader import Batch
 from training.loop.initial_model import build_initial_model
@@ -15,7 +15,6 @@ from training.loop.inputs import InputMaker
 from training.loop.step import StepValues, take_step
 from training.loop.step_recorder import StepRecorder
 from training.model_config import ModelConfig
-from training.train import main
 
 
 def check_reads(make_job, monkeypatch, tower, settings):
@@ -34,7 +33,7 @@ def check_reads(make_job, monkeypatch, tower, settings):
     monkeypatch.setattr(train_module, "launch_step", counted(train_module.launch_step, in_steps))
     monkeypatch.setattr(StepRecorder, "add", counted(StepRecorder.add, in_records))
     job = make_job("a", tower, epochs=2, **settings)
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
     assert len(in_steps) == len(in_records) == len(rows_of(job)) == 6
     assert in_steps[1:] == [[]] * 5, "the first step also makes constants"
     for found in in_records[1:]:

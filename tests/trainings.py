@@ -151,6 +151,11 @@ def process_state():
     signal.signal(signal.SIGTERM, handler)
 
 
+def run_training(job):
+    """Run a job in this process, and return its exit code."""
+    return train_module.main([str(job)])
+
+
 def output_of(job):
     return Path(json.loads(job.read_text())["output"])
 

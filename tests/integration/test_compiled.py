@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests import trainings
-from tests.trainings import VIT, output_of, rows_of
+from tests.trainings import VIT, output_of, rows_of, run_training
 from training.compiler import CACHES, prepare_compiler
 from training.job import ConfigError
-from training.train import main
 
 make_job, shards, process_state = trainings.make_job, trainings.shards, trainings.process_state  # fixtures
 
@@ -36,7 +35,7 @@ def test_a_compiled_training_has_five_graphs_for_all_steps_and_the_losses_of_ano
     small = json.dumps(VIT).replace('"layers": 2', '"layers": 1')
     Path(json.loads(plain.read_text())["train"]["model"]).write_text(small)  # compiling takes half the time
     counters.clear()
-    assert [main([str(job)]) for job in (plain, compiled)] == [0, 0]
+    assert [run_training(job) for job in (plain, compiled)] == [0, 0]
     assert counters["stats"]["unique_graphs"] == 5
     assert not counters["graph_break"]
     assert (
@@ -76,5 +75,5 @@ def test_a_job_that_compiles_ends_with_2_where_no_compiler_is(make_job, tmp_path
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     job = make_job("a", "vit", compile=True)
-    assert main([str(job)]) == 2
+    assert run_training(job) == 2
     assert "no compiler is installed (g++" in (output_of(job) / "failure.json").read_text()

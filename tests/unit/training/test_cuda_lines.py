@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from tests.pretended_card import pretended_card
-from tests.trainings import output_of, with_suite
+from tests.trainings import output_of, run_training, with_suite
 from training import distributed
 from training import job as job_module
 from training.loop import profiling
 from training.loop.interim_evaluation import EVIDENCE
 from training.loop.step_recorder import DelayedValues
-from training.train import main
 
 CUDA = torch.device("cuda", 1)
 pytestmark = pytest.mark.usefixtures("process_state")
@@ -61,9 +60,9 @@ def test_values_travel_to_pinned_memory_and_are_waited_for_once(monkeypatch):
 def test_a_training_on_a_card_has_the_bits_of_one_on_the_cpu(make_job, suite, monkeypatch):
     settings = {"epochs": 2, "holdout": 0.2, "evaluate_every": 2, "patch_dropout": 0.5, "deterministic": False}
     jobs = [with_suite(make_job(name, "vit", device=name, **settings), suite) for name in ("cpu", "cuda")]
-    assert main([str(jobs[0])]) == 0
+    assert run_training(jobs[0]) == 0
     with pretended_card(monkeypatch):
-        assert main([str(jobs[1])]) == 0
+        assert run_training(jobs[1]) == 0
     cpu, card = (output_of(path) for path in jobs)
     for name in ("model.safetensors", "holdout.jsonl", EVIDENCE):
         assert (cpu / name).read_bytes() == (card / name).read_bytes(), name

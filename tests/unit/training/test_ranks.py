@@ -16,9 +16,8 @@ from dataops.home import CHECKOUT
 from dataops.process import ELSEWHERE
 from tasks.train.stage import build_launcher
 from tests.supplied_shards import dataset, job_of, size_of, supply
-from tests.trainings import assert_same_training, output_of, rows_of, with_suite
+from tests.trainings import assert_same_training, output_of, rows_of, run_training, with_suite
 from training.config import TrainConfig
-from training.train import main
 
 pytestmark = pytest.mark.usefixtures("process_state")
 __all__ = ["dataset"]  # a fixture
@@ -79,7 +78,7 @@ def test_two_ranks_train_as_one_process(make_job, suite, dataset, tmp_path):
     both["come"] = job_of(dataset, tmp_path / "come", limit, eps=1e-3, nproc=2)
     wrong = make_job("wrong", nproc=2, model="ViT-Z")
     for job in (*alone.values(), undisturbed):
-        assert main([str(job)]) == 0
+        assert run_training(job) == 0
 
     shutil.copytree(output_of(undisturbed), output_of(begun))
     for path in (output_of(begun) / "checkpoints").iterdir():

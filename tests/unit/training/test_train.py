@@ -31,13 +31,13 @@ from dataops.process import find_precision
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tests.job_processes import Ranks, run_job
-from tests.trainings import before_step, output_of, outputs_of, packed, rows_of, stop_at, with_suite
+from tests.trainings import before_step, output_of, outputs_of, packed, rows_of, run_training, stop_at, with_suite
 from training import job as job_module
 from training.config import TrainConfig
 from training.loop.health import HealthMonitor
 from training.model.checkpoint import load_model
 from training.model.clip import CLIP
-from training.train import main, set_up_torch
+from training.train import set_up_torch
 
 pytestmark = [pytest.mark.usefixtures("process_state"), pytest.mark.xdist_group("ranks")]
 
@@ -48,7 +48,7 @@ def test_two_runs_end_in_the_same_bits_and_learn(make_job, precision):
         make_job("a", precision=precision, epochs=4, workers=0, cache_bytes=0),
         make_job("b", precision=precision, epochs=4, workers=3, log_every=1, checkpoint_every=5),
     ]
-    assert [main([str(job)]) for job in jobs] == [0, 0]
+    assert [run_training(job) for job in jobs] == [0, 0]
     assert outputs_of(jobs[0]) == outputs_of(jobs[1])
     rows = rows_of(jobs[0])
     assert [row["step"] for row in rows] == list(range(1, 13))  # 25 pairs in 3 batches of 8 or 9
@@ -91,7 +91,7 @@ def test_the_allocator_is_set_before_the_device_is_used_unless_the_user_set_it(m
         raise job_module.Stopped("enough")
 
     monkeypatch.setattr(train_module, "resolve_device", stop)
-    assert main([str(make_job("a"))]) == 75
+    assert run_training(make_job("a")) == 75
     mine, both = ["backend:native" if one == name else None for one in names[:2]], ["expandable_segments:True"] * 2
     assert found == [*(mine if name else both), ":4096:8"]
 
@@ -100,13 +100,13 @@ def test_the_allocator_is_set_before_the_device_is_used_unless_the_user_set_it(m
 def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(make_job, monkeypatch, request, kind):
     request.getfixturevalue(kind)
     undisturbed, stopped = make_job("a"), make_job("b")
-    assert main([str(undisturbed)]) == 0
+    assert run_training(undisturbed) == 0
     steps = []
     before_step(monkeypatch, lambda run: (steps.append(run.step), stop_at(5)(run)))
-    assert main([str(stopped)]) == 75
+    assert run_training(stopped) == 75
     assert [path.name for path in (output_of(stopped) / "checkpoints").iterdir()] == ["step-000005"]
     assert not (output_of(stopped) / "done.json").exists()
-    assert main([str(stopped)]) == 0
+    assert run_training(stopped) == 0
     assert len(steps) == len(rows_of(undisturbed))
     assert (rows_of(undisturbed)[-1]["samples_seen"] < 4 * 25) == (kind == "sampled_shards")
     assert outputs_of(stopped) == outputs_of(undisturbed)
@@ -125,7 +125,7 @@ def test_the_watch_for_stuck_ranks_knows_each_step_and_pauses_for_checkpoints(ma
             super().pause()
 
     monkeypatch.setattr(train_module, "StuckWatch", Watch)
-    assert main([str(make_job("j", "vit", epochs=1, checkpoint_every=2))]) == 0
+    assert run_training(make_job("j", "vit", epochs=1, checkpoint_every=2)) == 0
     assert seen == [(1, True), (2, True), "pause", (3, True), "pause", "pause"], "the third step is the last one"
     assert not list((output_of(make_job("j")) / "flight-records").glob("*")), "one rank waits for nobody"
 
@@ -138,7 +138,7 @@ def test_the_run_has_ended_when_the_ranks_part(make_job, monkeypatch, is_stopped
     if is_stopped:
         monkeypatch.setattr(job_module.logger, "error", lambda *_: None)  # caplog would keep the error and its frames
         monkeypatch.setattr(train_module, "resume", lambda run: os.kill(os.getpid(), signal.SIGTERM))
-    assert main([str(make_job("j", "vit", epochs=1))]) == (75 if is_stopped else 0)
+    assert run_training(make_job("j", "vit", epochs=1)) == (75 if is_stopped else 0)
     assert left == [[]]
 
 
@@ -163,11 +163,11 @@ def die_in(step, *arguments):
 def test_kill_9_at_random_steps_then_rerun_ends_in_the_same_bits(make_job):
     """Kill three times, each within a step or while a checkpoint is written."""
     undisturbed, killed = make_job("a", "vit"), make_job("b", "vit", checkpoint_every=1)
-    assert main([str(undisturbed)]) == 0
+    assert run_training(undisturbed) == 0
     for step in random.Random(8).sample(range(2, 5), 3):
         assert Ranks(killed, 1, target=partial(die_in, step)).wait() == [-signal.SIGKILL]
     assert 0 < len(rows_of(killed)) <= 9
-    assert main([str(killed)]) == 0
+    assert run_training(killed) == 0
     assert outputs_of(killed) == outputs_of(undisturbed)
 
 
@@ -188,11 +188,11 @@ def test_the_step_does_not_wait_for_the_disk(make_job, monkeypatch):
 
     monkeypatch.setattr(loss_module, "contrastive_loss", counted)
     monkeypatch.setattr(checkpoint_module, "save_file", slow)
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
     monkeypatch.undo()
     crash_at(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
-        main([str(undisturbed)])
+        run_training(undisturbed)
     first = [output_of(j) / "checkpoints" / "step-000002" / "model.safetensors" for j in (job, undisturbed)]
     assert first[0].read_bytes() == first[1].read_bytes()
 
@@ -206,7 +206,7 @@ def test_out_of_memory_names_the_batch_and_what_lowers_its_memory(make_job, monk
         return encode_image(model, images, *more)
 
     monkeypatch.setattr(CLIP, "encode_image", allocate)
-    assert main([str(make_job("a", "vit", grad_cache=4))]) == 2
+    assert run_training(make_job("a", "vit", grad_cache=4)) == 2
     assert "step 1: memory does not hold the step of 9 pairs on rank 0 of 1" in caplog.text
     assert "lower grad_cache, now 4, or set grad_checkpointing = true, or set precision" in caplog.text
 
@@ -227,14 +227,14 @@ def test_a_full_disk_ends_the_job_at_once_and_is_retryable(make_job, monkeypatch
 
     monkeypatch.setattr(checkpoint_module, "save_file", fill_disk)
     monkeypatch.setattr(loss_module, "contrastive_loss", wait)
-    assert main([str(job)]) == 75
+    assert run_training(job) == 75
     assert len(calls) < 6, "it does not wait for the next checkpoint"
     failure = json.loads((output_of(job) / "failure.json").read_text())
     assert failure["exit_code"] == 75
     assert "model.safetensors: No space left on device" in failure["message"]
     assert not list((output_of(job) / "checkpoints").iterdir()), "the half checkpoint takes no room"
     monkeypatch.undo()
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
 
 
 def test_a_bias_that_the_softmax_ignores_is_resumed(make_job, monkeypatch):
@@ -243,9 +243,9 @@ def test_a_bias_that_the_softmax_ignores_is_resumed(make_job, monkeypatch):
     model.write_text(json.dumps({**json.loads(model.read_text()), "init_logit_bias": -3.0}))
     crash_at(monkeypatch, 5)
     with pytest.raises(KeyboardInterrupt):
-        main([str(job)])
+        run_training(job)
     monkeypatch.undo()
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
     assert load_file(output_of(job) / "model.safetensors")["logit_bias"] == -3.0
 
 
@@ -260,10 +260,10 @@ def test_sigterm_ends_an_interim_evaluation_at_once_and_the_next_start_repeats_i
     job = with_suite(make_job("a", "vit", epochs=2, evaluate_every=3), suite)
     with monkeypatch.context() as patch:
         patch.setattr(interim_module, moment, stop)
-        assert main([str(job)]) == 75
+        assert run_training(job) == 75
     assert not (output_of(job) / "evidence-suite.jsonl").exists()
     assert [path.name for path in (output_of(job) / "checkpoints").iterdir()] == ["step-000003"]
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
     rows = [json.loads(line) for line in (output_of(job) / "evidence-suite.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [3]
 
@@ -272,21 +272,21 @@ def test_collapsed_features_end_the_job_with_exit_code_4(make_job, monkeypatch, 
     monkeypatch.setattr(train_module, "HealthMonitor", partial(HealthMonitor, patience=3))
     encode = CLIP.encode_text
     monkeypatch.setattr(CLIP, "encode_text", lambda self, *inputs: 0 * encode(self, *inputs) + 1)
-    assert main([str(make_job("a", checkpoint_every=2))]) == 4
+    assert run_training(make_job("a", checkpoint_every=2)) == 4
     assert "step 4: features have collapsed: the texts" in caplog.text
     assert "the last good checkpoint is step-000002" in caplog.text
 
 
 def test_interim_evaluation_is_logged_and_changes_no_bit(make_job, suite):
     plain, watched = make_job("a", epochs=2), with_suite(make_job("b", epochs=2, evaluate_every=2), suite)
-    assert [main([str(job)]) for job in (plain, watched)] == [0, 0]
+    assert [run_training(job) for job in (plain, watched)] == [0, 0]
     assert outputs_of(watched) == outputs_of(plain)
     rows = [json.loads(line) for line in (output_of(watched) / "evidence-suite.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4]
     for row in rows:
         assert {name.partition("/")[0] for name in row} == {"step", "colours", "few"}
         assert all(0 <= value <= 1 for name, value in row.items() if "/" in name), row
-    assert main([str(make_job("c", evaluate_every=2))]) == 2, "no suite"
+    assert run_training(make_job("c", evaluate_every=2)) == 2, "no suite"
 
 
 def test_a_shard_with_a_wrong_checksum_ends_the_job_and_is_named(make_job, shards, caplog):
@@ -294,20 +294,20 @@ def test_a_shard_with_a_wrong_checksum_ends_the_job_and_is_named(make_job, shard
     settings = json.loads(job.read_text())
     settings["checksums"] = {shard.name: file_sha256(shard) for shard in shards}
     job.write_text(json.dumps(settings))
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
     settings["checksums"]["00001.tar"] = "0" * 64
     other = job.with_name("other.json")
     other.write_text(json.dumps({**settings, "output": str(output_of(job)) + "-other"}))
-    assert main([str(other)]) == 3
+    assert run_training(other) == 3
     assert f"shard {shards[1]} differs from its dataset's manifest" in caplog.text
 
 
 def test_a_bad_checkpoint_is_skipped_on_resume(make_job, monkeypatch, caplog):
     undisturbed, crashed = make_job("a"), make_job("b", checkpoint_every=2, keep_checkpoints=3)
-    assert main([str(undisturbed)]) == 0
+    assert run_training(undisturbed) == 0
     crash_at(monkeypatch, 8)
     with pytest.raises(KeyboardInterrupt):
-        main([str(crashed)])
+        run_training(crashed)
     monkeypatch.undo()
     for damage, harm in DAMAGES.items():
         job = make_job(damage, checkpoint_every=2, keep_checkpoints=3)
@@ -317,7 +317,7 @@ def test_a_bad_checkpoint_is_skipped_on_resume(make_job, monkeypatch, caplog):
         harm(checkpoints / "step-000006")
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            assert main([str(job)]) == 0
+            assert run_training(job) == 0
         assert "resumed from step-000004" in caplog.text, damage
         assert ("checkpoint step-000006 is skipped" in caplog.text) == (damage != "half written")
         assert outputs_of(job) == outputs_of(undisturbed), damage
@@ -353,12 +353,12 @@ def test_a_checkpoint_of_another_job_is_skipped(make_job, monkeypatch, caplog):
     job = make_job("a", checkpoint_every=2)
     crash_at(monkeypatch, 4)
     with pytest.raises(KeyboardInterrupt):
-        main([str(job)])
+        run_training(job)
     monkeypatch.undo()
-    assert main([str(make_job("a", lr=2e-3))]) == 0
+    assert run_training(make_job("a", lr=2e-3)) == 0
     assert "it belongs to another job" in caplog.text
     other = make_job("b", lr=2e-3)
-    assert main([str(other)]) == 0
+    assert run_training(other) == 0
     assert outputs_of(make_job("a", lr=2e-3)) == outputs_of(other)
 
 
@@ -376,7 +376,7 @@ def test_a_non_finite_loss_ends_the_job_with_exit_code_4(make_job, monkeypatch, 
         return loss(images, *arguments)
 
     monkeypatch.setattr(loss_module, "contrastive_loss", poisoned)
-    assert main([str(job)]) == 4
+    assert run_training(job) == 4
     assert "step 4" in caplog.text
     assert "the last good checkpoint is step-000002" in caplog.text
     assert json.loads((output_of(job) / "failure.json").read_text())["exit_code"] == 4
@@ -397,9 +397,9 @@ def test_corrupt_samples_are_skipped_and_listed(make_job, shards):
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     job = make_job("a", max_skipped=0.3)
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
     again = make_job("c", max_skipped=0.3, workers=0)
-    assert main([str(again)]) == 0
+    assert run_training(again) == 0
     assert outputs_of(again) == outputs_of(job)
     skipped = json.loads((output_of(job) / "skipped.json").read_text())
     assert [(item["shard"], item["key"]) for item in skipped] == [
@@ -409,16 +409,16 @@ def test_corrupt_samples_are_skipped_and_listed(make_job, shards):
     ]
     assert "not a readable picture" in skipped[0]["reason"]
     assert skipped[1]["reason"] == "no picture member"
-    assert main([str(make_job("b", max_skipped=0.05))]) == 3
+    assert run_training(make_job("b", max_skipped=0.05)) == 3
 
 
 def test_broken_shards_end_the_job_and_are_named(make_job, shards, caplog):
     whole = shards[1].read_bytes()
     shards[1].write_bytes(whole[: len(whole) // 2 + 100])
-    assert main([str(make_job("a"))]) == 3
+    assert run_training(make_job("a")) == 3
     assert str(shards[1]) in caplog.text
     shards[1].unlink()
-    assert main([str(make_job("a"))]) == 2
+    assert run_training(make_job("a")) == 2
 
 
 def test_two_trainers_never_share_an_output(make_job, monkeypatch, caplog):
@@ -427,9 +427,9 @@ def test_two_trainers_never_share_an_output(make_job, monkeypatch, caplog):
     monkeypatch.setattr(train_module, "lock_output", partial(job_module.lock_output, timeout=0.3))
     with (output_of(job) / ".lock").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert main([str(job)]) == 75
+        assert run_training(job) == 75
         assert "another trainer holds" in caplog.text
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
 
 
 def test_the_job_imports_no_more_than_it_needs_and_ends_with_its_parent(make_job, tmp_path):

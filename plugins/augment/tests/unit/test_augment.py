@@ -7,8 +7,7 @@ from torch.nn import functional as F
 
 from plugins.augment.changes import _erase_lines, augment, draw_augmentation
 from plugins.augment.config import AugmentConfig
-from tests.trainings import before_step, outputs_of, stop_at
-from training.train import main
+from tests.trainings import before_step, outputs_of, run_training, stop_at
 
 EVERYTHING = AugmentConfig(
     zoom=(0.7, 1.5), aspect=0.3, rotate=20, shear=0.1, translate=0.1, flip=0.5, hue=0.1, saturation=0.3, brightness=0.2,
@@ -68,9 +67,9 @@ def test_a_training_with_augmentation_is_resumed_to_the_same_bits(make_job, monk
     changes = {"zoom": [0.8, 1.2], "hue": 0.1, "erase_lines": 0.5, "blur": 0.5, "cutout": 0.5}
     plain = make_job("plain", "vit", epochs=2)
     whole, cut = (make_job(name, "vit", epochs=2, augment=changes, workers=n) for n, name in enumerate(("a", "b")))
-    assert main([str(plain)]) == main([str(whole)]) == 0
+    assert run_training(plain) == run_training(whole) == 0
     with monkeypatch.context() as patch:
         before_step(patch, stop_at(3))
-        assert main([str(cut)]) == 75
-    assert main([str(cut)]) == 0
+        assert run_training(cut) == 75
+    assert run_training(cut) == 0
     assert outputs_of(cut) == outputs_of(whole) != outputs_of(plain)

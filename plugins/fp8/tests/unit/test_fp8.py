@@ -8,12 +8,21 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from dataops.errors import ConfigError
-from tests.trainings import VIT, before_step, make_batch, output_of, outputs_of, rows_of, stop_at, with_suite
+from tests.trainings import (
+    VIT,
+    before_step,
+    make_batch,
+    output_of,
+    outputs_of,
+    rows_of,
+    run_training,
+    stop_at,
+    with_suite,
+)
 from training.config import TrainConfig
 from training.model.clip import CLIP
 from training.model_config import ModelConfig
 from training.sharding import copy_whole, place_model
-from training.train import main
 
 pytestmark = [pytest.mark.usefixtures("process_state"), pytest.mark.filterwarnings("ignore")]  # torchao's own
 
@@ -89,11 +98,11 @@ def test_a_job_in_fp8_is_resumed_to_the_same_bits_and_loads_everywhere(make_job,
     plain, whole, cut = (
         with_suite(make_job(name, "vit", fp8=name != "plain", **settings), suite) for name in ("plain", "whole", "cut")
     )
-    assert main([str(plain)]) == main([str(whole)]) == 0
+    assert run_training(plain) == run_training(whole) == 0
     with monkeypatch.context() as patch:
         before_step(patch, stop_at(3))
-        assert main([str(cut)]) == 75
-    assert main([str(cut)]) == 0
+        assert run_training(cut) == 75
+    assert run_training(cut) == 0
     assert outputs_of(cut) == outputs_of(whole) != outputs_of(plain)
     losses = [[row["loss"] for row in rows_of(job)] for job in (whole, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=0.06)

@@ -18,7 +18,7 @@ from plugins.towers.config import StartConfig
 from plugins.towers.networks.resnet import build
 from plugins.towers.tests.made_towers import write_bert, write_decoder, write_words
 from tests.pretended_card import pretended_card
-from tests.trainings import before_step, output_of, outputs_of, rows_of, stop_at
+from tests.trainings import before_step, output_of, outputs_of, rows_of, run_training, stop_at
 from training.config import TrainConfig
 from training.data.loader import Dataset
 from training.hooks import used_hooks
@@ -26,7 +26,7 @@ from training.job import Job, read_job
 from training.model.checkpoint import load_model
 from training.model.towers import BackboneTower, PretrainedTextTower
 from training.model_config import BackboneConfig
-from training.train import main, set_up
+from training.train import set_up
 
 pytestmark = pytest.mark.usefixtures("process_state")
 ARCHITECTURE = "resnet18"
@@ -70,16 +70,16 @@ def test_a_training_on_frozen_towers_ends_in_the_same_bits_after_a_stop(make_job
     if kind == "recipe":
         settings = with_recipe(tables) | {"holdout": 0.2, "keep": "best"}
     jobs = [make_job(name, image_size=32, **PLAIN, **settings) for name in ("a", "b")]
-    assert main([str(jobs[0])]) == 0
+    assert run_training(jobs[0]) == 0
     rows = rows_of(jobs[0])
     assert rows[-1]["loss"] < rows[0]["loss"]
     before_step(monkeypatch, stop_at(5))
-    assert main([str(jobs[1])]) == 75
+    assert run_training(jobs[1]) == 75
     monkeypatch.undo()
     for tower, name in ((BackboneTower, "encode"), (PretrainedTextTower, "encode")):
         if is_cached:  # the second start reads all features
             monkeypatch.setattr(tower, name, None)
-    assert main([str(jobs[1])]) == 0
+    assert run_training(jobs[1]) == 0
     assert outputs_of(jobs[0]) == outputs_of(jobs[1])
     assert not (output_of(jobs[1]) / "prepared").exists()
 
@@ -90,9 +90,9 @@ def test_frozen_towers_on_a_card_train_as_on_the_cpu(make_job, tables, monkeypat
         make_job(name, image_size=32, **PLAIN, **with_recipe(tables), epochs=2, device=name, deterministic=False)
         for name in ("cpu", "cuda")
     ]
-    assert main([str(jobs[0])]) == 0
+    assert run_training(jobs[0]) == 0
     with pretended_card(monkeypatch):
-        assert main([str(jobs[1])]) == 0
+        assert run_training(jobs[1]) == 0
     losses = [[row["loss"] for row in rows_of(job)] for job in jobs]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
@@ -108,7 +108,7 @@ def test_the_shipped_config_of_two_frozen_towers_trains_with_tiny_ones(make_job,
     shipped["text_init"]["path"] = str(tmp_path / "decoder")
     shipped["text_init"]["projector_width"] = 8
     job = make_job("a", **(shipped | {"image_size": 32, "batch_size": 10, "epochs": 4, "lr": 1e-2, "threads": 1}))
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
     rows, start = rows_of(job), load_file(output_of(job) / "model.safetensors")
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert sum(".projector.layers." in name and name.endswith("weight") for name in start) == 4
@@ -130,7 +130,7 @@ def test_cached_features_are_those_of_each_step(make_job, tables):
         path = Path(job["output"]).parent / f"{name}.json"
         output = str(path.with_suffix(""))
         path.write_text(json.dumps({**job, "train": train, "shards": [str(shard)], "output": output}))
-        assert main([str(path)]) == 0
+        assert run_training(path) == 0
         losses.append([row["loss"] for row in rows_of(path)])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
@@ -198,7 +198,7 @@ def test_kept_features_serve_another_job_until_weights_or_data_change(make_job, 
         path = make_job(output, image_size=32, epochs=1, **PLAIN, **{**tables, **train})
         path.write_text(json.dumps({**json.loads(path.read_text()), "features": str(tmp_path / "kept")}))
         computed.clear()
-        assert main([str(path)]) == 0
+        assert run_training(path) == 0
         return sorted(computed)
 
     assert run("a") == ["images", "images", "texts"]  # two shards
@@ -256,7 +256,7 @@ def test_an_image_that_cannot_be_read_is_skipped_with_its_reason(make_job, table
     write_shard(shards[0], list(members.items()))
     jobs = [make_job("a", image_size=32, max_skipped=0.5, epochs=2, **PLAIN, **tables)]
     jobs.append(make_job("b", image_size=32, max_skipped=0.5, epochs=2, **PLAIN, text_init=tables["text_init"]))
-    assert [main([str(job)]) for job in jobs] == [0, 0]
+    assert [run_training(job) for job in jobs] == [0, 0]
     skipped = [json.loads((output_of(job) / "skipped.json").read_text()) for job in jobs]
     assert len(skipped[0]) == 1
     assert skipped[0] == skipped[1]
@@ -268,7 +268,7 @@ def test_a_finished_model_loads_without_the_files_it_started_from(make_job, tabl
     words = {"kind": "words", "path": str(tmp_path / "words"), "license": "MIT", "frozen": False}
     image = {**tables["image_init"], "frozen": False, "lr_scale": 0.1}
     job = make_job("a", image_size=32, epochs=2, text_init=words, image_init=image, word_dropout=0.2, grad_cache=None)
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
     shutil.rmtree(tmp_path / "words")
     (tmp_path / "net.safetensors").unlink()
     loaded = load_model(output_of(job))

@@ -15,10 +15,9 @@ from tasks.engine.stage import make, plan
 from tasks.train import stage as train_stage
 from tasks.train.stage import TRAIN, find_datasets, named_inputs
 from tests.manifests import build_manifest
-from tests.trainings import VIT, packed, process_state
+from tests.trainings import VIT, packed, process_state, run_training
 from tests.unit.tasks.dataset_chain import packed_in, pair
 from training.config import TrainConfig
-from training.train import main
 
 __all__ = ["process_state"]  # a fixture
 OWN, OTHER = "a" * 16, "b" * 16
@@ -43,7 +42,7 @@ def run_here(monkeypatch, process_state):
     def run(module, job, folder, **_):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "job.json").write_text(json.dumps(job))
-        assert main([str(folder / "job.json")]) == 0
+        assert run_training(folder / "job.json") == 0
 
     monkeypatch.setattr(train_stage, "run_job", run)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -6,8 +6,8 @@ import threading
 from contextlib import contextmanager, suppress
 
 from tests.supplied_shards import dataset, job_of, size_of, supply
-from tests.trainings import before_step, process_state, stop_at
-from training.train import OUTPUTS, main
+from tests.trainings import before_step, process_state, run_training, stop_at
+from training.train import OUTPUTS
 
 __all__ = ["dataset", "process_state"]  # fixtures
 
@@ -44,13 +44,13 @@ def record_files(names):
 def test_supplied_shards_make_the_same_model_when_the_training_is_interrupted_and_a_shard_damaged(
     dataset, tmp_path, monkeypatch
 ):
-    assert main([str(job_of(dataset, tmp_path / "here", 0))]) == 0
+    assert run_training(job_of(dataset, tmp_path / "here", 0)) == 0
     limit = size_of(dataset, 4)
     job = job_of(dataset, tmp_path / "come", limit)
     steps = []
     before_step(monkeypatch, lambda run: (steps.append(run.step), stop_at(6)(run)))
     with supply(dataset, job, limit), measured_sizes(job.parent / "shards") as sizes:
-        assert main([str(job)]) == 75
+        assert run_training(job) == 75
     damaged, *whole = (job.parent / "shards").glob("*.tar")
     damaged.write_bytes(damaged.read_bytes()[::-1])
     hashed = []
@@ -59,7 +59,7 @@ def test_supplied_shards_make_the_same_model_when_the_training_is_interrupted_an
     assert (len(hashed), damaged.exists()) == (1, False), "only the changed shard is hashed again"
     assert all(shard.exists() for shard in whole)
     with supply(dataset, job, limit), measured_sizes(job.parent / "shards") as later_sizes:
-        assert main([str(job)]) == 0
+        assert run_training(job) == 0
     assert 0 < max(sizes + later_sizes) <= limit < size_of(dataset, 6)
     assert read_outputs(tmp_path / "come") == read_outputs(tmp_path / "here")
     assert len((tmp_path / "come/out/metrics.jsonl").read_text().splitlines()) == len(steps)
@@ -73,9 +73,9 @@ def test_job_ends_with_the_name_of_a_shard_that_is_damaged_or_missing(dataset, t
     path.write_bytes(path.read_bytes()[::-1])
     job = job_of(dataset, tmp_path / "a", limit)
     with supply(dataset, job, limit):
-        assert main([str(job)]) == 3
+        assert run_training(job) == 3
     assert f"shard {name} differs from the sha256 in its dataset's manifest" in caplog.text
     path.unlink()
     with supply(dataset, job, limit):
-        assert main([str(job)]) == 75
+        assert run_training(job) == 75
     assert f"no such object: {path}" in caplog.text

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import training.loop.interim_evaluation as interim_module
 from dataops.errors import ConfigError
-from tests.trainings import before_step, output_of, outputs_of, stop_at, write_shard
+from tests.trainings import before_step, output_of, outputs_of, run_training, stop_at, write_shard
 from training.config import TrainConfig
 from training.data.loader import Dataset
 from training.data.sample_index import build_index, fingerprint_shards, open_index
@@ -24,7 +24,6 @@ from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardFiles
 from training.loop.health import LOSS, RECALL, HoldOut
 from training.loop.interim_evaluation import LOSS_PAIRS, contrastive_loss
-from training.train import main
 
 pytestmark = pytest.mark.usefixtures("process_state")
 
@@ -120,7 +119,7 @@ def test_best_model_and_early_end_are_the_same_after_a_stop_anywhere(make_job, m
     best = make_job("best", **TURNING, keep="best", keep_checkpoints=1)
     early = make_job("early", **TURNING, keep="best", patience=4)
     with caplog.at_level("WARNING"):
-        assert [main([str(job)]) for job in (plain, best, early)] == [0, 0, 0]
+        assert [run_training(job) for job in (plain, best, early)] == [0, 0, 0]
     curves = [read_curve(job) for job in (plain, best, early)]
     lowest = min(curves[0], key=lambda row: row[LOSS])
     turned = [record.getMessage() for record in caplog.records if "rises since step" in record.getMessage()]
@@ -137,18 +136,18 @@ def test_best_model_and_early_end_are_the_same_after_a_stop_anywhere(make_job, m
     for step in (3, int(lowest["step"]), int(lowest["step"]) + 1, done["steps"] - 1):
         with monkeypatch.context() as patch:
             before_step(patch, stop_at(step))
-            assert main([str(stopped)]) == 75
+            assert run_training(stopped) == 75
     with monkeypatch.context() as patch:  # in a measurement, of which no row is kept
         patch.setattr(interim_module, "contrastive_loss", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        assert main([str(stopped)]) == 75
-    assert main([str(stopped)]) == 0
+        assert run_training(stopped) == 75
+    assert run_training(stopped) == 0
     assert outputs_of(stopped) == outputs_of(early)
     assert read_curve(stopped) == curves[2]
 
 
 def test_a_training_without_a_holdout_keeps_its_bits_and_its_key(make_job):
     jobs = [make_job("a", "vit", epochs=2), make_job("b", "vit", epochs=2, holdout=0.0)]
-    assert [main([str(job)]) for job in jobs] == [0, 0]
+    assert [run_training(job) for job in jobs] == [0, 0]
     assert outputs_of(jobs[0]) == outputs_of(jobs[1])
     assert not {"holdout", "keep", "patience", "evaluate_every"} & TrainConfig().key_config().keys()
     assert TrainConfig(keep="best").key_config().items() >= {"keep": "best", "evaluate_every": 0}.items()
@@ -163,9 +162,9 @@ def test_what_a_holdout_cannot_do_is_said_before_the_training(make_job, caplog):
     for wrong in ({"holdout": 0, "keep": "best"}, {"holdout": 0.1, "shard_cache_bytes": 1, "shuffle_shards": 1}):
         with pytest.raises(ValidationError, match=r"set (holdout above 0|shard_cache_bytes = 0)"):
             TrainConfig.model_validate(wrong)
-    assert main([str(make_job("few", "vit", holdout=1e-9, keep="best"))]) == 2
+    assert run_training(make_job("few", "vit", holdout=1e-9, keep="best")) == 2
     assert "raise holdout" in caplog.text
-    assert main([str(make_job("none", "vit", epochs=1, holdout=1e-9))]) == 0
+    assert run_training(make_job("none", "vit", epochs=1, holdout=1e-9)) == 0
 
 
 @pytest.mark.parametrize("bias", [None, -2.0])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trainings import before_step, output_of, rows_of, stop_at
+from tests.trainings import before_step, output_of, rows_of, run_training, stop_at
 from training.loop.health import LossScale
-from training.train import OUTPUTS, main
+from training.train import OUTPUTS
 
 
 def test_the_scale_is_that_of_torchs_grad_scaler():
@@ -43,9 +43,9 @@ def test_fp16_skips_what_overflows_and_resumes_in_the_same_bits(make_job, monkey
 
     monkeypatch.setattr(LossScale, "__init__", start_high)
     jobs = [make_job(name, "vit", precision="fp16", epochs=5, **settings) for name in ("whole", "stopped")]
-    assert main([str(jobs[0])]) == 0
+    assert run_training(jobs[0]) == 0
     before_step(monkeypatch, stop_at(5))
-    assert [main([str(jobs[1])]) for _ in range(2)] == [75, 0]
+    assert [run_training(jobs[1]) for _ in range(2)] == [75, 0]
     whole, stopped = ([(output_of(job) / name).read_bytes() for name in OUTPUTS] for job in jobs)
     assert whole == stopped
     rows = rows_of(jobs[0])

@@ -9,11 +9,10 @@ import torch
 import training.loop.metrics_log as metrics_log
 import training.train as train_module
 from tests.host_reads import counting
-from tests.trainings import output_of, rows_of
+from tests.trainings import output_of, rows_of, run_training
 from training.config import TrainConfig
 from training.data.sampling_plan import Plan
 from training.loop.metrics_log import MetricsLog
-from training.train import main
 
 
 def rows_of_evidence(output):
@@ -32,7 +31,7 @@ def test_the_rows_cover_the_time_of_the_steps_and_the_waits(make_job, monkeypatc
 
     monkeypatch.setattr(train_module, "upload_batches", slow)
     job, started = make_job("a", "vit", epochs=1, log_every=1), time.perf_counter()
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
     seconds = time.perf_counter() - started
     found = rows_of_evidence(output_of(job))
     assert len(found) == len(rows_of(job)) == 3

@@ -8,10 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 import training.loop.step as step_module
-from tests.trainings import before_step, output_of, outputs_of, rows_of, stop_at
+from tests.trainings import before_step, output_of, outputs_of, rows_of, run_training, stop_at
 from training.config import TrainConfig
 from training.loop.health import NORM_WINDOW, StepGuard
-from training.train import main
 
 pytestmark = pytest.mark.usefixtures("process_state")
 
@@ -27,7 +26,7 @@ def poison(monkeypatch, steps):
 def test_a_bad_step_is_skipped_and_counted(make_job, monkeypatch):
     poison(monkeypatch, {4, 6})
     job = make_job("a", "resnet", epochs=3, max_bad_steps=2)
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
     rows = rows_of(job)
     assert [row["skipped_steps"] for row in rows] == [0, 0, 0, 1, 1, 2, 2, 2, 2]
     assert [step for step, row in enumerate(rows, 1) if "loss" not in row] == [4, 6]
@@ -35,7 +34,7 @@ def test_a_bad_step_is_skipped_and_counted(make_job, monkeypatch):
     assert done["bad_steps"] == {"skipped": 2, "rollbacks": []}
     for name, tensor in load_file(output_of(job) / "model.safetensors").items():
         assert tensor.isfinite().all(), name
-    assert main([str(make_job("b", "resnet", epochs=3))]) == 4, "without the option, the first one ends the job"
+    assert run_training(make_job("b", "resnet", epochs=3)) == 4, "without the option, the first one ends the job"
 
 
 def test_several_bad_steps_roll_back_and_go_on_past_their_data(make_job, monkeypatch):
@@ -44,7 +43,7 @@ def test_several_bad_steps_roll_back_and_go_on_past_their_data(make_job, monkeyp
     job = make_job("a", "vit", keep_checkpoints=9, **settings)
     scales = {}
     before_step(monkeypatch, lambda run: scales.update({run.step: run.model.logit_scale.item()}))
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
     done = json.loads((output_of(job) / "done.json").read_text())
     assert done["bad_steps"] == {"skipped": 2, "rollbacks": [{"to": 3, "after": 8}]}
     assert [row["rollbacks"] for row in rows_of(job)] == [0] * 8 + [1] * 4
@@ -53,8 +52,8 @@ def test_several_bad_steps_roll_back_and_go_on_past_their_data(make_job, monkeyp
     other = make_job("b", "vit", keep_checkpoints=1, **settings)
     with monkeypatch.context() as patch:
         before_step(patch, stop_at(7))  # after the second bad step, before the host has read it
-        assert main([str(other)]) == 75
-    assert main([str(other)]) == 0
+        assert run_training(other) == 75
+    assert run_training(other) == 0
     assert outputs_of(other) == outputs_of(job)
 
 
@@ -68,7 +67,7 @@ def test_several_bad_steps_roll_back_and_go_on_past_their_data(make_job, monkeyp
 def test_bad_steps_without_a_rollback_end_the_job(make_job, monkeypatch, settings, message):
     poison(monkeypatch, {6, 7})
     job = make_job("a", "vit", max_bad_steps=2, **settings)
-    assert main([str(job)]) == 4
+    assert run_training(job) == 4
     failure = json.loads((output_of(job) / "failure.json").read_text())
     assert re.search(message, failure["message"])
 

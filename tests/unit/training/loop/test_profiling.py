@@ -7,10 +7,10 @@ import logging
 import pytest
 import torch
 
-from tests.trainings import output_of
+from tests.trainings import output_of, run_training
 from training.config import TRACE
 from training.loop.profiling import StepProfiler
-from training.train import OUTPUTS, main
+from training.train import OUTPUTS
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ def take_steps(output, number, left, *, steps=3, stop=None, max_bytes=1 << 26):
 @pytest.mark.usefixtures("process_state")
 def test_a_job_s_trace_has_its_steps_and_changes_no_bit(make_job):
     plain, profiled = make_job("plain", "vit"), make_job("profiled", "vit", profile=2)
-    assert main([str(plain)]) == main([str(profiled)]) == 0
+    assert run_training(plain) == run_training(profiled) == 0
     for name in OUTPUTS:
         assert (output_of(plain) / name).read_bytes() == (output_of(profiled) / name).read_bytes()
     assert len(traced_steps(output_of(profiled) / TRACE)) == 2

@@ -9,14 +9,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests import rounding
-from tests.trainings import VIT
+from tests.trainings import VIT, run_training
 from training.config import TrainConfig
 from training.loop import step as step_module
 from training.loop.initial_model import build_initial_model, draw_kept_patches
 from training.loop.step import backward
 from training.model.packing import pack_chunks
 from training.model_config import ModelConfig
-from training.train import main
 
 VIT_4 = {**VIT, "vision_cfg": {**VIT["vision_cfg"], "patch_size": 8}}
 PLAIN = TrainConfig(precision="fp32")
@@ -172,7 +171,7 @@ def test_the_tower_sees_only_kept_patches():
 
 
 def test_a_locked_training_is_resumed_to_the_same_bits(make_job, tmp_path):
-    assert main([str(make_job("start", "vit", epochs=1))]) == 0
+    assert run_training(make_job("start", "vit", epochs=1)) == 0
     settings = {
         "init": str(tmp_path / "start"),
         "vocabulary": str(tmp_path / "start" / "tokenizer.json"),
@@ -185,10 +184,10 @@ def test_a_locked_training_is_resumed_to_the_same_bits(make_job, tmp_path):
         "checkpoint_every": 3,
     }
     whole, cut = (make_job(name, "vit", epochs=2, **settings) for name in ("whole", "cut"))
-    assert main([str(whole)]) == main([str(cut)]) == 0
+    assert run_training(whole) == run_training(cut) == 0
     for name in ("model.safetensors", "done.json"):
         (tmp_path / "cut" / name).unlink()
-    assert main([str(cut)]) == 0
+    assert run_training(cut) == 0
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
     assert first == second
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("start", "whole"))

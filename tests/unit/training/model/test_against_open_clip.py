@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from tests.trainings import run_training
 from training.model.checkpoint import load_model
 from training.model.clip import CLIP
 from training.model_config import ModelConfig
-from training.train import main
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -30,7 +30,7 @@ def oracle_of(card, weights):
 @pytest.mark.parametrize("tower", ["resnet", "vit"])
 def test_a_trained_model_has_open_clips_features(make_job, tower):
     job = make_job("a", tower, epochs=2)
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
     torch.use_deterministic_algorithms(False)
     folder = Path(json.loads(job.read_text())["output"])
     ours = load_model(folder)

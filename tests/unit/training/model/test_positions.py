@@ -10,12 +10,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.trainings import output_of
+from tests.trainings import output_of, run_training
 from training.config import TrainConfig
 from training.loop.initial_model import build_initial_model
 from training.model.checkpoint import load_model
 from training.model.pretrained import fit_positions
-from training.train import main
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -60,7 +59,7 @@ def test_embeddings_of_another_model_stay_and_are_an_error(tmp_path):
 def test_a_training_finishes_at_another_size(make_job, tmp_path, tower, grid):
     """Continue a finished model with twice the side and a shorter context."""
     first = make_job("small", tower, epochs=1)
-    assert main([str(first)]) == 0
+    assert run_training(first) == 0
     start = load_file(output_of(first) / "model.safetensors")
     settings = {"init": str(output_of(first)), "vocabulary": str(output_of(first) / "tokenizer.json")}
     job = make_job("large", tower, epochs=1, image_size=64, **settings)
@@ -74,6 +73,6 @@ def test_a_training_finishes_at_another_size(make_job, tmp_path, tower, grid):
     assert weights[name].shape == (grid**2 + 1, start[name].shape[1])
     assert weights["positional_embedding"].equal(start["positional_embedding"][:12])
     assert all(weights[key].equal(start[key]) for key in start if not key.endswith("positional_embedding"))
-    assert main([str(job)]) == 0
+    assert run_training(job) == 0
     ended = load_model(output_of(job))
     assert ended.config.vision_cfg.image_size == ended.preprocess.image_size == 64
