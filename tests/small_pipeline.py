@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +54,6 @@ def write_config(path, web, site, store, **tables):
     lines = [f"name = {_toml(tables.pop('name', 'small'))}"]
     for table, values in config.items():
         changes = tables.pop(table, {})
-        assert isinstance(changes, Mapping)
         lines += [f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in (values | dict(changes)).items())]
     assert not tables
     path.write_text("\n".join(lines) + "\n")

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
@@ -69,7 +68,6 @@ def test_open_clip_loads_shards_for_training_and_evaluation(folder, monkeypatch)
     loaded = []
     for batch in open_clip_batches(folder, "{00000..00002}.tar", is_train=False):
         for image, caption in batch:
-            assert isinstance(image, Image.Image)
             assert image.size == (48, 48)
             loaded.append(caption)
     assert sorted(loaded) == sorted(captions)

@@ -97,7 +97,6 @@ class Chaos:
         if self._finish(process):
             raise RuntimeError(f"the undisturbed run failed:\n{self.log()[-5000:]}")
         record = newest_record(store)
-        assert record is not None
         self.typical = {stage.stage: stage.seconds for stage in record.stages}
         found = checks.load_manifests(record, store)
         self.reference = checks.content_digests(found)
@@ -233,7 +232,6 @@ class Chaos:
             problems.append(f"orphans: {left}")
             kill_processes(left)
         record = newest_record(store)
-        assert record is not None
         found = checks.load_manifests(record, store)
         for stage, digest in checks.content_digests(found).items():
             if digest != self.reference.get(stage):

@@ -60,7 +60,6 @@ def warm_commands(env):
         place = Path(folder, "socket")
         command = [sys.executable, "-m", __name__, str(place)]
         process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        assert process.stdout is not None
         try:
             assert process.stdout.readline() == b"ready\n"
             yield WarmCommands(place, env)

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from dataops.archives.warc import Damage, Page, read_pages
+from dataops.archives.warc import Damage, read_pages
 from dataops.errors import SourceError
-from plugins.common_crawl.wat import WatPage, read_wat
+from plugins.common_crawl.wat import read_wat
 from tests.unit.dataops.archives.damaged_archives import (
     FORMATS,
     damages,
@@ -36,7 +36,6 @@ def read(tmp_path, data, kind):
             if isinstance(item, Damage):
                 bad.append(item)
             else:
-                assert isinstance(item, Page | WatPage)
                 pages.append((item.url, bytes(item.body)))
     return pages, bad, counts
 

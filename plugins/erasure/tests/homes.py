@@ -179,6 +179,5 @@ def digests(store):
         if name.endswith("/manifest.json"):
             stage, key, _ = name.split("/")
             manifest = find_manifest(store, stage, key, verify=True)
-            assert manifest is not None
             found[f"{stage}/{key}"] = manifest.content_digest
     return found

@@ -21,7 +21,6 @@ MC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF
 -----END PRIVATE KEY-----
 """
 KEY = load_pem_private_key(PEM, None)
-assert isinstance(KEY, Ed25519PrivateKey)
 AGENT = "https://signature-agent.test"
 CREATED, EXPIRES = datetime.fromtimestamp(1735689600, UTC), datetime.fromtimestamp(4889289600, UTC)
 

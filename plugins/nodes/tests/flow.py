@@ -20,7 +20,6 @@ def plan_training(folder: Path) -> tuple[Plan, Context]:
     """Return the training of a folder, whose store has the dataset."""
     store = FolderStore(folder / "store")
     upstream = find_manifest(store, "pack", "a" * 16)
-    assert upstream is not None
     config = TrainConfig.model_validate(json.loads((folder / "train.json").read_text()))
     home = Path(os.environ.get("PAIRMILL_HOME", folder / "home"))
     return plan(TRAIN, config, 0, [upstream], store), Context(store=store, home=home, run_id="run-1")

@@ -115,7 +115,6 @@ def test_ray_cluster_of_kuberay_grows_from_zero_and_has_a_login():
     assert cluster.headGroupSpec.rayStartParams["num-cpus"] == "0"
     assert cluster.workerGroupSpecs[0].minReplicas == 0
     pinned = re.search(r"^ray==(.+)$", (CHECKOUT / "constraints.txt").read_text(), re.MULTILINE)
-    assert pinned
     assert cluster.rayVersion == pinned[1], "the version of the image"
 
 

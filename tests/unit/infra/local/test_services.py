@@ -62,7 +62,6 @@ def test_apply_environment_keeps_the_users_values_and_replaces_its_own(monkeypat
     assert effective["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "9"
     assert os.environ["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"
     record = supervisor.load(folder)
-    assert record
     moved = ServiceRecord("prefect", 4999, record.command, "/", record.pid, record.identity, record.started_at)
     supervisor.save(folder, moved)
     assert services.apply_environment()["PREFECT_API_URL"] == "http://127.0.0.1:4999/api"

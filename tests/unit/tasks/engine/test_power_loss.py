@@ -95,7 +95,6 @@ def test_make_raises_a_retryable_error_when_an_input_snapshot_is_deleted(context
     planned = squares(tmp_path / "log")
     make(planned, context)
     found = reuse(planned, context)
-    assert found is not None
 
     def read(work):
         for part in work.inputs["filter"].parts:

@@ -81,7 +81,6 @@ def test_a_skipped_step_changes_no_weight_and_no_moment(bad_step):
     config = TrainConfig()
     skipping, oracle = model_of(SHALLOW), model_of(SHALLOW)
     optimizers = [build_optimizer(model, config) for model in (skipping, oracle)]
-    assert isinstance(optimizers[0], torch.optim.AdamW)
     for step in range(3):
         set_gradients(skipping, oracle, seed=step)
         bad = torch.tensor(step == bad_step)
