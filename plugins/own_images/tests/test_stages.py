@@ -1,5 +1,7 @@
 """Own images through all stages over pairs: with others, killed, changed meanwhile, taken down, from S3."""
 
+import shutil
+
 import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,6 +46,14 @@ def write_sources(folder):
     ]
 
 
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Return a folder, its sources without the archive, and the snapshots of their pairs in its store."""
+    folder = tmp_path_factory.mktemp("own")
+    sources = write_sources(folder)[1:]
+    return folder, sources, run(folder, sources, InlineExecutor())
+
+
 def digests(made):
     return {name: one.content_digest for name, one in made.items()}
 
@@ -74,9 +84,8 @@ def test_dataset_of_an_archive_and_own_images(tmp_path, one_thread):
     assert "contact: is required" in " ".join(config.stage_config("download").problems())
 
 
-def test_read_that_is_killed_resumes_with_the_same_bytes(tmp_path):
-    sources = write_sources(tmp_path)[1:]
-    whole = run(tmp_path, sources, InlineExecutor())
+def test_read_that_is_killed_resumes_with_the_same_bytes(own, tmp_path):
+    _, sources, whole = own
     read = []
 
     def kill(task):
@@ -103,9 +112,9 @@ def test_photo_that_changes_while_it_is_read_stops_the_run(tmp_path):
         run(tmp_path, source, InlineExecutor(change))
 
 
-def test_own_image_is_taken_down(tmp_path, one_thread):
-    sources = write_sources(tmp_path)[1:]
-    made = run(tmp_path, sources, one_thread)
+def test_own_image_is_taken_down(own, tmp_path, one_thread):
+    folder, sources, made = own
+    shutil.copytree(folder / "store", tmp_path / "store")
     store, urls = FolderStore(tmp_path / "store"), ["source://mine/3.jpg", "source://webdataset/a.tar/1.jpg"]
     record_request(store, make_request([parse_target(url) for url in urls], ""))
     again = run(tmp_path, sources, one_thread)
@@ -114,7 +123,7 @@ def test_own_image_is_taken_down(tmp_path, one_thread):
     assert len(left) == 16
     assert not left & set(urls)
     # A later download of the same folder does not read it.
-    later = run(tmp_path, write_sources(tmp_path)[1], one_thread)
+    later = run(tmp_path, sources[0], one_thread)
     assert outcomes(store, later)["3.jpg", "a photo of my own, number 3"] == "takedown"
 
 
@@ -128,12 +137,11 @@ def test_opt_out_lists_name_own_images_and_their_origin(tmp_path):
     assert {path for (path, _), reason in found.items() if reason == "opt_out_list"} == {"0.jpg", "1.jpg"}
 
 
-def test_bucket_gives_the_rows_of_a_folder(s3_environment, tmp_path):
-    sources = write_sources(tmp_path)[1:]
-    here = run(tmp_path, sources, InlineExecutor())
+def test_bucket_gives_the_rows_of_a_folder(own, s3_environment, tmp_path):
+    folder, sources, here = own
     client, bucket = boto3.client("s3"), "own-images"
     client.create_bucket(Bucket=bucket)
-    for path in [*tmp_path.glob("photos/*"), *tmp_path.glob("shards/*"), tmp_path / "rows.parquet"]:
+    for path in [*folder.glob("photos/*"), *folder.glob("shards/*"), folder / "rows.parquet"]:
         client.put_object(Bucket=bucket, Key=f"in [1]/{path.parent.name}/{path.name}", Body=path.read_bytes())
     client.put_object(Bucket=bucket, Key="in [1]/photos/.hidden/x.jpg", Body=photo(1))
     client.put_object(Bucket=bucket, Key="in [1]/photoshoot/x.jpg", Body=photo(1))
@@ -142,10 +150,8 @@ def test_bucket_gives_the_rows_of_a_folder(s3_environment, tmp_path):
               {"paths": [f"s3://{bucket}/in*/*/rows.parquet"]})  # fmt: skip
     there = run(tmp_path / "s3", [one | place for one, place in zip(sources, places, strict=True)], InlineExecutor())
     rows = [
-        read_parts(FolderStore(folder / "store"), made["pack"])
-        .select(["uid", "url", "caption", "sha256"])
-        .sort_by("uid")
-        for folder, made in ((tmp_path, here), (tmp_path / "s3", there))
+        read_parts(FolderStore(root / "store"), made["pack"]).select(["uid", "url", "caption", "sha256"]).sort_by("uid")
+        for root, made in ((folder, here), (tmp_path / "s3", there))
     ]
     mine, theirs = ([row for row in one.to_pylist() if "set/" not in row["url"]] for one in rows)
     assert mine == theirs

@@ -241,16 +241,6 @@ def test_a_full_disk_of_one_rank_ends_all_of_them(make_job):
     assert not list(unfinished.glob("*00002-of*")), "the half part takes no room"
 
 
-def test_three_ranks_resume_to_the_same_bits(make_job):
-    """DistributedDataParallel, stopped by SIGTERM."""
-    undisturbed, stopped = (make_job(name, "vit", **SETTINGS) for name in ("undisturbed", "stopped"))
-    others = Ranks(undisturbed, 3)
-    assert Ranks(stopped, 3, signum=signal.SIGTERM).wait() == [RETRYABLE] * 3
-    wait_for([others, Ranks(stopped, 3)])
-    assert "resumed from step-000004" in log_of(stopped)
-    assert_same_bytes(stopped, undisturbed)
-
-
 def test_a_checkpoint_without_one_of_its_parts_is_skipped(tmp_path):
     for step in (1, 2):
         folder = tmp_path / f"step-{step:06d}"

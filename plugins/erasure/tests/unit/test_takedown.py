@@ -125,13 +125,6 @@ def test_takedown_removes_all_bytes_and_rewrites_only_touched_shards(store, kind
     assert [i.key for i in new.inputs if i.stage == "takedown"] == new.facts["takedowns"]
 
 
-def test_next_run_reuses_the_version_of_the_takedown(store):
-    upstream = curated(store, some_pairs(), 7)
-    packed(store, upstream)
-    (outcome,) = take_down(store, TARGETS["domain"][0])
-    assert packed(store, upstream).key == outcome.successor.key
-
-
 def test_packing_after_a_takedown_makes_the_same_bytes_as_rewriting(tmp_path):
     first, second = FolderStore(tmp_path / "a"), FolderStore(tmp_path / "b")
     packed(first, curated(first, some_pairs(), 7))
