@@ -15,10 +15,9 @@ from flows.dataset_checks import check_kept
 from flows.next_version import add_run
 from flows.pipeline import PIPELINE
 from flows.records import RunRecord, StageRun
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
 from tests.archived_images import http, record, write_archive
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 
 HOST = "photos.test"
 Night = Sequence[tuple[str, str]]
@@ -95,7 +94,7 @@ def run(config, home, store=None):
     Returns: the version that it adds (None: no file is new, or the dataset does not grow), and the snapshots by stage.
     """
     config, store, manifests = config.with_recorded_base(), store or open_store(config.store.uri), {}
-    context = Context(store=store, home=home, workers=1, pool=InlineExecutor())
+    context = inline_context(store, home)
     try:
         for step in PIPELINE[:5]:
             upstream = [manifests[name] for name in step.reads]

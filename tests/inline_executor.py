@@ -3,6 +3,8 @@
 import pickle
 from concurrent.futures import Executor, Future
 
+from tasks.engine.context import Context
+
 
 class InlineExecutor(Executor):
     """Runs each task when it is submitted. An error of the task is kept in its future, as with workers.
@@ -36,3 +38,8 @@ class PicklingExecutor(InlineExecutor):
         self.sizes.append(len(task))
         fn, args, kwargs = pickle.loads(task)
         return super().submit(fn, *args, **kwargs)
+
+
+def inline_context(store, home):
+    """Return a context in which tasks run in this process."""
+    return Context(store, home, workers=1, pool=InlineExecutor())

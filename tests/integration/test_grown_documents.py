@@ -13,11 +13,10 @@ from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
 from flows.commands.show import write_stage_page
 from flows.next_version import compact
-from tasks.engine.context import Context
 from tasks.growth.versions import find_packs
 from tasks.pack.union import load_union
 from tests.growing import ANSWERS, NIGHTS, configured, list_uids, put_night, run
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.servers.hostile_web import served
 
 pytestmark = [
@@ -43,7 +42,7 @@ def grown(web, tmp_path_factory):
     for number in (1, 2):
         put_night(folder, number, NIGHTS[number - 1])
         made, _ = run(configured(web, folder), folder)
-    config, context = configured(web, folder), Context(store=store, home=folder, workers=1, pool=InlineExecutor())
+    config, context = configured(web, folder), inline_context(store, folder)
     assert compact(context, made, config.stage_config("pack"), config.seed, 2) is not None
     put_night(folder, 3, NIGHTS[2])
     version, _ = run(configured(web, folder), folder)

@@ -18,7 +18,6 @@ from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
 from flows.config import validate_values
 from flows.next_version import compact
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.growth.versions import find_newest, find_packs, list_newest, load_version
 from tasks.pack.make_runs import shuffle_keys
@@ -36,7 +35,7 @@ from tests.growing import (
     put_night,
     run,
 )
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.servers.hostile_web import served
 
 pytestmark = pytest.mark.timeout(300)
@@ -268,7 +267,7 @@ def test_small_packs_become_one_with_the_same_samples_also_after_kills(web, tmp_
     before = read_samples_of(store, find_packs(store, grown))
 
     def compacted(to, limit):
-        context = Context(store=to, home=tmp_path, workers=1, pool=InlineExecutor())
+        context = inline_context(to, tmp_path)
         return compact(context, grown, config.stage_config("pack"), config.seed, limit)
 
     assert compacted(store, 4) is None
@@ -298,7 +297,7 @@ def test_a_pair_of_a_compacted_dataset_is_taken_down(web, tmp_path):
     store = FolderStore(tmp_path / "store")
     run_nights(web, tmp_path, NIGHTS[:3])
     config, [grown] = configured(web, tmp_path), list_newest(store)
-    context = Context(store=store, home=tmp_path, workers=1, pool=InlineExecutor())
+    context = inline_context(store, tmp_path)
     first = compact(context, grown, config.stage_config("pack"), config.seed, 2)
     [merged], url = find_packs(store, first), NIGHTS[1][0][0]
     record_request(store, make_request([Target("url", url)], "the owner asks"))

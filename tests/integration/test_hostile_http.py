@@ -8,14 +8,13 @@ from PIL import Image
 from dataops.plugins import find
 from dataops.snapshot import read_table
 from dataops.store import FolderStore
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
 from tasks.files.http_file import HttpFile
 from tasks.files.resumable import ConnectionBroken
 from tasks.web.host_state import MAX_BYTES as MAX_ROBOTS_BYTES
 from tests.downloads import fetched
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.servers.raw_http import Endless, served
 
 pytestmark = pytest.mark.timeout(240)
@@ -249,7 +248,7 @@ def test_crawl_reads_a_bounded_number_of_bytes(tmp_path, monkeypatch):
             max_page_bytes=MAX_BYTES,
             connect_to=web.connect_to(),
         )
-        context = Context(FolderStore(tmp_path / "store"), tmp_path / "home", workers=1, pool=InlineExecutor())
+        context = inline_context(FolderStore(tmp_path / "store"), tmp_path / "home")
         made = make(plan(EXTRACT, site, 0, []), context)
         sent = dict(web.sent)
     rows = read_table(context.store, made.path("evidence-crawl.parquet")).to_pylist()

@@ -6,14 +6,13 @@ import pytest
 from dataops.errors import SourceError
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
 from tasks.files.find import find_source_files
 from tasks.lists.locations import read_values
 from tests.crawl_pages import ANIMALS, PLACE_PAGES, write_warc
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -29,7 +28,7 @@ def bucket(s3_environment, tmp_path):
 
 def extract(source, folder):
     store = FolderStore(folder / "store")
-    manifest = make(plan(EXTRACT, source, 0, []), Context(store, folder, workers=1, pool=InlineExecutor()))
+    manifest = make(plan(EXTRACT, source, 0, []), inline_context(store, folder))
     return manifest, read_parts(store, manifest)
 
 

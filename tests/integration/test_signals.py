@@ -18,13 +18,12 @@ from dataops.snapshot import read_parts, read_table
 from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig
 from tasks.download.opener import make_opener
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import HostState
 from tests.downloads import fetched
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.servers.hostile_web import JUMBF, TDM, XMP, Answer, picture, served, with_chunk
 
 pytestmark = pytest.mark.timeout(300)
@@ -355,7 +354,7 @@ def crawl(web, folder):
     site = find("sources", "site")(
         start=tuple(map(url, FORMS)), connect_to=web.connect_to(), delay=0.0, retries=0, timeout=20
     )
-    context = Context(store=store, home=folder / "home", workers=1, pool=InlineExecutor())
+    context = inline_context(store, folder / "home")
     return make(plan(EXTRACT, site, 0, []), context), store
 
 

@@ -15,14 +15,13 @@ from plugins.archives.hook import ARCHIVED_IMAGES
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import ShardHook
 from tasks.download.opener import make_opener
-from tasks.engine.context import Context
 from tasks.engine.stage import Work
 from tasks.extract.sources.warc import WarcSource
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import HostState
 from tests.archived_images import DATE, http, record, redirect, write_archive
 from tests.image_files import as_file
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 
 RED, BLUE, GREEN = (as_file(Image.new("RGB", (8, 8), colour)) for colour in ("red", "blue", "green"))
 
@@ -34,7 +33,7 @@ def open_archives(folder, urls, hooks=(), **settings):
     config = DownloadConfig.model_validate(settings).adapt([source])
     assert config.problems() == []  # no contact is needed
     store = FolderStore(folder / "store")
-    context = Context(store=store, home=folder, workers=1, pool=InlineExecutor())
+    context = inline_context(store, folder)
     draft = Draft(store, "download", key)
     hook = ARCHIVED_IMAGES.start(Work(config, 0, {}, draft, context), context, hooks)
     with pickle.loads(pickle.dumps(hook)).open(draft) as opened:  # as for a worker process

@@ -26,10 +26,9 @@ from plugins.captions.endpoint import Endpoint, Pace
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
 from tasks.curate.step import describe_steps
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.web.fetch_error import FetchError
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 
 Reply = tuple[int, dict[str, str], bytes]
@@ -127,7 +126,7 @@ def curated(folder, toy, images=6, shard_size=4, **more):
     pairs = [pair(f"http://img.example/{n}.jpg", f"caption {n}", IMAGES[n]) for n in range(images)]
     config = CurateConfig.model_validate({"recaption": settings(toy, **more)})
     upstream = downloaded(store, [*pairs, pair("http://img.example/s.jpg", "small", IMAGES[0], size=20)], shard_size)
-    manifest = make(plan(CURATE, config, 0, [upstream]), Context(store, folder, pool=InlineExecutor()))
+    manifest = make(plan(CURATE, config, 0, [upstream]), inline_context(store, folder))
     outcomes = {row["uid"]: row["outcome"] for row in read_parts(store, manifest, "recaption-").to_pylist()}
     return manifest, [row | {"outcome": outcomes[row["uid"]]} for row in read_parts(store, manifest).to_pylist()]
 

@@ -35,12 +35,12 @@ from plugins.claims.verify_claim import (
     verify_proof,
     verify_signature,
 )
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
+from tests.inline_executor import inline_context
 from tests.manifests import build_manifest
-from tests.unit.tasks.dataset_chain import INLINE, chain, packed, pair
+from tests.unit.tasks.dataset_chain import chain, packed, pair
 
 # Trees ----------------------------------------------------------------------------------------------------------------
 
@@ -302,7 +302,7 @@ def test_pair_that_a_takedown_removed_stays_in_the_answer_of_the_model(tmp_path,
     upstream = [i for i in pack.inputs if i.stage in ("curate", "download")]
     manifests = [one for i in upstream if (one := load_manifest(store, i.stage, i.key)) is not None]
     planned = plan(PACK, PackConfig(shard_size=9), 0, manifests, store)
-    following = make(planned, Context(store, tmp_path, pool=INLINE))
+    following = make(planned, inline_context(store, tmp_path))
     assert following.counts.kept == pack.counts.kept - 1
     assert PackFacts.of(following).commitments == PackFacts.of(pack).commitments
     statement = make_statement(

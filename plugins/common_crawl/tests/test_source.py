@@ -19,7 +19,7 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
 from tasks.files.resumable import RetryLimit
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.servers.common_crawl import CrawlServer
 from tests.wat_files import small_wat
 
@@ -43,7 +43,7 @@ def config(server, **changes):
 def extract(source, store):
     return make(
         plan(EXTRACT, source, 0, []),
-        Context(FolderStore(store), store.parent / "home", workers=1, pool=InlineExecutor()),
+        inline_context(FolderStore(store), store.parent / "home"),
     )
 
 

@@ -11,12 +11,11 @@ from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from plugins.crawl import source as site
 from plugins.crawl.source import SiteSource
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.config import Sources
 from tasks.extract.stage import EXTRACT
 from tests.archived_images import http, record, write_archive
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 
 
 def test_key_covers_only_fields_that_decide_the_pages():
@@ -82,7 +81,7 @@ def test_each_of_several_sites_has_a_crawl_and_parts_of_its_own(tmp_path, monkey
         SiteSource(name=name, start=(f"http://{name}.example/",), contact="mailto:a@b.example") for name in ("a", "b")
     ]
     store = FolderStore(tmp_path / "store")
-    context = Context(store, tmp_path / "home", workers=1, pool=InlineExecutor())
+    context = inline_context(store, tmp_path / "home")
     made = make(plan(EXTRACT, Sources(tables=tuple(tables)), 0, []), context)
     kinds = ("crawl.parquet", "pages-00000.warc.gz")
     assert [part.name for part in made.named("evidence-")] == [f"evidence-{n}-{kind}" for n in "ab" for kind in kinds]

@@ -21,7 +21,7 @@ from tasks.engine.context import Context, LeaseTimes
 from tasks.engine.stage import make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import InlineExecutor, inline_context
 from tests.unit.tasks.dataset_chain import chain, jpeg, pair
 
 REMOVED = (3, 4, 9)
@@ -95,7 +95,7 @@ def template(tmp_path_factory):
     made = chain(store, some_pairs(), 5)
     dataset = make(
         plan(PACK, PackConfig(shard_size=3), 0, [made["curate"], made["download"]], store),
-        Context(store, home, pool=InlineExecutor()),
+        inline_context(store, home),
     )
     put_unfinished(store, made["download"], "f" * 16)
     (home / "copies").mkdir()

@@ -33,7 +33,7 @@ from tasks.lineage.graph import Lineage
 from tasks.lineage.inventory import DAY
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.unit.tasks.dataset_chain import jpeg, pair
 
 
@@ -106,7 +106,7 @@ def test_the_next_run_makes_nothing_again_and_another_packing_leaves_the_erased_
     capsys.readouterr()
     upstream = [Lineage(store).manifests[SnapshotName(stage, before[stage].key)] for stage in ("curate", "download")]
     assert [one.as_input() for one in upstream] == [before[stage].as_input() for stage in ("curate", "download")]
-    context = Context(store, home, pool=InlineExecutor())
+    context = inline_context(store, home)
     after = reuse(plan(PACK, PackConfig(shard_size=3), 0, upstream, store), context)
     assert after is not None, "the version that the takedown made"
     other = make(plan(PACK, PackConfig(shard_size=4), 0, upstream, store), context)

@@ -5,11 +5,10 @@ import pytest
 from dataops.plugins import find
 from dataops.store import FolderStore
 from plugins.identity.keys import create_key, key_id
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
 from tests.downloads import fetched
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.servers import site
 from tests.servers.hostile_web import served
 from tests.servers.signatures import Guard
@@ -53,7 +52,7 @@ def test_every_request_of_a_crawl_is_signed(tmp_path):
             {"start": ["http://linker.test/"], "delay": 0.05, "connect_to": {"linker.test": pages.address}}
             | {"identity": {"key_file": str(path), "signature_agent": guard.agent}}
         )
-        context = Context(FolderStore(tmp_path / "store"), tmp_path / "home", workers=1, pool=InlineExecutor())
+        context = inline_context(FolderStore(tmp_path / "store"), tmp_path / "home")
         manifest = make(plan(EXTRACT, source, 0, []), context)
         assert manifest.facts["crawl"]["outcomes"]["archived"] == 1
         assert guard.accepted == len(pages.log) == len(guard.nonces)  # other requests would have been refused

@@ -15,11 +15,10 @@ from dataops.store import FolderStore
 from plugins.moderation.faces import detect_faces
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 from training.data.decode import blur_faces, decode_image
 from training.data.loader import Dataset, Skipped
@@ -62,7 +61,7 @@ def pairs():
 
 def test_faces_are_columns_for_rules_and_for_blurring(tmp_path):
     store = FolderStore(tmp_path)
-    raw, context = downloaded(store, pairs(), 2), Context(store, tmp_path, pool=InlineExecutor())
+    raw, context = downloaded(store, pairs(), 2), inline_context(store, tmp_path)
     config = {"scores": {"faces": {}}}
     manifest = make(plan(CURATE, CurateConfig.model_validate(config), 0, [raw]), context)
     rows = {row["url"]: row for row in read_parts(store, manifest).to_pylist()}

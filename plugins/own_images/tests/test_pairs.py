@@ -11,10 +11,9 @@ from dataops.schema import PAIRS, dropped_schema, uid
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from plugins.own_images.pairs import PairsSource
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +24,7 @@ def _no_pauses(monkeypatch):
 
 def extract(folder, *paths, **config):
     source = PairsSource(paths=[str(path) for path in paths], **config)
-    context = Context(store=FolderStore(folder / "store"), home=folder, workers=1, pool=InlineExecutor())
+    context = inline_context(FolderStore(folder / "store"), folder)
     return make(plan(EXTRACT, source, 0, []), context)
 
 

@@ -13,11 +13,10 @@ from plugins.poison.config import POISON, STATE, PoisonFacts
 from plugins.poison.history import History
 from plugins.poison.quarantine import list_findings, list_pairs, load_releases, release_pairs
 from tasks.checks.check import check_dataset
-from tasks.engine.context import Context
 from tasks.growth.versions import find_newest, find_packs
 from tasks.search import Rows, Search
 from tests.growing import ANSWERS, HOST, configured, encoded, list_uids, put_night, run
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.servers.hostile_web import served
 
 pytestmark = pytest.mark.timeout(300)  # of a busy machine
@@ -41,7 +40,7 @@ def test_a_domain_that_opted_out_is_held_when_it_flips_and_released(tmp_path):
 
     with served({**ANSWERS, SOLD: {**ANSWERS[HOST], "*": sell}}) as web:
         store = FolderStore(tmp_path / "store")
-        context = Context(store=store, home=tmp_path, workers=1, pool=InlineExecutor())
+        context = inline_context(store, tmp_path)
 
         def run_night(number, rows):
             put_night(tmp_path, number, rows)

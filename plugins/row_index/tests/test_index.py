@@ -17,7 +17,7 @@ from dataops.trace.targets import Target, matching_rows, parse_target
 from plugins.row_index.index import select_parts, write_index
 from tasks.engine.context import Context
 from tasks.search import Rows, Search
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import InlineExecutor, inline_context
 from tests.manifests import build_manifest
 
 HOSTS = st.sampled_from(["a.example", "b.a.example", "c.b.a.example", "xa.example", "d.test", "192.0.2.7", "example"])
@@ -100,7 +100,7 @@ def test_index_finds_the_rows_that_reading_all_parts_finds(
 
 
 def test_index_of_other_rows_is_an_error_and_misses_no_row(tmp_path):
-    store, context = FolderStore(tmp_path), Context(FolderStore(tmp_path), tmp_path, pool=InlineExecutor())
+    store, context = FolderStore(tmp_path), inline_context(FolderStore(tmp_path), tmp_path)
     manifests = []
     for number in range(2):
         draft = Draft(store, "pack", f"{number:016x}")

@@ -12,9 +12,8 @@ from plugins.scores import job as score_job
 from plugins.scores import scorers as score_clip
 from tasks.curate.config import CurateConfig, Units
 from tasks.curate.stage import CURATE
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.small_model import write_model
 from tests.unit.tasks.raw_images import downloaded, some_pairs
 
@@ -57,7 +56,7 @@ def curate_pairs(
     values = {"scores": {"clip_score": {"model": str(checkpoint)}, "device": "cpu"}, "rules": rules}
     config = CurateConfig.model_validate(values).with_units(Units(batch_rows))
     planned = plan(CURATE, config, 0, [downloaded(store, rows, size)])
-    return make(planned, Context(store, store.root, pool=InlineExecutor()))
+    return make(planned, inline_context(store, store.root))
 
 
 def rows_of(store, manifest):

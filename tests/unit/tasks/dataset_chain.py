@@ -32,7 +32,7 @@ from tasks.filter.summary import summarise_slice
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tasks.search import write_index
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import InlineExecutor, inline_context
 from tests.manifests import build_manifest
 from tests.unit.tasks import raw_images
 
@@ -95,7 +95,7 @@ def chain(store, pairs, raw_size=7, **settings):
         parts = _parts(Draft(store, stage, digest[:16]), fetched if stage == "curate" else rows, raw_size)
         if stage == "download":
             draft = Draft(store, stage, digest[:16])
-            context = Context(store, Path(), pool=INLINE)
+            context = inline_context(store, Path())
             parts += write_index(draft, [part for part in parts if part.name.startswith("part-")], context)
         counts = Counts(
             input=len(rows), kept=len(rows) - len(dropped), dropped=Counter(row["drop_reason"] for row in dropped)

@@ -9,10 +9,9 @@ import pytest
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from plugins.common_crawl.source import CommonCrawlSource
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.wat_files import small_wat
 
 pytestmark = pytest.mark.timeout(120)
@@ -31,6 +30,6 @@ def test_extract_reads_common_crawl_from_a_bucket(s3_environment, tmp_path):
         CommonCrawlSource(crawl="CC-MAIN-2026-43", num_files=2, base_url=f"s3://{bucket}/"),
         FolderStore(tmp_path),
     )
-    manifest = make(plan(EXTRACT, source, 0, []), Context(store, tmp_path, workers=1, pool=InlineExecutor()))
+    manifest = make(plan(EXTRACT, source, 0, []), inline_context(store, tmp_path))
     assert manifest.counts.kept == 2400
     assert set(read_parts(store, manifest)["source"].to_pylist()) < set(PATHS)

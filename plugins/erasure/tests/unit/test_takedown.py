@@ -25,7 +25,7 @@ from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tasks.search import Search
 from tasks.tracking.registry import Registry
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, jpeg, pair
 
@@ -48,9 +48,7 @@ def store(tmp_path):
 
 
 def packed(store, upstream):
-    return make(
-        plan(PACK, PackConfig(shard_size=4), 0, upstream, store), Context(store, store.root, pool=InlineExecutor())
-    )
+    return make(plan(PACK, PackConfig(shard_size=4), 0, upstream, store), inline_context(store, store.root))
 
 
 def take_down(store, *targets):
@@ -58,7 +56,7 @@ def take_down(store, *targets):
     lineage, registry = Lineage(store), Registry(query=False)
     takedown_requests.record_request(store, request)
     found = takedown.find_affected(lineage, Search(store), request, registry)
-    return takedown.replace_affected(lineage, Context(store, store.root, pool=InlineExecutor()), request, found)
+    return takedown.replace_affected(lineage, inline_context(store, store.root), request, found)
 
 
 def read_bytes(store, manifest):

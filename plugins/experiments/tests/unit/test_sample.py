@@ -6,9 +6,8 @@ from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.unit.tasks.raw_images import downloaded, some_pairs
 
 
@@ -19,7 +18,7 @@ def test_the_same_rows_are_drawn_from_any_shards(tmp_path, size):
         store = FolderStore(tmp_path / str(share))
         config = CurateConfig.model_validate({"same_caption": True, "sample": {"share": share}})
         planned = plan(CURATE, config, 0, [downloaded(store, some_pairs(), size)])
-        manifest = make(planned, Context(store, tmp_path, pool=InlineExecutor()))
+        manifest = make(planned, inline_context(store, tmp_path))
         dropped = manifest.counts.dropped
         assert dropped.pop("sampled") + manifest.counts.kept == 16
         assert dropped == {"exact_duplicate": 1, "near_duplicate": 1, "too_small": 1, "truncated": 1}

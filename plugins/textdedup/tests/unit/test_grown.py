@@ -14,14 +14,14 @@ from plugins.textdedup.config import KIND, NearCaptionsConfig
 from plugins.textdedup.near_captions import compute_ranks
 from plugins.textdedup.step import NEAR_CAPTIONS
 from plugins.textdedup.tests.unit import slow_captions as slow
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
 from tasks.growth.tables import add_rows
 from tasks.growth.versions import Version, find_packs, list_newest
-from tests.filter_runs import INLINE, snapshot, with_sizes
+from tests.filter_runs import snapshot, with_sizes
 from tests.growing import ANSWERS, HOST, configured, list_uids, put_night, run
+from tests.inline_executor import inline_context
 from tests.servers.hostile_web import served
 
 pytestmark = pytest.mark.timeout(300)
@@ -75,7 +75,7 @@ def test_captions_like_those_of_earlier_nights_are_dropped(partitions, tmp_path)
         for part in pairs.parts:
             store.put(pairs.path(part.name), FolderStore(tmp_path / str(number)).read(pairs.path(part.name)))
         planned = plan(stage, config.with_base(version), 0, [pairs])
-        manifest = make(planned, Context(store=store, home=tmp_path, workers=1, pool=INLINE))
+        manifest = make(planned, inline_context(store, tmp_path))
         kept = read_parts(store, manifest).to_pylist()
         expected = reference(rows, earlier)
         differences += len({row["uid"] for row in kept} ^ {row["uid"] for row in expected})

@@ -14,10 +14,9 @@ from flows.records import StageRun, create_run
 from plugins.trial import trial as trials
 from plugins.trial.sample import take_sample
 from plugins.trial.trial import try_stage
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import InlineExecutor, inline_context
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, some_pairs
 
@@ -40,9 +39,7 @@ def home(tmp_path_factory):
     config = RunConfig.model_validate(values)
     store = open_store(config.store.uri)
     record = create_run(config, folder)
-    manifest = make(
-        plan(EXTRACT, config.stage_config("source"), 0, [], store), Context(store, folder, 1, pool=InlineExecutor())
-    )
+    manifest = make(plan(EXTRACT, config.stage_config("source"), 0, [], store), inline_context(store, folder))
     found = {"extract": manifest, "download": chain(store, some_pairs())["download"]}
     for stage, one in found.items():
         record.set_stage(StageRun(stage=stage, key=one.key, state="Completed", counts=one.counts))

@@ -12,9 +12,8 @@ from dataops.store import FolderStore
 from tasks.curate.config import CurateConfig
 from tasks.curate.evaluation_overlap import MATCHES, MATCHES_PART
 from tasks.curate.stage import CURATE
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 
 
@@ -56,7 +55,7 @@ def curate_with(folder, shard_size=4, **overlap):
     store = FolderStore(folder)
     config = CurateConfig.model_validate({"overlap": overlap})
     planned = plan(CURATE, config, 0, [downloaded(store, some_pairs(), shard_size)])
-    return store, make(planned, Context(store, folder, pool=InlineExecutor()))
+    return store, make(planned, inline_context(store, folder))
 
 
 def test_images_of_evaluation_sets_are_dropped_and_listed(tmp_path, sets):

@@ -13,17 +13,16 @@ from tasks.curate import stage as curate
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import inspect_image
 from tasks.curate.stage import CURATE, choose_rows
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tests.image_files import as_file
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, some_pairs
 
 
 def curate_pairs(folder, pairs, size=9, **config):
     store = FolderStore(folder)
     planned = plan(CURATE, CurateConfig.model_validate(config), 0, [downloaded(store, pairs, size)])
-    return store, make(planned, Context(store, folder, pool=InlineExecutor()))
+    return store, make(planned, inline_context(store, folder))
 
 
 def rows_by_url(store, manifest):
@@ -121,7 +120,7 @@ def test_rows_and_images_that_do_not_match_are_an_error(tmp_path):
         writer.close()
         store.put(tar, out.getvalue())
         with pytest.raises(CorruptPart, match=message):
-            make(plan(CURATE, CurateConfig(), 0, [source]), Context(store, tmp_path, pool=InlineExecutor()))
+            make(plan(CURATE, CurateConfig(), 0, [source]), inline_context(store, tmp_path))
 
 
 def test_images_inspected_before_a_crash_are_not_inspected_again(tmp_path, monkeypatch):

@@ -9,9 +9,8 @@ from dataops.store import FolderStore
 from tasks.download import stage as download
 from tasks.download.config import DownloadConfig
 from tasks.download.stage import DOWNLOAD
-from tasks.engine.context import Context
 from tasks.engine.stage import Work
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.manifests import build_manifest
 
 
@@ -56,7 +55,7 @@ def test_stage_fails_and_deletes_failed_shards_when_too_few_images_are_fetched(t
 
     def work(min_success):
         config = DownloadConfig(shard_size=5, min_success=min_success)
-        return Work(config, 0, {"filter": source}, draft, Context(store, tmp_path, pool=InlineExecutor()))
+        return Work(config, 0, {"filter": source}, draft, inline_context(store, tmp_path))
 
     with pytest.raises(SourceError, match=r"fetched 5 of 10 images, less than the share 0\.6") as failed:
         DOWNLOAD.make(work(0.6))

@@ -10,18 +10,17 @@ import pytest
 from dataops.errors import StorageError
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
-from tasks.engine.context import Context
 from tasks.engine.lease import find_holder
 from tasks.engine.stage import Stage, StageOutput, make, plan, reuse
 from tasks.train.stage import OUTPUT, TRAIN
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.unit.tasks.engine.squares import SQUARES, SquareConfig, done
 from training.config import TrainConfig
 
 
 @pytest.fixture
 def context(tmp_path):
-    return Context(store=FolderStore(tmp_path / "store"), home=tmp_path / "home", workers=1, pool=InlineExecutor())
+    return inline_context(FolderStore(tmp_path / "store"), tmp_path / "home")
 
 
 def squares(log, count=4):

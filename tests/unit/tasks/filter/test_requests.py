@@ -3,11 +3,11 @@
 from functools import partial
 
 from tasks.engine import exchange
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.filter.config import FilterConfig
 from tests.counting_store import CountingStore
-from tests.filter_runs import INLINE, snapshot, some_pairs, with_sizes
+from tests.filter_runs import snapshot, some_pairs, with_sizes
+from tests.inline_executor import inline_context
 
 CONFIG = FilterConfig(dedupe=["uid", "url", "caption"], max_caption_count=100)
 
@@ -21,7 +21,7 @@ def test_requests_do_not_grow_faster_than_the_rows(tmp_path, monkeypatch):
         monkeypatch.setattr("tasks.engine.map_parts.open_store", lambda uri, store=store: store)
         store.requests.clear()
         stage = with_sizes(-(-rows // 20), 20, 20)
-        manifest = make(plan(stage, CONFIG, 0, [pairs]), Context(store, tmp_path, workers=1, pool=INLINE))
+        manifest = make(plan(stage, CONFIG, 0, [pairs]), inline_context(store, tmp_path))
         assert manifest.counts.input == rows
         assert "duplicate_url" in manifest.counts.dropped
         per_row.append(store.requests.total() / rows)

@@ -19,13 +19,12 @@ from dataops.snapshot import UNDIGESTED, Counts, read_parts, read_table
 from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.pack import sorted_runs as sort_layout
 from tasks.pack import stage
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import InlineExecutor, inline_context
 from tests.unit.tasks.dataset_chain import chain, packed, packed_in, pair, some_pairs
 from training.data.loader import Dataset
 
@@ -243,7 +242,7 @@ class TestOptOutLists:
         first = packed(store, tmp_path, manifests, opt_out_lists=lists)
         record_request(store, make_request([Target("uid", pairs[0]["uid"])], ""))
         planned = plan(PACK, PackConfig(opt_out_lists=lists), 0, [manifests["curate"], manifests["download"]], store)
-        context = Context(store, tmp_path, workers=1, pool=InlineExecutor())
+        context = inline_context(store, tmp_path)
         without_config = replace(planned, config=PackConfig.model_validate(first.config))
         second = make(without_config, context)  # as `pairmill takedown` does
         assert second.facts["parent"] == first.key

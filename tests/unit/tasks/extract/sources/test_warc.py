@@ -6,11 +6,10 @@ from dataops.errors import SourceError
 from dataops.plugins import load
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import inline_context
 from tests.unit.dataops.archives.damaged_archives import FORMATS, warc_records, wat_records
 
 KINDS = {"warc": WarcSource}
@@ -32,7 +31,7 @@ def extract(tmp_path, kind, archives):
         (folder / name).write_bytes(data)
     store = FolderStore(tmp_path / "store")
     config = KINDS[kind](paths=[str(folder / "*")])
-    manifest = make(plan(EXTRACT, config, 0, []), Context(store=store, home=tmp_path, workers=1, pool=InlineExecutor()))
+    manifest = make(plan(EXTRACT, config, 0, []), inline_context(store, tmp_path))
     rows = read_parts(store, manifest).to_pylist()
     return manifest, [(row["source"], row["caption"]) for row in rows]
 
