@@ -1,15 +1,13 @@
 """The job end to end on real files, with a model whose answers are known by construction."""
 
 import json
-from types import SimpleNamespace
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from dataops.errors import ConfigError
-from tests.colour_sets import COLOURS, content, png, shown, write_checkpoint, write_set
+from tests.colour_sets import COLOURS, NAMES, content, load_colours, png, shown, write_set
+from tests.small_model import write_model
 from training.evaluate import evaluate, main
 from training.evaluation.features import encode_set
 from training.evaluation.suite import Suite
@@ -17,35 +15,9 @@ from training.evaluation.task import Task
 from training.evaluation.zero_shot import classify
 
 
-class ColourModel(torch.nn.Module):
-    """An image is its mean colour, a text the colour that it names; both as points on a sphere. Counts its images."""
-
-    def __init__(self):
-        super().__init__()
-        self.images = 0
-
-    def encode_image(self, images):
-        self.images += len(images)
-        return torch.cat([images.mean(dim=(2, 3)) - 0.5, torch.full((len(images), 1), 0.1)], dim=1)
-
-    def encode_text(self, tokens):
-        colours = torch.tensor(list(COLOURS.values())) / 255 - 0.5
-        return torch.cat([colours[tokens[:, 0] - 1], torch.full((len(tokens), 1), 0.1)], dim=1)
-
-
-def tokenize(texts):
-    """Return the position, from 1, of the first colour that a text names."""
-    return torch.tensor([[next(i for i, c in enumerate(COLOURS, 1) if c in text)] for text in texts])
-
-
-def to_tensor(image):
-    assert image.mode == "RGB"
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-
-
 @pytest.fixture
 def loaded():
-    return SimpleNamespace(model=ColourModel(), tokenizer=tokenize, preprocess=to_tensor)
+    return load_colours()
 
 
 def task_of(root, kind="classification"):
@@ -145,7 +117,7 @@ def write_job(path, suite, **keys):
 
 
 def test_the_command_evaluates_a_checkpoint(tmp_path, suite):
-    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    checkpoint = write_model(tmp_path / "checkpoint", NAMES)
     job = write_job(tmp_path / "job.json", suite, checkpoint=checkpoint, output=tmp_path / "out")
     assert main([str(job)]) == 0
     metrics = json.loads((tmp_path / "out/metrics.json").read_bytes())
@@ -157,7 +129,7 @@ def test_the_command_evaluates_a_checkpoint(tmp_path, suite):
 
 
 def test_damaged_data_ends_in_exit_code_3(tmp_path, suite, caplog):
-    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    checkpoint = write_model(tmp_path / "checkpoint", NAMES)
     job = write_job(tmp_path / "job.json", suite, checkpoint=checkpoint, output=tmp_path / "out")
     shard = tmp_path / "three/test/0.tar"
     shard.write_bytes(shard.read_bytes()[:1500])

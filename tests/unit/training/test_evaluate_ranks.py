@@ -5,8 +5,9 @@ import json
 import pytest
 
 from dataops import plugins
-from tests.colour_sets import COLOURS, NAMES, content, png, shown, write_checkpoint, write_set
+from tests.colour_sets import COLOURS, NAMES, content, png, shown, write_set
 from tests.job_processes import Ranks, run_job
+from tests.small_model import write_model
 from training import train
 from training.evaluate import main
 from training.evaluation.suite import Suite
@@ -32,7 +33,7 @@ def job(tmp_path):
         Task(name="colours", kind="classification", root=str(root), train_split="train", protocols=PROTOCOLS),
         Task(name="captions", kind="retrieval", root=str(tmp_path / "captions")),
     )
-    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    checkpoint = write_model(tmp_path / "checkpoint", NAMES)
 
     def written(name):
         values = {

@@ -7,11 +7,8 @@ import pytest
 import torch
 
 from dataops.errors import ContractError
+from tests.small_model import write_model
 from training.model.checkpoint import load_model, save_model
-from training.model.clip import CLIP
-from training.model.preprocess import Preprocess
-from training.model.tokenizer import train_tokenizer
-from training.model_config import ModelConfig
 
 
 class Bomb:
@@ -23,17 +20,7 @@ class Bomb:
 
 @pytest.fixture
 def folder(tmp_path):
-    tokenizer = train_tokenizer(["a red apple", "a pear"], 300, 8)
-    config = ModelConfig.model_validate(
-        {
-            "embed_dim": 16,
-            "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-            "text_cfg": {"context_length": 8, "vocab_size": 300, "width": 32, "heads": 2, "layers": 1},
-        }
-    ).with_vocab_size(tokenizer.vocab_size)
-    torch.manual_seed(0)
-    save_model(tmp_path, CLIP(config), tokenizer, Preprocess(32))
-    return tmp_path
+    return write_model(tmp_path)
 
 
 def test_a_model_survives_a_round_trip(folder):

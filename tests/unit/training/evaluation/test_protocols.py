@@ -2,59 +2,22 @@
 
 import io
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from dataops.errors import ContractError
-from tests.colour_sets import COLOURS, NAMES, png, shown, write_set
+from tests.colour_sets import COLOURS, NAMES, load_colours, png, shown, write_set
 from training.evaluate import evaluate
 from training.evaluation.features import encode_set
 from training.evaluation.suite import Suite
 from training.evaluation.task import Group, Task
 
 
-class Visual(torch.nn.Module):
-    """A tower in the shape of a ViT's end: pooled features, a norm, a projection that loses the third colour."""
-
-    def __init__(self):
-        super().__init__()
-        self.ln_post = torch.nn.Identity()
-
-    def forward(self, images):
-        pooled = self.ln_post(images.mean(dim=(2, 3)) - 0.5)
-        return torch.cat([pooled[:, :2], torch.full((len(pooled), 1), 0.1)], dim=1)
-
-
-class ColourModel(torch.nn.Module):
-    """An image is its mean colour, a text the colour that it names. Counts its images."""
-
-    def __init__(self):
-        super().__init__()
-        self.visual, self.images = Visual(), 0
-
-    def encode_image(self, images):
-        self.images += len(images)
-        return self.visual(images)
-
-    def encode_text(self, tokens):
-        colours = torch.tensor(list(COLOURS.values())) / 255 - 0.5
-        return torch.cat([colours[tokens[:, 0] - 1][:, :2], torch.full((len(tokens), 1), 0.1)], dim=1)
-
-
-def tokenize(texts):
-    """Return the first colour that a text names; a text in capitals is misread as black."""
-    known = [next((i for i, name in enumerate(NAMES, 1) if name in text), 1) for text in texts]
-    return torch.tensor(known)[:, None]
-
-
 @pytest.fixture
 def loaded():
-    preprocess = lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255  # noqa: E731
-    return SimpleNamespace(model=ColourModel(), tokenizer=tokenize, preprocess=preprocess)
+    return load_colours(2)
 
 
 def npy(values):
