@@ -1,9 +1,6 @@
 """From two sources to one dataset: an archive that holds its images, and a licensed list whose images a host serves."""
 
 from collections import Counter
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import pytest
 
@@ -15,36 +12,19 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tests.archived_images import http, record, write_archive
 from tests.image_files import photo
+from tests.servers.loopback import Handler, serving
 
 pytestmark = pytest.mark.timeout(120)
 LICENCE = "https://creativecommons.org/licenses/by/4.0/"
 
 
-@contextmanager
-def image_host(requested):
-    """Serve `/N.png` on loopback, and count the requests; yield its IP address and port."""
+class ImageHost(Handler):
+    """Serves `/N.png`, and counts the requests."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            requested[self.path] += 1
-            is_image = self.path.endswith(".png")
-            body = photo(int(self.path[1:-4]), "PNG", 96) if is_image else b""
-            self.send_response(200 if is_image else 404)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_): ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    def do_GET(self):
+        self.server.requested[self.path] += 1
+        is_image = self.path.endswith(".png")
+        self.answer(200 if is_image else 404, photo(int(self.path[1:-4]), "PNG", 96) if is_image else b"")
 
 
 def write_sources(folder):
@@ -83,8 +63,8 @@ def test_a_dataset_of_two_sources_names_the_source_of_each_pair(tmp_path, one_th
     archive = {"kind": "warc", "paths": [str(tmp_path / "*.warc.gz")], "images": "archive"}
     licensed = {"name": "licensed", "kind": "pairs", "paths": [str(tmp_path / "*.csv")], "license": LICENCE}
     requested = Counter()
-    with image_host(requested) as host:
-        connect_to = {"a.test": host, "b.test": host}
+    with serving(ImageHost, requested=requested) as server:
+        connect_to = dict.fromkeys(("a.test", "b.test"), server.url.removeprefix("http://"))
         one = run(tmp_path, [archive, licensed], connect_to, one_thread)
         assert {path for path in requested if path.endswith(".png")} == {f"/{n}.png" for n in range(6, 10)}
         other = run(tmp_path, [licensed, archive], connect_to, one_thread)

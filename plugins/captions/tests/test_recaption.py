@@ -7,9 +7,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ from tasks.curate.step import describe_steps
 from tasks.engine.stage import make, plan
 from tasks.web.fetch_error import FetchError
 from tests.inline_executor import inline_context
+from tests.servers.loopback import Handler, serving
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 
 Reply = tuple[int, dict[str, str], bytes]
@@ -81,31 +82,16 @@ class ToyServer:
 def served():
     current = {}
 
-    class Handler(BaseHTTPRequestHandler):
+    class Toy(Handler):
         def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status, headers, answer = current["toy"].answer(self.path, dict(self.headers), body)
-            try:
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(answer)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(answer)
-            except OSError:
-                pass  # the client has closed the connection
+            status, headers, answer = current["toy"].answer(self.path, dict(self.headers), self.read_body())
+            with suppress(OSError):  # the client has closed the connection
+                self.answer(status, answer, **headers)
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    current["url"] = f"http://127.0.0.1:{server.server_port}/v1"
-    yield current
-    NEVER.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Toy) as server:
+        current["url"] = f"{server.url}/v1"
+        yield current
+        NEVER.set()
 
 
 @pytest.fixture

@@ -2,8 +2,7 @@
 
 import shutil
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 
 import pytest
 
@@ -12,6 +11,7 @@ from plugins.claims.stamp import list_roots, load_authorities, request_stamp
 from plugins.claims.statement import Subject
 from tasks.lineage.graph import Lineage
 from tests.manifests import build_manifest
+from tests.servers.loopback import Handler, serving
 
 OPENSSL = shutil.which("openssl")
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="OpenSSL's command is not installed")
@@ -67,30 +67,18 @@ def sign(folder, request, config="good"):
 @pytest.fixture
 def server():
     """Start servers that answer each request with what a function makes of it."""
-    running = []
+    with ExitStack() as running:
 
-    def start(answer):
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                assert self.headers["Content-Type"] == "application/timestamp-query"
-                body = answer(self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(200 if body else 500)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+        def start(answer):
+            class Stamping(Handler):
+                def do_POST(self):
+                    assert self.headers["Content-Type"] == "application/timestamp-query"
+                    body = answer(self.read_body())
+                    self.answer(200 if body else 500, body)
 
-            def log_message(self, *_):
-                pass
+            return running.enter_context(serving(Stamping)).url
 
-        one = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        running.append(one)
-        threading.Thread(target=one.serve_forever, args=(0.01,)).start()
-        return f"http://127.0.0.1:{one.server_address[1]}"
-
-    yield start
-    for one in running:
-        one.shutdown()
-        one.server_close()
+        yield start
 
 
 def test_stamp_verifies_with_openssl(authority, server, tmp_path):

@@ -9,8 +9,6 @@ import logging
 import tempfile
 from collections import Counter
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +28,7 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.pack.card_samples import read_samples
 from tests.manifests import build_manifest
+from tests.servers.loopback import Handler, serving
 
 HARMFUL = ("sha256", "sha1", "md5", "pdq", "moved", "late", "turned")
 """Names of the rows whose images are on a list, by how they are found."""
@@ -66,43 +65,25 @@ BODIES = {name: encode(photo(number)) for number, name in enumerate(HARMFUL)} | 
 }
 
 
-class Site(BaseHTTPRequestHandler):
+class Site(Handler):
     """Serves the images; `late` first fails, and `moved` is a redirect."""
 
-    seen: Counter[str]
-
     def do_GET(self):
-        name = self.path.strip("/").partition(".")[0]
-        self.seen[name] += 1
-        if name == "list":
-            self.send_response(200)
-            self.send_header("Content-Length", "32")
-            self.end_headers()
-            self.wfile.write(hashlib.md5(BODIES["md5"]).hexdigest().encode())
-            return
-        if name == "moved" and "final" not in self.path:
-            self.send_response(302)
-            self.send_header("Location", "/moved.final.png")
-            self.end_headers()
-            return
+        name, seen = self.path.strip("/").partition(".")[0], self.server.seen
+        seen[name] += 1
         body = BODIES.get(name, b"")
-        self.send_response(404 if not body else 503 if name == "late" and self.seen[name] == 1 else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{name}"')
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+        if name == "list":
+            self.answer(200, hashlib.md5(BODIES["md5"]).hexdigest().encode())
+        elif name == "moved" and "final" not in self.path:
+            self.answer(302, Location="/moved.final.png")
+        else:
+            self.answer(404 if not body else 503 if name == "late" and seen[name] == 1 else 200, body, ETag=f'"{name}"')
 
 
 @pytest.fixture
-def port():
-    Site.seen = Counter()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
+def site():
+    with serving(Site, seen=Counter()) as server:
+        yield server
 
 
 @pytest.fixture
@@ -169,16 +150,16 @@ def download(tmp_path, port, pool, **settings):
 
 
 @pytest.mark.timeout(120)
-def test_nothing_of_a_known_harmful_image_is_written(tmp_path, port, kept_files, one_thread, caplog):
+def test_nothing_of_a_known_harmful_image_is_written(tmp_path, site, kept_files, one_thread, caplog):
     caplog.set_level(logging.DEBUG)
-    lists = write_lists(tmp_path / "lists") | {"md5": {"list-md5": f"http://127.0.0.1:{port}/list.txt"}}
-    store, manifest = download(tmp_path, port, one_thread, hash_lists=lists)
-    assert Site.seen["list"] == 1  # by the driver; workers get what it read
+    lists = write_lists(tmp_path / "lists") | {"md5": {"list-md5": f"{site.url}/list.txt"}}
+    store, manifest = download(tmp_path, site.server_port, one_thread, hash_lists=lists)
+    assert site.seen["list"] == 1  # by the driver; workers get what it read
     assert manifest.counts.dropped == {"known_harm": len(HARMFUL)}
     assert manifest.counts.kept == len(HARMLESS)
     assert manifest.facts["known_harm"] == {"list-md5": 1, "list-pdq": 2, "list-sha1": 2, "list-sha256": 2}
     assert manifest.facts["hosts"] == {}  # no host of a match
-    assert Site.seen["late"] == 2  # the first request failed, and its row was retried
+    assert site.seen["late"] == 2  # the first request failed, and its row was retried
     assert {one.key for one in manifest.inputs} > {"list-md5 (md5)", "list-pdq (pdq)"}
     by_name = {row["url"].rpartition("/")[2].partition(".")[0]: row for row in rows()}
     dropped = {row.pop("uid"): row for row in read_parts(store, manifest, "dropped-").to_pylist()}

@@ -1,7 +1,6 @@
 """Checks of servers that the environment names: wrong password, other version, wrong URL, missing driver."""
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from importlib import metadata
 
 import pytest
@@ -9,43 +8,29 @@ import pytest
 from dataops.errors import ConfigError
 from infra.local import services
 from plugins.doctor import servers as server_checks
+from tests.servers.loopback import Handler, serving
 
 
-class Server(BaseHTTPRequestHandler):
+class Answering(Handler):
     """Sends the given answers, and records the credentials of each request."""
 
-    answers: dict[str, tuple[int, str]]
-    seen: list[str | None]
-
     def do_GET(self):
-        self.seen.append(self.headers.get("Authorization"))
-        code, body = self.answers.get(self.path.partition("?")[0], (404, ""))
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, format, *args):
-        pass
+        self.server.seen.append(self.headers.get("Authorization"))
+        code, body = self.server.answers.get(self.path.partition("?")[0], (404, ""))
+        self.answer(code, body.encode())
 
 
 @pytest.fixture
 def serve(monkeypatch):
     """Return a function that starts a server and sets an environment variable to its URL."""
-    running = []
+    with ExitStack() as running:
 
-    def start(variable, answers, path=""):
-        handler = type("Handler", (Server,), {"answers": answers, "seen": []})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        running.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv(variable, f"http://127.0.0.1:{server.server_port}{path}")
-        return handler
+        def start(variable, answers, path=""):
+            server = running.enter_context(serving(Answering, answers=answers, seen=[]))
+            monkeypatch.setenv(variable, f"{server.url}{path}")
+            return server
 
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 LOCKED = "/api/2.0/mlflow/experiments/search"

@@ -1,32 +1,22 @@
 """Checks of the store with a small S3 server that ignores conditions and has a wrong clock."""
 
-import threading
 import time
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from dataops.store import FolderStore, open_store
 from plugins.doctor import store as store_checks
+from tests.servers.loopback import Handler, serving
 
 
-class CarelessS3(BaseHTTPRequestHandler):
+class CarelessS3(Handler):
     """An S3 server that ignores all conditions of a request, and whose clock can be wrong."""
 
-    objects: dict[str, bytes]
-    ahead_s = 0.0
     protocol_version = "HTTP/1.1"
 
     def date_time_string(self, timestamp=None):
-        return formatdate(time.time() + self.ahead_s, usegmt=True)
-
-    def answer(self, code, body=b""):
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        return formatdate(time.time() + self.server.ahead_s, usegmt=True)
 
     def do_PUT(self):
         if "aws-chunked" in self.headers.get("Content-Encoding", ""):
@@ -35,40 +25,31 @@ class CarelessS3(BaseHTTPRequestHandler):
             while self.rfile.readline().strip():
                 pass
         else:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.objects[self.path] = b"x"
-        self.answer(200)
+            self.read_body()
+        self.answer()
 
     def do_POST(self):  # deletion of many
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.read_body()
         self.answer(200, b"<DeleteResult></DeleteResult>")
 
     def do_GET(self):
         self.answer(200, b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
 
     def do_HEAD(self):
-        self.answer(200)
+        self.answer()
 
     def do_DELETE(self):
         self.answer(204)
 
-    def log_message(self, format, *args):
-        pass
-
 
 @pytest.fixture
 def careless(monkeypatch):
-    handler = type("Handler", (CarelessS3,), {"objects": {}})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    with serving(CarelessS3, ahead_s=0.0) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("DEFAULT_REGION", "us-east-1")):
             monkeypatch.setenv(f"AWS_{name}", value)
         open_store.cache_clear() if hasattr(open_store, "cache_clear") else None
-        yield lambda **values: [setattr(handler, name, value) for name, value in values.items()]
-        server.shutdown()
-        thread.join()
+        yield server
 
 
 def test_check_one_winner_finds_a_server_that_ignores_if_none_match(careless):
@@ -91,7 +72,7 @@ def test_check_one_winner_keeps_the_probes_of_other_processes(tmp_path):
 def test_check_clock_warns_of_a_difference(careless):
     assert store_checks.check_clock("s3://bucket/prefix").ok
     for ahead_s, word in ((-300, "ahead of"), (300, "behind")):
-        careless(ahead_s=ahead_s)
+        careless.ahead_s = ahead_s
         check = store_checks.check_clock("s3://bucket/prefix")
         assert (check.ok, check.severity) == (False, "warning")
         assert word in check.detail
