@@ -9,8 +9,8 @@ import pytest
 
 from dataops import plugins
 from dataops.home import CHECKOUT
-from flows.records import RunRecord, StageRun
 from tests.servers.databases import put_database
+from tests.stored_snapshots import put_run
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
 pytestmark = pytest.mark.timeout(600)
@@ -66,10 +66,7 @@ def prepare(folder):
     home = folder / "home"
     store, first = packed_in(home / "store", [pair(n, caption=CAPTION) for n in range(2)])
     _, second = packed_in(home / "store", [pair(n, caption=CAPTION) for n in range(3)])
-    record = RunRecord(run_id="run-1", name="n", created_at="2026-01-01T00:00:00+00:00", config={})
-    for stage in ("filter", "download", "curate", "pack"):
-        record.set_stage(StageRun(stage=stage, key=second[stage].key, state="Completed"))
-    record.save(store)
+    put_run(store, "run-1", second.values())
     (folder / "cönfig.toml").write_text('name = "é"\n[source]\nkind = "é"\n', "utf-8")
     (folder / "süite.toml").write_text('name = "é"\n', "utf-8")
     (folder / "liste-é.txt").write_text("http://hôst.example/é.jpg\nhttp://host0.example/0.jpg\n", "utf-8")

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from plugins.croissant.croissant import CONFORMS_TO
-from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair, some_pairs
+from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair
 
 mlcroissant = pytest.importorskip("mlcroissant")
 pytestmark = pytest.mark.filterwarnings(  # theirs: rdflib's old classes, and files left to the collector
@@ -77,11 +77,3 @@ def test_document_has_the_digests_and_what_the_manifests_know(made):
     assert found["rai:dataCollectionMissingData"].startswith("Of 5 pairs: 3 without a declared licence (60.0%)")
     assert found["rai:machineAnnotationTools"][1] == "Near-duplicates: perceptual hashes of the images."
     assert any("Nobody has checked that they are true" in text for text in found["rai:dataLimitations"])
-
-
-def test_document_is_no_part_of_the_content(tmp_path):
-    first = packed_in(tmp_path / "a", [*some_pairs(), *dropped_pairs()])[1]["pack"]
-    second = packed_in(tmp_path / "b", some_pairs())[1]["pack"]
-    assert first.content_digest == second.content_digest
-    digests = [{part.sha256 for part in one.parts if part.name == "croissant.json"} for one in (first, second)]
-    assert digests[0] != digests[1], "another funnel"

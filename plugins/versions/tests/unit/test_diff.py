@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from dataops.errors import ConfigError
-from flows.records import RunRecord, StageRun
 from plugins.versions.diff import show_diff
+from tests.stored_snapshots import put_run
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
 CAPTION = "=<b>{}</b> \x1b[31m"
@@ -21,10 +21,7 @@ def datasets(tmp_path, monkeypatch):
         tmp_path / "store", [pair(n, "too_small" if n == 2 else None, caption=CAPTION.format(n)) for n in range(7)]
     )
     (tmp_path / "runs").mkdir()
-    record = RunRecord(run_id="second", name="n", created_at="2026-01-01T00:00:00+00:00", config={})
-    for stage in ("filter", "download", "curate", "pack"):
-        record.set_stage(StageRun(stage=stage, key=second[stage].key, state="Completed"))
-    record.save(store)
+    put_run(store, "second", second.values())
     return tmp_path, store, first, second
 
 
