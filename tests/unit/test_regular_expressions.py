@@ -47,7 +47,7 @@ def find_expressions():
     found = []
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            if "tests" not in path.parts and CALL.search(source := path.read_text()):
+            if "tests" not in path.relative_to(ROOT).parts and CALL.search(source := path.read_text()):
                 found += _find_in_module(path, source, ast.parse(source))
     return found
 

@@ -171,7 +171,7 @@ def load_sources(folder, *settings, **values):
             (),
             "source.crawl.paths: '{folder}/none.gz' is not a file",
         ),
-        ({}, ("source.2.kind=wet",), "source.2.kind: 'wet' is not a kind of source; allowed: warc, "),
+        ({}, ("source.2.kind=wet",), "source.2.kind: 'wet' is not a kind of source; allowed: warc"),
         ({"more": 'name = "crawl"'}, (), "source: two sources are named 'crawl'; set another `name` in one of"),
     ],
 )
