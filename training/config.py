@@ -27,8 +27,6 @@ from training.model_config import (
 )
 from training.rendezvous import explain_refusal, is_loopback
 
-TRACE = "evidence-profile.json.gz"
-"""Name of the file that `profile` writes."""
 HOLDOUT, HOLDOUT_ABOVE = 0.005, 20_000
 """Share of the pairs that is held out by default, and the number of pairs above which it is."""
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -98,7 +96,6 @@ class TrainTable(StageConfig):
             "checkpoint_every",
             "keep_checkpoints",
             "log_every",
-            "profile",
             "max_spike",
             "launch",
             "evaluate_every",
@@ -269,8 +266,6 @@ class TrainTable(StageConfig):
     """Measurements on the hold-out without a lower loss after which the training ends. None: it takes all steps."""
     log_every: PositiveInt = 50
     """Steps between log lines and rows of evidence-throughput.jsonl; metrics.jsonl has every step."""
-    profile: Annotated[int, Field(ge=0, le=50)] = 0
-    """Steps that torch's profiler traces into evidence-profile.json.gz, once per training, after its first ten; 0: none."""
 
 
 class TrainConfig(reduce(plugins.extend, KINDS, TrainTable)):

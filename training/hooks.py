@@ -60,6 +60,9 @@ class TrainingHook(Extension):
     Its methods are called where a config uses it; their defaults change nothing.
     """
 
+    artifacts: tuple[str, ...] = ()
+    """Files in the folder of a job, if they are there, that its MLflow run shows at once; `list_output` keeps them."""
+
     def is_used(self, config: "TrainConfig") -> bool:
         """Return whether a config sets one of the keys to anything but its default."""
         names = [self.table] if self.table else list(self.config.model_fields if self.config else ())

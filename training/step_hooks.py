@@ -6,6 +6,7 @@ Legend: B pairs of this rank, S side of an image, W width of a feature.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from training.hooks import TrainingHook, used_hooks
@@ -63,6 +64,12 @@ class StepHook(TrainingHook):
         return {}
 
     # In each step
+
+    def watch_steps(
+        self, job: "Job", config: "TrainConfig", steps: int, device: "torch.device"
+    ) -> AbstractContextManager[Callable[[], object]]:
+        """Return a context around the steps that a job still takes, of a function that is called after each."""
+        return nullcontext(lambda: None)
 
     def make_inputs(self, batch: "Batch", config: "TrainConfig", seed: int) -> "dict[str, Tensor]":
         """Return tensors of a batch by name, on the CPU, in a thread of the loader; they are then copied to the device."""

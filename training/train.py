@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import torch
 import torch.utils.deterministic as deterministic
@@ -66,7 +67,6 @@ from training.loop.interim_evaluation import (
     measure_holdout,
 )
 from training.loop.metrics_log import MetricsLog
-from training.loop.profiling import StepProfiler
 from training.loop.step_recorder import Agreement, DelayedValues, StepRecorder, TakenStep, agree
 from training.loop.training_run import SkippedSamples, TrainingRun, build_learner
 from training.model.checkpoint import MODEL_FILES, save_model, write_atomically
@@ -265,10 +265,13 @@ def run_steps(run: TrainingRun, stuck_seconds: float = STUCK_SECONDS) -> None:
             rollback_every=config.rollback_every,
         ) as writer,
         MetricsLog(run.job.output, plan, config.log_every, run.device, config.precision) as log,
-        StepProfiler(run.job.output, config.profile, plan.total_steps - run.step, run.device) as profiler,
+        ExitStack() as stack,
         StuckWatch(run.job.output, stuck_seconds) as watch,
     ):
         recorder, started = StepRecorder(run, log, writer), run.step
+        left = plan.total_steps - run.step
+        watched = [hook.watch_steps(run.job, config, left, run.device) for hook in used_step_hooks(config)]
+        observers = [stack.enter_context(one) for one in watched]
         run.skipped.check()
         _request_shards(run)
         if _is_measured(run):  # it was stopped in the evaluation
@@ -287,7 +290,8 @@ def run_steps(run: TrainingRun, stuck_seconds: float = STUCK_SECONDS) -> None:
             if run.step == started + 2:
                 distributed.limit_gpu_waits(run.device, "step")
             recorder.add(launch_step(run, batch.inputs, agreed))
-            profiler.step()
+            for observe in observers:
+                observe()
             writer.check()
             _request_shards(run)
             watch.end_step(run.step, is_limited=run.shard_requests is None)

@@ -1,6 +1,7 @@
-"""The keys `train.tensorboard` and `train.wandb`."""
+"""The keys `train.tensorboard`, `train.wandb` and `train.profile`."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,9 +10,16 @@ from pydantic import Field
 
 from dataops.config import ConfigPath, FrozenModel
 from training.hooks import TrainingHook
+from training.step_hooks import StepHook
 
 if TYPE_CHECKING:
+    import torch
+
     from training.config import TrainConfig
+    from training.job import Job
+
+TRACE = "evidence-profile.json.gz"
+"""Name of the file that `profile` writes."""
 
 
 class CurvesConfig(FrozenModel):
@@ -50,3 +58,29 @@ class _Curves(TrainingHook):
 
 
 CURVES = _Curves()
+
+
+class ProfileConfig(FrozenModel):
+    """The key of the trace."""
+
+    profile: Annotated[int, Field(ge=0, le=50)] = 0
+    """Steps that torch's profiler traces into evidence-profile.json.gz, once per training, after its first ten; 0: none."""
+
+
+class _Profile(StepHook):
+    config = ProfileConfig
+    execution_fields = frozenset(ProfileConfig.model_fields)
+    artifacts = (TRACE,)
+
+    def watch_steps(
+        self, job: "Job", config: "TrainConfig", steps: int, device: "torch.device"
+    ) -> AbstractContextManager[Callable[[], object]]:
+        from plugins.curves.profiling import StepProfiler
+
+        return StepProfiler(job.output / TRACE, self.settings(config).profile, steps, device)
+
+    def list_output(self, folder: Path) -> list[Path]:
+        return [path for path in [folder / TRACE] if path.exists()]
+
+
+PROFILE = _Profile()

@@ -20,7 +20,7 @@ from tasks.engine.stage import Work
 from tasks.tracking import client as tracking
 from tasks.tracking import run_metadata
 from tasks.tracking.child_runs import find_parent_tag
-from training.config import TRACE, TrainConfig
+from training.config import TrainConfig
 from training.hooks import used_hooks
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class LiveRun:
         self._status = "FAILED"
         self._rows = NewRows(folder)
         self._last_steps: dict[str, int] = dict.fromkeys(FILES, 0)
-        self._is_trace_logged = False
+        self._awaited = {folder / name for hook in used_hooks(work.config) for name in hook.artifacts}
 
     def __enter__(self) -> "LiveRun":
         if os.environ.get("MLFLOW_TRACKING_URI", "").strip():
@@ -183,18 +183,18 @@ class LiveRun:
 
     def _log_new(self, client: "MlflowClient", run: "Run") -> None:
         self._log_new_rows(client, run)
-        if not self._is_trace_logged and (self._folder / TRACE).exists():
-            self._is_trace_logged = True
-            self._log_trace(client, run)
+        for path in filter(Path.exists, [*self._awaited]):
+            self._awaited.discard(path)
+            self._log_artifact(client, run, path)
 
-    def _log_trace(self, client: "MlflowClient", run: "Run") -> None:
-        """Log the trace of the profiler as an artefact, unless an earlier attempt did; without it the curves continue."""
+    def _log_artifact(self, client: "MlflowClient", run: "Run", path: Path) -> None:
+        """Log a file of a hook, unless an earlier attempt did; without it the curves continue."""
         try:
             with tracking.mlflow_errors():
-                if TRACE not in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}:
-                    client.log_artifact(run.info.run_id, str(self._folder / TRACE))
+                if path.name not in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}:
+                    client.log_artifact(run.info.run_id, str(path))
         except PairmillError as error:
-            logger.warning("MLflow has no trace of this training: %s", error)
+            logger.warning("the MLflow run of this training has no %s: %s", path.name, error)
 
     def _log_new_rows(self, client: "MlflowClient", run: "Run") -> None:
         """Log the rows written since the last poll, but for those that an earlier attempt logged."""

@@ -34,7 +34,7 @@ from tasks.growth.versions import find_packs
 from tasks.search import Rows, Search, find_unapplied
 from tasks.train.curves import CurveFollower, LiveRun
 from tasks.train.transfers import CheckpointMirror, ShardSupply
-from training.config import TRACE, TrainConfig
+from training.config import TrainConfig
 from training.hooks import used_hooks
 
 CONNECTIONS = 16
@@ -302,7 +302,7 @@ def _train(work: Work[TrainConfig], folder: Path) -> Record:
 
 def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     parts = [work.draft.put_file(name, folder / name) for name in OUTPUT]
-    optional = (folder / name for name in ("evidence-suite.jsonl", "holdout.jsonl", TRACE))
+    optional = (folder / name for name in ("evidence-suite.jsonl", "holdout.jsonl"))
     parts += [work.draft.put_file(path.name, path) for path in optional if path.exists()]
     further = (path for hook in used_hooks(work.config) for path in hook.list_output(folder))
     parts += [work.draft.put_file("-".join(path.relative_to(folder).parts), path) for path in further]

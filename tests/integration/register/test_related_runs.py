@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -94,9 +95,9 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(mlflo
     assert parent_run.record_outcome(context, manifests, RunOutcome("KILLED", "stopped", reached, 5)) is None
 
 
-def test_live_run_logs_curves_during_the_training(mlflow_url, tmp_path):
+def test_live_run_logs_curves_during_the_training(mlflow_url, tmp_path, monkeypatch):
     from tasks.train import curves as train_live
-    from training.config import TRACE, TrainConfig
+    from training.config import TrainConfig
 
     context = Context(store=FolderStore(tmp_path / "store"), home=tmp_path, run_name="live", run_id="live-1")
     work = Work(TrainConfig(), 0, {}, Draft(context.store, "train", "1" * 16), context)
@@ -129,7 +130,8 @@ def test_live_run_logs_curves_during_the_training(mlflow_url, tmp_path):
     for name in ("samples_per_second", "mfu", "gpu_peak_memory_gb"):
         assert history(f"train/{name}") == [5, 8]
     write(9, 9)
-    (tmp_path / TRACE).write_bytes(b"a trace")
+    (tmp_path / "trace.json.gz").write_bytes(b"a trace")
+    monkeypatch.setattr(train_live, "used_hooks", lambda _: [SimpleNamespace(artifacts=("trace.json.gz", "missing"))])
     with (
         pytest.raises(ValueError, match="spike"),
         train_live.LiveRun(work, tmp_path, 0.2, 1),
@@ -137,6 +139,6 @@ def test_live_run_logs_curves_during_the_training(mlflow_url, tmp_path):
         raise ValueError("spike")
     assert history("train/loss") == list(range(1, 10))
     run = live_run()
-    assert Path(client.download_artifacts(run.info.run_id, TRACE, str(tmp_path))).read_bytes() == b"a trace"
+    assert Path(client.download_artifacts(run.info.run_id, "trace.json.gz", str(tmp_path))).read_bytes() == b"a trace"
     assert run.info.status == "FAILED"
     assert run.data.params["train.model"] == "ViT-B-32"

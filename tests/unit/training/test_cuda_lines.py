@@ -12,7 +12,6 @@ from tests.pretended_card import pretended_card
 from tests.trainings import output_of, run_training, with_suite
 from training import distributed
 from training import job as job_module
-from training.loop import profiling
 from training.loop.interim_evaluation import EVIDENCE
 from training.loop.step_recorder import DelayedValues
 
@@ -67,13 +66,6 @@ def test_a_training_on_a_card_has_the_bits_of_one_on_the_cpu(make_job, suite, mo
     for name in ("model.safetensors", "holdout.jsonl", EVIDENCE):
         assert (cpu / name).read_bytes() == (card / name).read_bytes(), name
     assert '"gpu_peak_memory_gb":1.0' in (card / "evidence-throughput.jsonl").read_text().replace(" ", "")
-
-
-def test_a_trace_of_a_card_has_its_kernels(tmp_path, monkeypatch):
-    found = []
-    monkeypatch.setattr(profiling, "profile", lambda activities, **_: found.extend(activities))
-    profiling.StepProfiler(tmp_path, 1, 10, CUDA)
-    assert [one.name for one in found] == ["CPU", "CUDA"]
 
 
 def test_a_rank_on_a_card_has_its_own_in_distributed_data_parallel_and_writes_its_flight_record(tmp_path, monkeypatch):

@@ -7,9 +7,10 @@ import logging
 import pytest
 import torch
 
+from plugins.curves import profiling
+from plugins.curves.hook import TRACE
+from plugins.curves.profiling import StepProfiler
 from tests.trainings import output_of, run_training
-from training.config import TRACE
-from training.loop.profiling import StepProfiler
 from training.train import OUTPUTS
 
 CPU = torch.device("cpu")
@@ -21,10 +22,10 @@ def traced_steps(path):
 
 
 def take_steps(output, number, left, *, steps=3, stop=None, max_bytes=1 << 26):
-    with StepProfiler(output, steps, left, CPU, max_bytes) as profiler:
+    with StepProfiler(output / TRACE, steps, left, CPU, max_bytes) as end_step:
         for _ in range(number):
             torch.ones(2).sum()
-            profiler.step()
+            end_step()
         if stop is not None:
             raise stop
 
@@ -46,3 +47,10 @@ def test_a_trace_that_is_too_large_or_cannot_be_written_is_a_warning(tmp_path, c
     assert list(tmp_path.iterdir()) == []
     take_steps(tmp_path / "missing", 20, 100)
     assert "no trace was written" in caplog.text
+
+
+def test_a_trace_of_a_card_has_its_kernels(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(profiling, "profile", lambda activities, **_: found.extend(activities))
+    StepProfiler(tmp_path / TRACE, 1, 10, torch.device("cuda", 1))
+    assert [one.name for one in found] == ["CPU", "CUDA"]

@@ -1,6 +1,7 @@
 """A trace of some steps by torch's profiler, which Perfetto displays."""
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from training import distributed
-from training.config import TRACE
 
 logger = logging.getLogger(__name__)
 
@@ -20,15 +20,18 @@ MAX_BYTES = 64 * 1024**2
 
 
 class StepProfiler:
-    """Traces steps of rank 0 into TRACE, inside a `with`; does nothing if they are 0 or the trace is there.
+    """Traces steps of rank 0 into a file, inside a `with`, which gives a function to call after each step.
+
+    It does nothing if they are 0 or the trace is there.
 
     Args:
+        path: of the trace, a name that ends in .json.gz.
         steps: number of steps to trace.
         left: steps that the job still takes; a job that has too few begins earlier.
     """
 
-    def __init__(self, output: Path, steps: int, left: int, device: torch.device, max_bytes: int = MAX_BYTES):
-        self._path, self._max_bytes = output / TRACE, max_bytes
+    def __init__(self, path: Path, steps: int, left: int, device: torch.device, max_bytes: int = MAX_BYTES):
+        self._path, self._max_bytes = path, max_bytes
         self._profile: profile | None = None
         if not steps or distributed.rank() > 0 or self._path.exists():
             return
@@ -40,10 +43,10 @@ class StepProfiler:
             on_trace_ready=self._write,
         )
 
-    def __enter__(self) -> "StepProfiler":
+    def __enter__(self) -> Callable[[], None]:
         if self._profile is not None:
             self._profile.start()
-        return self
+        return self._end_step
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -53,13 +56,12 @@ class StepProfiler:
                 self._profile.on_trace_ready = None  # a resumed job traces its steps anew
             self._profile.stop()
 
-    def step(self) -> None:
-        """End a step."""
+    def _end_step(self) -> None:
         if self._profile is not None:
             self._profile.step()
 
     def _write(self, finished: Any) -> None:
-        part = self._path.with_name(f".{TRACE}")  # its end selects the compression
+        part = self._path.with_name(f".{self._path.name}")  # its end selects the compression
         try:
             finished.export_chrome_trace(str(part))
             size = part.stat().st_size
