@@ -56,6 +56,7 @@ def resolve_path(path: Any, info: ValidationInfo) -> Any:
 
 
 PATH = AfterValidator(resolve_path), PlainSerializer(_write_path, when_used="json")
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
 ConfigPath = Annotated[str, *PATH]

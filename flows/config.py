@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from dataops import redaction as secrets
-from dataops.config import PATH, RECORDED, FrozenModel, StageConfig, problems_of, resolve_path
+from dataops.config import PATH, RECORDED, FrozenModel, Seed, StageConfig, problems_of, resolve_path
 from dataops.errors import ConfigError
 from dataops.home import HOME_NAME, home, project_folder
 from dataops.plugins import extend, find
@@ -151,7 +151,7 @@ class RunConfig(FrozenModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Name of the run's MLflow experiment, and prefix of its run ids."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: Seed = 0
     """Seed of every random choice."""
     store: StoreConfig = Field(default_factory=StoreConfig)
     source: SourceConfig

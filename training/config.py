@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from dataops import plugins
-from dataops.config import ConfigPath, FrozenModel, NameOrPath, Share, StageConfig, problems_of
+from dataops.config import ConfigPath, FrozenModel, NameOrPath, Seed, Share, StageConfig, problems_of
 from dataops.errors import ConfigError
 from dataops.process import count_cores, find_precision, has_gpu
 from dataops.schema import CaptionKind
@@ -23,6 +23,7 @@ from training.hooks import CHOICES, KINDS, Extension, check_choice, used_hooks
 from training.model_config import (
     MIN_VOCAB_SIZE,
     ModelConfig,
+    Side,
     load_model_config,
 )
 from training.rendezvous import explain_refusal, is_loopback
@@ -110,14 +111,14 @@ class TrainTable(StageConfig):
 
     model: NameOrPath = "ViT-B-32"
     """A name in configs/models/, or the path of such a JSON file."""
-    image_size: Annotated[int, Field(ge=8, le=16_384)] | None = None
+    image_size: Side | None = None
     """Side of the input, in pixels, in place of the model's own: to train at 112 first, and to finish at 224 with `init`.
 
     The position embeddings of `init` are resized to it."""
     epochs: PositiveInt = 32
     """Passes over the dataset; each sample is seen once in each, or with its sampling_probability where it has one. With
     `dataset`, an epoch has as many samples as one pass over all datasets, in the shares that their weights give."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    seed: Seed | None = None
     """Seed of this training only: another one trains again on the same dataset. Default: the seed of the run."""
     dataset: Datasets = ()
     """Datasets that the training reads. Default: only the run's own."""

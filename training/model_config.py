@@ -33,12 +33,19 @@ MIN_VOCAB_SIZE = 259
 """Tokens of a byte-level vocabulary before its first merge: pad, 256 bytes, start and end of text."""
 
 
+Side = Annotated[int, Field(ge=8, le=16_384)]
+"""Of an image, in pixels."""
+Depth = Annotated[int, Field(ge=1, le=1000)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+Context = Annotated[int, Field(ge=3, le=65_536)]
+
+
 class VisionConfig(FrozenModel):
     """The image tower: a ModifiedResNet where `layers` lists four stages, else a vision transformer."""
 
-    image_size: Annotated[int, Field(ge=8, le=16_384)] = 224
+    image_size: Side = 224
     """Side of the square input, in pixels."""
-    layers: Annotated[int, Field(ge=1, le=1000)] | tuple[Annotated[int, Field(ge=1, le=1000)], ...] = 12
+    layers: Depth | tuple[Depth, ...] = 12
     """Transformer blocks, or bottlenecks in each of a ResNet's four stages."""
     width: Annotated[int, Field(ge=8, le=65_536)] = 768
     """Channels of the transformer, or of the ResNet's stem (its features have 32 times as many)."""
@@ -67,7 +74,7 @@ class VisionConfig(FrozenModel):
 class TextConfig(FrozenModel):
     """The text tower: a causal transformer."""
 
-    context_length: Annotated[int, Field(ge=3, le=65_536)] = 77
+    context_length: Context = 77
     """Maximum tokens of a text, its start and end included."""
     vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE, le=1 << 24)] = 49408
     """Rows of the token embedding; training replaces it with the size of the vocabulary that it learnt."""
@@ -75,7 +82,7 @@ class TextConfig(FrozenModel):
     """Channels of the transformer."""
     heads: PositiveInt = 8
     """Attention heads."""
-    layers: Annotated[int, Field(ge=1, le=1000)] = 12
+    layers: Depth = 12
     """Transformer blocks."""
 
     @model_validator(mode="after")
@@ -92,7 +99,7 @@ class ProjectedConfig(FrozenModel):
     """Linear layers, with a GELU between any two and a layer norm before the first; 0: only the norm."""
     projector_norm: bool = True
     """Whether there is that layer norm. open_clip's own towers have none."""
-    projector_width: Annotated[int, Field(ge=1, le=65_536)] = 1024
+    projector_width: Width = 1024
     """Channels between two of them."""
 
     @property
@@ -112,7 +119,7 @@ class BackboneConfig(ProjectedConfig):
     kind: Literal["backbone"]
     architecture: str
     """Timm's name of the network."""
-    image_size: Annotated[int, Field(ge=8, le=16_384)]
+    image_size: Side
     """Side of the square input, in pixels."""
     mean: tuple[float, float, float]
     """Mean of the channels that the network expects, of values from 0 to 1; its inputs have CLIP's."""
@@ -165,11 +172,11 @@ class BackboneConfig(ProjectedConfig):
 class PretrainedTextConfig(ProjectedConfig):
     """The fields of the text towers of other networks. Token 0 is padding, and counts for nothing."""
 
-    context_length: Annotated[int, Field(ge=3, le=65_536)]
+    context_length: Context
     """Maximum tokens of a text."""
     vocab_size: Annotated[int, Field(ge=2, le=1 << 24)]
     """Rows of the token embedding."""
-    width: Annotated[int, Field(ge=1, le=65_536)]
+    width: Width
     """Numbers of the feature."""
 
     @property
@@ -190,7 +197,7 @@ class BertConfig(PretrainedTextConfig):
     kind: Literal["bert"]
     heads: PositiveInt
     """Attention heads."""
-    layers: Annotated[int, Field(ge=1, le=1000)]
+    layers: Depth
     """Transformer blocks."""
     mlp_width: Annotated[int, Field(ge=1, le=1 << 20)]
     """Channels inside the perceptron of a block."""
@@ -239,7 +246,7 @@ KINDS = frozenset({"clip", "backbone", "words", "bert", "decoder"})
 class ModelConfig(FrozenModel):
     """Dimensions of a CLIP model, in open_clip's field names."""
 
-    embed_dim: Annotated[int, Field(ge=1, le=65_536)]
+    embed_dim: Width
     """Dimensions of the space that images and texts share."""
     quick_gelu: bool = False
     """x * sigmoid(1.702 x) in place of GELU, as in OpenAI's own weights."""

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from dataops.config import ConfigPath, Share, SourceOrder, StageConfig, problems_of
+from dataops.config import ConfigPath, Seed, Share, SourceOrder, StageConfig, problems_of
 from dataops.language.profiles import check_profiles
 from dataops.plugins import extend, find
 from dataops.text.duplicates import DEDUPE_STEPS, Dedupe
@@ -27,7 +27,7 @@ class BalanceConfig(StageConfig):
     sampling_probability is the probability with which training should sample each one in an epoch."""
     keep_unmatched: bool = False
     """Keep pairs that match no query (with sampling_probability 1), instead of dropping them as no_query."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: Seed = 0
     """Seed of the sampling."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"queries"})  # an input of the stage
