@@ -8,20 +8,14 @@ run: equal digests of dataset, weights and evaluation; no sample missing or dupl
 unfinished upload or second model version left. tests/e2e/test_chaos.py runs a short version.
 """
 
-import argparse
-import json
-import os
-import platform
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from benchmarks.measure import Row, finish, make_parser
 from dataops.stages import STAGES
 from dataops.store import FolderStore
 from tests.kills.environment import ChaosEnvironment, chaos_environment
@@ -46,57 +40,15 @@ def run(environment: ChaosEnvironment, kills: int, seed: int, say: Callable[[str
     return chaos.outcome
 
 
-def report(outcome: Outcome, store: str, seed: int, seconds: float) -> dict[str, Any]:
-    """Return the JSON object that each benchmark ends with, and the details of this one."""
-    by_stage = Counter(kill.stage for kill in outcome.kills)
-    rows = [
-        {"case": f"kills {stage}", "ours": by_stage[stage], "peer": None, "peer_name": None, "unit": "kills"}
-        | {"ratio": None, "limit": None, "goal": 1, "met": by_stage[stage] >= 1}
-        for stage in STAGES
-    ]
-    return {
-        "benchmark": "chaos",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("prefect", "mlflow", "img2dataset", "torch")},
-        "rows": rows,
-        "equal_output": not any("digest" in finding for finding in outcome.findings),
-        "store": store,
-        "seed": seed,
-        "seconds": round(seconds),
-        "cycles": outcome.cycles,
-        "victims": dict(Counter(kill.victim for kill in outcome.kills)),
-        "faults": dict(outcome.faults),
-        "emptied_files": sum(len(kill.emptied) for kill in outcome.kills),
-        "exit_codes": dict(outcome.exits),
-        "swept_by_gc": dict(outcome.swept),
-        "findings": outcome.findings,
-        "kills": [asdict(kill) for kill in outcome.kills],
-    }
-
-
-def show(result: dict[str, Any]) -> None:
-    """Print the report as text."""
-    summary = "{} kills in {cycles} cycles, {seconds} s, seed {seed}, store {store}"
-    lines = [summary.format(len(result["kills"]), **result)]
-    lines += [f"  {row['case']:<16} {row['ours']:>3}" for row in result["rows"]]
-    for name in ("victims", "faults", "exit_codes", "emptied_files", "swept_by_gc"):
-        lines.append(f"  {name.replace('_', ' ')}: {result[name]}")
-    lines.append("  equal digests, no sample missing or duplicated" if not result["findings"] else "FINDINGS")
-    sys.stdout.write("\n".join([*lines, *result["findings"]]) + "\n")
-
-
 def say(line: str) -> None:
     """Print a line of progress to standard error."""
     sys.stderr.write(f"{line}\n")
 
 
 def main() -> int:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--quick", action="store_true", help="8 kills, one in each stage")
-    parser.add_argument("--json", action="store_true")
+    """Run the benchmark; exit with 1 if anything was found."""
+    parser = make_parser((__doc__ or "").partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=50, help="8 with --quick, one in each stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--store", choices=("folder", "s3"), default="folder", help="s3: SeaweedFS, which is restarted, busy and slow"
@@ -111,12 +63,23 @@ def main() -> int:
         finally:
             if options.keep_log:
                 options.keep_log.write_bytes((environment.folder / "chaos.log").read_bytes())
-    result = report(outcome, options.store, options.seed, time.monotonic() - started)
-    if options.json:
-        sys.stdout.write(json.dumps(result) + "\n")
-    else:
-        show(result)
-    return 1 if outcome.findings else 0
+    by_stage = Counter(kill.stage for kill in outcome.kills)
+    details = {
+        "store": options.store,
+        "seed": options.seed,
+        "seconds": round(time.monotonic() - started),
+        "cycles": outcome.cycles,
+        "victims": Counter(kill.victim for kill in outcome.kills),
+        "faults": outcome.faults,
+        "emptied_files": sum(len(kill.emptied) for kill in outcome.kills),
+        "exit_codes": outcome.exits,
+        "swept_by_gc": outcome.swept,
+        "findings": outcome.findings,
+        "kills": [asdict(kill) for kill in outcome.kills],
+    }
+    rows = [Row(f"kills {stage}", by_stage[stage], 1, "at least", "kills", goal=1) for stage in STAGES]
+    packages = ("prefect", "mlflow", "img2dataset", "torch")
+    return finish("chaos", rows, packages, equal=not outcome.findings, as_json=options.json, details=details)
 
 
 if __name__ == "__main__":

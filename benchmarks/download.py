@@ -56,22 +56,18 @@ def write_list(path: Path, number: int, port: int, hosts: Sequence[int]) -> None
 
 def ours(spec: dict[str, Any]) -> None:
     """Run our stage on the list."""
-    from dataops.snapshot import Counts, Draft, Manifest, content_digest
+    from dataops.snapshot import Draft
     from dataops.store import FolderStore
     from tasks.download.config import DownloadConfig
     from tasks.download.stage import DOWNLOAD
     from tasks.engine.context import Context
     from tasks.engine.stage import make, plan
+    from tests.manifests import build_manifest
 
     folder = Path(spec["output"])
     store = FolderStore(folder)
     draft = Draft(store, "filter", "0" * 16)
-    parts = [draft.put_table("part-00000.parquet", pq.read_table(spec["list"]))]
-    known: dict[str, Any] = {"inputs": [], "config": {}, "seed": 0, "code": {}, "facts": {}, "created_at": ""}
-    manifest = Manifest(
-        stage="filter", stage_version=1, key=draft.key, parts=parts, counts=Counts(),
-        content_digest=content_digest(parts), **known,
-    )  # fmt: skip
+    filtered = build_manifest("filter", [draft.put_table("part-00000.parquet", pq.read_table(spec["list"]))])
     config = DownloadConfig.model_validate(
         {
             "image_size": SIDE,
@@ -84,7 +80,7 @@ def ours(spec: dict[str, Any]) -> None:
             "connect_to": {host_address(host): f"{host_address(host)}:{spec['port']}" for host in range(HOSTS)},
         }
     )
-    make(plan(DOWNLOAD, config, 0, [manifest]), Context(store=store, home=folder, workers=WORKERS))
+    make(plan(DOWNLOAD, config, 0, [filtered]), Context(store=store, home=folder, workers=WORKERS))
 
 
 def peer(spec: dict[str, Any]) -> None:

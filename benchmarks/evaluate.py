@@ -4,15 +4,13 @@ python -m benchmarks.evaluate [--quick] [--json]
 
 It needs the peer: pip install --no-deps clip-benchmark==1.6.2. The weights are random (ViT-B/32; with --quick a small
 ViT), and cost the same as trained ones. `zero-shot` is one set: 5,000 images, 100 classes x 80 prompts. The
-tests compare the results of suites, retrieval and probes. Wall time and CPU time are both reported.
+tests compare the results of suites, retrieval and probes.
 """
 
 import io
 import sys
 import tarfile
 import tempfile
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -52,35 +50,27 @@ VIT_B_32 = {
 WORDS = ("red", "large", "old", "wooden", "tiny", "bright", "quiet", "broken", "striped", "northern")
 NOUNS = ("house", "boat", "bird", "lamp", "tree", "bridge", "dog", "clock", "flower", "road")
 BATCH = 64
-PEER = "CLIP_benchmark 1.6.2"
+PEER, BATCHED = "CLIP_benchmark 1.6.2", "open_clip, the prompts of ten classes together"
 
 
-def write_sets(root: Path, sets: int, images: int, classes: int, templates: int) -> list[Task]:
-    """Write sets of crops of real photographs, with labels in turn."""
+def write_set(folder: Path, images: int, classes: int, templates: int) -> Task:
+    """Write a set of crops of real photographs, with labels in turn."""
     names = [f"{word} {noun}" for word in WORDS for noun in NOUNS][:classes]
     prompts = [f"a {WORDS[i % 10]} photo number {i} of a {{c}}, seen by someone." for i in range(templates)]
     photos = load_photographs()
-    encoded = []
-    for number in range(images):
-        sink = io.BytesIO()
-        Image.open(io.BytesIO(make_jpeg(photos, number))).resize((256, 256)).save(sink, "JPEG", quality=90)
-        encoded.append(sink.getvalue())
-    tasks = []
-    for index in range(sets):
-        folder = root / f"set{index}"
-        (folder / "test").mkdir(parents=True)
-        with tarfile.open(folder / "test/0.tar", "w") as tar:
-            for number, data in enumerate(encoded):
-                for suffix, content in (("jpg", data), ("cls", str((number * 7 + index) % classes).encode())):
-                    member = tarfile.TarInfo(f"{number:06d}.{suffix}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-        (folder / "test/nshards.txt").write_text("1")
-        classnames = [f"{name} {index}" for name in names]  # no two sets share classes
-        (folder / "classnames.txt").write_text("\n".join(classnames))
-        (folder / "zeroshot_classification_templates.txt").write_text("\n".join(prompts))
-        tasks.append(Task(name=folder.name, kind="classification", root=str(folder)))
-    return tasks
+    (folder / "test").mkdir(parents=True)
+    with tarfile.open(folder / "test/0.tar", "w") as tar:
+        for number in range(images):
+            sink = io.BytesIO()
+            Image.open(io.BytesIO(make_jpeg(photos, number))).resize((256, 256)).save(sink, "JPEG", quality=90)
+            for suffix, content in (("jpg", sink.getvalue()), ("cls", str(number * 7 % classes).encode())):
+                member = tarfile.TarInfo(f"{number:06d}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    (folder / "test/nshards.txt").write_text("1")
+    (folder / "classnames.txt").write_text("\n".join(names))
+    (folder / "zeroshot_classification_templates.txt").write_text("\n".join(prompts))
+    return Task(name=folder.name, kind="classification", root=str(folder))
 
 
 class Peer:
@@ -118,88 +108,39 @@ class Peer:
         return torch.nn.functional.pad(tokens, (0, 77 - tokens.shape[1]))
 
 
-def count_cpu_time(work: Any, spent: list[float]) -> Any:
-    """Wrap `work` so that its CPU time is appended to a list."""
-
-    def timed() -> Any:
-        before = time.process_time()
-        result = work()
-        spent.append(time.process_time() - before)
-        return result
-
-    return timed
-
-
-@dataclass(frozen=True)
-class SetSize:
-    """Size of the sets of a case."""
-
-    images: int
-    classes: int
-    templates: int
-
-
-SIZES = {True: SetSize(200, 20, 16), False: SetSize(5000, 100, 80)}
+def evaluate_set(loaded: Any, task: Task, folder: Path) -> tuple[float, float]:
+    """Return top-1 and top-5 accuracy, without cached features."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        suite, output = Suite(name="s", tasks=(task,)), Path(name)
+        found = evaluate(loaded, suite, output / "out", checkpoint_digest="d", features=output / "features")
+    metrics = found[task.name]["metrics"]
+    return metrics["top1"]["value"], metrics["top5"]["value"]
 
 
 def main() -> int:
     """Run the benchmark."""
     options = make_parser(__doc__ or "").parse_args()
     card = SMALL if options.quick else VIT_B_32
+    images, classes, templates, times = (200, 20, 16, 3) if options.quick else (5000, 100, 80, 1)
     torch.manual_seed(0)
     model = CLIP(ModelConfig.model_validate(card)).eval().requires_grad_(False)
     tokenizer = make_tokenizer("clip", (), 49408, 77)
     preprocess = Preprocess(card["vision_cfg"]["image_size"])
     ours = SimpleNamespace(model=model, tokenizer=tokenizer, preprocess=preprocess)
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "weights.pt"
-        torch.save(model.state_dict(), weights)
-        measured = EvaluateBenchmark(Path(folder), ours, Peer(card, weights, preprocess, tokenizer))
-        measured.zero_shot(SIZES[options.quick], times=3 if options.quick else 1)
-    packages = ["torch", "open_clip_torch", "clip_benchmark"]
-    details = {"processor_seconds": measured.processor, "top1": measured.top1}
-    return finish("evaluate", measured.rows, packages, equal=measured.equal, as_json=options.json, details=details)
-
-
-@dataclass
-class EvaluateBenchmark:
-    """The cases and their results."""
-
-    folder: Path
-    ours: Any
-    theirs: Peer
-    rows: list[Row] = field(default_factory=list)
-    processor: dict[str, dict[str, float]] = field(default_factory=dict)
-    top1: dict[str, float] = field(default_factory=dict)
-    equal: bool = True
-
-    def zero_shot(self, size: SetSize, times: int) -> None:
-        """Measure ours and the peer in turn on one set."""
-        tasks = write_sets(self.folder / "zero-shot", 1, size.images, size.classes, size.templates)
-        spent: tuple[list[float], list[float]] = ([], [])
-        mine = count_cpu_time(lambda: self.evaluate(tasks, self.ours), spent[0])
-        other = count_cpu_time(lambda: [self.theirs.run(task) for task in tasks], spent[1])
-        a, b, found, expected = time_in_turn(mine, other, times)
-        self.equal &= found == expected
-        self.rows.append(Row("zero-shot fp32", size.images / a, size.images / b, PEER, "images/s", goal=1 / 0.6))
-        theirs = self.theirs
-        batched = Peer(theirs.card, theirs.weights, theirs.preprocess, theirs.tokenizer, batched=True)
-        c, d, found, expected = time_in_turn(
-            lambda: self.evaluate(tasks, self.ours), lambda: [batched.run(task) for task in tasks], times
-        )
-        self.equal &= found == expected
-        batch_of_ten = "open_clip, the prompts of ten classes together"
-        self.rows.append(Row("zero-shot fp32", size.images / c, size.images / d, batch_of_ten, "images/s", goal=1.0))
-        self.processor["zero-shot"] = {"ours": round(min(spent[0]), 2), "peer": round(min(spent[1]), 2)}
-        self.top1["zero-shot fp32"] = found[0][0]
-
-    def evaluate(self, tasks: list[Task], loaded: Any) -> list[tuple[float, float]]:
-        """Return top-1 and top-5 accuracy of each set, without cached features."""
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            suite, output = Suite(name="s", tasks=tuple(tasks)), Path(folder)
-            found = evaluate(loaded, suite, output / "out", checkpoint_digest="d", features=output / "features")
-        figures = [found[task.name]["metrics"] for task in tasks]
-        return [(metrics["top1"]["value"], metrics["top5"]["value"]) for metrics in figures]
+    rows, top1, equal = list[Row](), 0.0, True
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        torch.save(model.state_dict(), folder / "weights.pt")
+        task = write_set(folder / "set", images, classes, templates)
+        for peer_name, goal in ((PEER, 1 / 0.6), (BATCHED, 1.0)):
+            theirs = Peer(card, folder / "weights.pt", preprocess, tokenizer, batched=peer_name == BATCHED)
+            a, b, found, expected = time_in_turn(
+                lambda: evaluate_set(ours, task, folder), lambda run=theirs.run: run(task), times
+            )
+            equal, top1 = equal and found == expected, found[0]
+            rows.append(Row("zero-shot fp32", images / a, images / b, peer_name, "images/s", goal))
+    packages, details = ["torch", "open_clip_torch", "clip_benchmark"], {"top1": {"zero-shot fp32": top1}}
+    return finish("evaluate", rows, packages, equal=equal, as_json=options.json, details=details)
 
 
 if __name__ == "__main__":

@@ -114,6 +114,12 @@ def make_peer_loader(folder: Path, side: int, count: int) -> Callable[[], int]:
     return run
 
 
+def compute_psnr(crop: np.ndarray, image: Image.Image, box: tuple[float, float, float, float]) -> float:
+    """Return the PSNR of a square crop to that of Pillow's bicubic, in dB."""
+    expected = np.asarray(image.resize(crop.shape[:2], Image.Resampling.BICUBIC, box=box), np.float64)
+    return 10 * np.log10(255**2 / max(np.mean((crop - expected) ** 2), 1e-9))
+
+
 def compare_crops(folder: Path, side: int) -> dict[str, float]:
     """Compare the distributions of crops, and the pixels of equal crops."""
     import torch
@@ -149,10 +155,9 @@ def compare_crops(folder: Path, side: int) -> dict[str, float]:
         top, left, h, w = images.draw_crop(*pixels.shape[:2], AREA, u)
         scale_y, scale_x = whole.height / pixels.shape[0], whole.width / pixels.shape[1]
         box = (left * scale_x, top * scale_y, (left + w) * scale_x, (top + h) * scale_y)
-        expected = np.asarray(whole.resize((side, side), Image.Resampling.BICUBIC, box=box), np.float64)
         found = np.empty((side, side, 3), np.uint8)
         images.write_crop(pixels, (top, left, h, w), found)
-        psnr.append(10 * np.log10(255**2 / max(np.mean((found - expected) ** 2), 1e-9)))
+        psnr.append(compute_psnr(found, whole, box))
     dataset.close()
     return {"greatest_ks": max(distances.values()), "median_psnr": statistics.median(psnr), "least_psnr": min(psnr)}
 
@@ -193,9 +198,8 @@ def compare_with_spdl(folder: Path, side: int, count: int, times: int) -> tuple[
     for number, (top, left, height, width) in enumerate(crops[:200]):
         box = (left, top, left + width, top + height)
         image = Image.open(io.BytesIO(files[number])).convert("RGB")
-        expected = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box=box), np.float64)
-        for name, found in (("ours", mine), ("spdl", theirs)):
-            psnr[name].append(10 * np.log10(255**2 / max(np.mean((found[number] - expected) ** 2), 1e-9)))
+        psnr["ours"].append(compute_psnr(mine[number], image, box))
+        psnr["spdl"].append(compute_psnr(theirs[number], image, box))
     row = Row(f"decode 256 to {side}", count / a, count / b, "spdl", "images/s/core", 1.0, limit)
     return row, {name: round(statistics.median(values), 1) for name, values in psnr.items()}
 

@@ -1,14 +1,13 @@
 """Measure the cost of a row as the number of rows grows.
 
     pip install -e '.[bench,ray]'
-    python -m benchmarks.scale [--quick] [--json] [--rows 100000,1000000,10000000] [--pictures 20000,200000]
+    python -m benchmarks.scale [--quick] [--json] [--rows 100000,1000000,10000000]
                                [--engines local1,local2,ray] [--folder DIR] [--filter-memory 4294967296]
 
 Each measurement is its own process, with the memory of all its descendants. `extract` and `filter` read synthetic
-pair lists (benchmarks/inputs/rows.py), `curate` and `pack` synthetic images of 64 pixels. The peer of a stage is the
-same engine at the smallest size, so that the ratio shows how the cost of a row grows: the goal of 0.85 is 15% more.
-Ray is two nodes of one core on this machine; each engine must write the same bytes. Above a million rows or a hundred
-thousand images, only local2 is measured.
+pair lists (benchmarks/inputs/rows.py). The peer of a stage is the same engine at the smallest size, so that the ratio
+shows how the cost of a row grows: the goal of 0.85 is 15% more. Ray is two nodes of one core on this machine; each
+engine must write the same bytes. Above a million rows, only local2 is measured.
 """
 
 import sys
@@ -17,34 +16,19 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from benchmarks.cases.scale_cases import JobResult, delete_snapshots, run_job, write_raw_shards
+from benchmarks.cases.scale_cases import JobResult, run_job
 from benchmarks.cases.scale_job import Job
 from benchmarks.cases.scale_services import ray_cluster
 from benchmarks.inputs.rows import make_parts
 from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers, run_in_process
-from dataops.store import FolderStore
 
 PACKAGES = ("pyarrow", "polars", "prefect")
-MANY_PAIRS, MANY_PICTURES = 1_000_000, 100_000
+MANY_PAIRS = 1_000_000
 ENGINE_FOR_MANY = "local2"
 FLAT = 0.85
 """Minimum speed at a larger size, as a share of that at the smallest."""
-
-
-class Measured(NamedTuple):
-    """Result of a process, and the peak memory of it and its descendants, in bytes (see `TreeMemory`)."""
-
-    result: JobResult
-    tree_bytes: int
-    own_bytes: int
-
-
-def measure_job(job: Job) -> Measured:
-    """Run a job in its own process."""
-    result, memory = run_in_process(run_job, job)
-    return Measured(result, memory.peak, memory.own)
 
 
 class Scale:
@@ -72,42 +56,31 @@ class Scale:
         """Measure extract and filter."""
         for size in sizes:
             paths, _ = make_parts(self.folder / "pairs", size)
-            for engine in self._engines(size, MANY_PAIRS):
+            for engine in self._engines(size):
                 with tempfile.TemporaryDirectory(dir=self.folder) as store:
                     for what in ("extract", "filter"):
                         self._measure(
                             self.job(what, engine, Path(store), rows=size, lists=tuple(map(str, paths))), engine
                         )
-        self._compare(("extract", "filter"), sizes)
+        self._compare(sizes)
 
-    def pictures(self, sizes: Sequence[int]) -> None:
-        """Measure curate and pack."""
-        for size in sizes:
-            with tempfile.TemporaryDirectory(dir=self.folder) as store:
-                write_raw_shards(FolderStore(Path(store)), size)
-                for engine in self._engines(size, MANY_PICTURES):
-                    for what in ("curate", "pack"):
-                        self._measure(self.job(what, engine, Path(store), rows=size), engine)
-                    delete_snapshots(store, "curate", "pack")
-        self._compare(("curate", "pack"), sizes)
-
-    def _engines(self, size: int, many: int) -> Sequence[str]:
+    def _engines(self, size: int) -> Sequence[str]:
         """Return the engines for a size: large ones take minutes, and the engines are compared on smaller ones."""
-        return [e for e in self.engines if e == ENGINE_FOR_MANY] or self.engines if size > many else self.engines
+        return [e for e in self.engines if e == ENGINE_FOR_MANY] or self.engines if size > MANY_PAIRS else self.engines
 
     def _measure(self, job: Job, engine: str) -> None:
-        measured = measure_job(job)
-        result = measured.result
-        memory = {"tree_bytes": measured.tree_bytes, "own_bytes": measured.own_bytes}
-        self.costs.append({"stage": job.what, "rows": job.rows, "engine": engine, **memory, **asdict(result)})
+        found, memory = run_in_process(run_job, job)
+        result: JobResult = found
+        sizes = {"tree_bytes": memory.peak, "own_bytes": memory.own}
+        self.costs.append({"stage": job.what, "rows": job.rows, "engine": engine, **sizes, **asdict(result)})
         self.say(
             f"{job.what} {job.rows:,} {engine}: {result.seconds:.1f} s, {result.cpu_seconds:.1f} s of CPU, driver "
-            f"{result.driver_bytes / 1e6:,.0f} MB, all {measured.tree_bytes / 1e6:,.0f} MB, without files "
-            f"{measured.own_bytes / 1e6:,.0f} MB, {result.counts}"
+            f"{result.driver_bytes / 1e6:,.0f} MB, all {memory.peak / 1e6:,.0f} MB, without files "
+            f"{memory.own / 1e6:,.0f} MB, {result.counts}"
         )
 
-    def _compare(self, stages: Sequence[str], sizes: Sequence[int]) -> None:
-        for what in stages:
+    def _compare(self, sizes: Sequence[int]) -> None:
+        for what in ("extract", "filter"):
             for size in sizes:
                 digests = {c["digest"] for c in self.costs if (c["stage"], c["rows"]) == (what, size)}
                 self.equal = self.equal and len(digests) == 1
@@ -124,22 +97,16 @@ class Scale:
                         self.rows.append(Row(f"{case} {kind.partition('_')[0]} memory", *sizes_mb, peer, "MB"))
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
-
-
 def main() -> int:
     """Run the benchmark."""
     parser = make_parser(__doc__ or "")
-    parser.add_argument("--rows", default="100000,1000000,10000000", help="sizes for extract and filter")
-    parser.add_argument("--pictures", default="20000,200000", help="sizes for curate and pack")
+    parser.add_argument("--rows", default="100000,1000000,10000000", help="sizes")
     parser.add_argument("--engines", default="local1,local2,ray")
     parser.add_argument("--folder", type=Path, help="folder of the stores, which keeps the pairs")
     parser.add_argument("--filter-memory", type=int, default=4 << 30, help="filter.memory_limit_bytes")
     options = parser.parse_args()
     if options.quick:
-        quick = {"rows": "20000,40000", "pictures": "2000", "engines": "local1"}
-        vars(options).update(quick)
+        options.rows, options.engines = "20000,40000", "local1"
     say = make_printer(options.json)
     engines = options.engines.split(",")
     require_peers("wordfreq")
@@ -152,8 +119,7 @@ def main() -> int:
         with ExitStack() as servers:
             if "ray" in engines:
                 scale.cluster = str(servers.enter_context(ray_cluster()).address)
-            scale.pairs(_numbers(options.rows))
-            scale.pictures(_numbers(options.pictures))
+            scale.pairs([int(number) for number in options.rows.split(",")])
     packages = (*PACKAGES, *(["ray"] if "ray" in engines else []))
     return finish(
         "scale", scale.rows, packages, equal=scale.equal, as_json=options.json, details={"stages": scale.costs}

@@ -23,8 +23,6 @@ Result = tuple[float, Any]
 QUERIES = 500_000
 DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 17, 128 << 20, 2
 """Rows per slice, memory for deduplication, and threads."""
-MEMORY_LIMIT = 2 << 30
-"""Memory limit of the stage (the default is 4 GiB), which all its processes together must stay below."""
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LETTER = r"[^\W\d_]|[\u0300-\u036f\u3099\u309a]"  # Python's \w has no combining marks
 _WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
@@ -252,34 +250,3 @@ def match_limit(paths: Sequence[Path]) -> Result:
     """Only encode the captions as UTF-8."""
     captions = [part.to_list() for part in _captions(paths)]
     return sum(len(part) / copy_speed(part) for part in captions), None
-
-
-# stage: from the snapshot of extract to that of filter
-
-
-def stage(paths: Sequence[Path]) -> Result:
-    """Run the whole stage with its default config in two processes."""
-    from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest
-    from dataops.store import FolderStore
-    from tasks.engine.context import Context
-    from tasks.engine.stage import make, plan
-    from tasks.filter.config import FilterConfig
-    from tasks.filter.stage import FILTER
-
-    with tempfile.TemporaryDirectory(dir=paths[0].parent) as folder:
-        draft = Draft(FolderStore(Path(folder)), "extract", "0" * 16)
-        parts = [Part.model_validate_json(path.with_suffix(".json").read_text()) for path in paths]
-        for path in paths:
-            target = Path(folder) / draft.path(path.name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.hardlink_to(path)
-        known: dict[str, Any] = {"inputs": [], "config": {}, "seed": 0, "code": {}, "created_at": ""}
-        manifest = Manifest(
-            **{"stage": "extract", "stage_version": 1, "key": draft.key, "parts": parts, "counts": Counts()},
-            content_digest=content_digest(parts),
-            **known,
-        )
-        started = time.perf_counter()
-        config = FilterConfig(memory_limit_bytes=MEMORY_LIMIT)
-        result = make(plan(FILTER, config, 0, [manifest]), Context(store=draft.store, home=Path(folder), workers=2))
-        return time.perf_counter() - started, [result.counts.input, result.counts.kept, result.content_digest]

@@ -7,8 +7,6 @@ from dataops.store import FolderStore
 from plugins.ray.engine import RayExecutor
 from tasks.engine.context import Context, LocalExecutor
 
-SHARD_ROWS = 10_000
-
 
 @dataclass(frozen=True)
 class Job:

@@ -10,8 +10,9 @@ from PIL import Image
 from benchmarks.inputs.image_server import load_photographs, make_jpeg
 from dataops.schema import CURATED, DOWNLOADED, conform, dropped_schema, uid
 from dataops.shards.tar import ShardWriter
-from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest
+from dataops.snapshot import Counts, Draft, Manifest, Part
 from dataops.store import Store
+from tests.manifests import build_manifest
 
 PER_SHARD, DISTINCT, SIDE = 10_000, 400, 256
 
@@ -43,8 +44,10 @@ def write_snapshots(store: Store, number: int, side: int = SIDE) -> tuple[Manife
         parts.append(kept.put_table(f"part-{name}.parquet", conform(table.filter(pa.array(keep)), CURATED, name)))
         parts.append(kept.put_table(f"dropped-{name}.parquet", conform(dropped, dropped_schema(CURATED), name)))
     drops = number // 20
-    download = _commit(raw, raw_parts, Counts(input=number, kept=number), {"encode_format": "jpg"})
-    return _commit(kept, parts, Counts(input=number, kept=number - drops, dropped={"too_small": drops}), {}), download
+    counts = Counts(input=number, kept=number), Counts(input=number, kept=number - drops, dropped={"too_small": drops})
+    download = build_manifest("download", raw_parts, key=raw.key, config={"encode_format": "jpg"}, counts=counts[0])
+    curate = build_manifest("curate", parts, key=kept.key, counts=counts[1])
+    return kept.commit(curate), raw.commit(download)
 
 
 def _scale(data: bytes, side: int) -> bytes:
@@ -66,12 +69,3 @@ def _make_rows(numbers: range, shard: str, side: int) -> pa.Table:
         "original_height": [600] * len(captions), "phash": ["0123456789abcdef"] * len(captions),
     }  # fmt: skip
     return pa.table(columns)
-
-
-def _commit(draft: Draft, parts: list[Part], counts: Counts, config: dict[str, str]) -> Manifest:
-    return draft.commit(
-        Manifest(
-            stage=draft.stage, stage_version=1, key=draft.key, inputs=[], config=config, seed=0, code={}, parts=parts,
-            counts=counts, content_digest=content_digest(parts), created_at="",
-        )
-    )  # fmt: skip
