@@ -1,9 +1,10 @@
 """Functions over Arrow, Polars and bytes: no network, clock, global randomness, prefect or mlflow.
 
-Three modules do more than compute: `storage/` reads and writes the store and its local cache, `kernels/compiled.py`
-keeps tables that take long to build under `PAIRMILL_HOME/tables`, and `home.py` creates private folders. The import of
-this package sets one environment variable of Polars' allocator: it must be there before any module loads Polars, in this
-process and in the workers that inherit it.
+Three modules do more than compute: `storage/` reads and writes the store and its local cache,
+`kernels/compiled.py` keeps tables that take long to build under `PAIRMILL_HOME/tables`, and
+`home.py` creates private folders. The import of this package sets one environment variable of
+Polars' allocator: it must be there before any module loads Polars, in this process and in the
+workers that inherit it.
 """
 
 import os

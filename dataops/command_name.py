@@ -1,7 +1,8 @@
 """The command as the user typed it, for messages that name a command.
 
-Messages are written with the plain name: `pairmill rerun RUN`. They are stored so, in run records, Prefect and MLflow, and
-`name_command` puts the typed command in its place where this process prints them.
+Messages are written with the plain name: `pairmill rerun RUN`. They are stored so, in run records,
+Prefect and MLflow, and `name_command` puts the typed command in its place where this process prints
+them.
 """
 
 import os

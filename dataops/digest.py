@@ -37,8 +37,8 @@ def files_sha256(paths: Iterable[Path]) -> str:
 class RememberedDigests:
     """The sha256 of files, computed again only if a file's size, modification time or inode has changed.
 
-    The memo holds no secret, and is trusted: whoever writes it decides which files pass for unchanged. It belongs into
-    a folder that only the owner of the files writes.
+    The memo holds no secret, and is trusted: whoever writes it decides which files pass for
+    unchanged. It belongs into a folder that only the owner of the files writes.
 
     Args:
         memo: JSON file that `save` writes; anything else in it is ignored.

@@ -16,9 +16,9 @@ PairmillError
 ├── ServiceError          75   Prefect or MLflow did not start or respond (retryable)
 └── JobFailed              1   a subprocess failed; 75 if its own exit code was 75
 
-A bad sample is a dropped row, a bad part raises one of these errors, a bad run is a failed flow. Exit code 75
-(EX_TEMPFAIL of sysexits.h) means that a rerun may succeed. `retryable` means that a retry within the same run may: a full
-disk and a file that changed while it was read need a rerun.
+A bad sample is a dropped row, a bad part raises one of these errors, a bad run is a failed flow.
+Exit code 75 (EX_TEMPFAIL of sysexits.h) means that a rerun may succeed. `retryable` means that a
+retry within the same run may: a full disk and a file that changed while it was read need a rerun.
 """
 
 import errno

@@ -1,11 +1,13 @@
 """The facts of each stage: what its manifest states of a snapshot beside parts and counts.
 
-A manifest holds facts as JSON, so that one of a newer version keeps what this version does not know.
-`PackFacts.of(manifest)` reads them as a typed object; unknown fields are in `further`, and a missing required one is an
-error. A step of curate and a fetch hook have a model of their own, as the attribute `facts` of the registered object.
+A manifest holds facts as JSON, so that one of a newer version keeps what this version does not
+know. `PackFacts.of(manifest)` reads them as a typed object; unknown fields are in `further`, and a
+missing required one is an error. A step of curate and a fetch hook have a model of their own, as
+the attribute `facts` of the registered object.
 
-The type of a field states where a file quotes a pair: `Quoted` is text that somebody else chose, such as a caption, a URL
-or the message of an error. A takedown overwrites only such text (plugins/erasure/quotes.py).
+The type of a field states where a file quotes a pair: `Quoted` is text that somebody else chose,
+such as a caption, a URL or the message of an error. A takedown overwrites only such text
+(plugins/erasure/quotes.py).
 """
 
 from collections.abc import Iterable, Mapping

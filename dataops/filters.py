@@ -1,7 +1,8 @@
 """Define what a rule on one row is, and evaluate the registered rules.
 
-A rule is one object in one module, which an entry point of the group `pairmill.rules` names: its config keys, its drop
-reason, its Polars expression and its row in docs/reference/drop-reasons.md. The core's own are in `dataops.rules`.
+A rule is one object in one module, which an entry point of the group `pairmill.rules` names: its
+config keys, its drop reason, its Polars expression and its row in docs/reference/drop-reasons.md.
+The core's own are in `dataops.rules`.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,8 +1,9 @@
 """Read the JSON objects of a store that outlive a version of pairmill: manifests and run records.
 
-Each has the number of its format in `schema_version`. A version of pairmill that only adds fields with defaults keeps the
-number: readers ignore fields that they do not know, and keep them when they write the object again. Any other change raises
-it, also a new field that quotes a pair, which a takedown must find. A newer format is refused.
+Each has the number of its format in `schema_version`. A version of pairmill that only adds fields
+with defaults keeps the number: readers ignore fields that they do not know, and keep them when they
+write the object again. Any other change raises it, also a new field that quotes a pair, which a
+takedown must find. A newer format is refused.
 """
 
 import json

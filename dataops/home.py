@@ -48,8 +48,8 @@ _reported: set[Path] = set()
 def home() -> Path:
     """Return the folder of everything local, as an absolute path. It may not exist yet.
 
-    It is `PAIRMILL_HOME`, else the nearest `.pairmill` of this user in the working directory or above it, else `.pairmill`
-    in the working directory (see `project_folder`).
+    It is `PAIRMILL_HOME`, else the nearest `.pairmill` of this user in the working directory or
+    above it, else `.pairmill` in the working directory (see `project_folder`).
 
     Raises: ConfigError if `.pairmill` in the working directory belongs to another user.
     """
@@ -61,9 +61,10 @@ def home() -> Path:
 def project_folder() -> Path:
     """Return the folder of the project: the nearest one upwards that has a `.pairmill`, else the working directory.
 
-    The search ends at the user's home folder, at the root of the file system of the working directory, and at `/`. It
-    ignores a `.pairmill` of another user: whoever may write to a folder above, as everybody may to `/tmp`, could choose
-    the servers, the stores and the logins of this user.
+    The search ends at the user's home folder, at the root of the file system of the working
+    directory, and at `/`. It ignores a `.pairmill` of another user: whoever may write to a folder
+    above, as everybody may to `/tmp`, could choose the servers, the stores and the logins of this
+    user.
 
     Raises: ConfigError if `.pairmill` in the working directory belongs to another user.
     """

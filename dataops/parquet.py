@@ -1,8 +1,9 @@
 """Write Parquet with a checksum in each page, and compare the checksums when it is read.
 
-So a flipped bit in a page is an error, and is not read as other data. Polars and DuckDB do not compare checksums, so rows
-that become parts of a snapshot are read here. Footers have no checksum: of flipped bits in the footer of a part, 5 of 1,500
-changed the name or type of a column unseen, and all others were errors or changed nothing (2026-11-29, pyarrow 25).
+So a flipped bit in a page is an error, and is not read as other data. Polars and DuckDB do not
+compare checksums, so rows that become parts of a snapshot are read here. Footers have no checksum:
+of flipped bits in the footer of a part, 5 of 1,500 changed the name or type of a column unseen, and
+all others were errors or changed nothing (2026-11-29, pyarrow 25).
 """
 
 import io
@@ -46,9 +47,10 @@ def naming_damage(where: str) -> Iterator[None]:
 def _without_python(source: Any) -> Any:
     """Return a source that Arrow reads into memory of its own: a file of the system, or a copy of bytes in memory.
 
-    To free bytes of Python, a thread of Arrow needs the GIL, and aborts a process whose interpreter ends then ("terminate
-    called without an active exception"). Of a file that is neither, such threads read, whatever `use_threads` is: so the
-    launcher ends commands without ending the interpreter.
+    To free bytes of Python, a thread of Arrow needs the GIL, and aborts a process whose interpreter
+    ends then ("terminate called without an active exception"). Of a file that is neither, such
+    threads read, whatever `use_threads` is: so the launcher ends commands without ending the
+    interpreter.
     """
     if isinstance(source, io.BytesIO):
         copy = pa.BufferOutputStream()

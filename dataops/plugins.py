@@ -1,11 +1,12 @@
 """Find what the core and its plugins register: commands, rules, source kinds, losses, executors and so on.
 
-Each is one object in one module. An entry point names it, in the group `pairmill.KIND` of the distribution that brings it
-(`pairmill.rules`, `pairmill.losses`). The core registers its own objects in the same way. Modules with these objects are
-light: what is heavy is imported where it is used.
+Each is one object in one module. An entry point names it, in the group `pairmill.KIND` of the
+distribution that brings it (`pairmill.rules`, `pairmill.losses`). The core registers its own
+objects in the same way. Modules with these objects are light: what is heavy is imported where it is
+used.
 
-The config of an object extends the config table of its kind (`extend`). It enters the key of a snapshot only where a config
-uses it; then the name and version of the plugin enter the key as well.
+The config of an object extends the config table of its kind (`extend`). It enters the key of a
+snapshot only where a config uses it; then the name and version of the plugin enter the key as well.
 """
 
 import importlib
@@ -37,9 +38,9 @@ ModelT = TypeVar("ModelT", bound="BaseModel")
 class Configurable(Protocol):
     """An object with keys of its own in the config table of its kind.
 
-    `table` states where: None adds the fields of `config` to the table itself (`filter.min_chars`); a name adds them as an
-    optional table of that name (`[curate.scores]`). Keys in an attribute `execution_fields` change no output, and
-    are in no snapshot key.
+    `table` states where: None adds the fields of `config` to the table itself (`filter.min_chars`);
+    a name adds them as an optional table of that name (`[curate.scores]`). Keys in an attribute
+    `execution_fields` change no output, and are in no snapshot key.
     """
 
     config: "type[BaseModel] | None"
@@ -129,8 +130,8 @@ def install_command(point: EntryPoint) -> str:
 def extend(model: type[ModelT], kind: str) -> type[ModelT]:
     """Return a model with the config keys of all registered objects of a kind, to be the base of a config table.
 
-    The class has `plugin_fields`, the name and version of the plugin by field (the core's own fields are not among them),
-    and `plugin_kinds`, the kinds whose objects may have keys in it.
+    The class has `plugin_fields`, the name and version of the plugin by field (the core's own
+    fields are not among them), and `plugin_kinds`, the kinds whose objects may have keys in it.
 
     Raises: ConfigError if two objects have the same key.
     """

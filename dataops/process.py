@@ -107,9 +107,10 @@ def pid_namespace() -> str:
 def exit_with_parent(pid: int, poll_seconds: float | None = None, proc: Path = PROC) -> None:
     """End this process at once, with exit code 75, when the process `pid` that it works for has ended.
 
-    A pipeline that is killed cannot stop its workers and trainers, and its rerun must not meet the old ones. `pid` need
-    not be the direct parent: torchrun stands between a pipeline and its trainers. On another machine than the
-    pipeline's (ELSEWHERE) this does nothing: the trainers there end with the ranks that they are joined to.
+    A pipeline that is killed cannot stop its workers and trainers, and its rerun must not meet the
+    old ones. `pid` need not be the direct parent: torchrun stands between a pipeline and its
+    trainers. On another machine than the pipeline's (ELSEWHERE) this does nothing: the trainers
+    there end with the ranks that they are joined to.
 
     Args:
         poll_seconds: time between two checks; by default 0.25 s, or 1 s where each check starts a `ps`.
@@ -229,8 +230,8 @@ def select_job_environment(
 def use_utf8() -> None:
     """Start this process again in Python's UTF-8 mode if the environment forces another encoding.
 
-    Under LC_ALL=C, for instance, a path that is not ASCII could neither be printed nor stored. Child processes inherit the
-    mode. PYTHONIOENCODING stays in force.
+    Under LC_ALL=C, for instance, a path that is not ASCII could neither be printed nor stored.
+    Child processes inherit the mode. PYTHONIOENCODING stays in force.
     """
     encodings = {codecs.lookup(name).name for name in (sys.getfilesystemencoding(), locale.getpreferredencoding(False))}
     if encodings == {"utf-8"} or os.environ.get("PYTHONUTF8") == "1":  # the second: Python ignores its environment (-E)

@@ -1,7 +1,8 @@
 """The drop reasons that more than one module names. Loads nothing.
 
-Each name is a constant here, or in the one object that drops for it: a rule, a step, a hook. Their meanings are in
-tasks/reports/drop_reasons.py; tests/unit/test_names.py finds a second place of a name.
+Each name is a constant here, or in the one object that drops for it: a rule, a step, a hook. Their
+meanings are in tasks/reports/drop_reasons.py; tests/unit/test_names.py finds a second place of a
+name.
 """
 
 

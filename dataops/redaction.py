@@ -1,7 +1,7 @@
 """Read secrets, and remove them from all text that is written or shown.
 
-Secrets are kept in the environment only. All text that leaves a process (a message, a log line, a state, a tag)
-goes through `redact`, which removes three kinds:
+Secrets are kept in the environment only. All text that leaves a process (a message, a log line, a
+state, a tag) goes through `redact`, which removes three kinds:
 
 - credentials in URLs: `user:password@`, and query parameters that sign or authorise a request;
 - values of environment variables that `is_secret_variable` names, and passwords of URLs in environment variables;

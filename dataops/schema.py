@@ -1,7 +1,7 @@
 """Define the columns that stages pass on, and the identity of a pair.
 
-Each stage keeps the columns that it got and adds its own. Rows that leave go to `dropped-*` parts, with the columns that
-were known when they left and `drop_reason` and `drop_stage`.
+Each stage keeps the columns that it got and adds its own. Rows that leave go to `dropped-*` parts,
+with the columns that were known when they left and `drop_reason` and `drop_stage`.
 """
 
 from collections.abc import Iterable
@@ -194,8 +194,8 @@ def uid(url: str, caption: str) -> str:
 def uid_sum(uids: Iterable[str]) -> str:
     """Fingerprint of a multiset of uids: their sum modulo 2^128, as 32 hex digits. Independent of order.
 
-    Two multisets with the same fingerprint are the same for all practical purposes, so `kept + dropped == input` can be
-    asserted by uid over any number of rows in constant memory.
+    Two multisets with the same fingerprint are the same for all practical purposes, so `kept +
+    dropped == input` can be asserted by uid over any number of rows in constant memory.
     """
     return f"{sum(int(u, 16) for u in uids) % (1 << 128):032x}"
 

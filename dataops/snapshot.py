@@ -5,10 +5,11 @@ A stage's output is an immutable snapshot in the store::
     <stage>/<key>/part-00000.parquet ...   parts, each written atomically
     <stage>/<key>/manifest.json            written last: its presence means complete
 
-While a snapshot is made, each finished task of its stage leaves a record under `<stage>/<key>/_work/`. The run moves the
-records of several tasks into a log there, so that a crashed stage resumes at its first missing part by few requests. The
-records, logs and scratch files are deleted once the manifest is in place.
-The lease (tasks/engine/lease.py) of the one run that makes the snapshot is there too; each write checks it.
+While a snapshot is made, each finished task of its stage leaves a record under
+`<stage>/<key>/_work/`. The run moves the records of several tasks into a log there, so that a
+crashed stage resumes at its first missing part by few requests. The records, logs and scratch files
+are deleted once the manifest is in place. The lease (tasks/engine/lease.py) of the one run that
+makes the snapshot is there too; each write checks it.
 """
 
 import hashlib
@@ -204,8 +205,8 @@ class Manifest(Stored):
 def snapshot_key(stage: str, version: int, config: Mapping[str, object], seed: int, inputs: Sequence[Input]) -> str:
     """Return the first 16 hex digits of the sha256 of all that determines a snapshot's content.
 
-    No clock, host, path of the store or run id enters. Of the inputs only the content digests enter, so an input that was
-    remade with the same content does not change the key.
+    No clock, host, path of the store or run id enters. Of the inputs only the content digests
+    enter, so an input that was remade with the same content does not change the key.
     """
     identity = {
         "stage": stage,
@@ -418,8 +419,9 @@ class Draft:
     def put_scratch(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, synced: bool = False) -> None:
         """Write a scratch object from chunks; by default without a sync to the disk, which takes longer than a small write.
 
-        A power loss may lose or empty it. The record of the task has its size, so `done` returns None then, and the task
-        is repeated. So only tasks may write such objects, and what reads them must check their content.
+        A power loss may lose or empty it. The record of the task has its size, so `done` returns
+        None then, and the task is repeated. So only tasks may write such objects, and what reads
+        them must check their content.
         """
         size = 0
 

@@ -1,7 +1,8 @@
 """Write CSV files in which a spreadsheet program finds no formulas.
 
-Excel, LibreOffice and Google Sheets evaluate a cell that begins with =, +, - or @. Text from the web may thus send the
-other cells to a server, or start a program. Source: OWASP, "CSV Injection"; CWE-1236.
+Excel, LibreOffice and Google Sheets evaluate a cell that begins with =, +, - or @. Text from the
+web may thus send the other cells to a server, or start a program. Source: OWASP, "CSV Injection";
+CWE-1236.
 """
 
 from pathlib import Path
@@ -24,8 +25,9 @@ def write_csv(rows: pl.DataFrame, path: Path) -> None:
 def escape_formulas(text: pl.Expr) -> pl.Expr:
     """Return texts with a ' before each place where a spreadsheet program may find a formula.
 
-    These are the start of a text that begins with =, +, -, @, a tab or a line end, also after spaces, invisible characters
-    or quotes; and each =, +, - or @ that follows a semicolon, tab or line end. A text that is a number stays as it is.
+    These are the start of a text that begins with =, +, -, @, a tab or a line end, also after
+    spaces, invisible characters or quotes; and each =, +, - or @ that follows a semicolon, tab or
+    line end. A text that is a number stays as it is.
     """
     inside = text.str.replace_all(_INSIDE, "${1}'${2}")
     return pl.when(text.str.contains(_NUMBER)).then(text).otherwise(inside.str.replace(_AT_START, "'${1}"))

@@ -59,8 +59,9 @@ def parse_toml(text: str) -> dict[str, Any]:
 def find_key_lines(text: str) -> dict[str, int]:
     """Return the line, from 1, of each table and key of a valid TOML document, by dotted path.
 
-    A key with a value of several lines has its first line. Of a table that is written in several places, the first counts.
-    The elements of an array of tables have their index in their path: `rules.0.score`.
+    A key with a value of several lines has its first line. Of a table that is written in several
+    places, the first counts. The elements of an array of tables have their index in their path:
+    `rules.0.score`.
     """
     found: dict[str, int] = {}
     parsed = 0

@@ -1,8 +1,8 @@
 """Installs packages for the Makefile: `python infra/install.py ARGUMENTS`, which are those of `uv pip install`.
 
-uv installs in a fraction of pip's time, but does not read pip's settings. This script, which uses only the standard
-library because nothing is installed yet, hands them over, so that an index or a certificate that pip is configured with
-holds for uv too.
+uv installs in a fraction of pip's time, but does not read pip's settings. This script, which uses
+only the standard library because nothing is installed yet, hands them over, so that an index or a
+certificate that pip is configured with holds for uv too.
 """
 
 import ast

@@ -264,8 +264,9 @@ _HINTS = (
 def read_records(stream: ByteStream, max_bytes: int) -> Generator[StreamedRecord | Damage, None, None]:
     """Yield the records in their order, and a Damage for each record that cannot be used.
 
-    Reasons: `truncated` (the stream ends within the record), `bad_record` (a broken member, or no record where one is
-    expected), `bad_length` (no Content-Length, or a wrong one), `too_large` (a wrong length of more than `max_bytes`).
+    Reasons: `truncated` (the stream ends within the record), `bad_record` (a broken member, or no
+    record where one is expected), `bad_length` (no Content-Length, or a wrong one), `too_large` (a
+    wrong length of more than `max_bytes`).
 
     A stream without any content has no records.
 

@@ -1,8 +1,8 @@
 """Read the kind, the size and the pixels of an image from its bytes, upright (orientation.py).
 
-Bytes from the web may be hostile: the kind is read from the bytes, never from a name or an HTTP header; the size in pixels
-and the structure (structure.py) are checked before a pixel is decoded; and Pillow opens them as this kind only, without
-metadata.
+Bytes from the web may be hostile: the kind is read from the bytes, never from a name or an HTTP
+header; the size in pixels and the structure (structure.py) are checked before a pixel is decoded;
+and Pillow opens them as this kind only, without metadata.
 """
 
 import io

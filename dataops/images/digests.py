@@ -63,8 +63,8 @@ class DistanceSet:
     def find_near(self, words: NDArray[np.uint64], max_bits: int | NDArray[np.int64]) -> tuple[int, int] | None:
         """Return the index and the distance of a digest within `max_bits` (of each, or of all); None without one.
 
-        The distance over half of the words is at most that over all. Few pairs of unrelated digests pass the first
-        comparison, and only those are compared in full.
+        The distance over half of the words is at most that over all. Few pairs of unrelated digests
+        pass the first comparison, and only those are compared in full.
         """
         half = -(-len(self._columns) // 2)
         limits = np.broadcast_to(np.asarray(max_bits), len(self))

@@ -76,9 +76,9 @@ DCT = _cosines()
 def hash_cosines(cosines: NDArray[np.float64]) -> NDArray[np.uint64]:
     """Return the 64-bit perceptual hash of each matrix (N, 8, 8) of the lowest frequencies: which exceed their median.
 
-    Bit order and values equal those of `imagehash.phash` (most significant bit first, rows first), except that
-    coefficients are rounded to a millionth first: those of flat or symmetric images are zero in theory, and rounding
-    noise would make the hash depend on the machine.
+    Bit order and values equal those of `imagehash.phash` (most significant bit first, rows first),
+    except that coefficients are rounded to a millionth first: those of flat or symmetric images are
+    zero in theory, and rounding noise would make the hash depend on the machine.
 
     Source: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1.
     """
@@ -90,8 +90,8 @@ def hash_cosines(cosines: NDArray[np.float64]) -> NDArray[np.uint64]:
 def resize_plane(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Resample a plane to a square with the Lanczos kernel, bit for bit as the `resize` of Pillow 13.
 
-    Each pass rounds to whole levels, so their order counts: Pillow 13 resamples the columns of tall planes first, and
-    earlier versions the rows of each plane.
+    Each pass rounds to whole levels, so their order counts: Pillow 13 resamples the columns of tall
+    planes first, and earlier versions the rows of each plane.
 
     Source: Duchon, "Lanczos Filtering in One and Two Dimensions", 1979; the rounding of Pillow's src/libImaging/Resample.c;
         which planes are tall was found by comparing it over sizes.

@@ -1,11 +1,12 @@
 """Read which side of an image is up, and turn its pixels so that they are upright.
 
-Cameras store the rows of the sensor, and in the EXIF block a number from 1 to 8: which side of the rows was up. Viewers
-turn the image by it; img2dataset, torchvision and open_clip don't.
+Cameras store the rows of the sensor, and in the EXIF block a number from 1 to 8: which side of the
+rows was up. Viewers turn the image by it; img2dataset, torchvision and open_clip don't.
 
-The number is that of IFD0: of the first EXIF segment of a JPEG, of the eXIf chunk of a PNG, and of the EXIF chunk of a
-WebP. An AVIF has it as properties (irot and imir), and its EXIF does not count. XMP is not read. A block that is malformed
-in any way means upright; no value is read but this one, and no offset followed but that of IFD0.
+The number is that of IFD0: of the first EXIF segment of a JPEG, of the eXIf chunk of a PNG, and of
+the EXIF chunk of a WebP. An AVIF has it as properties (irot and imir), and its EXIF does not count.
+XMP is not read. A block that is malformed in any way means upright; no value is read but this one,
+and no offset followed but that of IFD0.
 
 Source: CIPA DC-008 (EXIF 3.0), sections 4.5.2 and 4.6.5 (tag 0x0112); TIFF 6.0, section 2; PNG, section 11.3.3.7 (eXIf);
     RFC 9649, section 2.7; ISO/IEC 23008-12, sections 6.5.10 and 6.5.12.

@@ -1,8 +1,9 @@
 """Find changed copies of an image: scaled, recompressed, recoloured, mirrored, or cropped.
 
-The index of an image holds the hashes of its variants: the whole image and a grid of crops, each straight and mirrored. The
-pairs with close hashes are then correlated: the crop is moved and stretched a little as long as the correlation rises. A
-copy that shows more than the image (a frame, a screenshot around it) is not found.
+The index of an image holds the hashes of its variants: the whole image and a grid of crops, each
+straight and mirrored. The pairs with close hashes are then correlated: the crop is moved and
+stretched a little as long as the correlation rises. A copy that shows more than the image (a frame,
+a screenshot around it) is not found.
 """
 
 import numpy as np

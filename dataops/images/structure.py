@@ -71,8 +71,8 @@ _PNG_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 def cut_metadata(data: bytes, kind: str) -> bytes:
     """Return an image with the same pixels and without the metadata that Pillow would parse.
 
-    Bytes that are no whole image are returned: their decoder refuses them.
-    Of an APNG and of other animations in PNG, the default image is left. EXIF is removed too (orientation.py reads it).
+    Bytes that are no whole image are returned: their decoder refuses them. Of an APNG and of other
+    animations in PNG, the default image is left. EXIF is removed too (orientation.py reads it).
 
     Args:
         kind: its format, one of dataops.images.kinds.KINDS.

@@ -1,9 +1,9 @@
 """Keep the machine code of compiled functions in numba's cache, for all checkouts, homes and processes of this user.
 
-By itself numba misses a change of a function that a compiled function calls in another file, may mix up two versions if two
-processes write at the same time, and ends the process at a damaged file. So here the name of a file has a digest of all
-sources and constants that determine the code, a lock is held while files are written, and what cannot be loaded is compiled
-again.
+By itself numba misses a change of a function that a compiled function calls in another file, may
+mix up two versions if two processes write at the same time, and ends the process at a damaged file.
+So here the name of a file has a digest of all sources and constants that determine the code, a lock
+is held while files are written, and what cannot be loaded is compiled again.
 """
 
 import hashlib

@@ -1,12 +1,12 @@
 """Detects the language of captions with langdetect's profiles, in compiled code.
 
-Each n-gram (1 to 3 characters) of a text counts once, which gives the naive Bayes posterior among the languages that write
-a script of the text. langdetect multiplies the probabilities of randomly drawn n-grams until one language wins, which is
-not more often right, but too sure; and it takes a quarter of the Chinese names of emoji for Korean, since its Korean
-profile has Chinese characters.
+Each n-gram (1 to 3 characters) of a text counts once, which gives the naive Bayes posterior among
+the languages that write a script of the text. langdetect multiplies the probabilities of randomly
+drawn n-grams until one language wins, which is not more often right, but too sure; and it takes a
+quarter of the Chinese names of emoji for Korean, since its Korean profile has Chinese characters.
 
-A language writes a script if at least the share WRITES of the letters in its profile is in it; Japanese writes three.
-For a text without letters, all languages are possible.
+A language writes a script if at least the share WRITES of the letters in its profile is in it;
+Japanese writes three. For a text without letters, all languages are possible.
 
 The result for a text is the same on every machine: the weights are integers, so the order of summation does not matter.
 """
@@ -478,8 +478,9 @@ def check_candidates(candidates: Sequence[str] | None) -> tuple[str, ...]:
 def detect(captions: pa.Array, candidates: Sequence[str] | None = None, *, rounded: bool = True) -> Detection:
     """Detect the language of each caption.
 
-    A caption in capitals only is detected in lower case, since langdetect ignores words in capitals. One in a script that
-    no candidate writes (Thai among English and German) has no language.
+    A caption in capitals only is detected in lower case, since langdetect ignores words in
+    capitals. One in a script that no candidate writes (Thai among English and German) has no
+    language.
 
     Args:
         captions: strings without null.

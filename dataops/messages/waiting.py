@@ -1,7 +1,8 @@
 """Register what a process waits for, since when and until when, so that a display can show it.
 
-`waiting` and `pause` are called where the wait is: a retry, a lease of another run, the start of a server. The display of a
-run polls `current_waits`; a worker process passes its waits on to its parent (tasks.engine.map_progress).
+`waiting` and `pause` are called where the wait is: a retry, a lease of another run, the start of a
+server. The display of a run polls `current_waits`; a worker process passes its waits on to its
+parent (tasks.engine.map_progress).
 """
 
 import threading

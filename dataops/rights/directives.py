@@ -38,10 +38,11 @@ _WORD = re.compile(r"[a-z0-9_-]+")
 def parse_robots_tag(value: str) -> Iterator[tuple[str, str]]:
     """Yield (agent, directive) of each directive of an X-Robots-Tag header or a robots meta, in lower case.
 
-    `name:` before a directive addresses it and the following ones to an agent; directives before the first name address
-    all agents ("*"). A name is one word that starts with a letter: the rest of a date after its comma
-    (`unavailable_after: Wed, 03 Dec 2025 13:09:53 GMT, noai`) is none. Quotation marks and other separators than commas
-    are accepted. The words of a date are yielded too, the values of `max-...` are not.
+    `name:` before a directive addresses it and the following ones to an agent; directives before
+    the first name address all agents ("*"). A name is one word that starts with a letter: the rest
+    of a date after its comma (`unavailable_after: Wed, 03 Dec 2025 13:09:53 GMT, noai`) is none.
+    Quotation marks and other separators than commas are accepted. The words of a date are yielded
+    too, the values of `max-...` are not.
     """
     addressed = "*"
     for item in _SEPARATOR.split(_LIMIT.sub(" ", _SPLIT_WORD.sub("no", value.lower()))):
@@ -63,8 +64,9 @@ def _make_signal(
 ) -> Signal:
     """Return the signal of a directive.
 
-    In a page it counts whichever robot it addresses, if metas for single robots are read (`robots`), else if it addresses
-    all; in a response to us if it addresses all agents, ours, or another one whose exclusion counts.
+    In a page it counts whichever robot it addresses, if metas for single robots are read
+    (`robots`), else if it addresses all; in a response to us if it addresses all agents, ours, or
+    another one whose exclusion counts.
     """
 
     def find(statement: Statement) -> Iterator[Finding]:

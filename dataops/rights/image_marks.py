@@ -1,7 +1,7 @@
 """Find marks inside an image file: the signals iptc (its Data Mining property) and c2pa (its training assertion).
 
-Both are text in metadata, so they are found without parsing XMP or verifying a C2PA manifest: a mark counts whoever
-wrote it. The time is linear in the size of the file, and about 50 ms for 20 MB.
+Both are text in metadata, so they are found without parsing XMP or verifying a C2PA manifest: a
+mark counts whoever wrote it. The time is linear in the size of the file, and about 50 ms for 20 MB.
 """
 
 import re

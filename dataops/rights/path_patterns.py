@@ -1,8 +1,9 @@
 """Matches URLs against the path patterns of robots.txt, ai.txt and tdmrep.json in bounded time.
 
-Two spellings of a path are equal if they have the same octets after percent-decoding; `*` and a final `$` in a pattern
-are special unless they are escaped. Standards and parsers disagree on whether `%2F` equals `/`: in a pattern that
-forbids it does, in one that permits it does not, so an owner's prohibition holds either way.
+Two spellings of a path are equal if they have the same octets after percent-decoding; `*` and a
+final `$` in a pattern are special unless they are escaped. Standards and parsers disagree on
+whether `%2F` equals `/`: in a pattern that forbids it does, in one that permits it does not, so an
+owner's prohibition holds either way.
 
 Source: RFC 9309, sections 2.2.2 (percent-encoding) and 2.2.3 (special characters).
 """

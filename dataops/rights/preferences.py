@@ -1,8 +1,8 @@
 """Parse preferences on AI training: the signals content-usage and content-signal.
 
-A statement forbids training if any of its members does, so a prohibition beside a permission holds. Spellings that the
-standards call unknown (`train-ai="n"`, `AI_Train=no`, a `;` for a comma) count too, and any value of a known label that is
-no permission forbids.
+A statement forbids training if any of its members does, so a prohibition beside a permission holds.
+Spellings that the standards call unknown (`train-ai="n"`, `AI_Train=no`, a `;` for a comma) count
+too, and any value of a known label that is no permission forbids.
 
 Sources:
     Content-Usage: draft-ietf-aipref-attach-05 (header and robots.txt rule), draft-ietf-aipref-vocab-08 (`train-ai`, `y` and

@@ -1,7 +1,7 @@
 """Read how servers refuse: the offers of 402 responses, which are never paid, and the signal bot-manager.
 
-Cloudflare and others refuse crawlers for the owner of a site, by a challenge that only browsers pass. Their responses count
-as the owner's answer, and are not retried.
+Cloudflare and others refuse crawlers for the owner of a site, by a challenge that only browsers
+pass. Their responses count as the owner's answer, and are not retried.
 
 Sources: developers.cloudflare.com/ai-crawl-control/features/pay-per-crawl (`crawler-price`); github.com/coinbase/x402
     (version 1: a JSON body; version 2: `PAYMENT-REQUIRED`); RFC 9110, section 15.5.3 (402);

@@ -1,11 +1,13 @@
 """Parse robots.txt, for the crawl and the download, and ai.txt: the signals robots-ai-agents and ai-txt. Source: RFC 9309.
 
-A file is read twice. The strict reading is that of RFC 9309. The lenient reading also accepts lines without a colon,
-misspelt fields, lines that end in another way (VT, U+2028, a space before the next field), and names at any place of a
-user-agent line. A URL is allowed if both readings allow it, so leniency never permits what the standard forbids.
+A file is read twice. The strict reading is that of RFC 9309. The lenient reading also accepts lines
+without a colon, misspelt fields, lines that end in another way (VT, U+2028, a space before the next
+field), and names at any place of a user-agent line. A URL is allowed if both readings allow it, so
+leniency never permits what the standard forbids.
 
-Lines of signals (Content-Usage, Content-Signal) belong to the user-agent lines before them but end no group, so that they
-change nothing that Allow and Disallow decide. Lines such as `License` (RSL) concern the whole host.
+Lines of signals (Content-Usage, Content-Signal) belong to the user-agent lines before them but end
+no group, so that they change nothing that Allow and Disallow decide. Lines such as `License` (RSL)
+concern the whole host.
 """
 
 import json
@@ -85,8 +87,8 @@ def is_unreachable(status: int | None) -> bool:
 def decode_file(body: bytes) -> str:
     """Return the text of a robots.txt, ai.txt or tdmrep.json without a byte-order mark.
 
-    It is UTF-8, unless a mark or NUL bytes show UTF-16 or UTF-32. Bytes that are not UTF-8 become lone surrogates, so
-    that a path in another encoding still matches.
+    It is UTF-8, unless a mark or NUL bytes show UTF-16 or UTF-32. Bytes that are not UTF-8 become
+    lone surrogates, so that a path in another encoding still matches.
     """
     encoding = json.detect_encoding(body)
     errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
@@ -235,8 +237,8 @@ class RobotsFile:
     def find_declarations(self, url: str, agents: Agents) -> list[tuple[str, Finding]]:
         """Return (signal, finding) of each declaration on training that concerns a URL.
 
-        Lines of signals count in the group for our own agent. Without such a group they count in the group for all agents,
-        and in those of the other agents.
+        Lines of signals count in the group for our own agent. Without such a group they count in
+        the group for all agents, and in those of the other agents.
         """
         path, ours = get_path(url), agents.own
         others = () if ours.lower() in self._readings[0].groups else agents.others
@@ -393,8 +395,8 @@ def _complete_path(path: str, host: str) -> str:
 def _read_names(value: str, lenient: bool) -> set[str]:
     """Return the names in a user-agent line in lower case; "*" is all agents.
 
-    The strict reading takes the start of the value, so that `GPTBot/1.0` and `GPTBot*` are GPTBot; the lenient one takes
-    all names in it.
+    The strict reading takes the start of the value, so that `GPTBot/1.0` and `GPTBot*` are GPTBot;
+    the lenient one takes all names in it.
     """
     if _TOKEN.fullmatch(value) and not (lenient and value.lower() in _EVERYTHING):
         return {value.lower()}

@@ -1,13 +1,15 @@
 """Read RSL licences: the signal rsl.
 
-A response names the licence of its content by a `Link` header. A server that requires a licence answers with status 401,
-402, 403 or 503 and a challenge of the authentication scheme `License`, beside the link or a body that is the licence.
-Servers also send the challenge alone, so each of the three counts by itself, whatever the status. A page links to its
-licence, or has it in a `<script>`; a robots.txt names that of the host.
+A response names the licence of its content by a `Link` header. A server that requires a licence
+answers with status 401, 402, 403 or 503 and a challenge of the authentication scheme `License`,
+beside the link or a body that is the licence. Servers also send the challenge alone, so each of the
+three counts by itself, whatever the status. A page links to its licence, or has it in a `<script>`;
+a robots.txt names that of the host.
 
-A licence that permits training free of charge and without conditions permits it. Terms that ask for a payment, attribution,
-a token or reports, that concern other users or usages, that do not cover the URL, or that cannot be read reserve it. A
-challenge reserves it whatever the licence says, because the server refuses the content without a token.
+A licence that permits training free of charge and without conditions permits it. Terms that ask for
+a payment, attribution, a token or reports, that concern other users or usages, that do not cover
+the URL, or that cannot be read reserve it. A challenge reserves it whatever the licence says,
+because the server refuses the content without a token.
 
 Source: rslstandard.org/rsl (version 1.0), sections 3.1.1 (conservative interpretation), 3.3 (content and server), 3.4 to
 3.7 (permits, prohibits, payment), 6.3 (Crawler Authorization Protocol); rslstandard.org/guide/robots-txt, guide/http and

@@ -1,8 +1,9 @@
 """Define what an opt-out signal is, and find the registered signals in what pages, responses and images declare.
 
-A signal is one object in one module, which an entry point of the group `pairmill.signals` names. It states where it is
-read, and `find` is the only function that parses a statement of it. The names of config values, of the column
-`page_opt_out` and of the evidence of a download are those of the signals.
+A signal is one object in one module, which an entry point of the group `pairmill.signals` names. It
+states where it is read, and `find` is the only function that parses a statement of it. The names of
+config values, of the column `page_opt_out` and of the evidence of a download are those of the
+signals.
 """
 
 import re

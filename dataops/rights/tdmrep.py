@@ -66,13 +66,14 @@ class TdmRules(list[TdmRule]):
 def parse_tdmrep(text: str, host: str = "") -> TdmRules:
     """Return the rules in their order.
 
-    Each object with the key counts, at any depth: in a list, alone, or in an object such as `{"rules": [...]}`. Where an
-    object repeats a key, each of its locations counts, and one reservation suffices. A rule without a usable location
-    concerns the whole host, and one for another host is left out.
+    Each object with the key counts, at any depth: in a list, alone, or in an object such as
+    `{"rules": [...]}`. Where an object repeats a key, each of its locations counts, and one
+    reservation suffices. A rule without a usable location concerns the whole host, and one for
+    another host is left out.
 
-    Of a file that is not JSON the readable objects count, so that a comma too many changes nothing; what is neither, such
-    as the cut at the maximum size, reserves all that they do not concern. A page in HTML has no rules: many servers answer
-    with one for a missing file.
+    Of a file that is not JSON the readable objects count, so that a comma too many changes nothing;
+    what is neither, such as the cut at the maximum size, reserves all that they do not concern. A
+    page in HTML has no rules: many servers answer with one for a missing file.
     """
     text = text.lstrip("\ufeff")
     found: list[TdmRule] = []

@@ -1,8 +1,8 @@
 """Define the interface of a store: immutable objects under relative names, written whole or not at all.
 
-Objects are immutable once a manifest names them, so readers take no lock: `put` is atomic (a reader sees all of an object
-or nothing of it), `create` lets exactly one of several writers win. Names are relative, `/`-separated, and can never
-leave the store.
+Objects are immutable once a manifest names them, so readers take no lock: `put` is atomic (a reader
+sees all of an object or nothing of it), `create` lets exactly one of several writers win. Names are
+relative, `/`-separated, and can never leave the store.
 """
 
 import errno

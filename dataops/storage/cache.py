@@ -1,8 +1,9 @@
 """Cache objects of a remote store on this machine, for all its processes and bounded in size.
 
-The copies are stored in `PAIRMILL_HOME/cache`. When a new copy makes them larger than `PAIRMILL_CACHE_BYTES` (50 GiB by
-default), the least recently used ones are deleted. A copy that was used in the last hour stays, so a machine that works
-on more than the limit at once needs the disk for it.
+The copies are stored in `PAIRMILL_HOME/cache`. When a new copy makes them larger than
+`PAIRMILL_CACHE_BYTES` (50 GiB by default), the least recently used ones are deleted. A copy that
+was used in the last hour stays, so a machine that works on more than the limit at once needs the
+disk for it.
 """
 
 import fcntl

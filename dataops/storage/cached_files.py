@@ -1,7 +1,7 @@
 """Files of this machine that can be rebuilt: mark and hold what is used, find what is not, and delete it.
 
-A process holds a folder by a shared lock on the folder itself. The lock ends with the process, however that ends. Files are
-not held: whoever opened one can read it after its deletion.
+A process holds a folder by a shared lock on the folder itself. The lock ends with the process,
+however that ends. Files are not held: whoever opened one can read it after its deletion.
 """
 
 import fcntl

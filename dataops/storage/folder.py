@@ -1,8 +1,8 @@
 """Implement the store in a local or mounted folder.
 
-A write goes to a temporary file `.tmp-*` beside its target, which is synced to the disk before it is renamed (scratch
-tables are not: see dataops.snapshot.Draft.put_scratch). The file of a killed writer is never listed; `sweep` deletes it, in
-the next run that makes the same snapshot.
+A write goes to a temporary file `.tmp-*` beside its target, which is synced to the disk before it
+is renamed (scratch tables are not: see dataops.snapshot.Draft.put_scratch). The file of a killed
+writer is never listed; `sweep` deletes it, in the next run that makes the same snapshot.
 """
 
 import ctypes

@@ -3,8 +3,8 @@
     head     a line of JSON (names and types of the columns), then the end of each partition's block (uint64)
     blocks   for each partition with rows: a checksum (8 bytes), then its columns, one after the other
 
-A table whose columns are all numbers, such as hashes, is stored as it is in memory. The blocks of other tables are Arrow
-record batches, compressed with LZ4.
+A table whose columns are all numbers, such as hashes, is stored as it is in memory. The blocks of
+other tables are Arrow record batches, compressed with LZ4.
 """
 
 import base64

@@ -1,8 +1,9 @@
 """A store under s3://bucket/prefix, through boto3. Endpoint, region and credentials come from the environment (AWS_*).
 
-Each object has the sha256 of its bytes as metadata, and every read is compared with it: for a multipart object not all
-servers compute the same checksum of the whole. Small objects are sent in one request, large ones in parts, each with a
-checksum that the server verifies. `sweep` aborts the multipart uploads that killed writers left unfinished.
+Each object has the sha256 of its bytes as metadata, and every read is compared with it: for a
+multipart object not all servers compute the same checksum of the whole. Small objects are sent in
+one request, large ones in parts, each with a checksum that the server verifies. `sweep` aborts the
+multipart uploads that killed writers left unfinished.
 """
 
 import hashlib

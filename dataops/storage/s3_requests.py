@@ -1,8 +1,9 @@
 """Send requests to an S3 server: retry transient failures, and name the remedy of the others.
 
-The restart of a server, a lost connection or a full queue is retried for two minutes with growing pauses; the log has
-one line when that begins and one when it ends. What the user must correct (a missing bucket, wrong credentials, the clock,
-an endpoint that is not S3) raises ConfigError at once. Messages name the bucket and the server's host, and no secret.
+The restart of a server, a lost connection or a full queue is retried for two minutes with growing
+pauses; the log has one line when that begins and one when it ends. What the user must correct (a
+missing bucket, wrong credentials, the clock, an endpoint that is not S3) raises ConfigError at
+once. Messages name the bucket and the server's host, and no secret.
 """
 
 import logging

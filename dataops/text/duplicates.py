@@ -92,8 +92,8 @@ def compute_keys(
 def rank_captions(sources: pl.Series, counts: pl.DataFrame) -> pl.Series:
     """Return the rank of each caption among those of one URL (UInt16); the best has the lowest rank.
 
-    Its bits, from the highest on: fewer than FULL_CAPTION_WORDS words; in capitals only; SOURCE_RANK; the number of
-    words less than LONG_CAPTION_WORDS.
+    Its bits, from the highest on: fewer than FULL_CAPTION_WORDS words; in capitals only;
+    SOURCE_RANK; the number of words less than LONG_CAPTION_WORDS.
     """
     words, capitals = pl.col("caption_words").fill_null(0), pl.col("caption_capitals").fill_null(value=False)
     source = pl.lit(sources.fill_null("").replace_strict(SOURCE_RANK, default=_UNKNOWN_SOURCE, return_dtype=pl.UInt16))

@@ -5,8 +5,9 @@
     takedowns/<digest>.traces.json    uids, and digests of images, to search for
     takedowns/<digest>.log.json       who asked, when, and what was done by when (plugins/erasure/request_log.py)
 
-`pack` applies all requests of its store: their digests are inputs of its snapshots, so a new request gives new keys.
-`download` does not fetch what matches a request; requests do not change its key, as robots.txt does not.
+`pack` applies all requests of its store: their digests are inputs of its snapshots, so a new
+request gives new keys. `download` does not fetch what matches a request; requests do not change its
+key, as robots.txt does not.
 """
 
 import json

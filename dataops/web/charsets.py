@@ -312,10 +312,11 @@ _LEGACY = {
 def convert_to_utf8(data: bytes, header_charset: str | None) -> tuple[bytes, str]:
     """Return the page in valid UTF-8, and the codec that it was decoded with; undecodable bytes become U+FFFD.
 
-    The codec is chosen in this order: by byte-order mark; by the byte pattern of UTF-16; by the declared encodings (HTTP
-    header, then the page) and UTF-8; by detection if no usable encoding is declared. Text that is valid UTF-8 is decoded
-    as UTF-8 even if a single-byte encoding is declared, because those accept any bytes. If several codecs remain, the
-    one with the fewest undecodable bytes is used.
+    The codec is chosen in this order: by byte-order mark; by the byte pattern of UTF-16; by the
+    declared encodings (HTTP header, then the page) and UTF-8; by detection if no usable encoding is
+    declared. Text that is valid UTF-8 is decoded as UTF-8 even if a single-byte encoding is
+    declared, because those accept any bytes. If several codecs remain, the one with the fewest
+    undecodable bytes is used.
     """
     for mark, codec in _BOMS:
         if data.startswith(mark):

@@ -87,9 +87,10 @@ def _has_license_rel(link: Attributes) -> bool:
 class Licenses:
     """The licences of one page, by the elements that they apply to.
 
-    A link applies to the elements around it up to the nearest item (a figure, list item, article ...), or to the whole
-    page if it is in no item. An image has the licence of the innermost element around it that has one. Links with
-    `rel=license` take precedence over others, and an element with two licences has none.
+    A link applies to the elements around it up to the nearest item (a figure, list item, article
+    ...), or to the whole page if it is in no item. An image has the licence of the innermost
+    element around it that has one. Links with `rel=license` take precedence over others, and an
+    element with two licences has none.
     """
 
     def __init__(self, links: Iterable[LexborNode], base: str, max_url_chars: int):
@@ -151,8 +152,8 @@ class SharedImage:
 def parse_shared_images(metas: Iterable[tuple[str, str]]) -> list[SharedImage]:
     """Return the images of `og:image`, each once, in page order; if there are none, that of `twitter:image`.
 
-    A property after an `og:image` (`og:image:alt`, `og:image:width` ...) belongs to that image. The title and the
-    description of the page belong to the first image.
+    A property after an `og:image` (`og:image:alt`, `og:image:width` ...) belongs to that image. The
+    title and the description of the page belong to the first image.
 
     Args:
         metas: (property or name in lower case, content) of each `<meta>`, in document order.

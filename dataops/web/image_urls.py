@@ -1,7 +1,7 @@
 """Chooses one URL for an `<img>` that has several: lazy loading, `srcset`, `<picture>`.
 
-The chosen URL is that of the largest image in a format that the pipeline decodes. If there are lazy-load attributes, they
-replace `src` and `srcset`, which then hold a placeholder.
+The chosen URL is that of the largest image in a format that the pipeline decodes. If there are
+lazy-load attributes, they replace `src` and `srcset`, which then hold a placeholder.
 """
 
 import re
@@ -186,9 +186,10 @@ _new_reference = partial(tuple.__new__, ImageReference)  # a quarter of the time
 def choose_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> ImageReference:
     """Return the URL reference of the largest image; `src` if no reference is usable.
 
-    The largest image is the widest of those with a width (`w`), else that with the greatest density (`x`, 1 by default).
-    Of equal ones the first is chosen, and those of the image before those of its sources. Sources of a type that the
-    pipeline does not decode are ignored, and so are those for print or for a user preference (a dark colour scheme).
+    The largest image is the widest of those with a width (`w`), else that with the greatest density
+    (`x`, 1 by default). Of equal ones the first is chosen, and those of the image before those of
+    its sources. Sources of a type that the pipeline does not decode are ignored, and so are those
+    for print or for a user preference (a dark colour scheme).
 
     Args:
         image: attributes of the `<img>`.

@@ -1,8 +1,9 @@
 """Scans the tags of a page before a tree is built.
 
-The scan refuses markup that would exhaust the parser, and removes what readers of the tree do not use: the contents of
-scripts and styles, and unused attributes. That is two thirds of the bytes of real pages, and half of the parser's time.
-Names of tags and attributes are compared by a hash of 64 bits.
+The scan refuses markup that would exhaust the parser, and removes what readers of the tree do not
+use: the contents of scripts and styles, and unused attributes. That is two thirds of the bytes of
+real pages, and half of the parser's time. Names of tags and attributes are compared by a hash of 64
+bits.
 """
 
 from enum import IntEnum
@@ -322,9 +323,10 @@ def _fill_slots(known, known_kinds):
 def _read(data, reader, known, known_kinds, starts, out):
     """Return the fields of _Work, and write the bytes that are kept to `out`.
 
-    Nothing is removed after a position from which the parser may see other tags: an end tag of svg or math within one of
-    their elements that may contain HTML, a raw element within elements that may have ended them, `<s` after `<!--` in a
-    script (HTML Standard, 13.2.5.15 to 29), a raw element in a select, a frameset, a plaintext.
+    Nothing is removed after a position from which the parser may see other tags: an end tag of svg
+    or math within one of their elements that may contain HTML, a raw element within elements that
+    may have ended them, `<s` after `<!--` in a script (HTML Standard, 13.2.5.15 to 29), a raw
+    element in a select, a frameset, a plaintext.
     """
     keys, kinds = _fill_slots(known, known_kinds)
     is_open = np.zeros(_SLOTS, np.int32)

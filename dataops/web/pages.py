@@ -200,11 +200,12 @@ def extract_page_pairs(
 ) -> ExtractedPage:
     """Return the pairs of the page in document order, then those of its preview images (`og:image`).
 
-    An `<img>` has a pair for each of its captions (dataops.web.pages), or one with the reason `no_caption`. Its
-    URL is that of the largest image that it offers (dataops.web.image_urls), resolved against the page's `<base>`. An
-    image in `<noscript>` that replaces a lazy-loaded one is ignored. A pair whose URL is unusable has the truncated
-    reference and the reason (dataops.web.urls.BadUrl). An `og:image` has a pair for its alt; the first one also for
-    og:title and og:description.
+    An `<img>` has a pair for each of its captions (dataops.web.pages), or one with the reason
+    `no_caption`. Its URL is that of the largest image that it offers (dataops.web.image_urls),
+    resolved against the page's `<base>`. An image in `<noscript>` that replaces a lazy-loaded one
+    is ignored. A pair whose URL is unusable has the truncated reference and the reason
+    (dataops.web.urls.BadUrl). An `og:image` has a pair for its alt; the first one also for og:title
+    and og:description.
 
     Args:
         html: page in UTF-8.

@@ -63,9 +63,9 @@ class BadUrl(ValueError):
 def canonicalise_url(reference: str, base: str, max_chars: int) -> str:
     """Return the canonical absolute URL of `reference` on a page at `base`.
 
-    Scheme and host are in lower case (IDNA, UTS 46). Credentials, default port, dot segments and fragment are removed.
-    White space and non-ASCII characters are percent-encoded as UTF-8. Existing escapes stay unchanged, as in browsers,
-    because servers distinguish them.
+    Scheme and host are in lower case (IDNA, UTS 46). Credentials, default port, dot segments and
+    fragment are removed. White space and non-ASCII characters are percent-encoded as UTF-8.
+    Existing escapes stay unchanged, as in browsers, because servers distinguish them.
 
     Args:
         base: canonical URL of the page, or of its `<base>`.

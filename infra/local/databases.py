@@ -1,7 +1,8 @@
 """Prepare the SQLite database of a local server for the installed version of Prefect or MLflow, which may be newer.
 
-Beside the database lies a file with the version that last opened it. Another version gets a copy of the database as it was,
-and migrates it; the two newest copies are kept. A server that our commands did not start is left alone.
+Beside the database lies a file with the version that last opened it. Another version gets a copy of
+the database as it was, and migrates it; the two newest copies are kept. A server that our commands
+did not start is left alone.
 """
 
 import logging

@@ -1,7 +1,8 @@
 """Starts a command in a new session, prints its pid and ends. Run it as a script: `python -I -S detach.py COMMAND...`.
 
-The process becomes a child of init: it outlives its caller, never becomes the caller's zombie, and gets neither Ctrl-C nor
-the hang-up of its terminal. The script takes about 20 ms. The command's output goes to standard error.
+The process becomes a child of init: it outlives its caller, never becomes the caller's zombie, and
+gets neither Ctrl-C nor the hang-up of its terminal. The script takes about 20 ms. The command's
+output goes to standard error.
 """
 
 import os

@@ -1,7 +1,8 @@
 """The login of this home's Prefect server, without which any web page in the user's browser could use its API.
 
-It is a random string in a file that only this user can read. The server gets it in its environment, and so do clients of
-that server; the Prefect UI requires it once. It is in no command line and no log.
+It is a random string in a file that only this user can read. The server gets it in its environment,
+and so do clients of that server; the Prefect UI requires it once. It is in no command line and no
+log.
 """
 
 import base64
@@ -54,8 +55,8 @@ def server_environment(*, keep: bool) -> dict[str, str]:
 WEBHOOK_KEY = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
 """Environment variable of MLflow's server: the key with which it encrypts the secrets of its webhooks in its database.
 
-Without a key, MLflow makes one for each of its processes: after a restart it could not read the secrets, and would call no
-webhook.
+Without a key, MLflow makes one for each of its processes: after a restart it could not read the
+secrets, and would call no webhook.
 """
 
 

@@ -1,13 +1,14 @@
 """MLflow's server for its own pages only: `python -m infra.local.mlflow_server OPTIONS`.
 
-The options are those of `mlflow server`. What MLflow reads when it is imported must be in the environment instead: allowed
-hosts and origins, and the prefix of paths.
+The options are those of `mlflow server`. What MLflow reads when it is imported must be in the
+environment instead: allowed hosts and origins, and the prefix of paths.
 
-MLflow refuses pages of other sites, but lets pages of all other servers of this machine (http://localhost:PORT) read and
-write. Here a request with an `Origin` must come from the host and port that it is for.
+MLflow refuses pages of other sites, but lets pages of all other servers of this machine
+(http://localhost:PORT) read and write. Here a request with an `Origin` must come from the host and
+port that it is for.
 
-Its own pages get a policy that keeps them from sending requests to other servers (infra/local/page_policy.py). The first
-page is the list of experiments.
+Its own pages get a policy that keeps them from sending requests to other servers
+(infra/local/page_policy.py). The first page is the list of experiments.
 """
 
 import json
@@ -32,8 +33,8 @@ CHOICES = {
 }
 """What MLflow's pages keep in the browser, with the values that they get where a browser has none (MLflow 3.17).
 
-By MLflow's own values they open a home page for generative AI with a panel for the assistant, and announce telemetry, which
-is off here.
+By MLflow's own values they open a home page for generative AI with a panel for the assistant, and
+announce telemetry, which is off here.
 """
 START = """<script>
 for (const [name, value] of Object.entries(%s))

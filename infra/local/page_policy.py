@@ -1,8 +1,9 @@
 """The Content-Security-Policy of the servers: their pages load and send nothing beyond their own server.
 
-Prefect's V2 UI contains an analytics library that sends a request from the browser even if Prefect's analytics are off, and
-its API pages load scripts from a CDN. Pages also show Markdown and HTML whose images could be of any site. A browser that
-gets this header makes none of these requests.
+Prefect's V2 UI contains an analytics library that sends a request from the browser even if
+Prefect's analytics are off, and its API pages load scripts from a CDN. Pages also show Markdown and
+HTML whose images could be of any site. A browser that gets this header makes none of these
+requests.
 """
 
 from typing import Any

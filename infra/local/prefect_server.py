@@ -1,7 +1,7 @@
 """Prefect's server with a policy for its pages: `python -m infra.local.prefect_server OPTIONS`.
 
-The options are those of `prefect server start`, but for --background and --workers. The policy (infra/local/page_policy.py)
-keeps its pages from sending requests to other servers.
+The options are those of `prefect server start`, but for --background and --workers. The policy
+(infra/local/page_policy.py) keeps its pages from sending requests to other servers.
 """
 
 import sys

@@ -1,8 +1,9 @@
 """The local Prefect and MLflow servers (SQLite, loopback) behind `pairmill up`, `down` and `status`.
 
-They outlive the command that started them; later commands find them by their state files under `home()/services`. A server
-that the environment names (`PREFECT_API_URL`, `MLFLOW_TRACKING_URI`) is external: it is checked, but never started or
-stopped. This module imports neither prefect nor mlflow, so that `apply_environment` can be called before they are imported.
+They outlive the command that started them; later commands find them by their state files under
+`home()/services`. A server that the environment names (`PREFECT_API_URL`, `MLFLOW_TRACKING_URI`) is
+external: it is checked, but never started or stopped. This module imports neither prefect nor
+mlflow, so that `apply_environment` can be called before they are imported.
 """
 
 import logging
@@ -298,8 +299,8 @@ _applied: dict[str, str] = {}
 def apply_environment() -> dict[str, str]:
     """Set the variables of `client_environment()` that the user has not set, and return the resulting values.
 
-    The login of this home's server replaces the user's, which is for another server, and no other server gets it.
-    Call it before prefect or mlflow is imported: Prefect reads its settings then.
+    The login of this home's server replaces the user's, which is for another server, and no other
+    server gets it. Call it before prefect or mlflow is imported: Prefect reads its settings then.
     """
     effective = {}
     if _external("prefect") and os.environ.get(login.CLIENT_LOGIN, "") == login.read_login():

@@ -236,8 +236,9 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
     """Return `environ` without variables that would change how our servers work.
 
-    A user's PREFECT_API_URL or MLFLOW_BACKEND_STORE_URI is for clients. PYTHONPATH may shadow modules (as the backport
-    of `dataclasses` does), and with PYTHONWARNINGS=error a server would end at its first deprecation warning.
+    A user's PREFECT_API_URL or MLFLOW_BACKEND_STORE_URI is for clients. PYTHONPATH may shadow
+    modules (as the backport of `dataclasses` does), and with PYTHONWARNINGS=error a server would
+    end at its first deprecation warning.
     """
     harmless = {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONUTF8", "PYTHONIOENCODING"}
     removed = ("PREFECT_", "MLFLOW_", "_MLFLOW_", "PYTHON", "UVICORN_", "GUNICORN_")

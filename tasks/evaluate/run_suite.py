@@ -1,7 +1,8 @@
 """Evaluate any model on any suite, without a pipeline, for `pairmill eval`.
 
-Results lie in <home>/evaluations/<model digest>-<suite>/, features of images in <home>/features. A second call with the
-same model and data reads them, and an interrupted one resumes at the first unfinished task.
+Results lie in <home>/evaluations/<model digest>-<suite>/, features of images in <home>/features. A
+second call with the same model and data reads them, and an interrupted one resumes at the first
+unfinished task.
 """
 
 import json

@@ -54,8 +54,8 @@ def _digest(path: Path, size: int, mtime_ns: int) -> str:
 def find_files(patterns: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
     """Return the files of the patterns in the order of their names, and the problems, a line each.
 
-    A file is named by its path below the part of the pattern that has no wildcard, so that names do not change from
-    machine to machine.
+    A file is named by its path below the part of the pattern that has no wildcard, so that names do
+    not change from machine to machine.
     """
     found: dict[str, SourceFile] = {}
     wrong: list[str] = []

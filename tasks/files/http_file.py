@@ -1,7 +1,7 @@
 """Read a file of a web server that the config names, by ranges.
 
-The server of the config may be on any network, also on loopback. Redirects may lead to other hosts, but only to public
-ones, and never from https to http.
+The server of the config may be on any network, also on loopback. Redirects may lead to other hosts,
+but only to public ones, and never from https to http.
 """
 
 import re

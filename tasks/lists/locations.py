@@ -83,10 +83,10 @@ def read_values(
 ) -> Iterator[object]:
     """Yield the parsed values of each line of a list.
 
-    A line has a value, or several that are separated by tabs, commas, semicolons or white space; dates beside a value are
-    ignored. Lines end with LF, CR or both. Empty lines and what follows a # after white space are ignored. A list may begin
-    with a header that has some of `columns`: then all cells of these columns are values; others are ignored, and named in
-    the log.
+    A line has a value, or several that are separated by tabs, commas, semicolons or white space;
+    dates beside a value are ignored. Lines end with LF, CR or both. Empty lines and what follows a
+    # after white space are ignored. A list may begin with a header that has some of `columns`: then
+    all cells of these columns are values; others are ignored, and named in the log.
 
     Args:
         columns: names of columns, as `normalise_key` returns them; in a mapping, with what precedes their values.

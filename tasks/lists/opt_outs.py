@@ -1,7 +1,7 @@
 """Read opt-out lists (URLs, domains, sha256 and perceptual digests of images), and match rows against them.
 
-In memory and in the scratch of a snapshot, an entry is a 128-bit hash of its kind and value: 16 bytes for each entry. A
-perceptual digest is kept as it is; tasks/lists/opt_outs.py compares it.
+In memory and in the scratch of a snapshot, an entry is a 128-bit hash of its kind and value: 16
+bytes for each entry. A perceptual digest is kept as it is; tasks/lists/opt_outs.py compares it.
 """
 
 import io

@@ -1,7 +1,8 @@
 """Find the files of a CLIP model by the name in a config, and compute their digest. Torch is not imported.
 
-A registered version is downloaded once, to `PAIRMILL_HOME/models`, completely or not at all: a version never changes. The
-process holds the copy. Any other model is a folder or a file of this machine.
+A registered version is downloaded once, to `PAIRMILL_HOME/models`, completely or not at all: a
+version never changes. The process holds the copy. Any other model is a folder or a file of this
+machine.
 """
 
 import logging

@@ -1,13 +1,14 @@
 """The registered model as MLflow loads it: it scores images against texts, from code and safetensors, without pickle.
 
-This file, the modules of pairmill that it imports, those of its networks, and the weights are copied into the model, which
-loads without an installation of pairmill::
+This file, the modules of pairmill that it imports, those of its networks, and the weights are
+copied into the model, which loads without an installation of pairmill::
 
     model = mlflow.pyfunc.load_model("models:/NAME@champion")
     model.predict(pd.DataFrame({"image": [data]}), params={"texts": ["a cat", "a dog"]})
 
-Input: a column `image`, each a PNG, JPEG or WebP as bytes or as base64 (with or without `data:image/...;base64,`). It is
-never read as a URL. `file:a/b.jpg` is read as a file below `image_folder`, if the model is loaded with one. Params:
+Input: a column `image`, each a PNG, JPEG or WebP as bytes or as base64 (with or without
+`data:image/...;base64,`). It is never read as a URL. `file:a/b.jpg` is read as a file below
+`image_folder`, if the model is loaded with one. Params:
 
     texts      texts to compare each image with; at least one
     templates  prompts with `{c}` in place of the text, whose features are averaged; without any, the text itself
@@ -20,8 +21,8 @@ Output: one row for each image, in the order of the input:
     similarities   cosine similarities, in the order of the texts
     error          why the image is unreadable (all other columns are then null), or null
 
-`load_model(..., model_config={"device": "cuda", "batch_size": 256, "image_folder": "/data"})` overrides the device, the
-number of images at a time, and the folder from which files may be read.
+`load_model(..., model_config={"device": "cuda", "batch_size": 256, "image_folder": "/data"})`
+overrides the device, the number of images at a time, and the folder from which files may be read.
 """
 
 import base64

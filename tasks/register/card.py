@@ -1,8 +1,8 @@
 """The card of a model as one Markdown document: what it is, its lineage, data, recipe, results, limits and rights.
 
-`Card.markdown` is the whole document, for people and for the Hugging Face Hub, whose fields are its front matter.
-`Card.summary` is its beginning, for the pages of a run and of a version in MLflow. Each sentence follows from the
-manifests, also about checks that were not made.
+`Card.markdown` is the whole document, for people and for the Hugging Face Hub, whose fields are its
+front matter. `Card.summary` is its beginning, for the pages of a run and of a version in MLflow.
+Each sentence follows from the manifests, also about checks that were not made.
 
 Sources: Mitchell et al. 2019, "Model Cards for Model Reporting", for the sections; Hugging Face Hub documentation, "Model
 cards", for the front matter, whose model-index is that of Papers with Code.
@@ -167,8 +167,8 @@ class Card:
     def summary(self, links: Mapping[str, str], main: Collection[str]) -> str:
         """Return the description of a run and a version in MLflow: whole lines, at most SUMMARY_LENGTH characters.
 
-        Lists of versions show its beginning as it is, so the first sentences have no markup. The main results come first,
-        and what does not fit is left out from the end.
+        Lists of versions show its beginning as it is, so the first sentences have no markup. The
+        main results come first, and what does not fit is left out from the end.
 
         Args:
             links: of further pages, by title.

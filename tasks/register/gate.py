@@ -1,11 +1,12 @@
 """The gate: it compares a model's metrics with their floors, and its predictions with those of the champion.
 
-Without floors and without a comparison there is no gate, and nothing is refused. Such a version gets the alias if it is
-above chance on a task, and not worse than the champion; otherwise it is a candidate, as is one that was not evaluated.
+Without floors and without a comparison there is no gate, and nothing is refused. Such a version
+gets the alias if it is above chance on a task, and not worse than the champion; otherwise it is a
+candidate, as is one that was not evaluated.
 
-The champion is the version that has the alias. Two models that are right on the same share of a set may differ on many
-examples, so the test is paired: it counts the examples that only one of the two has right. If neither model is better, each
-of these is equally likely to belong to either.
+The champion is the version that has the alias. Two models that are right on the same share of a set
+may differ on many examples, so the test is paired: it counts the examples that only one of the two
+has right. If neither model is better, each of these is equally likely to belong to either.
 
 Source: McNemar 1947, "Note on the sampling error of the difference between correlated proportions or percentages",
 Psychometrika 12, in its exact (binomial) form; one-sided.
@@ -88,8 +89,8 @@ def judge_without_gate(
 ) -> Verdict:
     """Return the verdict on a model for which the config names no floor, and that was compared with no champion.
 
-    A task is above chance if the interval of one of its metrics is. The model is compared with the champion on each task
-    that both were evaluated on.
+    A task is above chance if the interval of one of its metrics is. The model is compared with the
+    champion on each task that both were evaluated on.
 
     Args:
         metrics: the content of the evaluation's metrics.json.

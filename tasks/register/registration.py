@@ -1,9 +1,10 @@
 """Record one registration in MLflow: the run, its artefacts, its logged model, its child runs, and the version.
 
-Each of these is found again by a tag, and each call is skipped or harmless if an earlier attempt made it, so that a killed
-registration can be repeated. The order matters (MLflow 3.17): first the run's own metrics, then the logged model, then the
-metrics of the child runs, which name both the model and a dataset. In any other order the pages of the model list no
-datasets, or MLflow links a metric twice (a UNIQUE error).
+Each of these is found again by a tag, and each call is skipped or harmless if an earlier attempt
+made it, so that a killed registration can be repeated. The order matters (MLflow 3.17): first the
+run's own metrics, then the logged model, then the metrics of the child runs, which name both the
+model and a dataset. In any other order the pages of the model list no datasets, or MLflow links a
+metric twice (a UNIQUE error).
 """
 
 import json

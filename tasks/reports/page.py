@@ -1,7 +1,7 @@
 """Render the templates of `templates/`: HTML pages of one file each, and documents in Markdown, also as pages.
 
-Every value is escaped for its context, with control characters spelt out. No template of HTML marks a value as safe, and a
-page fetches and runs nothing.
+Every value is escaped for its context, with control characters spelt out. No template of HTML marks
+a value as safe, and a page fetches and runs nothing.
 """
 
 import base64

@@ -1,7 +1,8 @@
 """Write the child runs of a registration in MLflow: its training and its evaluation.
 
-A training that was followed live (tasks/train/curves.py) has a run already; others get theirs here, from their
-snapshot. A run has at most one parent, so each registration that shares a training or an evaluation gets its own child.
+A training that was followed live (tasks/train/curves.py) has a run already; others get theirs here,
+from their snapshot. A run has at most one parent, so each registration that shares a training or an
+evaluation gets its own child.
 """
 
 import json

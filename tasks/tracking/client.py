@@ -1,7 +1,8 @@
 """Write MLflow runs through its client. Each call may be repeated after a crash without duplicates.
 
-The fluent interface (`mlflow.start_run`, `log_model`) is not used: it keeps the run in global state, and its calls append
-when repeated. MLflow is imported inside functions, because the import takes two seconds.
+The fluent interface (`mlflow.start_run`, `log_model`) is not used: it keeps the run in global
+state, and its calls append when repeated. MLflow is imported inside functions, because the import
+takes two seconds.
 """
 
 import logging

@@ -1,8 +1,9 @@
 """Write the MLflow run of a pipeline run: it begins with the first stage that is made, and ends when the flow run ends.
 
-The run is written by REST, without the import of MLflow. A rerun of the pipeline run updates the same MLflow run, and
-`register` continues it as the run of the version (tasks/tracking/client.py, open_run): a pipeline run has one parent run,
-however many attempts it takes. The run is for display only: a failure of MLflow never fails a pipeline run.
+The run is written by REST, without the import of MLflow. A rerun of the pipeline run updates the
+same MLflow run, and `register` continues it as the run of the version (tasks/tracking/client.py,
+open_run): a pipeline run has one parent run, however many attempts it takes. The run is for display
+only: a failure of MLflow never fails a pipeline run.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Convert manifests to the params, tags, datasets, descriptions and pages that MLflow shows, as plain values.
 
-Nothing here imports mlflow. Credentials are removed from all values, whatever a config or a caption holds; text from the
-web is escaped for its page.
+Nothing here imports mlflow. Credentials are removed from all values, whatever a config or a caption
+holds; text from the web is escaped for its page.
 """
 
 import json
@@ -112,8 +112,8 @@ def model_name(train: Mapping[str, object]) -> str:
 def name_run(run_id: str | None, otherwise: str) -> str:
     """Return the name of a run in MLflow: the time in its pipeline run's id, and the id's end.
 
-    The list of runs shows some 15 characters of a name, and all runs of a config begin with its name, which is that of
-    the experiment. The id itself is the tag `pairmill.run_id`.
+    The list of runs shows some 15 characters of a name, and all runs of a config begin with its
+    name, which is that of the experiment. The id itself is the tag `pairmill.run_id`.
     """
     found = re.search(r"-\d{4}(0[1-9]|1[0-2])(\d\d)T(\d\d)(\d\d)\d\d-([0-9a-f]{4})$", run_id or "")
     if found is None:
@@ -156,8 +156,9 @@ def describe_evaluation_datasets(
 ) -> dict[str, dict[str, Any]]:
     """Return each task of the suite as the fields of an MLflow dataset, by the task's name.
 
-    The files of the suite are outside the store, so the source is the predictions, which hold the key and label of every
-    example. The digest covers the suite's digest and the task's name, and so changes with any file of the suite.
+    The files of the suite are outside the store, so the source is the predictions, which hold the
+    key and label of every example. The digest covers the suite's digest and the task's name, and so
+    changes with any file of the suite.
     """
     suite = next((i for i in manifest.inputs if i.stage == "suite"), None)
     found: dict[str, dict[str, Any]] = {}

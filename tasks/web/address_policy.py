@@ -1,7 +1,8 @@
 """Decide which IP addresses a download may connect to, and resolve each host name once, with a deadline for each caller.
 
-The system's getaddrinfo takes no deadline and may hang for as long as the system's settings allow. It therefore runs in a
-bounded pool of threads, and each caller waits only until its own deadline. All callers of one DnsCache share its results.
+The system's getaddrinfo takes no deadline and may hang for as long as the system's settings allow.
+It therefore runs in a bounded pool of threads, and each caller waits only until its own deadline.
+All callers of one DnsCache share its results.
 """
 
 import ipaddress
@@ -40,8 +41,8 @@ _REFUSED = [
 def is_public(address: str) -> bool:
     """Return whether an IP address belongs to the public internet.
 
-    It does not if it is private, loopback, link-local (cloud metadata among them), shared, multicast, reserved or for
-    documentation, or an IPv6 address that embeds an IPv4 one.
+    It does not if it is private, loopback, link-local (cloud metadata among them), shared,
+    multicast, reserved or for documentation, or an IPv6 address that embeds an IPv4 one.
 
     Source: IANA special-purpose address registries (RFC 6890), RFC 6052, RFC 3056, RFC 4380.
     """

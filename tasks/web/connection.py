@@ -1,8 +1,9 @@
 """Sends an HTTP/1.1 request over a socket to a checked IP address, and reads its response with h11 within bounds.
 
-All reads end at one deadline and at one number of bytes. h11 decides on the framing of the body. What it lacks is here:
-it refuses whole responses for header lines that browsers ignore (opt-outs among them would be lost with the image),
-limits neither interim responses nor chunk extensions, and answers nothing where only the end of the trailers is missing.
+All reads end at one deadline and at one number of bytes. h11 decides on the framing of the body.
+What it lacks is here: it refuses whole responses for header lines that browsers ignore (opt-outs
+among them would be lost with the image), limits neither interim responses nor chunk extensions, and
+answers nothing where only the end of the trailers is missing.
 
 Source: RFC 9112, sections 2.2, 5.2, 6.3, 7.1 and 9.3; docs/decisions/download.md.
 """
@@ -390,8 +391,8 @@ class _Idle(NamedTuple):
 class IdleConnections:
     """Keeps the connections of whole responses, so that the next request to the same host needs no new one.
 
-    A connection serves only requests of its scheme, host and port, and only while the address that it is connected to is
-    among the checked ones of the request. Safe to use from many threads.
+    A connection serves only requests of its scheme, host and port, and only while the address that
+    it is connected to is among the checked ones of the request. Safe to use from many threads.
 
     Args:
         most: maximum number of idle connections.

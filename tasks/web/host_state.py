@@ -1,10 +1,12 @@
 """State of hosts that the processes of a machine share: turns, pauses, failures, IP addresses, robots.txt and its like.
 
-It is one SQLite file in the home. Only one process of a run requests images from a host (tasks/download/host_cut.py), so it
-is for what comes after it: the next shard of the host, a process that replaces a dead one, a stage or run beside it. What
-moves to another machine is in `HostState.export`. A process that needs a missing file of an origin locks its name, checks
-again, and only then requests it. A file is kept for a day, a failure for a minute and then for twice as long each time: a
-dead host costs its timeout now and then, not for each shard and process, and a host that recovers is noticed.
+It is one SQLite file in the home. Only one process of a run requests images from a host
+(tasks/download/host_cut.py), so it is for what comes after it: the next shard of the host, a
+process that replaces a dead one, a stage or run beside it. What moves to another machine is in
+`HostState.export`. A process that needs a missing file of an origin locks its name, checks again,
+and only then requests it. A file is kept for a day, a failure for a minute and then for twice as
+long each time: a dead host costs its timeout now and then, not for each shard and process, and a
+host that recovers is noticed.
 """
 
 import fcntl

@@ -1,8 +1,9 @@
 """Send requests to a server that the user named: Prefect, MLflow, a catalogue of OpenLineage.
 
-Its IP address may be private, so the address policy does not hold. The host is resolved once. Redirects are not followed:
-credentials reach this server only. Neither proxies nor .netrc of the environment are used. An answer has a maximum size,
-and the whole request ends at one deadline, however slowly bytes arrive.
+Its IP address may be private, so the address policy does not hold. The host is resolved once.
+Redirects are not followed: credentials reach this server only. Neither proxies nor .netrc of the
+environment are used. An answer has a maximum size, and the whole request ends at one deadline,
+however slowly bytes arrive.
 """
 
 import base64

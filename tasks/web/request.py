@@ -1,8 +1,9 @@
 """Make HTTP requests over connections to checked IP addresses.
 
-Only http and https are allowed. The host is resolved once, and the socket connects to the address that was checked. The
-connection, the TLS handshake, the headers and the body all end at one deadline, however slowly the bytes arrive; one
-budget of bytes holds for all that is read. Every failure becomes a FetchError, whose text begins with a stable reason.
+Only http and https are allowed. The host is resolved once, and the socket connects to the address
+that was checked. The connection, the TLS handshake, the headers and the body all end at one
+deadline, however slowly the bytes arrive; one budget of bytes holds for all that is read. Every
+failure becomes a FetchError, whose text begins with a stable reason.
 """
 
 import ssl

@@ -1,7 +1,7 @@
 """Two models on the same images: is one better, or can the test set not decide? No torch.
 
-A test image that both get right, or both wrong, does not count: only the images that they disagree on do. So
-two models whose own intervals overlap may well be distinguishable.
+A test image that both get right, or both wrong, does not count: only the images that they disagree
+on do. So two models whose own intervals overlap may well be distinguishable.
 """
 
 from typing import Any, Literal

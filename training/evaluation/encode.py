@@ -172,8 +172,9 @@ def encode_texts(
 ) -> Tensor:
     """Return unit-norm features (N, D), in the order of `texts`.
 
-    Equal texts are encoded once, so that they have equal features to the bit. Texts are sorted by their length in
-    tokens and cut to the longest of the batch: padding to the context length would be most of the work.
+    Equal texts are encoded once, so that they have equal features to the bit. Texts are sorted by
+    their length in tokens and cut to the longest of the batch: padding to the context length would
+    be most of the work.
 
     Args:
         most_tokens: of a batch on the CPU.
@@ -269,8 +270,8 @@ def _token_batches(order: Tensor, length_N: Tensor, max_tokens: int) -> Iterator
 def _decode(data: bytes, preprocess: Callable[[Image.Image], Tensor]) -> Tensor | str:
     """Return the model's input, or why there is none.
 
-    Transparent pixels become white, as in training: emoji and logos are drawn for a light page, and the hidden pixels
-    of their PNGs are mostly black.
+    Transparent pixels become white, as in training: emoji and logos are drawn for a light page, and
+    the hidden pixels of their PNGs are mostly black.
     """
     try:
         image = decode_rgb(data)

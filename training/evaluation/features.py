@@ -1,7 +1,8 @@
 """The encoded images of a set, computed once for zero-shot transfer, retrieval, prompts and probe.
 
-In a folder they outlive the process: one safetensors file for a model, a split's bytes and a way to compute. Labels and
-captions are not in it: they are read from the set each time, which costs little.
+In a folder they outlive the process: one safetensors file for a model, a split's bytes and a way to
+compute. Labels and captions are not in it: they are read from the set each time, which costs
+little.
 """
 
 import json

@@ -1,8 +1,9 @@
 """OpenAI's vocabulary of 49,408 tokens, as open_clip's SimpleTokenizer applies it.
 
-pairmill ships no copy of the merges: they are read from an installed package (open_clip_torch or OpenAI's clip) or the
-Hub, and checked by their digest. Captions are cleaned in Python, because ftfy is, but the many that ftfy would not
-change skip it. `build_encoder` merges pairs in Rust; the plugin `kernels` gives the same ids about ten times as fast.
+pairmill ships no copy of the merges: they are read from an installed package (open_clip_torch or
+OpenAI's clip) or the Hub, and checked by their digest. Captions are cleaned in Python, because ftfy
+is, but the many that ftfy would not change skip it. `build_encoder` merges pairs in Rust; the
+plugin `kernels` gives the same ids about ten times as fast.
 """
 
 import gzip
