@@ -109,8 +109,9 @@ SHOWN = 60
 def draw_page(path: Path, cluster: SimulatedCluster, lines: Sequence[str]) -> None:
     """Draw the timeline, in virtual minutes."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
-    spans, end = defaultdict[int, list[Span]](list), cluster.now()
+    spans = defaultdict[int, list[Span]](list)
     for span in cluster.spans:
         spans[span.worker].append(span)
     faults = {worker: sum(span.how not in ("finished", "head lost") for span in of) for worker, of in spans.items()}
@@ -133,10 +134,15 @@ def draw_page(path: Path, cluster: SimulatedCluster, lines: Sequence[str]) -> No
         bars = [(span.began / 60, (span.ended - span.began) / 60) for span in spans[worker]]
         workers.broken_barh(bars, (row, 0.8), facecolors=[COLOURS[span.how] for span in spans[worker]])
     workers.set_yticks(range(len(chosen)), chosen, fontsize=6)
-    workers.set_xlabel(", ".join(f"{colour}: {how}" for how, colour in COLOURS.items()))
+    workers.set_xlabel("minutes; yellow: the store is silent, black line: the head is lost")
+    workers.legend(
+        handles=[Patch(color=colour, label=how) for how, colour in COLOURS.items()], ncols=5, loc="upper left"
+    )
     for chart in (*charts, workers):
-        for start, until in (*cluster.faults.outages, *((at, at + end / 500) for at in cluster.faults.head_lost)):
-            chart.axvspan(start / 60, until / 60, color="#f4d35e" if until - start > end / 500 else "#222", alpha=0.5)
+        for start, until in cluster.faults.outages:
+            chart.axvspan(start / 60, until / 60, color="#f4d35e", alpha=0.5)
+        for at in cluster.faults.head_lost:
+            chart.axvline(at / 60, color="#222")
     figure.savefig(path)
 
 

@@ -157,6 +157,7 @@ def exhaust_memory(cluster: Any) -> str:
     how = "at the limit of its control group"
     try:
         group.mkdir(exist_ok=True)
+        (group / "memory.swappiness").write_text("0")  # else it waits for the swap, and is not killed
         (group / "memory.limit_in_bytes").write_text(str(1 << 20))
         (group / "cgroup.procs").write_text(str(worker.pid))
         worker.wait(LIMITED_SECONDS)
