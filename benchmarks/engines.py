@@ -14,28 +14,62 @@ import inspect
 import multiprocessing
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.cases.engine_cases import ENGINES, Try, run_engine, stage_executors
 from benchmarks.cases.scale_services import ray_cluster
-from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers, tree_cpu
+from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers
 from benchmarks.soak import local_web, run_stages
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 
 KILLS = (0, 1, 9)
 """How often a worker is killed in a task, by run."""
+LOOK_SECONDS = 0.2
 
 
-def measure(name: str, one: Try, limit: float) -> dict[str, Any]:
+@contextmanager
+def cpu_meter() -> Iterator[Callable[[], float]]:
+    """Yield a function that returns the CPU time of this process and of all that it has started, in seconds.
+
+    Also of those that have ended: all are looked at several times a second, and what that costs is left out.
+    """
+    me, known, done, spent = psutil.Process(), dict[psutil.Process, float](), threading.Event(), [0.0]
+    lock = threading.Lock()
+
+    def look() -> float:
+        began = time.thread_time()
+        with lock:
+            for process in (me, *me.children(recursive=True)):
+                with suppress(psutil.Error):
+                    known[process] = sum(process.cpu_times()[:2])
+            spent[0] += time.thread_time() - began
+            return sum(known.values()) - spent[0]
+
+    def look_often() -> None:
+        while not done.wait(LOOK_SECONDS):
+            look()
+
+    thread = threading.Thread(target=look_often)
+    thread.start()
+    try:
+        yield look
+    finally:
+        done.set()
+        thread.join()
+
+
+def measure(name: str, one: Try, limit: float, cpu_time: Callable[[], float]) -> dict[str, Any]:
     """Run an engine; return its times, how it ended, and the tasks that finished."""
     (one.folder / "kills").mkdir(parents=True)
     (one.folder / "store").mkdir()
@@ -44,7 +78,7 @@ def measure(name: str, one: Try, limit: float) -> dict[str, Any]:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=run_engine, args=(name, one, theirs))
-    started, cpu = time.perf_counter(), tree_cpu()
+    started, cpu = time.perf_counter(), cpu_time()
     process.start()
     theirs.close()
     try:
@@ -56,7 +90,7 @@ def measure(name: str, one: Try, limit: float) -> dict[str, Any]:
     process.join(10)
     process.kill()
     process.join()
-    cpu = tree_cpu() - cpu
+    cpu = cpu_time() - cpu
     parts = {part: (one.folder / "store/extract/k" / part).read_bytes() for part in sorted(list_parts(one))}
     deaths = one.kills - len(list((one.folder / "kills").iterdir()))
     return {"how": how, "seconds": took, "cpu": cpu, "parts": parts, "deaths": deaths}
@@ -84,17 +118,18 @@ def measure_stages(say: Callable[[str], Any], pairs: int) -> tuple[list[Row], bo
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pairmill-scratch-engines-")))
         port = stack.enter_context(local_web(folder, pairs))
+        cpu_time = stack.enter_context(cpu_meter())
         cluster = stack.enter_context(ray_cluster())
         for name, executor in stage_executors(str(cluster.address)).items():
             context = Context(FolderStore(folder / name), folder, workers=2, inline_rows=0)
             context = replace(context, executor=executor) if executor else context
-            began, cpu = time.perf_counter(), tree_cpu()
+            began, cpu = time.perf_counter(), cpu_time()
             for manifest in run_stages(context, folder, port, pairs // 10):
-                took, stage = tree_cpu() - cpu, manifest.stage
+                took, stage = cpu_time() - cpu, manifest.stage
                 rows.append(Row(f"{stage}, {name}, CPU time", took, local.setdefault(stage, took), "local", "s"))
                 digests.setdefault(stage, []).append(manifest.content_digest)
                 say(f"{stage}, {name}: {took:.1f} s of CPU time, {time.perf_counter() - began:.1f} s")
-                began, cpu = time.perf_counter(), tree_cpu()
+                began, cpu = time.perf_counter(), cpu_time()
     return rows, all(len(set(found)) == 1 for found in digests.values())
 
 
@@ -110,14 +145,18 @@ def main() -> int:
     if options.stages:
         rows, equal = measure_stages(say, 400 if options.quick else 2000)
         return finish("engines_stages", rows, ["ray"], equal=equal, as_json=options.json)
-    with tempfile.TemporaryDirectory(prefix="pairmill-scratch-engines-") as scratch, ray_cluster() as cluster:
+    with (
+        tempfile.TemporaryDirectory(prefix="pairmill-scratch-engines-") as scratch,
+        cpu_meter() as cpu_time,
+        ray_cluster() as cluster,
+    ):
         lists = put_lists(Path(scratch) / "lists", 12, 20_000 if options.quick else 100_000)
         expected: dict[str, bytes] = {}
         for name, function in ENGINES.items():
             found = []
             for kills in KILLS:
                 one = Try(str(cluster.address), Path(scratch) / f"{name}-{kills}", lists, kills)
-                found.append(measure(name, one, options.limit))
+                found.append(measure(name, one, options.limit, cpu_time))
                 say(f"{name}, {kills} kills: {found[-1]['how']}, {len(found[-1]['parts'])} of {len(lists)} parts")
             expected = expected or found[0]["parts"]
             equal &= all(expected[part] == data for run in found for part, data in run["parts"].items())

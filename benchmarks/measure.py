@@ -88,15 +88,6 @@ def decode_speed(jpegs: Sequence[bytes]) -> float:
     return len(jpegs) / (time.process_time() - started)
 
 
-def tree_cpu() -> float:
-    """Return the CPU time of this process and of all that it started, in seconds."""
-    total, me = 0.0, psutil.Process()
-    for process in (me, *me.children(recursive=True)):
-        with suppress(psutil.Error):
-            total += sum(process.cpu_times()[:4])  # its own, and that of its ended children
-    return total
-
-
 def peak_bytes() -> int:
     """Return the peak memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,7 @@ class Faults:
     def __init__(self, cluster: Any, slow: Any, doomed: Any, say: Callable[[str], Any]):
         self._cluster, self._slow, self._doomed, self._say = cluster, slow, doomed, say
         self._left, self._done = list(FAULTS), threading.Event()
+        self._thread, self._faults = ThreadPoolExecutor(1), list[Future[None]]()  # the run goes on meanwhile
         self.happened = list[str]()
 
     @contextmanager
@@ -115,21 +117,31 @@ class Faults:
         finally:
             self._done.set()
             thread.join()
+            for fault in self._faults:
+                fault.result()
 
     def progress(self, done: float, total: int, line: str) -> None:
         """Let the next fault happen, if it is time."""
         while self._left and done >= self._left[0][0] * total:
-            self._happen(self._left.pop(0)[1])
+            self._faults.append(self._thread.submit(self._happen, self._left.pop(0)[1]))
 
     def _happen(self, what: str) -> None:
         if what == "out of memory":
-            what += f": {exhaust_memory(self._cluster)}"
+            what += f": {exhaust_memory(self._find_worker(self._cluster.head_node))}"
         elif what == "node killed":
+            self._find_worker(self._doomed)
             self._cluster.remove_node(self._doomed, allow_graceful=False)
         else:
             self._cluster.add_node(**NODE, node_ip_address="127.0.0.5")
         self.happened.append(what)
         self._say(what)
+
+    def _find_worker(self, node: Any) -> psutil.Process:
+        """Return a worker of a node, once one executes a call."""
+        while not self._done.wait(0.1):
+            if workers := list_workers(node):
+                return workers[0]
+        raise RuntimeError("no worker of a node executed a call until the end")
 
 
 def list_workers(node: Any) -> list[psutil.Process]:
@@ -147,13 +159,9 @@ def send(processes: list[psutil.Process], number: int) -> None:
             process.send_signal(number)
 
 
-def exhaust_memory(cluster: Any) -> str:
-    """Let a worker of the first node that has one run out of memory, and return how it was killed."""
-    until = time.monotonic() + 60
-    while not (workers := [one for node in cluster.list_all_nodes() for one in list_workers(node)]):
-        if time.monotonic() > until:
-            return "no worker ran"
-    worker, group = workers[0], Path("/sys/fs/cgroup/memory/pairmill-soak")
+def exhaust_memory(worker: psutil.Process) -> str:
+    """Let a worker run out of memory, and return how it was killed."""
+    group = Path("/sys/fs/cgroup/memory/pairmill-soak")
     how = "at the limit of its control group"
     try:
         group.mkdir(exist_ok=True)
