@@ -6,8 +6,8 @@ worker that is killed once in a task, the third one a task that kills its worker
     pip install 'pairmill[ray]' daft
     python -m benchmarks.engines
 
-`--stages` runs all stages from extract to pack on the web of benchmarks/soak.py instead, without Daft: each map of a stage
-is a batch of calls for the engine, and its snapshot must be that of local processes.
+`--stages` runs all stages from extract to pack on the web of benchmarks/soak.py instead, on local processes, plugins/ray
+and plain Ray tasks, which make the calls of all maps; the snapshots must be the same.
 """
 
 import inspect
@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,13 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.cases.engine_cases import ENGINES, Try, run_engine, stage_executors
+from benchmarks.cases.engine_cases import ENGINES, TasksExecutor, Try, run_engine
 from benchmarks.cases.scale_services import ray_cluster
 from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers
 from benchmarks.soak import local_web, run_stages
 from dataops.store import FolderStore
-from tasks.engine.context import Context
+from plugins.ray.engine import RayExecutor
+from tasks.engine.context import Context, LocalExecutor
 
 KILLS = (0, 1, 9)
 """How often a worker is killed in a task, by run."""
@@ -120,9 +120,10 @@ def measure_stages(say: Callable[[str], Any], pairs: int) -> tuple[list[Row], bo
         port = stack.enter_context(local_web(folder, pairs))
         cpu_time = stack.enter_context(cpu_meter())
         cluster = stack.enter_context(ray_cluster())
-        for name, executor in stage_executors(str(cluster.address)).items():
-            context = Context(FolderStore(folder / name), folder, workers=2, inline_rows=0)
-            context = replace(context, executor=executor) if executor else context
+        address = str(cluster.address)
+        executors = (LocalExecutor(), RayExecutor(address), TasksExecutor(address))
+        for name, executor in zip(ENGINES, executors, strict=False):
+            context = Context(FolderStore(folder / name), folder, workers=2, inline_rows=0, executor=executor)
             began, cpu = time.perf_counter(), cpu_time()
             for manifest in run_stages(context, folder, port, pairs // 10):
                 took, stage = cpu_time() - cpu, manifest.stage

@@ -8,8 +8,6 @@ from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import Any, NamedTuple
 
 from dataops.snapshot import Draft, Record
@@ -82,28 +80,19 @@ def run_ray_tasks(one: Try, tasks: Sequence[FileTask]) -> None:
 
 class _Caller:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        calls = [pickle.loads(one) for one in batch["call"]]
-        return {"number": batch["number"], "result": [pickle.dumps(call(*arguments)) for call, arguments in calls]}
-
-
-def map_by_ray_data(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
-    """Return the results of calls, made by Ray Data with a pool of actors."""
-    import ray
-
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    items = [{"number": number, "call": pickle.dumps(one)} for number, one in enumerate(calls)]
-    # A `repartition` would wait for ever: the two actors have both cores, and its own tasks need one.
-    rows = ray.data.from_items(items, override_num_blocks=len(items))
-    done = rows.map_batches(_Caller, batch_size=1, compute=ray.data.ActorPoolStrategy(size=2)).take_all()
-    return [pickle.loads(one["result"]) for one in sorted(done, key=lambda one: one["number"])]
+        return {"task": [call(*pickle.loads(one)) for one in batch["call"]]}
 
 
 def run_ray_data(one: Try, tasks: Sequence[FileTask]) -> None:
-    """Run by Ray Data."""
+    """Run by Ray Data with a pool of actors."""
     import ray
 
     ray.init(address=one.address, log_to_driver=False)
-    map_by_ray_data([(call, (one.folder, task)) for task in tasks])
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    calls = [{"call": pickle.dumps((one.folder, task))} for task in tasks]
+    # A `repartition` would wait for ever: the two actors have both cores, and its own tasks need one.
+    rows = ray.data.from_items(calls, override_num_blocks=len(calls))
+    rows.map_batches(_Caller, batch_size=1, compute=ray.data.ActorPoolStrategy(size=2)).take_all()
 
 
 def run_daft(one: Try, tasks: Sequence[FileTask]) -> None:
@@ -150,43 +139,11 @@ class _TasksPool(Executor):
         return ray.remote(num_cpus=1, max_retries=3)(fn).remote(*args, **kwargs).future()
 
 
-class _DataPool(Executor):
-    """Makes the calls that have come together, mostly those of a map, by Ray Data."""
-
-    GATHER_SECONDS = 0.3
-
-    def __init__(self) -> None:
-        self._new = SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]]()
-        Thread(target=self._run, daemon=True).start()
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        self._new.put((future := Future[Any](), fn, args))
-        return future
-
-    def _run(self) -> None:
-        while True:
-            batch = [self._new.get()]
-            while True:
-                try:
-                    batch.append(self._new.get(timeout=self.GATHER_SECONDS))
-                except Empty:
-                    break
-            try:
-                results = map_by_ray_data([(fn, args) for _, fn, args in batch])
-                for (future, _, _), result in zip(batch, results, strict=True):
-                    future.set_result(result)
-            except Exception as error:
-                for future, _, _ in batch:
-                    future.set_exception(error)
-
-
 @dataclass(frozen=True)
-class EngineExecutor:
-    """Lets one of these pools make the calls of all maps of a stage; `ahead` calls at a time."""
+class TasksExecutor:
+    """Lets plain Ray tasks make the calls of all maps of a stage."""
 
     address: str
-    pool: type[Executor]
-    ahead: int
     shares_disk: bool = False
 
     @contextmanager
@@ -194,15 +151,8 @@ class EngineExecutor:
         """Use the cluster."""
         import ray
 
-        ray.init(address=self.address, log_to_driver=False, ignore_reinit_error=True)
-        yield OpenWorkers(self.pool(), self.ahead, 1)
-
-
-def stage_executors(address: str) -> dict[str, Any]:
-    """Return what makes the maps of whole stages, by name; None: processes of this machine."""
-    return {
-        "local processes": None,
-        "ours on Ray": RayExecutor(address),
-        "Ray tasks": EngineExecutor(address, _TasksPool, 2),
-        "Ray Data": EngineExecutor(address, _DataPool, 1000),
-    }
+        ray.init(address=self.address, log_to_driver=False)
+        try:
+            yield OpenWorkers(_TasksPool(), 2, 1)
+        finally:
+            ray.shutdown()
