@@ -1,4 +1,4 @@
-"""`takedown list` lists the register, and its check ends with 3 and an event for each request near its deadline."""
+"""`takedown list` lists the register; its check and each scheduled run announce requests near their deadline."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -7,6 +7,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, temporary_settings
 
 from dataops.store import FolderStore
+from plugins.erasure import deadlines
 from plugins.erasure.list_command import list_takedowns
 from plugins.erasure.request_log import RequestLog, make_letter
 from tests.servers.recorder import serve_recorder
@@ -20,7 +21,7 @@ def today():
 @pytest.fixture
 def home(tmp_path):
     store = FolderStore(tmp_path / "store")
-    for number, days in enumerate((-1, 2, 20)):
+    for number, days in enumerate((-1, 3, 4)):
         received = (today() - timedelta(30)).isoformat()
         letter = make_letter(f"=Jane {number}", received, (today() + timedelta(days)).isoformat(), "why")
         log = RequestLog(request=f"{number:016x}", targets=1).begin(letter, is_named=True, deletes_raw=True)
@@ -51,7 +52,7 @@ def test_check_ends_with_3_and_announces_what_is_due_without_who_asked(home, pre
     (call,) = prefect.calls  # the server has the events when the command ends
     assert call.path == "/api/events"
     assert [event["event"] for event in call.json()] == ["pairmill.takedown.due"] * 2
-    assert [event["payload"]["days"] for event in call.json()] == [-1, 2]
+    assert [event["payload"]["days"] for event in call.json()] == [-1, 3]
     assert b"Jane" not in call.body
     assert list_takedowns(home, None, check=True, days=30, as_json=False) == 3
     assert list_takedowns(home, None, as_json=False) == 0
@@ -64,3 +65,17 @@ def test_csv_has_each_letter_and_no_formula(home, capsys):
     assert len(lines) == 5
     assert ",'=Jane 0," in lines[1]
     assert "Takedown requests" in capsys.readouterr().out
+
+
+def test_a_scheduled_run_announces_requests_near_or_past_their_deadline(home, monkeypatch, caplog):
+    sent = []
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr(deadlines, "announce", lambda rows, today: sent.extend(rows))
+    deadlines.report_due_requests(FolderStore(home / "another"))
+    assert not sent
+    deadlines.report_due_requests(FolderStore(home / "store"))
+    due = [f"{0:016x}", f"{1:016x}"]
+    assert [row["request"] for row in sent] == due
+    states = [f"takedown {one} is {state}" for one, state in zip(due, ("overdue", "open"), strict=True)]
+    assert [line.split(",")[0] for line in caplog.messages] == states
+    assert "Jane" not in caplog.text
