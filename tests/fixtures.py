@@ -3,6 +3,7 @@
 Each imports what it needs itself, because all test processes load this module.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -146,6 +147,12 @@ def one_thread():
     """Return a pool of one thread, because a worker process that loads img2dataset takes seconds to start."""
     with ThreadPoolExecutor(1) as pool:
         yield pool
+
+
+@pytest.fixture
+def read_json(capsys):
+    """Return a function that reads the JSON that was printed since its last call."""
+    return lambda: json.loads(capsys.readouterr().out)
 
 
 # Models ---------------------------------------------------------------------------------------------------------------

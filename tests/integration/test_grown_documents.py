@@ -63,7 +63,7 @@ def test_union_has_the_rows_and_the_funnel_of_all_nights(grown):
     assert merged["curate"].counts.kept == union.counts.input == len(uids)
 
 
-def test_version_is_published_whole_and_the_next_one_sends_what_is_new(grown, capsys, web):
+def test_version_is_published_whole_and_the_next_one_sends_what_is_new(grown, read_json, web):
     publish = pytest.importorskip("plugins.publish.publish")
     folder, version, uids = grown
     store = FolderStore(folder / "store")
@@ -71,7 +71,7 @@ def test_version_is_published_whole_and_the_next_one_sends_what_is_new(grown, ca
     def published(what, to="out"):
         options = publish.PublishOptions(what, str(folder / to), license="cc-by-4.0")
         assert publish.publish(options, folder / "home", store.uri, as_json=True) == 0
-        return json.loads(capsys.readouterr().out)
+        return read_json()
 
     first = published(version.name)
     assert set(pl.read_parquet(folder / "out/*/part-*.parquet")["uid"]) == uids

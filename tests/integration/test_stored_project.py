@@ -1,6 +1,5 @@
 """Today's code reuses, shows, traces, takes down, collects and grows the projects that earlier releases left."""
 
-import json
 import os
 import tarfile
 import time
@@ -97,14 +96,14 @@ def test_what_nothing_needs_is_collected(project, home):
     assert len(find_packs(store, newest)) == 3
 
 
-def test_pair_is_taken_down_in_all_datasets(project, home, capsys):
+def test_pair_is_taken_down_in_all_datasets(project, home, read_json):
     erasure = pytest.importorskip("plugins.erasure.command")
     store = FolderStore(project / "store")
     targets = project / "remove.txt"
     targets.write_text(REMOVED[0] + "\n")
     options = erasure.TakedownOptions(file=targets, delete_raw=True, yes=True)
     assert erasure.takedown(options, home, store.uri, as_json=True) == 0
-    report = json.loads(capsys.readouterr().out)["stores"][0]
+    report = read_json()["stores"][0]
     assert report["incomplete"] is False
     [newest] = list_newest(store)
     assert uid(*REMOVED) not in uids(store, find_packs(store, newest))

@@ -33,9 +33,9 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_config_and_suite_are_valid_in_their_folder(kind, monkeypatch, capsys):
+def test_config_and_suite_are_valid_in_their_folder(kind, monkeypatch, read_json):
     assert make(kind) == 0
-    result = json.loads(capsys.readouterr().out)
+    result = read_json()
     folder = Path("birds of prey")
     assert result["written"] == ["config.toml", "suite.toml", "config.schema.json", "evaluation/digits"]
     assert result["next"][-1] == "pairmill run config.toml"

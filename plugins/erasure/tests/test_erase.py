@@ -64,11 +64,11 @@ def put_elsewhere(home):
     return texts
 
 
-def test_takedown_erases_what_others_wrote_and_leaves_the_rest(copy_home, monkeypatch, capsys):
+def test_takedown_erases_what_others_wrote_and_leaves_the_rest(copy_home, monkeypatch, read_json):
     home = copy_home("a")
     store, files = FolderStore(home / "store"), put_elsewhere(home)
     assert take_down(home, store, monkeypatch) == 0
-    (report,) = json.loads(capsys.readouterr().out)["stores"]
+    (report,) = read_json()["stores"]
     assert report["search"]["found"] == []
     assert {one["place"].split()[0] for one in report["search"]["searched"] if one["files"]} == {"store", "home"}
     assert {name: (home / name).exists() for name in files} == files
@@ -101,7 +101,9 @@ def list_shards(store):
     }
 
 
-def test_caches_in_which_no_search_finds_a_pair_are_deleted_unless_a_process_uses_them(copy_home, monkeypatch, capsys):
+def test_caches_in_which_no_search_finds_a_pair_are_deleted_unless_a_process_uses_them(
+    copy_home, monkeypatch, read_json
+):
     for owner in ("browse", "recipes", "towers"):
         pytest.importorskip(f"plugins.{owner}")
     home = copy_home("caches")
@@ -115,7 +117,7 @@ def test_caches_in_which_no_search_finds_a_pair_are_deleted_unless_a_process_use
         (home / name).write_bytes(b"1")
     assert all(hold((home / name).parent) for name in used)
     assert take_down(home, store, monkeypatch) == 3, "a process still uses copies"
-    (report,) = json.loads(capsys.readouterr().out)["stores"]
+    (report,) = read_json()["stores"]
     assert set(report["search"]["not_erased"]) == {str((home / name).parent) for name in used}
     after = list_shards(store)
     assert after & before
@@ -132,13 +134,13 @@ def test_caches_in_which_no_search_finds_a_pair_are_deleted_unless_a_process_use
     assert not any((home / name).exists() for name in used)
 
 
-def test_search_finds_a_copy_under_another_url_and_names_it(copy_home, monkeypatch, capsys):
+def test_search_finds_a_copy_under_another_url_and_names_it(copy_home, monkeypatch, read_json):
     home = copy_home("copy")
     store = FolderStore(home / "store")
     (home / "request.txt").write_text(f"{pair(5)['url']}\n")
     store.put("evaluate/unlisted.jpg", jpeg(5))
     assert take_down(home, store, monkeypatch) == 3
-    (report,) = json.loads(capsys.readouterr().out)["stores"]
+    (report,) = read_json()["stores"]
     (found,) = report["search"]["found"]
     assert (found["name"], found["found"]) == ("evaluate/unlisted.jpg", {"image": 1})
     assert found["remedy"]

@@ -1,6 +1,5 @@
 """A takedown on a real S3 server that is killed between a new manifest and the deletion of the old shards."""
 
-import json
 import re
 
 import pytest
@@ -28,6 +27,7 @@ def test_takedown_killed_before_the_deletion_on_s3_is_completed_by_the_next_call
     tmp_path,
     monkeypatch,
     capsys,
+    read_json,
 ):
     home, prefix = copy_home("s3"), f"takedown/{tmp_path.name}"
     source, store = FolderStore(home / "store"), S3Store("mill", prefix)
@@ -39,7 +39,7 @@ def test_takedown_killed_before_the_deletion_on_s3_is_completed_by_the_next_call
     capsys.readouterr()
     assert any(jpeg(n) in store.read(name) for name in store.names("download") for n in REMOVED)
     assert take_down(home, store, monkeypatch) == 0
-    (report,) = json.loads(capsys.readouterr().out)["stores"]
+    (report,) = read_json()["stores"]
     assert report["search"]["found"] == []
     assert report["search"]["searched"][0]["files"] > 20
     objects = {name: store.read(name) for name in store.names("") if not name.startswith("takedowns/")}

@@ -1,6 +1,5 @@
 """A takedown that is killed at any moment is completed by the next call, and leaves no byte of a removed image."""
 
-import json
 import os
 import random
 import re
@@ -127,13 +126,13 @@ def test_the_next_run_makes_nothing_again_and_another_packing_leaves_the_erased_
         make(plan(PACK, PackConfig(shard_size=5), 0, upstream, store), context)
 
 
-def test_takedown_with_another_run_at_work_names_it_and_is_completed_after_it(copy_home, monkeypatch, capsys):
+def test_takedown_with_another_run_at_work_names_it_and_is_completed_after_it(copy_home, monkeypatch, read_json):
     home = copy_home("held")
     store = FolderStore(home / "store")
     draft = Draft(store, "download", "f" * 16)
     with hold_lease(draft, Context(store, home, run_id="another")):
         assert take_down(home, store, monkeypatch) == 3
-        report = next(one for one in json.loads(capsys.readouterr().out)["stores"] if one["datasets"])
+        report = next(one for one in read_json()["stores"] if one["datasets"])
         assert "is being made by run another" in report["deleted"]["not_deleted"][f"download/{'f' * 16}"]
         with pytest.raises(ConfigError, match="run another"):
             delete_leftovers(Context(store, home), SnapshotName("download", "f" * 16), image_targets(jpeg(4)))
@@ -141,14 +140,14 @@ def test_takedown_with_another_run_at_work_names_it_and_is_completed_after_it(co
     assert find_images(home) == set()
 
 
-def test_gc_keeps_the_version_that_a_takedown_made(copy_home, monkeypatch, capsys):
+def test_gc_keeps_the_version_that_a_takedown_made(copy_home, monkeypatch, read_json):
     retention = pytest.importorskip("plugins.retention.command")
     Policy, Roots = retention.Policy, retention.Roots
     delete_unneeded, plan_deletions = retention.delete_unneeded, retention.plan_deletions
     home = copy_home("gc")
     store = FolderStore(home / "store")
     assert take_down(home, store, monkeypatch) == 0
-    report = next(one for one in json.loads(capsys.readouterr().out)["stores"] if one["datasets"])
+    report = next(one for one in read_json()["stores"] if one["datasets"])
     (new,) = report["versions"].values()
     roots = Roots(store, Policy(keep_runs=1))
     assert SnapshotName("pack", new) in roots(), "the kept run used the version before it"

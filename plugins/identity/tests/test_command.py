@@ -76,14 +76,14 @@ def test_created_identity_is_ready_for_a_config(folder, capsys):
     assert "identity.pem exists, and is not overwritten; name another file with --out" in capsys.readouterr().err
 
 
-def test_directory_lists_the_key_in_use_and_the_next_one(folder, capsys):
+def test_directory_lists_the_key_in_use_and_the_next_one(folder, capsys, read_json):
     assert run_command(["identity", "create", "--out", "old.pem"]) == 0
     assert not (folder / "old.directory.headers").exists()
     assert run_command(["identity", "create", "--out", "new.pem"]) == 0
     capsys.readouterr()
     sign = ["identity", "directory", "old.pem", "new.pem", "--agent", "https://a.test", "--json"]
     assert run_command(sign) == 0
-    printed = json.loads(capsys.readouterr().out)
+    printed = read_json()
     ids = [key_id(load_key(Path(name))) for name in ("old.pem", "new.pem")]
     assert printed["keys"] == dict(zip(("old.pem", "new.pem"), ids, strict=True))
     assert [one["kid"] for one in json.loads(Path(printed["directory"]).read_bytes())["keys"]] == ids

@@ -140,6 +140,11 @@ def write_words(folder, kind="npy"):
     return vectors.astype(np.float32)
 
 
+def table_of(path, **more):
+    """Return the table of weights at a path."""
+    return {"path": str(path), "license": "MIT", **more}
+
+
 def write_backbone(path, architecture, image_size):
     """Write a backbone with the layer of its classes, and return it as timm has it."""
     network = make_backbone(architecture, image_size)

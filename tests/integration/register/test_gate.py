@@ -77,7 +77,9 @@ def test_version_without_an_evaluation_is_a_candidate_that_says_so(mlflow_url, u
     assert "The model was not evaluated." in (folder / "model_card.html").read_text("utf-8")
 
 
-def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(mlflow_url, upstream, capsys, tmp_path):
+def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
+    mlflow_url, upstream, capsys, read_json, tmp_path
+):
     promote = pytest.importorskip("plugins.versions.promote").promote
 
     results = []
@@ -101,7 +103,7 @@ def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(m
     assert "moved from version 2 to version 1 (no gate: register.floors is empty; " in capsys.readouterr().out
     assert connect().get_model_version_by_alias("rivals", "champion").version == "1"
     assert promote("rivals", alias="champion", reason="", json=True) == 0
-    moves = json.loads(capsys.readouterr().out)["moves"]
+    moves = read_json()["moves"]
     assert [(m["alias"], m["before"], m["after"]) for m in moves] == [
         ("champion", None, "1"), ("champion", "1", "2"), ("candidate", None, "3"), ("champion", "2", "1"),
     ]  # fmt: skip

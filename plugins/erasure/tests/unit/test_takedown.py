@@ -192,7 +192,7 @@ def test_delete_raw_rewrites_shards_without_the_removed_samples(store):
         assert len(samples) == part.rows
 
 
-def test_takedown_command_reports_and_deletes(store, tmp_path, capsys, monkeypatch):
+def test_takedown_command_reports_and_deletes(store, tmp_path, capsys, read_json, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     old = packed(store, curated(store, some_pairs(), 7))
     file = tmp_path / "letter.txt"
@@ -209,7 +209,7 @@ def test_takedown_command_reports_and_deletes(store, tmp_path, capsys, monkeypat
     with pytest.raises(ConfigError, match="add --yes"):
         flow.takedown(flow.TakedownOptions(file, delete_raw=True), tmp_path, str(store.root), as_json=True)
     code = flow.takedown(flow.TakedownOptions(file, delete_raw=True, yes=True), tmp_path, str(store.root), as_json=True)
-    result = json.loads(capsys.readouterr().out)
+    result = read_json()
     (report,) = [one for one in result["stores"] if one["datasets"]]
     assert code == 0
     assert report["deleted"]["datasets"] == [old.key]
@@ -218,7 +218,7 @@ def test_takedown_command_reports_and_deletes(store, tmp_path, capsys, monkeypat
     assert find_manifest(store, "pack", old.key) is None
     assert report["unmatched"] == [unmatched]
     assert flow.takedown(flow.TakedownOptions(file), tmp_path, str(store.root), as_json=True) == 0
-    again = [one for one in json.loads(capsys.readouterr().out)["stores"] if one["store"] == report["store"]]
+    again = [one for one in read_json()["stores"] if one["store"] == report["store"]]
     assert again[0]["unmatched"] == [unmatched], "not also those whose pairs an earlier call deleted"
     report = again[0]
     (name,) = [name for name in store.names("takedowns") if name.endswith(".report.json")]

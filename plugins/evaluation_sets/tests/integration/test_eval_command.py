@@ -1,7 +1,6 @@
 """`pairmill eval` as a user runs it: two models on a suite of real and damaged sets, with its page."""
 
 import io
-import json
 import tarfile
 
 import numpy as np
@@ -58,7 +57,7 @@ def workspace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_eval_compares_two_models_writes_a_page_and_reuses_results(workspace, capsys, caplog):
+def test_eval_compares_two_models_writes_a_page_and_reuses_results(workspace, capsys, read_json, caplog):
     caplog.set_level("INFO")
     first, second = model(workspace / "a", 0), model(workspace / "b", 1)
     matches = pa.table({"uid": ["u"], "evaluation_set": ["digits"], "member": ["007"]})
@@ -67,7 +66,7 @@ def test_eval_compares_two_models_writes_a_page_and_reuses_results(workspace, ca
     page = workspace / "page.html"
     more = ["--matches", str(workspace / "matches.parquet"), "--page", str(page)]
     assert run_command([*command, *more, "--json"]) == 0
-    out = json.loads(capsys.readouterr().out)
+    out = read_json()
     assert out["metrics"]["digits"]["unreadable"] == 1
     assert out["average"]["missing"] == {"never": "nobody <s>has</s> it"}
     values = [

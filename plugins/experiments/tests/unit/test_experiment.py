@@ -341,21 +341,21 @@ def test_a_variant_that_is_ahead_by_contamination_is_named():
     assert "120 test images are in the training data of long" in result.notes
 
 
-def test_commands_print_plan_result_and_page(project, monkeypatch, capsys):
+def test_commands_print_plan_result_and_page(project, monkeypatch, capsys, read_json):
     runs = MadeRuns(by_noise({"long": 0.25}))
     monkeypatch.setattr(command, "run_cell", runs)
     monkeypatch.setattr(command, "start_servers", lambda: None)
     monkeypatch.setattr(servers, "run_in_flow", lambda record, store, make: make())
     monkeypatch.setattr(servers, "show_in_mlflow", lambda result, record, store: None)
     assert run_command(["experiment", str(write()), "--dry-run", "--json"]) == 0
-    planned = json.loads(capsys.readouterr().out)
+    planned = read_json()
     assert planned["total"]["stages"] == 31
     assert [one["make"] for one in planned["runs"][3:4]] == [["train", "evaluate"]]
     assert not (project / "store").exists()
     assert run_command(["experiment", "which.toml", "--page", "page.html"]) == 0
     assert "long is better than none and short" in capsys.readouterr().out
     assert run_command(["experiment", "show", "which", "--store", "store", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
+    shown = read_json()
     assert [one["rows"] for one in shown["variants"]] == [100] * 3
     assert shown["comparisons"][0]["second"] == "long"
     page = Path("page.html").read_text()
@@ -364,7 +364,7 @@ def test_commands_print_plan_result_and_page(project, monkeypatch, capsys):
     assert run_command(["experiment", "show", "other"]) == 2
 
 
-def test_a_ladder_forecasts_where_curves_cross_and_what_a_plan_reaches(capsys):
+def test_a_ladder_forecasts_where_curves_cross_and_what_a_plan_reaches(capsys, read_json):
     """`long` starts ahead and hardly rises; `none` rises to 1 - 0.5 / sqrt(epochs). Trainings of equal epochs are one."""
     missed = {"none": lambda epochs: 0.5 * epochs**-0.5, "long": lambda epochs: 0.15 + 0.04 * epochs**-0.5}
     runs = MadeRuns(missed=lambda variant, epochs: missed[variant](epochs))
@@ -385,18 +385,18 @@ def test_a_ladder_forecasts_where_curves_cross_and_what_a_plan_reaches(capsys):
     assert none.expected[4].low <= 1 - missed["none"](32) <= none.expected[4].high
     assert any("none is expected to be better than long from" in note for note in result.notes)
     assert run_command(["plan", "mine.toml", "--set", "train.epochs=16", "--json"]) == 0
-    (expected,) = json.loads(capsys.readouterr().out)["expected"]
+    (expected,) = read_json()["expected"]
     assert expected["samples"] == 1600
     assert expected["low"] < 1 - missed["none"](16) < expected["high"]
     assert run_command(["plan", "mine.toml", "--target", "colours top1 = 85%", "--json"]) == 0
-    (reached,) = json.loads(capsys.readouterr().out)["expected"]
+    (reached,) = read_json()["expected"]
     assert reached["low"] <= 100 * (0.5 / 0.15) ** 2 <= (reached["high"] or np.inf)
     assert run_command(["plan", "mine.toml", "--target", "birds = 90%"]) == 2
     assert "colours/top1" in capsys.readouterr().err
     assert run_command(["plan", "mine.toml", "--set", "train.lr=0.1", "--target", "mean = 90%"]) == 2
     assert "no experiment with a ladder" in capsys.readouterr().err
     assert run_command(["plan", "mine.toml", "--set", "train.lr=0.1", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["expected"] == []
+    assert read_json()["expected"] == []
 
 
 @pytest.mark.parametrize("target", ["60%", "top1 60%", "mean = ", "mean = 60", "mean = 1.2.3", "a b c = 0.5"])

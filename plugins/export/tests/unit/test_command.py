@@ -14,7 +14,7 @@ from tasks.register.documents import describe_snapshot
 from tests.manifests import build_manifest
 
 
-def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(finished_model, tmp_path, capsys, monkeypatch):
+def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(finished_model, tmp_path, read_json, monkeypatch):
     def in_process(module, job, folder, **_):
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps(job))
@@ -29,7 +29,7 @@ def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(finished_model
     for name, model in (("a", str(finished_model)), ("b", draft.key)):
         out = tmp_path / name
         assert export(model, "open_clip", out, tmp_path / "home", str(tmp_path / "store"), as_json=True) == 0
-        report = json.loads(capsys.readouterr().out)
+        report = read_json()
         assert [file["name"] for file in report["files"]] == sorted(path.name for path in out.iterdir())
         exported[name] = {path.name: path.read_bytes() for path in out.iterdir()}
     for name in ("README.md", "LICENSE"):

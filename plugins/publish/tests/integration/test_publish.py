@@ -89,7 +89,9 @@ def test_public_repository_needs_the_option_and_a_wrong_token_is_refused(hub, ma
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_takedown_names_each_place_and_the_next_version_replaces_the_files(hub, made, tmp_path, capsys, monkeypatch):
+def test_takedown_names_each_place_and_the_next_version_replaces_the_files(
+    hub, made, tmp_path, capsys, read_json, monkeypatch
+):
     import datasets
 
     erasure = pytest.importorskip("plugins.erasure.command")
@@ -101,7 +103,7 @@ def test_takedown_names_each_place_and_the_next_version_replaces_the_files(hub, 
     request = tmp_path / "request.txt"
     request.write_text("\n".join(row["uid"] for row in PAIRS[:11]))
     erasure.takedown(erasure.TakedownOptions(request), tmp_path / "home", str(tmp_path / "store"), as_json=True)
-    report = json.loads(capsys.readouterr().out)["stores"][0]
+    report = read_json()["stores"][0]
     successor = report["datasets"][0]["next"]
     remedies = {one["target"]: one["remedy"] for one in report["published"]}
     assert remedies.keys() == {"hub:team/kites", str(folder)}
@@ -120,7 +122,7 @@ def test_takedown_names_each_place_and_the_next_version_replaces_the_files(hub, 
     assert [sample["txt"] for sample in samples] == [PAIRS[11]["caption"]]
     assert samples[0]["jpg"].size == (48, 48)
     erasure.takedown(erasure.TakedownOptions(request), tmp_path / "home", str(tmp_path / "store"), as_json=True)
-    report = json.loads(capsys.readouterr().out)["stores"][0]
+    report = read_json()["stores"][0]
     assert [one["target"] for one in report["published"]] == ["hub:team/kites"], "its history still has them"
 
 

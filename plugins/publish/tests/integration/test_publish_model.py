@@ -42,7 +42,7 @@ def model(request, tmp_path):
 
 
 @pytest.fixture
-def send(model, tmp_path, monkeypatch, capsys):
+def send(model, tmp_path, monkeypatch, capsys, read_json):
     """Return a function that publishes the model and returns the report; the export runs in this process."""
 
     def run_job(module, job, folder, **_):
@@ -54,7 +54,7 @@ def send(model, tmp_path, monkeypatch, capsys):
     def run(to):
         capsys.readouterr()
         assert publish(PublishOptions(str(model), to, "Apache-2.0"), tmp_path / "home", None, as_json=True) == 0
-        return json.loads(capsys.readouterr().out)
+        return read_json()
 
     monkeypatch.setattr(export, "run_job", run_job)
     return run

@@ -1,7 +1,5 @@
 """The gate of `pairmill publish`, its dry run, and a folder as the place."""
 
-import json
-
 import pytest
 
 from dataops.errors import ConfigError, ContractError
@@ -20,7 +18,7 @@ def run(tmp_path, what, to, **options):
     return publish(PublishOptions(what, to, **options), tmp_path / "home", str(tmp_path / "store"), as_json=True)
 
 
-def test_pairs_without_a_licence_need_a_stated_one(tmp_path, capsys):
+def test_pairs_without_a_licence_need_a_stated_one(tmp_path, capsys, read_json):
     _, manifests = packed_in(tmp_path / "store", [pair(n) for n in range(4)])
     key, out = manifests["pack"].key, tmp_path / "out"
     with pytest.raises(ContractError, match="licence: 2 of 4 pairs have no licence; add --license NAME") as refused:
@@ -30,7 +28,7 @@ def test_pairs_without_a_licence_need_a_stated_one(tmp_path, capsys):
     assert not out.exists()
     capsys.readouterr()
     assert run(tmp_path, key, str(out), license="ODC-By", dry_run=True) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = read_json()
     assert (report["license"], report["dry_run"], report["gate"][0]["is_met"]) == ("ODC-By", True, True)
     assert report["bytes_to_send"] == report["bytes"] == sum(file["bytes"] for file in report["files"])
     assert not out.exists()
@@ -67,12 +65,12 @@ def test_place_with_data_of_others_is_refused(tmp_path):
         run(tmp_path, manifests["pack"].key, str(tmp_path / "out"))
 
 
-def test_damaged_file_in_the_folder_is_sent_again(tmp_path, capsys):
+def test_damaged_file_in_the_folder_is_sent_again(tmp_path, capsys, read_json):
     _, manifests = packed_in(tmp_path / "store", [pair(n, license=LICENSE) for n in range(3)])
     key, out = manifests["pack"].key, tmp_path / "out"
     run(tmp_path, key, str(out))
     (out / "00000.tar").write_bytes(b"\0" * (out / "00000.tar").stat().st_size)
     capsys.readouterr()
     run(tmp_path, key, str(out))
-    report = json.loads(capsys.readouterr().out)
+    report = read_json()
     assert [file["name"] for file in report["files"] if file["sent"]] == ["00000.tar"]

@@ -37,7 +37,7 @@ def test_models_lie_between_the_two(make_job, tmp_path):
             torch.testing.assert_close(found["some"][name], 0.75 * first[name] + 0.25 * last[name], msg=name)
 
 
-def test_the_share_with_the_best_mean_of_both_suites_is_kept(tmp_path, monkeypatch, capsys):
+def test_the_share_with_the_best_mean_of_both_suites_is_kept(tmp_path, monkeypatch, read_json):
     values = {"new": {"0": 0.1, "0.5": 0.6, "1": 0.7}, "old": {"0": 0.5, "0.5": 0.45, "1": 0.1}}
 
     def write(module, job, folder, **_):
@@ -60,7 +60,7 @@ def test_the_share_with_the_best_mean_of_both_suites_is_kept(tmp_path, monkeypat
     monkeypatch.setattr(command, "read_tasks", lambda path: ("", [], []))
     suites, out = {"new": Path("new.toml"), "old": Path("old.toml")}, tmp_path / "model"
     assert command.interpolate("base", "tuned", out, shares=(1.0, 0.5, 0.0), json=True, **suites) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = read_json()
     assert (found["chosen"], [row["share"] for row in found["rows"]]) == (0.5, [0.0, 0.5, 1.0])
     assert (out / "model.json").read_text() == "0.5"
     assert not (tmp_path / "model.candidates").exists()

@@ -1,7 +1,5 @@
 """What gc keeps for registered models, and old versions of them, in a real MLflow."""
 
-import json
-
 import pytest
 
 from dataops.snapshot import Manifest, SnapshotName
@@ -77,7 +75,7 @@ def test_versions_are_deleted_with_their_files_but_for_aliases_the_newest_and_th
         assert is_deleted(versions[number])
 
 
-def test_gc_keeps_what_a_model_needs_until_its_version_is_deleted(mlflow_url, upstream, tmp_path, capsys):
+def test_gc_keeps_what_a_model_needs_until_its_version_is_deleted(mlflow_url, upstream, tmp_path, capsys, read_json):
     store, _ = register_mixed(upstream, tmp_path, "collected", "only-it")
     (version,) = find_versions("collected")
     (register,) = (
@@ -95,7 +93,7 @@ def test_gc_keeps_what_a_model_needs_until_its_version_is_deleted(mlflow_url, up
         """Return what is not needed, and the report."""
         capsys.readouterr()
         assert run_command(["gc", "--store", store.uri, "--json", *options]) == 0
-        report = json.loads(capsys.readouterr().out)["stores"][0]
+        report = read_json()["stores"][0]
         return {f"{row['stage']}/{row['key']}" for row in report["snapshots"]}, report
 
     def write(manifest):

@@ -12,7 +12,7 @@ from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from plugins.towers.config import TextInit
 from plugins.towers.files import find_files, text_dimensions
-from plugins.towers.tests.made_towers import write_backbone, write_bert
+from plugins.towers.tests.made_towers import table_of, write_backbone, write_bert
 from tests.trainings import RESNET
 from training.config import TrainConfig
 from training.export import export
@@ -76,8 +76,8 @@ def assert_open_clip_has_equal_logits(loaded, folder):
 def test_open_clip_loads_towers_as_its_own_with_equal_logits(tmp_path, architecture, pooling):
     write_backbone(tmp_path / "net.safetensors", architecture, 32)
     write_bert(tmp_path / "bert", pooling=pooling)
-    image = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": architecture}
-    text = {"kind": "bert", "path": str(tmp_path / "bert"), "license": "MIT", "projector_layers": 0}
+    image = table_of(tmp_path / "net.safetensors", architecture=architecture)
+    text = table_of(tmp_path / "bert", kind="bert", projector_layers=0)
     norm = {"projector_norm": False}
     assert_open_clip_has_equal_logits(finish(tmp_path / "m", image | norm, text | norm, 32), tmp_path / "out")
 
@@ -93,8 +93,8 @@ def test_open_clip_loads_the_networks_of_the_demo_without_its_stages_with_equal_
 def test_what_a_format_has_not_is_named_with_the_keys_to_set(tmp_path):
     write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
     write_bert(tmp_path / "bert")
-    image = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": "resnet18"}
-    text = {"kind": "bert", "path": str(tmp_path / "bert"), "license": "MIT"}
+    image = table_of(tmp_path / "net.safetensors", architecture="resnet18")
+    text = table_of(tmp_path / "bert", kind="bert")
     loaded = finish(tmp_path / "m", image, text, 32)
     with pytest.raises(ConfigError, match=r"train with image_init\.projector_norm = false and .*projector_layers = 1"):
         export(loaded, "open_clip", tmp_path / "out")
@@ -133,9 +133,9 @@ def test_a_sentence_encoder_equals_that_of_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     write_bert(tmp_path / "bert")
     theirs = transformers.BertModel.from_pretrained(tmp_path / "bert").eval()
-    table = {"kind": "bert", "path": str(tmp_path / "bert"), "license": "MIT"}
+    table = table_of(tmp_path / "bert", kind="bert")
     write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
-    image = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": "resnet18"}
+    image = table_of(tmp_path / "net.safetensors", architecture="resnet18")
     loaded = finish(tmp_path / "m", image, table, 32)
     assert loaded.config.text_cfg == text_dimensions(TextInit.model_validate(table), 16)
     ids_BL = loaded.tokenizer(["a red thing 12", "blue"])

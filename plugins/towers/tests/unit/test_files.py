@@ -10,7 +10,7 @@ from dataops.digest import file_sha256
 from dataops.errors import ConfigError
 from plugins.towers.config import ImageInit, TextInit
 from plugins.towers.files import find_files, read_matrix_shape
-from plugins.towers.tests.made_towers import write_bert, write_words
+from plugins.towers.tests.made_towers import table_of, write_bert, write_words
 from plugins.towers.weights import read_vectors
 from tests.costs import bounded
 from training.config import TrainConfig
@@ -90,7 +90,7 @@ def test_every_file_changes_the_digest(tmp_path):
 def test_of_several_files_one_must_be_named(tmp_path):
     write_words(tmp_path / "words")
     (tmp_path / "words" / "more.npy").write_bytes(b"")
-    table = {"kind": "words", "path": str(tmp_path / "words"), "license": "MIT"}
+    table = table_of(tmp_path / "words", kind="words")
     with pytest.raises(
         ConfigError, match=r"train\.text_init\.file: there are 2 files .*more\.npy, vectors\.npy; name one"
     ):
@@ -158,7 +158,7 @@ def test_vectors_that_cannot_be_read_are_one_error_at_no_cost(tmp_path, name):
     for file in ("vectors.npz", "vectors.npy"):
         path = tmp_path / "words" / file
         path.write_bytes(HOSTILE[name])
-        table = TextInit.model_validate({"kind": "words", "path": str(path.parent), "file": file, "license": "MIT"})
+        table = TextInit.model_validate(table_of(path.parent, kind="words", file=file))
         message = rf"train\.text_init: .*{file} holds no matrix that can be read safely"
         for read in (lambda: read_matrix_shape(path), lambda: read_vectors(find_files(table))):  # noqa: B023
             with bounded(5, 100_000_000), pytest.raises(ConfigError, match=message):
@@ -170,7 +170,7 @@ def test_a_wrong_checksum_is_an_error_that_names_the_file(tmp_path):
     path = tmp_path / "words" / "vectors.npz"
     place = WHOLE.index(b".npy") + 200
     path.write_bytes(WHOLE[:place] + bytes([WHOLE[place] ^ 1]) + WHOLE[place + 1 :])
-    table = {"kind": "words", "path": str(path.parent), "file": path.name, "license": "MIT"}
+    table = table_of(path.parent, kind="words", file=path.name)
     with pytest.raises(ConfigError, match=r"vectors\.npz holds no matrix that can be read safely"):
         read_vectors(find_files(TextInit.model_validate(table)))
     path.write_bytes(WHOLE)

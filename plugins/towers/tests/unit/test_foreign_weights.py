@@ -1,6 +1,7 @@
 """Pretrained weights are in the key of a training, and in its facts with their owner."""
 
 from dataops.digest import file_sha256
+from plugins.towers.tests.made_towers import table_of
 from tasks.engine.stage import plan
 from tasks.train.stage import TRAIN, describe_weights, external_inputs
 from training.config import TrainConfig
@@ -13,7 +14,7 @@ def write_config(folder, **fields):
         (folder / name).write_bytes(name.encode())
     tables = {
         "text_init": {"kind": "words", "path": str(folder / "vectors"), "license": "CC0"},
-        "image_init": {"path": str(folder / "net.safetensors"), "license": "MIT", "architecture": "resnet18"},
+        "image_init": table_of(folder / "net.safetensors", architecture="resnet18"),
     }
     return TrainConfig.model_validate({**tables, **fields})
 

@@ -16,7 +16,7 @@ from plugins.towers import image_features as image_features_module
 from plugins.towers import text_features as text_features_module
 from plugins.towers.config import StartConfig
 from plugins.towers.networks.resnet import build
-from plugins.towers.tests.made_towers import write_bert, write_decoder, write_words
+from plugins.towers.tests.made_towers import table_of, write_bert, write_decoder, write_words
 from tests.pretended_card import pretended_card
 from tests.trainings import before_step, output_of, outputs_of, rows_of, run_training, stop_at
 from training.config import TrainConfig
@@ -41,10 +41,8 @@ def tables(tmp_path):
     config = BackboneConfig(kind="backbone", architecture=ARCHITECTURE, image_size=32, mean=(0, 0, 0), std=(1, 1, 1))
     save_file(build(config).state_dict(), tmp_path / "net.safetensors")
     return {
-        "text_init": {"kind": "bert", "path": str(tmp_path / "bert"), "license": "MIT"},
-        "image_init": {
-            "path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": ARCHITECTURE, "frozen": True
-        },
+        "text_init": table_of(tmp_path / "bert", kind="bert"),
+        "image_init": table_of(tmp_path / "net.safetensors", architecture=ARCHITECTURE, frozen=True),
     }  # fmt: skip
 
 
@@ -264,7 +262,7 @@ def test_an_image_that_cannot_be_read_is_skipped_with_its_reason(make_job, table
 def test_a_finished_model_loads_without_the_files_it_started_from(make_job, tables, tmp_path):
     """The towers are trained here, with augmentation: the features at the end are those of the weights at the end."""
     write_words(tmp_path / "words")
-    words = {"kind": "words", "path": str(tmp_path / "words"), "license": "MIT", "frozen": False}
+    words = table_of(tmp_path / "words", kind="words", frozen=False)
     image = {**tables["image_init"], "frozen": False, "lr_scale": 0.1}
     job = make_job("a", image_size=32, epochs=2, text_init=words, image_init=image, word_dropout=0.2, grad_cache=None)
     assert run_training(job) == 0

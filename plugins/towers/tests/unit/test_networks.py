@@ -15,6 +15,7 @@ from plugins.towers.tests.made_towers import (
     WORDS,
     compute_bert,
     randomise,
+    table_of,
     write_backbone,
     write_bert,
     write_words,
@@ -65,7 +66,7 @@ def difference(found, expected):
 )
 def test_a_backbone_and_the_means_of_its_stages_equal_timms(tmp_path, architecture, side, grid, names):
     theirs = write_backbone(tmp_path / "weights.safetensors", architecture, side)
-    table = {"path": str(tmp_path / "weights.safetensors"), "license": "MIT", "architecture": architecture}
+    table = table_of(tmp_path / "weights.safetensors", architecture=architecture)
     means = {}
 
     def pool(output):
@@ -164,7 +165,7 @@ def test_the_names_of_efficientnet_pytorch_are_timms_in_another_form(tmp_path):
 
 def test_positions_of_a_vision_transformer_are_resized(tmp_path):
     write_backbone(tmp_path / "weights.safetensors", "vit_tiny_patch16_224", 64)
-    table = {"path": str(tmp_path / "weights.safetensors"), "license": "MIT", "architecture": "vit_tiny_patch16_224"}
+    table = table_of(tmp_path / "weights.safetensors", architecture="vit_tiny_patch16_224")
     from timm.layers import resample_abs_pos_embed
 
     found = build(image_init=table, image_size=32).visual.get_parameter("encoder.pos_embed")
@@ -229,8 +230,8 @@ def test_the_projector_is_a_norm_and_linear_layers_with_gelus(tmp_path):
 def test_without_linear_layers_the_shared_space_is_that_of_the_feature(tmp_path):
     write_words(tmp_path / "words")
     write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
-    image = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": "resnet18"}
-    text = {"path": str(tmp_path / "words"), "license": "MIT", "kind": "words", "projector_layers": 0}
+    image = table_of(tmp_path / "net.safetensors", architecture="resnet18")
+    text = table_of(tmp_path / "words", kind="words", projector_layers=0)
     model = build(text_init=text, image_init=image)
     assert model.config.embed_dim == 12
     assert not model.text.projector.layers
@@ -244,7 +245,7 @@ def test_without_linear_layers_the_shared_space_is_that_of_the_feature(tmp_path)
 
 def test_the_first_layers_of_a_backbone_can_be_kept(tmp_path):
     write_backbone(tmp_path / "net.safetensors", "efficientnet_lite0", 32)
-    image = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": "efficientnet_lite0"}
+    image = table_of(tmp_path / "net.safetensors", architecture="efficientnet_lite0")
     model = build(image_init=image, image_size=32, lock_image=True, unlocked_image_groups=7).train()
     kept = {name.removeprefix("visual.") for name, p in model.named_parameters() if not p.requires_grad}
     assert {".".join(name.split(".")[:3]).removesuffix(".weight").removesuffix(".bias") for name in kept} == {
@@ -262,8 +263,8 @@ def test_the_first_layers_of_a_backbone_can_be_kept(tmp_path):
 def test_frozen_weights_and_their_statistics_are_not_trained(tmp_path):
     write_bert(tmp_path / "bert")
     write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
-    text = {"kind": "bert", "path": str(tmp_path / "bert"), "license": "MIT"}
-    image = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": "resnet18", "frozen": True}
+    text = table_of(tmp_path / "bert", kind="bert")
+    image = table_of(tmp_path / "net.safetensors", architecture="resnet18", frozen=True)
     model = build(text_init=text, image_init=image).train()
     trained = {name.split(".")[1] for name, p in model.named_parameters() if p.requires_grad and "." in name}
     assert trained == {"projector"}
@@ -289,12 +290,12 @@ def test_another_sentence_encoder_is_an_error_that_names_the_reason(tmp_path, ch
     path = tmp_path / "bert" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ConfigError, match=r"train\.text_init: .*" + message.replace(".", r"\.")):
-        build(text_init={"kind": "bert", "path": str(tmp_path / "bert"), "license": "MIT"})
+        build(text_init=table_of(tmp_path / "bert", kind="bert"))
 
 
 def test_weights_of_another_network_are_an_error(tmp_path):
     write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
-    table = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": "resnet34"}
+    table = table_of(tmp_path / "net.safetensors", architecture="resnet34")
     with pytest.raises(ConfigError, match=r"train\.image_init: .* do not fit the tower: layer1\.2\.conv1\.weight"):
         build(image_init=table)
 
@@ -311,10 +312,10 @@ def test_numbers_that_are_no_numbers_are_an_error(tmp_path):
     vectors[2, 3] = np.nan
     np.save(tmp_path / "words" / "vectors.npy", vectors)
     with pytest.raises(ConfigError, match="not finite"):
-        build(text_init={"kind": "words", "path": str(tmp_path / "words"), "license": "MIT"})
+        build(text_init=table_of(tmp_path / "words", kind="words"))
     np.save(tmp_path / "words" / "vectors.npy", np.array([[{}]]), allow_pickle=True)
     with pytest.raises(ConfigError, match="no matrix that can be read safely"):
-        build(text_init={"kind": "words", "path": str(tmp_path / "words"), "license": "MIT"})
+        build(text_init=table_of(tmp_path / "words", kind="words"))
 
 
 @pytest.mark.parametrize("field", ["heads", "kind"])

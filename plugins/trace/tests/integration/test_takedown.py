@@ -1,6 +1,5 @@
 """A takedown tags the models that were trained on a pair, also in one of several datasets, and a trace shows the tags."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,9 @@ pytestmark = [
 ]  # the server and the first import of MLflow take long on a busy machine
 
 
-def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(registered, upstream, tmp_path, capsys):
+def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
+    registered, upstream, tmp_path, capsys, read_json
+):
     takedown = pytest.importorskip("plugins.erasure.command")
     store, packed = register_mixed(upstream, tmp_path)
     first = next(one for one in upstream.manifests if one.stage == "pack")
@@ -24,7 +25,7 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(regi
     file = tmp_path / "request.txt"
     file.write_text(f"{url}\n")
     assert takedown.takedown(takedown.TakedownOptions(file, "a letter"), tmp_path, str(store.root), as_json=True) == 0
-    (report,) = [one for one in json.loads(capsys.readouterr().out)["stores"] if one["datasets"]]
+    (report,) = [one for one in read_json()["stores"] if one["datasets"]]
     (outcome,) = report["datasets"]
     assert outcome["models_tagged"] == ["models:/saw-it/1"]
     assert len(outcome["rewritten"]) == 1
@@ -46,7 +47,7 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(regi
     assert connect().get_model_version_by_alias("clip-demo", "champion").tags.get("takedowns") is None
     trace = pytest.importorskip("plugins.trace.command")
     assert trace.trace(url, tmp_path, str(store.root), limit=5, as_json=True) == 0
-    (reported,) = json.loads(capsys.readouterr().out)["stores"]
+    (reported,) = read_json()["stores"]
     (dataset,) = reported["datasets"]
     (training,) = dataset["trainings"]
     (model,) = training["models"]

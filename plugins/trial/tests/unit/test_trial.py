@@ -1,4 +1,3 @@
-import json
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -110,7 +109,7 @@ def test_sample_is_spread_over_the_parts_and_has_as_many_rows_as_asked_for(tmp_p
     assert len({uid[:16] for uid in found}) == min(sum(size > 0 for size in sizes), max(16, rows // 40), rows)
 
 
-def test_command_prints_examples_or_json(home, monkeypatch, capsys):
+def test_command_prints_examples_or_json(home, monkeypatch, capsys, read_json):
     monkeypatch.setenv("PAIRMILL_HOME", str(home))
     assert run_command(["try", "filter", "--set", "filter.min_words=3", "--examples", "2"]) == 0
     printed = capsys.readouterr().out
@@ -118,7 +117,7 @@ def test_command_prints_examples_or_json(home, monkeypatch, capsys):
     assert "too_few_words  a bird" in printed or "too_few_words  bird " in printed
     assert "+60" in printed
     assert run_command(["try", "filter", "--set", "filter.min_words=3", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    result = read_json()
     assert len(result["newly_dropped"]) == 50
     assert result["newly_dropped"][0].keys() == {"uid", "url", "caption", "before", "after"}
     assert (result["changed"], result["newly_kept"], result["rows"]) == (60, [], 320)

@@ -1,6 +1,5 @@
 """Versions of a dataset that grows are compared: what only one of them has, and why, also after beginning anew."""
 
-import json
 from types import SimpleNamespace
 
 import polars as pl
@@ -22,7 +21,7 @@ def web():
         yield web
 
 
-def test_difference_of_a_version_that_began_anew_is_that_of_the_uids(web, tmp_path, capsys):
+def test_difference_of_a_version_that_began_anew_is_that_of_the_uids(web, tmp_path, read_json):
     for number, night in enumerate(NIGHTS, 1):
         put_night(tmp_path, number, night)
         run(configured(web, tmp_path), tmp_path)
@@ -33,7 +32,7 @@ def test_difference_of_a_version_that_began_anew_is_that_of_the_uids(web, tmp_pa
     ours, theirs = (list_uids(store, find_packs(store, one)) for one in (grown, anew))
     rows = tmp_path / "rows.parquet"
     show_diff(grown.name, anew.name, tmp_path, store.uri, rows, as_json=True)
-    printed = json.loads(capsys.readouterr().out)
+    printed = read_json()
     found = pl.read_parquet(rows)
     assert set(found.filter(change="added")["uid"]) == theirs - ours
     assert set(found.filter(change="removed")["uid"]) == ours - theirs
@@ -46,7 +45,7 @@ def test_difference_of_a_version_that_began_anew_is_that_of_the_uids(web, tmp_pa
     assert all(uid in page for uid in ours ^ theirs)
 
 
-def test_a_row_that_a_night_without_a_new_pair_dropped_has_its_reason(web, tmp_path, capsys):
+def test_a_row_that_a_night_without_a_new_pair_dropped_has_its_reason(web, tmp_path, read_json):
     put_night(tmp_path, 1, NIGHTS[0])
     run(configured(web, tmp_path), tmp_path)
     url = NIGHTS[0][0][0].replace("1.png", "1-again.png")
@@ -58,6 +57,6 @@ def test_a_row_that_a_night_without_a_new_pair_dropped_has_its_reason(web, tmp_p
     store = FolderStore(tmp_path / "store")
     [anew] = list_newest(store)
     show_diff(f"{anew.line}/2", anew.name, tmp_path, store.uri, None, as_json=True)
-    printed = json.loads(capsys.readouterr().out)
+    printed = read_json()
     assert printed["added"]["why"] == [{"stage": "curate", "reason": "exact_duplicate", "rows": 1}]
     assert printed["removed"]["rows"] == 1

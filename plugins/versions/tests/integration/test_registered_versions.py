@@ -1,6 +1,5 @@
 """The versions of a registered model are listed and compared, with their metrics and aliases in MLflow."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +12,7 @@ from tests.registrations import commit_evaluation, plan_registration
 pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("register_plugins")]
 
 
-def test_versions_of_a_model_are_listed_and_compared(mlflow_url, upstream, capsys, tmp_path):
+def test_versions_of_a_model_are_listed_and_compared(mlflow_url, upstream, capsys, read_json, tmp_path):
     for name, right in (("first", 120), ("worse", 100)):
         evaluated = commit_evaluation(upstream.store, f"vs{name}", [n < right for n in range(200)])
         theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})
@@ -25,17 +24,17 @@ def test_versions_of_a_model_are_listed_and_compared(mlflow_url, upstream, capsy
             stage.make(plan, context)
     capsys.readouterr()
     assert show_models("shown", 20, as_json=True) == 0
-    versions = json.loads(capsys.readouterr().out)["versions"]
+    versions = read_json()["versions"]
     assert [(one["version"], one["aliases"]) for one in versions] == [("2", ["candidate"]), ("1", ["champion"])]
     assert versions[0]["metrics"] == {"held-out/image_to_text_R_at_1": 0.1, "pairs": 400.0, "twemoji-seen/top1": 0.06}
     assert versions[0]["changes"] == []
     store = upstream.store.uri
     assert show_model_diff("shown/1", "shown@candidate", tmp_path, store, as_json=True) == 0
-    compared = json.loads(capsys.readouterr().out)
+    compared = read_json()
     (top1,) = (row for row in compared["metrics"] if row["key"] == "twemoji-seen/top1")
     assert (top1["comparison"]["verdict"], top1["comparison"]["difference"]) == ("worse", pytest.approx(-0.1))
     assert show_models(None, 20, as_json=True) == 0
-    listed = {model["name"]: model for model in json.loads(capsys.readouterr().out)["models"]}
+    listed = {model["name"]: model for model in read_json()["models"]}
     assert listed["shown"] == {"name": "shown", "newest": "2", "aliases": {"candidate": "2", "champion": "1"}}
     for wrong in ("shown/9", "no-such/1"):
         with pytest.raises(ConfigError):

@@ -1,7 +1,5 @@
 """`pairmill diff`: its output, its file of rows, and its errors."""
 
-import json
-
 import polars as pl
 import pytest
 
@@ -25,7 +23,7 @@ def datasets(tmp_path, monkeypatch):
     return tmp_path, store, first, second
 
 
-def test_show_diff_prints_a_table_or_json(datasets, capsys):
+def test_show_diff_prints_a_table_or_json(datasets, capsys, read_json):
     home, store, first, second = datasets
     assert show_diff(first["pack"].key, "second", home, store.uri, None, as_json=False) == 0
     printed = capsys.readouterr().out
@@ -35,7 +33,7 @@ def test_show_diff_prints_a_table_or_json(datasets, capsys):
     assert "not_in_source" in printed
     assert "too_small" in printed
     assert show_diff(first["pack"].key, "second", home, store.uri, None, as_json=True) == 0
-    assert json.loads(capsys.readouterr().out) == {
+    assert read_json() == {
         "a": {"stage": "pack", "key": first["pack"].key, "rows": 6},
         "b": {"stage": "pack", "key": second["pack"].key, "rows": 6},
         "common": 5,

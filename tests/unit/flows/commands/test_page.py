@@ -1,7 +1,5 @@
 """`pairmill show --page` writes the page of a stage, given by its key or by a run."""
 
-import json
-
 import pytest
 
 from dataops.errors import ConfigError
@@ -31,7 +29,7 @@ def test_what_has_no_page_is_an_error(tmp_path):
         write_stage_page("nothing", home, store.uri, page)
 
 
-def test_write_stage_page_of_a_dataset_by_key_or_run(tmp_path, capsys):
+def test_write_stage_page_of_a_dataset_by_key_or_run(tmp_path, capsys, read_json):
     home = tmp_path / "home"
     (home / "runs").mkdir(parents=True)
     store, manifests = packed_in(tmp_path / "store", some_pairs())
@@ -62,7 +60,7 @@ def test_write_stage_page_of_a_dataset_by_key_or_run(tmp_path, capsys):
         show_run_or_key(name, home, store.uri, as_json=False)
         assert "min_rows (warning): the dataset has " in capsys.readouterr().out
         show_run_or_key(name, home, store.uri, as_json=True)
-        assert json.loads(capsys.readouterr().out)["checks"] == record.checks.model_dump(mode="json")
+        assert read_json()["checks"] == record.checks.model_dump(mode="json")
     with pytest.raises(ConfigError, match="cannot write"):
         write_stage_page("a", home, store.uri, tmp_path / "no" / "page.html")
     snapshot(store, "pack", "0" * 16)

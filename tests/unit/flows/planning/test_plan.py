@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import pytest
@@ -160,7 +159,7 @@ def test_earlier_runs_predict_rows_and_time(folder):
     assert (total["seconds"], total["unknown"]) == (pytest.approx(25.0), ["curate"])
 
 
-def test_command_prints_the_plan_and_dry_run_is_the_same(folder, monkeypatch, capsys):
+def test_command_prints_the_plan_and_dry_run_is_the_same(folder, monkeypatch, capsys, read_json):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PAIRMILL_HOME", str(folder))
     (folder / "c.toml").write_text(
@@ -178,7 +177,7 @@ def test_command_prints_the_plan_and_dry_run_is_the_same(folder, monkeypatch, ca
     assert run_command(["run", "--dry-run", *options]) == 0
     assert capsys.readouterr().out == printed
     assert run_command(["plan", *options, "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    result = read_json()
     assert result["total"]["seconds"] == pytest.approx(6.0)
     assert [one["action"] for one in result["stages"]] == ["reuse", "make", "make"]
     assert run_command(["plan", "c.toml", "--set", "filter.min_word=3"]) == ConfigError.exit_code
