@@ -123,7 +123,11 @@ class Faults:
     def progress(self, done: float, total: int, line: str) -> None:
         """Let the next fault happen, if it is time."""
         while self._left and done >= self._left[0][0] * total:
-            self._faults.append(self._thread.submit(self._happen, self._left.pop(0)[1]))
+            what = self._left.pop(0)[1]
+            if what == "node added":  # Ray sets signal handlers, which only the main thread may
+                self._happen(what)
+            else:
+                self._faults.append(self._thread.submit(self._happen, what))
 
     def _happen(self, what: str) -> None:
         if what == "out of memory":
