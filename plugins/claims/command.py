@@ -60,9 +60,11 @@ def _show(answer: dict[str, Any]) -> None:
     out = console()
     out.write(f"{answer['name']}: {_conclude(answer)}", "bold")
     if answer["not_compared"]:
-        out.write(f"  only its bytes were compared, since it is no image: {answer['not_compared']}")
+        remedy = "ask with a file that opens as an image"
+        out.write(f"  only its bytes were compared, since it cannot be decoded: {answer['not_compared']}; {remedy}")
     for dataset in answer["datasets"]:
-        lines = [f"  dataset {dataset['key']}: {_MEANINGS[dataset['answer']]}"]
+        meaning = "bytes" if answer["not_compared"] and dataset["answer"] == "absent" else dataset["answer"]
+        lines = [f"  dataset {dataset['key']}: {_MEANINGS[meaning]}"]
         if dataset["pairs"]:
             lines[0] += f", {format_quantity(dataset['pairs'], 'pair')}"
         if dataset.get("removed_by"):
@@ -89,13 +91,14 @@ _MEANINGS = {
     "proved": "it is in it, with proof",
     "listed": "it is in it",
     "absent": "it is not in it, with proof",
+    "bytes": "these bytes are not in it, with proof",
     "unlisted": "no pair matches; this has no proof",
     "missing": "no longer in the store, so not known",
 }
 
 
 def _conclude(answer: dict[str, Any]) -> str:
-    used = {True: "used", False: "not used", None: "not known"}[answer["used"]]
+    used = {True: "used", False: "not used", None: "not known whether used"}[answer["used"]]
     return f"{used} by {answer['subject']}"
 
 

@@ -28,6 +28,8 @@ from tasks.search import Rows, Search
 from tasks.tracking.registry import MODEL, Registry, is_model
 
 _SHOWN = ("uid", "url", "page_url", "caption", "license", "sha256", "phash", "source")
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl", ".svg"}
+"""Ends of file names that are no top-level domains."""
 _EVIDENCE = ("fetched_at", "http_status", "final_url", "opt_out", "permissions")
 
 
@@ -66,7 +68,10 @@ def parse_asked(text: str) -> Asked:
     path = Path(text).expanduser()
     if not path.is_file():
         try:
-            return Asked(text, [parse_target(text)])
+            target = parse_target(text)
+            if target.kind == "domain" and path.suffix.lower() in _SUFFIXES and ":" not in text:
+                raise ValueError(f"{text} is the name of an image; write domain:{text} if it is a domain")
+            return Asked(text, [target])
         except ValueError as error:
             raise ConfigError(f"{error}; or an image file, and there is no file {text}") from error
     try:
@@ -157,7 +162,7 @@ def make_statement(asked: Asked, subject: Subject, limit: int) -> dict[str, Any]
         "asked": asked.fields,
         "not_compared": asked.refused,
         "bits": PHASH_BITS,
-        "used": used if used or "missing" not in answers else None,
+        "used": used or (None if "missing" in answers or asked.refused else False),
         "datasets": datasets,
         "started_from": list(subject.started_from),
     }

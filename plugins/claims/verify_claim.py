@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FORMAT = "pairmill-claim/1"
+FORMAT = "pairmill-claim/2"
 BLOCK, WIDTHS = 16, {"sha256": 32, "phash": 8}
 """Values of a leaf, and bytes of a value of each tree."""
 _P, _ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
@@ -41,10 +41,10 @@ def verify(
         if not verify_signature(bytes.fromhex(public), encode(statement), bytes.fromhex(envelope["signature"])):
             raise Refused("its signature is not valid")
         asked, answers = statement["asked"], set[str]()
-        if statement["format"] != FORMAT or (
-            photo is not None and asked["sha256"] != hashlib.sha256(photo).hexdigest()
-        ):
-            raise Refused("it has another format, or is about another file")
+        if statement["format"] != FORMAT:
+            raise Refused(f"its format is {statement['format']}, not {FORMAT}; use the verifier that came with it")
+        if photo is not None and asked["sha256"] != hashlib.sha256(photo).hexdigest():
+            raise Refused("it is about another file")
         for dataset in statement["datasets"]:
             members = [_verify_trees(trees, asked, statement["bits"]) for trees in dataset["trees"]]
             without = "absent" if members else "".join({"missing", "unlisted"} & {dataset["answer"]})
@@ -52,7 +52,8 @@ def verify(
             if not answer or dataset["answer"] != answer:
                 raise Refused(f"its answer for dataset {dataset['key']} does not follow from its proofs")
             answers.add(answer)
-        if statement["used"] is not (bool(answers & {"proved", "listed"}) or (None if "missing" in answers else False)):
+        unknown = None if "missing" in answers or statement["not_compared"] else False
+        if statement["used"] is not (bool(answers & {"proved", "listed"}) or unknown):
             raise Refused("its answer does not follow from its datasets")
         if roots and roots != {trees["root"] for dataset in statement["datasets"] for trees in dataset["trees"]}:
             raise Refused("its roots are not those that were given")
@@ -162,7 +163,7 @@ if __name__ == "__main__":
     try:
         photos = [name.read_bytes() for name in names[1:2]] or [None]
         found = verify(json.loads(names[0].read_bytes()), (keys or [None])[0], frozenset(given), photos[0])
-        answer_text = {True: "used", False: "not used", None: "not known"}[found["used"]]
+        answer_text = {True: "used", False: "not used", None: "not known whether used"}[found["used"]]
         sys.stdout.write(f"valid: {answer_text} by {found['subject']}\n")
     except (OSError, ValueError, IndexError, RecursionError) as problem:
         sys.stderr.write(f"refused: {problem}\n")

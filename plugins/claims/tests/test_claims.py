@@ -187,15 +187,16 @@ def test_photo_copy_and_stranger(tmp_path, trained, key):
         ("own.jpg", photo(7), True),
         ("copy.jpg", photo(7, size=48, quality=70), True),
         ("other.jpg", photo(1234), False),
-        ("text.jpg", b"no image", False),
+        ("text.jpg", b"no image", None),
+        ("cut.jpg", photo(7)[:500], None),
     ):
         file = tmp_path / name
         file.write_bytes(data)
         statement = claim_of(file, *trained)
         (dataset,) = statement["datasets"]
         assert (statement["used"], dataset["answer"]) == (used, "proved" if used else "absent"), name
-        assert bool(statement["not_compared"]) == (name == "text.jpg")
-        assert [row["url"] for row in dataset["rows"]] == [pair(7)["url"]] * used
+        assert bool(statement["not_compared"]) == (used is None)
+        assert [row["url"] for row in dataset["rows"]] == [pair(7)["url"]] * bool(used)
         assert statement["started_from"] == ["lite"]
         envelope = json.loads(json.dumps(sign_statement(statement, key)))
         roots = frozenset(one["root"] for one in PackFacts.of(packs(trained)[0]).commitments["claims"])
@@ -329,11 +330,13 @@ def test_urls_and_domains_are_listed_without_a_proof(trained, key):
 
 def test_bad_input_has_a_clear_error(tmp_path, trained, key):
     store, train = trained
-    of_next = {**claim_of("host1.example", store, train), "format": "pairmill-claim/2"}
-    with pytest.raises(Refused, match="another format"):
+    of_next = {**claim_of("host1.example", store, train), "format": "pairmill-claim/1"}
+    with pytest.raises(Refused, match="its format is pairmill-claim/1, not"):
         verify(sign_statement(of_next, key))
-    with pytest.raises(ConfigError, match="there is no file"):
-        parse_asked("no such file")
+    for text in ("no such file", "photo.jpg"):
+        with pytest.raises(ConfigError, match="there is no file"):
+            parse_asked(text)
+    assert parse_asked("domain:photo.jpg").fields == {"domain": "photo.jpg"}
     with pytest.raises(ConfigError, match="another store with --store"):
         find_subject("c" * 16, tmp_path, None)
     for text in ("", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"):
