@@ -62,7 +62,7 @@ class Ladder(FrozenModel):
     @classmethod
     def _has_scales(cls, samples: tuple[float, ...]) -> tuple[float, ...]:
         if len(set(samples)) < MIN_SCALES:
-            raise ValueError(f"it has {len(set(samples))} scales; a curve needs at least {MIN_SCALES}")
+            raise ValueError(f"a curve needs at least {MIN_SCALES} different scales, and it has {len(set(samples))}")
         return tuple(sorted(set(samples)))
 
 
