@@ -47,7 +47,10 @@ class StepHook(TrainingHook):
     def compute_features(
         self, job: "Job", config: "TrainConfig", model: "CLIP", tokenizer: "Tokenizer", dataset: "Dataset"
     ) -> "Callable[[Sequence[str]], Tensor] | None":
-        """Return a function from captions to features (B, W), in place of tokens; give the dataset those of images."""
+        """Return a function from captions to features (B, W), in place of tokens; give the dataset those of images.
+
+        The features of a shard depend on other shards by `dataset.shards_at_start` alone.
+        """
         return None
 
     def start(
@@ -57,7 +60,7 @@ class StepHook(TrainingHook):
         dataset: "Dataset",
         text_features: "Callable[[Sequence[str]], Tensor] | None",
     ) -> None:
-        """Change the first weights by the data, where no checkpoint replaces them."""
+        """Change the first weights by the `dataset.shards_at_start`, where no checkpoint replaces them."""
 
     def scale_rates(self, model: "CLIP", config: "TrainConfig") -> "dict[nn.Parameter, float]":
         """Return factors of the learning rate by parameter; those of several hooks are multiplied."""

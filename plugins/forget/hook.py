@@ -30,7 +30,8 @@ class ForgetConfig(FrozenModel):
     """Number of checkpoints that the snapshot keeps to replay from: each is before the first visits of an equal share of
     the pairs."""
     phases: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Phases of the training: the shards are dealt to them, and each has all its epochs on its own shards only."""
+    """Phases of the training: the shards are dealt to them, and each has all its epochs on its own shards only. What is
+    computed from the data before the first step, such as `start`, reads the shards of the first phase."""
     base: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
     """Key of the training whose batches this one repeats, without the pairs that its dataset has no more. `pairmill forget`
     sets it."""
@@ -65,8 +66,10 @@ class _Forget(StepHook):
         self, job: "Job", config: "TrainConfig", model: "CLIP", tokenizer: "Tokenizer", dataset: "Dataset"
     ) -> "Callable[[Sequence[str]], Tensor] | None":
         from plugins.forget.checkpoint import place_checkpoints
+        from plugins.forget.places import count_start_shards
 
         place_checkpoints(job, model, tokenizer)
+        dataset.shards_at_start = count_start_shards(job, dataset.index)
         return None
 
     def facts(self, folder: Path) -> dict[str, Any]:

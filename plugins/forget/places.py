@@ -3,6 +3,7 @@
 Legend: N pairs of the first training, in the order of its shards.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -97,6 +98,11 @@ class PhasedPlan(Plan):
     starts: tuple[int, ...] = ()
     """First sample of each phase, and the number of all."""
 
+    @property
+    def phase_steps(self) -> list[int]:
+        """Steps before each phase."""
+        return self._first_steps[: -1 : self.config.epochs]
+
     @cached_property
     def _order(self) -> Callable[[int], EpochOrder]:
         def order(epoch: int) -> EpochOrder:
@@ -137,10 +143,28 @@ def make_plan(config: TrainConfig, seed: int, places: Places, sampling: Sampling
                 f"train.forget.phases: {len(sizes)} shards cannot be dealt to {settings.phases} phases; lower "
                 "pack.shard_size or phases"
             )
-        ends = np.concatenate([[0], np.cumsum(sizes)])
-        cuts = (len(sizes) * phase // settings.phases for phase in range(settings.phases + 1))
-        plan = PhasedPlan(count, config, seed, sampling, starts=tuple(int(ends[cut]) for cut in cuts))
-    return replace(plan, kept_steps=choose_steps(find_first_visits(plan), settings.checkpoints))
+        plan = PhasedPlan(count, config, seed, sampling, starts=cut_phases(sizes, settings.phases))
+    kept = choose_steps(find_first_visits(plan), settings.checkpoints)
+    return replace(plan, kept_steps=kept.union(plan.phase_steps if isinstance(plan, PhasedPlan) else ()) - {0})
+
+
+def cut_phases(sizes: np.ndarray, phases: int) -> tuple[int, ...]:
+    """Return the first sample of each phase, and the number of all, by the samples of each shard."""
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    return tuple(int(ends[len(sizes) * phase // phases]) for phase in range(phases + 1))
+
+
+def find_phase_step(plan: Plan, sample: int) -> int:
+    """Return the number of steps before the phase of a sample."""
+    return plan.phase_steps[bisect_right(plan.starts, sample) - 1] if isinstance(plan, PhasedPlan) else 0
+
+
+def count_start_shards(job: Job, index: SampleIndex) -> int:
+    """Return the number of the dataset's shards whose pairs are those of the first phase."""
+    settings: Any = getattr(job.train, "forget", None)
+    places = read_job_places(job)
+    first = cut_phases(np.bincount(places.shards), settings.phases)[1]
+    return int(np.searchsorted(np.cumsum(index.sizes), int((~places.removed[:first]).sum()), "right"))
 
 
 def find_first_visits(plan: Plan) -> np.ndarray:
@@ -164,16 +188,21 @@ def choose_steps(first_visits: np.ndarray, count: int) -> frozenset[int]:
     return frozenset(steps - {0})
 
 
+def read_job_places(job: Job) -> Places:
+    """Return the places in the folder of a job. Raises: ConfigError if it has none."""
+    try:
+        with (job.output / FILE).open("rb") as file:
+            return Places.read(file, FILE)
+    except FileNotFoundError as error:
+        raise ConfigError(f"train.forget: {job.output} has no {FILE}, which the stage `train` writes") from error
+
+
 def change_plan(plan: Plan, job: Job, index: SampleIndex) -> Plan:
     """Return the plan of the places in the job's folder, with the samples of the dataset that has them now.
 
     Raises: ContractError if shards and places do not fit.
     """
-    try:
-        with (job.output / FILE).open("rb") as file:
-            places = Places.read(file, FILE)
-    except FileNotFoundError as error:
-        raise ConfigError(f"train.forget: {job.output} has no {FILE}, which the stage `train` writes") from error
+    places = read_job_places(job)
     keys = _hash_all(map(index.key, range(len(index))))
     order = np.argsort(keys)
     at = np.searchsorted(keys, places.keys, sorter=order)

@@ -14,7 +14,7 @@ from dataops.snapshot import Manifest, fetch_table, load_manifest
 from dataops.store import Store
 from dataops.trace.requests import load_report, report_name, select_requests
 from plugins.forget.card import ForgetFacts
-from plugins.forget.places import FILE, Places, find_first_visits, list_shards, make_plan
+from plugins.forget.places import FILE, Places, find_first_visits, find_phase_step, list_shards, make_plan
 from tasks.train.stage import TRAIN, external_inputs
 from training.checkpoint_files import step_of
 from training.config import TrainConfig
@@ -116,37 +116,43 @@ def plan_replay(config: TrainConfig, base: Base, dataset: Manifest, left: Places
     places = base.places.without(left)
     seed = base.manifest.seed if config.seed is None else config.seed
     plan = make_plan(config, seed, base.places)
-    visits = find_first_visits(plan)[places.removed & ~base.places.removed]
-    first, why = int(visits.min(initial=plan.total_steps + 1)), ""
-    usable = [step for step in base.steps if step < first]
+    removed = np.flatnonzero(places.removed & ~base.places.removed)
+    first, why = int(find_first_visits(plan)[removed].min(initial=plan.total_steps + 1)), ""
+    computing = list_computing(config)
+    latest = find_phase_step(plan, int(removed.min(initial=plan.samples - 1))) if computing else first - 1
+    usable = [step for step in base.steps if step <= latest]
     reason = "it is asked for" if settings.from_start else find_reason(config, len(left.keys))
+    if not reason and computing and not latest:
+        of_phase = " of the first phase" if settings.phases > 1 else ""
+        reason = f"{', '.join(computing)} read all pairs{of_phase} before the first step"
     if reason:
         usable, why = [], reason
     elif not usable and first > 1:
         kept = f"it keeps those after {', '.join(map(str, base.steps))}" if base.steps else "it keeps none"
         kept += f", and files of those after {', '.join(map(str, base.lost))} are gone" if base.lost else ""
-        why = f"the base has no checkpoint before step {first} ({kept})"
+        why = f"the base has no checkpoint before step {latest + 1} ({kept})"
     forgotten = [*base.facts.forgotten, *_list_forgotten(store, base, dataset, places)]
-    removed = int(places.removed.sum())
-    made = Plan(
-        base.manifest.key, removed, max(usable, default=0), plan.total_steps, first, seed, why, tuple(forgotten)
-    )
-    return made, places
+    count, step = int(places.removed.sum()), max(usable, default=0)
+    return Plan(base.manifest.key, count, step, plan.total_steps, first, seed, why, tuple(forgotten)), places
 
 
 def find_reason(config: TrainConfig, pairs: int) -> str:
-    """Return why a training depends on all pairs before its first step; "" if it does not."""
+    """Return why a training depends on all pairs from its first step on; "" if it does not."""
     if config.with_holdout(pairs).holdout:
         return "which pairs are held out depends on all pairs"
     if config.max_rollbacks:
         return "a rollback needs older checkpoints"
-    computing = [
+    return ""
+
+
+def list_computing(config: TrainConfig) -> list[str]:
+    """Return the hooks that compute something from the pairs of the first phase, or of a whole shard."""
+    return [
         hook.table or type(hook).__name__.strip("_").lower()
         for hook in used_step_hooks(config)
         if hook.table != "forget"
         and (type(hook).start is not StepHook.start or type(hook).compute_features is not StepHook.compute_features)
     ]
-    return f"{', '.join(computing)} read all pairs before the first step" if computing else ""
 
 
 def _check_config(config: TrainConfig, base: Base) -> None:

@@ -7,21 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
+from dataops.digest import canonical_json, text_sha256
 from dataops.storage.cached_files import mark_used
 
 VERSION = 3
 """Version of the features, raised when the same weights and data give others."""
 
-_OF_SHARD = re.compile(r"images-([0-9a-f]{16})-[0-9a-f]{64}\.")
+_OF_SHARD = re.compile(r"(?:images|texts)-([0-9a-f]{16})-[0-9a-f]{64}\.")
 
 
-def name_shard_features(shard_sha256: str, digest: str) -> str:
-    """Return the name of the file with the features of a shard's images.
+def name_shard_features(kind: str, shard_sha256: str, decides: object) -> str:
+    """Return the name of the file with the features of a shard's images or texts.
 
     Args:
-        digest: sha256 of all that decides the features.
+        kind: images or texts.
+        decides: all that decides the features.
     """
-    return f"images-{shard_sha256[:16]}-{digest}.npy"
+    return f"{kind}-{shard_sha256[:16]}-{text_sha256(canonical_json(decides))}.npy"
 
 
 def parse_shard(name: str) -> str | None:

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataops.digest import file_sha256
 from plugins.towers.config import ImageInit, TextInit
 from plugins.towers.files import find_files
 from plugins.towers.image_features import Change, prepare_image_features
 from plugins.towers.text_features import TextFeatures, prepare_text_features
 from training.config import TrainConfig
 from training.data.loader import Batch, Dataset
+from training.data.shard_files import find_checksum
 from training.job import Job
 from training.loop.inputs import StepInputs
 from training.loop.step import prepare_images
@@ -66,12 +68,14 @@ def use_text_features(
     """Return the features of a frozen text tower; all ranks together."""
     assert model.text is not None
 
-    def list_texts(*, with_held: bool) -> Iterator[str]:
-        captions = dataset.captions(with_held=with_held)
+    def list_texts(shards: range, *, with_held: bool) -> Iterator[str]:
+        captions = dataset.captions(shards, with_held=with_held)
         return chain.from_iterable((prompt.format(c) for prompt in set(config.prompts)) for c in captions)
 
-    digest = find_files(init).digest()
-    folder = job.features_folder / "towers"
-    texts = list_texts(with_held=True)
-    found = prepare_text_features(model.text, tokenizer, texts, digest, folder, config.precision)
-    return found.centre(list_texts(with_held=False)) if init.centred else found
+    texts = (
+        (find_checksum(job.checksums, path) or file_sha256(path), list_texts(range(shard, shard + 1), with_held=True))
+        for shard, path in enumerate(dataset.files.paths)
+    )
+    parts = (find_files(init).digest(), job.features_folder / "towers", config.precision)
+    found = prepare_text_features(model.text, tokenizer, texts, *parts)
+    return found.centre(list_texts(range(dataset.shards_at_start), with_held=False)) if init.centred else found

@@ -140,7 +140,7 @@ class _ImageInit(TowerHook):
 
 class _TextInit(TowerHook):
     order = 98
-    config, table, tower = TextInit, "text_init", "text"
+    config, table, tower, version = TextInit, "text_init", "text", 2
 
     def check(self, config: "TrainConfig") -> None:
         if config.vocabulary != "captions":

@@ -14,7 +14,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from dataops.digest import canonical_json, file_sha256, text_sha256
+from dataops.digest import canonical_json, file_sha256
 from dataops.regular_files import read_text
 from dataops.storage.cached_files import mark_used
 from plugins.towers.feature_files import VERSION, name_shard_features, read_features, write_array, write_features
@@ -153,7 +153,7 @@ def prepare_image_features(
         of_all = [VERSION, *decides, device.type, precision, dataset.image_size]
         of_copies = [of_all, *([*of_all, decides_change, copy] for copy in range(1, copies + 1))]
         # The digests are those of all shards: an image that is in a new shard too is not computed again.
-        names = [name_shard_features(sha256, text_sha256(canonical_json(one))) for one in of_copies]
+        names = [name_shard_features("images", sha256, one) for one in of_copies]
         files.append([_File(folder / name, samples, copy) for copy, name in enumerate(names)])
     share = [one for of_shard in files for one in of_shard][distributed.local_rank() :: distributed.local_world_size()]
 

@@ -31,18 +31,19 @@ def start_from_least_squares(model: CLIP, config: TrainConfig, dataset: Dataset,
     """Set the projector's layer to the regression of the captions' vectors on the images' features; all ranks together.
 
     A caption stands for the mean of its unit vectors in all prompts. Each feature of an image, plain or of a copy, is an
-    observation of its own. Each rank sums over its share of the pairs: products in fp32 of features minus the mean of the
-    first pairs, sums in fp64. On the CPU each block of pairs is the work of one thread.
+    observation of its own. Each rank sums over its share of the pairs of the dataset's `shards_at_start`: products in fp32
+    of features minus the mean of the first pairs, sums in fp64. On the CPU each block of pairs is the work of one thread.
     """
     assert isinstance(model.visual, BackboneTower)
     started, projector = time.monotonic(), model.visual.projector
+    end = int(dataset.index.sizes[: dataset.shards_at_start].sum())
     weight_DW, bias_D = (projector.layers[0].get_parameter(name) for name in ("weight", "bias"))
     device, width = weight_DW.device, weight_DW.shape[1] + 1
     gram_WW = torch.zeros(width, width, dtype=torch.float64, device=device)
     moments_WD = torch.zeros(width, len(weight_DW), dtype=torch.float64, device=device)
 
     def read(start: int) -> tuple[Tensor, Tensor]:
-        pairs = list(dataset.index.without_held(range(start, min(start + PAIRS_AT_ONCE, len(dataset)))))
+        pairs = list(dataset.index.without_held(range(start, min(start + PAIRS_AT_ONCE, end))))
         features_NW, targets_ND = _read_pairs(config, dataset, texts, pairs)
         with torch.no_grad():
             return projector.norm(features_NW.to(device)), targets_ND.to(device)
@@ -55,7 +56,7 @@ def start_from_least_squares(model: CLIP, config: TrainConfig, dataset: Dataset,
         inputs_NW = F.pad(features_NW - shift_W, (0, 1), value=1.0)
         return inputs_NW.T @ inputs_NW, inputs_NW.T @ targets_ND
 
-    starts = distributed.take_share(range(0, len(dataset), PAIRS_AT_ONCE))
+    starts = distributed.take_share(range(0, end, PAIRS_AT_ONCE))
     blocks = map_in_order(multiply, starts) if device.type == "cpu" else map(multiply, starts)
     for gram_of_block_WW, moments_of_block_WD in blocks:
         gram_WW += gram_of_block_WW
@@ -67,9 +68,7 @@ def start_from_least_squares(model: CLIP, config: TrainConfig, dataset: Dataset,
         bias_D.copy_(solution_WD[-1] - shift_W.double() @ solution_WD[:-1])
     if distributed.rank() == 0:
         seconds = time.monotonic() - started
-        logger.info(
-            "images are mapped to captions by least squares over %s pairs in %.1f s", f"{len(dataset):,}", seconds
-        )
+        logger.info("images are mapped to captions by least squares over %s pairs in %.1f s", f"{end:,}", seconds)
 
 
 def _read_pairs(config: TrainConfig, dataset: Dataset, texts: Texts, pairs: list[int]) -> tuple[Tensor, Tensor]:

@@ -1,20 +1,19 @@
 """The features of a frozen text tower: of each prompt with each caption, once.
 
-Legend: B batch, N texts, W width of a feature.
+Legend: B batch, N texts of a shard, W width of a feature.
 """
 
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dataops.digest import canonical_json, text_sha256
-from plugins.towers.feature_files import VERSION, read_features, write_features
+from plugins.towers.feature_files import VERSION, name_shard_features, read_features, write_features
 from training import distributed
 from training.evaluation.encode import map_in_order
 from training.model.clip import autocast
@@ -23,7 +22,6 @@ from training.model.towers import PretrainedTextTower
 from training.progress import Progress
 
 TEXTS_PER_BATCH = 64
-ROWS_AT_ONCE = 65_536
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +32,10 @@ class TextFeatures:
 
     tower: PretrainedTextTower
     tokenizer: Tokenizer
-    rows: dict[str, int]
-    features_NW: np.ndarray
+    places: dict[str, tuple[int, int]]
+    """Shard and row of each text."""
+    arrays: list[np.ndarray]
+    """Features (N, W) of each shard."""
     precision: str = "fp32"
     """fp32, or bf16 for autocast."""
     centre_W: Tensor | None = None
@@ -43,25 +43,28 @@ class TextFeatures:
 
     def centre(self, texts: Iterable[str]) -> "TextFeatures":
         """Return the features minus the mean of some, which the bias of the tower's last layer subtracts from now on."""
-        rows = np.unique(np.fromiter((self.rows[text] for text in texts), np.int64))
-        if not len(rows):
+        chosen = sorted({self.places[text] for text in texts})
+        if not chosen:
             return self
-        total_W = np.zeros(self.features_NW.shape[1])
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            total_W += self.features_NW[rows[start : start + ROWS_AT_ONCE]].sum(axis=0, dtype=np.float64)
-        centre_W = torch.from_numpy(total_W / len(rows)).float()
+        total_W = np.zeros(self.tower.feature_width)
+        for shard, row in chosen:
+            total_W += self.arrays[shard][row]
+        centre_W = torch.from_numpy(total_W / len(chosen)).float()
         with torch.no_grad():
             self.tower.encoder.shift_outputs(-centre_W)
         return replace(self, centre_W=centre_W)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Return the features (B, W) of texts, on the CPU; one that is not among the rows is computed by itself."""
-        found = [self.rows.get(text) for text in texts]
-        features_BW = torch.from_numpy(np.array(self.features_NW[[row or 0 for row in found]]))
+        """Return the features (B, W) of texts, on the CPU; one that is of no shard is computed by itself."""
+        places = [self.places.get(text) for text in texts]
+        features_BW = torch.zeros(len(texts), self.tower.feature_width)
+        for number, place in enumerate(places):
+            if place is not None:
+                features_BW[number] = torch.from_numpy(self.arrays[place[0]][place[1]].copy())
         if self.centre_W is not None:
             features_BW -= self.centre_W * (features_BW != 0).any(dim=1, keepdim=True)  # 0: a text without a word
-        for number, (text, row) in enumerate(zip(texts, found, strict=True)):
-            if row is None:
+        for number, (text, place) in enumerate(zip(texts, places, strict=True)):
+            if place is None:
                 features_BW[number] = encode(self.tower, self.tokenizer, [text], self.precision)[0]
         return features_BW
 
@@ -76,7 +79,7 @@ def encode(tower: PretrainedTextTower, tokenizer: Tokenizer, texts: Sequence[str
 def prepare_text_features(
     tower: PretrainedTextTower,
     tokenizer: Tokenizer,
-    texts: Iterable[str],
+    shards: Iterable[tuple[str, Iterable[str]]],
     weights_digest: str,
     folder: Path,
     precision: str,
@@ -86,41 +89,58 @@ def prepare_text_features(
     On the CPU each batch is the work of one thread, so that the features have the same bits on any number of them.
 
     Args:
-        texts: in any order; of equal ones, one counts.
+        shards: sha256 of each shard, and its texts in any order; of equal ones, one counts.
         weights_digest: of all that decides what the tower's network computes.
-        folder: keeps the features, in a file named after the digest, the texts, the precision and the kind of device.
+        folder: keeps the features, in a file for each shard named after its sha256, and the digest of the texts, the
+            precision and the kind of device.
         precision: fp32, or bf16 for autocast.
     """
-    ordered = sorted(set(texts))
     width, device = tower.feature_width, next(tower.parameters()).device
-    names = sha256()
-    for text in ordered:
-        names.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
-    key = text_sha256(
-        canonical_json([VERSION, weights_digest, device.type, precision, tokenizer.context_length, names.hexdigest()])
-    )
-    path = folder / f"texts-{key}.npy"
+    decides = [VERSION, weights_digest, device.type, precision, tokenizer.context_length]
+    files: dict[Path, list[str]] = {}
+    for sha256, texts in shards:
+        ordered = sorted(set(texts))
+        files[folder / name_shard_features("texts", sha256, [*decides, ordered])] = ordered
 
     def prepare() -> None:
-        if read_features(path, len(ordered), width) is not None:
-            logger.info("the features of %s texts are known", f"{len(ordered):,}")
+        missing = [(path, texts) for path, texts in files.items() if read_features(path, len(texts), width) is None]
+        if not missing:
+            logger.info("the features of the texts of %s shards are known", f"{len(files):,}")
             return
-        progress = Progress("pretrained network", "captions", len(ordered))
-        lengths = (tokenizer(ordered) != 0).sum(dim=1).numpy() if ordered else np.empty(0, np.int64)
-        order = np.argsort(lengths, kind="stable")
-        batches = [order[start : start + TEXTS_PER_BATCH] for start in range(0, len(order), TEXTS_PER_BATCH)]
+        progress = Progress("pretrained network", "captions", sum(len(texts) for _, texts in missing))
         was_training = tower.training
         tower.eval()
-
-        def compute(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return rows, encode(tower, tokenizer, [ordered[row] for row in rows], precision).numpy()
-
-        computed = map_in_order(compute, batches) if device.type == "cpu" else map(compute, batches)
-        write_features(path, len(ordered), width, progress.follow(computed, lambda batch: len(batch[0])))
+        for path, texts in missing:
+            _compute_file(tower, tokenizer, path, texts, precision, progress)
         tower.train(was_training)
         progress.end()
 
     distributed.run_together(prepare if distributed.local_rank() == 0 else None)
-    features_NW = read_features(path, len(ordered), width)
-    assert features_NW is not None
-    return TextFeatures(tower, tokenizer, {text: row for row, text in enumerate(ordered)}, features_NW, precision)
+    found = [read_features(path, len(texts), width) for path, texts in files.items()]
+    arrays = [np.asarray(array) for array in found if array is not None]  # rows of memory-mapped ones cost more
+    assert len(arrays) == len(files)
+    places = {text: (shard, row) for shard, texts in enumerate(files.values()) for row, text in enumerate(texts)}
+    return TextFeatures(tower, tokenizer, places, arrays, precision)
+
+
+def _compute_file(
+    tower: PretrainedTextTower,
+    tokenizer: Tokenizer,
+    path: Path,
+    texts: list[str],
+    precision: str,
+    progress: Progress,
+) -> None:
+    """Write the features of a shard's texts. A batch has texts of one length: padding would change bits of shorter ones."""
+    lengths = (tokenizer(texts) != 0).sum(dim=1).tolist() if texts else []
+    batches: list[np.ndarray] = []
+    for _, rows in groupby(sorted(range(len(texts)), key=lengths.__getitem__), key=lengths.__getitem__):
+        of_length = np.array(list(rows))
+        batches += [of_length[start : start + TEXTS_PER_BATCH] for start in range(0, len(of_length), TEXTS_PER_BATCH)]
+
+    def compute(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return rows, encode(tower, tokenizer, [texts[row] for row in rows], precision).numpy()
+
+    is_cpu = next(tower.parameters()).device.type == "cpu"
+    computed = map_in_order(compute, batches) if is_cpu else map(compute, batches)
+    write_features(path, len(texts), tower.feature_width, progress.follow(computed, lambda batch: len(batch[0])))

@@ -23,7 +23,6 @@ import xxhash
 from dataops.ahead import take_results
 from dataops.schema import CAPTIONS
 from training.data import decode
-from training.data.epoch_order import Sampling, Windows
 from training.data.keyed_random import draw_uniforms
 from training.data.sample_index import SampleIndex, build_index, fingerprint_shards, open_index
 from training.data.sampling_plan import Plan
@@ -171,6 +170,7 @@ class Dataset:
         options = {"blur_faces": blur_faces, "with_rows": caption_weights is not None}
         self.index = _build_temporary_index(self.files, options) if index is None else index
         self.image_features: Any = None  # of a hook: `width`, and `read(shard, sample, draw)` in place of an image
+        self.shards_at_start = len(shards)  # first shards, whose pairs decide the first weights together
         self._cache: dict[int, np.ndarray] = {}
         self._image_hashes: dict[int, int] = {}  # of images in the cache
         self._cache_left = self._cache_bytes = cache_bytes
@@ -183,22 +183,14 @@ class Dataset:
         """Samples without an image or a caption, or with an invalid probability; they have no index."""
         return self.index.skipped
 
-    @property
-    def sampling(self) -> Sampling | None:
-        """Probabilities of the samples; None if each is seen in every epoch."""
-        return self.index.sampling
-
-    def windows(self, at_once: int) -> Windows | None:
-        """Return windows of `at_once` shards; None for 0, all of them."""
-        return self.index.windows(at_once)
-
     def close(self) -> None:
         """Close the shards."""
         self.files.close()
 
-    def captions(self, *, with_held: bool = False) -> Iterator[str]:
-        """Yield each caption that is UTF-8, in order, without those of held-out samples."""
-        for shard, path in enumerate(self.files.paths):
+    def captions(self, shards: Iterable[int] | None = None, *, with_held: bool = False) -> Iterator[str]:
+        """Yield each caption of some shards that is UTF-8, in order, without those of held-out samples."""
+        for shard in range(len(self.files.paths)) if shards is None else shards:
+            path = self.files.paths[shard]
             of_shard = self.index.samples_of(shard)
             samples = of_shard if with_held else self.index.without_held(of_shard)
             if self.files.arrives(shard):

@@ -4,6 +4,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from flows.records import RunRecord, StageRun, remember_store
 from plugins.forget.card import ForgetFacts, describe_forgotten
 from plugins.forget.checkpoint import check_environments
 from plugins.forget.command import command
-from plugins.forget.places import find_first_visits, make_plan
+from plugins.forget.places import FILE, count_start_shards, find_first_visits, make_plan
 from plugins.forget.replay import find_reason, load_base, plan_replay, read_places
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
@@ -151,6 +152,31 @@ def test_what_depends_on_all_pairs_is_replayed_from_the_first_step(lab):
     assert ForgetFacts.of(replayed).step == 0
     assert "held out" in find_reason(lab.config(holdout=0.2), PAIRS)
     assert "rollback" in find_reason(lab.config(max_bad_steps=1, max_rollbacks=1), PAIRS)
+
+
+def test_what_is_computed_from_the_first_phase_leaves_the_later_ones_their_checkpoints(lab, monkeypatch):
+    monkeypatch.setattr("plugins.forget.replay.list_computing", lambda config: ["start"])
+    config = lab.config(forget={"phases": 3, "checkpoints": 12})
+    base = lab.train(config, lab.pack())
+    starts = make_plan(config, 0, load_base(lab.store, base.key).places).phase_steps
+    for pair, step, why in (
+        (29, starts[2], ""),
+        (11, starts[1], ""),
+        (9, 0, "start read all pairs of the first phase"),
+    ):
+        _, dataset = lab.take_down([pair])
+        again = lab.config(forget={"phases": 3, "checkpoints": 12, "base": base.key})
+        left = read_places(lab.store, dataset)
+        made, places = plan_replay(again, load_base(lab.store, base.key), dataset, left, lab.store)
+        assert made.step == step
+        assert made.why.startswith(why)
+        places.write(lab.folder / FILE)
+        sizes = np.bincount(np.arange(PAIRS)[~places.removed] // EACH)
+        for of_dataset in (sizes, sizes[sizes > 0]):
+            found = count_start_shards(
+                SimpleNamespace(train=config, output=lab.folder), SimpleNamespace(sizes=of_dataset)
+            )
+            assert of_dataset[:found].sum() == (~places.removed)[: 2 * EACH].sum()
 
 
 def test_what_cannot_be_replayed_is_refused_before_it_costs(lab):
