@@ -133,27 +133,21 @@ class S3Store(Store):
             return
 
         def get(offset: int, size: int) -> bytes:
-            span = f"bytes={offset}-{offset + size - 1}"
-
-            def request() -> bytes:
-                return self._s3.get_object(**self._at(name), Range=span)["Body"].read()
-
-            data = self._existing(name, "read a part of", request) if size else b""
-            return self._whole(name, data, offset, size)
+            return self._whole(name, self._read_range(name, offset, size) if size else b"", offset, size)
 
         with ThreadPoolExecutor(RANGES_AT_ONCE) as pool:
             yield from pool.map(get, *zip(*ranges, strict=True))
 
     def read_each(self, ranges: Sequence[tuple[str, int, int]]) -> Iterator[bytes]:
-        def get(name: str, offset: int, size: int) -> bytes:
-            span = f"bytes={offset}-{offset + size - 1}"
-            return self._existing(
-                name, "read a part of", lambda: self._s3.get_object(**self._at(name), Range=span)["Body"].read()
-            )
-
         with ThreadPoolExecutor(RANGES_AT_ONCE) as pool:
             for start in range(0, len(ranges), RANGES_AT_ONCE):  # not all are in memory at once
-                yield from pool.map(get, *zip(*ranges[start : start + RANGES_AT_ONCE], strict=True))
+                yield from pool.map(self._read_range, *zip(*ranges[start : start + RANGES_AT_ONCE], strict=True))
+
+    def _read_range(self, name: str, offset: int, size: int) -> bytes:
+        span = f"bytes={offset}-{offset + size - 1}"
+        return self._existing(
+            name, "read a part of", lambda: self._s3.get_object(**self._at(name), Range=span)["Body"].read()
+        )
 
     def _request(self, name: str, what: str, request: Callable[[], T | None]) -> T | None:
         """Return the answer to a request for an object, or None if there is no such object."""

@@ -20,7 +20,9 @@ Source: the logarithmic method (Bentley and Saxe 1980, "Decomposable searching p
 """
 
 import hashlib
+import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
@@ -31,9 +33,9 @@ from numpy.typing import NDArray
 from dataops.errors import CorruptPart
 from dataops.images.near_duplicates import find_close_pairs
 from dataops.kernels.hashes import hash128
-from dataops.parquet import encode_table
+from dataops.parquet import encode_table, read_parquet
 from dataops.reasons import Reason
-from dataops.snapshot import Input, fetch_table
+from dataops.snapshot import Input
 from dataops.store import Store, open_store
 from tasks.growth.versions import FOLDER, Table, Version
 
@@ -87,10 +89,15 @@ def put_object(
 
 def read_table(store: Store, table: Table, columns: list[str] | None = None) -> pa.Table:
     """Return the rows of a table. Raises: CorruptPart if they are not those that were written."""
-    rows = fetch_table(store, table.name, columns)
-    if rows.num_rows != table.rows:
-        raise CorruptPart(f"{store.uri}/{table.name} lacks rows: {rows.num_rows:,} of {table.rows:,}; restore it")
-    return rows
+    where = f"{store.uri}/{table.name}"
+    with suppress(CorruptPart):  # its remedy is that of a snapshot
+        rows = read_parquet(io.BytesIO(store.find(table.name) or b""), where, columns)
+        if rows.num_rows == table.rows:
+            return rows
+    raise CorruptPart(
+        f"{where} is missing or damaged; restore it from a backup, or run the config with `--set grow.base=0`, which makes "
+        "the dataset again"
+    )
 
 
 def select_new(store: Store, version: Version, inputs: Sequence[Input]) -> list[Input]:

@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from dataops.errors import ContractError, NothingLeft, PairmillError
+from dataops.errors import ContractError, CorruptPart, NothingLeft, PairmillError
 from dataops.images import decode
 from dataops.images.fingerprint import fingerprint
 from dataops.schema import uid
@@ -184,6 +184,22 @@ def test_of_two_nights_at_the_same_time_one_is_refused(web, tmp_path):
         list_uids(FolderStore(tmp_path / "store"), find_packs(FolderStore(tmp_path / "store"), again))
         == reference(NIGHTS[:3])[0]
     )
+
+
+def test_a_table_that_is_missing_or_damaged_is_named_with_what_to_do(web, tmp_path):
+    put_night(tmp_path, 1, NIGHTS[0])
+    first, _ = run(configured(web, tmp_path), tmp_path)
+    put_night(tmp_path, 2, NIGHTS[1])
+    [table] = first.tables_of("images")
+    path = tmp_path / "store" / table.name
+    data = path.read_bytes()
+    for damage in (path.unlink, lambda: path.write_bytes(data[:-9])):
+        damage()
+        with pytest.raises(CorruptPart, match=f"{table.name} is missing or damaged; .*grow.base=0"):
+            run(configured(web, tmp_path), tmp_path)
+    path.write_bytes(data)
+    again, _ = run(configured(web, tmp_path), tmp_path)
+    assert (again.number, again.pairs) == (2, 8)
 
 
 def test_a_line_begins_anew_from_an_earlier_version_and_goes_on(web, tmp_path):
