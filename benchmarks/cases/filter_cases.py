@@ -150,12 +150,15 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
 def _make_url_keys(path: Path, start: int, size: int, number: int) -> pl.DataFrame:
     """Return the keys of rows of a part by URL alone."""
     from dataops.kernels.hashes import hash128
-    from dataops.parquet import read_row_range
+    from dataops.storage.partition_file import series_from_numpy
 
-    hashes = hash128(read_row_range(path, path.name, start, size, ["url"])["url"].combine_chunks())
-    rows = np.arange(size, dtype=np.uint32)
-    keys = {"url": hashes[:, 0], "url_low": hashes[:, 1], "uid": np.uint64(number << 32) + rows, "row": rows}
-    return pl.DataFrame(keys | {"origin": np.zeros(size, np.uint64), "rank": np.zeros(size, np.uint16)})
+    urls = pl.scan_parquet(path).select("url").slice(start, size).collect()["url"]
+    rows, hashes = np.arange(size, dtype=np.uint32), np.empty((2, size), np.uint64)
+    for first in range(0, size, 1 << 14):  # to_arrow copies
+        hashes[:, first : first + (1 << 14)] = hash128(urls.slice(first, 1 << 14).to_arrow()).T
+    known = {"url": hashes[0], "url_low": hashes[1], "uid": np.uint64(number << 32) + rows, "row": rows}
+    same = {"origin": np.zeros(size, np.uint64), "rank": np.zeros(size, np.uint16)}
+    return pl.DataFrame({name: series_from_numpy(column) for name, column in (known | same).items()})
 
 
 def dedupe_duckdb(paths: Sequence[Path]) -> Result:
