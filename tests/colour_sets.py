@@ -1,12 +1,13 @@
 """Evaluation sets of images of one colour, and a model to evaluate on them."""
 
 import io
-import tarfile
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 from PIL import Image
+
+from tests.tar_files import write_tar
 
 COLOURS = {"black": (0, 0, 0), "red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 NAMES = list(COLOURS)
@@ -20,13 +21,8 @@ def png(colour):
 
 def write_set(root, samples, split="test", classes=NAMES, templates=("{c}",)):
     """Write samples given as dictionaries of members."""
-    (root / split).mkdir(parents=True)
-    with tarfile.open(root / split / "0.tar", "w") as tar:
-        for number, members in enumerate(samples):
-            for suffix, data in members.items():
-                member = tarfile.TarInfo(f"s{number:03d}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+    named = [(f"s{n:03d}.{suffix}", data) for n, members in enumerate(samples) for suffix, data in members.items()]
+    write_tar(root / split / "0.tar", named)
     (root / split / "nshards.txt").write_text("1")
     (root / "classnames.txt").write_text("\n".join(classes))
     (root / "zeroshot_classification_templates.txt").write_text("\n".join(templates))

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from dataops.schema import CURATED
 from dataops.shards.tar import ShardWriter, format_index
 from dataops.snapshot import Counts, Draft
 from tests.manifests import build_manifest
+from tests.tar_files import write_tar
 from training.model.packing import pack_texts
 
 RESNET = {
@@ -40,15 +40,6 @@ def jpeg(number, size=(40, 36)):
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize(size).save(buffer, "JPEG")
     return buffer.getvalue()
-
-
-def write_shard(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def pairs(first, count):
@@ -93,8 +84,8 @@ def dataset(store):
 def shards(tmp_path):
     """Write two shards with 25 pairs in all."""
     return [
-        write_shard(tmp_path / "00000.tar", pairs(0, 13)),
-        write_shard(tmp_path / "00001.tar", pairs(13, 12)),
+        write_tar(tmp_path / "00000.tar", pairs(0, 13)),
+        write_tar(tmp_path / "00001.tar", pairs(13, 12)),
     ]
 
 
@@ -104,7 +95,7 @@ def sampled_shards(shards):
     for path, (first, count) in zip(shards, [(0, 13), (13, 12)], strict=True):
         members = dict(pairs(first, count))
         members |= {f"{number:06d}.json": b'{"sampling_probability":0.5}' for number in range(first, first + count, 2)}
-        write_shard(path, list(members.items()))
+        write_tar(path, members)
     return shards
 
 
@@ -172,7 +163,7 @@ def suite(tmp_path):
         (root / "test").mkdir(parents=True)
         members = [(f"s{i}.jpg", jpeg(i)) for i in range(len(labels))]
         members += [(f"s{i}.cls", str(label).encode()) for i, label in enumerate(labels)]
-        write_shard(root / "test" / "0.tar", sorted(members))
+        write_tar(root / "test" / "0.tar", sorted(members))
         (root / "test" / "nshards.txt").write_text("1")
         (root / "classnames.txt").write_text("red\ngreen\nblue\npale")
         (root / "zeroshot_classification_templates.txt").write_text("a {c} thing")
@@ -240,12 +231,3 @@ def png(size):
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def shard(path, members, **options):
-    with tarfile.open(path, "w", **options) as tar:  # pyright: ignore
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path

@@ -16,8 +16,9 @@ from dataops.config import recorded_path
 from dataops.errors import ConfigError
 from flows.config import load_config
 from plugins.init.init import fit_training, init
-from plugins.own_images.tests.made import write_files, write_tar
+from plugins.own_images.tests.made import write_files
 from tests.image_files import photo
+from tests.tar_files import write_tar
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -1,9 +1,5 @@
 """Photographs, shards and tables that tests make, and the stages that read them."""
 
-import io
-import tarfile
-from collections.abc import Mapping
-
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from flows.config import RunConfig
@@ -18,17 +14,6 @@ def write_files(folder, files):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     return folder
-
-
-def write_tar(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items() if isinstance(members, Mapping) else members:
-            data = content.encode() if isinstance(content, str) else content
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def run(folder, source, pool, until="pack", **tables):

@@ -11,10 +11,11 @@ import pytest
 from dataops.errors import ConfigError, UnusableSource
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
-from plugins.own_images.tests.made import outcomes, run, write_tar
+from plugins.own_images.tests.made import outcomes, run
 from tests.image_files import photo
 from tests.inline_executor import InlineExecutor
 from tests.servers.hub import Hub
+from tests.tar_files import write_tar
 
 pytestmark = pytest.mark.timeout(240)
 

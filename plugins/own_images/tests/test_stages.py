@@ -13,11 +13,12 @@ from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import parse_target
 from flows.config import validate_values
-from plugins.own_images.tests.made import outcomes, run, write_files, write_tar
+from plugins.own_images.tests.made import outcomes, run, write_files
 from tasks.download.rounds import ShardTask
 from tests.archived_images import http, record, write_archive
 from tests.image_files import photo
 from tests.inline_executor import InlineExecutor, PicklingExecutor
+from tests.tar_files import write_tar
 
 pytestmark = pytest.mark.timeout(300)
 

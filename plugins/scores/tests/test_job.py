@@ -13,7 +13,8 @@ from dataops.errors import ContractError
 from plugins.scores.job import ShardToScore, main, read_head, score_shard
 from tasks.curate.score import TO_SCORE
 from tests.small_model import write_model
-from tests.trainings import jpeg, write_shard
+from tests.tar_files import write_tar
+from tests.trainings import jpeg
 from training.model.checkpoint import load_model
 from training.model.load import load_any
 from training.model.preprocess import decode_rgb
@@ -39,7 +40,7 @@ def to_score(folder, name, rows, leave_out=None):
     """Write a shard of these samples; all but one are to be scored."""
     folder.mkdir(exist_ok=True)
     members = [(f"{key}.{kind}", data) for key, image, text in rows for kind, data in (("jpg", image), ("json", b""))]
-    write_shard(folder / f"{name}.tar", members)
+    write_tar(folder / f"{name}.tar", members)
     columns = [
         {"key": key, "caption": text, "id": bytes.fromhex(key)}
         for n, (key, _, text) in enumerate(rows)

@@ -11,7 +11,8 @@ import pytest
 
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError, ContractError, PairmillError
-from tests.trainings import pairs, write_shard
+from tests.tar_files import write_tar
+from tests.trainings import pairs
 from training import distributed, preparation
 from training.data.loader import Dataset
 from training.data.sample_index import build_index, open_index
@@ -140,7 +141,7 @@ def test_other_settings_compute_again_what_depends_on_them(job, calls, change, a
 def test_a_changed_shard_is_noticed(job, calls):
     prepare(job)
     calls.clear()
-    write_shard(job.shards[1], pairs(40, 12))
+    write_tar(job.shards[1], pairs(40, 12))
     with pytest.raises(ContractError, match=r"00001\.tar differs from its dataset's manifest"):
         check_shards(job)
     assert calls == ["shard"]

@@ -1,7 +1,6 @@
 """`pairmill eval` as a user runs it: two models on a suite of real and damaged sets, with its page."""
 
 import io
-import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +9,7 @@ import pytest
 from PIL import Image
 
 from flows.app import run_command
+from tests.tar_files import write_tar
 
 pytestmark = pytest.mark.timeout(120)  # the command's own process loads torch, twice
 NAMES = ["<b>nought</b>", *(str(n) for n in range(1, 10))]
@@ -25,16 +25,14 @@ def write_digits(root, kind):
     from sklearn.datasets import load_digits
 
     scans, labels = load_digits(return_X_y=True)
-    (root / "test").mkdir(parents=True)
-    with tarfile.open(root / "test/0.tar", "w") as tar:
-        for number in range(60):
-            sink = io.BytesIO()
-            Image.fromarray(np.rint(scans[number].reshape(8, 8) * 255 / 16).astype(np.uint8)).save(sink, "PNG")
-            answer = ("cls", str(labels[number])) if kind == "classification" else ("txt", f"a <i>{labels[number]}</i>")
-            for suffix, data in (("png", sink.getvalue() if number else b"broken"), (answer[0], answer[1].encode())):
-                member = tarfile.TarInfo(f"{number:03d}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+    members = []
+    for number in range(60):
+        sink = io.BytesIO()
+        Image.fromarray(np.rint(scans[number].reshape(8, 8) * 255 / 16).astype(np.uint8)).save(sink, "PNG")
+        suffix, answer = ("cls", "{}") if kind == "classification" else ("txt", "a <i>{}</i>")
+        members.append((f"{number:03d}.png", sink.getvalue() if number else b"broken"))
+        members.append((f"{number:03d}.{suffix}", answer.format(labels[number])))
+    write_tar(root / "test/0.tar", members)
     (root / "test/nshards.txt").write_text("1")
     (root / "classnames.txt").write_text("\n".join(NAMES))
     (root / "zeroshot_classification_templates.txt").write_text("{c}\na <u>{c}</u>")

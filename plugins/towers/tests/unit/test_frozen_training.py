@@ -115,13 +115,14 @@ def test_the_shipped_config_of_two_frozen_towers_trains_with_tiny_ones(make_job,
 
 def test_cached_features_are_those_of_each_step(make_job, tables):
     """The images of the first job are squares, so a random crop of the height is that of the centre."""
-    from tests.trainings import jpeg, write_shard
+    from tests.tar_files import write_tar
+    from tests.trainings import jpeg
 
     job = json.loads(make_job("a", image_size=32, **PLAIN, **tables).read_text())
     members = [
         m for n in range(20) for m in ((f"{n:03d}.jpg", jpeg(n, (40, 40))), (f"{n:03d}.txt", f"thing {n}".encode()))
     ]
-    shard = write_shard(Path(job["output"]).parent / "square.tar", members)
+    shard = write_tar(Path(job["output"]).parent / "square.tar", members)
     losses = []
     for name, is_cached in (("cached", True), ("computed", False)):
         train = job["train"] | {key: {**table, "cache": is_cached} for key, table in tables.items()}
@@ -217,10 +218,11 @@ def test_kept_features_serve_another_job_until_weights_or_data_change(make_job, 
 
 def test_an_image_of_several_shards_passes_through_the_network_once(make_job, tables, shards, monkeypatch):
     """Its plain feature and its copies are the same in each shard, also if one shard is computed by a later job."""
-    from tests.trainings import pairs, write_shard
+    from tests.tar_files import write_tar
+    from tests.trainings import pairs
 
     again = [(f"1{name[1:]}", b"another caption" if name.endswith("txt") else data) for name, data in pairs(0, 12)]
-    write_shard(shards[1], again + pairs(12, 2))
+    write_tar(shards[1], again + pairs(12, 2))
     images, encode = [], BackboneTower.encode
 
     def count(tower, images_B3SS, *encoder):
@@ -248,11 +250,12 @@ def test_an_image_of_several_shards_passes_through_the_network_once(make_job, ta
 
 
 def test_an_image_that_cannot_be_read_is_skipped_with_its_reason(make_job, tables, shards):
-    from tests.trainings import pairs, write_shard
+    from tests.tar_files import write_tar
+    from tests.trainings import pairs
 
     members = dict(pairs(0, 13))
     members["000004.jpg"] = members["000004.jpg"][:200]
-    write_shard(shards[0], list(members.items()))
+    write_tar(shards[0], members)
     jobs = [make_job("a", image_size=32, max_skipped=0.5, epochs=2, **PLAIN, **tables)]
     jobs.append(make_job("b", image_size=32, max_skipped=0.5, epochs=2, **PLAIN, text_init=tables["text_init"]))
     assert [run_training(job) for job in jobs] == [0, 0]

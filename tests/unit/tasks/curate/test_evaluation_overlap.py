@@ -1,6 +1,5 @@
 import hashlib
 import io
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from tasks.curate.evaluation_overlap import MATCHES, MATCHES_PART
 from tasks.curate.stage import CURATE
 from tasks.engine.stage import make, plan
 from tests.inline_executor import inline_context
+from tests.tar_files import write_tar
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 
 
@@ -26,12 +26,7 @@ def sets(tmp_path):
     (folder / "2.png").write_bytes(png(blocks(2)))
     (folder / "labels.txt").write_text("red\n")
     (folder / "broken.jpg").write_bytes(jpeg(blocks(9))[:800])
-    with tarfile.open(tar, "w") as out:
-        for name, data in (("val/3.jpg", jpeg(blocks(3))), ("val/3.cls", b"7")):
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            out.addfile(info, io.BytesIO(data))
-    return str(folder), str(tar)
+    return str(folder), str(write_tar(tar, {"val/3.jpg": jpeg(blocks(3)), "val/3.cls": b"7"}))
 
 
 def png(image):

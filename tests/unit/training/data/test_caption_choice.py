@@ -7,7 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tests.trainings import png, shard
+from tests.tar_files import write_tar
+from tests.trainings import png
 from training.config import TrainConfig
 from training.data.keyed_random import draw_uniforms
 from training.data.loader import Dataset, choose_caption, list_captions, load_batches, read_captions
@@ -36,7 +37,7 @@ def tar(tmp_path_factory):
     for number, row in enumerate(ROWS):
         members |= {f"{number}.png": png((8, 8)), f"{number}.txt": OWN[number].encode()}
         members |= {f"{number}.json": as_json(row)} if row else {}
-    return shard(tmp_path_factory.mktemp("shards") / "0.tar", members)
+    return write_tar(tmp_path_factory.mktemp("shards") / "0.tar", members)
 
 
 def choose_slowly(number, draws):
@@ -105,7 +106,7 @@ def test_without_the_table_the_caption_is_that_of_the_txt(tar):
 
 def test_a_row_that_is_not_valid_is_skipped_with_a_reason(tmp_path):
     members = {"a.png": png((8, 8)), "a.txt": b"own", "a.json": b'{"captions": [{"caption": 3}]}'}
-    dataset = Dataset([shard(tmp_path / "0.tar", members)], 8, 0, caption_weights={})
+    dataset = Dataset([write_tar(tmp_path / "0.tar", members)], 8, 0, caption_weights={})
     assert "Expected `str`, got `int`" in dataset.load(0).reason
     assert list(dataset.captions()) == []
     dataset.close()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataops.errors import ContractError
-from tests.trainings import png, shard
+from tests.tar_files import write_tar
+from tests.trainings import png
 from training.config import TrainConfig
 from training.data.keyed_random import draw_permutation, draw_uniforms
 from training.data.loader import Dataset, Skipped, load_batches
@@ -53,7 +54,7 @@ def test_members_are_paired_by_key(tmp_path):
     long = "folder/" + "k" * 150
     members = {"a.txt": b" one ", "a.PNG": png((8, 9)), "b.png": png((8, 8)), f"{long}.webp": b"?", f"{long}.txt": b"x"}
     members |= {"c.json": b"{}", "c.txt": b"  ", "c.jpg": png((8, 8)), "d.jpg": png((8, 8)), "d.txt": b"\xff"}
-    dataset = Dataset([shard(tmp_path / "0.tar", members)], 8, 10_000)
+    dataset = Dataset([write_tar(tmp_path / "0.tar", members)], 8, 10_000)
     assert len(dataset) == 4
     assert dataset.skipped == [Skipped("0.tar", "b", "no txt member")]
     pixels, caption = dataset.load(0)
@@ -65,7 +66,7 @@ def test_members_are_paired_by_key(tmp_path):
 
 
 def test_a_shard_cut_while_it_is_read_raises_contract_error(tmp_path):
-    path = shard(tmp_path / "0.tar", {"a.png": png((64, 64)), "a.txt": b"one"})
+    path = write_tar(tmp_path / "0.tar", {"a.png": png((64, 64)), "a.txt": b"one"})
     dataset = Dataset([path], 8, 0)
     with path.open("r+b") as file:
         file.truncate(1000)

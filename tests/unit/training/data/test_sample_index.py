@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.trainings import pairs, write_shard
+from tests.tar_files import write_tar
+from tests.trainings import pairs
 from training.data import sample_index
 from training.data.sample_index import build_index, fingerprint_shards, open_index, verify_index
 from training.data.shard_files import ShardFiles
@@ -33,8 +34,7 @@ def files(tmp_path):
     odd += [("a.json", b'{"sampling_probability":0.5,"face_bboxes":[[0,0.25,0.5,1],[0,0,1,1]]}'), ("lost.png", b"?")]
     odd += [("ä.json", b'{"face_bboxes":[]}')]
     paths = [
-        write_shard(tmp_path / f"{number}.tar", members)
-        for number, members in enumerate([pairs(0, 3), odd, pairs(3, 5)])
+        write_tar(tmp_path / f"{number}.tar", members) for number, members in enumerate([pairs(0, 3), odd, pairs(3, 5)])
     ]
     return ShardFiles(paths, {})
 

@@ -6,7 +6,8 @@ import xxhash
 
 from dataops.digest import canonical_json
 from dataops.schema import uid
-from tests.trainings import jpeg, write_shard
+from tests.tar_files import write_tar
+from tests.trainings import jpeg
 from training.config import TrainConfig
 from training.data.epoch_order import Sampling
 from training.data.loader import Dataset, Skipped
@@ -81,7 +82,7 @@ def test_the_loader_reads_probabilities_from_the_shards(tmp_path):
     probabilities = {"a": 0.25, "b": None, "c": 1.0, "d": 1.5, "e": "often"}
     foreign = [("f.jpg", jpeg(0)), ("f.txt", b"a thing"), ("f.json", b'{"similarity": NaN}')]
     unnamed = [("g.jpg", jpeg(0)), ("g.txt", b"a thing"), ("g.json", b'{"sampling_probability": 0.5}')]
-    dataset = Dataset([write_shard(tmp_path / "0.tar", rows(probabilities) + foreign + unnamed)], 32, 0)
+    dataset = Dataset([write_tar(tmp_path / "0.tar", rows(probabilities) + foreign + unnamed)], 32, 0)
     sampled = dataset.index.sampling
     assert sampled.probabilities.tolist() == [0.25, 1, 1, 1, 0.5]
     known = [xxhash.xxh3_64_intdigest(text.encode()) for text in (uid("a", "x"), "g")]
@@ -92,6 +93,6 @@ def test_the_loader_reads_probabilities_from_the_shards(tmp_path):
     ]
     assert all(isinstance(item, Skipped) for item in dataset.skipped)
     dataset.close()
-    dataset = Dataset([write_shard(tmp_path / "1.tar", rows({"b": None, "c": 1.0}) + foreign)], 32, 0)
+    dataset = Dataset([write_tar(tmp_path / "1.tar", rows({"b": None, "c": 1.0}) + foreign)], 32, 0)
     assert dataset.index.sampling is None
     dataset.close()

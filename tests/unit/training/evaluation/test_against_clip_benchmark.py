@@ -5,7 +5,6 @@ slowly, run everywhere.
 """
 
 import io
-import tarfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import balanced_accuracy_score
 from torch.nn import functional as F
 
+from tests.tar_files import write_tar
 from training.evaluate import evaluate
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
@@ -64,15 +64,12 @@ def digits():
 
 
 def write(root, samples, kind):
-    (root / "test").mkdir(parents=True)
-    with tarfile.open(root / "test/0.tar", "w") as tar:
-        for number, (image, suffix, data) in enumerate(samples):
-            sink = io.BytesIO()
-            image.save(sink, "PNG")
-            for ending, content in (("png", sink.getvalue()), (suffix, data)):
-                member = tarfile.TarInfo(f"{number:05d}.{ending}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+    members = []
+    for number, (image, suffix, data) in enumerate(samples):
+        sink = io.BytesIO()
+        image.save(sink, "PNG")
+        members += [(f"{number:05d}.png", sink.getvalue()), (f"{number:05d}.{suffix}", data)]
+    write_tar(root / "test/0.tar", members)
     (root / "test/nshards.txt").write_text("1")
     (root / "dataset_type.txt").write_text(kind)
     (root / "classnames.txt").write_text("\n".join(CLASSES))

@@ -11,16 +11,11 @@ from dataops import plugins
 from dataops.errors import ConfigError, ContractError
 from dataops.home import CHECKOUT
 from tests.colour_sets import png
-from tests.trainings import write_shard
+from tests.tar_files import write_tar
 from training.evaluation.sets import EvalSet
 from training.evaluation.suite import Suite, load_suite, read_tasks
 
 PNG = png("red")
-
-
-def write_tar(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_shard(path, list(members.items()))
 
 
 def write_set(root, members=None):

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 import training.loop.interim_evaluation as interim_module
 from dataops.errors import ConfigError
-from tests.trainings import before_step, output_of, outputs_of, run_training, stop_at, write_shard
+from tests.tar_files import write_tar
+from tests.trainings import before_step, output_of, outputs_of, run_training, stop_at
 from training.config import TrainConfig
 from training.data.loader import Dataset
 from training.data.sample_index import build_index, fingerprint_shards, open_index
@@ -37,7 +38,7 @@ def write_rows(path, rows):
         known = {name: row[name] for name in ("cluster", "phash", "sha256") if row.get(name) is not None}
         members += [(f"{path.stem}{number:04d}.jpg", row["image"]), (f"{path.stem}{number:04d}.txt", row["caption"])]
         members.append((f"{path.stem}{number:04d}.json", json.dumps(known).encode()))
-    return write_shard(path, members)
+    return write_tar(path, members)
 
 
 def index_of(shards, share):

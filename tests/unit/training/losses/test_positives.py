@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from tests.loss_ranks import IDENTITIES, compute_on_ranks, make_leaves
-from tests.trainings import jpeg, write_shard
+from tests.tar_files import write_tar
+from tests.trainings import jpeg
 from training.config import TrainConfig
 from training.data.loader import Dataset, hash_caption, hash_image, load_batches
 from training.data.sampling_plan import Plan
@@ -91,7 +92,7 @@ def test_the_loader_hashes_image_files_and_captions(tmp_path, cache_bytes):
         for n, (image, caption) in enumerate(pairs)
         for kind, data in (("jpg", jpeg(image)), ("txt", caption.encode()))
     ]
-    dataset = Dataset([write_shard(tmp_path / "0.tar", members)], 32, cache_bytes)
+    dataset = Dataset([write_tar(tmp_path / "0.tar", members)], 32, cache_bytes)
     config = TrainConfig(multi_positive="share", batch_size=4, epochs=2, workers=0, prompts=("a photo of {}",))
     batches = list(load_batches(dataset, Plan(4, config, 0), 1, 0, 1))
     assert len(batches) == 2
