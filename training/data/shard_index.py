@@ -113,7 +113,7 @@ def index_shard(
 
     Args:
         holdout: share of the samples that are held out.
-        few: number of samples below which general code reads the shard.
+        few: number of samples, at least 1, below which general code reads the shard.
 
     Raises:
         ConfigError: the shard cannot be opened.
@@ -185,7 +185,7 @@ def _read_plain_index(path: Path, few: int) -> tuple[pa.Array, Spans] | None:
     if (
         not data.startswith(f"{INDEX_VERSION} {count}\n".encode())
         or not data.endswith(b"\n")
-        or count < max(few, 1)
+        or count < few
         or data.translate(None, _PLAIN)
         or len(fields) % 4
     ):
