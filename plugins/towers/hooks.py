@@ -184,7 +184,7 @@ IMAGE_INIT, TEXT_INIT = _ImageInit(), _TextInit()
 
 
 class _Start(StepHook):
-    config, version = StartConfig, 2
+    config, version = StartConfig, 3
 
     def is_used(self, config: "TrainConfig") -> bool:
         return self.settings(config).start != "random"

@@ -21,6 +21,9 @@ from training.model.clip import CLIP
 from training.model.towers import BackboneTower
 
 PAIRS_AT_ONCE = 1024
+SHRINKAGE = 0.1
+"""Part of the mean eigenvalue that is added to each before the captions are whitened. Chosen on validation families of the
+demo (docs/decisions/demo.md)."""
 
 logger = logging.getLogger(__name__)
 Texts = Callable[[Sequence[str]], Tensor]
@@ -31,16 +34,19 @@ def start_from_least_squares(model: CLIP, config: TrainConfig, dataset: Dataset,
     """Set the projector's layer to the regression of the captions' vectors on the images' features; all ranks together.
 
     A caption stands for the mean of its unit vectors in all prompts. Each feature of an image, plain or of a copy, is an
-    observation of its own. Each rank sums over its share of the pairs of the dataset's `shards_at_start`: products in fp32
-    of features minus the mean of the first pairs, sums in fp64. On the CPU each block of pairs is the work of one thread.
+    observation of its own. What the regression predicts is whitened as the captions' vectors would be: else the few
+    directions in which captions differ most decide which one is the nearest. Each rank sums over its share of the pairs of
+    the dataset's `shards_at_start`: products in fp32 of features minus the mean of the first pairs, sums in fp64. On the
+    CPU each block of pairs is the work of one thread.
     """
     assert isinstance(model.visual, BackboneTower)
     started, projector = time.monotonic(), model.visual.projector
     end = int(dataset.index.sizes[: dataset.shards_at_start].sum())
     weight_DW, bias_D = (projector.layers[0].get_parameter(name) for name in ("weight", "bias"))
     device, width = weight_DW.device, weight_DW.shape[1] + 1
-    gram_WW = torch.zeros(width, width, dtype=torch.float64, device=device)
-    moments_WD = torch.zeros(width, len(weight_DW), dtype=torch.float64, device=device)
+    dimensions = len(weight_DW)
+    shapes = ((width, width), (width, dimensions), (dimensions, dimensions))
+    sums = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
 
     def read(start: int) -> tuple[Tensor, Tensor]:
         pairs = list(dataset.index.without_held(range(start, min(start + PAIRS_AT_ONCE, end))))
@@ -51,18 +57,18 @@ def start_from_least_squares(model: CLIP, config: TrainConfig, dataset: Dataset,
     first_NW, _ = read(0)
     shift_W = first_NW.sum(dim=0) / max(len(first_NW), 1)
 
-    def multiply(start: int) -> tuple[Tensor, Tensor]:
+    def multiply(start: int) -> tuple[Tensor, ...]:
         features_NW, targets_ND = read(start)
         inputs_NW = F.pad(features_NW - shift_W, (0, 1), value=1.0)
-        return inputs_NW.T @ inputs_NW, inputs_NW.T @ targets_ND
+        return inputs_NW.T @ inputs_NW, inputs_NW.T @ targets_ND, targets_ND.T @ targets_ND
 
     starts = distributed.take_share(range(0, end, PAIRS_AT_ONCE))
     blocks = map_in_order(multiply, starts) if device.type == "cpu" else map(multiply, starts)
-    for gram_of_block_WW, moments_of_block_WD in blocks:
-        gram_WW += gram_of_block_WW
-        moments_WD += moments_of_block_WD
-    gram_WW, moments_WD = (distributed.sum_over_ranks(sums) for sums in (gram_WW, moments_WD))
-    solution_WD = solve_ridge(gram_WW, moments_WD, ridge)
+    for products in blocks:
+        for total, product in zip(sums, products, strict=True):
+            total += product
+    gram_WW, moments_WD, targets_DD = (distributed.sum_over_ranks(total) for total in sums)
+    solution_WD = solve_ridge(gram_WW, moments_WD, ridge) @ whiten(targets_DD)
     with torch.no_grad():
         weight_DW.copy_(solution_WD[:-1].T)
         bias_D.copy_(solution_WD[-1] - shift_W.double() @ solution_WD[:-1])
@@ -110,3 +116,14 @@ def solve_ridge(gram_WW: Tensor, moments_WD: Tensor, ridge: float) -> Tensor:
     weights_WD = torch.cholesky_solve(covariance_WD / scales_W[:, None], torch.linalg.cholesky(system_WW))
     weights_WD /= scales_W[:, None]
     return torch.cat([weights_WD, (means_D - means_W @ weights_WD)[None]])
+
+
+def whiten(moments_DD: Tensor) -> Tensor:
+    """Return the inverse square root (D, D) of second moments, raised by SHRINKAGE, times the root of their mean eigenvalue.
+
+    Vectors of these moments that it multiplies have about the same length in all directions. Source: Kessy, Lewin and
+    Strimmer 2018 (ZCA whitening); Ledoit and Wolf 2004 (shrinkage towards the identity).
+    """
+    values_D, vectors_DD = torch.linalg.eigh(moments_DD)
+    values_D = (values_D + SHRINKAGE * values_D.mean()).clamp(min=torch.finfo(values_D.dtype).tiny)
+    return vectors_DD * (values_D.mean() / values_D).sqrt() @ vectors_DD.T

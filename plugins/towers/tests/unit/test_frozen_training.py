@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.linalg import sqrtm
 
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
@@ -135,7 +136,10 @@ def test_cached_features_are_those_of_each_step(make_job, tables):
 
 
 def test_the_start_is_the_regression_of_captions_on_features_of_the_first_shards(make_job, tables):
-    """The oracle is numpy's least squares over the plain images and copies of pairs, with a row for each ridge."""
+    """The oracle is numpy's least squares over the plain images and copies of pairs, with a row for each ridge.
+
+    Its predictions are whitened by the inverse of scipy's square root of the captions' second moments.
+    """
     settings = {**PLAIN, **with_recipe(tables), "holdout": 0.2}
     job = read_job([str(make_job("a", image_size=32, **settings))], Job)
     run = set_up(job, torch.device("cpu"))
@@ -158,10 +162,14 @@ def test_the_start_is_the_regression_of_captions_on_features_of_the_first_shards
     scales = x.std(axis=0)
     rows = np.vstack([(x - x.mean(axis=0)) / scales, np.sqrt(0.1 * len(x)) * np.eye(x.shape[1])])
     expected = np.linalg.lstsq(rows, np.vstack([y - y.mean(axis=0), np.zeros((x.shape[1], y.shape[1]))]))[0]
+    moments = y.T @ y
+    moments += 0.1 * np.trace(moments) / len(moments) * np.eye(len(moments))
+    whitening = np.linalg.inv(sqrtm(moments / (np.trace(moments) / len(moments))))
     weights = run.model.visual.get_parameter("projector.layers.0.weight").detach().double().numpy().T
-    np.testing.assert_allclose(weights * scales[:, None], expected, atol=1e-5)
+    np.testing.assert_allclose(weights * scales[:, None], expected @ whitening, atol=1e-5)
     found = run.model.visual(torch.from_numpy(np.array([run.dataset.load(0)[0]]))).detach().double().numpy()
-    np.testing.assert_allclose(found[0], (x[0] - x.mean(axis=0)) / scales @ expected + y.mean(axis=0), atol=1e-5)
+    predicted = (x[0] - x.mean(axis=0)) / scales @ expected + y.mean(axis=0)
+    np.testing.assert_allclose(found[0], predicted @ whitening, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["bert", "words"])
