@@ -119,10 +119,10 @@ def solve_ridge(gram_WW: Tensor, moments_WD: Tensor, ridge: float) -> Tensor:
 
 
 def whiten(moments_DD: Tensor) -> Tensor:
-    """Return the inverse square root (D, D) of second moments, raised by SHRINKAGE, times the root of their mean eigenvalue.
+    """Return the inverse square root (D, D) of second moments, raised by SHRINKAGE, in units of their mean eigenvalue.
 
-    Vectors of these moments that it multiplies have about the same length in all directions. Source: Kessy, Lewin and
-    Strimmer 2018 (ZCA whitening); Ledoit and Wolf 2004 (shrinkage towards the identity).
+    It makes vectors of these moments about as long in each direction. Source: Kessy, Lewin and Strimmer 2018 (ZCA
+    whitening); Ledoit and Wolf 2004 (shrinkage towards the identity).
     """
     values_D, vectors_DD = torch.linalg.eigh(moments_DD)
     values_D = (values_D + SHRINKAGE * values_D.mean()).clamp(min=torch.finfo(values_D.dtype).tiny)
