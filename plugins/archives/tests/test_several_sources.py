@@ -59,6 +59,7 @@ def run(folder, sources, connect_to, pool):
 
 
 def test_a_dataset_of_two_sources_names_the_source_of_each_pair(tmp_path, one_thread):
+    pytest.importorskip("plugins.own_images", reason="it reads lists of pairs")
     write_sources(tmp_path)
     archive = {"kind": "warc", "paths": [str(tmp_path / "*.warc.gz")], "images": "archive"}
     licensed = {"name": "licensed", "kind": "pairs", "paths": [str(tmp_path / "*.csv")], "license": LICENCE}
