@@ -15,6 +15,7 @@ from docs.tools.notebook import NOTEBOOK, texts
 from tests.small_pipeline import MODEL as SMALL
 from tests.small_web import HOST
 
+pytest.importorskip("plugins.export", reason="README and notebook use commands of plugins")
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pipeline")]
 
 README = (CHECKOUT / "README.md").read_text("utf-8")
