@@ -200,20 +200,18 @@ def status() -> list[ServiceStatus]:
     return [_status(name) for name in (*CLIENT_VARIABLE, *extra)]
 
 
-CHECK_SECONDS = 30.0
-
-
-def keep_running(start: Callable[[], list[ServiceStatus]]) -> None:
+def keep_running(start: Callable[[], list[ServiceStatus]], interval: float = 30.0) -> None:
     """Start servers or workers again when one has ended or hangs, until SIGTERM or Ctrl-C; then stop all of the home.
 
     Args:
         start: starts what does not run.
+        interval: seconds between two checks.
     """
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     pids = {service.name: service.pid for service in status()}
-    while not ended.wait(CHECK_SECONDS):
+    while not ended.wait(interval):
         try:
             running = {service.name: service.pid for service in start()}
         except PairmillError as error:  # such as a full disk: the next check may find it solved
