@@ -63,20 +63,24 @@ def _missing(
     )
 
 
-def zombie_automation() -> AutomationCore:
-    """Return the automation that marks a flow run without heartbeats as `Crashed` (killed, out of memory, power loss)."""
+def zombie_automation(silence: timedelta = SILENCE) -> AutomationCore:
+    """Return the automation that marks a flow run without heartbeats as `Crashed` (killed, out of memory, power loss).
+
+    Args:
+        silence: time without a heartbeat, at least 10 s.
+    """
     return AutomationCore(
         name="pairmill: a dead run has crashed",
-        description=f"No heartbeat for {SILENCE.total_seconds():.0f} s: the process of the flow run has ended.",
+        description=f"No heartbeat for {silence.total_seconds():.0f} s: the process of the flow run has ended.",
         trigger=_missing(
-            HEARTBEAT, {HEARTBEAT, *(f"prefect.flow-run.{name}" for name in ENDS)}, SILENCE, **_OF_OUR_FLOWS
+            HEARTBEAT, {HEARTBEAT, *(f"prefect.flow-run.{name}" for name in ENDS)}, silence, **_OF_OUR_FLOWS
         ),
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED,
                 name=None,
                 force=False,
-                message=f"No heartbeat for {SILENCE.total_seconds():.0f} s: its process has ended.",
+                message=f"No heartbeat for {silence.total_seconds():.0f} s: its process has ended.",
             )
         ],
     )
@@ -230,22 +234,25 @@ def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[Automa
     ]
 
 
-def late_automations(blocks: Sequence[UUID], ui_url: str, pools: Sequence[str] = ()) -> list[AutomationCore]:
+def late_automations(
+    blocks: Sequence[UUID], ui_url: str, pools: Sequence[str] = (), patience: timedelta = PATIENCE
+) -> list[AutomationCore]:
     """Return the automations that notify people of late runs, and of work pools without a worker.
 
     Args:
         blocks: ids of the documents of Prefect's notification blocks.
         ui_url: URL of the Prefect UI, for links.
         pools: further names of work pools.
+        patience: time until they do, at least 10 s.
     """
-    minutes = f"{PATIENCE.total_seconds() / 60:g} minutes"
+    minutes = f"{patience.total_seconds() / 60:g} minutes"
     remedy = "Start a worker: pairmill up --worker"
     return [
         AutomationCore(
             name="pairmill: notify when a run is late",
             description=f"A flow run has not begun {minutes} after its time: no worker takes it.",
             trigger=_missing(
-                "prefect.flow-run.Late", {f"prefect.flow-run.{name}" for name in BEGINS}, PATIENCE, **_OF_OUR_FLOWS
+                "prefect.flow-run.Late", {f"prefect.flow-run.{name}" for name in BEGINS}, patience, **_OF_OUR_FLOWS
             ),
             actions=_send(
                 blocks,
@@ -260,7 +267,7 @@ def late_automations(blocks: Sequence[UUID], ui_url: str, pools: Sequence[str] =
             trigger=_missing(
                 "prefect.work-pool.not-ready",
                 {"prefect.work-pool.ready", "prefect.work-pool.deleted"},
-                PATIENCE,
+                patience,
                 match={
                     "prefect.resource.id": "prefect.work-pool.*",
                     "prefect.resource.name": sorted({"pairmill", "pairmill-*", *pools}),
