@@ -94,7 +94,7 @@ class Faults:
     def __init__(self, cluster: Any, slow: Any, doomed: Any, say: Callable[[str], Any]):
         self._cluster, self._slow, self._doomed, self._say = cluster, slow, doomed, say
         self._left, self._done = list(FAULTS), threading.Event()
-        self._thread, self._faults = ThreadPoolExecutor(1), list[Future[None]]()  # the run goes on meanwhile
+        self._thread, self._faults = ThreadPoolExecutor(1), list[Future[None]]()  # the run continues meanwhile
         self.happened = list[str]()
 
     @contextmanager

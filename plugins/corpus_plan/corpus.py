@@ -157,9 +157,8 @@ def plan_operations(pairs: float, p: Prices, c: Costs) -> list[StagePlan]:
     kept = pairs * c.filter_kept
     fetched, raw_shards = kept * p.fetched, math.ceil(kept / 10_000)
     shards = math.ceil(fetched * p.curated / 10_000)
-    rows = (
-        3 * pairs + kept + (kept - fetched) + fetched
-    )  # extract twice, filter; evidence and dropped of download; curate
+    # extract twice and filter; of download the evidence and the dropped rows, whose rest is in curate
+    rows = 3 * pairs + 2 * kept
     moved = pairs * (2 * c.stored["extract"] + c.stored["filter"]) + kept * OUTCOME_BYTES + fetched * c.stored["curate"]
     plans: list[StagePlan] = []
     for name, estimate in plugins.load("corpus_costs").items():
