@@ -180,6 +180,8 @@ STUCK_MEDIANS = 5
 """The same time as a multiple of the median time of a step."""
 KNOWN_STEPS = 5
 """Steps whose time is known before any has a limit: the first ones compile and connect."""
+ANSWER_SECONDS = 15
+"""Time that a rank waits for what the others say of their exchanges; the steps of all end at about the same time."""
 
 
 RECORDS = "flight-records"
@@ -205,7 +207,8 @@ class StuckWatch:
         self._times: deque[float] = deque(maxlen=100)
         self._since: float | None = None
         self._armed, self._step = 0.0, 0
-        self._ended = threading.Event()
+        self._ended, self._stuck = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stuck", daemon=True)
         self._stacks: TextIO | None = None
 
     def __enter__(self) -> Self:
@@ -213,10 +216,12 @@ class StuckWatch:
             (self._output / RECORDS).mkdir(parents=True, exist_ok=True)
             path = self._output / RECORDS / f"stacks-{distributed.rank()}.txt"
             self._stacks = path.open("w", encoding="utf-8")
-            threading.Thread(target=self._run, name="stuck", daemon=True).start()
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._stuck.is_set():  # another rank has ended first, and this error is the lost connection to it
+            self._thread.join()
         self._ended.set()
         self.pause()
         if self._stacks is not None:
@@ -260,13 +265,14 @@ class StuckWatch:
 
     def _end(self) -> NoReturn:
         """Exchange with the other ranks how far each is, report it, and end this process."""
+        self._stuck.set()
         write_flight_record(self._output / RECORDS)
         core = dist.distributed_c10d
         store, group = core._get_default_store(), cast(Any, core._get_default_group())
         own = {"exchanges": group._get_sequence_number_for_group(), "host": platform.node()}
         store.set(f"stuck/{distributed.rank()}", json.dumps(own))
         names = [f"stuck/{rank}" for rank in range(distributed.world_size())]
-        deadline = time.monotonic() + self._least / 4  # the steps of all ranks end at about the same time
+        deadline = time.monotonic() + ANSWER_SECONDS
         while not store.check(names) and time.monotonic() < deadline:
             time.sleep(self._poll)
         found = [json.loads(store.get(name)) if store.check([name]) else None for name in names]

@@ -134,11 +134,11 @@ def sleep_for_ever():
 
 
 def get_stuck(path, trial, *more):
-    """Take steps of two ranks, of which one sleeps for ever after the eighth."""
+    """Take steps of two ranks, of which one sleeps for ever after the eighth; the other one notices it later."""
 
     def take_steps(arguments):
         distributed.join(torch.device("cpu"))
-        with StuckWatch(Path(arguments[0]).parent, seconds=1.0) as watch:
+        with StuckWatch(Path(arguments[0]).parent, seconds=2.0 - trial.rank) as watch:
             for step in range(1, 10):
                 if step > 8 and trial.rank == 1:
                     sleep_for_ever()
