@@ -38,7 +38,7 @@ from infra.local.services import client_environment, home, make_home
 from tasks.engine.context import Context, TaskLimits
 from tasks.engine.process_guard import guard_process
 
-TIMEOUT_SECONDS = 5
+TIMEOUT_SECONDS = 20
 
 
 def flow_run_url(flow_run_id: str) -> str | None:

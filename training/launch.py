@@ -18,8 +18,9 @@ from dataops.process import RETRYABLE, select_job_environment
 from training.rendezvous import LAUNCHER_PID, MEETING_FILE
 
 POLL_SECONDS = 0.05
-SETTLE_SECONDS = 1
-"""Seconds that the rank with the cause of a failure has to end, after another one ended because of it."""
+SETTLE_SECONDS = 10
+"""Seconds that the rank with the cause of a failure has to end, after another one ended because of it: a busy machine, and
+freeing the memory of a GPU, take several."""
 GRACE_SECONDS = 30
 """Seconds that the other ranks have to end after one failed."""
 

@@ -52,7 +52,7 @@ def add(config: str, counters: Mapping[Sample, float], gauges: Mapping[Sample, f
     Of a gauge with labels only the last labels stay, such as the stage that is made now.
     """
     path = folder() / f"{config}.json"
-    with FileLock(path.with_suffix(".lock"), timeout=5):
+    with FileLock(path.with_suffix(".lock"), timeout=60):
         figures = read(path)
         for sample, value in counters.items():
             figures[sample] = figures.get(sample, 0.0) + value

@@ -276,7 +276,7 @@ def code_version(root: Path = CHECKOUT) -> dict[str, Any]:
     def git(*arguments: str) -> str | None:
         try:
             command = ["git", "-C", str(root), *arguments]
-            done = subprocess.run(command, capture_output=True, check=True, timeout=10)
+            done = subprocess.run(command, capture_output=True, check=True, timeout=60)
             return done.stdout.decode("utf-8", "replace").strip()
         except (OSError, subprocess.SubprocessError):
             return None

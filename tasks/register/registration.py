@@ -169,7 +169,7 @@ def find_commit_url(commit: str) -> str:
     """Return the URL of a commit's page, or "" if the checkout has no remote `origin` on a server."""
     command = ["git", "-C", str(CHECKOUT), "remote", "get-url", "origin"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return ""
     return build_commit_url(done.stdout.strip(), commit)

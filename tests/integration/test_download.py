@@ -73,7 +73,6 @@ def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
         "http://busy.test/broken": "http_503",  # a separate host, whose pause would delay others
         "/html": "not_an_image",
         "/svg": "unsupported_format",
-        "/drip": "timeout",
         "/loop": "redirect_loop",
         f"/go?http://127.0.0.1:{port}/secret": "private_address",
         f"/go?http://localhost:{port}/secret": "private_address",
@@ -98,7 +97,6 @@ def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
     config = DownloadConfig(
         image_size=64,
         min_image_size=16,
-        timeout=1.5,
         retries=1,
         max_bytes=300_000,
         retry=RetryConfig(rounds=0),

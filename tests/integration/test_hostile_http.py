@@ -209,7 +209,7 @@ def test_http_file_ends_a_read_at_its_timeout(monkeypatch):
     }
     with served(answers, monkeypatch) as web:
         url = f"http://127.0.0.1:{web.port}"
-        connection = HttpFile(f"{url}/trailers", "agent", 1.0).connect(0)
+        connection = HttpFile(f"{url}/trailers", "agent", 3.0).connect(0)
         with pytest.raises(ConnectionBroken):
             connection.read(10)
         connection.close()

@@ -53,6 +53,7 @@ class Tunnel(socketserver.StreamRequestHandler):
     def socks(self):
         if self.server.lie is not None:
             self.wfile.write(self.server.lie)
+            self.request.shutdown(socket.SHUT_WR)
             self.rfile.read(100)
             return None
         methods = self.rfile.read(self.rfile.read(1)[0])
@@ -80,7 +81,7 @@ def served(lie=None):
 
 
 def fetch(folder, url, proxy, **options):
-    known = {"contact": "mailto:a@b.test", "proxy": proxy, "host_rate": 0, "timeout": 5} | options
+    known = {"contact": "mailto:a@b.test", "proxy": proxy, "host_rate": 0, "timeout": 60} | options
     with closing(make_opener(DownloadConfig.model_validate(known), HostState(folder))) as opener:
         return opener.open(url).read()
 
@@ -114,12 +115,12 @@ def test_hosts_are_reached_through_a_proxy_which_resolves_their_names(tmp_path, 
         ("socks5", b"\5\xff", "wants another login"),
         ("socks5", b"\5\0\5\2\0\1" + bytes(6), "SOCKS5 reply 2"),
         ("socks5", b"\5\0\5\0\0\7" + bytes(6), "does not speak SOCKS5"),
-        ("socks5", b"\5\0\5\0\0", "ended early|timeout"),
+        ("socks5", b"\5\0\5\0\0", "ended early"),
     ],
 )
 def test_proxy_that_lies_fails_the_row(tmp_path, kind, lie, message):
     with served(lie) as proxy, pytest.raises(FetchError, match=message):
-        fetch(tmp_path, "http://far.test/1.png", f"{kind}://127.0.0.1:{proxy.server_address[1]}", timeout=2)
+        fetch(tmp_path, "http://far.test/1.png", f"{kind}://127.0.0.1:{proxy.server_address[1]}")
 
 
 @pytest.mark.parametrize(

@@ -78,13 +78,6 @@ class Site(Handler):
             200, b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', Content_Type="image/svg+xml"
         )
 
-    def drip(self):
-        self.send_response(200)
-        self.end_headers()
-        for byte in picture(1):
-            self.wfile.write(bytes([byte]))
-            time.sleep(0.2)
-
     def noai(self):
         self.answer(200, picture(1), X_Robots_Tag="noai, noimageai")
 

@@ -52,4 +52,4 @@ def serve_mlflow(folder):
         yield url
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)

@@ -145,7 +145,7 @@ def serving(bare, uri, folder):
         raise AssertionError((folder / "serve.log").read_text()[-3000:]) from error
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
 
 
 def score(address, images, patience_s=60):

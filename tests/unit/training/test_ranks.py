@@ -1,10 +1,8 @@
 """Two gloo ranks, on two machines of torchrun, train the same model as one process."""
 
-import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ from dataops.digest import file_sha256
 from dataops.home import CHECKOUT
 from dataops.process import ELSEWHERE
 from tasks.train.stage import build_launcher
+from tests.kills.seaweed import free_port
 from tests.supplied_shards import dataset, job_of, size_of, supply
 from tests.trainings import assert_same_training, output_of, rows_of, run_training, with_suite
 from training.config import TrainConfig
@@ -25,7 +24,7 @@ __all__ = ["dataset"]  # a fixture
 
 def on_two_machines(jobs, folder):
     """Run two torchrun agents with a rank each; the second has ELSEWHERE set, as on another machine."""
-    rendezvous, *ports = find_free_ports(1 + len(jobs))
+    rendezvous, *ports = [free_port() for _ in range(1 + len(jobs))]
     config = TrainConfig(nnodes="2", rdzv_endpoint=f"127.0.0.1:{rendezvous}", max_restarts=0)
     arguments = [f"{port}={job}" for port, job in zip(ports, jobs, strict=True)]
 
@@ -37,13 +36,6 @@ def on_two_machines(jobs, folder):
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(agent, range(2)))
-
-
-def find_free_ports(number):
-    """Return different ports of loopback that are free."""
-    with contextlib.ExitStack() as probes:
-        sockets = [probes.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
-        return [probe.getsockname()[1] for probe in sockets]
 
 
 @pytest.mark.timeout(180)

@@ -183,7 +183,7 @@ def test_the_step_does_not_wait_for_the_disk(make_job, monkeypatch):
         return loss(*arguments)
 
     def slow(*arguments):
-        assert reached.wait(20), "the fourth step waits for the checkpoint of the second"
+        assert reached.wait(60), "the fourth step waits for the checkpoint of the second"
         save(*arguments)
 
     monkeypatch.setattr(loss_module, "contrastive_loss", counted)
@@ -222,7 +222,7 @@ def test_a_full_disk_ends_the_job_at_once_and_is_retryable(make_job, monkeypatch
 
     def wait(*arguments):
         calls.append(1)
-        assert len(calls) <= 3 or failed.wait(20)
+        assert len(calls) <= 3 or failed.wait(60)
         return loss(*arguments)
 
     monkeypatch.setattr(checkpoint_module, "save_file", fill_disk)
@@ -450,7 +450,7 @@ def test_the_job_imports_no_more_than_it_needs_and_ends_with_its_parent(make_job
             if "step 1/" in line:
                 parent.kill()  # and not waited for: a zombie is gone as well
                 break
-        assert trainer.wait(20) == 75
+        assert trainer.wait() == 75
         assert "torch" in imported
         assert imported.isdisjoint({"pandas.core", "polars", "scipy", "sklearn"})  # a failed import of pandas is listed
     finally:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing, suppress
+from itertools import pairwise
 
 import pytest
 
@@ -98,12 +99,13 @@ def test_redirects_and_headers_follow_the_rules(connection):
 def test_one_connection_serves_many_requests_without_stalling(connection):
     request(connection, "/")
     used = connection.sock
-    started = time.monotonic()
+    moments = []
     for _ in range(100):
         request(connection, "/")
+        moments.append(time.monotonic())
     assert connection.sock is used
-    # A delay of 40 ms per response (Nagle's algorithm and delayed ACKs) would add up to 4 s.
-    assert time.monotonic() - started < 2
+    # Nagle's algorithm and delayed ACKs would delay each response by 40 ms; a busy machine does not delay all of them.
+    assert min(after - before for before, after in pairwise(moments[50:])) < 0.03
 
 
 def test_sigterm_stops_the_command(folder):
@@ -112,14 +114,13 @@ def test_sigterm_stops_the_command(folder):
     command = [sys.executable, "-m", "plugins.demo.server", "--directory", str(folder), "--port", str(port)]
     process = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and process.poll() is None:
+        while process.poll() is None:
             with suppress(ConnectionRefusedError), closing(http.client.HTTPConnection("127.0.0.1", port)) as client:
                 assert request(client, "/healthz")[0] == 200
                 break
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate()
     finally:
         process.kill()
     assert (process.returncode, errors) == (0, b"")

@@ -1,6 +1,5 @@
 import threading
 import time
-from itertools import pairwise
 
 import pytest
 
@@ -37,7 +36,7 @@ def test_turns_keep_the_longer_of_both_intervals_for_all_processes(processes):
             starts.append(time.monotonic())
 
     for number, interval in ((4, 0.02), (3, 0.04)):
-        begun = time.monotonic()  # not the first start: a thread may note its start late
+        begun = time.monotonic()
         at_once(number, lambda _, interval=interval: work(interval))
         for turn, start in enumerate(sorted(starts[-number:])):
             assert start - begun >= turn * interval * processes
@@ -50,8 +49,9 @@ def test_row_waits_for_its_turn_however_long_that_takes():
         with pace.turn("a.test"):
             starts.append(time.monotonic())
 
+    begun = time.monotonic()  # not the first start: a thread may note it late
     at_once(4, work)
-    assert starts[-1] - starts[0] >= 0.9, "neither patience nor the longest pause is for our own pace"
+    assert starts[-1] - begun >= 0.9, "neither patience nor the longest pause is for our own pace"
 
 
 def fails(pace, error, seconds):
@@ -87,8 +87,11 @@ def test_turns_wait_for_a_short_pause_and_fail_in_a_long_one(monkeypatch):
 def test_pauses_without_retry_after_double_until_a_success(monkeypatch):
     monkeypatch.setattr(host_pace.random, "uniform", lambda low, high: low)
     pace = HostPace(PaceLimits(first_pause=0.05))
-    waits = [failing(pace, FetchError("http_429", "x")) for _ in range(4)]
-    assert [wait >= 0.05 * pause for wait, pause in zip(waits[1:], [1, 2, 4], strict=True)] == [True] * 3
+    begun, waited = time.monotonic(), []
+    for _ in range(4):
+        failing(pace, FetchError("http_429", "x"))
+        waited.append(time.monotonic() - begun)
+    assert [wait >= 0.05 * pauses for wait, pauses in zip(waited[1:], [1, 1 + 2, 1 + 2 + 4], strict=True)] == [True] * 3
     with pace.turn("a.test"):
         pass
     pace.limits = PaceLimits(first_pause=2.0)
@@ -111,7 +114,7 @@ def test_turns_of_a_dead_host_fail_once_its_patience_is_used():
             ask(number)
 
     at_once(30, ask_in_vain)
-    assert 2 <= len(asked) < 15  # two at a time, until it has cost more than 0.25 s
+    assert len(asked) < 15  # two at a time, until it has cost more than 0.25 s
     assert failing(pace, FetchError("timeout", "as every time"), 20) < 20  # it is not asked any more
     with pace.turn("other.test"):
         pass
@@ -123,14 +126,14 @@ def test_processes_of_a_machine_share_turns_and_pauses_but_not_what_one_run_give
     paused, beside, other = (
         HostPace(limits, MachinePace(one, run)) for one, run in zip(state, ["a", "a", "b"], strict=True)
     )
-    starts = []
+    starts, begun = [], time.monotonic()
 
     def work(number):
         with (paused, beside, other)[number % 3].turn("busy.test"):
-            starts.append(time.time())
+            starts.append(time.monotonic() - begun)
 
     at_once(6, work)
-    assert min(after - before for before, after in pairwise(sorted(starts))) >= 0.19
+    assert [start >= 0.2 * turn - 0.01 for turn, start in enumerate(sorted(starts))] == [True] * 6
     with pytest.raises(FetchError), paused.turn("a.test"):
         raise FetchError("http_429", "the server's answer", retry_after=60)
     for pace in (beside, other):
@@ -138,11 +141,11 @@ def test_processes_of_a_machine_share_turns_and_pauses_but_not_what_one_run_give
             pytest.fail("it was asked")
     with beside.turn("b.test"):
         pass
+    started = time.monotonic()
     with pytest.raises(FetchError), paused.turn("c.test"):
         raise FetchError("http_503", "the server's answer", retry_after=0.4)
-    started = time.monotonic()
     with other.turn("c.test"):
-        assert time.monotonic() - started > 0.2, "a short one is waited for"
+        assert time.monotonic() - started > 0.35, "a short one is waited for"
     paused.give_up("d.test", FetchError("host_cpu", "too much"))
     with pytest.raises(FetchError, match="host_cpu"), beside.turn("d.test"):
         pytest.fail("it was asked")
