@@ -221,11 +221,11 @@ def test_prefect_and_mlflow_record_the_run(pairmill, undisturbed):
     assert edges == {(made[first]["id"], second) for first, second in pairwise(STAGES)}
     name, version = undisturbed["model_version"].removeprefix("models:/").split("/")
     url = f"{mlflow}/api/2.0/mlflow/model-versions/get"
-    found = httpx.get(url, params={"name": name, "version": version}).json()["model_version"]
+    found = httpx.get(url, params={"name": name, "version": version}, timeout=60).json()["model_version"]
     tags = {tag["key"]: tag["value"] for tag in found["tags"]}
     assert tags["dataset_key"] == stages(undisturbed)["pack"]["key"]
     assert f"/runs/{found['run_id']}?" in undisturbed["model_links"]["run"]
-    run = httpx.get(f"{mlflow}/api/2.0/mlflow/runs/get", params={"run_id": found["run_id"]}).json()["run"]
+    run = httpx.get(f"{mlflow}/api/2.0/mlflow/runs/get", params={"run_id": found["run_id"]}, timeout=60).json()["run"]
     assert run["inputs"]["dataset_inputs"]
     seconds = sum(stage["seconds"] for stage in undisturbed["result"]["stages"])
     assert run["info"]["end_time"] - run["info"]["start_time"] >= 1000 * seconds

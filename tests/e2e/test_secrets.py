@@ -250,7 +250,12 @@ def test_servers_send_no_telemetry_and_refuse_other_origins(pairmill):
     evil = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
     for name, path in (("prefect", "/api/flows/filter"), ("mlflow", "/api/2.0/mlflow/experiments/search")):
         url = urls[name].removesuffix("/api") + path
-        for answer in (httpx.options(url, headers=evil), httpx.post(url, headers=evil, json={"max_results": 1})):
+        for answer in (
+            httpx.options(url, headers=evil, timeout=60),
+            httpx.post(url, headers=evil, json={"max_results": 1}, timeout=60),
+        ):
             assert answer.headers.get("access-control-allow-origin") in (None, urls[name].removesuffix("/api"))
-    rebound = httpx.get(urls["mlflow"] + "/api/2.0/mlflow/experiments/search", headers={"Host": "evil.example"})
+    rebound = httpx.get(
+        urls["mlflow"] + "/api/2.0/mlflow/experiments/search", headers={"Host": "evil.example"}, timeout=60
+    )
     assert rebound.status_code == 403

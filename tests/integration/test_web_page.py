@@ -161,7 +161,7 @@ def test_page_cannot_post_to_mlflow(mlflow, prefix, body, origin):
     answer = httpx.post(url, **{**options, "headers": {"Origin": origin, **options.get("headers", {})}}, timeout=60)
     assert answer.status_code == 403
     assert answer.headers.get("access-control-allow-origin") is None
-    assert PLANTED not in httpx.get(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=100").text
+    assert PLANTED not in httpx.get(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=100", timeout=60).text
 
 
 @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
@@ -172,7 +172,7 @@ def test_page_cannot_change_anything_in_mlflow(mlflow, method, path):
 
 
 def test_mlflow_has_no_assistant_that_runs_commands(mlflow):
-    assert httpx.get(f"{mlflow}/ajax-api/3.0/mlflow/assistant/providers").status_code == 404
+    assert httpx.get(f"{mlflow}/ajax-api/3.0/mlflow/assistant/providers", timeout=60).status_code == 404
 
 
 def test_pages_of_mlflow_can_use_it(mlflow):
@@ -260,7 +260,7 @@ def test_page_in_a_real_browser_drives_no_server(browser, api, mlflow, host):
     assert said.keys() >= {"no type", "events", "mlflow", "/events/in", "/events/outprefect"}
     assert PLANTED not in api.flows()
     assert f"{PLANTED}.page" not in api.events()
-    assert PLANTED not in httpx.get(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=100").text
+    assert PLANTED not in httpx.get(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=100", timeout=60).text
 
 
 LOGIN = """
@@ -306,7 +306,9 @@ FETCH = f"fetch('{FOREIGN}/control', {{mode: 'no-cors'}}).then(() => 1, () => 2)
 def test_servers_send_the_policy_of_their_pages(home):
     for server in services.status():
         for path in ("/", "/v2/", "/api/health", "/health"):
-            assert "default-src 'self'" in httpx.get(server.ui_url + path).headers["content-security-policy"], path
+            assert (
+                "default-src 'self'" in httpx.get(server.ui_url + path, timeout=60).headers["content-security-policy"]
+            ), path
 
 
 def test_no_page_requests_anything_from_another_server(tmp_path, api, mlflow):
@@ -317,9 +319,11 @@ def test_no_page_requests_anything_from_another_server(tmp_path, api, mlflow):
     artefact = api.post("artifacts/", artefact)["id"]
     rest = f"{mlflow}/api/2.0/mlflow"
     tags = [{"key": "mlflow.note.content", "value": MARKDOWN}]
-    created = httpx.post(f"{rest}/runs/create", json={"experiment_id": "0", "run_name": "quiet", "tags": tags}).json()
+    created = httpx.post(
+        f"{rest}/runs/create", json={"experiment_id": "0", "run_name": "quiet", "tags": tags}, timeout=60
+    ).json()
     model = {"name": "planted", "description": MARKDOWN}
-    assert httpx.post(f"{rest}/registered-models/create", json=model).status_code == 200
+    assert httpx.post(f"{rest}/registered-models/create", json=model, timeout=60).status_code == 200
     server = services.status()[0].ui_url
     pages = [f"{server}/{ui}{page.format(run=run, artefact=artefact)}" for ui in ("", "v2/") for page in PREFECT_PAGES]
     pages += [f"{mlflow}/{page.format(run=created['run']['info']['run_id'])}" for page in MLFLOW_PAGES]

@@ -44,7 +44,7 @@ def served(stored, tmp_path_factory):
 def test_only_who_has_the_url_sees_the_rows(served):
     base = f"http://127.0.0.1:{served['port']}"
     assert served["url"] == f"{base}/?token={served['token']}"
-    with httpx.Client(base_url=base) as client:
+    with httpx.Client(base_url=base, timeout=60) as client:
         for path in (*PAGES, "/image?row=0", "/assets/style.css"):
             assert client.get(path).status_code == 401
         assert client.get("/?token=" + "x" * 32).status_code == 401

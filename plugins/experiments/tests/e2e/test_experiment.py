@@ -13,9 +13,9 @@ pytestmark = pytest.mark.timeout(600)
 def list_mlflow_runs(url):
     """Return the tags of the runs of the config in MLflow, by id."""
     api = f"{url}/api/2.0/mlflow"
-    found = httpx.get(f"{api}/experiments/get-by-name", params={"experiment_name": "small"}).json()
+    found = httpx.get(f"{api}/experiments/get-by-name", params={"experiment_name": "small"}, timeout=60).json()
     ids = [found["experiment"]["experiment_id"]]
-    runs = httpx.post(f"{api}/runs/search", json={"experiment_ids": ids, "max_results": 100}).json()["runs"]
+    runs = httpx.post(f"{api}/runs/search", json={"experiment_ids": ids, "max_results": 100}, timeout=60).json()["runs"]
     return {run["info"]["run_id"]: {tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs}
 
 
