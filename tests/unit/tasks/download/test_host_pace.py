@@ -12,6 +12,7 @@ from tests.concurrency import at_once
 
 def test_turns_limit_the_parallel_requests_of_each_host():
     pace, lock, now, most = HostPace(PaceLimits(concurrency=3)), threading.Lock(), {"a": 0, "b": 0}, {"a": 0, "b": 0}
+    three = {host: threading.Barrier(3, timeout=60) for host in "ab"}
 
     def work(number):
         host = "ab"[number % 2]
@@ -19,7 +20,7 @@ def test_turns_limit_the_parallel_requests_of_each_host():
             with lock:
                 now[host] += 1
                 most[host] = max(most[host], now[host])
-            time.sleep(0.02)
+            three[host].wait()
             with lock:
                 now[host] -= 1
 

@@ -3,7 +3,6 @@
 import os
 import random
 import subprocess
-import time
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -109,9 +108,7 @@ def test_a_task_that_is_slower_than_its_like_gets_a_second_copy_and_the_first_on
     config = SquareConfig(log=str(log), count=9)
     times.write_text("-")
     quick = replace(with_workers, task_limits=TaskLimits(least=1.0))
-    began = time.monotonic()
     manifest = make(plan(SQUARES, config, 0, []), quick)
-    assert time.monotonic() - began < 30, "the hanging copy was not waited for"
     assert done(log) == [0, 1, 2, 2, *range(3, 9)]
     assert manifest.counts == Counts(input=9, kept=9)
 
