@@ -21,8 +21,8 @@ import pytest
 
 from dataops.home import CHECKOUT
 from dataops.kernels.compiled import caches
-from infra.local.supervisor import choose_port
 from plugins.deployment import dotenv
+from tests.kills.seaweed import free_port
 
 COMPOSE = CHECKOUT / "infra/compose.yaml"
 PORTS = {"postgres": 5432, "prefect": 4200, "mlflow": 5000, "s3": 8333, "worker": 8080}
@@ -69,7 +69,7 @@ class Topology:
     """Services of the compose file, started and stopped one by one."""
 
     folder: Path
-    ports: dict[str, int] = field(default_factory=lambda: {name: choose_port() for name in PORTS})
+    ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in PORTS})
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -139,7 +139,7 @@ class Topology:
                 command, env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True, **options
             )
 
-    def await_health(self, service, patience_s=60):
+    def await_health(self, service, patience_s=300):
         """Run the health check of the compose file until it passes."""
         test = self.services[service]["healthcheck"]["test"]
         assert test[0] == "CMD"
@@ -201,8 +201,8 @@ class Topology:
     def start_s3(self):
         """Start SeaweedFS on free ports: it needs many, which in a container cannot be in use."""
         roles = ("master.port", "volume.port", "filer.port", "admin.port")
-        more = [f"-{role}{kind}={choose_port()}" for role in roles for kind in ("", ".grpc")]
-        self.start("s3", *more, f"-s3.port.grpc={choose_port()}", "-ip.bind=127.0.0.1")
+        more = [f"-{role}{kind}={free_port()}" for role in roles for kind in ("", ".grpc")]
+        self.start("s3", *more, f"-s3.port.grpc={free_port()}", "-ip.bind=127.0.0.1")
 
     def stop(self):
         """Stop all services at the same time, SeaweedFS at once: it takes up to 12 s."""

@@ -18,6 +18,7 @@ from infra.local import supervisor
 from plugins.metrics import figures
 from plugins.metrics.endpoint import GPU_FIELDS
 from plugins.metrics.listener import Metrics
+from tests.kills.seaweed import free_port
 from tests.live_runs import build_live_run
 from tests.manifests import build_manifest
 
@@ -31,7 +32,7 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def endpoint(home):
     """Serve the figures of the home on a free port."""
-    port = supervisor.choose_port()
+    port = free_port()
     with subprocess.Popen([sys.executable, "-m", "plugins.metrics.endpoint", "--port", str(port)], cwd=CHECKOUT) as one:
         deadline = time.monotonic() + 60
         while not supervisor.answers(port, "/favicon.ico"):

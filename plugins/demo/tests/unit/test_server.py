@@ -1,7 +1,6 @@
 import http.client
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import pytest
 
 from dataops.home import CHECKOUT
 from plugins.demo.server import running_server
+from tests.kills.seaweed import free_port
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,7 @@ def test_one_connection_serves_many_requests_without_stalling(connection):
 
 
 def test_sigterm_stops_the_command(folder):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "plugins.demo.server", "--directory", str(folder), "--port", str(port)]
     process = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE)
     try:
