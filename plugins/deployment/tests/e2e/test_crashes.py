@@ -29,7 +29,7 @@ from prefect.client.orchestration import get_client
 from plugins.deployment.deployer import Deployer
 from plugins.deployment.automations import zombie_automation
 with get_client(sync_client=True) as client:
-    Deployer(client).put_automation(zombie_automation(timedelta(seconds=40)))
+    Deployer(client).put_automation(zombie_automation(timedelta(seconds=50)))
 """
 
 
@@ -101,10 +101,10 @@ def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(pairmill, p
     lose_machine(second)
     wait_for(lambda: len(messages_with(hook, f"{run_id} crashed")) == 2, seconds=300)
     # The message and the retry are actions of two automations: Prefect takes them in any order.
-    wait_for(lambda: prefect.state(flow_run) in ("AwaitingRetry", "Late"), seconds=60)
+    wait_for(lambda: prefect.state(flow_run) in ("AwaitingRetry", "Late"))
     wait_for(lambda: prefect.state(command) == "Crashed", seconds=300)
     assert "its process has ended" in prefect.get(f"flow_runs/{command}")["state"]["message"]
-    wait_for(lambda: not trainers(pairmill), seconds=45)
+    wait_for(lambda: not trainers(pairmill))
     pairmill("up", "--worker")
     third = wait_for(lambda: attempts(3))[-1].pid
     os.kill(third, signal.SIGKILL)
@@ -118,13 +118,13 @@ def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(pairmill, p
     os.kill(trainer, signal.SIGSTOP)  # its checkpoint takes long
     try:
         assert prefect.set_state(flow_run, "CANCELLING", "Cancelling") == "ACCEPT"
-        wait_for(lambda: read_run(run_id).state == "stopped", seconds=60)
+        wait_for(lambda: read_run(run_id).state == "stopped")
         time.sleep(32)  # Prefect's own worker kills a cancelled flow run after 30 s
         assert prefect.state(flow_run) == "Cancelling"
     finally:
         os.kill(trainer, signal.SIGCONT)
-    wait_for(lambda: prefect.state(flow_run) == "Cancelled", seconds=60)
-    wait_for(lambda: not trainers(pairmill), seconds=30)
+    wait_for(lambda: prefect.state(flow_run) == "Cancelled")
+    wait_for(lambda: not trainers(pairmill))
     last = read_run(run_id).attempts[-1]
     assert last.ended_at
     assert "stopped in train" in str(last.error)
@@ -149,6 +149,6 @@ def test_rerun_waits_for_the_training_on_the_pool_and_cancels_it_when_stopped(pa
     finally:
         again.kill()
         again.wait()
-    wait_for(lambda: prefect.state(child["id"]) == "Cancelled", seconds=60)
-    wait_for(lambda: not trainers(pairmill), seconds=45)
+    wait_for(lambda: prefect.state(child["id"]) == "Cancelled")
+    wait_for(lambda: not trainers(pairmill))
     assert len([run for run in prefect.runs_of("train") if run["name"] == child["name"]]) == 1
