@@ -127,7 +127,7 @@ class Pairmill:
         self,
         *arguments,
         when,
-        timeout=180,
+        timeout=400,
         number=signal.SIGKILL,
         pause=0.02,
     ):

@@ -88,7 +88,7 @@ def test_two_machines_make_one_model_with_equal_digests_through_a_restart_of_s3(
     machines = [other_machine(pairmill, s3_server, name) for name in ("here", "there")]
 
     def restart():
-        wait_for(lambda: any("/_work/shard-" in name for name in store.names("download")), 120, 0.2)
+        wait_for(lambda: any("/_work/shard-" in name for name in store.names("download")), 400, 0.2)
         s3_server.stop(at_once=True)
         time.sleep(4)
         s3_server.start()
