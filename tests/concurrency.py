@@ -4,7 +4,7 @@ import threading
 import time
 
 
-def wait_for(condition, seconds=60, pause=0.02):
+def wait_for(condition, seconds=100, pause=0.02):
     """Poll until the condition returns a true value, and return that value."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):

@@ -34,7 +34,7 @@ def endpoint(home):
     """Serve the figures of the home on a free port."""
     port = free_port()
     with subprocess.Popen([sys.executable, "-m", "plugins.metrics.endpoint", "--port", str(port)], cwd=CHECKOUT) as one:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 100
         while not supervisor.answers(port, "/favicon.ico"):
             assert time.monotonic() < deadline
             time.sleep(0.1)

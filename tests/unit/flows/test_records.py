@@ -120,7 +120,7 @@ def test_run_is_alive_whose_clock_was_set_back_since_its_last_attempt(tmp_path):
     assert read_record(store, "runs/a-1.json").attempts[-1].ended_at is not None
 
 
-def test_is_alive_follows_the_lease_of_a_run_on_another_machine(tmp_path):
+def test_is_alive_follows_the_lease_of_a_run_on_another_machine(tmp_path, monkeypatch):
     times = LeaseTimes(stale=0.5, poll=0.02)
     store = FolderStore(tmp_path)
     one = record("a")
@@ -141,12 +141,9 @@ def test_is_alive_follows_the_lease_of_a_run_on_another_machine(tmp_path):
     name = Draft(store, "train", "k").lease_name(1)
     store.put(name, lease.model_dump_json().encode())
     assert not is_alive(one, store, times)  # the lease does not change
-    beats = threading.Timer(
-        0.1, lambda: store.put(name, lease.model_copy(update={"beat": 1}).model_dump_json().encode())
-    )
-    beats.start()
+    beaten = lease.model_copy(update={"beat": 1}).model_dump_json().encode()
+    monkeypatch.setattr("flows.records.time.sleep", lambda _: store.put(name, beaten))
     assert is_alive(one, store, LeaseTimes(stale=20, poll=0.02))
-    beats.join()
 
 
 def test_save_keeps_the_attempts_of_another_process(tmp_path):

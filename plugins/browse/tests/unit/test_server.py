@@ -119,7 +119,7 @@ def test_similar_images_need_no_features_before(ask, site):
     assert (
         found.css_first("progress[data-running]") is not None or "have a feature" not in found.css_first("main").text()
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while not cards(page(ask, "/?like=3")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -130,7 +130,7 @@ def test_search_by_meaning(ask, site):
     if not len(meaning.table):
         assert "compute them" in page(ask, "/?m=red").css_first("main").text()
         assert ask("/features", "POST", data={"action": "start"}).status_code == 303
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while (state := ask("/features.json").json())["running"] or not state["done"]:
         assert time.monotonic() < deadline, state
         time.sleep(0.02)
