@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from dataops import redaction as secrets
+from dataops import redaction
 from dataops.config import PATH, RECORDED, FrozenModel, Seed, StageConfig, problems_of, resolve_path
 from dataops.errors import ConfigError
 from dataops.home import HOME_NAME, home, project_folder
@@ -350,7 +350,7 @@ def secret_problems(values: object, path: str = "") -> list[str]:
     found: list[str] = []
     for index, (name, value) in enumerate(items):
         where = f"{path}.{redact(name) or index}".lstrip(".")
-        problem = secrets.describe_secret(name, value) or (secrets.describe_secret("", name) if name else None)
+        problem = redaction.describe_secret(name, value) or (redaction.describe_secret("", name) if name else None)
         found += [f"{where}: {problem}"] if problem else secret_problems(value, where)
     return found
 

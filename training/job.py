@@ -37,6 +37,8 @@ from training.model.checkpoint import write_atomically
 from training.model_config import load_model_config
 from training.rendezvous import LAUNCHER_PID
 
+logger = logging.getLogger(__name__)
+
 # Failures of GPUs, ranks and disks: 75 for what may heal, 2 for what never does -----------------------------------------
 # torch reports them as RuntimeErrors, whose text alone tells their kinds apart.
 
@@ -315,8 +317,6 @@ def write_flight_record(folder: Path) -> None:
 LOCK_SECONDS = 10
 FAILURE = "failure.json"
 """File in a job's output with the exit code and message of a deliberate error: torchrun itself always exits with 1."""
-
-logger = logging.getLogger(__name__)
 
 
 class JobFile(FrozenModel):

@@ -28,9 +28,7 @@ from numpy.typing import NDArray
 from dataops.kernels.characters import next_code
 from dataops.kernels.compiled import Tables, compiled, load_or_build
 from dataops.kernels.hashes import text_buffers
-from dataops.language import detect as ngrams
 from dataops.language import profiles
-from dataops.language import profiles as language_profiles
 from dataops.language.profiles import SPACE, check_profiles, normalise_letters, profile_names, read_profiles
 
 MAX_CHARS = 10_000
@@ -72,7 +70,7 @@ class Texts:
 @lru_cache(maxsize=1)
 def load_model() -> Model:
     """Read langdetect's profiles."""
-    sources = (Path(__file__), Path(language_profiles.__file__), version("langdetect"))
+    sources = (Path(__file__), Path(profiles.__file__), version("langdetect"))
     return Model(profile_names(), **load_or_build("language-profiles", sources, _build_model))
 
 
@@ -288,7 +286,7 @@ _LANES = 32
 @lru_cache(maxsize=1)
 def load_scripts() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """Return the script of each letter as one bit (0x110000,), else 0; and the scripts of each language (L,)."""
-    files = (__file__, ngrams.__file__, profiles.__file__)
+    files = (__file__, profiles.__file__)
     tables = load_or_build("language-scripts", (*map(Path, files), version("langdetect")), _build_scripts)
     return tables["scripts"], tables["written"]
 

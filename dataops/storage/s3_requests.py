@@ -22,6 +22,8 @@ from botocore.parsers import ResponseParserError
 from dataops.errors import ConfigError, StorageError
 from dataops.messages.waiting import pause
 
+logger = logging.getLogger(__name__)
+
 MISSING = frozenset({"404", "NotFound", "NoSuchKey", "NoSuchBucket"})
 REFUSED = frozenset({"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
 CHANGED = frozenset({"412", "PreconditionFailed"})
@@ -56,8 +58,6 @@ def http_status(error: Any) -> int:
     """Return the HTTP status of a botocore ClientError, or 0 if there was no answer."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 

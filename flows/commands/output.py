@@ -19,7 +19,7 @@ from dataops.formatting import format_interval, format_percent
 from dataops.messages.waiting import current_waits
 from dataops.redaction import escape_for_display
 from infra.local.services import ServiceStatus
-from tasks.tracking import child_runs as pages
+from tasks.tracking import pages
 
 WIDTH = 110
 """Columns of a table where standard output is no terminal."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from infra.local.databases import prepare_database
 from infra.local.page_policy import OwnServerOnly
-from tasks.tracking.child_runs import EXPERIMENTS
+from tasks.tracking.pages import EXPERIMENTS
 
 REFUSAL = b"Cross-origin request blocked"
 ASSISTANT = "/ajax-api/3.0/mlflow/assistant"

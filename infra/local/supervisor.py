@@ -31,7 +31,6 @@ from dataops.formatting import format_now
 from dataops.messages.waiting import waiting
 from dataops.process import process_fingerprint, select_job_environment
 from dataops.regular_files import read_text
-from infra.local import supervisor as processes
 
 logger = logging.getLogger(__name__)
 
@@ -96,11 +95,7 @@ class ServiceRecord:
     @property
     def alive(self) -> bool:
         """Return whether the process that we started is still running."""
-        return (
-            self.pid is not None
-            and self.identity is not None
-            and processes.process_fingerprint(self.pid) == self.identity
-        )
+        return self.pid is not None and self.identity is not None and process_fingerprint(self.pid) == self.identity
 
 
 def load(folder: Path) -> ServiceRecord | None:
@@ -177,9 +172,7 @@ def answers(port: int, health_path: str, timeout_s: float = 2.0) -> bool:
 
 def is_healthy(folder: Path, record: ServiceRecord) -> bool:
     """Return whether the recorded process is alive and answers itself, rather than another program on its port."""
-    return (
-        record.alive and answers(record.port, record.health_path) and processes.is_listening(str(folder), record.port)
-    )
+    return record.alive and answers(record.port, record.health_path) and is_listening(str(folder), record.port)
 
 
 def ensure_running(
@@ -210,7 +203,7 @@ def ensure_running(
 
 def stop(folder: Path, record: ServiceRecord) -> ServiceRecord:
     """End the service's processes, after checking that they are ours, and return the record, which keeps the port."""
-    processes.terminate(record.pid if record.alive else None, str(folder), grace_s=record.stop_grace_s)
+    terminate(record.pid if record.alive else None, str(folder), grace_s=record.stop_grace_s)
     stopped = dataclasses.replace(record, pid=None, identity=None, started_at=None)
     save(folder, stopped)
     return stopped
@@ -264,11 +257,11 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
     """End the service's remaining processes and start it, on its last port if that is free."""
     with _writing(folder):
         folder.mkdir(exist_ok=True, mode=0o700)
-    processes.terminate(record.pid if record and record.alive else None, str(folder), grace_s=service.stop_grace_s)
+    terminate(record.pid if record and record.alive else None, str(folder), grace_s=service.stop_grace_s)
     port = _port(record, service)
     preferred = record.port if record else service.port
     if preferred is not None and port != preferred:
-        user = processes.describe_listener(preferred)
+        user = describe_listener(preferred)
         logger.warning("%s: %s uses port %d, so it starts on %d", service.name, user, preferred, port)
     log = folder / "log"
     env = clean_environment(os.environ)
@@ -277,7 +270,7 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
     if service.secrets is not None:
         with _writing(folder):
             env |= service.secrets(keep=record is not None and record.pid is not None)
-    env[processes.MARK] = str(folder)
+    env[MARK] = str(folder)
     command = [word.replace("{port}", str(port)) for word in service.command]
     started_at = format_now()
     with _writing(log):
@@ -285,7 +278,7 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
         with log.open("a", encoding="utf-8") as output:
             output.write(f"--- {started_at} pairmill starts {service.name} on port {port}\n")
     try:
-        pid = processes.spawn(command, cwd=folder, env=env, log=log)
+        pid = spawn(command, cwd=folder, env=env, log=log)
     except OSError as error:
         raise ServiceError(f"{service.name} could not be started: {error}") from error
     record = ServiceRecord(
@@ -294,7 +287,7 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
         service.command,
         service.health_path,
         pid,
-        processes.process_fingerprint(pid) or "dead",
+        process_fingerprint(pid) or "dead",
         started_at,
         service.stop_grace_s,
     )
@@ -302,7 +295,7 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
         save(folder, record)
     except ServiceError:
         # No later command would find a server without a record.
-        processes.terminate(pid, str(folder), grace_s=STOP_GRACE_S)
+        terminate(pid, str(folder), grace_s=STOP_GRACE_S)
         raise
     logger.info("%s: starting on port %d (pid %d)", service.name, port, pid)
     return record
@@ -311,9 +304,9 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
 def _port(record: ServiceRecord | None, service: Service) -> int:
     """Return the last port, which bookmarks and environments may name, else the usual one, else any free port."""
     deadline = time.monotonic() + _RELEASE_S
-    while record and not processes.is_port_free(record.port) and time.monotonic() < deadline:
+    while record and not is_port_free(record.port) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return processes.choose_port(record.port if record else None, service.port)
+    return choose_port(record.port if record else None, service.port)
 
 
 def _wait_until_healthy(
@@ -336,7 +329,7 @@ def _wait_until_healthy(
                     continue
                 if record.alive and waited < timeout_s:
                     continue
-                clash = not record.alive and not processes.is_port_free(record.port)
+                clash = not record.alive and not is_port_free(record.port)
                 if not clash or attempt == _ATTEMPTS or waited >= timeout_s:
                     _give_up(folder, record, waited)
                 records[name] = _restart(folder, required[name], record)

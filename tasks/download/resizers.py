@@ -66,8 +66,7 @@ with (
 ):
     warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)  # img2dataset imports it
     import albumentations
-    from img2dataset import downloader as _downloader
-    from img2dataset import resizer as _resizer
+    from img2dataset import downloader, resizer
     from img2dataset.downloader import Downloader, compute_key
     from img2dataset.resizer import Resizer
     from img2dataset.writer import BufferedParquetWriter
@@ -78,12 +77,12 @@ __all__ = ["BufferedParquetWriter", "Downloader", "Resizer", "compute_key", "use
 @contextmanager
 def use_pool(pool: HostPool) -> Iterator[None]:
     """Make Downloader fetch with the threads of `pool`, instead of those that it would start itself."""
-    original = _downloader.ThreadPool
-    _downloader.ThreadPool = lambda _: pool  # pyright: ignore[reportAttributeAccessIssue]
+    original = downloader.ThreadPool
+    downloader.ThreadPool = lambda _: pool  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
-        _downloader.ThreadPool = original  # pyright: ignore[reportAttributeAccessIssue]
+        downloader.ThreadPool = original  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @contextmanager
@@ -92,12 +91,12 @@ def use_decoder(decode: Callable[[np.ndarray, int], np.ndarray | None]) -> Itera
 
     Resizer also constructs each transform only once.
     """
-    original = _resizer.A
-    _resizer.cv2, _resizer.A = _Cv2(decode), _transforms  # pyright: ignore[reportAttributeAccessIssue]
+    original = resizer.A
+    resizer.cv2, resizer.A = _Cv2(decode), _transforms  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
-        _resizer.cv2, _resizer.A = cv2, original
+        resizer.cv2, resizer.A = cv2, original
 
 
 class _Cv2(ModuleType):

@@ -58,6 +58,8 @@ from tasks.engine.map_progress import report_task
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.web.host_state import HostState, MachinePace
 
+logger = logging.getLogger(__name__)
+
 # The samples of img2dataset's Downloader and their table of outcomes ---------------------------------------------------
 
 
@@ -158,8 +160,6 @@ class OrderedWriter:
         self._table.close()
         self._tar.close()
 
-
-logger = logging.getLogger(__name__)
 
 SHARD_DIGITS = 5
 _ORIGIN = re.compile(r"https?://[^/?#]*")

@@ -79,7 +79,7 @@ class Step(Generic[J]):
         return f"{self.function.__name__}-{self.job.layout}-{self.number:05d}"
 
 
-def run(draft: Draft, step: Step[Any]) -> Record:
+def run_step(draft: Draft, step: Step[Any]) -> Record:
     """Run a step. Worker processes call this function."""
     return step.function(draft, step) or Record(task=step.id)
 
@@ -87,10 +87,10 @@ def run(draft: Draft, step: Step[Any]) -> Record:
 def run_steps(steps: Sequence[Step[Any]], rows: int, draft: Draft, context: Context) -> list[Record]:
     """Run the steps in workers, so that this process's memory does not grow with the rows; few rows are run here."""
     if rows > context.inline_rows:
-        return map_parts(run, steps, draft, context)
+        return map_parts(run_step, steps, draft, context)
     records, finished = list[Record](), draft.finished(step.id for step in steps)
     for number, step in enumerate(steps, 1):
-        records.append(finished.get(step.id) or draft.finish(run(draft, step)))
+        records.append(finished.get(step.id) or draft.finish(run_step(draft, step)))
         context.progress(number, len(steps), "")
     return records
 

@@ -25,8 +25,7 @@ from dataops.stages import SOURCE
 from dataops.text.duplicates import KEY_BYTES
 from dataops.text.query_list import read_queries
 from tasks.engine.context import Context
-from tasks.engine.exchange import Step, group_units, read_frame, run_steps
-from tasks.engine.exchange import run as run_step
+from tasks.engine.exchange import Step, group_units, read_frame, run_step, run_steps
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records

@@ -18,6 +18,7 @@ from dataops.facts import FilterFacts
 from dataops.filters import evaluate_rules, first_drop_reason
 from dataops.lists.value_set import ValueSet
 from dataops.parquet import read_row_range
+from dataops.reasons import Reason
 from dataops.schema import PAIRS, conform
 from dataops.snapshot import Draft, Record, read_table
 from dataops.text.caption_counts import count_captions
@@ -27,7 +28,6 @@ from tasks.engine.map_progress import report_task
 from tasks.filter.added_steps import BOILERPLATE, DUPLICATE, LANGUAGE, SEEN, Units, used_steps
 from tasks.filter.config import FilterConfig
 from tasks.filter.language import detect_languages
-from tasks.lists.opt_outs import DROP_REASON as OPT_OUT_LIST
 from tasks.lists.opt_outs import NO_LISTS, StoredLists, match_rows
 
 NAME = "filter"
@@ -299,7 +299,7 @@ def _fill_reasons(reasons: pl.Series, rows: pl.DataFrame, rule: Callable[[pl.Dat
 
 def _match_opt_outs(rows: pl.DataFrame, opt_outs: Sequence[tuple[str, ValueSet]]) -> pl.Series:
     is_listed = np.any([one.mask for one in match_rows(rows.to_arrow(), opt_outs)], axis=0)
-    return pl.select(pl.when(pl.Series(is_listed)).then(pl.lit(OPT_OUT_LIST))).to_series()
+    return pl.select(pl.when(pl.Series(is_listed)).then(pl.lit(Reason.OPT_OUT_LIST))).to_series()
 
 
 def put_dropped(draft: Draft, step: FilterStep, kind: str, rows: pl.DataFrame, reasons: NDArray[np.uint8]) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dataops.facts import BalancedRows, FilteredParts
 from dataops.kernels.hashes import hash128, uid_halves
+from dataops.reasons import Reason
 from dataops.rules.captions import kept_caption
 from dataops.schema import CAPTIONS, FILTERED, conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Part, Record, read_table
@@ -36,7 +37,7 @@ from tasks.filter.config import BalanceConfig, FilterConfig
 from tasks.filter.further_captions import CaptionsOfRows
 from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice, read_pairs, read_verdicts
 from tasks.filter.summary import merge_balanced_slices, merge_slices, summarise_balanced_slice, summarise_slice
-from tasks.lists.opt_outs import DROP_REASON, mark_rows, match_rows
+from tasks.lists.opt_outs import mark_rows, match_rows
 
 QUERY_COUNTS, QUERY_COUNTS_PART = "query-counts.table", "query-counts.parquet"
 """Scratch table with the number of kept captions that each query matches, `total` with those of earlier versions; and the
@@ -166,7 +167,7 @@ def _split_rows(
 def _name_lists(draft: Draft, job: FilterJob, dropped: pl.DataFrame) -> pl.DataFrame:
     """Return dropped rows with the names of the opt-out lists that match them in `page_opt_out`."""
     lists = job.opt_outs.load(draft)
-    if not lists or not (dropped["drop_reason"] == DROP_REASON).any():
+    if not lists or not (dropped["drop_reason"] == Reason.OPT_OUT_LIST).any():
         return dropped
     return dropped.with_columns(mark_rows(dropped, match_rows(dropped.select("url", "page_url").to_arrow(), lists)))
 

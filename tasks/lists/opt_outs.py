@@ -35,6 +35,8 @@ from dataops.trace.targets import list_captions, parse_target
 from dataops.web.urls import BadUrl, canonicalise_url, load_suffixes
 from tasks.lists.locations import OPT_OUT_LIST, is_remote, list_input, read_values, select_lists
 
+logger = logging.getLogger(__name__)
+
 Entries = NDArray[np.uint64]
 """(n, words + 1): the words of each digest, and the maximum distance of a copy."""
 MARK = "list:"
@@ -128,9 +130,6 @@ def match_copies(
     return {row: ",".join(marks) for row, marks in found.items()}
 
 
-logger = logging.getLogger(__name__)
-
-DROP_REASON = OPT_OUT_LIST
 _COLUMNS = (
     *("url", "urls", "image-url", "page-url", "link", "domain", "domains", "host", "hostname", "site", "website"),
     *("sha256", "hash", "digest", "value", "target", "entry"),

@@ -51,7 +51,6 @@ from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.lists.locations import OPT_OUT_LIST, select_lists
-from tasks.lists.opt_outs import DROP_REASON as OPT_OUTS
 from tasks.lists.opt_outs import NO_LISTS, StoredLists, put_lists, read_inputs, recall_lists
 from tasks.pack.card import find_lineages, put_pages
 from tasks.pack.card_samples import Samples, sample_dropped, sample_kept
@@ -243,7 +242,7 @@ def _facts(work: Work[PackConfig], made: Rewritten, base: Manifest | None) -> di
     """Return the facts of the manifest. Raises: NothingLeft if takedowns and opt-out lists removed all pairs."""
     counts = made.counts
     if not counts.kept:
-        listed = counts.dropped.get(OPT_OUTS, 0)
+        listed = counts.dropped.get(OPT_OUT_LIST, 0)
         more = f" or are named by an opt-out list ({listed:,})" if listed else ""
         raise NothingLeft(f"no pair is left to pack: all {counts.input:,} were taken down{more}")
     size = sum(part.bytes for part in made.parts if part.name.endswith(".tar"))

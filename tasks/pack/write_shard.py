@@ -28,7 +28,6 @@ from dataops.storage.base import PAGE, ReadInto
 from dataops.text.tallies import Tally
 from dataops.trace.targets import COLUMNS, Target, matching_rows
 from tasks.engine.exchange import group_units, number_partitions
-from tasks.lists.opt_outs import DROP_REASON as OPT_OUT_LIST
 from tasks.lists.opt_outs import NO_LISTS, StoredLists, mark_rows, match_copies, match_rows
 from tasks.pack.cut_shards import CutShard, shard_starts
 from tasks.pack.sorted_runs import Images, Rows, RunSet, SortLayout, concat_rows, sorted_order
@@ -67,7 +66,7 @@ def find_dropped(
         marks = mark_rows(frame.with_columns(of_copies), matches)
         listed = marks.is_not_null().to_numpy() & ~mask
         chosen = zip(frame["uid"].filter(listed), marks.filter(listed), strict=True)
-        dropped += [DroppedPair(uid, OPT_OUT_LIST, mark) for uid, mark in chosen]
+        dropped += [DroppedPair(uid, Reason.OPT_OUT_LIST, mark) for uid, mark in chosen]
         mask = mask | listed
     return mask, dropped
 

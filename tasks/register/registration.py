@@ -31,9 +31,8 @@ from tasks.models.packaging import MODEL_FILES, write_model
 from tasks.register.card import Card, stage_pages
 from tasks.register.config import CANDIDATE, RegisterConfig
 from tasks.register.gate import Verdict, describe_model, move_alias
-from tasks.tracking import child_runs as pages
 from tasks.tracking import client as tracking
-from tasks.tracking import run_metadata
+from tasks.tracking import pages, run_metadata
 from tasks.tracking.child_runs import log_child_runs, log_datasets
 
 if TYPE_CHECKING:

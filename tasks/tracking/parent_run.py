@@ -19,9 +19,8 @@ from dataops.snapshot import Manifest
 from dataops.trace.sources import TrainingDataset, list_training_datasets, stored_manifests
 from tasks.engine.context import Context
 from tasks.engine.stage import code_version
-from tasks.tracking import child_runs as pages
 from tasks.tracking import client as tracking
-from tasks.tracking import rest, run_metadata
+from tasks.tracking import pages, rest, run_metadata
 from tasks.tracking.child_runs import PARENT_TAG
 
 logger = logging.getLogger(__name__)

@@ -37,6 +37,8 @@ from tasks.train.transfers import CheckpointMirror, ShardSupply
 from training.config import TrainConfig
 from training.hooks import used_hooks
 
+logger = logging.getLogger(__name__)
+
 CONNECTIONS = 16
 """Downloads at a time."""
 
@@ -191,8 +193,6 @@ def describe_few_steps(config: TrainConfig, samples: float) -> str | None:
     of = f"{format_quantity(math.ceil(samples), 'pair')} in batches of {config.batch_size:,}, {epochs}"
     return f"{format_quantity(steps, 'step')} only ({of}); a smaller train.batch_size or more train.epochs give more"
 
-
-logger = logging.getLogger(__name__)
 
 OUTPUT = (
     "model.safetensors",

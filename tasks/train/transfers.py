@@ -24,6 +24,8 @@ from tasks.engine.process_guard import GRACE_SECONDS, finish_first
 from training.checkpoint_files import MANIFEST, STATE, find_needed
 from training.data.shard_files import REFUSED, WANTED
 
+logger = logging.getLogger(__name__)
+
 # Shards that the trainer requests, of a dataset larger than its disk ---------------------------------------------------
 # The trainer holds no credentials. It writes the shards that it reads next into `wanted.json`
 # (training/data/shard_files.py). Those that fit are kept in its folder, in that order, and all others deleted. A
@@ -114,8 +116,6 @@ class ShardSupply:
         self._digests.remember(shard, self._parts[name].sha256)
         self._digests.save()
 
-
-logger = logging.getLogger(__name__)
 
 WRITTEN = re.compile(r"\bcheckpoint (step-\d+) is written")
 """The line of the trainer's log that names a new checkpoint."""

@@ -267,9 +267,11 @@ def test_exchange_moves_the_same_rows_when_a_node_dies_during_its_merges(cluster
         replace(step, function=merge_slowly, inputs=(str(tmp_path), doomed.node_id)) for step in moved.merge_steps()
     ]
     with shared_workers(Context(store=draft.store, home=tmp_path, executor=ray_cluster)) as shared:
-        map_parts(exchange.run, [Step(put_numbers, number, moved) for number in range(size)], draft, shared)
-        map_parts(exchange.run, merges, draft, replace(shared, progress=progress))
-        read = map_parts(exchange.run, [Step(list_numbers, number, moved) for number in range(size)], draft, shared)
+        map_parts(exchange.run_step, [Step(put_numbers, number, moved) for number in range(size)], draft, shared)
+        map_parts(exchange.run_step, merges, draft, replace(shared, progress=progress))
+        read = map_parts(
+            exchange.run_step, [Step(list_numbers, number, moved) for number in range(size)], draft, shared
+        )
     assert killed
     assert killed[0] < len(merges)
     again = sum(tries(tmp_path, step.id) for step in merges) - len(merges)

@@ -9,7 +9,7 @@ from tasks.curate.choose import choose_rows, read_decisions
 from tasks.curate.config import CurateConfig, Units
 from tasks.curate.evaluation_overlap import MATCHES
 from tasks.curate.inspect_images import INSPECTED, RawShard, inspected_name
-from tasks.engine.exchange import run
+from tasks.engine.exchange import run_step
 
 DROPS = {"overlap": {"paths": ["sets"]}, "max_addresses": 2}
 
@@ -32,7 +32,7 @@ def choose(
     raw = [RawShard("", len(rows), f"raw/{number:05d}.tar", "jpg", parsed) for number, rows in enumerate(shards)]
 
     def run_in_process(tasks):
-        return [draft.finish(run(draft, task)) for task in tasks]
+        return [draft.finish(run_step(draft, task)) for task in tasks]
 
     choose_rows(raw, parsed, matches if parsed.overlap else None, run_in_process)
     tables = [read_decisions(draft, shard.number) for shard in raw]
