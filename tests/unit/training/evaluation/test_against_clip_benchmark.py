@@ -57,10 +57,18 @@ def both():
 
 
 @pytest.fixture(scope="module")
-def digits():
+def digits(both):
+    """Return images and labels. No two logits are so close that a processor's rounding decides which one is larger."""
+    ours, theirs = both
     scans, labels = load_digits(return_X_y=True)
-    grey = np.rint(scans.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
-    return [Image.fromarray(scan) for scan in grey[:240]], labels[:240].tolist()
+    images = [Image.fromarray(scan) for scan in np.rint(scans[:240].reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)]
+    logits_NC = slow_logits(theirs, padded(ours.tokenizer), [ours.preprocess(each.convert("RGB")) for each in images])
+    kept = []
+    for number, row_C in enumerate(logits_NC):
+        gaps = torch.cat([(logits_NC[kept] - row_C).abs().flatten(), row_C.sort().values.diff()])
+        if gaps.min() > 1e-4:  # with and without AVX-512 they differ by up to 2e-5
+            kept.append(number)
+    return [images[number] for number in kept], labels[kept].tolist()
 
 
 def write(root, samples, kind):
