@@ -15,6 +15,7 @@ from plugins.trial.sample import take_sample
 from plugins.trial.trial import try_stage
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
+from tests.growing import put_night
 from tests.inline_executor import InlineExecutor, inline_context
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, some_pairs
@@ -26,13 +27,12 @@ CAPTIONS = [*(f"a red bird number {n}" for n in range(60)), *(f"bird {n}" for n 
 def home(tmp_path_factory):
     """Return a home with a run that has finished extract, and one that has finished download."""
     folder = tmp_path_factory.mktemp("home")
-    lines = [f"https://a.test/{n}.jpg,{caption}" for n, caption in enumerate(CAPTIONS)]
-    (folder / "a.csv").write_text("\n".join(["url,caption", *lines, ""]))
-    (folder / "b.csv").write_text("url,caption\n" + "https://b.test/1.jpg,another red bird\n" * 200)
+    rows = [(f"https://a.test/{n}.jpg", caption) for n, caption in enumerate(CAPTIONS)]
+    put_night(folder, 0, [*rows, *[("https://b.test/1.jpg", "another red bird")] * 200])
     values = {
         "name": "birds",
         "store": {"uri": str(folder / "store")},
-        "source": {"kind": "pairs", "paths": [str(folder / "?.csv")]},
+        "source": {"kind": "warc", "paths": [str(folder / "nights" / "*.warc")]},
         "filter": {"blocked_domains": ["b.test"]},
     }
     config = RunConfig.model_validate(values)
