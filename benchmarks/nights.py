@@ -3,11 +3,12 @@
     python -m benchmarks.nights [--quick] [--json]
 
 Each night brings a list of 1,000 pairs, of which 200 were in the lists of earlier nights, and runs `extract` to `pack` with
-`[grow]`. The images are requested from a server on loopback. CPU time is that of this process, which makes all stages;
-requests and bytes are those to the store: of S3 (SeaweedFS on loopback) those that botocore sends, of a folder the calls of
-the store and the bytes that the process reads and writes. Each figure is the mean of five nights: 2 to 6, and the last.
-The peer is the last nights, so that a ratio of 1 means that night 100 costs what night 2 does; the goal allows 1.15 times
-as much. A last row makes the same dataset in one run, over the lists of all nights.
+`[grow]`. The images are requested from a server on loopback. Each store has a process, which makes all stages; both make a
+night at the same time, so that each night meets the same load. CPU time is that of the process. Requests and bytes are
+those to the store: of S3 (SeaweedFS on loopback) those that botocore sends, of a folder the calls of the store and the
+bytes that the process reads and writes. Each figure is the mean of five nights: 2 to 6, and the last. The peer is the last
+nights, so that a ratio of 1 means that night 100 costs what night 2 does; the goal allows 1.15 times as much. A last row
+makes the same dataset in one run, over the lists of all nights.
 
 The outputs are equal if each image was requested once, the dataset has the pairs that a set of URLs leaves, and the pairs
 are those of the run over everything.
@@ -19,8 +20,9 @@ import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,7 @@ def put_list(folder: Path, number: int) -> list[tuple[str, str]]:
     rows = [
         (f"http://{HOST}/{n}.jpg", f"A picture of many coloured blocks with the number {n}") for n in list_night(number)
     ]
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{number:03d}.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("url", "caption"), *rows])
     return rows
@@ -169,58 +172,70 @@ def list_uids(store: Store, packs: Sequence[Manifest]) -> list[str]:
     return sorted(one for pack in packs for one in read_parts(store, pack, "part-", ["uid"])["uid"].to_pylist())
 
 
-def measure(uri: str, folder: Path, nights: int, say: Callable[[str], Any]) -> tuple[list[Counter[str]], bool]:
-    """Return the costs of each night, and those of one run over all lists; and whether all outputs are as they must be."""
-    lists, home, pairs = folder / "lists", folder / "home", dict[str, str]()
-    lists.mkdir(parents=True)
-    costs: list[Counter[str]] = []
-    with served(PAIRS * nights) as (port, asked):
-        for number in range(1, nights + 1):
-            pairs |= {url: uid(url, caption) for url, caption in put_list(lists, number)}
-            with counted() as night:
-                run(configure(uri, lists, port, grows=True), home)
-            costs.append(night)
-            say(f"{uri[:8]} night {number}: {dict(night)}")
-        requested = Counter(asked[: len(pairs)])
-        store = open_store(uri)
-        [newest] = list_newest(store)
-        ours = list_uids(store, find_packs(store, newest))
-        with counted() as whole:
-            _, manifests = run(configure(uri, lists, port, grows=False), home)
-        costs.append(whole)
-    equal = ours == sorted(pairs.values()) == list_uids(store, [manifests["pack"]]) and set(requested) == {1}
+def run_night(uri: str, lists: Path, port: int, *, grows: bool) -> tuple[Counter[str], Manifest]:
+    """Make a night, or the run over all lists; return its costs and its dataset."""
+    with counted() as costs:
+        _, manifests = run(configure(uri, lists, port, grows=grows), lists.with_name("home"))
+    return costs, manifests["pack"]
+
+
+def measure(
+    uris: Mapping[str, str], folder: Path, nights: int, say: Callable[[str], Any]
+) -> tuple[dict[str, list[Counter[str]]], bool]:
+    """Return the costs of each night and of one run over all lists, by store; and whether all outputs are right."""
+    costs, equal, pairs = {name: list[Counter[str]]() for name in uris}, True, dict[str, str]()
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        servers = {name: stack.enter_context(served(PAIRS * nights)) for name in uris}
+        processes = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for name in uris}
+        packs, requested = dict[str, Manifest](), dict[str, list[int]]()
+        for number in range(1, nights + 2):
+            if grows := number <= nights:
+                for name in uris:
+                    pairs |= {url: uid(url, caption) for url, caption in put_list(folder / name / "lists", number)}
+            else:
+                requested = {name: list(asked[: len(pairs)]) for name, (_, asked) in servers.items()}
+            made = {
+                name: processes[name].submit(run_night, uri, folder / name / "lists", servers[name][0], grows=grows)
+                for name, uri in uris.items()
+            }
+            for name, future in made.items():
+                cost, packs[name] = future.result()
+                costs[name].append(cost)
+                say(f"{name}, {f'night {number}' if grows else 'all lists'}: {dict(cost)}")
+        for name, uri in uris.items():
+            store = open_store(uri)
+            [newest] = list_newest(store)
+            ours = list_uids(store, find_packs(store, newest))
+            equal &= ours == sorted(pairs.values()) == list_uids(store, [packs[name]]) and {*requested[name]} == {1}
     return costs, equal
+
+
+def list_rows(name: str, costs: Sequence[Counter[str]]) -> Iterator[Row]:
+    """Yield what nights 2 to 6, the last five and the run over all cost on a store."""
+    last = f"night {len(costs) - 1}"
+    for kind, unit in (("CPU ms", "ms"), (f"{name} requests", "requests"), (f"{name} bytes", "bytes")):
+        early, late = (sum(one[kind] for one in part) / 5 for part in (costs[1:6], costs[-6:-1]))
+        suffix = "" if name in kind else f", {name}"
+        yield Row(f"{kind} of night 2{suffix}", early, late, last, unit, goal=1 / GOAL)
+        yield Row(f"{kind} of {last}{suffix}", late, costs[-1][kind], "one run over all", unit)
 
 
 def main() -> int:
     """Run the benchmark and return its exit code."""
-    parser = make_parser(__doc__ or "")
-    arguments = parser.parse_args()
-    nights, say, rows, equal = 12 if arguments.quick else 100, make_printer(arguments.json), list[Row](), True
+    arguments = make_parser(__doc__ or "").parse_args()
+    nights, say = 12 if arguments.quick else 100, make_printer(arguments.json)
     with scratch_folder("nights") as scratch:
         server = SeaweedFS(scratch)
         os.environ.update(server.environment)
         server.start()
         try:
             server.create_bucket("nights")
-            for name, uri in (("folder", str(scratch / "store")), ("S3", "s3://nights/store")):
-                costs, is_equal = measure(uri, scratch / name, nights, say)
-                equal &= is_equal
-                for kind, unit in (("CPU ms", "ms"), (f"{name} requests", "requests"), (f"{name} bytes", "bytes")):
-                    early, late = (sum(one[kind] for one in part) / 5 for part in (costs[1:6], costs[-6:-1]))
-                    case = f"{kind} of night 2" if name in kind else f"{kind} of night 2, {name}"
-                    rows.append(Row(case, early, late, f"night {nights}", unit, goal=1 / GOAL))
-                    rows.append(
-                        Row(
-                            f"{case.replace('night 2', f'night {nights}')}",
-                            late,
-                            costs[-1][kind],
-                            "one run over all",
-                            unit,
-                        )
-                    )
+            uris = {"folder": str(scratch / "store"), "S3": "s3://nights/store"}
+            costs, equal = measure(uris, scratch, nights, say)
         finally:
             server.stop()
+    rows = [row for name, of_store in costs.items() for row in list_rows(name, of_store)]
     return finish("nights", rows, ["boto3", "polars", "pyarrow"], equal=equal, as_json=arguments.json)
 
 
