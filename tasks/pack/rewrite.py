@@ -5,6 +5,7 @@ that has them. The bytes equal those of packing from the raw shards.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,10 +18,21 @@ from dataops.errors import CorruptPart
 from dataops.facts import PackFacts
 from dataops.schema import conform
 from dataops.shards.tar import read_samples
-from dataops.snapshot import INDEX, Counts, Draft, Manifest, Part, Record, fetch_table, find_manifest, snapshot_key
+from dataops.snapshot import (
+    INDEX,
+    Counts,
+    Draft,
+    Input,
+    Manifest,
+    Part,
+    Record,
+    fetch_table,
+    find_manifest,
+    snapshot_key,
+)
 from dataops.text.tallies import Tally
-from dataops.trace.requests import STAGE
-from dataops.trace.targets import Target, matching_rows
+from dataops.trace.requests import STAGE, load_targets
+from dataops.trace.targets import matching_rows
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import Work
@@ -47,7 +59,9 @@ class EarlierShard:
 
     number: str
     base: Manifest
-    takedowns: tuple[Target, ...]
+    """The version, with no parts but those of the shard."""
+    requests: Sequence[Input]
+    """Takedowns, which each process reads once."""
 
     @property
     def id(self) -> str:
@@ -78,25 +92,28 @@ def find_earlier_version(work: Work[PackConfig], version: int) -> Manifest | Non
     return found
 
 
-def rewrite(work: Work[PackConfig], base: Manifest, takedowns: tuple[Target, ...], context: Context) -> Rewritten:
+def rewrite(work: Work[PackConfig], base: Manifest, requests: Sequence[Input], context: Context) -> Rewritten:
     """Write the shards of an earlier version again that hold a pair to remove; the others are parts of this version too."""
-    draft = work.draft
-    chosen = select_parts(draft.store, base, base.named("part-", ".parquet"), takedowns)
+    draft, chosen = work.draft, base.named("part-", ".parquet")
     totals = load_totals(draft.store, base)
-    if totals is None:  # of an older pairmill: all rows are read
-        chosen = [*base.named("part-", ".parquet")]
-    shards = [EarlierShard(_number_of(part), base, takedowns) for part in chosen]
+    if totals is not None:  # an older pairmill has none: all rows are read
+        chosen = select_parts(draft.store, base, chosen, load_targets(draft.store, requests))
+    of_shard = defaultdict[str, list[Part]](list)
+    for part in base.parts:
+        of_shard[_number_of(part)].append(part)
+    shards = [
+        EarlierShard(number, base.model_copy(update={"parts": of_shard.pop(number)}), requests)
+        for number in map(_number_of, chosen)
+    ]
     records = map_parts(rewrite_shard, shards, draft, context)
-    numbers = {shard.number for shard in shards}
-    rest = [part for part in base.parts if _number_of(part) not in numbers | {""}]
-    written = [part for record in records for part in record.parts] + _keep_parts(draft, base, rest)
+    rest = [part for number, parts in of_shard.items() if number for part in parts]
     tallies = [tally for record in records for tally in record.facts["shards"]]
     if totals is not None:
         removed = [tally for record in records for tally in record.facts["before"]]
         totals = add_tallies([totals, *tallies], removed)
-        written += _keep_parts(draft, base, [part for part in base.named(INDEX) if part.name != TOTALS])
-    kept = sum(part.rows for part in written if part.name.startswith("part-"))
-    removed_pairs = base.counts.kept - kept
+        rest += [part for part in base.named(INDEX) if part.name != TOTALS]
+    written = [part for record in records for part in record.parts] + _keep_parts(draft, base, rest)
+    removed_pairs = base.counts.kept - sum(part.rows for part in written if part.name.startswith("part-"))
     return Rewritten(
         sorted(written, key=lambda part: part.name),
         base.counts + Counts(kept=-removed_pairs, dropped={TAKEDOWN: removed_pairs}),
@@ -124,20 +141,16 @@ def _keep_parts(draft: Draft, base: Manifest, parts: Sequence[Part]) -> list[Par
 def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
     """Write one shard again without the pairs that the takedowns remove; keep it if it has none."""
     base, store = shard.base, draft.store
-    by_name = {part.name: part for part in base.parts if _number_of(part) == shard.number}
-    dropped: list[DroppedPair] = []
-    if (part := by_name.get(f"dropped-{shard.number}.parquet")) is not None:
-        left = fetch_table(store, base.path(part.name), list(DroppedPair._fields))
-        dropped = [DroppedPair(**row) for row in left.to_pylist()]
-    name = f"part-{shard.number}.parquet"
-    rows = fetch_table(store, base.path(name))
-    mask = matching_rows(rows, shard.takedowns)
+    by_name = {part.name: part for part in base.parts}
+    part = by_name.get(f"dropped-{shard.number}.parquet")
+    left = fetch_table(store, base.path(part.name), list(DroppedPair._fields)).to_pylist() if part else []
+    dropped = [DroppedPair(**row) for row in left]
+    rows = fetch_table(store, base.path(f"part-{shard.number}.parquet"))
+    mask = matching_rows(rows, load_targets(store, shard.requests))
     before = {"before": [summarise(rows)]}
     if not mask.any():
         record = make_record(draft, shard.number, rows.num_rows, [], summarise(rows), [])
-        return record.model_copy(
-            update={"parts": _keep_parts(draft, base, [*by_name.values()]), "facts": record.facts | before}
-        )
+        return record.model_copy(update={"parts": _keep_parts(draft, base, base.parts), "facts": record.facts | before})
     dropped += map(DroppedPair, rows.filter(pa.array(mask))["uid"].to_pylist())
     # through Polars, as tasks/pack/write_shard.py does: the same rows in other buffers give other bytes of Parquet
     frame = pl.DataFrame(pl.from_arrow(rows)).filter(~mask)
