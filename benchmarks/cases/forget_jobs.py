@@ -1,7 +1,7 @@
 """Train several jobs one after the other in the ranks of one launch: `... -m benchmarks.cases.forget_jobs JOB.json ...`.
 
 An import of torch costs more than a small training. Each job's CPU time, of this rank, is written beside it. Checkpoints
-and features are kept of the first training, which replays start from: those of 20 replays of the demo would fill a disk.
+are kept of the first training, which replays start from: those of 20 replays of the demo would fill a disk.
 """
 
 import os
@@ -22,6 +22,6 @@ for number, job in enumerate(sys.argv[1:]):
     codes.append(main([job]))
     rank = os.environ.get("RANK", "0")
     Path(job).with_name(f"cpu-{rank}").write_text(str(time.process_time() - began))
-    for name in ("checkpoints", "features") if Path(job).parent.name != "base" else ():
-        shutil.rmtree(Path(job).with_name(name), ignore_errors=True)
+    if Path(job).parent.name != "base":
+        shutil.rmtree(Path(job).with_name("checkpoints"), ignore_errors=True)
 sys.exit(max(codes))

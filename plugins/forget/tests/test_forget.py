@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+from safetensors.torch import save_file
 
 import tasks.train.stage as stage_module
 from dataops.errors import ConfigError
@@ -31,7 +32,7 @@ from tests.manifests import build_manifest
 from tests.trainings import RESNET, jpeg
 from training.config import TrainConfig
 from training.job import Job
-from training.model_config import MIN_VOCAB_SIZE
+from training.model_config import MIN_VOCAB_SIZE, BackboneConfig
 from training.train import train
 
 SHARDS, EACH = 6, 5
@@ -177,6 +178,27 @@ def test_what_is_computed_from_the_first_phase_leaves_the_later_ones_their_check
                 SimpleNamespace(train=config, output=lab.folder), SimpleNamespace(sizes=of_dataset)
             )
             assert of_dataset[:found].sum() == (~places.removed)[: 2 * EACH].sum()
+
+
+def test_a_pair_of_the_last_phase_is_forgotten_by_frozen_towers_after_least_squares(lab):
+    """The start and the mean of the captions are of the first phase, and features of the changed shard are made again."""
+    made = pytest.importorskip("plugins.towers.tests.made_towers")
+    networks, name = pytest.importorskip("plugins.towers.networks.efficientnet"), "efficientnet_lite0"
+    image = {"kind": "backbone", "architecture": name, "image_size": 32, "mean": (0, 0, 0), "std": (1, 1, 1)}
+    save_file(networks.build(BackboneConfig(**image)).state_dict(), lab.folder / "net.safetensors")
+    made.write_bert(lab.folder / "bert")
+    text = made.table_of(lab.folder / "bert", kind="bert")
+    settings = {
+        "image_init": made.table_of(lab.folder / "net.safetensors", architecture=name, frozen=True),
+        "text_init": {**text, "centred": True, "projector_layers": 0, "projector_norm": False},
+        "start": "least_squares", "start_ridge": 0.1, "epochs": 1, "forget": {"phases": 2, "checkpoints": 1},
+    }  # fmt: skip
+    base = lab.train(lab.config(**settings), lab.pack())
+    _, dataset = lab.take_down([PAIRS - 2])
+    replayed, reference = lab.replay(base, dataset, **settings)
+    assert weights(replayed) == weights(reference) != weights(base)
+    starts = make_plan(lab.config(**settings), 0, load_base(lab.store, base.key).places).phase_steps
+    assert [ForgetFacts.of(one).step for one in (replayed, reference)] == [starts[1], 0]
 
 
 def test_what_cannot_be_replayed_is_refused_before_it_costs(lab):
