@@ -2,18 +2,21 @@
 
 Between chance and its bound, 1 for a metric or 0 for a loss, a model has come the share
 
-    share(samples) = gain / (1 + (middle / seen) ** exponent),   0 < gain <= 1
+    share(samples) = gain / (1 + (middle / seen) ** exponent) / (1 + further / fall),   0 < gain <= 1
 
 of the way: a slow start, and from the middle on a power law with a floor (Alabdulmohsin et al. 2022, "Revisiting neural
 scaling laws in language and vision", M4 with alpha = 1; Hoffmann et al. 2022, "Training compute-optimal large language
 models", section 3.3; Cherti et al. 2023, "Reproducible scaling laws for contrastive language-image learning"). Samples of
 further epochs teach less and less (Muennighoff et al. 2023, "Scaling data-constrained language models", equation 5):
 
-    seen(samples) = pairs + pairs * worth * (1 - exp(-(samples / pairs - 1) / worth))   after the first epoch
+    seen(samples) = pairs + pairs * worth * (1 - exp(-further / worth)),   further = max(samples / pairs - 1, 0)
 
-The posterior is computed on a grid of middle, exponent and worth, with flat priors on their logarithms and on those of gain
-and noise; given these three, the law is linear. So an interval has the uncertainty of all parameters, also of those that a
-ladder does not show, such as what further epochs are worth, and the noise of a run.
+and in the end they harm, since a model learns its pairs by heart. The factor with `fall`, the further epochs that halve
+what was reached, is of no published law: without it, no forecast can be of a metric that falls.
+
+The posterior is computed on a grid of middle, exponent, worth and fall, with flat priors on their logarithms and on those
+of gain and noise; given these four, the law is linear. So an interval has the uncertainty of all parameters, also of those
+that a ladder does not show, such as what further epochs are worth, and the noise of a run.
 """
 
 from collections.abc import Sequence
@@ -30,6 +33,8 @@ EXPONENTS = np.geomspace(0.2, 2.5, 20)
 """Published ones lie between 0.1 and 0.9 beyond the middle."""
 WORTHS = np.geomspace(2, 32, 5)
 """Epochs that all further ones can be worth; 15 for language models (Muennighoff et al.)."""
+FALLS = np.geomspace(10, 1000, 4)
+"""Further epochs that halve what was reached, chosen by 64 ladders."""
 REFINEMENTS = 3
 """Times that the grid is narrowed to where the posterior is: trainings with little noise need a finer one."""
 NEGLIGIBLE = 1e-5
@@ -76,6 +81,7 @@ class Curve:
     middles: Floats
     exponents: Floats
     worths: Floats
+    falls: Floats
     noise: Floats
     """Standard deviation of one run, as a multiple of that of its share."""
 
@@ -92,19 +98,16 @@ class Curve:
         return _summarise(np.clip(found, least, most), confidence)
 
     def find_samples(self, target: float) -> Expected | None:
-        """Return how many samples reach a metric; None if most draws never do. An end may be infinite."""
+        """Return the samples that first reach a metric, to 1.4%; None if most draws never do. An end may be infinite."""
         share = (target - self.chance) / (self.bound - self.chance)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            seen = self.middles * (self.gains / max(share, 1e-9) - 1) ** (-1 / self.exponents)
-            further = -self.worths * np.log1p(-(seen / self.pairs - 1) / self.worths)
-            samples = np.where(seen > self.pairs, self.pairs * (1 + further), seen)
-        samples = np.where(samples <= self.largest * FARTHEST, samples, np.inf)  # also where it is no number
+        sizes = self.largest * np.geomspace(1 / FARTHEST, FARTHEST, 1000)
+        reached = np.array([self._find_share(size) >= share for size in sizes])
+        samples = np.where(reached.any(axis=0), sizes[np.argmax(reached, axis=0)], np.inf)
         found = _summarise(samples)
         return found if np.isfinite(found.value) else None
 
     def _find_share(self, samples: float) -> Floats:
-        seen = count_seen(np.array(samples), self.pairs, self.worths)
-        return self.gains / (1 + (self.middles / seen) ** self.exponents)
+        return self.gains * _shape(np.array(samples), self.pairs, self.middles, self.exponents, self.worths, self.falls)
 
     def _measure(self, shares: Floats) -> Floats:
         return self.chance + (self.bound - self.chance) * shares
@@ -114,6 +117,12 @@ def count_seen(samples: Floats, pairs: float, worths: Floats) -> Floats:
     """Return how many samples without repetition those of several epochs are worth."""
     further = worths * -np.expm1(-np.maximum(samples / pairs - 1, 0) / worths)
     return np.minimum(samples, pairs) + (further * pairs if np.isfinite(pairs) else 0)
+
+
+def _shape(samples: Floats, pairs: float, middles: Floats, exponents: Floats, worths: Floats, falls: Floats) -> Floats:
+    """Return the share of the law with a gain of 1."""
+    further = np.maximum(samples / pairs - 1, 0)
+    return 1 / (1 + (middles / count_seen(samples, pairs, worths)) ** exponents) / (1 + further / falls)
 
 
 def fit_curve(
@@ -141,10 +150,10 @@ def fit_curve(
     largest, degrees = float(sizes.max()), len(sizes) - 1
     means = np.clip([shares[sizes == size].mean() for size in sizes], 0, 1)
     weights = 1 / (means * (1 - means) + LEAST_NOISE)
-    axes = [MIDDLES * largest, EXPONENTS, WORTHS if np.isfinite(pairs) else WORTHS[:1]]
+    axes = [MIDDLES * largest, EXPONENTS, *((WORTHS, FALLS) if np.isfinite(pairs) else (WORTHS[:1], FALLS[-1:]))]
     for _ in range(REFINEMENTS):
         chances = _compute_posterior(axes, sizes, shares, weights, pairs).chances
-        axes = [_narrow(axis, chances.max(axis=tuple({0, 1, 2} - {place}))) for place, axis in enumerate(axes)]
+        axes = [_narrow(axis, chances.max(axis=tuple({0, 1, 2, 3} - {place}))) for place, axis in enumerate(axes)]
     grid = _compute_posterior(axes, sizes, shares, weights, pairs)
     if grid.allowed.max() < LEAST_ALLOWED or _misses(sizes, shares, weights, float(grid.rests.min())):
         return None
@@ -155,12 +164,12 @@ def fit_curve(
     ends = grid.lowest[chosen], grid.lowest[chosen] + grid.allowed[chosen]
     gains = best + stdtrit(degrees, generator.uniform(*ends)) * np.sqrt(rests / degrees / grams)
     noise = np.sqrt((rests + grams * (gains - best) ** 2) / generator.chisquare(degrees + 1, DRAWS))
-    middles, exponents, worths = (axis[places] for axis, places in zip(axes, chosen, strict=True))
-    return Curve(largest, chance, bound, pairs, np.clip(gains, 0, 1), middles, exponents, worths, noise)
+    middles, exponents, worths, falls = (axis[places] for axis, places in zip(axes, chosen, strict=True))
+    return Curve(largest, chance, bound, pairs, np.clip(gains, 0, 1), middles, exponents, worths, falls, noise)
 
 
 class _Grid(NamedTuple):
-    """The laws of a grid, by middle, exponent and worth."""
+    """The laws of a grid, by middle, exponent, worth and fall."""
 
     gains: Floats
     """Of the best fit."""
@@ -179,9 +188,8 @@ class _Grid(NamedTuple):
 def _compute_posterior(axes: Sequence[Floats], sizes: Floats, shares: Floats, weights: Floats, pairs: float) -> _Grid:
     from scipy.special import stdtr  # slow to import
 
-    middles, exponents, worths = np.meshgrid(*axes, indexing="ij")
-    seen = count_seen(sizes, pairs, worths[..., None])
-    shapes = 1 / (1 + (middles[..., None] / seen) ** exponents[..., None])  # the last axis: trainings
+    grid = (axis[..., None] for axis in np.meshgrid(*axes, indexing="ij"))
+    shapes = _shape(sizes, pairs, *grid)  # the last axis: trainings
     grams, degrees = shapes**2 @ weights, len(sizes) - 1
     gains = shapes @ (weights * shares) / grams
     rests = (shares - gains[..., None] * shapes) ** 2 @ weights + LEAST_REST
