@@ -142,7 +142,7 @@ def test_processes_of_a_run_request_the_files_of_a_host_once(tmp_path, web):
     command = [sys.executable, "-c", ONE_OF_MANY, str(tmp_path), f"127.0.0.1:{web.port}", *urls]
     processes = [subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     for process in processes:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate()
         assert output.splitlines() == ["robots: robots.txt disallows it"] * 3
     paths = web.paths()
     assert paths["shut.test"] == ["/robots.txt"]

@@ -61,7 +61,7 @@ class BareEnvironment:
         start = f'import sys; sys.path.append("{self.packages}")\n'
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", start + code, *arguments],
-            cwd=cwd, env=self.variables(**more), capture_output=True, text=True, timeout=100, check=False,
+            cwd=cwd, env=self.variables(**more), capture_output=True, text=True, timeout=400, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout

@@ -43,7 +43,7 @@ def start(code, **options):
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": ""}
     command = [sys.executable, "-c", code]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.run(command, env=environment, text=True, timeout=60, check=False, **options)
+    return subprocess.run(command, env=environment, text=True, check=False, **options)
 
 
 @pytest.mark.parametrize("way", STARTS)

@@ -68,8 +68,8 @@ def run(code, stop, *arguments):
     ) as process:
         child = psutil.Process(int(process.stdout.readline()))
         stop(process)
-        out, err = process.communicate(timeout=60)
-    child.wait(timeout=60)
+        out, err = process.communicate()
+    child.wait(timeout=100)
     return process.returncode, out, err
 
 

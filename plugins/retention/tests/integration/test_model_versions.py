@@ -2,7 +2,7 @@
 
 import pytest
 
-from dataops.snapshot import Manifest, SnapshotName
+from dataops.snapshot import SnapshotName, find_manifest
 from dataops.store import FolderStore
 from flows.app import run_command
 from plugins.retention.model_versions import delete_old_models, find_old_models, snapshots_of
@@ -15,7 +15,14 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("register_plugin
 
 
 @pytest.fixture
-def versions(mlflow_url, upstream):
+def find_own(mlflow_url):
+    """Return `find_old_models` without the models that other tests have left on the server."""
+    others = {model.name for model in find_old_models(0, [], [], unversioned_seconds=0)}
+    return lambda *given, **more: [model for model in find_old_models(*given, **more) if model.name not in others]
+
+
+@pytest.fixture
+def versions(find_own, upstream):
     """Return four versions of `many`, by number; the second has an alias, the fourth is the newest."""
     for number in range(4):
         stage.make(*plan_registration(upstream, model_name="many", description=f"number {number}"))
@@ -43,10 +50,10 @@ def is_deleted(version):
 
 
 def test_versions_are_deleted_with_their_files_but_for_aliases_the_newest_and_those_that_a_config_names(
-    versions, upstream
+    find_own, versions, upstream
 ):
     def old(config, keep=1):
-        found = find_old_models(keep, [FolderStore(upstream.store.root)], [config])
+        found = find_own(keep, [FolderStore(upstream.store.root)], [config])
         assert all(model.bytes > 10_000 for model in found)
         return [model.name for model in found]
 
@@ -56,7 +63,7 @@ def test_versions_are_deleted_with_their_files_but_for_aliases_the_newest_and_th
     before = {number: files_of(version) for number, version in versions.items()}
     assert all("MLmodel" in files for files in before.values())
 
-    doomed = find_old_models(1, [], [])
+    doomed = find_own(1, [], [])
     needed = set(find_needed_snapshots().values())
     assert needed - set(find_needed_snapshots(snapshots_of(doomed)).values()) == {"many version 1", "many version 3"}
     connect().set_registered_model_alias("many", "late", "3")  # after the list was made
@@ -66,11 +73,11 @@ def test_versions_are_deleted_with_their_files_but_for_aliases_the_newest_and_th
         assert files_of(versions[number]) == before[number]
 
     connect().delete_model_version("many", "3")  # as a call that is killed right then
-    (left,) = find_old_models(1, [], [], unversioned_seconds=0)
+    (left,) = find_own(1, [], [], unversioned_seconds=0)
     assert left.version is None
-    assert find_old_models(1, [], []) == [], "it may be one that is being registered"
+    assert find_own(1, [], []) == [], "it may be one that is being registered"
     delete_old_models([left])
-    assert find_old_models(1, [], [], unversioned_seconds=0) == []
+    assert find_own(1, [], [], unversioned_seconds=0) == []
     for number in "13":
         assert is_deleted(versions[number])
 
@@ -78,12 +85,8 @@ def test_versions_are_deleted_with_their_files_but_for_aliases_the_newest_and_th
 def test_gc_keeps_what_a_model_needs_until_its_version_is_deleted(mlflow_url, upstream, tmp_path, capsys, read_json):
     store, _ = register_mixed(upstream, tmp_path, "collected", "only-it")
     (version,) = find_versions("collected")
-    (register,) = (
-        one
-        for name in names(store)
-        if name.stage == "register"
-        and (one := Manifest.decode(store.read(f"{name}/manifest.json"))).mlflow_run_id == version.run_id
-    )
+    manifests = [find_manifest(store, *name) for name in names(store)]  # None of a registration that was interrupted
+    (register,) = (one for one in manifests if one and one.stage == "register" and one.mlflow_run_id == version.run_id)
     own = {f"register/{register.key}", "train/only-it000000000"}
     unneeded = SnapshotName("extract", "0" * 16)
     put(store, unneeded, [])
