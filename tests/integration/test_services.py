@@ -24,6 +24,7 @@ from dataops.errors import ServiceError
 from dataops.home import CHECKOUT
 from infra.local import services, supervisor
 from infra.local import supervisor as processes
+from tests.concurrency import wait_for
 
 pytestmark = pytest.mark.timeout(600)
 STORED = Path(__file__).parents[1] / "data" / "stored"
@@ -158,12 +159,12 @@ def test_killed_server_is_restarted(home, keeper):
     killed = before[name].pid
     assert killed
     os.kill(killed, signal.SIGKILL)
-    deadline = time.monotonic() + 120
-    while (after := {status.name: status for status in services.status()})[name].pid in (killed, None) or not after[
-        name
-    ].healthy:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+
+    def restarted():
+        after = {status.name: status for status in services.status()}
+        return after[name].pid not in (killed, None) and after[name].healthy and after
+
+    after = wait_for(restarted, 120, pause=0.1)
     assert after[name].state == "running"
     assert after[name].pid != killed
     assert after[name].url == before[name].url

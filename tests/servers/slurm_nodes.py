@@ -6,14 +6,15 @@ import secrets
 import shutil
 import socket
 import subprocess
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests import concurrency
 from tests.kills.seaweed import free_port
 
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -107,12 +108,7 @@ class SlurmCluster:
         wait_for(lambda: not self.jobs() and _is_idle())
 
 
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)
-    return value
+wait_for = partial(concurrency.wait_for, seconds=120, pause=0.1)
 
 
 @contextmanager

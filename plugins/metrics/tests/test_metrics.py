@@ -18,6 +18,7 @@ from infra.local import supervisor
 from plugins.metrics import figures
 from plugins.metrics.endpoint import GPU_FIELDS
 from plugins.metrics.listener import Metrics
+from tests.concurrency import wait_for
 from tests.kills.seaweed import free_port
 from tests.live_runs import build_live_run
 from tests.manifests import build_manifest
@@ -34,10 +35,7 @@ def endpoint(home):
     """Serve the figures of the home on a free port."""
     port = free_port()
     with subprocess.Popen([sys.executable, "-m", "plugins.metrics.endpoint", "--port", str(port)], cwd=CHECKOUT) as one:
-        deadline = time.monotonic() + 100
-        while not supervisor.answers(port, "/favicon.ico"):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for(lambda: supervisor.answers(port, "/favicon.ico"))
         yield f"http://127.0.0.1:{port}/metrics"
         one.kill()
 

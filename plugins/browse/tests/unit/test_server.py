@@ -1,7 +1,6 @@
 """The pages and data of a small dataset, as a browser gets them."""
 
 import re
-import time
 from urllib.parse import quote
 
 import pytest
@@ -14,6 +13,7 @@ from plugins.browse.record import read_page
 from plugins.browse.rows import Selection, list_rows
 from plugins.browse.tests.stored_dataset import ARCHIVED, HOSTILE, write_archive
 from plugins.browse.views import ROW
+from tests.concurrency import wait_for
 from tests.unit.tasks.dataset_chain import jpeg
 
 PAGES = ("/", "/?rows=filter.dropped", "/?values=drop_reason&rows=curate.dropped", "/row?row=0", "/clusters", "/meaning",
@@ -119,10 +119,7 @@ def test_similar_images_need_no_features_before(ask, site):
     assert (
         found.css_first("progress[data-running]") is not None or "have a feature" not in found.css_first("main").text()
     )
-    deadline = time.monotonic() + 100
-    while not cards(page(ask, "/?like=3")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: cards(page(ask, "/?like=3")))
 
 
 def test_search_by_meaning(ask, site):
@@ -130,10 +127,7 @@ def test_search_by_meaning(ask, site):
     if not len(meaning.table):
         assert "compute them" in page(ask, "/?m=red").css_first("main").text()
         assert ask("/features", "POST", data={"action": "start"}).status_code == 303
-    deadline = time.monotonic() + 100
-    while (state := ask("/features.json").json())["running"] or not state["done"]:
-        assert time.monotonic() < deadline, state
-        time.sleep(0.02)
+    state = wait_for(lambda: (found := ask("/features.json").json())["done"] and not found["running"] and found)
     assert state["error"] == ""
     assert meaning.coverage() == (site.dataset.manifest.counts.kept,) * 2
     for path in ("/?m=red", "/?like=3"):
@@ -150,6 +144,5 @@ def test_search_by_meaning(ask, site):
     assert "All images have a feature" in page(ask, "/meaning").css_first("main").text()
     again = meaning._encoder.batches
     meaning.start()
-    while meaning.progress.running:
-        time.sleep(0.02)
+    wait_for(lambda: not meaning.progress.running)
     assert meaning._encoder.batches == again

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from plugins.ray.launcher import train_on_ray
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.train.stage import TRAIN
+from tests import concurrency
 from tests.servers.ray_nodes import NODE, OTHER, head_node
 from tests.trainings import VIT, dataset
 from training.config import TrainConfig
@@ -62,12 +64,7 @@ def find_trainers(folder):
     return found
 
 
-def wait_for(condition, seconds=300):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)
-    return value
+wait_for = partial(concurrency.wait_for, seconds=300, pause=0.1)
 
 
 def list_checkpoints(folder):
