@@ -24,7 +24,7 @@ from benchmarks.measure import Row, finish, make_parser
 from dataops.config import StageConfig
 from dataops.snapshot import Counts, Draft, Manifest, Record
 from tasks.engine.context import TaskLimits
-from tasks.engine.exchange import Exchange, Step, run
+from tasks.engine.exchange import Exchange, Step, run_step
 from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records, plan
 from tests.simulated_cluster import Faults, SimulatedCluster, Span, make_at_any_price
@@ -72,7 +72,7 @@ def make_simulated(work: Work[SimulatedConfig]) -> StageOutput:
     """Run the maps of the stage."""
     case = work.config.case
     moved = Exchange("rows", case.writers, case.partitions, expected_bytes=1 << 30, memory_bytes=1 << 26)
-    mapped = partial(map_parts, run, draft=work.draft, context=work.context)
+    mapped = partial(map_parts, run_step, draft=work.draft, context=work.context)
     records = mapped([Step(put_part, number, moved) for number in range(case.parts)])
     mapped([Step(put_rows, number, moved) for number in range(case.writers)])
     mapped(moved.merge_steps())
