@@ -11,43 +11,38 @@ unfinished upload or second model version left. tests/e2e/test_chaos.py runs a s
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.measure import Row, finish, make_parser
 from dataops.stages import STAGES
 from dataops.store import FolderStore
-from tests.kills.environment import ChaosEnvironment, chaos_environment
-from tests.kills.loop import Chaos, Outcome
+from tests.kills.environment import chaos_environment
+from tests.kills.loop import Chaos
 
 
-def run(environment: ChaosEnvironment, kills: int, seed: int, say: Callable[[str], None]) -> Outcome:
+def run(environment, kills, seed, say):
     """Run cycles until `kills` kills are done, with at most two in each stage of a cycle."""
     chaos = Chaos(environment, seed, say)
     chaos.run_undisturbed(FolderStore(environment.folder / "undisturbed"))
     say(f"undisturbed: {', '.join(f'{stage} {seconds:.1f} s' for stage, seconds in chaos.typical.items())}")
     while (left := kills - len(chaos.outcome.kills)) > 0:
         kills_by_stage = Counter(kill.stage for kill in chaos.outcome.kills)
-        fewest_first = sorted([*STAGES, *STAGES], key=lambda stage: kills_by_stage[stage])
-        targets = (
-            fewest_first
-            if left >= len(fewest_first)
-            else sorted(STAGES, key=lambda stage: kills_by_stage[stage])[:left]
-        )
+        stages = STAGES * (2 if left >= 2 * len(STAGES) else 1)
+        targets = sorted(stages, key=kills_by_stage.__getitem__)[:left]
         chaos.cycle(environment.open_store(f"store-{chaos.outcome.cycles + 1}"), targets)
         say(f"cycle {chaos.outcome.cycles} ended; {len(chaos.outcome.findings)} findings so far")
     return chaos.outcome
 
 
-def say(line: str) -> None:
+def say(line):
     """Print a line of progress to standard error."""
     sys.stderr.write(f"{line}\n")
 
 
-def main() -> int:
+def main():
     """Run the benchmark; exit with 1 if anything was found."""
-    parser = make_parser((__doc__ or "").partition("\n")[0])
+    parser = make_parser(__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="8 with --quick, one in each stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -83,4 +78,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -10,31 +10,29 @@ Bounds: an answer takes 1 s of CPU time, a proof 4 kB, a row 50 bytes; 99% of th
 
 import io
 import json
-import sys
-import tarfile
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.inputs.images import encode_jpeg
 from benchmarks.measure import finish, make_parser, make_printer
 from dataops.images.digests import compute_phash
-from dataops.snapshot import Draft, Manifest
+from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from dataops.trace.targets import PHASH_BITS
 from plugins.claims.tree import Trees, encode_trees
 from plugins.claims.verify_claim import WIDTHS, verify_proof
+from plugins.demo.groceries import load_photos
 from tests.manifests import build_manifest
 
-PHOTOS = Path(__file__).parents[1] / "plugins/demo/data"
 PHOTO_COUNT = 1000
 MAX_SECONDS, MAX_PROOF, MAX_ROW, MIN_FOUND = 1.0, 4096, 50, 0.99
 
 
-def write_trees(store: FolderStore, values: dict[str, bytes], rows: int) -> tuple[Manifest, dict[str, str], int]:
+def write_trees(store, values, rows):
     """Write the trees of values that follow one another; return the manifest, their roots and their bytes."""
     data, stated = encode_trees({kind: [found] for kind, found in values.items()}, rows)
     draft = Draft(store, "pack", "c" * 16)
@@ -42,36 +40,29 @@ def write_trees(store: FolderStore, values: dict[str, bytes], rows: int) -> tupl
     return build_manifest("pack", [part], key=draft.key), stated["roots"], len(data)
 
 
-def split_photos() -> list[Image.Image]:
+def split_photos():
     """Return the left and right halves of the shop's photographs, in an order by chance."""
-    images = list[Image.Image]()
-    for name in ("grocery-train.tar", "grocery-test.tar"):
-        with tarfile.open(PHOTOS / name) as tar:
-            files = [file for member in tar if member.name.endswith(".jpg") and (file := tar.extractfile(member))]
-            images += [Image.open(io.BytesIO(file.read())).convert("RGB") for file in files]
-    order = np.random.default_rng(0).permutation(len(images))
-    return [half for number in order for half in cut_in_two(images[number])]
+    images = [
+        Image.open(io.BytesIO(photo.jpeg)).convert("RGB") for kind in ("train", "test") for photo in load_photos(kind)
+    ]
+    order, halves = np.random.default_rng(0).permutation(len(images)), []
+    for image in (images[number] for number in order):
+        middle = image.width // 2
+        halves += [image.crop((0, 0, middle, image.height)), image.crop((middle, 0, image.width, image.height))]
+    return halves
 
 
-def cut_in_two(image: Image.Image) -> list[Image.Image]:
-    """Return the left and the right half of a photograph."""
-    middle = image.width // 2
-    return [image.crop((0, 0, middle, image.height)), image.crop((middle, 0, image.width, image.height))]
-
-
-def hash_photo(image: Image.Image, quality: int) -> bytes:
+def hash_photo(image, quality):
     """Return the perceptual hash of a photograph that is encoded as a JPEG file."""
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=quality)
-    return bytes.fromhex(compute_phash(out.getvalue()) or "")
+    return bytes.fromhex(compute_phash(encode_jpeg(image, quality)) or "")
 
 
-def halve(image: Image.Image) -> Image.Image:
+def halve(image):
     """Return a photograph of half the size."""
     return image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
 
 
-def measure_trees(rows: int, folder: Path) -> dict[str, Any]:
+def measure_trees(rows, folder):
     """Return the cost of trees over random values, and of 200 answers, which are verified."""
     values = {
         kind: np.random.default_rng(seed).bytes(rows * width) for seed, (kind, width) in enumerate(WIDTHS.items())
@@ -79,7 +70,7 @@ def measure_trees(rows: int, folder: Path) -> dict[str, Any]:
     strangers = {kind: np.random.default_rng(9).bytes(100 * width) for kind, width in WIDTHS.items()}
     store, began = FolderStore(folder), time.process_time()
     manifest, roots, size = write_trees(store, values, rows)
-    built, wall, cpu, sizes = time.process_time() - began, list[float](), list[float](), list[int]()
+    built, wall, cpu, sizes = time.process_time() - began, [], [], []
     for number in range(200):
         place, chosen = number // 2, strangers if number % 2 else values
         asked = {kind: chosen[kind][place * width : (place + 1) * width] for kind, width in WIDTHS.items()}
@@ -106,7 +97,7 @@ def measure_trees(rows: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def measure_photos(folder: Path) -> dict[str, Any]:
+def measure_photos(folder):
     """Return how many copies of photographs are found, and how many others."""
     photos = split_photos()
     own, others = photos[:PHOTO_COUNT], photos[PHOTO_COUNT : 2 * PHOTO_COUNT]
@@ -124,9 +115,9 @@ def measure_photos(folder: Path) -> dict[str, Any]:
     }
 
 
-def main() -> int:
+def main():
     """Run it; exit with 1 if a bound is missed."""
-    parser = make_parser(str(__doc__).partition("\n")[0])
+    parser = make_parser(__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=10_000_000)
     arguments = parser.parse_args()
     show = make_printer(arguments.json)
@@ -148,4 +139,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

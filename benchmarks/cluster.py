@@ -9,10 +9,8 @@ draws the timeline.
 """
 
 import random
-import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,12 +20,12 @@ import polars as pl
 
 from benchmarks.measure import Row, finish, make_parser
 from dataops.config import StageConfig
-from dataops.snapshot import Counts, Draft, Manifest, Record
+from dataops.snapshot import Counts, Record
 from tasks.engine.context import TaskLimits
 from tasks.engine.exchange import Exchange, Step, run_step
 from tasks.engine.map_parts import map_parts
-from tasks.engine.stage import Stage, StageOutput, Work, merge_records, plan
-from tests.simulated_cluster import Faults, SimulatedCluster, Span, make_at_any_price
+from tasks.engine.stage import Stage, StageOutput, merge_records, plan
+from tests.simulated_cluster import Faults, SimulatedCluster, make_at_any_price
 
 SECONDS = {"put_part": 90.0, "put_rows": 60.0, "merge_tables": 30.0, "list_rows": 45.0}
 """Median time of a task, by its function."""
@@ -50,25 +48,25 @@ class SimulatedConfig(StageConfig):
     case: Case
 
 
-def put_part(draft: Draft, step: Step[Exchange]) -> Record:
+def put_part(draft, step):
     """Write a part."""
     part = draft.put_bytes(f"part-{step.number:05d}.bin", f"part {step.number}".encode(), 1)
     return Record(task=step.id, parts=[part], counts=Counts(input=1, kept=1))
 
 
-def put_rows(draft: Draft, step: Step[Exchange]) -> None:
+def put_rows(draft, step):
     """Write one row for each partition."""
     numbers = np.arange(step.job.partitions)
     step.job.write(draft, step.number, pl.DataFrame({"number": numbers * 100_003 + step.number}), numbers)
 
 
-def list_rows(draft: Draft, step: Step[Exchange]) -> Record:
+def list_rows(draft, step):
     """Write the rows of a partition as a part."""
     rows = step.job.read(draft, step.number)
     return Record(task=step.id, parts=[draft.put_table(f"rows-{step.number:05d}.parquet", rows.to_arrow())])
 
 
-def make_simulated(work: Work[SimulatedConfig]) -> StageOutput:
+def make_simulated(work):
     """Run the maps of the stage."""
     case = work.config.case
     moved = Exchange("rows", case.writers, case.partitions, expected_bytes=1 << 30, memory_bytes=1 << 26)
@@ -83,12 +81,12 @@ def make_simulated(work: Work[SimulatedConfig]) -> StageOutput:
 SIMULATED = Stage("filter", 1, make_simulated)
 
 
-def seconds_of(task: str) -> float:
+def seconds_of(task):
     """Return the time of a task on a usual worker."""
     return SECONDS[task.partition("-")[0]] * random.Random(task).lognormvariate(0, 0.3)
 
 
-def simulate(case: Case, faults: Faults) -> tuple[Manifest, SimulatedCluster]:
+def simulate(case, faults):
     """Make the snapshot on a simulated cluster."""
     cluster = SimulatedCluster(faults, seconds_of)
     planned = plan(SIMULATED, SimulatedConfig(case=case), 0, [])
@@ -106,12 +104,12 @@ SHOWN = 60
 """Workers with a line of their own: half of them those with most faults, and others by chance."""
 
 
-def draw_page(path: Path, cluster: SimulatedCluster, lines: Sequence[str]) -> None:
+def draw_page(path, cluster, lines):
     """Draw the timeline, in virtual minutes."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    spans = defaultdict[int, list[Span]](list)
+    spans = defaultdict(list)
     for span in cluster.spans:
         spans[span.worker].append(span)
     faults = {worker: sum(span.how not in ("finished", "head lost") for span in of) for worker, of in spans.items()}
@@ -146,9 +144,9 @@ def draw_page(path: Path, cluster: SimulatedCluster, lines: Sequence[str]) -> No
     figure.savefig(path)
 
 
-def main() -> int:
+def main():
     """Run the benchmark and return its exit code."""
-    parser = make_parser(__doc__ or "")
+    parser = make_parser(__doc__)
     parser.add_argument("--page", type=Path, help="draw the timeline to this file, such as cluster.svg")
     options = parser.parse_args()
     case = Case(100, 1000, 200, 50) if options.quick else Case(1000, 12_000, 2000, 500)
@@ -183,4 +181,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

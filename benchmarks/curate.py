@@ -13,10 +13,7 @@ connected components; the clusters must be equal. The limits are libjpeg-turbo's
 
 import hashlib
 import io
-import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -36,18 +33,14 @@ CONFIG = CurateConfig()
 DISTANCE = 6
 
 
-def inspect_all(jpegs: Sequence[bytes]) -> list[str]:
+def inspect_all(jpegs):
     """Check and hash each image with our code."""
     inspected = (inspect_image(data, (images.SIDE, images.SIDE), CONFIG) for data in jpegs)
     return [f"{row['phash']:016x} {row['drop_reason']}" for row in inspected]
 
 
-def inspect_all_with_pil(jpegs: Sequence[bytes]) -> list[str]:
-    """Check and hash each image with PIL and imagehash."""
-    return [_check(data) for data in jpegs]
-
-
-def _check(data: bytes) -> str:
+def check_with_pil(data):
+    """Check and hash an image with PIL and imagehash."""
     image = Image.open(io.BytesIO(data))
     image.load()
     image = image.convert("RGB")
@@ -57,18 +50,18 @@ def _check(data: bytes) -> str:
     return f"{imagehash.phash(image)} {'blank' if blank else None}"
 
 
-def hash_rounded(data: bytes) -> int:
+def hash_rounded(data):
     """Hash as imagehash does, but with coefficients rounded to a millionth, as ours."""
     grey = Image.open(io.BytesIO(data)).convert("RGB").convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     lowest = np.round(scipy.fft.dctn(np.asarray(grey, np.float64))[:8, :8], 6)
     return int.from_bytes(np.packbits(lowest > np.median(lowest)).tobytes(), "big")
 
 
-def measure_health(jpegs: Sequence[bytes], times: int, say: Callable[[str], Any]) -> tuple[list[Row], bool]:
+def measure_health(jpegs, times, say):
     """Return the row, and whether decisions and hashes agree."""
     inspect_all(jpegs[:3])  # compile
     ours, peer, mine, theirs = time_in_turn(
-        lambda: inspect_all(jpegs), lambda: inspect_all_with_pil(jpegs), times, time.process_time
+        lambda: inspect_all(jpegs), lambda: list(map(check_with_pil, jpegs)), times, time.process_time
     )
     differ = [n for n, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
     apart = [(int(mine[n][:16], 16) ^ hash_rounded(jpegs[n])).bit_count() for n in differ]
@@ -80,7 +73,7 @@ def measure_health(jpegs: Sequence[bytes], times: int, say: Callable[[str], Any]
     return [Row("health, photographs", *speeds, "PIL + imagehash", "images/s a core", 3, limit)], equal
 
 
-def make_hashes(number: int) -> np.ndarray:
+def make_hashes(number):
     """Return random hashes, a tenth of which differ in at most 6 bits from another."""
     rng = np.random.default_rng(0)
     hashes, copies = rng.integers(0, 2**64, number, np.uint64), number // 10
@@ -92,12 +85,12 @@ def make_hashes(number: int) -> np.ndarray:
     return hashes
 
 
-def cluster_all(hashes: np.ndarray) -> np.ndarray:
+def cluster_all(hashes):
     """Cluster hashes with our code."""
     return find_clusters(hashes, np.zeros(len(hashes), np.int64), np.empty((len(hashes), 0), np.uint8), DISTANCE, 0)
 
 
-def cluster_with_faiss(hashes: np.ndarray) -> np.ndarray:
+def cluster_with_faiss(hashes):
     """Return the first row of each hash's cluster, by faiss.
 
     Of two hashes that differ in 6 of 64 bits, one of three parts of 21 bits differs in at most 2.
@@ -117,7 +110,7 @@ def cluster_with_faiss(hashes: np.ndarray) -> np.ndarray:
     return np.unique(label, return_index=True)[1][label]
 
 
-def measure_near_duplicates(number: int, say: Callable[[str], Any]) -> tuple[list[Row], bool]:
+def measure_near_duplicates(number, say):
     """Return the row, and whether the clusters are equal."""
     cluster_all(make_hashes(1000))  # compile
     hashes = make_hashes(number)
@@ -131,19 +124,16 @@ def measure_near_duplicates(number: int, say: Callable[[str], Any]) -> tuple[lis
     return [Row(f"near-duplicates {number}", number / ours, number / peer, "faiss", "hashes/s/core", 5, limit)], equal
 
 
-def main() -> int:
+def main():
     """Run the benchmark."""
-    parser = make_parser(__doc__ or "")
-    parser.add_argument("--number", type=int, default=5000, help="number of images of the case health")
+    parser = make_parser(__doc__)
     parser.add_argument("--only", default="health,near-duplicates,pack", help="the cases to run")
     options = parser.parse_args()
     say = make_printer(options.json)
-    rows: list[Row] = []
+    rows = []
     equal = True
     if "health" in options.only:
-        jpegs = [
-            images.encode_as_downloaded(one) for one in images.random_crops(300 if options.quick else options.number)
-        ]
+        jpegs = [images.encode_as_downloaded(one) for one in images.random_crops(300 if options.quick else 5000)]
         rows, equal = measure_health(jpegs, 1 if options.quick else 3, say)
     if "near-duplicates" in options.only:
         more, same = measure_near_duplicates(100_000 if options.quick else 1_000_000, say)
@@ -155,4 +145,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,6 +1,4 @@
-"""Compare packing with copying: the case `pack` of benchmarks/curate.py, or alone:
-
-    python -m benchmarks.curate_pack [--quick] [--json]
+"""Compare packing with copying: the case `pack` of benchmarks/curate.py.
 
 The input is four raw shards of 10,000 samples with images of 256 pixels (about 40 kB); curate drops one in twenty.
 (With `--quick` it is half a shard, and the fixed cost of a run is most of the time.)
@@ -25,10 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.inputs.raw_shards import write_snapshots
-from benchmarks.measure import Row, finish, make_parser, time_in_turn
+from benchmarks.measure import Row, time_in_turn
 from dataops.digest import file_sha256
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.map_parts import shared_workers
@@ -39,7 +36,7 @@ from tasks.pack.stage import PACK
 GOAL = 0.7
 
 
-def measure_pack(quick: bool) -> list[Row]:
+def measure_pack(quick):
     """Measure packing beside the ways of copying."""
     with tempfile.TemporaryDirectory() as name:
         store = FolderStore(Path(name) / "store")
@@ -55,32 +52,31 @@ def measure_pack(quick: bool) -> list[Row]:
 class Runs:
     """The measured runs: each starts without the output of the last one, and with nothing left to write to disk."""
 
-    def __init__(self, store: FolderStore, curate: Manifest, download: Manifest):
+    def __init__(self, store, curate, download):
         self.store, self.curate, self.download = store, curate, download
-        self.made: Manifest | None = None
+        self.made = None
         self.context = Context(store, store.root)
         self._untimed = 0.0
 
-    def clock(self) -> float:
+    def clock(self):
         """Return the time, without that of deleting earlier output."""
         return time.perf_counter() - self._untimed
 
-    def warm_up(self) -> int:
+    def warm_up(self):
         """Pack once, keep the shards for the peers, and fill the page cache; return the size of the shards in bytes."""
         self.ours()
-        assert self.made is not None
         for part in self.made.named("", ".tar"):
             shutil.copyfile(self.store.local(self.made.path(part.name)), self._folder("packed") / part.name)
         for path in sorted(self.store.root.rglob("*.tar")):
             path.read_bytes()
         return sum(part.bytes for part in self.made.named("", ".tar"))
 
-    def ours(self) -> None:
+    def ours(self):
         self._clear("pack")
         planned = plan(PACK, PackConfig(), 0, [self.curate, self.download])
         self.made = make(planned, self.context)
 
-    def copy(self) -> None:
+    def copy(self):
         self._clear("copied")
         target = self._folder("copied")
         for path in self._shards():
@@ -88,53 +84,39 @@ class Runs:
             with (target / path.name).open("rb") as file:
                 os.fsync(file.fileno())
 
-    def checksum(self) -> None:
+    def checksum(self):
         for path in self._shards():
             file_sha256(path)
 
-    def copy_beside_checksum(self) -> None:
+    def copy_beside_checksum(self):
         with ThreadPoolExecutor(1) as thread:
             hashed = thread.submit(self.checksum)
             self.copy()
             hashed.result()
 
-    def _clear(self, stage: str) -> None:
+    def _clear(self, stage):
         started = time.perf_counter()
         self.store.delete_tree(stage)
         os.sync()
         self._untimed += time.perf_counter() - started
 
-    def _folder(self, stage: str) -> Path:
+    def _folder(self, stage):
         folder = self.store.root / stage
         folder.mkdir(exist_ok=True)
         return folder
 
-    def _shards(self) -> list[Path]:
+    def _shards(self):
         return sorted((self.store.root / "packed").iterdir())
 
-    def check(self) -> None:
+    def check(self):
         """Check the packed images. Raises: ValueError if one differs from the downloaded image."""
-        assert self.made is not None
         raw, packed = (self._digest_images(manifest) for manifest in (self.download, self.made))
         if len(packed) != self.made.counts.kept or any(raw[key] != digest for key, digest in packed.items()):
             raise ValueError("a packed image differs from the downloaded one")
 
-    def _digest_images(self, manifest: Manifest) -> dict[str, bytes]:
+    def _digest_images(self, manifest):
         found = {}
         for part in manifest.named("", ".tar"):
             with self.store.open(manifest.path(part.name)) as file:
                 found |= {key: hashlib.sha256(s["jpg"]).digest() for key, s in read_samples(file, part.name)}
         return found
-
-
-def main() -> int:
-    """Measure packing alone."""
-    parser = make_parser(str(__doc__))
-    options = parser.parse_args()
-    return finish(
-        "curate", measure_pack(options.quick), ["pyarrow", "polars", "msgspec"], equal=True, as_json=options.json
-    )
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -17,33 +17,28 @@ many connections, which keeps nothing.
 time).
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
-import resource
 import statistics
-import subprocess
-import sys
+import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.inputs.image_server import HOSTS, host_address, is_dead, is_late, write_images
-from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers
-from dataops.home import CHECKOUT
+from benchmarks.inputs.image_server import HOSTS, host_address, is_dead, is_late, run_server, write_photographs
+from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers, run_in_process
+from dataops.process import cpu_seconds
 from dataops.schema import FILTERED, conform, uid
 
 SIDE, THREADS, WORKERS = 256, 64, 2
 
 
-def write_list(path: Path, number: int, port: int, hosts: Sequence[int]) -> None:
+def write_list(path, number, port, hosts):
     """Write the list of image URLs, on the hosts in turn, each with a caption."""
     urls = [f"http://{host_address(hosts[n % len(hosts)])}:{port}/{n}.jpg" for n in range(number)]
     captions = [f"picture {n} of a list" for n in range(number)]
@@ -51,10 +46,10 @@ def write_list(path: Path, number: int, port: int, hosts: Sequence[int]) -> None
     pq.write_table(conform(pa.table({"uid": uids, "url": urls, "caption": captions}), FILTERED, "list"), path)
 
 
-# Each side runs in its own process: `python -m benchmarks.download --side NAME SPEC` -----------------------------
+# Each side runs in a process of its own -------------------------------------------------------------------------------
 
 
-def ours(spec: dict[str, Any]) -> None:
+def ours(spec):
     """Run our stage on the list."""
     from dataops.snapshot import Draft
     from dataops.store import FolderStore
@@ -83,7 +78,7 @@ def ours(spec: dict[str, Any]) -> None:
     make(plan(DOWNLOAD, config, 0, [filtered]), Context(store=store, home=folder, workers=WORKERS))
 
 
-def peer(spec: dict[str, Any]) -> None:
+def peer(spec):
     """Run img2dataset on the list."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     from img2dataset import download
@@ -109,14 +104,14 @@ def peer(spec: dict[str, Any]) -> None:
     )
 
 
-def curl(spec: dict[str, Any]) -> None:
+def curl(spec):
     """Fetch the images with libcurl alone, in as many processes with as many connections."""
     urls = pq.read_table(spec["list"])["url"].to_pylist()
     with multiprocessing.get_context("fork").Pool(WORKERS) as pool:
         pool.starmap(_fetch_all, [(urls[n::WORKERS], spec["timeout"]) for n in range(WORKERS)], 1)
 
 
-def _fetch_all(urls: Sequence[str], timeout: int) -> None:
+def _fetch_all(urls, timeout):
     import pycurl
 
     multi, waiting, free, busy = pycurl.CurlMulti(), list(urls), [pycurl.Curl() for _ in range(THREADS)], 0
@@ -139,37 +134,18 @@ def _fetch_all(urls: Sequence[str], timeout: int) -> None:
 
 SIDES = {"ours": ours, "peer": peer, "limit": curl}
 
+
+def run_side(side, spec):
+    """Run a side in this process; return its CPU time in seconds, with that of its processes."""
+    SIDES[side](spec)
+    return cpu_seconds()
+
+
 # The measuring side -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Run:
-    """Cost of one side: wall time and CPU time in seconds, and peak memory of its largest process in bytes."""
-
-    seconds: float
-    cpu: float
-    peak: int
-
-
-def run_in_process(side: str, spec: dict[str, Any]) -> Run:
-    """Run one side in its own processes."""
-    command = [sys.executable, "-m", "benchmarks.download", "--side", side, json.dumps(spec)]
-    started = time.perf_counter()
-    done = subprocess.run(
-        command, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True
-    )
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        raise RuntimeError(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-5000:]}")
-    cpu, peak = done.stdout.splitlines()[-1].split()
-    return Run(seconds, float(cpu), int(peak))
-
-
-def digest_images(folder: Path) -> dict[str, str]:
+def digest_images(folder):
     """Return the SHA-256 of each image in the shards below a folder, by uid."""
-    import hashlib
-    import tarfile
-
     found = {}
     for path in sorted(folder.rglob("*.tar")):
         with tarfile.open(path) as tar:  # img2dataset's have extended headers, which pairmill's reader rejects
@@ -181,72 +157,49 @@ def digest_images(folder: Path) -> dict[str, str]:
     return found
 
 
-def compare(
-    case: str, folder: Path, spec: dict[str, Any], number: int, times: int, goal: float, say: Callable[[str], Any]
-) -> tuple[list[Row], dict[str, int]]:
+def compare(case, folder, spec, number, times, goal, say):
     """Measure all sides in turn; return the rows, and the number of images that both have, of one, and of other bytes."""
-    measured: dict[str, list[Run]] = {side: [] for side in SIDES}
+    wall, cpu = ({side: [] for side in SIDES} for _ in range(2))
     found = {}
     for turn in range(times):
-        for side in measured:
+        for side in SIDES:
             with tempfile.TemporaryDirectory(dir=folder) as output:
-                run = run_in_process(side, {**spec, "output": f"{output}/out"})
-                measured[side].append(run)
+                started = time.perf_counter()
+                took, memory = run_in_process(run_side, side, {**spec, "output": f"{output}/out"})
+                wall[side].append(time.perf_counter() - started)
+                cpu[side].append(took)
                 if turn == 0:
                     found[side] = digest_images(Path(output))
-                say(f"{case} {side}: {run.seconds:.1f} s, {run.cpu:.1f} s of CPU time, {run.peak / 1e6:,.0f} MB")
-    wall = [number / statistics.median(run.seconds for run in runs) for runs in measured.values()]
-    cpu = [number / statistics.median(run.cpu for run in runs) for runs in measured.values()]
+                say(f"{case} {side}: {wall[side][-1]:.1f} s, {took:.1f} s of CPU time, {memory.peak / 1e6:,.0f} MB")
+    walls, cpus = ([number / statistics.median(some) for some in one.values()] for one in (wall, cpu))
     both = found["ours"].keys() & found["peer"].keys()
     counts = {"both": len(both), **{f"only {side}": len(found[side].keys() - both) for side in ("ours", "peer")}}
     counts["different"] = sum(found["ours"][uid] != found["peer"][uid] for uid in both)
     say(f"{case}: of {number:,} images: {counts}")
     name = "img2dataset 1.47"
     rows = [
-        Row(case, *wall[:2], name, "images/s", goal, wall[2]),
-        Row(f"{case}, by CPU", *cpu[:2], name, "images/s/core", 1.0, cpu[2]),
+        Row(case, *walls[:2], name, "images/s", goal, walls[2]),
+        Row(f"{case}, by CPU", *cpus[:2], name, "images/s/core", 1.0, cpus[2]),
     ]
     return rows, counts
 
 
-@contextmanager
-def image_server(folder: Path) -> Iterator[int]:
-    """Run the image server during the block; yield its port."""
-    command = [sys.executable, "-m", "benchmarks.inputs.image_server", str(folder)]
-    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield int(process.stdout.readline())
-        finally:
-            process.kill()
-
-
-def main() -> int:
+def main():
     """Run the benchmark."""
-    parser = make_parser(__doc__ or "")
+    parser = make_parser(__doc__)
     parser.add_argument("--number", type=int, default=20_000)
     parser.add_argument("--case", action="append", choices=["all", "slow-hosts"], help="run only this case")
     parser.add_argument("--times", type=int, help="number of turns; 2 by default")
-    parser.add_argument("--pictures", type=Path, help="folder that keeps the images for the next run")
-    parser.add_argument("--side", nargs=2, help="used by the benchmark itself")
     options = parser.parse_args()
-    if options.side:
-        SIDES[options.side[0]](json.loads(options.side[1]))
-        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        cpu, peak = sum(use.ru_utime + use.ru_stime for use in used), max(use.ru_maxrss for use in used) * 1024
-        sys.stdout.write(f"\n{cpu:.2f} {peak}\n")
-        return 0
     number, times = (4_000, 1) if options.quick else (options.number, options.times or 2)
     cases = options.case or ["all", "slow-hosts"]
     say = make_printer(options.json)
     require_peers("img2dataset", "pycurl")
-    rows, images = list[Row](), dict[str, dict[str, int]]()
+    rows, images = [], {}
     with tempfile.TemporaryDirectory(prefix="pairmill-benchmark-") as name:
-        folder, pictures = Path(name), options.pictures or Path(name)
-        spans = pictures / "places.json"
-        if not spans.exists() or len(json.loads(spans.read_text())) < number:
-            write_images(pictures, number)
-        with image_server(pictures) as port:
+        folder = Path(name)
+        write_photographs(folder, number)
+        with run_server(folder) as port:
             all_hosts = range(min(HOSTS, max(80, number // 40)))
             responding = [host for host in all_hosts if not is_late(host) and not is_dead(host)]
             for case, hosts, goal in (("all", responding, 1.0), ("slow-hosts", all_hosts, 1.3)):
@@ -268,4 +221,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

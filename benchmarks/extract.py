@@ -21,12 +21,10 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from benchmarks.measure import BENCH_EXTRA, Row, finish, make_parser, require_peers, run_in_process
 from tests.wat_files import write_wat
@@ -35,16 +33,15 @@ PEER = "cc2dataset 1.5.0"
 MAX_URL = 4096
 MIN_SECONDS = 0.8
 """Minimum CPU time of a measurement: a small file is read several times."""
-Pairs = list[tuple[str, str]]
 
 
-def ours_pairs(path: Path) -> Pairs:
+def ours_pairs(path):
     """Return (canonical URL, unchanged alt) of the images with an alt."""
     from dataops.archives.warc import Damage
     from plugins.common_crawl.urls import ListResolver
     from plugins.common_crawl.wat import ImageLink, read_wat, resolve_base_url
 
-    pairs: Pairs = []
+    pairs = []
     with path.open("rb") as file:
         for page in read_wat(file, MAX_URL, lambda what: None):
             if isinstance(page, Damage):
@@ -60,7 +57,7 @@ def ours_pairs(path: Path) -> Pairs:
     return pairs
 
 
-def ours_rows(path: Path) -> list[Any]:
+def ours_rows(path):
     """Return the number of rows that the stage extracts; nothing is kept or written."""
     from dataops.archives.warc import Damage
     from plugins.common_crawl.source import WatSource
@@ -75,7 +72,7 @@ def ours_rows(path: Path) -> list[Any]:
     return [rows]
 
 
-def ours_stage(path: Path) -> list[Any]:
+def ours_stage(path):
     """Return counts and part digests of the extract stage's task on the file."""
     from dataops.snapshot import Draft
     from dataops.store import FolderStore
@@ -92,13 +89,13 @@ def ours_stage(path: Path) -> list[Any]:
     return [record.counts.model_dump(), [part.sha256 for part in record.parts]]
 
 
-def cc2dataset_pairs(path: Path) -> Pairs:
+def cc2dataset_pairs(path):
     """Return the pairs that cc2dataset's own function extracts."""
     with path.open("rb") as file:
         return [(found["url"], found["alt"]) for found in _cc2dataset()(file, "image")]
 
 
-def cc2dataset_written(path: Path) -> Pairs:
+def cc2dataset_written(path):
     """Write cc2dataset's pairs as our kept part: its columns, Parquet with zstd, in row groups of as many rows."""
     import pyarrow as pa
 
@@ -119,7 +116,7 @@ def cc2dataset_written(path: Path) -> Pairs:
 
 
 @lru_cache(maxsize=1)
-def _cc2dataset() -> Any:
+def _cc2dataset():
     """Return cc2dataset's function, without its package's __init__ and Spark, which the function does not use."""
     package = types.ModuleType("cc2dataset")
     spec = find_spec("cc2dataset")
@@ -131,19 +128,19 @@ def _cc2dataset() -> Any:
     return importlib.import_module("cc2dataset.main").extract_documents_from_wat
 
 
-def fastwarc_pairs(path: Path) -> Pairs:
+def fastwarc_pairs(path):
     """Return the pairs, read with FastWARC (C++) and simdjson."""
     from urllib.parse import urljoin
 
     import simdjson
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-    pairs: Pairs = []
+    pairs = []
     parser = simdjson.Parser()
 
-    def read(content: bytes) -> None:
+    def read(content):
         """Add the pairs of a page; the parser can be used again once all that it returned is deleted."""
-        envelope: Any = parser.parse(content)
+        envelope = parser.parse(content)
         envelope = envelope["Envelope"]
         html = envelope["Payload-Metadata"].get("HTTP-Response-Metadata", {}).get("HTML-Metadata", {})
         base = envelope["WARC-Header-Metadata"].get("WARC-Target-URI", "")
@@ -163,7 +160,7 @@ def fastwarc_pairs(path: Path) -> Pairs:
     return pairs
 
 
-def bare(path: Path) -> int:
+def bare(path):
     """Only decompress the file; return the number of bytes."""
     from dataops.archives.members import Chunk, Window, inflate_members
 
@@ -171,19 +168,19 @@ def bare(path: Path) -> int:
         return sum(len(chunk.data) for chunk in inflate_members(Window(file)) if isinstance(chunk, Chunk))
 
 
-READERS: dict[str, Callable[[Path], Any]] = {
+READERS = {
     reader.__name__: reader
     for reader in (ours_pairs, ours_rows, ours_stage, cc2dataset_pairs, cc2dataset_written, fastwarc_pairs, bare)
 }
 
 
-def _measure(reader: str, path: Path) -> dict[str, float]:
+def _measure(reader, path):
     """Return the CPU time and the wall time of a run on the file, after a warm-up on a small file."""
     run = READERS[reader]
     with tempfile.TemporaryDirectory() as folder:
         write_wat(Path(folder) / "warm.wat.gz", 50)
         run(Path(folder) / "warm.wat.gz")
-    cpu, wall = list[float](), list[float]()
+    cpu, wall = [], []
     while sum(cpu) < MIN_SECONDS:
         started = time.process_time(), time.perf_counter()
         run(path)
@@ -192,7 +189,7 @@ def _measure(reader: str, path: Path) -> dict[str, float]:
     return {"cpu": statistics.median(cpu), "wall": statistics.median(wall)}
 
 
-def measure_in_processes(reader: str, path: Path, processes: int = 1) -> dict[str, float]:
+def measure_in_processes(reader, path, processes=1):
     """Measure one reader in new interpreters at the same time; return the mean of their times."""
     with ThreadPoolExecutor(processes) as pool:
         started = [pool.submit(run_in_process, _measure, reader, path) for _ in range(processes)]
@@ -200,7 +197,7 @@ def measure_in_processes(reader: str, path: Path, processes: int = 1) -> dict[st
     return {clock: statistics.fmean(one[clock] for one in found) for clock in ("cpu", "wall")}
 
 
-def compare_pairs(path: Path) -> tuple[bool, dict[str, int]]:
+def compare_pairs(path):
     """Return whether both find the same set of pairs with canonical URLs, and the counts of each."""
     from dataops.web.urls import BadUrl, canonicalise_url
 
@@ -215,10 +212,10 @@ def compare_pairs(path: Path) -> tuple[bool, dict[str, int]]:
     return theirs == ours, missed | {f"unusable of {PEER}": unusable}
 
 
-def measure_wat(path: Path, times: int) -> tuple[list[Row], bool, dict[str, Any]]:
+def measure_wat(path, times):
     """Return the rows of all readers on one file, whether the pairs are equal, and details."""
-    runs: dict[str, list[dict[str, float]]] = {reader: [] for reader in READERS}
-    both: list[dict[str, float]] = []
+    runs = {reader: [] for reader in READERS}
+    both = []
     for _ in range(times):
         for reader, measured in runs.items():
             measured.append(measure_in_processes(reader, path))
@@ -240,9 +237,9 @@ def measure_wat(path: Path, times: int) -> tuple[list[Row], bool, dict[str, Any]
     return rows, equal, {"megabytes": round(megabytes, 1), "pairs": pairs}
 
 
-def main() -> int:
+def main():
     """Run the benchmark; return 1 if the pairs differ."""
-    parser = make_parser(__doc__ or "")
+    parser = make_parser(__doc__)
     parser.add_argument("--file", type=Path, help="a WAT file to read instead of the synthetic one")
     options = parser.parse_args()
     require_peers("fastwarc", "simdjson", "lxml")
@@ -260,4 +257,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,27 +1,22 @@
-"""Compare the extraction of pairs from HTML: ours (Lexbor) with an extractor on lxml that has the same rules.
+"""Compare the extraction of pairs from HTML, for benchmarks/extract.py: ours (Lexbor) with an extractor on lxml.
 
-    python -m benchmarks.extract_html [--quick] [--json]
-
-Both read the bytes of pages and the charset of their response, and return (URL, caption, source) of each pair. The
-peer uses lxml and the standard library (urljoin, NFC); libxml2 decodes its texts. It shares the data of our rule
-(the names of lazy-load attributes) and no code; it has no checks of hostile pages, licences, stand-ins, opt-outs
-and bounds, and does not detect undeclared charsets. The pages are synthetic, from a seed, in the form of a shop, a
-newspaper and a gallery: about 100 kB each with scripts and styles; their pairs are equal. Times are medians of CPU
-time.
+Both have the same rules, read the bytes of pages and the charset of their response, and return (URL, caption, source)
+of each pair. The peer uses lxml and the standard library (urljoin, NFC); libxml2 decodes its texts. It shares the
+data of our rule (the names of lazy-load attributes) and no code; it has no checks of hostile pages, licences, stand-
+ins, opt-outs and bounds, and does not detect undeclared charsets. The pages are synthetic, from a seed, in the form
+of a shop, a newspaper and a gallery: about 100 kB each with scripts and styles; their pairs are equal. Times are
+medians of CPU time.
 """
 
 import random
 import re
-import sys
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
-from typing import Any
 from urllib.parse import urldefrag, urljoin
 
 from selectolax.lexbor import LexborHTMLParser
 
-from benchmarks.measure import Row, finish, make_parser, peer_imports, time_in_turn
+from benchmarks.measure import Row, peer_imports, time_in_turn
 from dataops.archives.warc import Page
 from dataops.web.charsets import convert_to_utf8
 from dataops.web.image_urls import LAZY_SRC, LAZY_SRCSET
@@ -31,7 +26,6 @@ from dataops.web.pages import extract_page_pairs
 with peer_imports():
     from lxml import html as lxml_html
 
-Pair = tuple[str, str, str | None]
 BOUNDS = PageBounds(caption=2000, url=4096)
 PEER = "lxml 6 extractor"
 WORDS = "red kite old harbour small cat über garden café winter light bridge naïve river house of the on a".split()  # noqa: SIM905
@@ -43,7 +37,7 @@ _NO_IMAGE = re.compile(r"\s*(?:$|#|data:|blob:|about:|javascript:)|.*\.(?:svgz?|
 _DECODED = {"", *(f"image/{kind}" for kind in ("jpeg", "jpg", "png", "webp", "gif", "avif", "bmp"))}
 
 
-def ours(pages: Sequence[Page]) -> list[list[Pair]]:
+def ours(pages):
     """Return the pairs of each page, by dataops.web.pages."""
     found = []
     for page in pages:
@@ -52,12 +46,12 @@ def ours(pages: Sequence[Page]) -> list[list[Pair]]:
     return found
 
 
-def peer(pages: Sequence[Page]) -> list[list[Pair]]:
+def peer(pages):
     """Return the pairs of each page, by lxml."""
     return [_by_lxml(_tree(page), page.url) for page in pages]
 
 
-def _tree(page: Page) -> Any:
+def _tree(page):
     try:
         parser = lxml_html.HTMLParser(encoding=page.charset, huge_tree=True)
     except LookupError:
@@ -65,10 +59,10 @@ def _tree(page: Page) -> Any:
     return lxml_html.document_fromstring(page.body, parser=parser)
 
 
-def _by_lxml(tree: Any, page_url: str) -> list[Pair]:
+def _by_lxml(tree, page_url):
     base = next((node.get("href") for node in tree.iter("base") if node.get("href")), None)
     base = urljoin(page_url, base) if base else page_url
-    found: list[Pair] = []
+    found = []
     for image in tree.iter("img"):
         attributes = dict(image.attrib)
         sources, above = [], image.getparent()
@@ -87,11 +81,11 @@ def _by_lxml(tree: Any, page_url: str) -> list[Pair]:
     return found
 
 
-def _largest(image: Mapping[str, str], sources: Sequence[Mapping[str, str]]) -> str:
+def _largest(image, sources):
     """Return the URL of the largest offered image; lazy-load attributes take precedence."""
     usable = [source for source in sources if source.get("type", "") in _DECODED]
     for names in (_LAZY, ("srcset", "src")):
-        offers: list[tuple[float, float, str]] = []
+        offers = []
         for element in (image, *usable):
             for name in names:
                 if name not in element:
@@ -108,10 +102,10 @@ def _largest(image: Mapping[str, str], sources: Sequence[Mapping[str, str]]) -> 
     return image.get("src", "")
 
 
-def _shared(metas: Sequence[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+def _shared(metas):
     """Return each og:image with its alt; the first also with the title and the description."""
-    images: dict[str, list[str]] = {}
-    values: dict[str, str] = {}
+    images = {}
+    values = {}
     current = None
     for name, content in metas:
         values.setdefault(name, content)
@@ -127,20 +121,20 @@ def _shared(metas: Sequence[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     return list(images.items())
 
 
-def _pairs(base: str, reference: str, texts: Sequence[tuple[str, str]]) -> list[Pair]:
+def _pairs(base, reference, texts):
     try:
         url = urldefrag(urljoin(base, reference.strip())).url
     except ValueError:
         return []
     if not reference.strip() or not url.startswith(("http://", "https://")):
         return []
-    unique: dict[str, str] = {}
+    unique = {}
     for source, text in texts:
         unique.setdefault(" ".join(unicodedata.normalize("NFC", text).split()), source)
     return [(url, text, source) for text, source in unique.items() if text]
 
 
-def make_pages(number: int, seed: int = 0) -> list[Page]:
+def make_pages(number, seed=0):
     """Return synthetic pages of a shop, a newspaper and a gallery."""
     rng = random.Random(seed)
     shapes = (_shop, _newspaper, _gallery)
@@ -150,7 +144,7 @@ def make_pages(number: int, seed: int = 0) -> list[Page]:
     ]
 
 
-def _page(rng: random.Random, body: str) -> str:
+def _page(rng, body):
     title = _text(rng, 6)
     head = (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -165,7 +159,7 @@ def _page(rng: random.Random, body: str) -> str:
     )
 
 
-def _shop(rng: random.Random) -> str:
+def _shop(rng):
     items = (
         f'<li class="product"><a href="/p/{i}"><img class="lazy" src="data:image/gif;base64,R0lGODlhAQABAAAAACw=" '
         f'data-src="/img/{i}.jpg?w=300&amp;v=2" width="300" height="300" alt="{_text(rng, 5)}"></a>'
@@ -175,7 +169,7 @@ def _shop(rng: random.Random) -> str:
     return _page(rng, f"<ul>{''.join(items)}</ul>")
 
 
-def _newspaper(rng: random.Random) -> str:
+def _newspaper(rng):
     articles = (
         f'<article><picture><source type="image/webp" srcset="/w/{i}-400.webp 400w, /w/{i}-800.webp 800w">'
         f'<img src="/w/{i}.jpg" alt="{_text(rng, 8)}" title="{_text(rng, 3)}"></picture>'
@@ -185,7 +179,7 @@ def _newspaper(rng: random.Random) -> str:
     return _page(rng, "".join(articles))
 
 
-def _gallery(rng: random.Random) -> str:
+def _gallery(rng):
     figures = (
         f'<figure><img src="../g/{i}.jpg" srcset="../g/{i}.jpg 1x, ../g/{i}@2x.jpg 2x" alt="">'
         f"<figcaption>{_text(rng, 9)} <b>{_text(rng, 2)}</b></figcaption></figure>"
@@ -194,11 +188,11 @@ def _gallery(rng: random.Random) -> str:
     return _page(rng, "".join(figures))
 
 
-def _text(rng: random.Random, words: int) -> str:
+def _text(rng, words):
     return " ".join(rng.choices(WORDS, k=words))
 
 
-def measure_html(quick: bool) -> list[Row]:
+def measure_html(quick):
     """Return the row of the `html` case on synthetic pages. Raises: AssertionError if their pairs differ."""
     pages, times = make_pages(60 if quick else 300), 9
     size = sum(len(page.body) for page in pages) / 1e6
@@ -211,14 +205,3 @@ def measure_html(quick: bool) -> list[Row]:
     limit = size / (time.process_time() - started)
     assert found == peers
     return [Row("html made pages", size / mine, size / theirs, PEER, "MB/s a core", goal=2.0, limit=limit)]
-
-
-def main() -> int:
-    """Run the benchmark."""
-    options = make_parser(__doc__ or "").parse_args()
-    found = measure_html(options.quick)
-    return finish("extract_html", found, ["selectolax", "lxml"], equal=True, as_json=options.json)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,11 +12,10 @@ The limits read the columns and do no more. benchmarks/scale.py measures the who
 
 import json
 import statistics
-import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
 
 from benchmarks.cases import filter_cases
 from benchmarks.cases.filter_minhash import CAPTIONS, measure_minhash
@@ -30,67 +29,48 @@ MATCHED_PARTS = 1
 """Number of parts whose captions are matched: the peers take seconds for each."""
 
 
-class Measured(NamedTuple):
-    """Cost and result of a function of filter_cases."""
-
-    seconds: float
-    own: int
-    """Peak private memory of all processes, in bytes."""
-    result: Any
-
-
-def run_case(name: str, paths: Sequence[Path]) -> Measured:
-    """Run a function of filter_cases in its own process."""
-    (seconds, result), memory = run_in_process(getattr(filter_cases, name), paths)
-    return Measured(seconds, memory.own, result)
-
-
-def compare(case: str, peer: str, paths: Sequence[Path], rows: int, times: int, goal: float | None) -> Any:
+def compare(case, peer, paths, times, goal):
     """Measure ours and the peer in turn on the same parts; return rows, whether all results are equal, and a line."""
-    runs: dict[str, list[Measured]] = {"ours": [], peer: []}
-    for _ in range(times):
-        for name, measured in runs.items():
-            measured.append(run_case(f"{case}_{name}", paths))
-    speed = {name: rows / statistics.median(run.seconds for run in measured) for name, measured in runs.items()}
-    limit = rows / run_case(f"{case}_limit", paths).seconds
-    memory = {name: max(run.own for run in measured) / 1e6 for name, measured in runs.items()}
-    equal = len({json.dumps(run.result) for measured in runs.values() for run in measured}) == 1
+    rows, seconds, memory, results = sum(pq.read_metadata(path).num_rows for path in paths), {}, {}, []
+    for name in ("ours", peer) * times:
+        (took, result), used = run_in_process(getattr(filter_cases, f"{case}_{name}"), paths)
+        seconds.setdefault(name, []).append(took)
+        memory[name] = max(memory.get(name, 0), used.own / 1e6)
+        results.append(json.dumps(result))
+    speed = {name: rows / statistics.median(some) for name, some in seconds.items()}
+    limit = rows / run_in_process(getattr(filter_cases, f"{case}_limit"), paths)[0][0]
+    equal = len(set(results)) == 1
     table = [
         Row(case, speed["ours"], speed[peer], peer, "rows/s", goal, limit),
         Row(f"{case} memory", 1 / memory["ours"], 1 / memory[peer], peer, "1/MB", goal if case == "dedupe" else None),
     ]
     costs = ", ".join(f"{name} {speed[name]:,.0f} rows/s, {n:,.0f} MB" for name, n in memory.items())
-    return table, equal, f"{case}, {rows:,} rows: {costs}; found {json.dumps(runs['ours'][0].result)}, equal: {equal}"
+    return table, equal, f"{case}, {rows:,} rows: {costs}; found {results[0]}, equal: {equal}"
 
 
-def main() -> int:
+def main():
     """Run the benchmark."""
-    parser = make_parser(__doc__ or "")
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, default=5_000_000)
-    parser.add_argument("--times", type=int, default=3, help="repetitions of each measurement")
     parser.add_argument("--folder", type=Path, help="folder that keeps the pairs (0.6 GB for 5 million)")
     parser.add_argument("--only", default="rules,dedupe,match,minhash", help="the cases to run")
     options = parser.parse_args()
     number = 300_000 if options.quick else options.rows
-    times = 1 if options.quick else options.times
+    times = 1 if options.quick else 3
     say = make_printer(options.json)
     require_peers(*PEERS)
     with tempfile.TemporaryDirectory(prefix="pairmill-benchmark-") as temporary:
         folder = options.folder or Path(temporary)
-        paths, parts = make_parts(folder, number)
+        paths = make_parts(folder, number)
         few = paths[:MATCHED_PARTS]
         if "match" in options.only:
             filter_cases.make_queries(folder, QUICK_QUERIES if options.quick else filter_cases.QUERIES)
-        cases: list[tuple[str, str, Sequence[Path], float | None]] = [
+        cases = [
             ("rules", "pandas", paths, 6),
             ("dedupe", "duckdb", paths, None if options.quick else 1.2),
             ("match", "ahocorasick_rs", few, 5),
         ]
-        found = [
-            compare(case, peer, inputs, sum(part.rows for part in parts[: len(inputs)]), times, goal)
-            for case, peer, inputs, goal in cases
-            if case in options.only
-        ]
+        found = [compare(case, peer, inputs, times, goal) for case, peer, inputs, goal in cases if case in options.only]
         if "minhash" in options.only:
             found.append(measure_minhash(paths[0], QUICK_CAPTIONS if options.quick else CAPTIONS, times))
     for _, _, line in found:
@@ -100,4 +80,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -15,19 +15,19 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 
-def keep_busy() -> None:
+def keep_busy():
     """Use one core until this process is ended."""
     while True:
         pass
 
 
-def report(line: str) -> None:
+def report(line):
     """Print a line between the output of pytest."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
-def run_once(tests: list[str], options: list[str]) -> tuple[int, list[str]]:
+def run_once(tests, options):
     """Run the tests; return the number of those that ran, and the names of those that failed."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, "results.xml")
@@ -40,7 +40,7 @@ def run_once(tests: list[str], options: list[str]) -> tuple[int, list[str]]:
     return len(cases), [f"{case.get('classname')}::{case.get('name')}" for case in failed]
 
 
-def main() -> int:
+def main():
     """Run the tests several times, and print how often each failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", nargs="+", help="files, folders or names of tests")
@@ -49,7 +49,7 @@ def main() -> int:
         "--busy", type=int, default=os.cpu_count(), help="number of processes that use a core all the time"
     )
     arguments, options = parser.parse_known_args()
-    failures: Counter[str] = Counter()
+    failures = Counter()
     load = [multiprocessing.Process(target=keep_busy, daemon=True) for _ in range(arguments.busy)]
     for process in load:
         process.start()
@@ -69,4 +69,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -22,13 +22,10 @@ correlation over eight datasets of linear layers on frozen features with convolu
 import itertools
 import json
 import logging
-import sys
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -82,12 +79,12 @@ class Pairs:
     texts_ND: Tensor
     pixels: Tensor
 
-    def take(self, rows: Tensor, captions: Tensor | None = None) -> "Pairs":
+    def take(self, rows, captions=None):
         """Return the pairs at `rows`, or the images of these with the captions of `captions`."""
         return Pairs(self.images_NW[rows], self.texts_ND[rows if captions is None else captions], self.pixels[rows])
 
 
-def read_features(folder: Path) -> tuple[Pairs, list[str], Tensor, dict[str, TestSet]]:
+def read_features(folder):
     """Return the pairs, their captions, whether each is an `alt`, and the test sets. The folder keeps them."""
     cached = folder / "benchmark-forecast.pt"
     if cached.exists():
@@ -120,7 +117,6 @@ def read_features(folder: Path) -> tuple[Pairs, list[str], Tensor, dict[str, Tes
         data = EvalSet(kind="classification", root=folder / "demo/suite" / name, split="test")
         samples, found, labels, shown = list(data.samples())[::stride], [], [], []
         for batch in encode_images(loaded, samples, 32):
-            assert batch.pooled_RW is not None
             found.append(F.layer_norm(batch.pooled_RW, batch.pooled_RW.shape[1:]))
             labels += [one.label for one in batch.samples]
             shown += [shrink(Image.open(BytesIO(one.image))) for one in batch.samples]
@@ -133,19 +129,19 @@ def read_features(folder: Path) -> tuple[Pairs, list[str], Tensor, dict[str, Tes
     return pairs, captions, alt, tests
 
 
-def shrink(image: Image.Image) -> Tensor:
+def shrink(image):
     """Return an image as (3, SIDE, SIDE), on white, from -1 to 1."""
     image = image.convert("RGBA")
     flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB").resize((SIDE, SIDE))
     return torch.from_numpy(np.array(flat)).permute(2, 0, 1) / 127.5 - 1
 
 
-def make_datasets(pairs: Pairs, captions: Sequence[str], alt: Tensor) -> dict[str, Pairs]:
+def make_datasets(pairs, captions, alt):
     """Return eight datasets: all pairs, parts of them, and all with a third, or two thirds, of captions wrong."""
     drawn = torch.randperm(len(captions), generator=torch.Generator().manual_seed(0))
     words = torch.tensor([len(one.split()) for one in captions])
 
-    def mix(count: int) -> Pairs:
+    def mix(count):
         wrong = torch.arange(len(captions))
         wrong[drawn[:count]] = drawn[:count].roll(1)
         return pairs.take(torch.arange(len(captions)), wrong)
@@ -162,7 +158,7 @@ def make_datasets(pairs: Pairs, captions: Sequence[str], alt: Tensor) -> dict[st
     }
 
 
-def train(pairs: Pairs, kind: str, batch: int, steps: int, seed: int) -> Callable[[Tensor], Tensor]:
+def train(pairs, kind, batch, steps, seed):
     """Train the layers of a kind by the contrastive loss, with a cosine schedule of their own; captions are frozen."""
     torch.manual_seed(seed)
     layers = KINDS[kind](pairs.images_NW.shape[1], pairs.texts_ND.shape[1])
@@ -183,11 +179,11 @@ def train(pairs: Pairs, kind: str, batch: int, steps: int, seed: int) -> Callabl
     return layers.eval()
 
 
-def _perceptron(width: int, dim: int) -> nn.Module:
+def _perceptron(width, dim):
     return nn.Sequential(nn.Linear(width, 384), nn.GELU(), nn.Linear(384, dim))
 
 
-def _convolutions(width: int, dim: int) -> nn.Module:
+def _convolutions(width, dim):
     sizes = (3, 24, 48, 96)
     blocks = [
         nn.Sequential(nn.Conv2d(one, two, 3, stride=2, padding=1), nn.BatchNorm2d(two), nn.GELU())
@@ -199,7 +195,7 @@ def _convolutions(width: int, dim: int) -> nn.Module:
 KINDS = {"linear": nn.Linear, "perceptron": _perceptron, "pixels": _convolutions}
 
 
-def measure(layers: Callable[[Tensor], Tensor], kind: str, tests: Mapping[str, TestSet]) -> dict[str, float]:
+def measure(layers, kind, tests):
     """Return the share of images in each test set with the right class among the first answers."""
     found = {}
     with torch.no_grad():
@@ -210,16 +206,14 @@ def measure(layers: Callable[[Tensor], Tensor], kind: str, tests: Mapping[str, T
     return found
 
 
-def compare(
-    ladder: Mapping[int, Sequence[float]], large: Sequence[float], steps: int, batch: int, chance: float, pairs: int
-) -> dict[str, Any]:
+def compare(ladder, large, steps, batch, chance, pairs):
     """Return the forecast of a ladder, by the steps of its trainings, beside what the large trainings measured."""
     measured = float(np.mean(large))
     points = [(size * batch, value) for size, values in ladder.items() for value in values]
     curve = fit_curve(*map(list, zip(*points, strict=True)), chance=chance, pairs=pairs)
     expected = curve.expect(steps * batch, runs=len(large)) if curve else None
     known = expected is not None and is_determined(expected, chance)
-    entry: dict[str, Any] = {
+    entry = {
         "ladder": {size: [round(value, 4) for value in values] for size, values in ladder.items()},
         "large": [round(value, 4) for value in large],
         "chance": round(chance, 4),
@@ -233,7 +227,7 @@ def compare(
     return entry
 
 
-def rank(entries: Mapping[tuple[str, str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+def rank(entries):
     """Return each pair of datasets that the large trainings distinguish, with whether the forecast has their order."""
     found = []
     for (first, kind, task), (second, *rest) in itertools.combinations(entries, 2):
@@ -250,36 +244,28 @@ def rank(entries: Mapping[tuple[str, str, str], dict[str, Any]]) -> list[dict[st
     return found
 
 
-def correlation(table_N2: np.ndarray) -> float:
-    """Return Spearman's rank correlation of two columns."""
-    found: Any = spearmanr(table_N2)
-    return float(found.statistic)
-
-
-def correlate(datasets: Mapping[str, Pairs], tests: Mapping[str, TestSet]) -> dict[str, Any]:
+def correlate(datasets, tests):
     """Return the rank correlation, over datasets, of linear layers on frozen features with networks on the pixels.
 
     The value of a dataset is the mean over test sets and seeds. The interval is a bootstrap over datasets.
     """
     kinds = {"linear": ONCE, "pixels": (64, PIXEL_STEPS)}
-    values: dict[str, dict[str, float]] = {}
+    values = {}
     for (name, dataset), (kind, sizes) in itertools.product(datasets.items(), kinds.items()):
         runs = [measure(train(dataset, kind, *sizes, seed), kind, tests) for seed in range(PIXEL_SEEDS)]
         values.setdefault(name, {})[kind] = round(float(np.mean([[*run.values()] for run in runs])), 4)
     table = np.array([[one[kind] for kind in kinds] for one in values.values()])
     generator = np.random.default_rng(0)
     drawn = [table[generator.integers(0, len(table), len(table))] for _ in range(2000)]
-    found = [correlation(one) for one in drawn if len(np.unique(one[:, 0])) > 2]
+    found = [spearmanr(one).statistic for one in drawn if len(np.unique(one[:, 0])) > 2]
     ends = [round(float(one), 3) for one in np.quantile(found, [0.025, 0.975])]
-    return {"values": values, "rank_correlation": round(correlation(table), 3), "interval": ends}
+    return {"values": values, "rank_correlation": round(float(spearmanr(table).statistic), 3), "interval": ends}
 
 
-def backtest(
-    datasets: Mapping[str, Pairs], tests: Mapping[str, TestSet], batch: int, large: int, say: Callable[[str], None]
-) -> dict[tuple[str, str, str], dict[str, Any]]:
+def backtest(datasets, tests, batch, large, say):
     """Return the entry of each ladder, by dataset, kind of layers and test set."""
     sizes = [large // share for share in SHARES]
-    entries: dict[tuple[str, str, str], dict[str, Any]] = {}
+    entries = {}
     for kind, name in itertools.product(("linear", "perceptron"), datasets):
         runs = {
             size: [measure(train(datasets[name], kind, batch, size, seed), kind, tests) for seed in range(SEEDS)]
@@ -293,7 +279,7 @@ def backtest(
     return entries
 
 
-def report(entries: Mapping[tuple[str, str, str], dict[str, Any]], steps: int, batch: int, *, as_json: bool) -> int:
+def report(entries, steps, batch, *, as_json):
     """Print how many forecasts hold, and how exact they are."""
     drawn, ranking = [one for one in entries.values() if "value" in one], rank(entries)
     known = [one for one in drawn if one["determined"]]
@@ -315,9 +301,9 @@ def report(entries: Mapping[tuple[str, str, str], dict[str, Any]], steps: int, b
     return finish("forecast", rows, NEEDS, equal=True, as_json=as_json, details=details)
 
 
-def main() -> int:
+def main():
     """Make the ladders and the large trainings, or those of proxies."""
-    parser = make_parser(__doc__ or "")
+    parser = make_parser(__doc__)
     parser.add_argument("--repeated", action="store_true", help="more epochs, so that large trainings overfit")
     parser.add_argument("--blind", action="store_true", help="four datasets that the law was not chosen on")
     parser.add_argument("--proxies", action="store_true", help="frozen towers as predictors of networks on the pixels")
@@ -350,4 +336,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -36,11 +36,11 @@ from benchmarks.measure import finish, make_parser, make_printer
 from dataops.digest import file_sha256
 from dataops.schema import CURATED
 from dataops.shards.tar import ShardWriter, format_index, read_samples
-from dataops.snapshot import Counts, Draft, Manifest, fetch_table, load_manifest
+from dataops.snapshot import Counts, Draft, fetch_table, load_manifest
 from dataops.store import FolderStore, open_store
 from plugins.forget.hook import FORGET
 from plugins.forget.places import list_shards
-from plugins.forget.replay import Plan, load_base, plan_replay, read_places, state_facts
+from plugins.forget.replay import load_base, plan_replay, read_places, state_facts
 from tasks.train.stage import OUTPUT, TRAIN, external_inputs
 from tests.manifests import build_manifest
 from tests.trainings import RESNET
@@ -49,13 +49,11 @@ from training.config import TrainConfig
 PHASES = 4
 COMPARED = ("model.safetensors", "metrics.jsonl", "skipped.json")
 COLOURS = ("red", "green", "blue", "pale")
-Sample = tuple[dict[str, Any], dict[str, bytes]]
-"""Row and members of a pair."""
 
 
-def make_samples(pairs: int, cuts: int) -> list[list[Sample]]:
+def make_samples(pairs, cuts):
     """Return shards of pairs whose captions name the colours of their images."""
-    shards: list[list[Sample]] = []
+    shards = []
     for shard in range(cuts):
         shards.append([])
         for number in range(shard * pairs // cuts, (shard + 1) * pairs // cuts):
@@ -71,7 +69,7 @@ def make_samples(pairs: int, cuts: int) -> list[list[Sample]]:
     return shards
 
 
-def read_dataset(uri: str, pairs: int, cuts: int) -> list[list[Sample]]:
+def read_dataset(uri, pairs, cuts):
     """Return the first pairs of each shard of a packed dataset, in so many smaller ones."""
     store_uri, _, key = uri.rpartition("/pack/")
     store = open_store(store_uri)
@@ -93,15 +91,15 @@ class Case:
     """One training, and its replays without random pairs."""
 
     folder: Path
-    samples: Sequence[Sequence[Sample]]
+    samples: Sequence[Sequence[tuple[dict, dict]]]
     table: dict[str, Any]
     ranks: int
     phases: int
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         self.store = FolderStore(self.folder / "store")
 
-    def pack(self, key: str, removed: str = "") -> Manifest:
+    def pack(self, key, removed=""):
         """Write the dataset without a pair, as pack does."""
         draft, parts, kept = Draft(self.store, "pack", key), [], 0
         for shard, samples in enumerate(self.samples):
@@ -123,12 +121,12 @@ class Case:
         draft.commit(manifest)
         return manifest
 
-    def config(self, **forget: Any) -> TrainConfig:
+    def config(self, **forget):
         """Return the config, with changes in [train.forget]."""
         table = {"phases": self.phases, "checkpoints": 12, **forget}
         return TrainConfig.model_validate({**self.table, "nproc": self.ranks, "forget": table})
 
-    def prepare(self, name: str, config: TrainConfig, dataset: Manifest) -> Path:
+    def prepare(self, name, config, dataset):
         """Write a job as the stage does, and return its file."""
         folder, known = self.folder / name, self.folder.with_name(f"features-{self.phases}")
         features = known if name in ("warm", "base") else known.with_name(f"{known.name}-{name.rpartition('-')[2]}")
@@ -146,7 +144,7 @@ class Case:
         path.write_text(json.dumps({**job, "output": str(folder), "features": str(features)}))
         return path
 
-    def run(self, jobs: Sequence[Path]) -> list[float]:
+    def run(self, jobs):
         """Train jobs in one process, or in as many as there are ranks, and return the CPU seconds of each."""
         launch = [] if self.ranks == 1 else ["-m", "training.launch", str(self.ranks)]
         command = [sys.executable, *launch, "-m", "benchmarks.cases.forget_jobs", *map(str, jobs)]
@@ -154,7 +152,7 @@ class Case:
         assert done.returncode == 0, done.stderr[-3000:]
         return [sum(float(one.read_text()) for one in job.parent.glob("cpu-*")) for job in jobs]
 
-    def commit(self, job: Path, config: TrainConfig, dataset: Manifest) -> str:
+    def commit(self, job, config, dataset):
         """Write the snapshot of a training, and return its key."""
         folder, draft = job.parent, Draft(self.store, "train", "b" * 16)
         files = [*(folder / name for name in OUTPUT), *FORGET.list_output(folder)]
@@ -172,7 +170,7 @@ class Case:
         )
         return draft.key
 
-    def measure(self, requests: int) -> dict[str, Any]:
+    def measure(self, requests):
         """Return cost and equality of replays without random pairs."""
         has_features = self.folder.with_name(f"features-{self.phases}").exists()
         first, config = self.pack("a" * 16), self.config()
@@ -182,8 +180,8 @@ class Case:
         base = self.commit(base_job, config, first)
         uids = [row["uid"] for shard in self.samples for row, _ in shard]
         chosen = np.random.default_rng(self.phases).choice(len(uids), requests, replace=False)
-        plans: list[Plan] = []
-        jobs: dict[str, list[Path]] = {"replay": [], "reference": []}
+        plans = []
+        jobs = {"replay": [], "reference": []}
         for number, one in enumerate(chosen):
             dataset = self.pack(f"{number + 1:016x}", uids[one])
             for name, listed in jobs.items():
@@ -213,9 +211,9 @@ class Case:
         }
 
 
-def main() -> int:
+def main():
     """Run it; exit with 1 if a digest differs."""
-    parser = make_parser(str(__doc__).partition("\n")[0])
+    parser = make_parser(__doc__.partition("\n")[0])
     parser.add_argument("--requests", type=int, default=20)
     parser.add_argument("--pairs", type=int, default=120)
     parser.add_argument("--shards", type=int, default=12)
@@ -248,4 +246,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

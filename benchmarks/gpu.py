@@ -20,11 +20,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from benchmarks.gpu_gates.catalogue import HERE, STAGES, Stage, run_stage
 from benchmarks.gpu_gates.outcomes import FAIL, MEASURED, NOT_RUN, PASS, Outcome, Setting
@@ -34,11 +32,11 @@ SECONDS = 540
 COLUMNS = ("model", "variant", "samples/s", "MFU", "peak GB", "to open_clip")
 
 
-def run_in_process(stage: Stage, setting: Setting, seconds: float) -> Outcome:
+def run_in_process(stage, setting, seconds):
     """Run a stage in a process of its own, and end it and what it started at its deadline."""
     context = setting.processes()
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=run_stage, args=(stage, setting, sender))  # pyright: ignore[reportAttributeAccessIssue]
+    process = context.Process(target=run_stage, args=(stage, setting, sender))
     process.start()
     sender.close()
     try:
@@ -56,7 +54,7 @@ def run_in_process(stage: Stage, setting: Setting, seconds: float) -> Outcome:
         process.join()
 
 
-def run_stages(stages: Sequence[Stage], setting: Setting, seconds: float) -> Iterator[tuple[Stage, Outcome, float]]:
+def run_stages(stages, setting, seconds):
     """Run stages in turn; yield each with its outcome and its seconds."""
     end = time.monotonic() + seconds
     for stage in stages:
@@ -69,26 +67,25 @@ def run_stages(stages: Sequence[Stage], setting: Setting, seconds: float) -> Ite
         yield stage, outcome, time.monotonic() - started
 
 
-def find_exit_code(results: Sequence[tuple[Stage, Outcome]]) -> int:
+def find_exit_code(results):
     """Return 1 if anything failed, or a gate was not reached; else 0."""
     return int(any(o.status == FAIL or (stage.is_gate and "reached" in o.figures) for stage, o in results))
 
 
-def format_table(outcomes: Sequence[Outcome]) -> str:
+def format_table(outcomes):
     """Return the table of the timed steps."""
     timed = [o.figures for o in outcomes if o.status == MEASURED and "variant" in o.figures]
     peers = {row["model"]: row["samples_per_second"] for row in timed if row["variant"] == "open_clip"}
-    lines: list[tuple[str, ...]] = [COLUMNS]
+    lines = [COLUMNS]
     for row in sorted(timed, key=lambda row: row["model"]):
         ratio = row["samples_per_second"] / peers[row["model"]] if row["model"] in peers else None
         cells = ((row["mfu"], ".1%"), (row["peak_gb"], ".1f"), (ratio, ".2f"))
         rate = format(row["samples_per_second"], ",.0f")
         lines.append((row["model"], row["variant"], rate, *("-" if v is None else format(v, how) for v, how in cells)))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join("".join(cell.ljust(22) for cell in line) for line in lines)
 
 
-def select_stages(pattern: str, earlier: Path | None) -> tuple[list[Stage], list[tuple[Stage, Outcome]]]:
+def select_stages(pattern, earlier):
     """Return the stages to run, and those that an earlier run has ended well, with their outcomes.
 
     Args:
@@ -104,7 +101,7 @@ def select_stages(pattern: str, earlier: Path | None) -> tuple[list[Stage], list
     return [stage for stage in chosen if stage.name not in names], good
 
 
-def main() -> int:
+def main():
     """Run all stages and print what they found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time of the whole run")
@@ -120,8 +117,8 @@ def main() -> int:
         out.open("a" if options.earlier else "w") as file,
     ):
 
-        def report(stage: Stage, outcome: Outcome, seconds: float) -> None:
-            line: dict[str, Any] = {"stage": stage.name, **asdict(outcome), "seconds": round(seconds, 2)}
+        def report(stage, outcome, seconds):
+            line = {"stage": stage.name, **asdict(outcome), "seconds": round(seconds, 2)}
             file.write(json.dumps(line) + "\n")
             file.flush()
             sys.stdout.write(f"{outcome.status:<8} {stage.name:<36} {seconds:6.1f} s  {outcome.message}\n")
@@ -142,4 +139,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

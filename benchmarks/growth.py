@@ -11,13 +11,14 @@ peer is the bound.
 import contextlib
 import io
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
 
 import psutil
 
 from benchmarks.measure import Row, finish, make_parser, make_printer
+from dataops.process import cpu_seconds
 from infra.local import services
 from tasks.engine.scratch_folders import scratch_folder
 from tests.small_pipeline import local_servers, write_config
@@ -28,7 +29,7 @@ BOUNDS = {"prefect": 1e6, "mlflow": 0.5e6, "logs": 0.2e6, "home": 0.2e6, "artefa
 LISTED, SECONDS = 500, 2.0
 
 
-def sizes(home: Path) -> dict[str, int]:
+def sizes(home):
     """Return the bytes of what grows in a home, by name."""
     found = dict.fromkeys(BOUNDS, 0)
     for path in home.rglob("*"):
@@ -41,16 +42,16 @@ def sizes(home: Path) -> dict[str, int]:
     return found
 
 
-def grow(home: Path, config: Path, until: str | None, seeds: range) -> dict[str, float]:
+def grow(home, config, until, seeds):
     """Run the config once for each seed, and return the bytes by which a run has grown what it leaves; the first is not
     counted.
     """
     from flows.commands.run import run
 
-    before: Mapping[str, int] = {}
+    before = {}
     for seed in seeds:
         with contextlib.redirect_stdout(io.StringIO()):
-            code = run(config, set_=(f"seed={seed}",), until=until, json=True)  # pyright: ignore[reportArgumentType]
+            code = run(config, set_=(f"seed={seed}",), until=until, json=True)
         if code:
             raise SystemExit(f"the run with seed {seed} ended with {code}")
         before = before or sizes(home)
@@ -58,22 +59,17 @@ def grow(home: Path, config: Path, until: str | None, seeds: range) -> dict[str,
     return {name: (after[name] - before[name]) / (len(seeds) - 1) for name in before}
 
 
-def cpu_of(command: str, *arguments: str) -> float:
+def cpu_of(command, *arguments):
     """Return the CPU seconds of a command."""
-    import subprocess
-    import sys
-
-    started = os.times()
-    line = [sys.executable, "-m", "flows.cli", command, *arguments]
-    subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
-    ended = os.times()
-    return ended.children_user + ended.children_system - started.children_user - started.children_system
+    started = cpu_seconds()
+    subprocess.run([sys.executable, "-m", "flows.cli", command, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return cpu_seconds() - started
 
 
-def main() -> int:
+def main():
     """Run the benchmark and return its exit code."""
-    arguments = make_parser(__doc__ or "").parse_args()
-    say, rows = make_printer(arguments.json), list[Row]()
+    arguments = make_parser(__doc__).parse_args()
+    say, rows = make_printer(arguments.json), []
     with scratch_folder("growth") as scratch:
         folder = scratch
         web = build_small_web(folder / "web")

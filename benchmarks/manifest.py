@@ -8,18 +8,16 @@ The outputs are equal if both forms give the same parts.
 """
 
 import time
-from collections.abc import Callable
-from typing import Any
 
 from benchmarks.measure import Row, finish, make_parser, run_in_process
 from dataops.parts import MANY_PARTS, Part
-from dataops.snapshot import MANIFEST, Draft, Manifest, load_manifest
+from dataops.snapshot import MANIFEST, Draft, load_manifest
 from dataops.store import open_store
 from tasks.engine.scratch_folders import scratch_folder
 from tests.manifests import build_manifest
 
 KEY, FORMS = "0" * 16, ("table", "json")
-READS: dict[str, Callable[[Manifest], Any]] = {
+READS = {
     "open": lambda manifest: len(manifest.counts.dropped),
     "a name": lambda manifest: [part.sha256 for part in manifest.named("part-0000017")],
     "homes": lambda manifest: len(manifest.homes),
@@ -27,7 +25,7 @@ READS: dict[str, Callable[[Manifest], Any]] = {
 }
 
 
-def write(uri: str, number: int, form: str) -> float:
+def write(uri, number, form):
     """Write the manifest, and return the CPU seconds."""
     stems = (f"{n:07d}.tar" if n < number // 2 else f"part-{n - number // 2:07d}.parquet" for n in range(number))
     parts = [
@@ -42,19 +40,18 @@ def write(uri: str, number: int, form: str) -> float:
     return time.process_time() - started
 
 
-def read(uri: str, what: str) -> tuple[float, Any]:
+def read(uri, what):
     """Return the CPU seconds of opening the manifest and reading a part of it, and what was read."""
     started = time.process_time()
     manifest = load_manifest(open_store(uri), "pack", KEY)
-    assert manifest is not None
     found = READS[what](manifest)
     return time.process_time() - started, found
 
 
-def main() -> int:
+def main():
     """Run the benchmark and return its exit code."""
-    arguments = make_parser(__doc__ or "").parse_args()
-    number, rows, equal = MANY_PARTS * 2 if arguments.quick else 1_000_000, list[Row](), True
+    arguments = make_parser(__doc__).parse_args()
+    number, rows, equal = MANY_PARTS * 2 if arguments.quick else 1_000_000, [], True
     with scratch_folder("manifest") as scratch:
         uris = [str(scratch / form) for form in FORMS]
         ours, peer = (run_in_process(write, str(scratch / form), number, form)[0] for form in FORMS)

@@ -15,79 +15,58 @@ are those of the run over everything.
 """
 
 import csv
-import io
 import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
+from threading import Event
 from unittest.mock import patch
 
 import numpy as np
 import psutil
-from PIL import Image
 
+from benchmarks.inputs.images import noise_jpeg
 from benchmarks.measure import Row, finish, make_parser, make_printer
 from dataops.schema import uid
-from dataops.snapshot import Manifest, read_parts
-from dataops.store import FolderStore, Store, open_store
+from dataops.store import FolderStore, open_store
 from flows.config import RunConfig
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.growth.versions import find_packs, list_newest
-from tests.growing import run
+from tests.growing import list_uids, run
 from tests.kills.seaweed import SeaweedFS
+from tests.servers.loopback import Handler, serving
 
 HOST, PAIRS, REPEATED, GOAL = "photos.test", 1_000, 200, 1.15
 SIDES = (240, 180)
 METHODS = ("size", "find", "put", "put_chunks", "create", "copy", "entries", "delete", "open", "local", "read_each")
 
 
-class Images(BaseHTTPRequestHandler):
+class Images(Handler):
     """Answers /N.jpg with an image of about 12 KB that no other number has, and counts requests in a shared array."""
 
     protocol_version = "HTTP/1.1"
-    asked: Any = None
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         name = self.path.strip("/").removesuffix(".jpg")
-        status, body = 404, b""
-        if name.isdecimal():
-            status, body = 200, make_image(int(name))
-            self.asked[int(name)] += 1
-        self.send_response(status)
-        self.send_header("Content-Type", "image/jpeg")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing."""
-
-
-def make_image(number: int) -> bytes:
-    """Return a JPEG of random blocks."""
-    blocks = np.random.default_rng(number).integers(0, 256, (12, 16, 3), np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(blocks).resize(SIDES, Image.Resampling.BICUBIC).save(out, "JPEG", quality=80)
-    return out.getvalue()
+        if not name.isdecimal():
+            self.answer(404)
+            return
+        vars(self.server)["asked"][int(name)] += 1
+        self.answer(200, noise_jpeg(int(name), *SIDES), Content_Type="image/jpeg")
 
 
 @contextmanager
-def served(count: int) -> Iterator[tuple[int, Any]]:
+def served(count):
     """Yield the port of the images, and how often each was requested; a process of its own serves them."""
     context = multiprocessing.get_context("fork")
     asked, port = context.Array("i", count, lock=False), context.Queue()
 
-    def serve() -> None:
-        handler = type("Counted", (Images,), {"asked": asked})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        port.put(server.server_address[1])
-        server.serve_forever()
+    def serve():
+        with serving(Images, asked=asked) as server:
+            port.put(server.server_port)
+            Event().wait()
 
     process = context.Process(target=serve, daemon=True)
     process.start()
@@ -99,21 +78,21 @@ def served(count: int) -> Iterator[tuple[int, Any]]:
 
 
 @contextmanager
-def counted() -> Iterator[Counter[str]]:
+def counted():
     """Count the CPU time of this process, and the requests and bytes to a store, inside the `with`."""
     from botocore.httpsession import URLLib3Session
 
-    costs, process, send, depth = Counter[str](), psutil.Process(), URLLib3Session.send, [0]
+    costs, process, send, depth = Counter(), psutil.Process(), URLLib3Session.send, [0]
 
-    def count(session: Any, request: Any) -> Any:
+    def count(session, request):
         response = send(session, request)
         costs["S3 requests"] += 1
         sent = (request, response) if request.method != "HEAD" else ()  # an answer to HEAD has the size only
         costs["S3 bytes"] += sum(int(one.headers.get("content-length") or 0) for one in sent)
         return response
 
-    def wrap(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
+    def wrap(method):
+        def call(*arguments, **options):
             costs["folder requests"] += not depth[0]
             depth[0] += 1
             try:
@@ -129,10 +108,10 @@ def counted() -> Iterator[Counter[str]]:
         yield costs
     after = process.io_counters()
     costs["CPU ms"] += round(1_000 * (time.process_time() - started))
-    costs["folder bytes"] += after.read_chars + after.write_chars - before.read_chars - before.write_chars  # pyright: ignore
+    costs["folder bytes"] += after.read_chars + after.write_chars - before.read_chars - before.write_chars
 
 
-def list_night(number: int) -> list[int]:
+def list_night(number):
     """Return the images of a night's list: 800 new ones, and 200 of earlier nights."""
     new = PAIRS - REPEATED
     first = PAIRS if number == 1 else new
@@ -142,7 +121,7 @@ def list_night(number: int) -> list[int]:
     return fresh + old
 
 
-def put_list(folder: Path, number: int) -> list[tuple[str, str]]:
+def put_list(folder, number):
     """Write the list of a night, and return its rows."""
     rows = [
         (f"http://{HOST}/{n}.jpg", f"A picture of many coloured blocks with the number {n}") for n in list_night(number)
@@ -153,7 +132,7 @@ def put_list(folder: Path, number: int) -> list[tuple[str, str]]:
     return rows
 
 
-def configure(uri: str, lists: Path, port: int, *, grows: bool) -> RunConfig:
+def configure(uri, lists, port, *, grows):
     """Return the config of a night, or of a run over all lists."""
     return RunConfig.model_validate(
         {
@@ -167,28 +146,21 @@ def configure(uri: str, lists: Path, port: int, *, grows: bool) -> RunConfig:
     )
 
 
-def list_uids(store: Store, packs: Sequence[Manifest]) -> list[str]:
-    """Return the uids of some datasets, sorted."""
-    return sorted(one for pack in packs for one in read_parts(store, pack, "part-", ["uid"])["uid"].to_pylist())
-
-
-def run_night(uri: str, lists: Path, port: int, *, grows: bool) -> tuple[Counter[str], Manifest]:
+def run_night(uri, lists, port, *, grows):
     """Make a night, or the run over all lists; return its costs and its dataset."""
     with counted() as costs:
         _, manifests = run(configure(uri, lists, port, grows=grows), lists.with_name("home"))
     return costs, manifests["pack"]
 
 
-def measure(
-    uris: Mapping[str, str], folder: Path, nights: int, say: Callable[[str], Any]
-) -> tuple[dict[str, list[Counter[str]]], bool]:
+def measure(uris, folder, nights, say):
     """Return the costs of each night and of one run over all lists, by store; and whether all outputs are right."""
-    costs, equal, pairs = {name: list[Counter[str]]() for name in uris}, True, dict[str, str]()
+    costs, equal, pairs = {name: [] for name in uris}, True, {}
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         servers = {name: stack.enter_context(served(PAIRS * nights)) for name in uris}
         processes = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for name in uris}
-        packs, requested = dict[str, Manifest](), dict[str, list[int]]()
+        packs, requested = {}, {}
         for number in range(1, nights + 2):
             if grows := number <= nights:
                 for name in uris:
@@ -207,11 +179,11 @@ def measure(
             store = open_store(uri)
             [newest] = list_newest(store)
             ours = list_uids(store, find_packs(store, newest))
-            equal &= ours == sorted(pairs.values()) == list_uids(store, [packs[name]]) and {*requested[name]} == {1}
+            equal &= ours == set(pairs.values()) == list_uids(store, [packs[name]]) and {*requested[name]} == {1}
     return costs, equal
 
 
-def list_rows(name: str, costs: Sequence[Counter[str]]) -> Iterator[Row]:
+def list_rows(name, costs):
     """Yield what nights 2 to 6, the last five and the run over all cost on a store."""
     last = f"night {len(costs) - 1}"
     for kind, unit in (("CPU ms", "ms"), (f"{name} requests", "requests"), (f"{name} bytes", "bytes")):
@@ -221,9 +193,9 @@ def list_rows(name: str, costs: Sequence[Counter[str]]) -> Iterator[Row]:
         yield Row(f"{kind} of {last}{suffix}", late, costs[-1][kind], "one run over all", unit)
 
 
-def main() -> int:
+def main():
     """Run the benchmark and return its exit code."""
-    arguments = make_parser(__doc__ or "").parse_args()
+    arguments = make_parser(__doc__).parse_args()
     nights, say = 12 if arguments.quick else 100, make_printer(arguments.json)
     with scratch_folder("nights") as scratch:
         server = SeaweedFS(scratch)

@@ -11,9 +11,7 @@ A row is printed in red if its ratio is less than 0.9 of that in the last kept r
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.measure import make_parser
 
@@ -22,17 +20,16 @@ RESULTS = Path(__file__).with_name("results")
 PAGE = RESULTS.parents[1] / "docs" / "speed.md"
 PLOT = PAGE.with_name("images") / "speed.svg"
 BEGIN, END = "<!-- rows: python -m benchmarks.peers --page -->\n", "<!-- end of rows -->\n"
-Result = dict[str, Any]
 
 
-def run(name: str, quick: bool) -> Result | None:
+def run(name, quick):
     """Run one comparison, whose messages go to standard error; return its result, or None if it ended without one."""
     command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *(["--quick"] if quick else [])]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
     return {**json.loads(output.splitlines()[-1]), "quick": quick} if output else None
 
 
-def run_often(name: str, quick: bool, times: int) -> Result | None:
+def run_often(name, quick, times):
     """Run a comparison several times; return the last result, each row of which is that of the median ratio."""
     results = [result for _ in range(times) if (result := run(name, quick)) is not None]
     if not results:
@@ -45,7 +42,7 @@ def run_often(name: str, quick: bool, times: int) -> Result | None:
     return {**results[-1], "rows": rows if times > 1 else results[-1]["rows"], "equal_output": equal, "times": times}
 
 
-def read_kept() -> list[Result]:
+def read_kept():
     """Return the kept results of all comparisons, the oldest first, each with its `file`."""
     found = [
         {**json.loads(path.read_text("utf-8")), "file": path.name}
@@ -55,10 +52,10 @@ def read_kept() -> list[Result]:
     return sorted((one for one in found if one["benchmark"] in NAMES), key=lambda one: one["date"])
 
 
-def find_falls(result: Result, earlier: Sequence[Result]) -> Iterator[tuple[Result, Result]]:
+def find_falls(result, earlier):
     """Yield each row that got more than 10% worse, and the row of the last kept result that is like it."""
 
-    def situation(one: Result) -> tuple[object, ...]:
+    def situation(one):
         return one["benchmark"], one["machine"].get("processor"), one.get("quick", False)
 
     alike = [row for one in earlier if situation(one) == situation(result) for row in one["rows"]]
@@ -69,23 +66,23 @@ def find_falls(result: Result, earlier: Sequence[Result]) -> Iterator[tuple[Resu
             yield row, last
 
 
-def find_newest(results: Sequence[Result]) -> dict[str, Result]:
+def find_newest(results):
     """Return the newest kept result of each name of a file, without its date."""
     return {one["file"].partition("-")[0]: one for one in results}
 
 
-def is_speed(row: Result) -> bool:
+def is_speed(row):
     """Return whether a row compares speeds, and not with its goal."""
     return "/s" in row["unit"] and bool(row["ratio"]) and row["peer_name"] != "the goal"
 
 
-def write_plot(results: Sequence[Result]) -> None:
+def write_plot(results):
     """Plot the ratio of each row in all kept results, those of the newest date filled."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     shown = {(row["case"], row["peer_name"]) for one in find_newest(results).values() for row in one["rows"]}
-    points: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
+    points = {}
     for one in sorted(results, key=lambda one: -NAMES.index(one["benchmark"])):
         for row in (row for row in one["rows"] if is_speed(row) and (row["case"], row["peer_name"]) in shown):
             key = one["benchmark"], row["case"], row["peer_name"]
@@ -112,7 +109,7 @@ def write_plot(results: Sequence[Result]) -> None:
         figure.savefig(PLOT, metadata={"Date": None, "Creator": None})
 
 
-def write_page(results: Sequence[Result]) -> None:
+def write_page(results):
     """Replace the table of the page by the rows of speed in the newest result of each name, and write the plot."""
     write_plot(results)
     newest = find_newest(results)
@@ -138,9 +135,9 @@ def write_page(results: Sequence[Result]) -> None:
     PAGE.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + rest.partition(END)[2], "utf-8")
 
 
-def main() -> int:
+def main():
     """Run the comparisons; return 1 if outputs differ or a comparison ended without a result."""
-    parser = make_parser(__doc__ or "")
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--write", action="store_true", help="keep the results in benchmarks/results, and write the page"
     )
@@ -148,7 +145,7 @@ def main() -> int:
     parser.add_argument("--page", action="store_true", help="run nothing; write the page")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="comparisons to run")
     options = parser.parse_args()
-    results: list[Result] = []
+    results = []
     failed = False
     for name in () if options.page else options.only:
         earlier, result = read_kept(), run_often(name, options.quick, options.times)
@@ -175,4 +172,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -10,21 +10,18 @@ week of the same subject counts once. Its pairs are released, as an operator wou
 caught and 3 false alarms. Then a backdoor is trained with and without the checks (poison_backdoor.py).
 """
 
-import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
-from benchmarks.cases.poison_year import CLASSES, Made, Year
+from benchmarks.cases.poison_year import CLASSES, Year
 from benchmarks.measure import finish, make_parser, make_printer
 from dataops.parquet import encode_table
-from plugins.poison.checks import Finding, Night, measure_excess
+from plugins.poison.checks import Night, measure_excess
 from plugins.poison.config import PoisonConfig
 from plugins.poison.examine import accept, examine, find_limit
 from plugins.poison.history import History
@@ -32,7 +29,7 @@ from plugins.poison.history import History
 CAUGHT, MIN_CAUGHT, MAX_FALSE, AGAIN = 0.8, 36, 3, 7
 
 
-def examine_made(made: Made, history: History, config: PoisonConfig) -> tuple[Night, list[Finding], list[int]]:
+def examine_made(made, history, config):
     """Return a night with its findings, and the fault of each of its rows."""
     order = made.rows.with_row_index("place").sort("uid")["place"].to_list()
     features = made.features[order].astype(np.float32)
@@ -40,7 +37,7 @@ def examine_made(made: Made, history: History, config: PoisonConfig) -> tuple[Ni
     return night, examine(night), [made.faults[place] for place in order]
 
 
-def find_causes(finding: Finding, faults: Sequence[int], planted: Counter[int], made: Made) -> list[int]:
+def find_causes(finding, faults, planted, made):
     """Return the faults that a finding is of; none: it is a false alarm."""
     if finding.subject.startswith("dropped"):
         return made.placeholders
@@ -48,22 +45,20 @@ def find_causes(finding: Finding, faults: Sequence[int], planted: Counter[int], 
     return [one for one, rows in mine.items() if one and (2 * rows > len(finding.rows) or 2 * rows > planted[one] > 0)]
 
 
-def find_least(history: History, config: PoisonConfig) -> dict[str, int]:
+def find_least(history, config):
     """Return how many pairs of a new domain, or captions of a kind that no night had, are found after the last night."""
     limit, numbers = find_limit(config), range(1, 10_000)
     tails = ("new_host", "repeated_caption", "shared_caption", "template_flood")
     return {one: next(n for n in numbers if history.probability(one, measure_excess(n, 0)) < limit) for one in tails}
 
 
-def run_year(nights: int, seed: int) -> dict[str, Any]:
+def run_year(nights, seed):
     """Return what the checks found in a year."""
     year, config, history = Year(seed), PoisonConfig(), History()
     first = {fault.number: fault.night for fault in year.faults}
-    caught: dict[int, set[str]] = defaultdict(set)
-    planted, held_rows, totals = Counter[int](), Counter[int](), Counter[str]()
-    alarms: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    last: dict[tuple[str, str], int] = {}
-    seconds = 0.0
+    caught = set()
+    planted, held_rows, totals = Counter(), Counter(), Counter()
+    alarms, last, seconds = [], {}, 0.0
     for number, made in islice(year.nights(), nights):
         started = time.process_time()
         if number % 10 == 0:  # as every run does
@@ -79,13 +74,12 @@ def run_year(nights: int, seed: int) -> dict[str, Any]:
         )
         for one in findings:
             causes = find_causes(one, faults, planted, made)
-            for fault in causes:
-                caught[fault].add(one.check)
+            caught.update(causes)
             if not causes:
                 key = (one.check, one.subject)
                 if number - last.get(key, -AGAIN - 1) > AGAIN:
-                    alarms[key].append({"night": number, "pairs": len(one.rows), "probability": one.probability})
-                    alarms[key][-1] |= {"check": one.check, "evidence": one.evidence}
+                    alarm = {"night": number, "pairs": len(one.rows), "probability": one.probability}
+                    alarms.append({**alarm, "check": one.check, "evidence": one.evidence})
                 last[key] = number
                 accept(night, {*one.rows})
     done = [fault for fault in year.faults if fault.night <= nights]
@@ -104,11 +98,7 @@ def run_year(nights: int, seed: int) -> dict[str, Any]:
             for fault in done
             if not stopped[fault.number]
         ],
-        "checks_by_class": {
-            kind: dict(Counter(check for n in numbers for check in sorted(caught[n])))
-            for kind, numbers in kinds.items()
-        },
-        "false_alarms": [one for found in alarms.values() for one in found],
+        "false_alarms": alarms,
         **totals,
         "least_pairs_found": find_least(history, config),
         "cpu_seconds_per_night": round(seconds / nights, 3),
@@ -116,9 +106,9 @@ def run_year(nights: int, seed: int) -> dict[str, Any]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments=None):
     """Run it; exit with 1 if a bound is missed."""
-    parser = make_parser(str(__doc__).partition("\n")[0])
+    parser = make_parser(__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--nights", type=int, default=365)
     parser.add_argument("--skip-backdoor", action="store_true")
@@ -126,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show = make_printer(options.json)
     with ProcessPoolExecutor(2) as pool:
         years = list(pool.map(partial(run_year, options.nights), options.seeds))
-    missed: list[str] = []
+    missed = []
     for year in years:
         for label, value in year.items():
             show(f"{label}: {value}")
@@ -134,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             missed.append(f"seed {year['seed']}: at least {MIN_CAUGHT} faults are caught")
         if len(year["false_alarms"]) > MAX_FALSE:
             missed.append(f"seed {year['seed']}: at most {MAX_FALSE} false alarms")
-    found: dict[str, Any] = {"years": years, "missed": missed}
+    found = {"years": years, "missed": missed}
     if not options.skip_backdoor:
         from benchmarks.cases.poison_backdoor import measure_backdoor
 
@@ -145,4 +135,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -14,9 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from dataops.snapshot import find_manifest
 from dataops.store import FolderStore
@@ -45,7 +43,7 @@ print(json.dumps({"packs": packs, "asked": asked}))
 """Read the newest version, and run the project's config again, by whichever code is installed."""
 
 
-def find_commit() -> str:
+def find_commit():
     """Return the newest tag of a release before this commit, or the commit that stored the first project."""
     tags = _git("tag", "--merged", "HEAD", "--sort=-version:refname", "--list", "v*").split()
     here = _git("rev-parse", "HEAD").strip()
@@ -54,14 +52,14 @@ def find_commit() -> str:
     return (earlier or stored[-1:])[0]
 
 
-def _git(*arguments: str) -> str:
+def _git(*arguments):
     return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 class Earlier:
     """The earlier code, in its environment, with a project."""
 
-    def __init__(self, checkout: Path, project: Path):
+    def __init__(self, checkout, project):
         self._checkout, self._project = checkout, project
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
         self._environment = kept | {
@@ -69,14 +67,14 @@ class Earlier:
             "MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlflow.db",
         }
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command):
         """Run a program of its environment in its checkout."""
         program = self._checkout / ".venv" / "bin" / command[0]
         return subprocess.run(
             [program, *command[1:]], cwd=self._checkout, env=self._environment, capture_output=True, text=True
         )
 
-    def ask(self, name: str, is_right: Callable[[Any], bool], *command: str) -> bool:
+    def ask(self, name, is_right, *command):
         """Run a command that answers with JSON; print the outcome, and return whether it is right or refused by format."""
         done = self.run(*command)
         try:
@@ -91,22 +89,22 @@ class Earlier:
         return outcome != "WRONG"
 
 
-def _say(line: str) -> None:
+def _say(line):
     print(line, flush=True)  # noqa: T201
 
 
-def compare(earlier: Earlier, project: Path) -> list[bool]:
+def compare(earlier, project):
     """Return whether each answer of the earlier code about a project is as it must be."""
     store, keys = FolderStore(project / "store"), load_keys(project)
     [newest] = list_newest(store)
     packs, uri = [pack.key for pack in find_packs(store, newest)], ("--store", store.uri, "--json")
     (record,) = [path.stem for path in (project / "store" / "runs").glob("whole-*.json")]
 
-    def names_none(deleted: Any) -> bool:
+    def names_none(deleted):
         names = json.dumps([store["snapshots"] for store in deleted["stores"]])
         return not any(key in names for key in (*packs, *keys.values()))
 
-    def is_shown(run: Any) -> bool:
+    def is_shown(run):
         return {one["stage"]: one["key"] for one in run["stages"]} == keys
 
     return [
@@ -124,7 +122,7 @@ def compare(earlier: Earlier, project: Path) -> list[bool]:
     ]  # fmt: skip
 
 
-def is_whole(project: Path, before: dict[str, bytes]) -> bool:
+def is_whole(project, before):
     """Return whether today's code finds each object that it had made as it was."""
     store = FolderStore(project / "store")
     [newest] = list_newest(store)
@@ -134,7 +132,7 @@ def is_whole(project: Path, before: dict[str, bytes]) -> bool:
     return same and all(found) and len(find_packs(store, newest)) == 2
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments=None):
     """Run the comparison and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", help="tag or commit of the earlier code")

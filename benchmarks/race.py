@@ -7,16 +7,13 @@ all trainings. `cases` has the cost of a race as a share of all trainings, and f
 variant, how many of the worse ones they drop, and how often only the best is left.
 """
 
-import sys
-from collections.abc import Sequence
-
 import numpy as np
 
 from benchmarks.measure import Row, finish, make_parser, make_printer
 from plugins.experiments.comparisons import TaskScores
 from plugins.experiments.race import Race
 
-CASES: dict[str, tuple[int, list[float]]] = {
+CASES = {
     "8 equal, 5 seeds": (5, [0.0] * 8),
     "4 far, 3 seeds": (3, [0.0, -0.1, -0.2, -0.3]),
     "4 far, 5 seeds": (5, [0.0, -0.1, -0.2, -0.3]),
@@ -30,7 +27,7 @@ CLASSES, IMAGES, OF_SEEDS, OF_CLASSES = 60, 5, 0.02, 0.05
 """Classes, images of a class, and standard deviations of the share of right answers of a training and of a class."""
 
 
-def draw_scores(generator: np.random.Generator, effects: Sequence[float], seeds: int) -> np.ndarray:
+def draw_scores(generator, effects, seeds):
     """Return whether each variant is right with each seed on each image (V, S, N)."""
     shape = (len(effects), seeds, CLASSES * IMAGES)
     of_classes = np.repeat(generator.normal(0, OF_CLASSES, (len(effects), 1, CLASSES)), IMAGES, axis=2)
@@ -38,13 +35,13 @@ def draw_scores(generator: np.random.Generator, effects: Sequence[float], seeds:
     return (generator.random(shape) < right).astype(float)
 
 
-def play(scores: np.ndarray, *, racing: bool) -> tuple[Race, int]:
+def play(scores, *, racing):
     """Return the race, and the number of trainings that it takes."""
     variants, seeds, images = scores.shape
     race, cost = Race(variants, seeds, 0.95, racing=True), 0
     classes = np.repeat(np.arange(CLASSES), IMAGES)
 
-    def read(chosen: Sequence[int], first: int) -> list[list[TaskScores]]:
+    def read(chosen, first):
         return [[TaskScores("", scores[list(chosen), :first], np.ones(images), classes)], []]
 
     for trained in range(1, seeds + 1):
@@ -54,13 +51,13 @@ def play(scores: np.ndarray, *, racing: bool) -> tuple[Race, int]:
     return race, cost
 
 
-def main() -> int:
+def main():
     """Play each case both ways on the same scores."""
-    options = make_parser(__doc__ or "").parse_args()
+    options = make_parser(__doc__).parse_args()
     say, races = make_printer(options.json), 20 if options.quick else 400
-    generator, rows, details = np.random.default_rng(0), list[Row](), dict[str, dict[str, float]]()
+    generator, rows, details = np.random.default_rng(0), [], {}
     for case, (seeds, effects) in CASES.items():
-        found: dict[str, list[float]] = {}
+        found = {}
         for _ in range(races):
             scores = draw_scores(generator, effects, seeds)
             for name, racing in (("race", True), ("all", False)):
@@ -80,4 +77,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

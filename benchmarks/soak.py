@@ -3,42 +3,35 @@
     pip install 'pairmill[ray]'
     python -m benchmarks.soak [--number 50000] [--json]
 
-One node is ten times as slow as the others (its workers are stopped for nine tenths of the time). While `download` runs,
-the kernel kills a worker that is out of memory (by the limit of a control group, as root; else it is killed as the kernel
-would), another node is killed, and a node is added. All snapshots must be those of one worker, and at most a tenth of the
-attempts, and of the time and CPU time that workers spent on them, may be lost.
+One node is ten times as slow as the others (its workers are stopped for nine tenths of the time). While `download`
+runs, a worker is killed as the kernel kills one that is out of memory, another node is killed, and a node is added.
+All snapshots must be those of one worker, and at most a tenth of the attempts, and of the time and CPU time that
+workers spent on them, may be lost.
 """
 
-import json
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from benchmarks.cases.scale_cases import make_jpeg
-from benchmarks.cases.scale_services import NODE, ray_cluster
+from benchmarks.cases.ray_cluster import NODE, ray_cluster
 from benchmarks.cases.soak_work import NotingExecutor
-from benchmarks.inputs.image_server import HOSTS, host_address, is_dead, is_late
+from benchmarks.inputs.image_server import HOSTS, host_address, is_dead, is_late, run_server, write_images
+from benchmarks.inputs.images import noise_jpeg
 from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers
-from dataops.home import CHECKOUT
-from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
 from tasks.download.config import DownloadConfig
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
-from tasks.engine.stage import Stage, make, plan
+from tasks.engine.stage import make, plan
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
 from tasks.filter.config import FilterConfig
@@ -47,40 +40,27 @@ from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tests.crawl_pages import write_warc
 
-FILES, PAGE_IMAGES = 20, 25
+FILES, PAGE_IMAGES, SIDE = 20, 25, 64
 FAST = [host for host in range(HOSTS) if not (is_dead(host) or is_late(host))]
 RUN_SECONDS, STOP_SECONDS = 0.05, 0.45
 """How a worker is made ten times as slow."""
-LIMITED_SECONDS = 20.0
-"""How long the kernel has to kill a worker whose memory is limited."""
 FAULTS = ((0.2, "out of memory"), (0.4, "node killed"), (0.6, "node added"))
 """At which share of `download` each happens."""
 
 
 @contextmanager
-def local_web(folder: Path, number: int) -> Iterator[int]:
+def local_web(folder, number):
     """Serve images of which one in 20 is a copy, and write pages that show them; yield the port."""
-    spans, at = list[tuple[int, int]](), 0
-    with (folder / "pictures").open("wb") as file:
-        for n in range(number):
-            at += (size := file.write(make_jpeg(n - n % 20 if n % 20 == 19 else n)))
-            spans.append((at - size, size))
-    (folder / "places.json").write_text(json.dumps(spans))
-    command = [sys.executable, "-m", "benchmarks.inputs.image_server", str(folder)]
-    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
+    write_images(folder, (noise_jpeg(n - n % 20 if n % 20 == 19 else n, SIDE, SIDE) for n in range(number)))
+    with run_server(folder) as port:
         pages = [range(start, min(start + PAGE_IMAGES, number)) for start in range(0, number, PAGE_IMAGES)]
         for file in range(FILES):
             shown = {f"http://site{page.start}.example/": draw_page(page, port) for page in pages[file::FILES]}
             write_warc(folder / f"archive/{file:03d}.warc.gz", shown)
-        try:
-            yield port
-        finally:
-            server.kill()
+        yield port
 
 
-def draw_page(numbers: range, port: int) -> str:
+def draw_page(numbers, port):
     """Return a page that shows images."""
     urls = {n: f"http://{host_address(FAST[n % len(FAST)])}:{port}/{n}.jpg" for n in numbers}
     return "".join(
@@ -91,17 +71,17 @@ def draw_page(numbers: range, port: int) -> str:
 class Faults:
     """Does what happens to the nodes of a cluster."""
 
-    def __init__(self, cluster: Any, slow: Any, doomed: Any, say: Callable[[str], Any]):
+    def __init__(self, cluster, slow, doomed, say):
         self._cluster, self._slow, self._doomed, self._say = cluster, slow, doomed, say
         self._left, self._done = list(FAULTS), threading.Event()
-        self._thread, self._faults = ThreadPoolExecutor(1), list[Future[None]]()  # the run continues meanwhile
-        self.happened = list[str]()
+        self._thread, self._faults = ThreadPoolExecutor(1), []  # the run continues meanwhile
+        self.happened = []
 
     @contextmanager
-    def slow_node(self) -> Iterator[None]:
+    def slow_node(self):
         """Stop the workers of a node for most of the time inside the `with`."""
 
-        def slow_down() -> None:
+        def slow_down():
             while not self._done.wait(RUN_SECONDS):
                 stopped = [
                     one for worker in list_workers(self._slow) for one in (worker, *worker.children(recursive=True))
@@ -120,7 +100,7 @@ class Faults:
             for fault in self._faults:
                 fault.result()
 
-    def progress(self, done: float, total: int, line: str) -> None:
+    def progress(self, done, total, line):
         """Let the next fault happen, if it is time."""
         while self._left and done >= self._left[0][0] * total:
             what = self._left.pop(0)[1]
@@ -129,9 +109,9 @@ class Faults:
             else:
                 self._faults.append(self._thread.submit(self._happen, what))
 
-    def _happen(self, what: str) -> None:
-        if what == "out of memory":
-            what += f": {exhaust_memory(self._find_worker(self._cluster.head_node))}"
+    def _happen(self, what):
+        if what == "out of memory":  # by SIGKILL, as by the kernel
+            self._find_worker(self._cluster.head_node).kill()
         elif what == "node killed":
             self._find_worker(self._doomed)
             self._cluster.remove_node(self._doomed, allow_graceful=False)
@@ -140,7 +120,7 @@ class Faults:
         self.happened.append(what)
         self._say(what)
 
-    def _find_worker(self, node: Any) -> psutil.Process:
+    def _find_worker(self, node):
         """Return a worker of a node, once one executes a call."""
         while not self._done.wait(0.1):
             if workers := list_workers(node):
@@ -148,7 +128,7 @@ class Faults:
         raise RuntimeError("no worker of a node executed a call until the end")
 
 
-def list_workers(node: Any) -> list[psutil.Process]:
+def list_workers(node):
     """Return the processes of a node that execute calls now."""
     with suppress(psutil.Error, KeyError):  # it was killed
         found = psutil.Process(node.all_processes["raylet"][0].process.pid).children()
@@ -156,46 +136,27 @@ def list_workers(node: Any) -> list[psutil.Process]:
     return []
 
 
-def send(processes: list[psutil.Process], number: int) -> None:
+def send(processes, number):
     """Send a signal to processes."""
     for process in processes:
         with suppress(psutil.Error):
             process.send_signal(number)
 
 
-def exhaust_memory(worker: psutil.Process) -> str:
-    """Let a worker run out of memory, and return how it was killed."""
-    group = Path("/sys/fs/cgroup/memory/pairmill-soak")
-    how = "at the limit of its control group"
-    try:
-        group.mkdir(exist_ok=True)
-        (group / "memory.swappiness").write_text("0")  # else it waits for the swap, and is not killed
-        (group / "memory.limit_in_bytes").write_text(str(1 << 20))
-        (group / "cgroup.procs").write_text(str(worker.pid))
-        worker.wait(LIMITED_SECONDS)
-    except (OSError, psutil.TimeoutExpired):
-        how = "as by the kernel"
-        worker.kill()
-        worker.wait()
-    with suppress(OSError):
-        group.rmdir()
-    return f"a worker was killed {how}"
-
-
-def run_stages(context: Context, folder: Path, port: int, shard: int) -> Iterator[Manifest]:
+def run_stages(context, folder, port, shard):
     """Make the snapshots from extract to pack. The context's progress is that of `download` alone."""
     download = {
         "image_size": 64, "resize_mode": "border", "shard_size": shard, "host_rate": 0, "timeout": 120, "threads": 16,
         "connect_to": {host_address(host): f"{host_address(host)}:{port}" for host in FAST},
     }  # fmt: skip
-    stages: list[tuple[Stage[Any], Any]] = [
+    stages = [
         (EXTRACT, WarcSource(paths=[f"{folder}/archive/*.warc.gz"])),
         (FILTER, FilterConfig.model_validate({"languages": ["en"]})),
         (DOWNLOAD, DownloadConfig.model_validate(download)),
         (CURATE, CurateConfig()),
         (PACK, PackConfig(shard_size=shard)),
     ]
-    made = dict[str, Manifest]()
+    made = {}
     for stage, config in stages:
         reads = {"pack": ["curate", "download"]}.get(stage.name, list(made)[-1:])
         planned = plan(stage, config, 0, [made[name] for name in reads], context.store)
@@ -203,9 +164,9 @@ def run_stages(context: Context, folder: Path, port: int, shard: int) -> Iterato
         yield made[stage.name]
 
 
-def main() -> int:
+def main():
     """Run the soak and return its exit code."""
-    parser = make_parser(__doc__ or "")
+    parser = make_parser(__doc__)
     parser.add_argument("--number", type=int, default=50_000, help="number of pairs")
     options = parser.parse_args()
     require_peers("ray", command="pip install 'pairmill[ray]'")
@@ -219,7 +180,7 @@ def main() -> int:
         slow = cluster.add_node(**NODE, node_ip_address="127.0.0.4")
         faults = Faults(cluster, slow, doomed, say)
         there = NotingExecutor(cluster.address, notes=folder / "notes")
-        manifests = dict[str, list[Manifest]]()
+        manifests = {}
         context = Context(FolderStore(folder), folder, workers=1, inline_rows=0)
         runs = {
             "three nodes": (replace(context, executor=there, progress=faults.progress), faults.slow_node()),
@@ -251,4 +212,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

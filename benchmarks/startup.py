@@ -11,7 +11,6 @@ of the stage and its trainer. A tenth of the shards shows whether it is proporti
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -19,12 +18,13 @@ from pathlib import Path
 
 from benchmarks.measure import Row, finish, make_parser
 from dataops.process import cpu_seconds
-from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest, load_manifest
+from dataops.snapshot import Counts, Draft, load_manifest
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.stage import Work, plan
 from tasks.engine.subprocess_job import run_job
 from tasks.train.stage import STEP, TRAIN, build_job
+from tests.manifests import build_manifest
 from tests.trainings import VIT, packed
 from training.config import TrainConfig
 
@@ -36,10 +36,10 @@ class FirstStep(Exception):
     """The first step has ended."""
 
 
-def write_dataset(store: FolderStore, shards: int) -> Manifest:
+def write_dataset(store, shards):
     """Write a dataset whose shards are links to one."""
     draft = Draft(store, "pack", "a" * 16)
-    parts: list[Part] = []
+    parts = []
     for part in packed(draft, 1, PAIRS):
         source = Path(store.root, draft.path(part.name))
         for number in range(shards):
@@ -50,15 +50,11 @@ def write_dataset(store: FolderStore, shards: int) -> Manifest:
             parts.append(part.model_copy(update={"name": name, "uid_sum": None}))
     pairs = Counts(input=PAIRS * shards, kept=PAIRS * shards)
     return draft.commit(
-        Manifest(
-            stage="pack", stage_version=1, key=draft.key, inputs=[], config={}, seed=0, code={}, counts=pairs, parts=parts,
-            facts={"samples": PAIRS * shards, "shards": shards, "bytes": 0}, content_digest=content_digest(parts),
-            created_at="2026-11-30T00:00:00+00:00",
-        )
-    )  # fmt: skip
+        build_manifest("pack", parts, key=draft.key, counts=pairs, facts={"samples": PAIRS * shards, "shards": shards})
+    )
 
 
-def start(folder: Path) -> tuple[float, float]:
+def start(folder):
     """Return the wall time and the CPU time until the first step, in seconds."""
     (folder / "vit.json").write_text(json.dumps(VIT))
     settings = {
@@ -68,17 +64,15 @@ def start(folder: Path) -> tuple[float, float]:
         "precision": "fp32",
         "log_every": 1,
     }
-    config = TrainConfig.model_validate(
-        settings | {"device": "cpu", "epochs": 1, "holdout": 0.0, "shuffle_shards": 100}
-    )
+    settings |= {"device": "cpu", "epochs": 1, "holdout": 0.0, "shuffle_shards": 100}
+    config = TrainConfig.model_validate(settings)
     store, began, cpu = FolderStore(folder / "store"), time.monotonic(), cpu_seconds()
     upstream = load_manifest(store, "pack", "a" * 16)
-    assert upstream is not None
     planned = plan(TRAIN, config, 0, [upstream], store)
     work = Work(config, 0, {"pack": upstream}, Draft(store, "train", planned.key), Context(store, folder / "home"))
     job = build_job(work, folder / "job" / "shards", folder / "job")
 
-    def end(line: str) -> None:
+    def end(line):
         if STEP.search(line):
             raise FirstStep
 
@@ -87,10 +81,10 @@ def start(folder: Path) -> tuple[float, float]:
     return time.monotonic() - began, cpu_seconds() - cpu
 
 
-def main() -> int:
+def main():
     """Measure and print."""
-    options = make_parser(__doc__ or "").parse_args()
-    rows, walls = list[Row](), dict[str, float]()
+    options = make_parser(__doc__).parse_args()
+    rows, walls = [], {}
     for shards in (1_000, 10_000) if options.quick else (SHARDS // 10, SHARDS):
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
@@ -104,4 +98,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

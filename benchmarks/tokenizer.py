@@ -8,7 +8,6 @@ compiled code is loaded before. The limit encodes the captions as UTF-8. instant
 """
 
 import os
-import sys
 import time
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core; open_clip sets it too
@@ -22,22 +21,22 @@ from training.model import clip_vocabulary
 from training.model.tokenizer import ClipTokenizer
 
 with peer_imports():
-    from instant_clip_tokenizer import Tokenizer as InstantTokenizer  # pyright: ignore[reportAttributeAccessIssue]
+    from instant_clip_tokenizer import Tokenizer as InstantTokenizer
     from open_clip.tokenizer import SimpleTokenizer
 
 BATCH = 1000
 SEED = 17
 
 
-def main() -> int:
+def main():
     """Run the benchmark."""
-    parser = make_parser(__doc__ or "")
+    parser = make_parser(__doc__)
     parser.add_argument("--captions", type=int, default=100_000, help="number of hostile captions")
     options = parser.parse_args()
     count, times = (5_000, 5) if options.quick else (options.captions, 5)
     encoder = clip_vocabulary.build_encoder(clip_vocabulary.find_merges())
     ours, peer, instant = ClipTokenizer(encoder, 77, compile_after=0), SimpleTokenizer(), InstantTokenizer()
-    different: list[str] = []
+    different = []
     fuzz = make_hostile_captions(count, SEED)
     lines = make_web_captions(20_000, SEED)
     batches = [lines[start : start + BATCH] for start in range(0, len(lines), BATCH)]
@@ -70,4 +69,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -5,43 +5,35 @@
 
 Both sides start with the same weights (open_clip's, loaded into ours) and train on the same images (crops of two
 photographs) and captions (English words by frequency, log-normal with a median of 8 words as in web captions; CLIP's
-tokens), in the same batches. Each side is its own process; they take steps in turn (A B A B, medians) while the other one
-waits. The peer gets normalised pixels; ours gets bytes and normalises them in the step. open_clip's step is that of
-open_clip_train/train.py 3.3, without logging; both learning rates rise for 50 steps. `--curve N` also prints the losses of
-N steps of both to standard error; without it the losses of the measured steps are compared. On a shared machine,
-`--clock cpu` compares CPU time. `--tuned` gives the peer what it can also do: a context as long as the longest caption,
-AdamW in one kernel, and images in channels_last. On a GPU the peer's images are in its memory, ours are copied from the
-host.
+tokens), in the same batches. Each side is its own process; they take steps in turn (A B A B, medians) while the other
+one waits. The peer gets normalised pixels; ours gets bytes and normalises them in the step. open_clip's step is that
+of open_clip_train/train.py 3.3, without logging; both learning rates rise for 50 steps. `--curve N` also prints the
+losses of N steps of both to standard error; without it the losses of the measured steps are compared. `--tuned` gives
+the peer what it can also do: a context as long as the longest caption, AdamW in one kernel, and images in
+channels_last. On a GPU the peer's images are in its memory, ours are copied from the host.
 """
 
-import argparse
 import contextlib
-import json
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import Row, finish, make_parser, require_peers
-from dataops.home import CHECKOUT
-from training.model_config import ModelConfig, load_model_config
+from benchmarks.measure import Row, finish, make_parser, peak_bytes, require_peers
+from training.model_config import load_model_config
 
 GOALS = {"cpu": {"ViT-B-32": 1.4, "RN50": 1.15}, "cuda": {"ViT-B-32": 1.5}}
 WARMUP, CHUNK = 50, 10
 TRAIN = {"lr": 1e-4, "weight_decay": 0.2, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6}
 
-Step = Callable[[np.ndarray, float], float]
-"""Function from rows of the pairs and a learning rate to a loss."""
 
-
-def make_pairs(path: Path, config: ModelConfig, count: int) -> float:
+def make_pairs(path, config, count):
     """Write `count` pairs as uint8 pixels and CLIP's tokens for a model; return the mean number of tokens."""
     import open_clip
     from sklearn.datasets import load_sample_images
@@ -58,17 +50,14 @@ def make_pairs(path: Path, config: ModelConfig, count: int) -> float:
         pixels[number] = photo[top : top + side, left : left + side]
     captions = make_texts(np.arange(count, dtype=np.uint64), 30, 8, 0.75, 80, language=0).to_list()
     tokens = open_clip.SimpleTokenizer(context_length=config.text_cfg.context_length)(captions).numpy()
-    end, vocab_size = tokens.max(), config.text_cfg.vocab_size
-    if end >= vocab_size:  # fold the ids into a small vocabulary; the end token stays the highest
-        tokens = np.where(tokens == end, vocab_size - 1, tokens % (vocab_size - 1))
     np.savez(path, pixels=pixels, tokens=tokens)
     return float((tokens.argmax(1) + 1).mean())
 
 
-# Each side runs in its own process, and takes as many steps as each line of its input requests ----------------------
+# Each side runs in its own process, and takes as many steps as each message requests ----------------------
 
 
-def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Step:
+def ours(spec, folder, pixels, tokens):
     """Return our step, the one that training/train.py takes."""
     import torch
     from safetensors.torch import load_file
@@ -83,7 +72,7 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
     model, take = make_our_step(config, load_model_config(config.model), device)
     model.load_state_dict(load_file(folder / "weights.safetensors"))
 
-    def step(rows: np.ndarray, lr: float) -> float:
+    def step(rows, lr):
         texts = [pack_texts(torch.from_numpy(tokens[rows]))]
         inputs = StepInputs(torch.from_numpy(pixels[rows]), texts, None).map(lambda tensor: tensor.to(device))
         return float(take(inputs, lr)[0])
@@ -91,7 +80,7 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
     return step
 
 
-def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Step:
+def peer(spec, folder, pixels, tokens):
     """Return open_clip's step, with its loss, parameter groups and precision."""
     import torch
     from safetensors.torch import load_file
@@ -114,69 +103,61 @@ def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
         images_of_all = images_of_all.contiguous(memory_format=torch.channels_last)
     take = make_open_clip_step(model, config, device, fused=spec["tuned"])
 
-    def step(rows: np.ndarray, lr: float) -> float:
+    def step(rows, lr):
         return float(take(images_of_all[torch.from_numpy(rows)], torch.from_numpy(tokens[rows]).to(device), lr))
 
     return step
 
 
-def serve(name: str, spec: dict[str, Any]) -> None:
-    """Take steps for each line of input; print the time of each clock and the losses."""
+def serve(name, spec, pipe):
+    """Take as many steps as each message requests; send the time of each clock and the losses. 0 ends it."""
     import torch
 
     torch.set_num_threads(spec["threads"])
     folder = Path(spec["folder"])
     with np.load(folder / "pairs.npz") as pairs:
         step = {"ours": ours, "peer": peer}[name](spec, folder, pairs["pixels"], pairs["tokens"])
-        steps, count = 0, len(pairs["tokens"])
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    for line in sys.stdin:
+        taken, count = 0, len(pairs["tokens"])
+    pipe.send("ready")
+    while number := pipe.recv():
         losses, wall, cpu = [], perf_counter(), process_time()
-        for _ in range(int(line)):
-            order = np.random.default_rng(steps * spec["batch"] // count).permutation(count)
-            first = steps * spec["batch"] % count
-            steps += 1
-            losses.append(step(order[first : first + spec["batch"]], TRAIN["lr"] * min(steps / WARMUP, 1)))
+        for _ in range(number):
+            order = np.random.default_rng(taken * spec["batch"] // count).permutation(count)
+            first = taken * spec["batch"] % count
+            taken += 1
+            losses.append(step(order[first : first + spec["batch"]], TRAIN["lr"] * min(taken / WARMUP, 1)))
         report = {"wall": perf_counter() - wall, "cpu": process_time() - cpu, "losses": losses}
         report["peak"] = torch.cuda.max_memory_allocated() if spec["device"] == "cuda" else peak_bytes()
-        sys.stdout.write(json.dumps(report) + "\n")
-        sys.stdout.flush()
-
-
-def peak_bytes() -> int:
-    """Return the peak memory of this process in bytes; ru_maxrss would start at that of its parent."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+        pipe.send(report)
 
 
 # The measuring side -----------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def start_sides(spec: dict[str, Any]) -> Iterator[dict[str, Callable[[int], dict[str, Any]]]]:
+def start_sides(spec):
     """Start both sides; yield a function for each that takes a number of steps."""
-    processes = {}
+    os.environ["OMP_NUM_THREADS"] = str(spec["threads"])
+    spawn, pipes = multiprocessing.get_context("spawn"), {}
+
+    def take(name, steps):
+        pipes[name].send(steps)
+        return pipes[name].recv()
+
     with contextlib.ExitStack() as stack:
         for name in ("ours", "peer"):
-            command = [sys.executable, "-m", "benchmarks.train", "--side", name, json.dumps(spec)]
-            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": str(spec["threads"])}
-            processes[name] = stack.enter_context(subprocess.Popen(command, cwd=CHECKOUT, env=environment, **pipes))
-            stack.callback(processes[name].stdin.close)
-        for process in processes.values():
-            if process.stdout.readline() != "ready\n":
-                raise RuntimeError("a side did not start; its message is above")
-
-        def take(process: Any, steps: int) -> dict[str, Any]:
-            process.stdin.write(f"{steps}\n")
-            process.stdin.flush()
-            return json.loads(process.stdout.readline())
-
-        yield {name: lambda steps, process=process: take(process, steps) for name, process in processes.items()}
+            pipes[name], theirs = spawn.Pipe()
+            process = spawn.Process(target=serve, args=(name, spec, theirs))
+            process.start()
+            theirs.close()
+            stack.callback(process.join)
+            stack.callback(pipes[name].send, 0)
+        for pipe in pipes.values():
+            pipe.recv()  # it has started
+        yield {name: partial(take, name) for name in pipes}
 
 
-def write_weights(model: str, path: Path) -> None:
+def write_weights(model, path):
     """Write open_clip's initial weights."""
     from safetensors.torch import save_file
 
@@ -186,24 +167,24 @@ def write_weights(model: str, path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
 
 
-def compare(options: argparse.Namespace, model: str, folder: Path, tokens: float) -> tuple[Row, dict[str, Any]]:
+def compare(options, model, folder, tokens):
     """Measure the speed of one model in turn, then the curve."""
     spec = {
         **{"model": model, "precision": options.precision, "batch": options.batch},
-        **{"threads": options.threads, "folder": str(folder), "device": options.device, "tuned": options.tuned},
+        **{"threads": os.cpu_count(), "folder": str(folder), "device": options.device, "tuned": options.tuned},
     }
     write_weights(model, folder / "weights.safetensors")
-    seconds: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in ("ours", "peer")}
-    losses: dict[str, list[float]] = {"ours": [], "peer": []}
+    seconds = {name: {"wall": [], "cpu": []} for name in ("ours", "peer")}
+    losses = {"ours": [], "peer": []}
     peak = {}
     with start_sides(spec) as take:
         for turn in range(-1, options.times):  # the first turn warms up
             for name in seconds:
-                report = take[name](options.steps if turn >= 0 else 1)
+                report = take[name](1)
                 losses[name] += report["losses"]
                 peak[name] = report["peak"]
                 for clock in ("wall", "cpu") if turn >= 0 else ():
-                    seconds[name][clock].append(report[clock] / options.steps)
+                    seconds[name][clock].append(report[clock])
         while (left := options.curve - len(losses["peer"])) > 0:
             for name in losses:
                 losses[name] += take[name](min(left, CHUNK))["losses"]
@@ -212,7 +193,7 @@ def compare(options: argparse.Namespace, model: str, folder: Path, tokens: float
     median = {name: {clock: statistics.median(s) for clock, s in clocks.items()} for name, clocks in seconds.items()}
     differences = [abs(a - b) / b for a, b in zip(losses["ours"], losses["peer"], strict=True)]
     details = {
-        **{"precision": options.precision, "batch": options.batch, "threads": options.threads},
+        **{"precision": options.precision, "batch": options.batch, "threads": os.cpu_count()},
         "tokens_per_caption": round(tokens, 1),
         "seconds_per_step": median,
         "peak_bytes": peak,
@@ -220,29 +201,22 @@ def compare(options: argparse.Namespace, model: str, folder: Path, tokens: float
         "greatest_difference_of_first_10_losses": max(differences[:10]),
         "mean_difference_of_losses": statistics.fmean(differences),
     }
-    speeds = [options.batch / median[name][options.clock] for name in ("ours", "peer")]
+    speeds = [options.batch / median[name]["wall"] for name in ("ours", "peer")]
     name = "open_clip 3.3, tuned" if options.tuned else "open_clip 3.3"
     return Row(model, *speeds, name, "samples/s", GOALS[options.device].get(model)), details
 
 
-def main() -> int:
+def main():
     """Run the benchmark."""
-    parser = make_parser(__doc__ or "")
+    parser = make_parser(__doc__)
     parser.add_argument("--case", action="append", help="measure only this model")
     parser.add_argument("--batch", type=int, help="pairs per step, a power of two; 16 by default, 4 with --quick")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--times", type=int, help="number of turns")
-    parser.add_argument("--steps", type=int, default=1, help="steps per turn")
     parser.add_argument("--curve", type=int, default=0, help="steps of the loss curve")
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--tuned", action="store_true", help="the peer with its better settings, at equal outputs")
-    parser.add_argument("--side", nargs=2, help="used by the benchmark itself")
     options = parser.parse_args()
-    if options.side:
-        serve(options.side[0], json.loads(options.side[1]))
-        return 0
     require_peers("open_clip")
     options.batch = options.batch or (4 if options.quick else 16)
     options.times = options.times or (2 if options.quick else 5)
@@ -260,4 +234,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

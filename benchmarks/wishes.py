@@ -12,150 +12,100 @@ minute; nothing is timed. datatrove and Daft are not measured: they fetch URLs w
 """
 
 import csv
-import io
-import json
 import os
-import subprocess
 import sys
 import tempfile
-import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.cases.wishes_cases import Case, list_cases
-from benchmarks.measure import Row, finish, make_parser, require_peers
+from benchmarks.cases.wishes_cases import list_cases
+from benchmarks.measure import Row, finish, make_parser, require_peers, run_in_process
 from dataops.home import CHECKOUT
+from tests.archived_images import record, write_archive
+from tests.servers.loopback import Handler, serving
 
 PAGE, BEGIN, END = CHECKOUT / "benchmarks" / "results" / "notes.md", "<!-- wishes -->\n", "<!-- end of wishes -->\n"
-SIDES = ("pairmill", "img2dataset", "Scrapy")
+HTML = ("Content-Type", "text/html; charset=utf-8")
 
 
-def host_of(number: int) -> str:
+def host_of(number):
     """Return the host of a case."""
     return f"case-{number:03d}.example"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Hosts(Handler):
     """Serves the hosts of all cases, to clients and as an HTTP proxy."""
 
     protocol_version = "HTTP/1.1"
-    cases: Sequence[Case] = ()
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         parts = urlsplit(self.path)
         host = (parts.hostname or self.headers.get("Host", "").partition(":")[0]).lower()
-        status, headers, body = self.answer(host, parts.path or "/")
+        status, headers, body = self.find(host, parts.path or "/")
         self.send_response(status)
-        for name, value in headers:
+        for name, value in (*headers, ("Content-Length", str(len(body)))):
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
-    def answer(self, host: str, path: str) -> tuple[int, Sequence[tuple[str, str]], bytes]:
+    def find(self, host, path):
+        """Return status, headers and body of a URL."""
+        cases = vars(self.server)["cases"]
         name = host.partition(".")[0].removeprefix("case-")
-        if not name.isdecimal() or int(name) >= len(self.cases):
+        if not name.isdecimal() or int(name) >= len(cases):
             return 404, (), b""
-        number = int(name)
-        case = self.cases[number]
+        number, case = int(name), cases[int(name)]
         if path in case.files:
             status, headers, body = case.files[path]
             return status, [*headers.items()], body.replace(b"HOST", host.encode())
         if path == "/":
-            return 200, [("Content-Type", "text/html; charset=utf-8"), *case.headers], case.page(number)
+            return 200, [HTML, *case.headers], case.page(number)
         if path == "/image.jpg":
             return 200, [("Content-Type", "image/jpeg"), *case.headers, *case.image_headers], case.image(number)
         return 404, (), b""
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing."""
+
+# Each side runs in a process and a folder of its own, and returns the hosts of its images.
 
 
-class Server(ThreadingHTTPServer):
-    """Clients that refuse an image close their connection, which is no error here."""
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
-
-
-@contextmanager
-def served(cases: Sequence[Case]) -> Any:
-    """Yield the port of a server on loopback with all cases."""
-    handler = type("Cases", (Handler,), {"cases": cases})
-    with Server(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-# Each side runs in a process of its own, `python -m benchmarks.wishes --side NAME SPEC`, and prints its images' hosts.
-
-
-def pairmill(spec: Mapping[str, Any]) -> list[str]:
+def pairmill(hosts, port):
     """Extract the archived pages, filter with the lists, download, and pack, which reads the lists again."""
-    import polars as pl
-    from warcio.statusandheaders import StatusAndHeaders
-    from warcio.warcwriter import WARCWriter
-
     from dataops.snapshot import read_parts
     from dataops.store import open_store
-    from flows.config import load_config
-    from tasks.curate.stage import CURATE
-    from tasks.download.stage import DOWNLOAD
-    from tasks.engine.context import Context
-    from tasks.engine.stage import make, plan
-    from tasks.extract.stage import EXTRACT
-    from tasks.filter.stage import FILTER
-    from tasks.pack.stage import PACK
+    from flows.config import RunConfig
+    from tests.growing import run
 
-    cases, hosts = list_cases(), spec["hosts"]
-    with Path("pages.warc.gz").open("wb") as file:
-        writer = WARCWriter(file, gzip=True)
-        for number, host in enumerate(hosts):
-            case = cases[number]
-            fields = [("Content-Type", "text/html; charset=utf-8"), *case.headers]
-            headers = StatusAndHeaders("200 OK", fields, protocol="HTTP/1.1")
-            payload = io.BytesIO(case.page(number))
-            writer.write_record(
-                writer.create_warc_record(f"http://{host}/", "response", payload=payload, http_headers=headers)
-            )
+    cases, records = list_cases(), []
+    for number, host in enumerate(hosts):
+        head = "".join(f"{name}: {value}\r\n" for name, value in (HTML, *cases[number].headers))
+        answer = f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + cases[number].page(number)
+        records.append(record(f"http://{host}/", answer))
+    write_archive(Path("pages.warc.gz"), records)
     entries = [case.entry(number, host) for number, (case, host) in enumerate(zip(cases, hosts, strict=True))]
     Path("list.txt").write_text("\n".join(filter(None, entries)) + "\n")
-    connected = json.dumps({host: f"127.0.0.1:{spec['port']}" for host in hosts}).replace('": ', '" = ')
-    Path("wishes.toml").write_text(
-        'name = "wishes"\n[source]\nkind = "warc"\npaths = ["pages.warc.gz"]\n'
-        '[filter]\nopt_out_lists = { list = "list.txt" }\n'
-        '[download]\ncontact = "https://example.org/wishes"\nhost_rate = 0\nretries = 0\nretry = { rounds = 0 }\n'
-        f"connect_to = {connected}\n"
+    download = {"contact": "https://example.org/wishes", "host_rate": 0, "retries": 0, "retry": {"rounds": 0}}
+    download["connect_to"] = dict.fromkeys(hosts, f"127.0.0.1:{port}")
+    config = RunConfig.model_validate(
+        {
+            **{"name": "wishes", "store": {"uri": "store"}, "download": download, "register": {"model_name": "wishes"}},
+            "source": {"kind": "warc", "paths": ["pages.warc.gz"]},
+            "filter": {"opt_out_lists": {"list": "list.txt"}},
+        }
     )
-    config = load_config(Path("wishes.toml"), until="pack")
-    context = Context(store=open_store("store"), home=Path("home").absolute())
-    pairs = make(plan(EXTRACT, config.source, 0, []), context)
-    filtered = make(plan(FILTER, config.filter, 0, [pairs]), context)
-    downloaded = make(plan(DOWNLOAD, config.download, 0, [filtered]), context)
-    curated = make(plan(CURATE, config.curate, 0, [downloaded]), context)
-    packed = make(plan(PACK, config.pack.within(config), 0, [curated, downloaded]), context)
-    return [str(urlsplit(url).hostname) for url in pl.Series(read_parts(context.store, packed)["url"])]
+    _, manifests = run(config, Path("home").absolute())
+    urls = read_parts(open_store("store"), manifests["pack"])["url"].to_pylist()
+    return [str(urlsplit(url).hostname) for url in urls]
 
 
-def img2dataset(spec: Mapping[str, Any]) -> list[str]:
+def img2dataset(hosts, port):
     """Download the list of images."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     import pyarrow.parquet as pq
     from img2dataset import download
 
     with Path("list.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["url"], *([f"http://{host}/image.jpg"] for host in spec["hosts"])])
+        csv.writer(file).writerows([["url"], *([f"http://{host}/image.jpg"] for host in hosts)])
     download(
         url_list="list.csv", input_format="csv", url_col="url", output_folder="out", output_format="files", thread_count=8,
         processes_count=1, retries=0, user_agent_token="pairmill", skip_reencode=True, min_image_size=0,
@@ -164,18 +114,18 @@ def img2dataset(spec: Mapping[str, Any]) -> list[str]:
     return [str(urlsplit(row["url"]).hostname) for rows in tables for row in rows if row["status"] == "success"]
 
 
-def scrapy(spec: Mapping[str, Any]) -> list[str]:
+def scrapy(hosts, port):
     """Request the images with ROBOTSTXT_OBEY."""
     from scrapy import Spider
     from scrapy.crawler import CrawlerProcess
 
-    found: list[str] = []
+    found = []
 
     class Images(Spider):
         name = "images"
-        start_urls = tuple(f"http://{host}/image.jpg" for host in spec["hosts"])  # pyright: ignore
+        start_urls = tuple(f"http://{host}/image.jpg" for host in hosts)
 
-        def parse(self, response: Any, **_: Any) -> None:
+        def parse(self, response, **_):
             found.append(str(urlsplit(response.url).hostname))
 
     process = CrawlerProcess(
@@ -187,33 +137,30 @@ def scrapy(spec: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def run_side(side: str, port: int) -> set[str]:
+SIDES = {"pairmill": pairmill, "img2dataset": img2dataset, "Scrapy": scrapy}
+
+
+def run_side(side, port):
     """Return the hosts whose image a side has in the end."""
     hosts = [host_of(number) for number in range(len(list_cases()))]
-    proxy = {} if side == "pairmill" else {"http_proxy": f"http://127.0.0.1:{port}", "no_proxy": ""}
-    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()} | proxy
+    for name in [name for name in os.environ if "proxy" in name.lower()]:
+        del os.environ[name]
+    if side != "pairmill":
+        os.environ |= {"http_proxy": f"http://127.0.0.1:{port}", "no_proxy": ""}
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.wishes",
-            "--side",
-            side,
-            json.dumps({"port": port, "hosts": hosts}),
-        ]
-        environment |= {"PYTHONPATH": str(CHECKOUT), "PAIRMILL_HOME": str(Path(folder) / "home")}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{side} ended with exit code {done.returncode}:\n{done.stderr[-3000:]}")
-    return set(json.loads(done.stdout.splitlines()[-1]))
+        os.environ["PAIRMILL_HOME"] = str(Path(folder) / "home")
+        os.chdir(folder)
+        found = SIDES[side](hosts, port)
+        os.chdir(CHECKOUT)
+    return found
 
 
-def is_met(case: Case, used: bool) -> bool:
+def is_met(case, used):
     """Return whether a crawler did what the owner wants."""
     return used != case.forbids
 
 
-def write_table(cases: Sequence[Case], used: Mapping[str, set[str]]) -> str:
+def write_table(cases, used):
     """Return the table of benchmarks/results/notes.md: by group, the cases and those that each side meets."""
     lines = [f"| signal | prohibitions | {' | '.join(SIDES)} | permissions | {' | '.join(SIDES)} |"]
     lines.append("|---" * (3 + 2 * len(SIDES)) + "|")
@@ -228,20 +175,15 @@ def write_table(cases: Sequence[Case], used: Mapping[str, set[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: list[str]) -> int:
+def main():
     """Run all sides; exit with 1 if ours fails a case."""
-    if arguments[:1] == ["--side"]:
-        side = {"pairmill": pairmill, "img2dataset": img2dataset, "Scrapy": scrapy}[arguments[1]]
-        hosts = side(json.loads(arguments[2]))
-        sys.stdout.write("\n" + json.dumps(sorted(set(hosts))) + "\n")
-        return 0
-    parser = make_parser(str(__doc__).partition("\n")[0])
+    parser = make_parser(__doc__.partition("\n")[0])
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/results/notes.md")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     require_peers("img2dataset", "scrapy")
     cases = list_cases()
-    with served(cases) as port:
-        used = {side: run_side(side, port) for side in SIDES}
+    with serving(Hosts, cases=cases) as server:
+        used = {side: set(run_in_process(run_side, side, server.server_port)[0]) for side in SIDES}
     table = write_table(cases, used)
     failed = [
         f"{case.group}: {case.wish!r} is {'used' if case.forbids else 'not used'}"
@@ -261,11 +203,11 @@ def main(arguments: list[str]) -> int:
     rows = [
         Row(f"{name}, {peer}", met["pairmill"][forbids], met[peer][forbids], peer, "cases")
         for name, forbids in (("prohibitions obeyed", True), ("permissions used", False))
-        for peer in SIDES[1:]
+        for peer in [*SIDES][1:]
     ]
     details = {"cases": len(cases), "failed": failed}
     return finish("wishes", rows, ("img2dataset", "scrapy"), equal=not failed, as_json=options.json, details=details)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    raise SystemExit(main())

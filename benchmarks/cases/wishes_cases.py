@@ -5,7 +5,7 @@ Each case is a host with a page at `/`, which shows `/image.jpg`. It forbids the
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,14 +48,14 @@ class Case:
     listed: str = ""
     copy: tuple[str, int, float] = ("JPEG", 90, 1.0)
 
-    def image(self, number: int) -> bytes:
+    def image(self, number):
         pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
         file = io.BytesIO()
         image = Image.fromarray(pixels).resize((160, 120), Image.Resampling.BICUBIC)
         image.save(file, "JPEG", **({"xmp": self.xmp.encode()} if self.xmp else {}))
         return file.getvalue()
 
-    def entry(self, number: int, host: str) -> str:
+    def entry(self, number, host):
         """Return the entry of an opt-out list for the host; "" without one."""
         kind, _, value = self.listed.partition(":")
         if value not in ("COPY", "OTHER"):
@@ -67,23 +67,29 @@ class Case:
         image.resize(size, Image.Resampling.LANCZOS).save(file, file_type, quality=quality)
         return f"{kind}:{plugins.find(KIND, kind).compute(file.getvalue())}"
 
-    def page(self, number: int) -> bytes:
+    def page(self, number):
         image = f'<img src="/image.jpg" alt="A red kite above the hill number {number} of the valley">'
         return f"<!doctype html><html><head>{self.head}</head><body>{image}</body></html>".encode()
 
 
-def text_file(path: str, text: str, status: int = 200, **headers: str) -> dict[str, Answer]:
+def text_file(path, text, status=200, **headers):
     """Return the answer for a path."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return {path: (status, {"Content-Type": "text/plain", **named}, text.encode())}
 
 
-def robots(group: str, wish: str, forbids: bool, text: str, status: int = 200, **headers: str) -> Case:
+def robots(group, wish, forbids, text, status=200, **headers):
     """Return a host with a robots.txt."""
     return Case(group, wish, forbids, text_file("/robots.txt", text, status, **headers))
 
 
-def list_cases() -> list[Case]:
+def headed(name, group, forbids, *values):
+    """Yield hosts with a header of each value."""
+    for value in values:
+        yield Case(group, f"{name}: {value}", forbids, headers=((name, value),))
+
+
+def list_cases():
     """Return all cases, whose order and number do not depend on anything."""
     parts = (
         _robots_rules(), _robots_statuses(), _agents(), _usage(), _directives(), _metas(), _tdmrep(), _rsl(), _ai_txt(),
@@ -92,7 +98,7 @@ def list_cases() -> list[Case]:
     return [case for part in parts for case in part]
 
 
-def _robots_rules() -> Iterator[Case]:
+def _robots_rules():
     group = "robots.txt (RFC 9309)"
     for text in (
         "User-agent: *\nDisallow: /", "user-agent:*\ndisallow:/", "User-agent: *\r\nDisallow: /\r\n",
@@ -120,7 +126,7 @@ def _robots_rules() -> Iterator[Case]:
         yield robots(group, text or "an empty file", PERMITS, text)
 
 
-def _robots_statuses() -> Iterator[Case]:
+def _robots_statuses():
     group, text = "status of robots.txt (RFC 9309, 2.3.1)", "User-agent: *\nDisallow: /"
     for status in (200, 201, 202, 203, 206, 226, 299):
         yield robots(group, f"{status} with a prohibition", FORBIDS, text, status)
@@ -137,7 +143,7 @@ def _robots_statuses() -> Iterator[Case]:
     )
 
 
-def _agents() -> Iterator[Case]:
+def _agents():
     group = "robots.txt for AI agents"
     for agent in ("GPTBot", "CCBot", "Google-Extended", "anthropic-ai", "ClaudeBot", "Bytespider", "Applebot-Extended",
                   "meta-externalagent", "Amazonbot", "img2dataset", "LAIONDownloader", "cohere-ai"):  # fmt: skip
@@ -153,7 +159,7 @@ def _agents() -> Iterator[Case]:
     yield robots(group, "GPTBot disallowed, we are allowed by name", PERMITS, ours)
 
 
-def _usage() -> Iterator[Case]:
+def _usage():
     no = ("n", "no", "?0", "deny", "none", "off", "0", "never", "false", "disallow")
     for name, group, label in (
         ("Content-Usage", "Content-Usage (AIPREF)", "train-ai"),
@@ -165,8 +171,8 @@ def _usage() -> Iterator[Case]:
         permitted = [*(f"{label}={value}" for value in ("y", "yes", "?1", "true", "allow")), f"search=no, {label}=yes",
                      "search=yes", "search=no"]  # fmt: skip
         for forbids, values in ((FORBIDS, forbidden), (PERMITS, permitted)):
+            yield from headed(name, f"{group}, header", forbids, *values)
             for value in values:
-                yield Case(f"{group}, header", f"{name}: {value}", forbids, headers=((name, value),))
                 text = f"User-agent: *\n{name}: {value}\nAllow: /"
                 yield robots(f"{group}, robots.txt", f"{name}: {value}", forbids, text)
     yield robots("Content-Signal (Cloudflare), robots.txt", "ai-input=no: not training", PERMITS,
@@ -182,19 +188,21 @@ def _usage() -> Iterator[Case]:
     )
 
 
-def _directives() -> Iterator[Case]:
-    for value in ("noai", "NOAI", "noai, noimageai", "noimageai", "noml", "no-ai", '"noai"', "index, noai", "noimageindex",
-                  "noindex", "none", "pairmill: noai", "PAIRMILL: noai", "GPTBot: noai", "max-snippet:0, noai",
-                  "unavailable_after: Wed, 03 Dec 2055 13:09:53 GMT, noai", "nofollow;noai"):  # fmt: skip
-        yield Case("X-Robots-Tag", value, FORBIDS, headers=(("X-Robots-Tag", value),))
-    twice = (("X-Robots-Tag", "index"), ("X-Robots-Tag", "noai"))
-    yield Case("X-Robots-Tag", "index, then noai in a second field", FORBIDS, headers=twice)
-    for value in ("all", "index, follow", "nofollow", "noarchive", "nosnippet", "notranslate", "max-image-preview:large",
-                  "googlebot: noindex", "unavailable_after: Wed, 03 Dec 2055 13:09:53 GMT"):  # fmt: skip
-        yield Case("X-Robots-Tag", value, PERMITS, headers=(("X-Robots-Tag", value),))
+def _directives():
+    tag = "X-Robots-Tag"
+    yield from headed(
+        tag, tag, FORBIDS, "noai", "NOAI", "noai, noimageai", "noimageai", "noml", "no-ai", '"noai"', "index, noai",
+        "noimageindex", "noindex", "none", "pairmill: noai", "PAIRMILL: noai", "GPTBot: noai", "max-snippet:0, noai",
+        "unavailable_after: Wed, 03 Dec 2055 13:09:53 GMT, noai", "nofollow;noai",
+    )  # fmt: skip
+    yield Case(tag, "index, then noai in a second field", FORBIDS, headers=((tag, "index"), (tag, "noai")))
+    yield from headed(
+        tag, tag, PERMITS, "all", "index, follow", "nofollow", "noarchive", "nosnippet", "notranslate",
+        "max-image-preview:large", "googlebot: noindex", "unavailable_after: Wed, 03 Dec 2055 13:09:53 GMT",
+    )  # fmt: skip
 
 
-def _metas() -> Iterator[Case]:
+def _metas():
     for head in (
         '<meta name="robots" content="noai">', '<META NAME=ROBOTS CONTENT=NOAI>', "<meta name=robots content='noimageai'>",
         '<meta name="robots" content="noml">', '<meta content="index, noai" name="robots">',
@@ -215,11 +223,20 @@ def _metas() -> Iterator[Case]:
         yield Case("meta elements", head, PERMITS, head=head)
 
 
-def _tdmrep() -> Iterator[Case]:
-    for value in ("1", "true", "yes", "?1", "1.0", '"1"', "1; policy=https://a.test/p.json"):
-        yield Case("TDMRep, header", f"TDM-Reservation: {value}", FORBIDS, headers=(("TDM-Reservation", value),))
-    for value in ("0", "false", "no", "?0", "0; x=y"):
-        yield Case("TDMRep, header", f"TDM-Reservation: {value}", PERMITS, headers=(("TDM-Reservation", value),))
+def _tdmrep():
+    yield from headed(
+        "TDM-Reservation",
+        "TDMRep, header",
+        FORBIDS,
+        "1",
+        "true",
+        "yes",
+        "?1",
+        "1.0",
+        '"1"',
+        "1; policy=https://a.test/p.json",
+    )
+    yield from headed("TDM-Reservation", "TDMRep, header", PERMITS, "0", "false", "no", "?0", "0; x=y")
     rule = {"location": "/", "tdm-reservation": 1}
     policy = {**rule, "tdm-policy": "https://a.test/policy.json"}
     for wish, document in (
@@ -245,15 +262,15 @@ def _tdmrep() -> Iterator[Case]:
         yield Case("TDMRep, tdmrep.json", wish, PERMITS, _tdmrep_file(json.dumps(document)))
 
 
-def _tdmrep_file(text: str, status: int = 200) -> dict[str, Answer]:
+def _tdmrep_file(text, status=200):
     return text_file("/.well-known/tdmrep.json", text, status, Content_Type="application/json")
 
 
-def _terms(inner: str, url: str = "/") -> str:
+def _terms(inner, url="/"):
     return f'<rsl xmlns="https://rslstandard.org/rsl"><content url="{url}"><license>{inner}</license></content></rsl>'
 
 
-def _rsl() -> Iterator[Case]:
+def _rsl():
     free = '<permits type="usage">{}</permits><payment type="free"/>'
     terms = {
         "permits ai-train, free": (PERMITS, _terms(free.format("ai-train"))),
@@ -299,7 +316,7 @@ def _rsl() -> Iterator[Case]:
     yield Case("RSL, challenge", "WWW-Authenticate: License", FORBIDS, headers=challenge)
 
 
-def _ai_txt() -> Iterator[Case]:
+def _ai_txt():
     for text in ("User-Agent: *\nDisallow: /", "User-Agent: *\nDisallow: *.jpg", "user-agent: *\ndisallow: /*.jpg",
                  "# Spawning AI\nUser-Agent: *\nDisallow: *.jpg\nDisallow: *.png"):  # fmt: skip
         yield Case("ai.txt (Spawning)", text, FORBIDS, text_file("/ai.txt", text))
@@ -309,7 +326,7 @@ def _ai_txt() -> Iterator[Case]:
     yield Case("ai.txt (Spawning)", "status 203 with a prohibition", FORBIDS, status)
 
 
-def _iptc() -> Iterator[Case]:
+def _iptc():
     syntax = 'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
     packet = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF {syntax}>{{}}</rdf:RDF></x:xmpmeta>'
     plus = 'xmlns:plus="http://ns.useplus.org/ldf/xmp/1.0/"'
@@ -328,7 +345,7 @@ def _iptc() -> Iterator[Case]:
                 yield Case("IPTC Data Mining", form.partition("DataMining")[2], forbids, xmp=packet.format(form))
 
 
-def _managers() -> Iterator[Case]:
+def _managers():
     group = "refusals of bot managers, for robots.txt"
     challenge = "<html><title>Just a moment...</title><script src='/cdn-cgi/challenge-platform/x'></script>"
     for status, headers in (
@@ -341,7 +358,7 @@ def _managers() -> Iterator[Case]:
         yield Case(group, f"{status} {headers or 'with a challenge in the page'}", FORBIDS, {"/robots.txt": answer})
 
 
-def _lists() -> Iterator[Case]:
+def _lists():
     group = "opt-out lists"
     for entry in ("HOST", "*.HOST", "http://HOST/*", "http://HOST/image.jpg", "https://HOST/image.jpg",
                   "HTTP://HOST/image.jpg", "http://HOST/image.jpg\t2026-01-01", "http://HOST/image.jpg 2026",

@@ -1,14 +1,7 @@
-"""Mutate bytes: the edits that both engines make."""
+"""Mutate bytes: the one edit of which both engines make several."""
 
-import random
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
-
-KINDS = ("flip", "byte", "insert", "overwrite", "delete", "repeat", "move", "splice", "truncate", "number", "flood")
-RANGE = 1 << 16
-"""`at` and `size` of an edit are fractions of this."""
 MAX_REPEATED = 200_000
-"""Maximum size of what one edit of the kind `repeat` adds, in bytes."""
+"""Maximum size of what one edit adds by repeating, in bytes."""
 _BYTES = b"\0\x01\x7f\x80\xff\t\n\r \"'#%&*,/0:;<=>?@[\\]{|}~-"
 _NUMBERS = (
     *(b"0", b"-1", b"1", b"65535", b"2147483647", b"4294967296", b"9223372036854775808", b"1e999", b"9" * 400),
@@ -17,66 +10,36 @@ _NUMBERS = (
 )  # fmt: skip
 
 
-class Edit(NamedTuple):
-    """One edit: its kind, its place and its size as fractions of RANGE, and a number that picks among alternatives."""
+def mutate(data, rng, others, tokens, max_bytes=1 << 18):
+    """Return the data after one to six edits, each of which replaces a slice, often an empty one, by a piece.
 
-    kind: str
-    at: int
-    size: int
-    pick: int
-
-
-def apply_edits(
-    data: bytes, edits: Iterable[Edit], others: Sequence[bytes], tokens: Sequence[bytes], max_bytes: int
-) -> bytes:
-    """Return the data after edits. `others` are the inputs that it may be spliced with."""
-    for edit in edits:
-        data = _apply(data, edit, others, tokens)[:max_bytes]
+    Args:
+        others: inputs of which a piece may be a slice.
+        tokens: words of the format, which a piece may be.
+    """
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randrange(len(data) + 1)
+        end = at + rng.choice((0, 0, min(1, len(data) - at), _scale(rng, len(data) - at), len(data) - at))
+        piece = rng.choice((_draw_piece(data, rng, others, tokens), b"", data[at:end]))
+        times = 1 + (_scale(rng, MAX_REPEATED // len(piece)) if piece and rng.random() < 0.2 else 0)
+        data = (data[:at] + piece * times + data[end:])[:max_bytes]
     return data
 
 
-def draw_edits(rng: random.Random) -> list[Edit]:
-    """Draw one to six edits."""
-    return [
-        Edit(rng.choice(KINDS), rng.randrange(RANGE), rng.randrange(RANGE), rng.randrange(1 << 32))
-        for _ in range(rng.randint(1, 6))
-    ]
+def _draw_piece(data, rng, others, tokens):
+    """Return a byte, a changed bit, a number, one or two words of the format, or a slice of an input."""
+    other = rng.choice([data, *others])
+    start = rng.randrange(len(other) + 1)
+    return rng.choice((
+        bytes([rng.choice(_BYTES) if rng.random() < 0.5 else rng.randrange(256)]),
+        bytes([other[start] ^ 1 << rng.randrange(8)]) if start < len(other) else b"",
+        rng.choice(_NUMBERS),
+        b"".join(rng.choices(tokens or [b" "], k=rng.randint(1, 2))),
+        other[start : start + _scale(rng, len(other) - start)],
+        other[start:],
+    ))  # fmt: skip
 
 
-def _apply(data: bytes, edit: Edit, others: Sequence[bytes], tokens: Sequence[bytes]) -> bytes:
-    kind, at, pick = edit.kind, edit.at * (len(data) + 1) // RANGE, edit.pick
-    token = tokens[pick % len(tokens)] if tokens else bytes([pick % 256])
-    end = at + _scale(edit.size, len(data) - at)
-    if kind == "flip" and at < len(data):
-        return data[:at] + bytes([data[at] ^ 1 << pick % 8]) + data[at + 1 :]
-    if kind == "byte":
-        return data[:at] + bytes([pick % 256 if pick & 256 else _BYTES[pick % len(_BYTES)]]) + data[at + 1 :]
-    if kind == "insert":
-        return data[:at] + token + data[at:]
-    if kind == "overwrite":
-        return data[:at] + token + data[at + len(token) :]
-    if kind == "number":
-        number = _NUMBERS[pick % len(_NUMBERS)]
-        return data[:at] + number + data[at + (len(number) if pick & (1 << 20) else 1) :]
-    if kind == "delete":
-        return data[:at] + data[end:]
-    if kind == "truncate":
-        return data[:at]
-    if kind == "repeat":
-        repeated = data[at:end] or token
-        return data[:at] + repeated * (1 + _scale(pick % RANGE, MAX_REPEATED // len(repeated))) + data[at:]
-    if kind == "move":
-        to = pick % (len(data) + 1)
-        return data[:to] + data[at:end] + data[to:]
-    if kind == "flood":
-        other = tokens[pick // len(tokens) % len(tokens)] if tokens and pick & (1 << 24) else b""
-        return data[:at] + (token + other) * (1 + _scale(edit.size, MAX_REPEATED // len(token + other))) + data[at:]
-    if kind == "splice" and others:
-        other = others[pick % len(others)]
-        return data[:at] + other[edit.size * (len(other) + 1) // RANGE :]
-    return data
-
-
-def _scale(size: int, most: int) -> int:
+def _scale(rng, most):
     """Return a number from 0 to `most`, of which small ones are as frequent as large ones."""
-    return round((most + 1) ** (size / RANGE)) - 1 if most > 0 else 0
+    return round((most + 1) ** rng.random()) - 1 if most > 0 else 0

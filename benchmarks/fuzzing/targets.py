@@ -2,7 +2,6 @@
 
 from importlib import import_module
 
-from benchmarks.fuzzing.target import Target
 from benchmarks.fuzzing.targets_archives import ARCHIVE_TARGETS
 from benchmarks.fuzzing.targets_images import IMAGE_TARGETS
 from benchmarks.fuzzing.targets_stored import STORED_TARGETS
@@ -12,7 +11,7 @@ TARGETS = {target.name: target for target in (*WEB_TARGETS, *ARCHIVE_TARGETS, *I
 """All parsers of foreign bytes."""
 
 
-def find_target(name: str) -> Target:
+def find_target(name):
     """Return a target by its name in TARGETS, or one of another module by `MODULE:NAME`."""
     module, colon, attribute = name.partition(":")
     return getattr(import_module(module), attribute) if colon else TARGETS[name]

@@ -5,7 +5,6 @@ import io
 import json
 import tarfile
 import tempfile
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,7 +20,7 @@ _WARC_WORDS = tuple(
 
 
 @lru_cache(maxsize=1)
-def scratch_folder() -> Path:
+def scratch_folder():
     """Return a folder in memory, where there is one, for parsers that read files."""
     memory = Path("/dev/shm")
     name = tempfile.TemporaryDirectory(prefix="pairmill-fuzz-", dir=memory if memory.is_dir() else None)
@@ -29,17 +28,17 @@ def scratch_folder() -> Path:
     return Path(name.name)
 
 
-_FOLDERS: list["tempfile.TemporaryDirectory[str]"] = []
+_FOLDERS = []
 
 
-def write_scratch(name: str, data: bytes) -> Path:
+def write_scratch(name, data):
     """Write the input into a file, and return its path."""
     path = scratch_folder() / name
     path.write_bytes(data)
     return path
 
 
-def _codecs() -> list[Callable[[bytes], bytes]]:
+def _codecs():
     import lz4.frame
 
     from dataops.archives.members import zstd
@@ -47,12 +46,12 @@ def _codecs() -> list[Callable[[bytes], bytes]]:
     return [bytes, lambda data: gzip.compress(data, 1, mtime=0), zstd.compress, lz4.frame.compress]
 
 
-def _load_warc() -> Parser:
+def _load_warc():
     from dataops.archives.warc import Page, read_pages
     from dataops.errors import SourceError
 
-    def parse(data: bytes) -> object:
-        path, outcomes = write_scratch("fuzz.warc", data), set[str]()
+    def parse(data):
+        path, outcomes = write_scratch("fuzz.warc", data), set()
         for found in read_pages(path, _MAX_PAGE, outcomes.add):
             outcomes.add("page" if isinstance(found, Page) else found.reason)
         return frozenset(outcomes)
@@ -60,17 +59,17 @@ def _load_warc() -> Parser:
     return Parser(parse, (SourceError,))
 
 
-def _load_packed(load: Callable[[], Parser]) -> Parser:
+def _load_packed(load):
     """Return a parser of the content of an archive: the first byte of the input is the codec, the rest is compressed."""
     parser, codecs = load(), _codecs()
     return Parser(lambda data: parser.parse(codecs[data[0] % len(codecs)](data[1:]) if data else b""), parser.errors)
 
 
-def _warc_files() -> list[bytes]:
+def _warc_files():
     return [path.read_bytes() for path in sorted((CHECKOUT / "tests" / "data" / "archives").glob("*warc*"))]
 
 
-def _warc_seeds() -> list[bytes]:
+def _warc_seeds():
     _, _, to_zstd, to_lz4 = _codecs()
     plain = [data for data in _warc_files() if data.startswith(b"WARC")]
     return [
@@ -81,11 +80,11 @@ def _warc_seeds() -> list[bytes]:
     ]
 
 
-def _unpacked(data: bytes) -> bytes:
+def _unpacked(data):
     return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
 
 
-def _load_wat() -> Parser:
+def _load_wat():
     from dataops.archives.members import Damage
     from dataops.errors import SourceError
     from dataops.web.page_pairs import PageBounds
@@ -93,8 +92,8 @@ def _load_wat() -> Parser:
 
     bounds = PageBounds(caption=1_000, url=2_000)
 
-    def parse(data: bytes) -> object:
-        outcomes = set[str]()
+    def parse(data):
+        outcomes = set()
         for found in read_wat(io.BytesIO(data), 2_000, outcomes.add):
             if isinstance(found, Damage):
                 outcomes.add(found.reason)
@@ -108,30 +107,23 @@ def _load_wat() -> Parser:
     return Parser(parse, (SourceError,))
 
 
-def _wat_records() -> bytes:
-    from tests.wat_files import page_value, plain_record
+def _wat_records():
+    from tests.wat_files import make_pages, page_value, plain_record
 
-    links = [
-        {"path": "IMG@/src", "url": "/a.png", "alt": "a red kite", "title": "kite"},
-        {"path": "A@/href", "url": "https://creativecommons.org/licenses/by/4.0/", "rel": "license"},
-        {"path": "XX@/yy", "url": "x"}, {"path": "IMG@/src", "url": "data:image/png;base64,AA"},
+    url, html = next(make_pages(0))
+    license_url = "https://creativecommons.org/licenses/by/4.0/"
+    html["Links"] = [
+        *[link for link in html["Links"] if link["path"] == "IMG@/src"][:4],
+        {"path": "A@/href", "url": license_url, "rel": "license"}, {"path": "XX@/yy", "url": "x"},
+        {"path": "IMG@/src", "url": "data:image/png;base64,AA"}, {"path": "IMG@/src", "url": 5},
     ]  # fmt: skip
-    metas = [
-        {"property": "og:image", "content": "/og.png"},
-        {"name": "robots", "content": "noai"},
-        {"name": "HTML@/lang"},
-    ]
-    head = {
-        "Base": "http://b.example/",
-        "Metas": metas,
-        "Link": [{"path": "LINK@/href", "rel": "license", "url": "/l"}],
-    }
-    values = [page_value("http://a.example/", {"Links": links, "Head": head}, {"X-Robots-Tag": ["noai", "all"]})]
-    values.append(page_value("http://a.example/2", {"Links": [{"path": "IMG@/src", "url": 5}], "Head": {}}))
-    return b"".join(plain_record("http://a.example/", json.dumps(value).encode()) for value in values)
+    html["Head"] |= {"Base": "http://b.example/", "Link": [{"path": "LINK@/href", "rel": "license", "url": "/l"}]}
+    html["Head"]["Metas"].append({"name": "robots", "content": "noai"})
+    value = page_value(url, html, {"X-Robots-Tag": ["noai", "all"]})
+    return plain_record(url, json.dumps(value).encode())
 
 
-def _wat_seeds() -> list[bytes]:
+def _wat_seeds():
     return [codec(_wat_records()) for codec in _codecs()]
 
 
@@ -163,11 +155,11 @@ _WAT_WORDS = (
 )
 
 
-def _load_shard_tar() -> Parser:
+def _load_shard_tar():
     from dataops.errors import CorruptPart
     from dataops.shards.tar import find_spans, list_members, read_samples
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         try:
             members = list_members(io.BytesIO(data), "fuzz.tar")
         except CorruptPart:
@@ -185,7 +177,7 @@ def _load_shard_tar() -> Parser:
     return Parser(parse, (CorruptPart,))
 
 
-def _tar_seeds() -> list[bytes]:
+def _tar_seeds():
     from dataops.shards.tar import ShardWriter
 
     sink = io.BytesIO()
@@ -209,20 +201,20 @@ def _tar_seeds() -> list[bytes]:
     return found
 
 
-def _load_shard_index() -> Parser:
+def _load_shard_index():
     from dataops.errors import CorruptPart
     from dataops.shards.tar import read_index
 
     return Parser(lambda data: len(list(read_index(data.decode("utf-8", "replace"), "fuzz.idx"))), (CorruptPart,))
 
 
-def _load_pair_list(name: str) -> Parser:
+def _load_pair_list(name):
     from dataops.errors import ConfigError, SourceError
     from plugins.own_images.list_rows import build_pair_table
     from plugins.own_images.lists import ColumnNames, read_list
 
-    def parse(data: bytes) -> object:
-        path, outcomes = write_scratch(name, data), set[str]()
+    def parse(data):
+        path, outcomes = write_scratch(name, data), set()
         named = ColumnNames(extra=("width",)) if data[-1:] == b"\n" and b"width" in data[:500] else ColumnNames()
         for rows in read_list(path, named, lambda _, reason, found=outcomes: found.add(reason)):
             table = build_pair_table(rows, 1_000, 2_000)
@@ -232,7 +224,7 @@ def _load_pair_list(name: str) -> Parser:
     return Parser(parse, (SourceError, ConfigError))
 
 
-def _text_list_seeds(delimiter: str) -> list[bytes]:
+def _text_list_seeds(delimiter):
     header, rows = (
         ["url", "caption", "width"],
         [["https://a.example/x.jpg", "a red kite", "5"], ["data:x", "été 日本", ""]],
@@ -242,7 +234,7 @@ def _text_list_seeds(delimiter: str) -> list[bytes]:
     return [text.encode(), text.encode("utf-16"), text.partition("\n")[2].replace("\n", "\r\n").encode()]
 
 
-def _jsonl_seeds() -> list[bytes]:
+def _jsonl_seeds():
     return [
         b'{"url": "https://a.example/x.jpg", "caption": "a red kite", "width": 5}\n{"url": null}\n\n[]\n'
         b'{"url": 7, "caption": "x", "width": [1, {"a": 1e99}]}\n{"url": "x", "caption": "\\ud800"}\n',
@@ -250,7 +242,7 @@ def _jsonl_seeds() -> list[bytes]:
     ]
 
 
-def _parquet_seeds() -> list[bytes]:
+def _parquet_seeds():
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -23,7 +23,7 @@ _WORDS = tuple(
 
 
 @lru_cache(maxsize=1)
-def image_files() -> tuple[bytes, ...]:
+def image_files():
     """Return small images in six formats, with EXIF, ICC and XMP where the format has them."""
     import numpy as np
     from PIL import Image, ImageCms
@@ -36,7 +36,7 @@ def image_files() -> tuple[bytes, ...]:
     metadata = {"exif": exif.tobytes(), "icc_profile": icc}
     found = []
 
-    def save(image: Image.Image, kind: str, **options: object) -> None:
+    def save(image, kind, **options):
         sink = io.BytesIO()
         image.save(sink, kind, **options)
         found.append(sink.getvalue())
@@ -65,24 +65,27 @@ def image_files() -> tuple[bytes, ...]:
     found.append(
         found[2][:2] + b"\xff\xeb" + struct.pack(">H", len(_C2PA) + 10) + b"JP\0\0\0\0\0\x01" + _C2PA + found[2][2:]
     )
-    return tuple(found)
+    return found
 
 
-def _load_header() -> Parser:
+def _load_header():
     from dataops.images.decode import ImageRefused, read_header
+    from dataops.images.kinds import sniff
+    from dataops.rights.signals import find_in_image
 
-    def parse(data: bytes) -> object:
+    def parse(data):
+        marks = find_in_image(data, sniff(data) or "")[:2]
         header = read_header(data, _MAX_AREA)
         assert 0 < header.width * header.height <= _MAX_AREA
-        return f"{header.kind} {header.mode}"
+        return f"{header.kind} {header.mode} {marks!r}"
 
     return Parser(parse, (ImageRefused,))
 
 
-def _load_decode() -> Parser:
+def _load_decode():
     from dataops.images.decode import ImageRefused, decode_pixels
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         pixels = decode_pixels(data, _MAX_AREA)
         assert pixels.dtype == "uint8"
         assert pixels.shape[2] == 3
@@ -92,11 +95,11 @@ def _load_decode() -> Parser:
     return Parser(parse, (ImageRefused,))
 
 
-def _load_training_decode() -> Parser:
+def _load_training_decode():
     from dataops.images.decode import ImageRefused, read_header
     from training.data.decode import decode_image
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         try:
             read_header(data, _MAX_AREA)
         except ImageRefused as refused:
@@ -107,19 +110,11 @@ def _load_training_decode() -> Parser:
     return Parser(parse, (ValueError,))
 
 
-def _load_markers() -> Parser:
-    from dataops.images.kinds import sniff
-    from dataops.rights.signals import find_in_image
-
-    return Parser(lambda data: repr(find_in_image(data, sniff(data) or "")[:2]))
-
-
 _LIMITS = Limits(seconds=2.0, memory_mb=120)
 
 IMAGE_TARGETS = (
-    Target("image_header", _load_header, lambda: list(image_files()), _WORDS, _LIMITS),
-    Target("image_decode", _load_decode, lambda: list(image_files()), _WORDS, _LIMITS),
-    Target("image_training", _load_training_decode, lambda: list(image_files()), _WORDS, _LIMITS),
-    Target("image_marks", _load_markers, lambda: list(image_files()), _WORDS),
+    Target("image_header", _load_header, image_files, _WORDS, _LIMITS),
+    Target("image_decode", _load_decode, image_files, _WORDS, _LIMITS),
+    Target("image_training", _load_training_decode, image_files, _WORDS, _LIMITS),
 )
 """Targets of images."""

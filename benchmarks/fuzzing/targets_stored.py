@@ -3,10 +3,7 @@
 import io
 import json
 import zipfile
-from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, cast
 from unittest.mock import patch
 
 from benchmarks.fuzzing.target import Limits, Parser, Target
@@ -28,30 +25,26 @@ class _OneObject:
 
     uri = "/store"
 
-    def __init__(self, data: bytes):
+    def __init__(self, data):
         self._data = data
 
-    def read(self, name: str) -> bytes:
+    def read(self, name):
         return self._data
 
     find = read
 
-    def size(self, name: str) -> int | None:
+    def size(self, name):
         return len(self._data)
 
-    def entries(self, prefix: str) -> list[Any]:
+    def entries(self, prefix):
         return []
 
 
-def _store(data: bytes) -> Any:
-    return cast("Any", _OneObject(data))
-
-
-def _load_config() -> Parser:
+def _load_config():
     from dataops.errors import ConfigError
     from flows.config import load_config
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         # The files and services that a config names are not for a mutated one to touch.
         with patch("flows.config._problems_outside", lambda *_, **__: []):
             return str(sorted(load_config(write_scratch("fuzz.toml", data)).model_fields_set))
@@ -59,26 +52,26 @@ def _load_config() -> Parser:
     return Parser(parse, (ConfigError,))
 
 
-def _load_suite() -> Parser:
+def _load_suite():
     from dataops.errors import ConfigError
     from training.evaluation.suite import load_suite
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         suite = load_suite(write_scratch("suite.toml", data), scratch_folder() / "sets", partial=True)
         return f"{len(suite.tasks)} {len(suite.absent)} {suite.digest()[:0]}"
 
     return Parser(parse, (ConfigError,))
 
 
-def _toml_files(folder: str) -> list[bytes]:
+def _toml_files(folder):
     return [path.read_bytes() for path in sorted((CHECKOUT / "configs" / folder).glob("*.toml"))]
 
 
-def _load_takedown(suffix: str) -> Parser:
+def _load_takedown(suffix):
     from dataops.errors import ConfigError
     from plugins.erasure.target_files import read_targets
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         if b"image:" in data or (b"image" in data and suffix == ".toml"):
             return None  # it would read any file
         return frozenset(target.kind for target in read_targets(write_scratch(f"takedown{suffix}", data)))
@@ -89,22 +82,22 @@ def _load_takedown(suffix: str) -> Parser:
 _TARGETS = (f"uid:{_UID}", "https://a.example/x.jpg", "a.example", "domain:münchen.example", f"phash:{_KEY}~4")
 
 
-def _load_request() -> Parser:
+def _load_request():
     from dataops.errors import CorruptPart
     from dataops.snapshot import Input
     from dataops.trace.requests import STAGE, load_report, load_targets
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         try:
-            return len(load_targets(_store(data), [Input(stage=STAGE, key=_KEY, digest=_KEY)]))
+            return len(load_targets(_OneObject(data), [Input(stage=STAGE, key=_KEY, digest=_KEY)]))
         except CorruptPart:
-            load_report(_store(data), "takedowns/x.report.json")
+            load_report(_OneObject(data), "takedowns/x.report.json")
             raise
 
     return Parser(parse, (CorruptPart,))
 
 
-def _request_seeds() -> list[bytes]:
+def _request_seeds():
     from dataops.trace.requests import make_request
     from dataops.trace.targets import parse_target
 
@@ -112,18 +105,18 @@ def _request_seeds() -> list[bytes]:
     return [request, json.dumps({"uids": [_UID], "versions": {"a": "b"}}).encode()]
 
 
-def _load_manifest() -> Parser:
+def _load_manifest():
     from dataops.errors import CorruptPart
     from dataops.snapshot import content_digest, load_manifest
 
-    def parse(data: bytes) -> object:
-        manifest = load_manifest(_store(data), "extract", _KEY)
+    def parse(data):
+        manifest = load_manifest(_OneObject(data), "extract", _KEY)
         return manifest and f"{len(manifest.parts)} {content_digest(manifest.parts)[:0]}"
 
     return Parser(parse, (CorruptPart,))
 
 
-def _manifest_seeds() -> list[bytes]:
+def _manifest_seeds():
     part = {"name": "part-00000.parquet", "rows": 5, "bytes": 100, "sha256": "0" * 64, "uid_sum": "1"}
     counts = {"input": 9, "kept": 5, "dropped": {"no_caption": 4}}
     manifest = {
@@ -134,12 +127,12 @@ def _manifest_seeds() -> list[bytes]:
     return [json.dumps(manifest).encode()]
 
 
-def _load_run_record() -> Parser:
+def _load_run_record():
     from dataops.errors import ConfigError
     from flows.records import read_record
 
-    def parse(data: bytes) -> object:
-        record = read_record(_store(data), f"runs/{_RUN_ID}.json")
+    def parse(data):
+        record = read_record(_OneObject(data), f"runs/{_RUN_ID}.json")
         record.summary()
         return f"{record.first_flow} {record.last_stage} {len(record.own_attempts)} {record.key_of('pack')}"
 
@@ -149,7 +142,7 @@ def _load_run_record() -> Parser:
 _RUN_ID = "demo-20261127T000000-abcd"
 
 
-def _record_seeds() -> list[bytes]:
+def _record_seeds():
     from flows.records import Attempt, RunRecord, StageRun
 
     record = RunRecord(
@@ -161,7 +154,7 @@ def _record_seeds() -> list[bytes]:
 
 
 @lru_cache(maxsize=1)
-def _model_folder() -> Path:
+def _model_folder():
     """Return a folder with a finished model, and an open_clip folder in it."""
     from training.model.checkpoint import save_model
     from training.model.clip import CLIP
@@ -179,12 +172,12 @@ def _model_folder() -> Path:
     return folder
 
 
-def _load_model_file(name: str) -> Parser:
+def _load_model_file(name):
     """Return a loader of models of which one file is the input."""
     from dataops.errors import ContractError
     from training.model.checkpoint import load_model
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         path = _model_folder() / name
         good = path.read_bytes()
         path.write_bytes(data)
@@ -196,11 +189,11 @@ def _load_model_file(name: str) -> Parser:
     return Parser(parse, (ContractError,))
 
 
-def _load_model_card() -> Parser:
+def _load_model_card():
     from dataops.errors import ConfigError
     from training.model.pretrained import load_pretrained
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         folder = scratch_folder() / "card"
         folder.mkdir(exist_ok=True)
         (folder / "model.safetensors").write_bytes((_model_folder() / "model.safetensors").read_bytes())
@@ -210,18 +203,18 @@ def _load_model_card() -> Parser:
     return Parser(parse, (ConfigError,))
 
 
-def _load_weights(name: str, wrap: Callable[[bytes], bytes] = bytes) -> Parser:
+def _load_weights(name, wrap=bytes):
     from dataops.errors import ConfigError
     from training.model.pretrained import read_state_dict
 
     return Parser(lambda data: len(read_state_dict(write_scratch(name, wrap(data)))), (ConfigError,))
 
 
-def _model_file(name: str) -> bytes:
+def _model_file(name):
     return (_model_folder() / name).read_bytes()
 
 
-def _torch_files() -> list[bytes]:
+def _torch_files():
     import torch
 
     found = []
@@ -236,7 +229,7 @@ def _torch_files() -> list[bytes]:
     return found
 
 
-def _wrap_pickle(data: bytes) -> bytes:
+def _wrap_pickle(data):
     """Return an archive as torch writes it, with this data.pkl."""
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as archive:
@@ -247,7 +240,7 @@ def _wrap_pickle(data: bytes) -> bytes:
     return sink.getvalue()
 
 
-def _pickles() -> list[bytes]:
+def _pickles():
     found = []
     for data in _torch_files()[::2]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:

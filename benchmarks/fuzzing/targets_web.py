@@ -21,27 +21,27 @@ _HTTP_WORDS = tuple(
 class _Pieces:
     """A connection that receives at most 100 bytes at a time."""
 
-    def __init__(self, data: bytes):
+    def __init__(self, data):
         self._left = data
 
-    def receive(self) -> bytes:
+    def receive(self):
         size = 100 if len(self._left) < 5_000 else 60_000
         piece, self._left = self._left[:size], self._left[size:]
         return piece
 
 
-def _load_http_response() -> Parser:
+def _load_http_response():
     import h11
 
     from dataops.rights.signals import Agents, find_header_opt_outs
     from tasks.web.connection import Response
     from tasks.web.fetch_error import FetchError
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         parser = h11.Connection(h11.CLIENT, 65_536)
         parser.send(h11.Request(method="GET", target="/", headers=[("Host", "a.test")]))
         parser.send(h11.EndOfMessage())
-        response, size = Response(_Pieces(data), parser), 0  # pyright: ignore[reportArgumentType]
+        response, size = Response(_Pieces(data), parser), 0
         while piece := response.read(1 << 16):
             size += len(piece)
         assert size <= len(data)
@@ -51,7 +51,7 @@ def _load_http_response() -> Parser:
     return Parser(parse, (FetchError,))
 
 
-def _http_seeds() -> list[bytes]:
+def _http_seeds():
     body = b"<html><img src=a.png alt='a red kite'></html>"
     return [
         b"HTTP/1.1 200 OK\r\n" + _HEADERS + b"Content-Length: %d\r\n\r\n" % len(body) + body,
@@ -62,10 +62,10 @@ def _http_seeds() -> list[bytes]:
     ]
 
 
-def _load_http_body() -> Parser:
+def _load_http_body():
     from dataops.archives.http_body import BadBody, decode_body, split_response
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         head, body = split_response(data)
         decoded = decode_body(head, body, 1_000_000)
         assert len(decoded) <= 1_000_000
@@ -74,7 +74,7 @@ def _load_http_body() -> Parser:
     return Parser(parse, (BadBody,))
 
 
-def _body_seeds() -> list[bytes]:
+def _body_seeds():
     import brotli
 
     from dataops.archives.members import zstd
@@ -111,18 +111,18 @@ _HTML_WORDS = tuple(
 )
 
 
-def _utf8(data: bytes) -> bytes:
+def _utf8(data):
     return data.decode("utf-8", "replace").encode()
 
 
-def _load_html_pairs() -> Parser:
+def _load_html_pairs():
     from dataops.web.markup import BadPage
     from dataops.web.page_pairs import PageBounds
     from dataops.web.pages import extract_page_pairs
 
     bounds = PageBounds(caption=1_000, url=2_000)
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         page = extract_page_pairs(_utf8(data), _PAGE_URL, bounds, frozenset({"noai"}))
         for pair in page.pairs:
             assert len(pair.url) <= 2_000, "a URL is longer than allowed"
@@ -134,21 +134,21 @@ def _load_html_pairs() -> Parser:
     return Parser(parse, (BadPage,))
 
 
-def _load_links() -> Parser:
+def _load_links():
     from dataops.web.markup import BadPage
     from plugins.crawl.links import extract_links
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         links = extract_links(_utf8(data), _PAGE_URL, "pairmill", 2_000)
         return f"{sorted(links.directives)} {sorted(links.not_followed)} {bool(links.follow)}"
 
     return Parser(parse, (BadPage,))
 
 
-def _load_charset() -> Parser:
+def _load_charset():
     from dataops.web.charsets import convert_to_utf8
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         label, _, page = data.partition(b"\n")
         text, codec = convert_to_utf8(page, label.decode("latin-1") or None)
         text.decode()
@@ -157,7 +157,7 @@ def _load_charset() -> Parser:
     return Parser(parse)
 
 
-def _charset_seeds() -> list[bytes]:
+def _charset_seeds():
     texts = {
         "shift_jis": "\n<html lang=ja><meta charset=x-sjis>これは日本語のページです",
         "euc_jp": "euc-jp\n<html><p>これは日本語のページです、漢字",
@@ -174,19 +174,19 @@ def _charset_seeds() -> list[bytes]:
     return [text.encode(codec, "replace") for codec, text in texts.items()]
 
 
-def _load_srcset() -> Parser:
+def _load_srcset():
     from dataops.web.image_urls import parse_srcset
 
     return Parser(lambda data: [candidate[1:] for candidate in parse_srcset(data.decode("utf-8", "replace"))])
 
 
-def _load_urls() -> Parser:
+def _load_urls():
     from dataops.web.urls import BadUrl, canonicalise_url, truncate_url
     from plugins.common_crawl.urls import ListResolver
 
     resolver = ListResolver(_PAGE_URL, 2_000)
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         reference = data.decode("utf-8", "replace")
         truncate_url(reference, 2_000).encode()
         try:
@@ -205,7 +205,7 @@ def _load_urls() -> Parser:
     return Parser(parse, (BadUrl,))
 
 
-def _url_seeds() -> list[bytes]:
+def _url_seeds():
     return [
         *(
             b"https://user:pw@EXAMPLE.com:443/a/../b/%7Ec?q=a b#f",
@@ -223,11 +223,11 @@ def _url_seeds() -> list[bytes]:
 _AGENTS = ("GPTBot", "CCBot", "Google-Extended", "anthropic-ai")
 
 
-def _load_robots() -> Parser:
+def _load_robots():
     from dataops.rights.robots_txt import RobotsFile, decode_file
     from dataops.rights.signals import Agents
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         text = decode_file(data)
         robots = RobotsFile.parse(text, ("pairmill", *_AGENTS))
         every = RobotsFile.parse(text)
@@ -247,19 +247,20 @@ def _load_robots() -> Parser:
     return Parser(parse)
 
 
-def _robots_seeds() -> list[bytes]:
+def _robots_seeds():
     file = b"""# comment\nUser-agent: *\nCrawl-delay: 1.5\nDisallow: /private/\nAllow: /private/a*.html$\n
 User-agent: GPTBot\nUser-agent: CCBot/2.0\nDisallow: /\n\nUser-Agent : pairmill\r\nDisallow:/%7Ejoe/\xc3\xa9\r\nSitemap\n"""
     usage = b"""License: https://a.example/l.xml\nUser-agent: *\nContent-Usage: /folder/ train-ai=n, search=y\n
 Content-Signal: search=yes,ai-train=no\nAllow: /\nUser-agent: GPTBot\nContent-Usage: *.html$ train-ai=y\n"""
-    return [usage, file, b"\xef\xbb\xbf" + file, file.decode().encode("utf-16"), b"user agent gptbot disallow: /"]
+    ai = b"# Spawning AI\nUser-Agent: *\nDisallow: *.jpg\nAllow: *.txt\nDisallow: /\n"
+    return [ai, usage, file, b"\xef\xbb\xbf" + file, file.decode().encode("utf-16"), b"user agent gptbot disallow: /"]
 
 
-def _load_tdmrep() -> Parser:
+def _load_tdmrep():
     from dataops.rights.robots_txt import decode_file
     from dataops.rights.tdmrep import parse_tdmrep
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         rules = parse_tdmrep(decode_file(data))
         found = [rules.find(path) for path in ("/", "/folder/page.html?q=1", "/a" * 900)]
         return f"{[rule and rule.reserved for rule in found]} {len(rules).bit_length()}"
@@ -267,37 +268,24 @@ def _load_tdmrep() -> Parser:
     return Parser(parse)
 
 
-def _load_robots_tag() -> Parser:
+def _load_header(*names):
+    """Return a parser of the value of headers that may hold an opt-out."""
     from dataops.rights.directives import parse_robots_tag
-    from dataops.rights.signals import Agents, find_header_opt_outs, find_in_headers
-
-    def parse(data: bytes) -> object:
-        value = data.decode("latin-1")
-        headers = Message()
-        for name in ("X-Robots-Tag", "TDM-Reservation"):
-            headers[name] = value.translate({10: " ", 13: " "})
-        found = list(find_header_opt_outs(headers, Agents("pairmill", _AGENTS), "", ""))
-        signals = find_in_headers([("x-robots-tag", value), ("tdm-reservation", value)])
-        return f"{len(found)} {len(set(parse_robots_tag(value))).bit_length()} {signals}"
-
-    return Parser(parse)
-
-
-def _load_ai_preferences() -> Parser:
     from dataops.rights.refusals import describe_price
     from dataops.rights.robots_txt import RobotsFile
     from dataops.rights.signals import Agents, find_header_opt_outs, find_in_headers
 
-    def parse(data: bytes) -> object:
+    def parse(data):
         value = data.decode("latin-1")
         headers = Message()
-        for name in ("Content-Usage", "Content-Signal", "Link", "WWW-Authenticate", "Crawler-Price"):
+        for name in names:
             headers[name] = value.translate({10: " ", 13: " "})
-        found = [one.signal for one in find_header_opt_outs(headers, Agents("pairmill"), "", "")]
+        found = [one.signal for one in find_header_opt_outs(headers, Agents("pairmill", _AGENTS), "", "")]
         assert len(describe_price(headers)) <= 1_000, "the price is longer than allowed"
         robots = RobotsFile.parse(f"User-agent: *\nContent-Usage: {value}")
         robots.find_declarations("http://a.test/", Agents("pairmill"))
-        return f"{found} {sorted(find_in_headers([('content-usage', value), ('link', value)]))}"
+        tags, signals = set(parse_robots_tag(value)), find_in_headers([(name.lower(), value) for name in names])
+        return f"{found} {len(tags).bit_length()} {sorted(signals)}"
 
     return Parser(parse)
 
@@ -334,12 +322,6 @@ WEB_TARGETS = (
         ),
     ),
     Target(
-        "ai_txt",
-        _load_robots,
-        lambda: [b"# Spawning AI\nUser-Agent: *\nDisallow: *.jpg\nAllow: *.txt\nDisallow: /\n"],
-        (b"Disallow: *.png\n", b"User-Agent: *\n", b"*", b"\r", b"\xe2\x80\xa8"),
-    ),
-    Target(
         "tdmrep",
         _load_tdmrep,
         lambda: [
@@ -351,13 +333,13 @@ WEB_TARGETS = (
     ),
     Target(
         "robots_tag",
-        _load_robots_tag,
+        lambda: _load_header("X-Robots-Tag", "TDM-Reservation"),
         lambda: [b"unavailable_after: Wed, 03 Dec 2025 13:09:53 GMT, noai", b"gptbot: none, max-snippet:-1", b"1"],
         (b"noai", b"noindex", b": ", b", ", b"max-image-preview:large", b"otherbot:"),
     ),
     Target(
         "ai_preferences",
-        _load_ai_preferences,
+        lambda: _load_header("Content-Usage", "Content-Signal", "Link", "WWW-Authenticate", "Crawler-Price"),
         lambda: [
             b"train-ai=n, search=y;a=1",
             b"search=yes, ai-train=no, use=reference",

@@ -5,9 +5,8 @@ import sys
 import traceback
 from dataclasses import dataclass, replace
 from importlib import import_module
-from multiprocessing.connection import Connection
 
-from benchmarks.gpu_gates.outcomes import FAIL, Outcome, Setting
+from benchmarks.gpu_gates.outcomes import FAIL, Outcome
 
 HERE = "benchmarks.gpu_gates"
 
@@ -25,7 +24,7 @@ class Stage:
     is_gate: bool = True
 
 
-def run_stage(stage: Stage, setting: Setting, results: Connection) -> None:
+def run_stage(stage, setting, results):
     """Run a stage in this process and send its outcome; an exception is a failure."""
     before = sum(os.times()[:4])
     os.setsid()  # the deadline ends the group, with whatever the stage started
@@ -53,7 +52,7 @@ STEP_SECONDS = {
 """Deadline of the timing of a model's steps, by what is timed."""
 
 
-def time_steps(model: str, variant: str) -> Stage:
+def time_steps(model, variant):
     """Return the timing of a model's steps."""
     seconds, name = STEP_SECONDS[variant], f"{model}, {variant}"
     return Stage(name, f"{HERE}.steps:measure_steps", seconds, (model, variant), is_gate=False)
@@ -80,7 +79,7 @@ REST = (
     Stage("out of memory", f"{HERE}.jobs:follow_memory_remedy", 60),
     Stage("two ranks = one process", f"{HERE}.jobs:compare_two_ranks", 60),
     Stage("syncs in two ranks of a ResNet", f"{HERE}.syncs:count_syncs_of_ranks", 60),
-    Stage("sharded, resumed = undisturbed", f"{HERE}.jobs:compare_sharded_job", 90),
+    Stage("sharded, resumed = undisturbed", f"{HERE}.jobs:compare_two_ranks", 90, ("full",)),
     Stage("checkpoint within the grace", f"{HERE}.jobs:measure_grace", 60),
     *(
         time_steps(model, variant)

@@ -3,15 +3,13 @@
 import os
 import platform
 import time
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.gpu_gates.outcomes import Outcome, Setting, measured, not_run
+from benchmarks.gpu_gates.outcomes import measured, not_run
 from training.loop.flops import find_peak
 
 PACKAGES = ("torch", "numpy", "Pillow", "triton", "open_clip_torch")
@@ -20,20 +18,20 @@ SHAPES = {"ViT-B-32": (64, 12, 50, 64), "ViT-B-16": (64, 12, 197, 64), "text": (
 """Batch, heads, length and width of a head of the attention of some towers."""
 
 
-def find_device(setting: Setting) -> Outcome:
+def find_device(setting):
     """Return which device there is, or that the requested one is missing."""
     if setting.device == "cuda" and not torch.cuda.is_available():
         return not_run(f"torch {torch.__version__} sees no CUDA device")
     return measured(torch.cuda.get_device_name() if setting.device == "cuda" else platform.processor())
 
 
-def describe_environment(setting: Setting) -> Outcome:
+def describe_environment(setting):
     """Measure matrix products, copies to the card and the kernels of attention."""
     device = torch.device(setting.device)
     side = 256 if setting.is_toy else 8192
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     product = 2 * side**3 / time_call(lambda: a @ b, device) / 1e12
-    figures: dict[str, Any] = {
+    figures = {
         "python": platform.python_version(),
         "cpus": len(os.sched_getaffinity(0)),
         "versions": {name: found for name in PACKAGES if (found := find_version(name))},
@@ -45,7 +43,7 @@ def describe_environment(setting: Setting) -> Outcome:
     return measured(f"{name}: {product:.3g} TFLOP/s in bf16 products of {side} x {side}", **figures)
 
 
-def find_version(package: str) -> str | None:
+def find_version(package):
     """Return the version of a package; None if it is not installed."""
     try:
         return version(package)
@@ -53,25 +51,25 @@ def find_version(package: str) -> str | None:
         return None
 
 
-def time_call(function: Callable[[], object], device: torch.device, times: int = 10) -> float:
+def time_call(function, device, times=10, warmup=3):
     """Return the seconds of a call, by CUDA events on a card; the first calls do not count."""
-    for _ in range(3):
+    for _ in range(warmup):
         function()
-    if device.type != "cuda":
-        started = time.perf_counter()
-        for _ in range(times):
-            function()
-        return (time.perf_counter() - started) / times
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
+    is_card = device.type == "cuda"
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2)) if is_card else (None, None)
+    started = time.perf_counter()
+    if begin is not None:
+        begin.record()
     for _ in range(times):
         function()
+    if begin is None or end is None:
+        return (time.perf_counter() - started) / times
     end.record()
     end.synchronize()
     return begin.elapsed_time(end) / 1000 / times
 
 
-def describe_card(device: torch.device) -> dict[str, Any]:
+def describe_card(device):
     """Return the card, its software and its peak figures."""
     properties = torch.cuda.get_device_properties(device)
     return {
@@ -85,7 +83,7 @@ def describe_card(device: torch.device) -> dict[str, Any]:
     }
 
 
-def measure_copies(device: torch.device) -> dict[str, float]:
+def measure_copies(device):
     """Return the GB/s of copies to the card, from pageable and from pinned memory."""
     pageable, target = (
         torch.ones(COPIED_BYTES, dtype=torch.uint8),
@@ -100,16 +98,14 @@ def measure_copies(device: torch.device) -> dict[str, float]:
     }
 
 
-def measure_attention(device: torch.device) -> dict[str, dict[str, float | None]]:
+def measure_attention(device):
     """Return the milliseconds of each kernel of attention, forward and backward; None where it does not run."""
-    found: dict[str, dict[str, float | None]] = {}
+    found = {}
     backends = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     for name, shape in SHAPES.items():
         q, k, v = (torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
 
-        def attend(
-            q: torch.Tensor = q, k: torch.Tensor = k, v: torch.Tensor = v, causal: bool = name == "text"
-        ) -> None:
+        def attend(q=q, k=k, v=v, causal=name == "text"):
             F.scaled_dot_product_attention(q, k, v, is_causal=causal).sum().backward()
 
         found[name] = {}

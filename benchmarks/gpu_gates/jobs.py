@@ -6,17 +6,13 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 import torch
 
 from benchmarks.gpu_gates.arithmetic import compare_curves
 from benchmarks.gpu_gates.inputs import choose_model, write_job, write_shards
-from benchmarks.gpu_gates.outcomes import Outcome, Setting, judge, not_run
+from benchmarks.gpu_gates.outcomes import Setting, judge, not_run
 from dataops.digest import file_sha256
 from dataops.process import RETRYABLE
 from tests.job_processes import Trial, run_job
@@ -59,44 +55,36 @@ TECHNIQUES = {
 """Every technique that works on a part of a batch, draws random numbers or has a state of its own."""
 
 
-@contextmanager
-def start_ranks(setting: Setting, path: Path, trial: Trial, ranks: int) -> Iterator[list[BaseProcess]]:
-    """Start the ranks of a job; end those that are left."""
-    context = setting.job_processes()
-    meeting = path.with_suffix(f".meeting-{time.monotonic_ns()}")
-    trials = [replace(trial, rank=rank, ranks=ranks) for rank in range(ranks)]
-    processes = [context.Process(target=run_job, args=(path, one, os.getpid(), meeting)) for one in trials]  # pyright: ignore[reportAttributeAccessIssue]
+def run_ranks(setting, path, trial=None, ranks=1):
+    """Run the ranks of a job to their end; return the exit code of each."""
+    context, meeting = setting.job_processes(), path.with_suffix(f".meeting-{time.monotonic_ns()}")
+    trials = [replace(trial or Trial(), rank=rank, ranks=ranks) for rank in range(ranks)]
+    processes = [context.Process(target=run_job, args=(path, one, os.getpid(), meeting)) for one in trials]
     for process in processes:
         process.start()
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
 
 
-def run_ranks(setting: Setting, path: Path, trial: Trial | None = None, ranks: int = 1) -> list[int]:
-    """Run a job to its end; return the exit code of each rank."""
-    with start_ranks(setting, path, trial or Trial(), ranks) as processes:
-        for process in processes:
-            process.join()
-        return [process.exitcode for process in processes]  # pyright: ignore[reportReturnType]
-
-
-def read_losses(path: Path) -> list[float]:
+def read_losses(path):
     """Return the losses in the metrics of a job."""
     lines = (path.with_suffix("") / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]
 
 
-def describe_end(path: Path) -> str:
+def describe_end(path):
     """Return the last line that a job logged."""
     lines = path.with_suffix(".log").read_text(errors="replace").splitlines()
     return lines[-1] if lines else "no log"
 
 
-def compare_resumed_job(setting: Setting) -> Outcome:
+def find_different(one, other):
+    """Return the names of the outputs of two jobs that have other bytes."""
+    return [name for name in OUTPUTS if len({file_sha256(job.with_suffix("") / name) for job in (one, other)}) > 1]
+
+
+def compare_resumed_job(setting):
     """Run a job once undisturbed, and once with SIGTERM and SIGKILL; the outputs must have the same bytes."""
     if setting.is_toy:
         shards, sizes = (
@@ -114,24 +102,19 @@ def compare_resumed_job(setting: Setting) -> Outcome:
     expected = [[0], [RETRYABLE], [-signal.SIGKILL], [0]]
     if codes != expected:
         return judge(f"exit codes {codes}, not {expected}: {describe_end(disturbed)}", passed=False)
-    same = {
-        name: file_sha256(undisturbed.with_suffix("") / name) == file_sha256(disturbed.with_suffix("") / name)
-        for name in OUTPUTS
-    }
     steps = len(read_losses(undisturbed))
-    different = ", ".join(name for name, equal in same.items() if not equal)
+    different = ", ".join(find_different(undisturbed, disturbed))
     return judge(
         f"{different} differ after a stop and a kill"
         if different
         else f"the same bytes after {steps} steps, a stop after step 4 and a kill after step 8",
         passed=not different,
         sha256={name: file_sha256(undisturbed.with_suffix("") / name) for name in OUTPUTS},
-        same=same,
         steps=steps,
     )
 
 
-def follow_memory_remedy(setting: Setting) -> Outcome:
+def follow_memory_remedy(setting):
     """Run a job in a tenth of the card's memory; it must end with 2, and its first remedy must help."""
     if setting.is_toy:
         if sys.platform != "linux":
@@ -160,71 +143,46 @@ def follow_memory_remedy(setting: Setting) -> Outcome:
     )
 
 
-def compare_two_ranks(setting: Setting) -> Outcome:
-    """Train on two ranks with odd batches, of which only one exceeds the gradient cache, and in one process."""
+def compare_two_ranks(setting, sharding="none"):
+    """Train on two ranks with odd batches, of which only one exceeds the gradient cache, and in one process.
+
+    Args:
+        sharding: as train.sharding; a sharded training is also stopped and killed, and must end with the same bytes.
+    """
     on_cards = not setting.is_toy and torch.cuda.device_count() > 1
-    shards = write_shards(setting.folder, 18, 40)
-    table = {
-        "model": choose_model(Setting("cpu", setting.folder), "ViT"),
-        "batch_size": 9,
-        "grad_cache": 4,
-        "epochs": 2,
-    }
-    table |= {
-        "device": "cuda" if on_cards else "cpu",
-        "precision": "fp32",
-        "threads": 1,
-        "vocab_size": 300,
-        "eps": 1e-3,
-    }
-    alone, both = write_job(setting, "alone", shards, **table), write_job(setting, "both", shards, **table, nproc=2)
-    codes = run_ranks(setting, alone) + run_ranks(setting, both, ranks=2)
-    if any(codes):
-        return judge(f"exit codes {codes}, not 0: {describe_end(both)}", passed=False)
-    curves = [read_losses(both), read_losses(alone)]
-    _, greatest = compare_curves(*curves)
     kind = "two cards" if on_cards else "two gloo ranks on the CPU"
-    if not re.search(rf" on {table['device']}\S* x 2\n", both.with_suffix(".log").read_text()):
-        return judge(f"the job did not run on {kind}", passed=False)
-    return judge(
-        f"{kind}: losses differ by {greatest:.1e} at most; the limit is {RANKS_LIMIT:g}",
-        passed=greatest <= RANKS_LIMIT,
-        ranks=kind,
-        greatest_difference=greatest,
-        losses=dict(zip(("two ranks", "one process"), curves, strict=True)),
-    )
-
-
-def compare_sharded_job(setting: Setting) -> Outcome:
-    """Train a sharded model on two ranks, undisturbed and stopped and killed, and the whole model in one process."""
-    on_cards = not setting.is_toy and torch.cuda.device_count() > 1
-    shards = write_shards(setting.folder, 18, 40)
-    table = {"model": choose_model(Setting("cpu", setting.folder), "ViT"), "batch_size": 9, "epochs": 3, "eps": 1e-3}
-    table |= {"device": "cuda" if on_cards else "cpu", "precision": "fp32", "threads": 1, "vocab_size": 300}
-    table |= {"grad_cache": 4, "grad_checkpointing": True, "max_grad_norm": 1.0, "checkpoint_every": 2}
-    table["deterministic"] = True
-    alone = write_job(setting, "unsharded", shards, **table)
-    both = [write_job(setting, name, shards, **table, nproc=2, sharding="full") for name in ("sharded", "resumed")]
-    codes = [run_ranks(setting, alone), run_ranks(setting, both[0], ranks=2)]
-    for trial in (Trial(signal.SIGTERM, 2), Trial(signal.SIGKILL, 4), Trial()):
+    shards, is_sharded = write_shards(setting.folder, 18, 40), sharding != "none"
+    table = {"model": choose_model(Setting("cpu", setting.folder), "ViT"), "device": "cuda" if on_cards else "cpu"}
+    table |= {"batch_size": 9, "epochs": 3, "precision": "fp32", "threads": 1, "vocab_size": 300, "eps": 1e-3}
+    table |= {"grad_cache": 4, "max_grad_norm": 1.0, "checkpoint_every": 2, "deterministic": True}
+    table["grad_checkpointing"] = is_sharded
+    alone = write_job(setting, f"alone-{sharding}", shards, **table)
+    both = [
+        write_job(setting, f"{name}-{sharding}", shards, **table, nproc=2, sharding=sharding)
+        for name in ("undisturbed", "disturbed")
+    ]
+    codes, expected = [run_ranks(setting, alone), run_ranks(setting, both[0], ranks=2)], [[0], [0, 0]]
+    for trial in (Trial(signal.SIGTERM, 2), Trial(signal.SIGKILL, 4), Trial()) if is_sharded else ():
         codes.append(run_ranks(setting, both[1], trial, ranks=2))
-    expected = [[0], [0, 0], [RETRYABLE] * 2, [-signal.SIGKILL] * 2, [0, 0]]
+        expected.append([{signal.SIGTERM: RETRYABLE, signal.SIGKILL: -signal.SIGKILL}.get(trial.signum or 0, 0)] * 2)
     if codes != expected:
-        return judge(f"exit codes {codes}, not {expected}: {describe_end(both[1])}", passed=False)
-    same = [file_sha256(path.with_suffix("") / name) for name in OUTPUTS for path in both]
-    _, greatest = compare_curves(read_losses(both[0]), read_losses(alone))
-    is_same = same[::2] == same[1::2]
-    kind = "two cards" if on_cards else "two gloo ranks on the CPU"
+        return judge(f"exit codes {codes}, not {expected}: {describe_end(both[int(is_sharded)])}", passed=False)
+    if not re.search(rf" on {table['device']}\S* x 2\n", both[0].with_suffix(".log").read_text()):
+        return judge(f"the job did not run on {kind}", passed=False)
+    curves = {"two ranks": read_losses(both[0]), "one process": read_losses(alone)}
+    _, greatest = compare_curves(*curves.values())
+    other = find_different(*both) if is_sharded else []
+    ended = f"{', '.join(other)} differ after a stop and a kill; " if other else ""
     return judge(
-        f"{kind}: {'the same bytes' if is_same else 'other bytes'} after a stop and a kill; losses differ from those of "
-        f"one process by {greatest:.1e} at most; the limit is {RANKS_LIMIT:g}",
-        passed=is_same and greatest <= RANKS_LIMIT,
+        f"{kind}: {ended}losses differ by {greatest:.1e} at most; the limit is {RANKS_LIMIT:g}",
+        passed=not other and greatest <= RANKS_LIMIT,
         ranks=kind,
         greatest_difference=greatest,
+        losses=curves,
     )
 
 
-def measure_grace(setting: Setting) -> Outcome:
+def measure_grace(setting):
     """Stop the training of ViT-L by SIGTERM; its checkpoint must be whole within the grace."""
     if setting.is_toy:
         shards, sizes = write_shards(setting.folder, 24, 40), {"batch_size": 8, "vocab_size": 300, "threads": 1}

@@ -3,29 +3,20 @@
 import json
 import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from itertools import islice
 from statistics import median
-from types import ModuleType
-from typing import Any
-from unittest import mock
 
-from benchmarks.gpu_gates.inputs import choose_model, load_dimensions, write_job, write_shards
+from benchmarks.gpu_gates.inputs import choose_model, write_job, write_shards
 from benchmarks.gpu_gates.jobs import describe_end, run_ranks
-from benchmarks.gpu_gates.outcomes import FAIL, Outcome, Setting, measured
+from benchmarks.gpu_gates.outcomes import FAIL, Outcome, measured
 from training.config import TrainConfig
-from training.data import decode
-from training.data.loader import Batch, Dataset, load_batches
+from training.data.loader import Dataset, load_batches
 from training.data.sampling_plan import Plan
-from training.data.shard_files import ShardFiles
-from training.model.tokenizer import Tokenizer, train_tokenizer
+from training.model.tokenizer import train_tokenizer
 
 IMAGES, SIDE = 20_000, 256
 
 
-def measure_job(setting: Setting) -> Outcome:
+def measure_job(setting):
     """Train ViT-B-32 on JPEGs by training.train; return its own figures, without those of the first steps."""
     count, side = (64, 40) if setting.is_toy else (IMAGES, SIDE)
     sizes = (
@@ -56,15 +47,15 @@ def measure_job(setting: Setting) -> Outcome:
     )
 
 
-def measure_loader(setting: Setting) -> Outcome:
-    """Load and tokenize JPEGs with 1 to 16 threads, and measure what each part of that work costs."""
+def measure_loader(setting):
+    """Load and tokenize JPEGs with 1 to 16 threads."""
     count, side, numbers = (64, 40, (1, 2)) if setting.is_toy else (IMAGES, SIDE, (1, 2, 4, 8, 16))
     shards = write_shards(setting.folder, count, side)
     config = TrainConfig(model=choose_model(setting, "ViT-B-32"), epochs=1, batch_size=16 if setting.is_toy else 500)
-    dimensions = load_dimensions(config)
+    dimensions = config.load_dimensions()
     dataset = Dataset(shards, dimensions.vision_cfg.image_size, 0)
     tokenizer = train_tokenizer(dataset.captions(), 300 if setting.is_toy else 8192, dimensions.text_cfg.context_length)
-    rates: dict[str, float] = {}
+    rates = {}
     for workers in numbers:
         plan = Plan(len(dataset), config.model_copy(update={"workers": workers}), 0)
         steps = min(plan.total_steps, 2 + 2 * workers)  # about equal times
@@ -73,55 +64,7 @@ def measure_loader(setting: Setting) -> Outcome:
         for _ in range(steps):
             images += len(next(batches).captions)
         rates[str(workers)] = images / (time.perf_counter() - started)
-        batches.close()  # pyright: ignore[reportAttributeAccessIssue]
-    plan = Plan(len(dataset), config.model_copy(update={"workers": 0}), 0)
-    parts = measure_parts(islice(load_batches(dataset, plan, 1, 0, 1, tokenizer), 4))
+        batches.close()
     dataset.close()
     listed = ", ".join(f"{workers} threads {rate:,.0f}" for workers, rate in rates.items())
-    costs = ", ".join(f"{part} {microseconds:,.0f}" for part, microseconds in parts.items())
-    message = f"images/s: {listed}; microseconds an image: {costs}"
-    return measured(message, images_per_second=rates, microseconds_of_parts=parts)
-
-
-@contextmanager
-def timing(owner: Any, name: str, part: str, spent: dict[str, float]) -> Iterator[None]:
-    """Add the CPU time of a function of this thread to a part."""
-    function: Callable[..., Any] = getattr(owner, name)
-
-    def timed(*arguments: Any, **options: Any) -> Any:
-        started = time.thread_time()
-        try:
-            return function(*arguments, **options)
-        finally:
-            spent[part] += time.thread_time() - started
-
-    with mock.patch.object(owner, name, timed):
-        yield
-
-
-def measure_parts(batches: Iterator[Batch], packer: ModuleType | None = None) -> dict[str, float]:
-    """Return the microseconds of CPU time an image of each part of the loader in its fastest batch.
-
-    Args:
-        batches: of a loader without workers.
-        packer: module whose pack_chunks the loader calls.
-    """
-    spent: dict[str, float] = defaultdict(float)
-    found: list[dict[str, float]] = []
-    next(batches)  # caches and lazy imports
-    started = time.thread_time()
-    with (
-        timing(ShardFiles, "read", "read", spent),
-        timing(decode.simplejpeg, "decode_jpeg", "decode", spent),
-        timing(decode.cv2, "resize", "crop", spent),
-        timing(Tokenizer, "__call__", "tokenize", spent),
-        nullcontext() if packer is None else timing(packer, "pack_chunks", "pack", spent),
-    ):
-        for batch in batches:
-            python = time.thread_time() - started - sum(spent.values())
-            parts = {**spent, "python": python}
-            found.append({part: 1e6 * seconds / len(batch.captions) for part, seconds in parts.items()})
-            spent.clear()
-            started = time.thread_time()
-    fastest = min(found, key=lambda parts: sum(parts.values()))
-    return {part: round(microseconds, 1) for part, microseconds in fastest.items()}
+    return measured(f"images/s: {listed}", images_per_second=rates)

@@ -2,7 +2,6 @@
 
 import multiprocessing
 from dataclasses import dataclass, field
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +29,17 @@ class Outcome:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def judge(message: str, *, passed: bool, **figures: Any) -> Outcome:
+def judge(message, *, passed, **figures):
     """Return the outcome of a gate."""
     return Outcome(PASS if passed else FAIL, message, figures)
 
 
-def measured(message: str = "", **figures: Any) -> Outcome:
+def measured(message="", **figures):
     """Return the outcome of a timing."""
     return Outcome(MEASURED, message, figures)
 
 
-def not_run(reason: str) -> Outcome:
+def not_run(reason):
     """Return the outcome of a stage that this machine cannot run."""
     return Outcome(NOT_RUN, reason)
 
@@ -55,11 +54,11 @@ class Setting:
     """Folder for shards and jobs, which the stages share."""
 
     @property
-    def is_toy(self) -> bool:
+    def is_toy(self):
         """True on a CPU."""
         return self.device == "cpu"
 
-    def processes(self) -> BaseContext:
+    def processes(self):
         """Return how processes start: anew on a card, whose driver does not survive a fork.
 
         On a CPU they are forked from one that has imported torch, since imports would be most of the CPU time.
@@ -70,6 +69,6 @@ class Setting:
         context.set_forkserver_preload(PRELOADED)
         return context
 
-    def job_processes(self) -> BaseContext:
+    def job_processes(self):
         """Return how a stage starts the processes of a job; a fork server would import torch once more for each stage."""
         return multiprocessing.get_context("fork" if self.is_toy else "spawn")

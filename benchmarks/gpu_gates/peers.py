@@ -3,12 +3,10 @@
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.gpu_gates.arithmetic import make_config, relative_error
-from benchmarks.gpu_gates.inputs import load_dimensions
-from benchmarks.gpu_gates.outcomes import Outcome, Setting, judge, not_run
+from benchmarks.gpu_gates.outcomes import judge, not_run
 from benchmarks.gpu_gates.sides import make_open_clip_model
 from training.evaluation.class_weights import compute_class_weights
 from training.losses.contrastive import contrastive_loss, sigmoid_loss
@@ -33,7 +31,7 @@ CLASS_NAMES = (
 TEMPLATES = ("a photo of a {}.", "a blurry photo of the {}.", "{} in the wild")
 
 
-def compare_losses(setting: Setting) -> Outcome:
+def compare_losses(setting):
     """Compare value and gradients of both losses with open_clip's, over 8,192 pairs on a card."""
     if find_spec("open_clip") is None:
         return not_run(MISSING)
@@ -56,9 +54,9 @@ def compare_losses(setting: Setting) -> Outcome:
             lambda i, t, s, b: siglip(F.normalize(i, dim=1), F.normalize(t, dim=1), s.exp(), b),
         ),
     }
-    errors: dict[str, float] = {}
+    errors = {}
     for name, functions in cases.items():
-        results: list[list[Tensor]] = []
+        results = []
         for function in functions:
             leaves = [tensor.clone().requires_grad_() for tensor in (*features, scale, bias)]
             loss = function(*leaves)
@@ -73,7 +71,7 @@ def compare_losses(setting: Setting) -> Outcome:
     )
 
 
-def compare_zero_shot(setting: Setting) -> Outcome:
+def compare_zero_shot(setting):
     """Compare the scores of images for the classes with those of open_clip's classifier, model and tokenizer."""
     if find_spec("open_clip") is None:
         return not_run(MISSING)
@@ -82,7 +80,7 @@ def compare_zero_shot(setting: Setting) -> Outcome:
 
     device = torch.device(setting.device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    dimensions = load_dimensions(make_config(setting)).with_vocab_size(49408)
+    dimensions = make_config(setting).load_dimensions().with_vocab_size(49408)
     side, context_length = dimensions.vision_cfg.image_size, dimensions.text_cfg.context_length
     peer = make_open_clip_model(dimensions).to(device).eval()
     model = CLIP(dimensions).to(device).eval()

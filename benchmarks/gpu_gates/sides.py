@@ -4,28 +4,14 @@ Both return functions that launch a step and read nothing back.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from training.config import TrainConfig
-from training.loop.inputs import StepInputs
 from training.loop.training_run import build_learner
-from training.model.clip import CLIP
-from training.model_config import ModelConfig
 from training.train import set_up_torch
 
-OurStep = Callable[[StepInputs, float], Tensor]
-"""Maps inputs on the device and a learning rate to StepValues as fp64 (V,); the loss is the first."""
-PeerStep = Callable[[Tensor, Tensor, float], Tensor]
-"""Maps normalised images (B, 3, S, S), tokens (B, L) and a learning rate to the loss."""
 
-
-def make_our_step(
-    config: TrainConfig, dimensions: ModelConfig, device: torch.device, pairs_of_ranks: list[int] | None = None
-) -> tuple[CLIP, OurStep]:
+def make_our_step(config, dimensions, device, pairs_of_ranks=None):
     """Return a model on a device and its step, put together as training.train does, with its choice of kernels.
 
     Args:
@@ -35,13 +21,13 @@ def make_our_step(
     learner = build_learner(config, dimensions, 0, device)
     learner.model.train()
 
-    def step(inputs: StepInputs, lr: float) -> Tensor:
+    def step(inputs, lr):
         return learner.take_step(inputs, lr=lr, pairs_of_ranks=pairs_of_ranks)
 
     return learner.model, step
 
 
-def make_open_clip_model(dimensions: ModelConfig) -> Any:
+def make_open_clip_model(dimensions):
     """Return open_clip's model of these dimensions, with random weights."""
     from open_clip.model import CLIP as OpenClip
 
@@ -50,7 +36,7 @@ def make_open_clip_model(dimensions: ModelConfig) -> Any:
     return OpenClip(**fields, output_dict=True)
 
 
-def make_open_clip_step(model: Any, config: TrainConfig, device: torch.device, *, fused: bool = False) -> PeerStep:
+def make_open_clip_step(model, config, device, *, fused=False):
     """Return open_clip's step for a model of its own, with its loss, parameter groups and precision.
 
     Args:
@@ -68,7 +54,7 @@ def make_open_clip_step(model: Any, config: TrainConfig, device: torch.device, *
         lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused or None,
     )  # fmt: skip
 
-    def step(images: Tensor, tokens: Tensor, lr: float) -> Tensor:
+    def step(images, tokens, lr):
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad()

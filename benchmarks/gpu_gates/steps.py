@@ -1,7 +1,5 @@
 """Timings of steps: ours as training.train takes them, and open_clip's, by CUDA events."""
 
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import cycle, islice
@@ -10,18 +8,16 @@ from statistics import median
 import torch
 
 from benchmarks.gpu_gates.arithmetic import make_config, why_no_fp8
-from benchmarks.gpu_gates.inputs import load_dimensions, make_batch, make_inputs
-from benchmarks.gpu_gates.outcomes import Outcome, Setting, measured, not_run
+from benchmarks.gpu_gates.environment import time_call
+from benchmarks.gpu_gates.inputs import make_batch, make_inputs
+from benchmarks.gpu_gates.outcomes import measured, not_run
 from benchmarks.gpu_gates.sides import make_open_clip_model, make_open_clip_step, make_our_step
 from training.compiler import prepare_compiler
-from training.config import TrainConfig
-from training.data.loader import Batch
 from training.loop.flops import count_step_flops, find_peak
-from training.loop.inputs import StepInputs, upload_batches
+from training.loop.inputs import upload_batches
 from training.loop.step import normalize_pixels
 from training.loop.step_recorder import DelayedValues
 from training.model.clip import CLIP
-from training.model_config import ModelConfig
 from training.train import set_up_torch
 
 PAIRS = {"ViT-B-32": 1024, "ViT-B-16": 512, "ViT-L-14": 128, "RN50": 512}
@@ -31,7 +27,7 @@ DISTINCT_BATCHES = 3
 LR = 1e-4
 
 
-def measure_steps(setting: Setting, model: str, variant: str) -> Outcome:
+def measure_steps(setting, model, variant):
     """Take ten steps to warm up and three times twenty, and time these.
 
     Args:
@@ -52,10 +48,10 @@ def measure_steps(setting: Setting, model: str, variant: str) -> Outcome:
     set_up_torch(config, device)
     if is_compiled:
         prepare_compiler(device.type, [setting.folder / "compiled"])
-    dimensions = load_dimensions(config)
+    dimensions = config.load_dimensions()
     batches = [
-        replace(made, inputs=make_inputs(setting, config, dimensions, pairs, made.step, pin=not setting.is_toy))
-        for made in (make_batch(setting, dimensions, pairs, step) for step in range(1, 1 + DISTINCT_BATCHES))
+        replace(made, inputs=make_inputs(config, dimensions, pairs, made.step, pin=not setting.is_toy))
+        for made in (make_batch(dimensions, pairs, step) for step in range(1, 1 + DISTINCT_BATCHES))
     ]
     take = (
         take_our_steps(config, dimensions, device, batches)
@@ -66,7 +62,7 @@ def measure_steps(setting: Setting, model: str, variant: str) -> Outcome:
     take(warmup)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seconds = [time_steps(take, steps, device) / steps for _ in range(times)]
+    seconds = [time_call(lambda: take(steps), device, 1, 0) / steps for _ in range(times)]
     flops = count_flops(dimensions, [batch.inputs for batch in batches], is_padded=not is_ours)
     peak = find_peak(device, config.precision)
     rate = pairs / median(seconds)
@@ -83,7 +79,7 @@ def measure_steps(setting: Setting, model: str, variant: str) -> Outcome:
     )
 
 
-def choose_pairs(setting: Setting, model: str) -> int:
+def choose_pairs(setting, model):
     """Return the pairs of a step, halved until they suit the card's memory."""
     if setting.is_toy:
         return 8
@@ -93,14 +89,12 @@ def choose_pairs(setting: Setting, model: str) -> int:
     return pairs
 
 
-def take_our_steps(
-    config: TrainConfig, dimensions: ModelConfig, device: torch.device, batches: list[Batch]
-) -> Callable[[int], None]:
+def take_our_steps(config, dimensions, device, batches):
     """Return a function that takes steps of ours: images come from pinned memory, values are read one step late."""
     _, step = make_our_step(config, dimensions, device)
-    uploaded: Iterator[Batch] = upload_batches(cycle(batches), device)
+    uploaded = upload_batches(cycle(batches), device)
 
-    def take(steps: int) -> None:
+    def take(steps):
         previous = None
         for batch in islice(uploaded, steps):
             values = DelayedValues(step(batch.inputs, LR))
@@ -111,9 +105,7 @@ def take_our_steps(
     return take
 
 
-def take_peer_steps(
-    config: TrainConfig, dimensions: ModelConfig, device: torch.device, batches: list[Batch], is_compiled: bool
-) -> Callable[[int], None]:
+def take_peer_steps(config, dimensions, device, batches, is_compiled):
     """Return a function that takes steps of open_clip, whose normalised images are in the card's memory."""
     model = make_open_clip_model(dimensions).to(device).train()
     step = make_open_clip_step(torch.compile(model) if is_compiled else model, config, device)
@@ -123,28 +115,14 @@ def take_peer_steps(
         if batch.tokens_BL is not None
     ]
 
-    def take(steps: int) -> None:
+    def take(steps):
         for images, tokens in islice(cycle(inputs), steps):
             step(images, tokens, LR)
 
     return take
 
 
-def time_steps(take: Callable[[int], None], steps: int, device: torch.device) -> float:
-    """Return the seconds of some steps."""
-    if device.type != "cuda":
-        started = time.perf_counter()
-        take(steps)
-        return time.perf_counter() - started
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    take(steps)
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1000
-
-
-def count_flops(dimensions: ModelConfig, inputs: list[StepInputs], *, is_padded: bool) -> float:
+def count_flops(dimensions, inputs, *, is_padded):
     """Return the mean operations of a step; padded texts have the length of the context."""
     with torch.device("meta"):
         counted, total = count_step_flops(CLIP(dimensions)), 0.0

@@ -3,20 +3,16 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.gpu_gates.arithmetic import make_config
-from benchmarks.gpu_gates.inputs import load_dimensions, make_batch, make_inputs
-from benchmarks.gpu_gates.outcomes import Outcome, Setting, judge, not_run
+from benchmarks.gpu_gates.inputs import make_batch, make_inputs
+from benchmarks.gpu_gates.outcomes import judge, not_run
 from benchmarks.gpu_gates.sides import make_our_step
 from tests.host_reads import counting, counting_on_card
 from training import distributed
-from training.data.loader import Batch
 from training.job import resolve_device
 from training.loop.inputs import upload_batches
 from training.loop.step_recorder import DelayedValues
@@ -27,18 +23,18 @@ SETTINGS = {"patch_dropout": 0.5, "max_grad_norm": 1.0, "label_smoothing": 0.1, 
 SETTINGS |= {"max_bad_steps": 2, "bad_loss": 9}
 
 
-def count_syncs(setting: Setting) -> Outcome:
+def count_syncs(setting):
     """Count the waits of some steps with uploads and delayed values, as the trainer takes them, and list their lines."""
     return report_syncs(find_syncs(setting, torch.device(setting.device), "ViT-B-32", **SETTINGS), STEPS)
 
 
-def count_syncs_of_ranks(setting: Setting) -> Outcome:
+def count_syncs_of_ranks(setting):
     """Count the waits of the steps of two ranks of a ResNet, whose batch norms exchange in each layer."""
     if not setting.is_toy and torch.cuda.device_count() < 2:
         return not_run("needs two cards")
     meeting = setting.folder / f"meeting-{os.getpid()}"
     context = setting.job_processes()
-    ranks = [context.Process(target=count_in_rank, args=(setting, rank, meeting)) for rank in range(2)]  # pyright: ignore[reportAttributeAccessIssue]
+    ranks = [context.Process(target=count_in_rank, args=(setting, rank, meeting)) for rank in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
@@ -48,7 +44,7 @@ def count_syncs_of_ranks(setting: Setting) -> Outcome:
     return report_syncs(json.loads(meeting.with_suffix(".json").read_text()), STEPS)
 
 
-def count_in_rank(setting: Setting, rank: int, meeting: Path) -> None:
+def count_in_rank(setting, rank, meeting):
     """Count the waits of one of two ranks; the first writes them beside the file in which they meet."""
     os.environ |= {MEETING_FILE: str(meeting), "RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
@@ -64,17 +60,17 @@ def count_in_rank(setting: Setting, rank: int, meeting: Path) -> None:
     distributed.leave()
 
 
-def find_syncs(setting: Setting, device: torch.device, model: str, **settings: Any) -> list[str]:
+def find_syncs(setting, device, model, **settings):
     """Return the line of each wait of the host in some steps."""
     pairs = 8 if setting.is_toy else 64
     config = make_config(setting, model, precision="fp32" if setting.is_toy else "bf16", **settings)
-    dimensions = load_dimensions(config)
+    dimensions = config.load_dimensions()
     _, step = make_our_step(config, dimensions, device, [pairs] * distributed.world_size())
 
-    def batches() -> Iterator[Batch]:
+    def batches():
         for number in range(1, STEPS + 2):
-            batch = make_batch(setting, dimensions, pairs, number)
-            made = make_inputs(setting, config, dimensions, pairs, number, pin=not setting.is_toy)
+            batch = make_batch(dimensions, pairs, number)
+            made = make_inputs(config, dimensions, pairs, number, pin=not setting.is_toy)
             yield replace(batch, inputs=made)
 
     uploaded = upload_batches(list(batches()), device)
@@ -89,7 +85,7 @@ def find_syncs(setting: Setting, device: torch.device, model: str, **settings: A
     return found
 
 
-def report_syncs(found: list[str], steps: int) -> Outcome:
+def report_syncs(found, steps):
     """Return the outcome for the lines that waited in a number of steps."""
     lines = Counter(found)
     listed = ", ".join(f"{line} {count} times" for line, count in lines.most_common()) or "none"

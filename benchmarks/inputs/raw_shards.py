@@ -7,23 +7,22 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from benchmarks.inputs.image_server import load_photographs, make_jpeg
+from benchmarks.inputs.images import encode_jpeg, load_photographs, make_jpeg
 from dataops.schema import CURATED, DOWNLOADED, conform, dropped_schema, uid
 from dataops.shards.tar import ShardWriter
-from dataops.snapshot import Counts, Draft, Manifest, Part
-from dataops.store import Store
+from dataops.snapshot import Counts, Draft
 from tests.manifests import build_manifest
 
 PER_SHARD, DISTINCT, SIDE = 10_000, 400, 256
 
 
-def write_snapshots(store: Store, number: int, side: int = SIDE) -> tuple[Manifest, Manifest]:
+def write_snapshots(store, number, side=SIDE):
     """Write snapshots of curate and download with `number` pairs and images of `side` pixels; return their manifests."""
     photos = load_photographs()
     images = [_scale(make_jpeg(photos, n), side) for n in range(DISTINCT)]
     raw, kept = Draft(store, "download", "d" * 16), Draft(store, "curate", "c" * 16)
-    raw_parts: list[Part] = []
-    parts: list[Part] = []
+    raw_parts = []
+    parts = []
     size = min(number, PER_SHARD)
     for start in range(0, number, size):
         name = f"{start // size:05d}"
@@ -50,22 +49,18 @@ def write_snapshots(store: Store, number: int, side: int = SIDE) -> tuple[Manife
     return kept.commit(curate), raw.commit(download)
 
 
-def _scale(data: bytes, side: int) -> bytes:
-    sink = io.BytesIO()
-    Image.open(io.BytesIO(data)).resize((side, side), Image.Resampling.LANCZOS).save(sink, "JPEG", quality=95)
-    return sink.getvalue()
+def _scale(data, side):
+    return encode_jpeg(Image.open(io.BytesIO(data)).resize((side, side), Image.Resampling.LANCZOS), 95)
 
 
-def _make_rows(numbers: range, shard: str, side: int) -> pa.Table:
+def _make_rows(numbers, shard, side):
     captions = [f"picture {n} of a list, with a caption of about the usual length" for n in numbers]
     urls = [f"https://images.example-{n % 97}.org/galleries/2024/{n % 11}/{n}.jpg" for n in numbers]
     uids = [uid(url, caption) for url, caption in zip(urls, captions, strict=True)]
-    columns = {
-        "uid": uids, "key": uids, "url": urls, "caption": captions, "page_url": urls, "language": ["en"] * len(captions),
-        "source": ["crawl-data/CC-MAIN-2024-10/segments/1/warc/a.warc.gz"] * len(captions),
-        "status": ["success"] * len(captions),
-        "sha256": [hashlib.sha256(url.encode()).hexdigest() for url in urls], "shard": [shard] * len(captions),
-        "width": [side] * len(captions), "height": [side] * len(captions), "original_width": [800] * len(captions),
-        "original_height": [600] * len(captions), "phash": ["0123456789abcdef"] * len(captions),
+    known = {
+        "language": "en", "status": "success", "shard": shard, "width": side, "height": side, "original_width": 800,
+        "original_height": 600, "phash": "0123456789abcdef",
     }  # fmt: skip
-    return pa.table(columns)
+    columns = {"uid": uids, "key": uids, "url": urls, "caption": captions}
+    columns["sha256"] = [hashlib.sha256(url.encode()).hexdigest() for url in urls]
+    return pa.table(columns | {name: [value] * len(urls) for name, value in known.items()})

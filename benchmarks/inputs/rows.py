@@ -13,20 +13,12 @@ Row r is the same in a set of any size, so a smaller set is the beginning of a l
 """
 
 import multiprocessing
-from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-
-from dataops.digest import file_sha256
-from dataops.schema import PAIRS, conform
-from dataops.snapshot import Part
-from tasks.extract.sources.pairs_writer import compute_uids
 
 PART_ROWS = 500_000
 ROW_GROUP = 1 << 16
@@ -38,10 +30,8 @@ _UNSPACED = ("ja", "zh")
 _WORDS = 30_000  # per language
 _SLOTS = 1 << 17  # slots of a table that samples a distribution; rarer values are never sampled
 
-Numbers = NDArray[np.uint64]
 
-
-def random_bits(rows: Numbers, salt: int) -> Numbers:
+def random_bits(rows, salt):
     """Return 64 random bits for each row (splitmix64)."""
     z = rows * np.uint64(0x9E3779B97F4A7C15) + np.uint64(salt * 0xD1B54A32D192ED03 % (1 << 64))
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -49,28 +39,28 @@ def random_bits(rows: Numbers, salt: int) -> Numbers:
     return z ^ (z >> np.uint64(31))
 
 
-def random_shares(rows: Numbers, salt: int) -> NDArray[np.float64]:
+def random_shares(rows, salt):
     """Return a random number in [0, 1) for each row."""
     return (random_bits(rows, salt) >> np.uint64(11)).astype(np.float64) / (1 << 53)
 
 
-def make_table(weights: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int32]:
+def make_table(weights):
     """Return a table (_SLOTS,) of indices, each with a frequency proportional to its weight."""
     sums = np.cumsum(np.asarray(weights, np.float64))
     return np.searchsorted(sums, (np.arange(_SLOTS) + 0.5) / _SLOTS * sums[-1]).astype(np.int32)
 
 
-def sample_table(table: NDArray[np.int32], rows: Numbers, salt: int) -> NDArray[np.int32]:
+def sample_table(table, rows, salt):
     """Return a random entry of the table for each row."""
     return table[random_bits(rows, salt) >> np.uint64(64 - 17)]
 
 
 @lru_cache(maxsize=1)
-def load_words() -> tuple[pa.LargeStringArray, NDArray[np.int32]]:
+def load_words():
     """Return the words of all languages, each with a space after it, and for each language a table of their indices."""
     from wordfreq import get_frequency_dict
 
-    texts: list[str] = []
+    texts = []
     tables = np.empty((len(LANGUAGES), _SLOTS), np.int32)
     for number, language in enumerate(LANGUAGES):
         known = sorted(get_frequency_dict(language, "small").items(), key=lambda item: (-item[1], item[0]))[:_WORDS]
@@ -79,13 +69,13 @@ def load_words() -> tuple[pa.LargeStringArray, NDArray[np.int32]]:
     return pa.array(texts, pa.large_string()), tables
 
 
-def image_numbers(rows: Numbers) -> Numbers:
+def image_numbers(rows):
     """Return the number of the image of each row: its own, or that of an earlier row."""
     earlier = (rows.astype(np.float64) * random_shares(rows, 1) ** 3).astype(np.uint64)
     return np.where(random_shares(rows, 2) < 0.25, earlier, rows)
 
 
-def caption_numbers(rows: Numbers, images: Numbers) -> Numbers:
+def caption_numbers(rows, images):
     """Return the number of the caption of each row."""
     which = random_shares(rows, 3)
     own = np.where(which < 0.8, images, rows + np.uint64(1 << 40))
@@ -95,9 +85,7 @@ def caption_numbers(rows: Numbers, images: Numbers) -> Numbers:
     return np.where(kind < 0.05, frequent, np.where(kind < 0.15, another, own))
 
 
-def make_texts(
-    numbers: Numbers, salt: int, median: float, spread: float, most: int, language: int | None = None
-) -> pl.Series:
+def make_texts(numbers, salt, median, spread, most, language=None):
     """Return a text for each number, with a log-normal number of words, at most `most`."""
     known, tables = load_words()
     normal = np.sqrt(-2 * np.log(1 - random_shares(numbers, salt))) * np.cos(
@@ -121,7 +109,7 @@ def make_texts(
     return pl.Series(texts).str.strip_chars_end(" ")
 
 
-def make_captions(numbers: Numbers) -> pl.Series:
+def make_captions(numbers):
     """Return the caption of each number."""
     kind = random_shares(numbers, 20)
     frame = pl.DataFrame(
@@ -130,25 +118,19 @@ def make_captions(numbers: Numbers) -> pl.Series:
     text, which, n = pl.col("text"), pl.col("kind"), pl.col("n").cast(pl.String)
     camera = pl.concat_str(pl.lit("IMG_"), n, pl.lit(".jpg"))
     named = pl.concat_str(text.str.slice(0, 20).str.replace_all(" ", "-"), pl.lit("-"), n, pl.lit(".png"))
-    return frame.select(
-        pl.when(which < 0.04)
-        .then(camera)
-        .when(which < 0.07)
-        .then(named)
-        .when(which < 0.10)
-        .then(pl.concat_str(n, pl.lit(" x "), n, pl.lit(" px")))
-        .when(which < 0.13)
-        .then(text.str.to_uppercase())
-        .when(which < 0.48)
-        .then(text.str.to_titlecase())
-        .when(which < 0.52)
-        .then(pl.concat_str(text, pl.lit(" | Site "), n))
-        .otherwise(text)
-        .alias("caption")
-    ).to_series()
+    sizes = pl.concat_str(n, pl.lit(" x "), n, pl.lit(" px"))
+    kinds = [
+        (0.04, camera),
+        (0.07, named),
+        (0.10, sizes),
+        (0.13, text.str.to_uppercase()),
+        (0.48, text.str.to_titlecase()),
+    ]
+    kinds.append((0.52, pl.concat_str(text, pl.lit(" | Site "), n)))
+    return frame.select(caption=_choose(which, kinds, text)).to_series()
 
 
-def make_urls(images: Numbers) -> pl.Series:
+def make_urls(images):
     """Return the URL of each image."""
     host = sample_table(make_table(1 / np.arange(1, 20_001) ** 0.9), images, 10).astype(np.int64)
     kind, ending = random_shares(images, 11), random_shares(images, 12)
@@ -156,14 +138,8 @@ def make_urls(images: Numbers) -> pl.Series:
     frame = pl.DataFrame({"host": host, "kind": kind, "ending": ending, "id": images, "year": year, "month": month})
     frame = frame.with_columns(slug=make_texts(images, 14, 4, 0.4, 8, language=0).str.replace_all(r"[ '’]+", "-"))
     host_, id_, year_, month_ = (pl.col(name).cast(pl.String) for name in ("host", "id", "year", "month"))
-    extension = (
-        pl.when(pl.col("ending") < 0.78)
-        .then(pl.lit(".jpg"))
-        .when(pl.col("ending") < 0.90)
-        .then(pl.lit(".png"))
-        .when(pl.col("ending") < 0.98)
-        .then(pl.lit(".webp"))
-        .otherwise(pl.lit(".svg"))
+    extension = _choose(
+        pl.col("ending"), [(0.78, pl.lit(".jpg")), (0.90, pl.lit(".png")), (0.98, pl.lit(".webp"))], pl.lit(".svg")
     )
     blog = [
         "https://www.site",
@@ -179,75 +155,42 @@ def make_urls(images: Numbers) -> pl.Series:
     ]
     shop = ["https://cdn.shop", host_, ".example/media/catalog/product/", pl.col("slug"), "_", id_, extension]
     pixel = ["https://stats.site", host_, ".example/pixel.gif?id=", id_]
-    which = pl.col("kind")
-    return frame.select(
-        pl.when(which < 0.01)
-        .then(_join(*pixel))
-        .when(which < 0.20)
-        .then(_join(*shop, "?width=640&height=480"))
-        .when(which < 0.45)
-        .then(_join(*shop))
-        .otherwise(_join(*blog, extension))
-        .alias("url")
-    ).to_series()
+    kinds = [(0.01, _join(*pixel)), (0.20, _join(*shop, "?width=640&height=480")), (0.45, _join(*shop))]
+    return frame.select(url=_choose(pl.col("kind"), kinds, _join(*blog, extension))).to_series()
 
 
-def _join(*pieces: str | pl.Expr) -> pl.Expr:
+def _choose(share, kinds, otherwise):
+    """Return the text of the first kind whose limit is above the share."""
+    for limit, text in reversed(kinds):
+        otherwise = pl.when(share < limit).then(text).otherwise(otherwise)
+    return otherwise
+
+
+def _join(*pieces):
     return pl.concat_str(pl.lit(piece) if isinstance(piece, str) else piece for piece in pieces)
 
 
-def make_pairs(start: int, number: int) -> pa.Table:
-    """Return the rows start, start + 1, ..., as the extract stage writes them."""
+def make_pairs(start, number):
+    """Return URL and caption of the rows start, start + 1, ..."""
     rows = np.arange(start, start + number, dtype=np.uint64)
     images = image_numbers(rows)
-    urls, texts = make_urls(images), make_captions(caption_numbers(rows, images))
-    side, page = random_shares(images, 50), rows // np.uint64(7)
-    frame = pl.DataFrame(
-        {
-            "url": urls,
-            "caption": texts,
-            "caption_source": pl.Series(["alt", "title", "figcaption", "og", "filename"]).gather(
-                np.searchsorted([0.8, 0.88, 0.95, 0.98], random_shares(rows, 51))
-            ),
-            "page": page,
-            "host": sample_table(make_table(1 / np.arange(1, 20_001) ** 0.9), page, 10),
-            "source_offset": (page * np.uint64(4096)).astype(np.int64),
-            "declared_width": pl.Series(np.where(side < 0.5, side * 3000 + 1, 0)).cast(pl.Int32).replace(0, None),
-        }
-    )
-    frame = frame.with_columns(
-        page_url=_join(
-            "https://www.site", pl.col("host").cast(pl.String), ".example/page/", pl.col("page").cast(pl.String)
-        ),
-        source=pl.lit("made up"),
-        extracted_with=pl.lit("benchmarks.inputs.rows"),
-        page_language=pl.when(pl.col("page") % 3 > 0).then(pl.lit("en")),
-        declared_height=pl.col("declared_width") * 2 // 3 + 1,
-    )
-    uids, _ = compute_uids(urls.to_list(), texts.to_list())
-    return conform(frame.to_arrow().append_column("uid", uids), PAIRS, "made")
+    columns = {"url": make_urls(images), "caption": make_captions(caption_numbers(rows, images))}
+    return pa.table({name: column.to_arrow().cast(pa.string()) for name, column in columns.items()})
 
 
-def write_part(path: Path, start: int, number: int) -> Part:
-    """Write one part, and its entry in a manifest to a file beside it, unless they exist."""
-    entry = path.with_suffix(".json")
-    if entry.is_file():
-        return Part.model_validate_json(entry.read_text())
-    table = make_pairs(start, number)
-    pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
-    total = sum(int(u, 16) for u in table["uid"].to_pylist()) % (1 << 128)
-    part = Part(
-        name=path.name, rows=number, bytes=path.stat().st_size, sha256=file_sha256(path), uid_sum=f"{total:032x}"
-    )
-    entry.write_text(part.model_dump_json())
-    return part
+def write_part(path, start, number):
+    """Write one part, unless it exists."""
+    if not path.is_file():
+        part = path.with_suffix(".part")
+        pq.write_table(make_pairs(start, number), part, compression="zstd", row_group_size=ROW_GROUP)
+        part.rename(path)
 
 
-def make_parts(folder: Path, rows: int) -> tuple[list[Path], list[Part]]:
-    """Write the first `rows` rows in parts of PART_ROWS, unless they exist; return their paths and manifest entries."""
+def make_parts(folder, rows):
+    """Write the first `rows` rows in parts of PART_ROWS, unless they exist; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     spans = [(start, min(PART_ROWS, rows - start)) for start in range(0, rows, PART_ROWS)]
     paths = [folder / f"part-{start // PART_ROWS:05d}-{number}.parquet" for start, number in spans]
     with multiprocessing.get_context("spawn").Pool(min(len(spans), 2)) as pool:
-        tasks = [(path, *span) for path, span in zip(paths, spans, strict=True)]
-        return paths, pool.starmap(write_part, tasks, chunksize=1)
+        pool.starmap(write_part, [(path, *span) for path, span in zip(paths, spans, strict=True)], chunksize=1)
+    return paths

@@ -1,20 +1,14 @@
 """Read real texts with known languages for benchmarks/language.py.
 
-From PyPI: names of emoji (emoji), of countries and languages (babel), messages of a program (django). Sources that are not
-installed are skipped.
+From PyPI: names of emoji (emoji), of countries and languages (babel), messages of a program (django).
 """
 
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from dataops.language.profiles import profile_names
-
-Labelled = list[tuple[str, str]]
-"""Pairs (language, text)."""
 
 _CODES = {
     "zh": "zh-cn",
@@ -27,11 +21,7 @@ _CODES = {
 }
 
 
-class MissingSource(Exception):
-    """A source is not installed; the message is the command that installs it."""
-
-
-def emoji_names() -> Iterator[tuple[str, str]]:
+def emoji_names():
     """Yield names of emoji in 14 languages."""
     import emoji
 
@@ -42,9 +32,8 @@ def emoji_names() -> Iterator[tuple[str, str]]:
                 yield code, name.strip(":").replace("_", " ")
 
 
-def cldr_names() -> Iterator[tuple[str, str]]:
+def cldr_names():
     """Yield names of territories and languages, in the language of each profile."""
-    _require("babel", "pip install babel")
     from babel import Locale
 
     for code in [*(name for name in profile_names() if name not in ("no", "tl", "zh-cn", "zh-tw")), "nb", "fil"]:
@@ -53,17 +42,16 @@ def cldr_names() -> Iterator[tuple[str, str]]:
     yield from _names("zh-hant", Locale.parse("zh_Hant"))
 
 
-def _names(code: str, locale) -> Iterator[tuple[str, str]]:
+def _names(code, locale):
     return ((code, str(name)) for name in [*locale.territories.values(), *locale.languages.values()])
 
 
-def django_messages() -> Iterator[tuple[str, str]]:
+def django_messages():
     """Yield Django's messages to the users of a site."""
-    folder = _require("django", "pip install django")
-    _require("babel", "pip install babel")
+    import django
     from babel.messages.mofile import read_mo
 
-    for path in sorted(folder.glob("**/locale/*/LC_MESSAGES/django.mo")):
+    for path in sorted(Path(django.__file__).parent.glob("**/locale/*/LC_MESSAGES/django.mo")):
         code = path.parent.parent.name
         if code == "en":
             continue  # its catalogue is empty: the messages are the keys of the others
@@ -76,7 +64,7 @@ def django_messages() -> Iterator[tuple[str, str]]:
                     yield code, translation
 
 
-def _singular(text: str | Sequence[str]) -> str:
+def _singular(text):
     return text if isinstance(text, str) else text[0]
 
 
@@ -87,18 +75,12 @@ SOURCES = {
 }
 
 
-def read_sets() -> tuple[dict[str, Labelled], dict[str, str]]:
-    """Return the texts of each installed source, and the commands that install the others."""
-    sets, missing = {}, {}
-    for name, read in SOURCES.items():
-        try:
-            sets[name] = _normalise(read())
-        except MissingSource as reason:
-            missing[name] = str(reason)
-    return sets, missing
+def read_sets():
+    """Return the texts of each source."""
+    return {name: _normalise(read()) for name, read in SOURCES.items()}
 
 
-def sample_texts(labelled: Labelled, size: int) -> Labelled:
+def sample_texts(labelled, size):
     """Return `size` texts in random order (seed 0), with equal numbers of each language if there are enough."""
     by_language = defaultdict(list)
     for language, text in labelled:
@@ -117,7 +99,7 @@ def sample_texts(labelled: Labelled, size: int) -> Labelled:
 _MARKUP = re.compile(r"[%{<]|://|@")
 
 
-def _normalise(labelled: Iterable[tuple[str, str]]) -> Labelled:
+def _normalise(labelled):
     """Return the distinct texts with letters in a language of langdetect, under its name for the language."""
     names, found = profile_names(), set()
     for code, text in labelled:
@@ -127,11 +109,3 @@ def _normalise(labelled: Iterable[tuple[str, str]]) -> Labelled:
         if language in names and any(map(str.isalpha, text)) and not _MARKUP.search(text):
             found.add((language, text))
     return sorted(found)
-
-
-def _require(package: str, remedy: str) -> Path:
-    """Return the folder of a Python package. Raises: MissingSource."""
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingSource(remedy)
-    return Path(next(iter(spec.submodule_search_locations)))

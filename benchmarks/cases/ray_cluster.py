@@ -1,17 +1,15 @@
 """Start a Ray cluster on this machine, for benchmarks/scale.py, benchmarks/engines.py and benchmarks/soak.py."""
 
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from dataops.home import CHECKOUT
 
-NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 512 << 20}
+NODE = {"num_cpus": 1, "object_store_memory": 512 << 20}
 
 
 @contextmanager
-def ray_cluster() -> Iterator[Any]:
+def ray_cluster():
     """Start two nodes of one core on loopback, each with an IP address of its own; yield Ray's `Cluster`."""
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(paths)}
