@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 
 import pytest
@@ -19,11 +18,11 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
 from tasks.files.resumable import RetryLimit
+from tests.concurrency import wait_for
 from tests.inline_executor import inline_context
 from tests.servers.common_crawl import CrawlServer
 from tests.wat_files import small_wat
 
-pytestmark = pytest.mark.timeout(60)
 CRAWL = "CC-MAIN-2026-43"
 
 
@@ -192,11 +191,7 @@ def test_killed_extraction_resumes_at_its_first_missing_file(crawl, tmp_path):
     command = [sys.executable, str(script), config(crawl, num_files=6).model_dump_json(), str(store)]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     process = subprocess.Popen(command, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 240  # of a process that starts on a busy machine
-    while len(crawl.read()) < 3:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: len(crawl.read()) >= 3, 240)  # a process starts slowly on a busy machine
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     crawl.gate.set()

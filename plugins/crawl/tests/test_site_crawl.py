@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -22,6 +21,7 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
+from tests.concurrency import wait_for
 from tests.inline_executor import PicklingExecutor
 from tests.servers.site import Web, served
 
@@ -226,11 +226,7 @@ def test_killed_crawl_resumes_without_repeating_requests(tmp_path):
         (folder / "job.json").write_text(json.dumps(job))
         command = [sys.executable, "-m", "plugins.crawl.job", str(folder / "job.json")]
         with (folder / "killed.log").open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-            deadline = time.monotonic() + 240  # of a process that starts on a busy machine
-            while len(web.log) < 15:
-                assert process.poll() is None, (folder / "killed.log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.005)
+            wait_for(lambda: len(web.log) >= 15, 240, pause=0.005)  # a process starts slowly on a busy machine
             process.send_signal(signal.SIGKILL)
         with (folder / "crawl.warc.gz").open("ab") as archive:
             archive.write(b"\x1f\x8b\x08 half a record")

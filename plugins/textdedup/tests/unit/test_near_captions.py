@@ -1,9 +1,9 @@
 """Compares the pairs in buckets, the ranks and the greedy choice with plain Python."""
 
 import random
+import time
 
 import polars as pl
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,13 +46,12 @@ def template(number, seed=0):
     return [f"House for sale with garden in {end}" for end in ends]
 
 
-@pytest.mark.timeout(20)
 def test_find_near_pairs_compares_a_large_bucket_with_few_leaders():
     apart = template(20_000)
     rows = {"bucket": 7, "id": range(len(apart)), "rank": range(len(apart)), "origin": 0, "caption": apart}
-    assert (
-        find_near_pairs(pl.DataFrame(rows, schema=MEMBERS), 0.8).height == 0
-    )  # 1.3 million comparisons, not 200 million
+    started = time.process_time()
+    assert find_near_pairs(pl.DataFrame(rows, schema=MEMBERS), 0.8).height == 0
+    assert time.process_time() - started < 20, "1.3 million comparisons, not 200 million"
     few = apart[: MAX_LEADERS + 3]
     twice = pl.DataFrame(
         {"bucket": 7, "id": range(2 * len(few)), "rank": range(2 * len(few)), "origin": 0, "caption": few + few},

@@ -125,7 +125,6 @@ def test_decode_body_keeps_what_arrived_of_a_compressed_page(coding, body):
         decode_codings(body[:-1], [coding], 1_000_000)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "value", ["charset=" + " " * 65_000 + "(", "charset" * 9_000, "charset = ( " * 5_000, "=" * 65_000]
 )

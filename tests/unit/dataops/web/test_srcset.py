@@ -126,7 +126,6 @@ def test_parse_srcset_returns_the_valid_candidates(text, candidates):
     assert parse_srcset(text) == candidates
 
 
-@pytest.mark.timeout(5)
 @pytest.mark.parametrize(
     "text", ["(" * 300_000, "a " * 300_000, "," * 300_000, "a (," * 100_000, "a.jpg " + "9" * 300_000 + "w"]
 )

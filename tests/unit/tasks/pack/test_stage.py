@@ -175,7 +175,6 @@ class TestWithoutProcesses:
         dataset.close()
 
 
-@pytest.mark.timeout(60)
 def test_make_gives_the_same_bytes_in_worker_processes(tmp_path):
     parallel = dataset_in(tmp_path / "parallel", some_pairs(), 7, workers=2, pool=None, shard_size=4)[1]
     assert parallel.content_digest == dataset_in(tmp_path / "serial", some_pairs(), 20, shard_size=4)[1].content_digest
