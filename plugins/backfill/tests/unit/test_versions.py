@@ -6,7 +6,7 @@ from dataops.errors import ConfigError
 from plugins.backfill.command import check_versions, list_settings
 
 CRAWL = '[[source]]\nkind = "common_crawl"\ncrawl = "x"\nnum_files = 1\n'
-LIST = '[[source]]\nkind = "pairs"\npaths = ["a.csv"]\n'
+LIST = '[[source]]\nkind = "warc"\npaths = ["a.warc"]\n'
 
 
 def write(folder, sources):
@@ -28,11 +28,11 @@ def test_crawls_are_values_of_the_only_source_of_common_crawl(tmp_path, sources,
 
 def test_the_config_of_every_version_is_checked_before_any_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("a.csv", "b.csv"):
-        (tmp_path / name).write_text("url,caption\n")
+    for name in ("a.warc", "b.warc"):
+        (tmp_path / name).touch()
     config = write(tmp_path, LIST + '[download]\ncontact = "mailto:a@b.test"\n')
     settings = ("grow={}",)
-    check_versions(config, settings, ["source.0.paths=['a.csv']", "source.0.paths=['b.csv']"])
+    check_versions(config, settings, ["source.0.paths=['a.warc']", "source.0.paths=['b.warc']"])
     with pytest.raises(ConfigError, match=r"seed: -1.*\(--set\)"):
         check_versions(config, settings, ["seed=1", "seed=-1"])
     with pytest.raises(ConfigError, match="seed=1 and seed=2 make datasets of their own"):
