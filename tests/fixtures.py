@@ -5,8 +5,6 @@ Each imports what it needs itself, because all test processes load this module.
 
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -161,10 +159,10 @@ def read_json(capsys):
 @pytest.fixture(scope="session")
 def finished_model(tmp_path_factory):
     """Return the folder of a finished model with a ResNet, built in a subprocess: test processes never import torch."""
-    from dataops.home import CHECKOUT
+    from tests.python_code import run_python
 
     folder = tmp_path_factory.mktemp("finished")
-    subprocess.run([sys.executable, "-c", BUILD_MODEL, str(folder)], check=True, cwd=CHECKOUT)
+    run_python(BUILD_MODEL, folder)
     return folder
 
 

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from random import Random
 
+import pytest
 from PIL import Image, ImageDraw
 
 from dataops.errors import NothingLeft
@@ -18,6 +19,7 @@ from flows.records import RunRecord, StageRun
 from tasks.engine.stage import make, plan, reuse
 from tests.archived_images import http, record, write_archive
 from tests.inline_executor import inline_context
+from tests.servers.hostile_web import served
 
 HOST = "photos.test"
 Night = Sequence[tuple[str, str]]
@@ -60,6 +62,13 @@ NIGHTS = tuple(
     )
 )
 ANSWERS = {HOST: {"*": answer, "/robots.txt": b"", "/ai.txt": b"", "/.well-known/tdmrep.json": b"[]"}}
+
+
+@pytest.fixture(scope="module")
+def web():
+    """Serve ANSWERS."""
+    with served(ANSWERS) as web:
+        yield web
 
 
 def configured(web, folder, **more):
@@ -114,6 +123,12 @@ def run(config, home, store=None):
     record.version = version.name
     record.save(store)
     return version, manifests
+
+
+def run_night(web, folder, number, rows=None):
+    """Write the archive of a night, by default one of NIGHTS, and run a config of all archives."""
+    put_night(folder, number, NIGHTS[number - 1] if rows is None else rows)
+    return run(configured(web, folder), folder)
 
 
 def list_uids(store, packs):

@@ -1,18 +1,13 @@
 """The snapshots that register reads, with a real, tiny CLIP model and hostile text."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import textwrap
 from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 
 from dataops.facts import BalancedRows
-from dataops.home import CHECKOUT
 from dataops.schema import DOWNLOADED, PAIRS, conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Input, content_digest
 from dataops.store import FolderStore
@@ -24,6 +19,7 @@ from tasks.register.config import RegisterConfig
 from tasks.register.stage import REGISTER
 from tasks.tracking import client as tracking
 from tests.manifests import build_manifest
+from tests.python_code import run_python
 from tests.unit.tasks.dataset_chain import chain, pair
 
 TEXTS = ["a red circle", "a blue square", "nothing at all", "a Cat <script>"]
@@ -84,19 +80,6 @@ METRICS = {
 }
 
 
-def run_python(code, *arguments, cwd=CHECKOUT, **environment):
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *arguments],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 def commit(store, name, parts, counts, **more):
     key = f"{name:0<16}"[:16]
     manifest = build_manifest(name, parts, key=key, seed=3, counts=counts, **more)
@@ -119,7 +102,7 @@ def build_snapshots(folder):
     store = FolderStore(folder / "store")
     model = folder / "model"
     model.mkdir()
-    run_python(BUILD, str(model), json.dumps(TEXTS))
+    run_python(BUILD, model, json.dumps(TEXTS))
     pairs = {
         "extract": Counts(input=1000, kept=900, dropped={"not_http": 100}),
         "filter": Counts(input=900, kept=500, dropped={"language": 300, "too_short": 100}),
@@ -160,7 +143,9 @@ def build_snapshots(folder):
     return SimpleNamespace(store=store, manifests=[manifests[name] for name in order], model=model, home=folder)
 
 
-def plan_registration(upstream, **config):
+def plan_registration(upstream, evaluation=None, **config):
+    """Plan to register a model with the upstream's evaluation, or with another one."""
+    evaluations = [evaluation] if evaluation else upstream.manifests[:1]
     context = stage.Context(
         store=upstream.store,
         home=upstream.home,
@@ -170,7 +155,7 @@ def plan_registration(upstream, **config):
         flow_run_url="http://user:hunter2@127.0.0.1:4200/runs/flow-run/0d9f6f6e",
         run_config={"name": "demo", "store": {"uri": "s3://a:hunter2@bucket/x"}, "secret": "hunter2"},
     )
-    return stage.plan(REGISTER, RegisterConfig(**config), 3, upstream.manifests), context
+    return stage.plan(REGISTER, RegisterConfig(**config), 3, [*evaluations, *upstream.manifests[1:]]), context
 
 
 def connect():

@@ -24,8 +24,6 @@ from tests.servers.hostile_web import picture
 from tests.servers.image_site import Site, serve_images
 from tests.servers.loopback import serving
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def site():

@@ -129,9 +129,9 @@ def run_all(folder, keys, forced, names, outputs):
     ("name", "forced", "commands"),
     [
         pytest.param(NAME, FORCED_ASCII | STRICT_ASCII, list(COMMANDS), id="ASCII"),
-        pytest.param(NAME, FORCED_ASCII, ["runs", "diff", "show a run"], id="the locale C"),
-        pytest.param(NAME, STRICT_ASCII, ["runs", "diff", "doctor"], id="ASCII output"),
-        pytest.param(NAME, LATIN, ["runs", "diff", "takedown"], id="Latin-1 output"),
+        pytest.param(NAME, FORCED_ASCII, ["runs", "diff"], id="the locale C"),
+        pytest.param(NAME, STRICT_ASCII, ["runs", "doctor"], id="ASCII output"),
+        pytest.param(NAME, LATIN, ["runs", "takedown"], id="Latin-1 output"),
         pytest.param(
             os.fsdecode("hömé-".encode() + b"\xff\xfe"),
             FORCED_ASCII | STRICT_ASCII,
@@ -158,7 +158,8 @@ def test_no_command_ends_in_a_traceback(name, forced, commands, tmp_path):
     assert wrong == {}
     assert done["runs"][0] == 0
     assert "run-1" in done["runs"][1]
-    assert done["diff"][0] == (0 if "diff" in plugins.targets("commands.look") else 2)
+    if "diff" in done:
+        assert done["diff"][0] == (0 if "diff" in plugins.targets("commands.look") else 2)
     if "run a wrong config" in done and name != NAME:
         assert "has bytes that are not UTF-8" in done["run a wrong config"][2]
     if "runs --json" in done:

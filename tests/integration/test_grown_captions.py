@@ -13,18 +13,12 @@ from dataops.schema import uid
 from dataops.store import FolderStore
 from dataops.text.balance import compute_probabilities, hash_queries, sample_pairs
 from tasks.growth.versions import find_packs, list_newest, load_version
-from tests.growing import ANSWERS, HOST, Killed, MortalStore, configured, list_uids, put_night, run
-from tests.servers.hostile_web import served
+from tests.growing import HOST, Killed, MortalStore, configured, list_uids, put_night, run, web
 
+__all__ = ["web"]  # a fixture
 pytestmark = pytest.mark.timeout(300)
 SUBJECTS = ("kite", "lamp", "river", "tower")
 MAX_COUNT, MAX_PER_QUERY, NUMBER = 3, 4, 16
-
-
-@pytest.fixture(scope="module")
-def web():
-    with served(ANSWERS) as web:
-        yield web
 
 
 def caption_nights():

@@ -15,10 +15,10 @@ from flows.commands.show import write_stage_page
 from flows.next_version import compact
 from tasks.growth.versions import find_packs
 from tasks.pack.union import load_union
-from tests.growing import ANSWERS, NIGHTS, configured, list_uids, put_night, run
+from tests.growing import NIGHTS, configured, list_uids, run_night, web
 from tests.inline_executor import inline_context
-from tests.servers.hostile_web import served
 
+__all__ = ["web"]  # a fixture
 pytestmark = [
     pytest.mark.timeout(300),
     *map(
@@ -29,23 +29,15 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def web():
-    with served(ANSWERS) as web:
-        yield web
-
-
-@pytest.fixture(scope="module")
 def grown(web, tmp_path_factory):
     """Return the folder, a version of two datasets, of which the first has the pairs of two nights, and the uids."""
     folder = tmp_path_factory.mktemp("grown")
     store = FolderStore(folder / "store")
     for number in (1, 2):
-        put_night(folder, number, NIGHTS[number - 1])
-        made, _ = run(configured(web, folder), folder)
+        made, _ = run_night(web, folder, number)
     config, context = configured(web, folder), inline_context(store, folder)
     assert compact(context, made, config.stage_config("pack"), config.seed, 2) is not None
-    put_night(folder, 3, NIGHTS[2])
-    version, _ = run(configured(web, folder), folder)
+    version, _ = run_night(web, folder, 3)
     return folder, version, list_uids(store, find_packs(store, version))
 
 
@@ -92,8 +84,7 @@ def test_version_is_published_whole_and_the_next_one_sends_what_is_new(grown, re
     assert croissant["rai:dataCollectionRawData"].count("download/") == 3
     records = pytest.importorskip("mlcroissant").Dataset(folder / "out/croissant.json").records("pairs")
     assert {row["pairs/uid"].decode() for row in records} == uids
-    put_night(folder, 5, NIGHTS[4])
-    after, _ = run(configured(web, folder), folder)
+    after, _ = run_night(web, folder, 5)
     sent = {one["name"] for one in published(f"{after.line}/{after.number}")["files"] if one["sent"]}
     assert {name.partition("/")[0] for name in sent if "/" in name} == {after.packs[-1].key}
     assert published(f"run-{after.number}")["what"] == after.name, "a run's dataset is its version"

@@ -24,7 +24,6 @@ from tasks.pack.make_runs import shuffle_keys
 from tasks.pack.stage import PACK
 from tasks.train.stage import find_datasets
 from tests.growing import (
-    ANSWERS,
     HOST,
     NIGHTS,
     Killed,
@@ -34,17 +33,13 @@ from tests.growing import (
     list_uids,
     put_night,
     run,
+    run_night,
+    web,
 )
 from tests.inline_executor import inline_context
-from tests.servers.hostile_web import served
 
+__all__ = ["web"]  # a fixture
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def web():
-    with served(ANSWERS) as web:
-        yield web
 
 
 def run_nights(web, folder, nights=NIGHTS):
@@ -169,8 +164,7 @@ def test_a_kill_at_any_write_of_a_night_changes_nothing(seed, web, tmp_path, gro
 
 
 def test_of_two_nights_at_the_same_time_one_is_refused(web, tmp_path):
-    put_night(tmp_path, 1, NIGHTS[0])
-    run(configured(web, tmp_path), tmp_path)
+    run_night(web, tmp_path, 1)
     first, second = configured(web, tmp_path), configured(web, tmp_path)
     assert first.base == second.base
     put_night(tmp_path, 2, NIGHTS[1])
@@ -187,8 +181,7 @@ def test_of_two_nights_at_the_same_time_one_is_refused(web, tmp_path):
 
 
 def test_a_table_that_is_missing_or_damaged_is_named_with_what_to_do(web, tmp_path):
-    put_night(tmp_path, 1, NIGHTS[0])
-    first, _ = run(configured(web, tmp_path), tmp_path)
+    first, _ = run_night(web, tmp_path, 1)
     put_night(tmp_path, 2, NIGHTS[1])
     [table] = first.tables_of("images")
     path = tmp_path / "store" / table.name
@@ -205,21 +198,18 @@ def test_a_table_that_is_missing_or_damaged_is_named_with_what_to_do(web, tmp_pa
 def test_a_line_begins_anew_from_an_earlier_version_and_goes_on(web, tmp_path):
     store = FolderStore(tmp_path / "store")
     for number in (1, 2):
-        put_night(tmp_path, number, NIGHTS[number - 1])
-        run(configured(web, tmp_path), tmp_path)
+        run_night(web, tmp_path, number)
     anew, _ = run(configured(web, tmp_path, grow={"base": 0}), tmp_path)
     assert (anew.number, len(anew.packs)) == (3, 1)
     again, _ = run(configured(web, tmp_path, grow={"base": 1}), tmp_path)
     assert (again.number, list_uids(store, find_packs(store, again))) == (4, reference(NIGHTS[:2])[0])
-    put_night(tmp_path, 3, NIGHTS[2])
-    after, _ = run(configured(web, tmp_path), tmp_path)
+    after, _ = run_night(web, tmp_path, 3)
     assert (after.number, list_uids(store, find_packs(store, after))) == (5, reference(NIGHTS[:3])[0])
 
 
 def test_what_is_listed_but_lost_or_broken_is_one_error_that_names_it(web, tmp_path):
     store = FolderStore(tmp_path / "store")
-    put_night(tmp_path, 1, NIGHTS[0])
-    made, _ = run(configured(web, tmp_path), tmp_path)
+    made, _ = run_night(web, tmp_path, 1)
     put_night(tmp_path, 2, NIGHTS[1])
     for table in made.tables:
         data = store.read(table.name)
@@ -239,8 +229,7 @@ def test_what_is_listed_but_lost_or_broken_is_one_error_that_names_it(web, tmp_p
 
 
 def test_other_objects_among_the_versions_are_ignored(web, tmp_path):
-    put_night(tmp_path, 1, NIGHTS[0])
-    made, _ = run(configured(web, tmp_path), tmp_path)
+    made, _ = run_night(web, tmp_path, 1)
     store = FolderStore(tmp_path / "store")
     for name in ("grown/notes.txt", f"grown/{made.line}/version-x.json", f"grown/{made.line}/old/version-000009.json"):
         store.put(name, b"not ours")
@@ -249,8 +238,7 @@ def test_other_objects_among_the_versions_are_ignored(web, tmp_path):
 
 
 def test_other_settings_begin_another_line(web, tmp_path):
-    put_night(tmp_path, 1, NIGHTS[0])
-    run(configured(web, tmp_path), tmp_path)
+    run_night(web, tmp_path, 1)
     assert configured(web, tmp_path).base.number == 1
     assert configured(web, tmp_path, download={"host_concurrency": 2}).base.number == 1  # no row depends on it
     assert configured(web, tmp_path, filter={"min_words": 2}).base.number == 0
@@ -301,8 +289,7 @@ def test_small_packs_become_one_with_the_same_samples_also_after_kills(web, tmp_
     [merged] = find_packs(store, made)
     order, _ = shuffle_keys(read_parts(store, merged, "part-", ["uid"])["uid"].to_pylist(), config.seed)
     assert order.tolist() == sorted(order.tolist()), "one order over all nights"
-    put_night(tmp_path, 5, NIGHTS[4])
-    after, _ = run(configured(web, tmp_path), tmp_path)
+    after, _ = run_night(web, tmp_path, 5)
     assert list_uids(store, find_packs(store, after)) == reference([*NIGHTS[:3], NIGHTS[4]])[0]
     own = find_packs(store, after)[-1]
     read = find_datasets(configured(web, tmp_path, grow={"base": 4}).stage_config("train"), own, store)
@@ -327,7 +314,6 @@ def test_a_pair_of_a_compacted_dataset_is_taken_down(web, tmp_path):
 
 
 def test_a_first_night_without_a_row_is_an_error(web, tmp_path):
-    put_night(tmp_path, 1, [])
     with pytest.raises(NothingLeft):
-        run(configured(web, tmp_path), tmp_path)
+        run_night(web, tmp_path, 1, [])
     assert find_newest(FolderStore(tmp_path / "store"), configured(web, tmp_path).line).number == 0

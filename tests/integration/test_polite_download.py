@@ -13,8 +13,6 @@ from tasks.download.host_turns import HostPace
 from tests.downloads import fetched
 from tests.servers.hostile_web import TDM, served
 
-pytestmark = pytest.mark.timeout(120)
-
 FILES = ["/robots.txt", TDM, "/ai.txt"]
 EXPECTED = {
     "http://plain.test/1.png": None,

@@ -14,8 +14,6 @@ from tasks.pack import sorted_runs as sort_layout
 from tasks.pack import stage
 from tests.unit.tasks.dataset_chain import chain, packed, packed_in, some_pairs
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def store(s3_environment, tmp_path):

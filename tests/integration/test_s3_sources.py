@@ -14,8 +14,6 @@ from tasks.lists.locations import read_values
 from tests.crawl_pages import ANIMALS, PLACE_PAGES, write_warc
 from tests.inline_executor import inline_context
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def bucket(s3_environment, tmp_path):

@@ -20,8 +20,6 @@ from tests.concurrency import at_once, wait_for
 from tests.kills.faulty_proxy import meddler
 from tests.kills.seaweed import KEY_ID, SECRET, free_port
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def store(s3_environment, tmp_path):

@@ -6,12 +6,9 @@ import time
 from contextlib import closing
 
 import boto3
-import pytest
 
 from dataops.home import CHECKOUT
 from dataops.storage.s3 import S3Store
-
-pytestmark = pytest.mark.timeout(120)
 
 PLANT = """
 import sys

@@ -12,10 +12,10 @@ from dataops.store import FolderStore
 from flows.records import list_runs, load_manifests, load_run
 from tasks.engine.context import Context
 from tasks.growth.versions import find_packs, list_newest
-from tests.growing import ANSWERS, NIGHTS, run
-from tests.servers.hostile_web import served
+from tests.growing import NIGHTS, run, web
 from tests.stored_project import STORED, load_keys, of_lists, put_list, whole
 
+__all__ = ["web"]  # a fixture
 pytestmark = pytest.mark.timeout(300)
 OLD = time.time() - 10 * 24 * 3600
 REMOVED = NIGHTS[0][4]
@@ -33,16 +33,9 @@ def project(request, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def web():
-    with served(ANSWERS) as web:
-        yield web
-
-
 @pytest.fixture
 def home(project, monkeypatch):
     monkeypatch.setenv("PAIRMILL_HOME", str(project / "home"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return project / "home"
 
 

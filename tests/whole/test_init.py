@@ -27,7 +27,6 @@ def make(kind, folder="birds of prey", data=None, contact=None, **more):
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PAIRMILL_HOME", raising=False)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     return tmp_path
 

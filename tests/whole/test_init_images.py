@@ -26,7 +26,6 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PAIRMILL_HOME", raising=False)
     monkeypatch.setattr(sys, "stdin", StringIO())
     return tmp_path
 

@@ -22,8 +22,6 @@ from tasks.filter.stage import FILTER
 from tests.archived_images import DATE, http, record, redirect, write_archive
 from tests.image_files import as_file
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def photo(number):
     return as_file(Image.new("RGB", (80, 60), (number * 20, 99, 255 - number * 20)))

@@ -13,8 +13,6 @@ from plugins.archives.originals import Originals
 from tests.downloads import fetched
 from tests.servers.hostile_web import served
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def web():

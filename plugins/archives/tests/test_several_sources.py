@@ -14,7 +14,6 @@ from tests.archived_images import http, record, write_archive
 from tests.image_files import photo
 from tests.servers.loopback import Handler, serving
 
-pytestmark = pytest.mark.timeout(120)
 LICENCE = "https://creativecommons.org/licenses/by/4.0/"
 
 

@@ -96,7 +96,6 @@ def served():
 
 @pytest.fixture
 def toy(served, monkeypatch):
-    monkeypatch.delenv(API_KEY, raising=False)
     monkeypatch.setattr(captioning, "Endpoint", partial(Endpoint, max_backoff=0.01))
     served["toy"] = ToyServer(url=served["url"])
     return served["toy"]

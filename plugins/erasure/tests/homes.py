@@ -125,7 +125,6 @@ def put_unfinished(store, download, key):
 
 @pytest.fixture
 def copy_home(template, tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     now = LeaseTimes(orphan=0)
     monkeypatch.setattr(takedown, "Context", partial(Context, pool=InlineExecutor(), lease_times=now))
 

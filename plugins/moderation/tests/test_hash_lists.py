@@ -149,7 +149,6 @@ def download(tmp_path, port, pool, **settings):
     return store, make(planned, Context(store, tmp_path / "home", workers=1, pool=pool))
 
 
-@pytest.mark.timeout(120)
 def test_nothing_of_a_known_harmful_image_is_written(tmp_path, site, kept_files, one_thread, caplog):
     caplog.set_level(logging.DEBUG)
     lists = write_lists(tmp_path / "lists") | {"md5": {"list-md5": f"{site.url}/list.txt"}}

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -10,18 +9,15 @@ from dataops.errors import ConfigError, GateRefused
 from tasks.engine import stage
 from tasks.evaluate.config import EvaluateConfig
 from tasks.evaluate.stage import EVALUATE
+from tests.python_code import run_python
 from tests.registrations import (
     commit_evaluation,
     connect,
     find_versions,
     plan_registration,
-    run_python,
 )
 
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.xdist_group("register"),
-]  # the server and the first import of MLflow take long on a busy machine
+pytestmark = pytest.mark.xdist_group("register")
 
 
 # In its own process, to see which modules it imports.
@@ -49,7 +45,7 @@ for _ in range(2):
 
 def test_gate_refuses_a_model_below_a_floor_without_an_import_of_torch(mlflow_url, upstream):
     manifests = json.dumps([m.model_dump(mode="json") for m in upstream.manifests])
-    results = [json.loads(line) for line in run_python(REFUSED, str(upstream.store.root), manifests).splitlines()]
+    results = [json.loads(line) for line in run_python(REFUSED, upstream.store.root, manifests).stdout.splitlines()]
     message = "refused version 1 is refused by the gate: twemoji-seen/top1 is 0.06, floor 0.5"
     assert results == [{"message": message, "code": 5, "torch": False}] * 2
     (version,) = find_versions("refused")
@@ -64,8 +60,7 @@ def test_version_without_an_evaluation_is_a_candidate_that_says_so(mlflow_url, u
     context = stage.Context(store=upstream.store, home=upstream.home)
     evaluated = stage.make(stage.plan(EVALUATE, EvaluateConfig(), 3, [train, pack]), context)
     assert evaluated.facts["metrics"] == {}
-    theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})
-    plan, context = plan_registration(theirs, model_name="unknown")
+    plan, context = plan_registration(upstream, evaluated, model_name="unknown")
     manifest = stage.make(plan, context)
     verdict = (
         "no gate: register.floors is empty; not evaluated, since evaluate.suite is not set, so it is only a candidate"
@@ -77,16 +72,13 @@ def test_version_without_an_evaluation_is_a_candidate_that_says_so(mlflow_url, u
     assert "The model was not evaluated." in (folder / "model_card.html").read_text("utf-8")
 
 
-def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
-    mlflow_url, upstream, capsys, read_json, tmp_path
-):
+def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(mlflow_url, upstream, capsys, read_json):
     promote = pytest.importorskip("plugins.versions.promote").promote
 
     results = []
     for name, right in (("first", 120), ("same", 119), ("worse", 100)):
         evaluated = commit_evaluation(upstream.store, f"ev{name}", [n < right for n in range(200)])
-        theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})
-        plan, context = plan_registration(theirs, model_name="rivals", not_worse=("twemoji-seen",))
+        plan, context = plan_registration(upstream, evaluated, model_name="rivals", not_worse=("twemoji-seen",))
         try:
             results.append(stage.make(plan, context).facts["gate"])
         except GateRefused as error:

@@ -20,10 +20,8 @@ from dataops.storage.cached_files import delete_unheld
 from tasks.models.find import find_model
 from tests.integration.register.bare_environment import BareEnvironment
 from tests.kills.seaweed import free_port
-from tests.registrations import (
-    TEXTS,
-    run_python,
-)
+from tests.python_code import run_python
+from tests.registrations import TEXTS
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -102,7 +100,7 @@ def test_model_loaded_and_served_with_only_its_requirements_scores_as_here(regis
         for path in ("/etc/passwd", "file:red.png"):  # MLflow itself refuses what is not base64
             with pytest.raises(urllib.error.HTTPError, match="400"):
                 score(address, [path])
-    reference = json.loads(run_python(REFERENCE, str(upstream.model), arguments[2], arguments[3]))
+    reference = json.loads(run_python(REFERENCE, upstream.model, *arguments[2:]).stdout)
     for rows in (report["strict"][:2], report["strict"][2:4], report["allowed"][:2], served):
         for row, cosines, chances in zip(rows, reference["similarities"], reference["probabilities"], strict=True):
             assert row["similarities"] == pytest.approx(cosines, abs=1e-5)

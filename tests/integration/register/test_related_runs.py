@@ -18,10 +18,7 @@ from tests.concurrency import wait_for
 from tests.kills.seaweed import free_port
 from tests.registrations import connect, plan_registration
 
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.xdist_group("register"),
-]  # the server and the first import of MLflow take long on a busy machine
+pytestmark = pytest.mark.xdist_group("register")
 
 
 def test_training_and_evaluation_are_child_runs_of_each_registration(registered, upstream):

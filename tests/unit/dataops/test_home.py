@@ -15,7 +15,6 @@ def project(tmp_path, monkeypatch):
     folder = tmp_path / "user" / "project"
     (folder / "pages" / "2026").mkdir(parents=True)
     (folder / ".pairmill").mkdir()
-    monkeypatch.delenv("PAIRMILL_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     monkeypatch.chdir(folder / "pages" / "2026")
     return folder

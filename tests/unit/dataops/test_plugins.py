@@ -37,19 +37,16 @@ def test_key_of_a_plugin_is_in_the_snapshot_key_only_where_it_is_set(stranger):
     assert done.stdout.strip() == "{'depth': 1} {'shade': 4, 'depth': 1, 'plugins': {'colour': 7}}", done.stderr
 
 
-def test_two_objects_with_one_key_are_an_error_that_names_both(stranger):
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [("{}", ["things green: its config key shade is already that of blue"]), ("same", ["blue 1.0", "green 1.0"])],
+)
+def test_two_objects_with_one_name_or_key_are_an_error_that_names_both(stranger, key, named):
     for name in ("blue", "green"):
-        stranger.install(name, TABLE.format(table=None, order=1), f"[pairmill.things]\n{name} = {name}:THING\n")
-    done = stranger.run(USE)
-    assert "things green: its config key shade is already that of blue" in done.stderr
-
-
-def test_two_distributions_with_one_name_are_an_error_that_names_both(stranger):
-    for name in ("blue", "green"):
-        stranger.install(name, TABLE.format(table=None, order=1), f"[pairmill.things]\nsame = {name}:THING\n")
-    done = stranger.run(USE)
-    assert "blue 1.0" in done.stderr
-    assert "green 1.0" in done.stderr
+        entry = f"[pairmill.things]\n{key.format(name)} = {name}:THING\n"
+        stranger.install(name, TABLE.format(table=None, order=1), entry)
+    errors = stranger.run(USE).stderr
+    assert [text for text in named if text not in errors] == []
 
 
 @pytest.mark.parametrize("module", ["import there_is_no_such_package", None], ids=["package", "module"])

@@ -86,7 +86,7 @@ def test_conform_raises_for_a_table_that_breaks_the_schema():
         conform(pa.table({"uid": ["0"], "source_offset": ["zero"]}), PAIRS, "here")
 
 
-def test_summary_has_the_numbers_of_many_parts_and_the_pages(tmp_path):
+def test_summary_has_the_numbers_of_many_parts_and_the_pages():
     parts = [Part(name=f"{n:05d}{end}", rows=n, bytes=9, sha256="0" * 64) for n in range(5) for end in (".tar", ".idx")]
     page = Part(name="DATASET.md", rows=0, bytes=7, sha256="1" * 64)
     manifest = build_manifest("pack", [*parts, page])

@@ -3,15 +3,15 @@ import fcntl
 import mmap
 import os
 import subprocess
-import sys
 import threading
 
 import pytest
 
 from dataops.errors import StorageError
-from dataops.home import CHECKOUT
 from dataops.storage.base import PAGE
 from dataops.store import FolderStore, check_name
+from tests.concurrency import at_once
+from tests.python_code import run_python
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a\\b", "a\0b", "a/./b", ".."])
@@ -31,11 +31,7 @@ def test_create_succeeds_for_one_of_many_writers(tmp_path):
         if store.create("manifest.json", str(number).encode()):
             won.append(number)
 
-    threads = [threading.Thread(target=race, args=(n,)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(8, race)
     assert len(won) == 1
     assert store.read("manifest.json") == str(won[0]).encode()
     assert store.names("") == ["manifest.json"]
@@ -79,10 +75,7 @@ def test_put_names_the_remedy_when_a_file_exceeds_its_size_limit(tmp_path):
         "try:\n    FolderStore(Path(sys.argv[1])).put('a/b', bytes(8192))\n"
         "except StorageError as error:\n    print(error)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert "Free some space" in done.stdout
+    assert "Free some space" in run_python(code, tmp_path).stdout
     assert list((tmp_path / "a").iterdir()) == []
 
 

@@ -8,7 +8,6 @@ from flows.records import remember_store
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    monkeypatch.delenv("PAIRMILL_STORES", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "home"
 

@@ -7,6 +7,7 @@ import tomllib
 import pytest
 
 from dataops.home import CHECKOUT
+from tests.python_code import run_python
 
 INTERRUPT_IMPORT = """
 import os, runpy, signal, sys
@@ -93,7 +94,5 @@ main()
 
 def test_command_ends_after_what_libraries_registered_and_before_its_interpreter():
     """A thread of Arrow that frees bytes of Python aborts a process whose interpreter ends."""
-    done = subprocess.run(
-        [sys.executable, "-c", REGISTERING], capture_output=True, text=True, check=False, cwd=CHECKOUT
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (5, "registered\n", "")
+    done = run_python(REGISTERING, exit_code=5)
+    assert (done.stdout, done.stderr) == ("registered\n", "")

@@ -50,7 +50,6 @@ def test_a_dataset_of_a_mixture_that_is_not_in_the_store_is_a_problem_before_any
 
 
 def test_relative_store_starts_at_the_projects_folder(write, monkeypatch, tmp_path):
-    monkeypatch.delenv("PAIRMILL_HOME", raising=False)
     path = write(store="")
     store = str(tmp_path / ".pairmill/store")
     assert load_config(path).store.uri == store, "no home yet: the current folder is the project's"

@@ -64,7 +64,6 @@ def validate(field, text, folder):
 
 @pytest.mark.parametrize("name", PATHS)
 def test_a_path_starts_at_the_folder_of_the_config_and_a_record_keeps_it_relative(name, tmp_path, monkeypatch):
-    monkeypatch.delenv("PAIRMILL_HOME", raising=False)
     (tmp_path / ".pairmill").mkdir()
     monkeypatch.chdir(tmp_path)
     configs = tmp_path / "configs"
@@ -89,7 +88,6 @@ def test_a_path_starts_at_the_folder_of_the_config_and_a_record_keeps_it_relativ
 
 
 def test_a_config_in_another_folder_gives_the_same_keys_after_a_move(tmp_path, monkeypatch):
-    monkeypatch.delenv("PAIRMILL_HOME", raising=False)
     before, after = tmp_path / "a [1]", tmp_path / "b"
     (before / ".pairmill").mkdir(parents=True)
     (before / "lists").mkdir()

@@ -23,6 +23,7 @@ from flows.records import (
 )
 from tasks.engine.context import LeaseTimes
 from tasks.engine.lease import Lease
+from tests.python_code import run_python
 
 
 def record(run_id, created_at="2026-01-01T00:00:00+00:00"):
@@ -229,9 +230,9 @@ if sys.argv[2] == "begun":
 
 
 def test_run_whose_process_is_killed_before_its_flow_run_begins_is_crashed_and_keeps_its_last_stage(tmp_path):
-    subprocess.run([sys.executable, "-c", CREATE, str(tmp_path), "a"], check=True)
+    run_python(CREATE, tmp_path, "a")
     found = load_run("a", tmp_path, str(tmp_path))[0]
     assert (found.actual_state(), found.last_stage, len(found.attempts)) == ("crashed", "pack", 1)
-    subprocess.run([sys.executable, "-c", CREATE, str(tmp_path), "begun"], check=True)
+    run_python(CREATE, tmp_path, "begun")
     begun = load_run("begun", tmp_path, str(tmp_path))[0]
     assert [attempt.flow_run_id for attempt in begun.attempts] == ["flow run"], "both are one attempt"

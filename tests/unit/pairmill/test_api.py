@@ -41,7 +41,6 @@ def project(tmp_path, monkeypatch):
         RunRecord(
             run_id=f"{name}-{number}", name=name, created_at=f"2026-01-0{number + 1}", config={}, stages=stages
         ).save(store)
-    monkeypatch.delenv("PAIRMILL_HOME", raising=False)
     monkeypatch.chdir(home.parent)
     return home.parent
 

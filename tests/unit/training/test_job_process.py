@@ -1,10 +1,6 @@
 """How the process of a job ends."""
 
-import os
-import subprocess
-import sys
-
-from dataops.home import CHECKOUT
+from tests.python_code import run_python
 
 JOB = """
 import ctypes, os
@@ -26,7 +22,6 @@ for rank in ({"RANK": "0"}, {}):
 
 
 def test_a_rank_that_is_done_is_not_aborted_by_native_libraries():
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    done = subprocess.run([sys.executable, "-c", JOB], capture_output=True, text=True, env=environment, check=True)
+    done = run_python(JOB)
     assert done.stdout.split() == ["done", "3", "done", "-6"], done.stderr
     assert (done.stderr.count("SIGABRT"), "frame #0" in done.stderr) == (1, True)

@@ -60,7 +60,7 @@ def test_two_runs_end_in_the_same_bits_and_learn(make_job, precision):
     assert loaded.model.logit_scale.item() == pytest.approx(rows[-1]["logit_scale"])
 
 
-def test_determinism_is_a_choice_and_fp32_is_never_tf32(monkeypatch):
+def test_determinism_is_a_choice_and_fp32_is_never_tf32():
     """Nothing here needs a GPU: torch keeps these choices on any machine."""
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     for device, choice, expected in (
@@ -190,9 +190,7 @@ def test_the_step_does_not_wait_for_the_disk(make_job, monkeypatch):
     monkeypatch.setattr(checkpoint_module, "save_file", slow)
     assert run_training(job) == 0
     monkeypatch.undo()
-    crash_at(monkeypatch, 3)
-    with pytest.raises(KeyboardInterrupt):
-        run_training(undisturbed)
+    crash(undisturbed, 3)
     first = [output_of(j) / "checkpoints" / "step-000002" / "model.safetensors" for j in (job, undisturbed)]
     assert first[0].read_bytes() == first[1].read_bytes()
 
@@ -237,14 +235,11 @@ def test_a_full_disk_ends_the_job_at_once_and_is_retryable(make_job, monkeypatch
     assert run_training(job) == 0
 
 
-def test_a_bias_that_the_softmax_ignores_is_resumed(make_job, monkeypatch):
+def test_a_bias_that_the_softmax_ignores_is_resumed(make_job):
     job = make_job("a", "vit", epochs=2, checkpoint_every=2)
     model = Path(json.loads(job.read_text())["train"]["model"])
     model.write_text(json.dumps({**json.loads(model.read_text()), "init_logit_bias": -3.0}))
-    crash_at(monkeypatch, 5)
-    with pytest.raises(KeyboardInterrupt):
-        run_training(job)
-    monkeypatch.undo()
+    crash(job, 5)
     assert run_training(job) == 0
     assert load_file(output_of(job) / "model.safetensors")["logit_bias"] == -3.0
 
@@ -302,13 +297,10 @@ def test_a_shard_with_a_wrong_checksum_ends_the_job_and_is_named(make_job, shard
     assert f"shard {shards[1]} differs from its dataset's manifest" in caplog.text
 
 
-def test_a_bad_checkpoint_is_skipped_on_resume(make_job, monkeypatch, caplog):
+def test_a_bad_checkpoint_is_skipped_on_resume(make_job, caplog):
     undisturbed, crashed = make_job("a"), make_job("b", checkpoint_every=2, keep_checkpoints=3)
     assert run_training(undisturbed) == 0
-    crash_at(monkeypatch, 8)
-    with pytest.raises(KeyboardInterrupt):
-        run_training(crashed)
-    monkeypatch.undo()
+    crash(crashed, 8)
     for damage, harm in DAMAGES.items():
         job = make_job(damage, checkpoint_every=2, keep_checkpoints=3)
         shutil.copytree(output_of(crashed), output_of(job))
@@ -337,24 +329,25 @@ DAMAGES = {
 }
 
 
-def crash_at(monkeypatch, step):
+def crash(job, step):
+    """Run a job that is interrupted in a step."""
     loss, calls = loss_module.contrastive_loss, []
 
-    def crash(*arguments):
+    def interrupt(*arguments):
         calls.append(1)
         if len(calls) == step:
             raise KeyboardInterrupt
         return loss(*arguments)
 
-    monkeypatch.setattr(loss_module, "contrastive_loss", crash)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss_module, "contrastive_loss", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(job)
 
 
-def test_a_checkpoint_of_another_job_is_skipped(make_job, monkeypatch, caplog):
+def test_a_checkpoint_of_another_job_is_skipped(make_job, caplog):
     job = make_job("a", checkpoint_every=2)
-    crash_at(monkeypatch, 4)
-    with pytest.raises(KeyboardInterrupt):
-        run_training(job)
-    monkeypatch.undo()
+    crash(job, 4)
     assert run_training(make_job("a", lr=2e-3)) == 0
     assert "it belongs to another job" in caplog.text
     other = make_job("b", lr=2e-3)

@@ -4,7 +4,6 @@ import gzip
 from contextlib import closing
 
 import boto3
-import pytest
 
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
@@ -14,7 +13,6 @@ from tasks.extract.stage import EXTRACT
 from tests.inline_executor import inline_context
 from tests.wat_files import small_wat
 
-pytestmark = pytest.mark.timeout(120)
 PATHS = [f"crawl-data/CC-MAIN-2026-43/segments/1/wat/{one}.warc.wat.gz" for one in "abc"]
 LISTING = "crawl-data/CC-MAIN-2026-43/wat.paths.gz"
 

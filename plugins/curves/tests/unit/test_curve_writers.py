@@ -15,6 +15,7 @@ import pytest
 
 from plugins.curves.writers import EventFiles
 from tasks.train.curves import CurveFollower
+from tests.python_code import run_python
 from training.config import TrainConfig
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -77,8 +78,8 @@ def test_curves_change_no_key_and_load_no_package():
     assert TrainConfig(tensorboard="runs", wandb="a/b").key_config() == TrainConfig().key_config()
     follower = CurveFollower(work_of(Path()), Path())
     assert not follower._threads
-    script = "import sys, tasks.train.stage; sys.exit(any(name in sys.modules for name in ('wandb', 'tensorboard')))"
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    code = "import sys, tasks.train.stage; print(*{'wandb', 'tensorboard'} & set(sys.modules))"
+    assert run_python(code).stdout.split() == []
 
 
 def test_wandb_offline_writes_files_and_connects_to_nothing(tmp_path):

@@ -1,11 +1,8 @@
 import os
-import subprocess
-import sys
 from importlib import metadata
 
 import pytest
 
-from dataops.home import CHECKOUT
 from infra.local import services
 from infra.local.services import ServiceStatus
 from plugins.doctor import diagnose as doctor
@@ -15,6 +12,7 @@ from plugins.doctor import store as store_checks
 from plugins.doctor.check import Check
 from plugins.doctor.command import show_checks
 from plugins.doctor.diagnose import check_executors, check_proxy
+from tests.python_code import run_python
 
 
 @pytest.fixture(autouse=True)
@@ -124,8 +122,7 @@ def test_diagnose_reports_a_python_without_dependencies(monkeypatch):
 
 def test_doctor_imports_no_prefect_mlflow_or_torch():
     code = "import sys, plugins.doctor.diagnose; print({'prefect', 'mlflow', 'torch', 'boto3'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
-    assert done.stdout.strip() == "set()"
+    assert run_python(code).stdout == "set()\n"
 
 
 def test_hostile_text_of_a_check_is_printed_as_text(capsys):

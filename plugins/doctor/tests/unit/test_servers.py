@@ -53,10 +53,9 @@ def test_check_external_reports_a_refused_password(serve, monkeypatch):
     assert server.seen[-1] == "Basic bWU6d3Jvbmc="
 
 
-def test_up_refuses_a_server_that_needs_a_password(serve, monkeypatch):
+def test_up_refuses_a_server_that_needs_a_password(serve):
     serve("PREFECT_API_URL", {"/api/admin/version": (401, "Unauthorized"), "/api/health": (200, "true")}, "/api")
     serve("MLFLOW_TRACKING_URI", {LOCKED: (200, "{}"), "/health": (200, "OK")})
-    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
     with pytest.raises(ConfigError, match=r"refuses access \(HTTP 401\): set PREFECT_API_KEY"):
         services.up()
 

@@ -17,9 +17,9 @@ pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("register_plugin
 
 
 def test_takedown_erases_pairs_in_the_registry(mlflow_url, upstream, tmp_path, capsys):
-    store, _ = register_mixed(upstream, tmp_path)
+    store, _ = register_mixed(upstream, tmp_path, "erased")
     client, removed = connect(), pair(4)
-    run = client.get_model_version("saw-it", "1").run_id
+    run = client.get_model_version("erased", "1").run_id
     file = tmp_path / "request.txt"
     file.write_text(f"{removed['url']}\n")
     preview = base64.b64encode(make_preview(decode(removed["data"]))).decode()
@@ -28,7 +28,7 @@ def test_takedown_erases_pairs_in_the_registry(mlflow_url, upstream, tmp_path, c
     quoting = build_manifest("filter", facts={"examples": {"x": [removed["caption"]]}})
     client.log_text(run, quoting.encode().decode(), "manifests/filter.json")
     client.set_tag(run, "mlflow.note.content", f"see {removed['url']}")
-    client.update_model_version("saw-it", "1", f"it saw {removed['url']} too")
+    client.update_model_version("erased", "1", f"it saw {removed['url']} too")
     options = takedown.TakedownOptions(file, "a letter", delete_raw=True, yes=True, requested_by="Jane Roe")
     assert takedown.takedown(options, tmp_path, str(store.root), as_json=True) == 0
     output = capsys.readouterr().out
@@ -39,7 +39,7 @@ def test_takedown_erases_pairs_in_the_registry(mlflow_url, upstream, tmp_path, c
     assert search["found"] == []
     found = client.get_run(run)
     assert found.data.tags["mlflow.note.content"] == "see " + "-" * len(removed["url"])
-    assert client.get_model_version("saw-it", "1").description == f"it saw {'-' * len(removed['url'])} too"
+    assert client.get_model_version("erased", "1").description == f"it saw {'-' * len(removed['url'])} too"
     (tmp_path / "downloaded").mkdir()
     files = [Path(client.download_artifacts(run, "", str(tmp_path / "downloaded"))), store.root]
     texts = {path: path.read_bytes() for root in files for path in root.rglob("*") if path.is_file()}

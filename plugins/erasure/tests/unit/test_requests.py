@@ -79,7 +79,6 @@ class Project:
         self.home, self.store = folder, CountingStore(folder / "store")
         self.pairs = [pair(n, data=n.to_bytes(3) * 9) for n in range(pairs)]
         folder.mkdir(exist_ok=True)
-        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         monkeypatch.setattr(os, "fsync", lambda handle: None)
         monkeypatch.setattr("tasks.engine.map_parts.open_store", lambda uri: self.store)
         monkeypatch.setattr(takedown, "Context", partial(Context, pool=InlineExecutor()))

@@ -1,24 +1,20 @@
 """Pairs are removed from a dataset: only touched shards are rewritten, and no byte of the pairs is left."""
 
 import csv
-import io
 import json
 import os
 
 import pytest
 
 from dataops.errors import ConfigError, ContractError, CorruptPart
-from dataops.shards.tar import read_samples
 from dataops.snapshot import Counts, Draft, Input, find_manifest, read_parts
 from dataops.store import FolderStore
 from dataops.trace import requests as takedown_requests
 from dataops.trace.targets import Target, image_targets
 from plugins.erasure import command as flow
 from plugins.erasure import next_versions as takedown
-from plugins.erasure import raw_images
 from plugins.erasure.next_versions import prove_removal
 from plugins.erasure.target_files import read_targets
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.lineage.graph import Lineage
 from tasks.pack.config import PackConfig
@@ -172,28 +168,7 @@ def test_prove_removal_raises_when_a_row_is_left(store):
     assert prove_removal(store, old, [], [], {})[1].startswith("24 samples")
 
 
-def test_delete_raw_rewrites_shards_without_the_removed_samples(store):
-    pairs = some_pairs()
-    download = curated(store, pairs, 7)[1]
-    target, matches = TARGETS["domain"]
-    removed = [row for row in pairs if matches(row)]
-    (raw,) = raw_images.find_raw_snapshots(Lineage(store), Search(store), [target])
-    assert raw_images.find_urls(Search(store), [raw]) == sorted(row["url"] for row in removed)
-    assert raw_images.delete_raw(Context(store, store.root), raw, [target]) == len(removed)
-    after = find_manifest(store, "download", download.key, verify=True)
-    assert after.content_digest == download.content_digest
-    assert after.counts == Counts(input=24, kept=19, dropped={"takedown": 5})
-    everything = b"".join(store.read(name) for name in store.names(f"download/{download.key}"))
-    for row in pairs:
-        assert (row["data"] in everything) != matches(row)
-    assert raw_images.find_raw_snapshots(Lineage(store), Search(store), [target]) == []
-    for part in after.named("", ".tar"):
-        samples = dict(read_samples(io.BytesIO(store.read(after.path(part.name))), part.name))
-        assert len(samples) == part.rows
-
-
-def test_takedown_command_reports_and_deletes(store, tmp_path, capsys, read_json, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def test_takedown_command_reports_and_deletes(store, tmp_path, capsys, read_json):
     old = packed(store, curated(store, some_pairs(), 7))
     file = tmp_path / "letter.txt"
     file.write_text(

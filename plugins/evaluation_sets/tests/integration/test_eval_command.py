@@ -11,7 +11,6 @@ from PIL import Image
 from flows.app import run_command
 from tests.tar_files import write_tar
 
-pytestmark = pytest.mark.timeout(120)  # the command's own process loads torch, twice
 NAMES = ["<b>nought</b>", *(str(n) for n in range(1, 10))]
 
 

@@ -89,13 +89,10 @@ def test_public_repository_needs_the_option_and_a_wrong_token_is_refused(hub, ma
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_takedown_names_each_place_and_the_next_version_replaces_the_files(
-    hub, made, tmp_path, capsys, read_json, monkeypatch
-):
+def test_takedown_names_each_place_and_the_next_version_replaces_the_files(hub, made, tmp_path, capsys, read_json):
     import datasets
 
     erasure = pytest.importorskip("plugins.erasure.command")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     _, pack = made
     folder = tmp_path / "out"
     for target in ("hub:team/kites", str(folder)):

@@ -16,14 +16,14 @@ pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("register_plugin
 
 def test_model_that_saw_a_pair_of_a_takedown_is_not_published(mlflow_url, upstream, tmp_path):
     takedown = pytest.importorskip("plugins.erasure.command")
-    store, packed = register_mixed(upstream, tmp_path)
+    store, packed = register_mixed(upstream, tmp_path, "withheld")
     file = tmp_path / "request.txt"
     file.write_text(f"{pair(4)['url']}\n")
     assert takedown.takedown(takedown.TakedownOptions(file, "a letter"), tmp_path, str(store.root), as_json=True) == 0
-    options = PublishOptions("saw-it@champion", str(tmp_path / "out"), "mit")
+    options = PublishOptions("withheld@champion", str(tmp_path / "out"), "mit")
     with pytest.raises(ContractError, match=rf"takedown \w+ removed pairs of dataset {packed.key}") as refused:
         publish(options, tmp_path, str(store.root), as_json=True)
-    assert str(refused.value).startswith("models:/saw-it/")
+    assert str(refused.value).startswith("models:/withheld/")
     assert "is not published:" in str(refused.value)
     assert not (tmp_path / "out").exists()
 

@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import boto3
-import pytest
 
 from dataops.home import CHECKOUT
 from dataops.snapshot import SnapshotName, find_manifest
@@ -14,8 +13,6 @@ from plugins.retention.command import Policy, Roots
 from plugins.retention.deletion import delete_unneeded, plan_deletions
 from tasks.engine.context import Context
 from tests.stored_snapshots import names, put, put_run
-
-pytestmark = pytest.mark.timeout(120)
 
 KEPT = SnapshotName("extract", "0" * 16)
 UNNEEDED = [

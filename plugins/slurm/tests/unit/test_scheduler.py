@@ -72,7 +72,7 @@ def test_options_that_name_files_commands_or_the_environment_are_rejected(option
         SlurmConfig.model_validate({"extra": [option]})
 
 
-def test_missing_commands_are_named_when_the_config_is_read(fake, tmp_path):
+def test_missing_commands_are_named_when_the_config_is_read(fake):
     config = {"name": "x", "source": {"kind": "pairs", "paths": ["x.parquet"]}, "execution": {"engine": "slurm"}}
     with pytest.raises(ConfigError, match="sbatch is not on PATH: run pairmill on a login node") as caught:
         check_config(config, "mine.toml", sources=False)

@@ -20,19 +20,13 @@ from tasks.filter.stage import FILTER
 from tasks.growth.tables import add_rows
 from tasks.growth.versions import Version, find_packs, list_newest
 from tests.filter_runs import snapshot, with_sizes
-from tests.growing import ANSWERS, HOST, configured, list_uids, put_night, run
+from tests.growing import HOST, configured, list_uids, put_night, run, web
 from tests.inline_executor import inline_context
-from tests.servers.hostile_web import served
 
+__all__ = ["web"]  # a fixture
 pytestmark = pytest.mark.timeout(300)
 THRESHOLD = 0.7
 shingles = cache(slow.shingles)
-
-
-@pytest.fixture(scope="module")
-def web():
-    with served(ANSWERS) as web:
-        yield web
 
 
 def nights(number, rows, hosts):

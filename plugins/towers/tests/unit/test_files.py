@@ -72,7 +72,7 @@ def test_a_package_without_a_stated_licence_needs_one_in_the_config(site):
         find_files(TextInit(kind="words", package="silent"))
 
 
-def test_a_package_that_is_not_installed_is_a_problem_of_the_config(tmp_path):
+def test_a_package_that_is_not_installed_is_a_problem_of_the_config():
     config = TrainConfig.model_validate({"text_init": {"kind": "words", "package": "no-such-package"}})
     assert config.problems() == ["text_init.package: no-such-package is not installed: pip install no-such-package"]
 

@@ -53,8 +53,7 @@ def stored(tmp_path_factory):
 
 
 @pytest.fixture
-def tracer(stored, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def tracer(stored):
     return Trace(Lineage(stored[0]), Search(stored[0]), Registry())
 
 
@@ -110,8 +109,7 @@ def test_trace_of_a_model_returns_its_stages_and_dataset(tracer, stored):
         tracer.model("tiny@champion")
 
 
-def test_trace_lists_all_datasets_of_a_mixture_and_its_models(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def test_trace_lists_all_datasets_of_a_mixture_and_its_models(tmp_path, capsys):
     store = FolderStore(tmp_path / "store")
     own, other = (chain(store, [pair(n) for n in numbers]) for numbers in (range(6), range(50, 54)))
     packs = [packed(store, tmp_path, one) for one in (own, other)]

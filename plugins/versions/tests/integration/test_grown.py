@@ -9,22 +9,15 @@ from dataops.store import FolderStore
 from plugins.versions.diff import show_diff
 from plugins.versions.grown import render_difference
 from tasks.growth.versions import find_packs, list_newest, load_version
-from tests.growing import ANSWERS, NIGHTS, configured, list_uids, put_night, run
-from tests.servers.hostile_web import served
+from tests.growing import NIGHTS, configured, list_uids, run, run_night, web
 
+__all__ = ["web"]  # a fixture
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def web():
-    with served(ANSWERS) as web:
-        yield web
 
 
 def test_difference_of_a_version_that_began_anew_is_that_of_the_uids(web, tmp_path, read_json):
     for number, night in enumerate(NIGHTS, 1):
-        put_night(tmp_path, number, night)
-        run(configured(web, tmp_path), tmp_path)
+        run_night(web, tmp_path, number, night)
     run(configured(web, tmp_path, grow={"base": 0}), tmp_path)
     store = FolderStore(tmp_path / "store")
     [anew] = list_newest(store)
@@ -46,13 +39,10 @@ def test_difference_of_a_version_that_began_anew_is_that_of_the_uids(web, tmp_pa
 
 
 def test_a_row_that_a_night_without_a_new_pair_dropped_has_its_reason(web, tmp_path, read_json):
-    put_night(tmp_path, 1, NIGHTS[0])
-    run(configured(web, tmp_path), tmp_path)
+    run_night(web, tmp_path, 1)
     url = NIGHTS[0][0][0].replace("1.png", "1-again.png")
-    put_night(
-        tmp_path, 2, [(url, "A much longer caption of the first drawing of this night, which one run would keep")]
-    )
-    run(configured(web, tmp_path), tmp_path)
+    caption = "A much longer caption of the first drawing of this night, which one run would keep"
+    run_night(web, tmp_path, 2, [(url, caption)])
     run(configured(web, tmp_path, grow={"base": 0}), tmp_path)
     store = FolderStore(tmp_path / "store")
     [anew] = list_newest(store)

@@ -1,7 +1,5 @@
 """The versions of a registered model are listed and compared, with their metrics and aliases in MLflow."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from dataops.errors import ConfigError, GateRefused
@@ -9,14 +7,13 @@ from plugins.versions.models import show_model_diff, show_models
 from tasks.engine import stage
 from tests.registrations import commit_evaluation, plan_registration
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("register_plugins")]
+pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("register_plugins")]
 
 
 def test_versions_of_a_model_are_listed_and_compared(mlflow_url, upstream, capsys, read_json, tmp_path):
     for name, right in (("first", 120), ("worse", 100)):
         evaluated = commit_evaluation(upstream.store, f"vs{name}", [n < right for n in range(200)])
-        theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})
-        plan, context = plan_registration(theirs, model_name="shown", not_worse=("twemoji-seen",))
+        plan, context = plan_registration(upstream, evaluated, model_name="shown", not_worse=("twemoji-seen",))
         if name == "worse":
             with pytest.raises(GateRefused):
                 stage.make(plan, context)

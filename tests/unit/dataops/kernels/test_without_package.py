@@ -1,13 +1,13 @@
 """Modules that look for an optional package work without it, and the package is still there afterwards."""
 
 import json
-import subprocess
 import sys
 import threading
 
 import pytest
 
 from dataops.kernels.without_package import without_package
+from tests.python_code import run_python
 
 
 def test_a_package_is_missing_for_this_thread_inside_the_with_only():
@@ -41,5 +41,4 @@ hash128(pa.array(["a"]))
 loaded = [name for name in ("pandas", "scipy.linalg") if name in sys.modules]
 print(json.dumps([loaded, pa.table({"a": [1]}).to_pandas()["a"].tolist()]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [[], [1]]
+    assert json.loads(run_python(code).stdout) == [[], [1]]

@@ -123,14 +123,6 @@ def test_a_file_that_ends_early_reserves_the_rest(end, key):
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "{}", "[]", '{"error": "not found"}', "<!doctype html><p>404", "Not found", "null", '[{"location": "/"}]'],
-)
-def test_a_file_that_states_nothing_reserves_nothing(text):
-    assert parse_tdmrep(text).find("/1.png") is None
-
-
-@pytest.mark.parametrize(
     ("pattern", "forbids"),
     [
         ("https://other.test/", False),

@@ -47,6 +47,8 @@ def test_find_rule_returns_the_first_match():
         ("<!doctype html><title>Not found</title>", []),
         ("[" * 100_000, [TdmRule("/", True)]),
         ("{}", []),
+        ('{"error": "not found"}', []),
+        ("null", []),
         ("[1, null, []]", []),
         ('[{"location": "/"}]', []),
         ('[{"location": "/", "tdm-reservation": 2}]', [TdmRule("/", True)]),

@@ -1,8 +1,8 @@
 """Pages of 50 MB, parsed in a subprocess whose peak memory stays below 500 MB."""
 
 import json
-import subprocess
-import sys
+
+from tests.python_code import run_python
 
 READ = """
 import json, pathlib, sys
@@ -38,7 +38,6 @@ def test_extract_page_pairs_uses_less_than_500_mb_for_dense_pages_of_50_mb(tmp_p
             response = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + page
             head = "WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a.example/\r\nContent-Length: "
             file.write(f"{head}{len(response)}\r\n\r\n".encode() + response + b"\r\n\r\n")
-    run = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True)
-    found, peak = json.loads(run.stdout)
+    found, peak = json.loads(run_python(READ, path).stdout)
     assert found == [expected for _, expected in PAGES.values()]
     assert peak < 500_000_000

@@ -28,7 +28,7 @@ def test_login_is_random_and_only_its_user_can_read_it(home):
     assert [path.name for path in home.iterdir()] == ["prefect-login"]
 
 
-def test_start_after_a_stop_makes_new_secrets_and_restart_after_a_crash_keeps_them(home, tmp_path):
+def test_start_after_a_stop_makes_new_secrets_and_restart_after_a_crash_keeps_them(home):
     kept = []
 
     def make(*, keep):

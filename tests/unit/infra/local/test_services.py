@@ -1,17 +1,16 @@
 import base64
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
 from dataops.errors import ConfigError, ServiceError
-from dataops.home import CHECKOUT
 from dataops.redaction import redact
 from infra.local import login, services, supervisor
 from infra.local import supervisor as processes
 from infra.local.supervisor import ServiceRecord
+from tests.python_code import run_python
 from tests.servers.loopback import Handler, serving
 
 
@@ -45,13 +44,6 @@ def record_running(name, port, *, pid=None):
         ServiceRecord(name, port, ("x",), "/", pid, processes.process_fingerprint(pid), "2026-01-01T00:00:00+00:00"),
     )
     return folder
-
-
-def test_services_import_no_prefect_mlflow_or_torch():
-    imports = "import sys, infra.local.services"
-    code = f"{imports}; print({{'prefect', 'mlflow', 'torch', 'boto3'}} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
-    assert done.stdout.strip() == "set()"
 
 
 def test_apply_environment_keeps_the_users_values_and_replaces_its_own(monkeypatch):
@@ -145,8 +137,7 @@ from tasks.engine.process_guard import guard_process
 guard_process()
 logging.getLogger("flows.x").warning("two\\nlines of s3://user:hunter2@bucket")
 """
-    environment = os.environ | services.client_environment()
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=CHECKOUT)
+    done = run_python(code, **services.client_environment())
     line = json.loads(done.stderr)
     assert (line["name"], line["levelname"]) == ("flows.x", "WARNING")
     assert "hunter2" not in done.stderr

@@ -23,8 +23,8 @@ from tasks.download.guarded_process import (
     SupervisorLost,
 )
 from tests.concurrency import wait_for
+from tests.python_code import run_python
 
-pytestmark = pytest.mark.timeout(120)
 MEGABYTE = 1 << 20
 
 
@@ -144,7 +144,7 @@ def test_server_that_dies_once_or_while_idle_is_replaced(tmp_path):
 @pytest.mark.parametrize("check", ["check_limits_of_memory_and_time", "check_that_threads_add_nothing_to_the_limit"])
 def test_server_has_limits_of_memory_and_time(check):
     """In a process of its own: what the heap of this one has free would be added to the limit."""
-    subprocess.run([sys.executable, "-c", f"import {__name__} as tests; tests.{check}()"], cwd=CHECKOUT, check=True)
+    run_python(f"import {__name__} as tests; tests.{check}()")
 
 
 def check_limits_of_memory_and_time():

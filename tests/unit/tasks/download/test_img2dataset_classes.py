@@ -1,9 +1,8 @@
 """Checks what a download worker loads, and that it constructs each transform of albumentations once."""
 
-import subprocess
-import sys
-
 import pytest
+
+from tests.python_code import run_python
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fill instead:DeprecationWarning", "ignore:.*fill instead:UserWarning")
 
@@ -23,5 +22,4 @@ def test_a_worker_loads_no_package_that_it_does_not_need():
         "import scipy.special, scipy.ndimage\n"
         "assert scipy.special.erf(0) == scipy.ndimage.gaussian_filter([0.0], 1)[0] == 0"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == []
+    assert run_python(code).stdout.split() == []

@@ -1,8 +1,6 @@
 """Compares the fast resizer with the exact one, which is img2dataset's."""
 
 import io
-import subprocess
-import sys
 from itertools import cycle
 
 import cv2
@@ -11,7 +9,6 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from dataops.home import CHECKOUT
 from dataops.images.orientation import ORIENTATION_TAG, turn_image
 from tasks.download.guarded_process import GuardedProcess, ServerLimits
 from tasks.download.host_turns import CpuBudget, HostPace, HostPool, PaceLimits
@@ -26,6 +23,7 @@ from tasks.download.resizers import (
     resize_functions,
 )
 from tests.costs import forget_peak, read_status
+from tests.python_code import run_python
 
 # img2dataset pads with an argument that albumentations has renamed
 pytestmark = pytest.mark.filterwarnings("ignore:.*fill instead:DeprecationWarning", "ignore:.*fill instead:UserWarning")
@@ -216,8 +214,7 @@ def test_worst_accepted_images_keep_to_the_memory_per_pixel(name):
 
 def test_image_that_takes_more_memory_than_the_limit_is_a_row():
     """In a process of its own: what the heap of this one has free would be added to the limit."""
-    code = f"import {__name__} as tests; tests.check_image_beyond_the_limit()"
-    subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=True)
+    run_python(f"import {__name__} as tests; tests.check_image_beyond_the_limit()")
 
 
 def check_image_beyond_the_limit():

@@ -1,11 +1,11 @@
 import logging
-import subprocess
 import sys
 import threading
 
 import pytest
 
 from tasks.engine.process_guard import guard_process
+from tests.python_code import run_python
 
 KEY = "wJalrXUtnFEMI/K7MDENG+planted"
 
@@ -64,8 +64,6 @@ def test_guard_removes_secrets_from_the_traceback_of_the_process():
         "def die(): raise ValueError(os.environ['HF_TOKEN'] + chr(27))\n"
         "t = threading.Thread(target=die); t.start(); t.join()\ndie()\n"
     )
-    environ = {"HF_TOKEN": KEY, "PYTHONPATH": "."}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=False)
-    assert done.returncode == 1
+    done = run_python(code, exit_code=1, HF_TOKEN=KEY)
     assert done.stderr.count("ValueError: ***\\x1b") == 2
     assert KEY not in done.stderr

@@ -13,21 +13,31 @@ def module(folder, name, text):
     return name
 
 
+SAYS = "print('what went wrong')\nraise SystemExit({})\n"
+KILLED = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
+BROKEN = "print('  rank      : 0\\n  exitcode  : 7 (pid: 12)')\nraise SystemExit(1)\n"
+APART = "raise SystemExit('torch.distributed.DistStoreError: wait timeout after 60000ms')\n"
+"""Errors as torchrun writes them; tests/integration/test_torchrun.py starts the real one."""
+
+
 @pytest.mark.parametrize(
-    ("code", "error", "exit_code", "retryable"),
+    ("text", "error", "said", "exit_code"),
     [
-        (1, JobFailed, 1, False),
-        (2, ConfigError, 2, False),
-        (4, TrainingDiverged, 4, False),
-        (75, JobFailed, 75, True),
-        (9, JobFailed, 1, False),
+        (SAYS.format(1), JobFailed, "what went wrong", 1),
+        (SAYS.format(2), ConfigError, "what went wrong", 2),
+        (SAYS.format(4), TrainingDiverged, "what went wrong", 4),
+        (SAYS.format(75), JobFailed, "what went wrong", 75),
+        (SAYS.format(9), JobFailed, "what went wrong", 1),
+        (KILLED, JobFailed, "SIGKILL", 75),
+        (BROKEN, JobFailed, "exit code 7", 1),
+        (APART, JobFailed, "wait timeout", 75),
     ],
 )
-def test_run_job_raises_the_error_of_the_exit_code_with_the_last_log_lines(tmp_path, code, error, exit_code, retryable):
-    name = module(tmp_path, f"bad_job_{code}", f"import sys\nprint('what went wrong')\nsys.exit({code})\n")
-    with pytest.raises(error, match="what went wrong") as caught:
+def test_run_job_raises_the_error_of_the_job_with_its_last_log_lines(tmp_path, text, error, said, exit_code):
+    name = module(tmp_path, "bad_job", text)
+    with pytest.raises(error, match=said) as caught:
         run_job(name, {}, tmp_path / "work", root=tmp_path)
-    assert (caught.value.exit_code, caught.value.retryable) == (exit_code, retryable)
+    assert (caught.value.exit_code, caught.value.retryable) == (exit_code, exit_code == 75)
     assert str(tmp_path / "work" / "job.log") in str(caught.value)
 
 
@@ -39,27 +49,6 @@ def test_run_job_reads_the_exit_code_from_a_file_under_torchrun(tmp_path):
     name = module(tmp_path, "later_job", "import sys\nsys.exit(75)\n")
     with pytest.raises(JobFailed):  # an older failure is not taken for this one's
         run_job(name, {}, tmp_path / "work", root=tmp_path)
-
-
-def test_run_job_raises_an_error_that_is_not_retryable_when_a_torchrun_job_is_broken(tmp_path):
-    """Read the error as torchrun writes it; tests/integration/test_torchrun.py starts the real one."""
-    name = module(tmp_path, "broken", "print('  rank      : 0\\n  exitcode  : 7 (pid: 12)')\nraise SystemExit(1)\n")
-    with pytest.raises(JobFailed, match="exit code 7") as caught:
-        run_job(name, {}, tmp_path / "work", root=tmp_path)
-    assert (caught.value.exit_code, caught.value.retryable) == (1, False)
-    name = module(
-        tmp_path, "apart", "raise SystemExit('torch.distributed.DistStoreError: wait timeout after 60000ms')\n"
-    )
-    with pytest.raises(JobFailed, match="wait timeout") as caught:
-        run_job(name, {}, tmp_path / "work", root=tmp_path)
-    assert caught.value.exit_code == 75
-
-
-def test_run_job_raises_a_retryable_error_when_the_job_is_killed(tmp_path):
-    name = module(tmp_path, "killed_job", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
-    with pytest.raises(JobFailed, match="SIGKILL") as caught:
-        run_job(name, {}, tmp_path / "work", root=tmp_path)
-    assert caught.value.exit_code == 75
 
 
 def test_run_job_ends_the_job_when_interrupted(tmp_path):

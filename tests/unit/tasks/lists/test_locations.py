@@ -45,7 +45,7 @@ def test_reads_all_values_of_each_line(tmp_path, name, content):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_line_ends_may_be_split_between_reads(tmp_path, monkeypatch, size):
+def test_line_ends_may_be_split_between_reads(monkeypatch, size):
     class Slow(io.BytesIO):
         def read(self, _=-1, /):
             return super().read(size)

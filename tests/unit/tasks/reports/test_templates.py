@@ -1,14 +1,10 @@
 """Every template shows hostile text as text: no new element, attribute or URL, and no evaluation of the text."""
 
-import subprocess
-import sys
-
 import pytest
 from markdown_it import MarkdownIt
 from selectolax.lexbor import LexborHTMLParser
 
 from dataops.escaping import escape_controls
-from dataops.home import CHECKOUT
 from tasks.reports.page import render
 from tests.report_pages import FRAGMENTS, MARKDOWN, PAGES
 
@@ -72,9 +68,3 @@ def test_markdown_shows_hostile_text_as_text(template, text):
     markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
     hostile, harmless = (elements(markdown.render(render(template, **MARKDOWN[template](t)))) for t in (text, HARMLESS))
     assert [(tag, attributes.keys()) for tag, attributes in hostile] == [(tag, a.keys()) for tag, a in harmless]
-
-
-def test_reports_are_imported_without_jinja():
-    modules = "tasks.pack.card, tasks.register.card"
-    code = f"import sys, {modules}; sys.exit('jinja2' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=False).returncode == 0

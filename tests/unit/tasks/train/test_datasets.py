@@ -45,7 +45,6 @@ def run_here(monkeypatch, process_state):
         assert run_training(folder / "job.json") == 0
 
     monkeypatch.setattr(train_stage, "run_job", run)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 def plan_training(store, folder, own, **more):
@@ -55,7 +54,7 @@ def plan_training(store, folder, own, **more):
     return plan(TRAIN, TrainConfig.model_validate(train), 0, [own], store)
 
 
-def test_a_mixture_makes_the_same_bytes_when_its_shards_do_not_fit_on_the_disk(store, tmp_path, run_here, monkeypatch):
+def test_a_mixture_makes_the_same_bytes_when_its_shards_do_not_fit_on_the_disk(store, tmp_path, run_here):
     own, other = write_dataset(store, OWN, 3, 4), write_dataset(store, OTHER, 2, 5)
     largest = max(part.bytes for one in (own, other) for part in one.named("", ".tar"))
     made = []

@@ -116,7 +116,7 @@ def test_a_build_that_ends_early_leaves_the_index_as_it_was(tmp_path, files, mon
     assert len(make(folder, files)) == 12
 
 
-def test_a_fingerprint_changes_with_each_shard(tmp_path, files):
+def test_a_fingerprint_changes_with_each_shard(files):
     checksums = {path.name: str(number) for number, path in enumerate(files.paths)}
 
     def prints():

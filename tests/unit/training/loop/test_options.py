@@ -50,10 +50,8 @@ def test_several_bad_steps_roll_back_and_go_on_past_their_data(make_job, monkeyp
     assert [row["step"] for row in rows_of(job)] == list(range(1, 13))
     assert scales[9] == scales[4] != scales[8]
     other = make_job("b", "vit", keep_checkpoints=1, **settings)
-    with monkeypatch.context() as patch:
-        before_step(patch, stop_at(7))  # after the second bad step, before the host has read it
-        assert run_training(other) == 75
-    assert run_training(other) == 0
+    before_step(monkeypatch, stop_at(7))  # after the second bad step, before the host has read it
+    assert [run_training(other) for _ in range(2)] == [75, 0]
     assert outputs_of(other) == outputs_of(job)
 
 

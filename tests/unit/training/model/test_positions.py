@@ -48,7 +48,7 @@ def test_text_positions_are_cut_or_interpolated_as_by_open_clip():
     assert longer["positional_embedding"].equal(theirs["positional_embedding"])
 
 
-def test_embeddings_of_another_model_stay_and_are_an_error(tmp_path):
+def test_embeddings_of_another_model_stay_and_are_an_error():
     found = {"visual.positional_embedding": random_positions(8, 6)}
     for expected in (torch.empty(10, 6), torch.empty(10, 7), torch.empty(8, 6)):
         assert fit_positions(found, {"visual.positional_embedding": expected}) == found
@@ -56,7 +56,7 @@ def test_embeddings_of_another_model_stay_and_are_an_error(tmp_path):
 
 @pytest.mark.usefixtures("process_state")
 @pytest.mark.parametrize(("tower", "grid"), [("vit", 4), ("resnet", 2)])
-def test_a_training_finishes_at_another_size(make_job, tmp_path, tower, grid):
+def test_a_training_finishes_at_another_size(make_job, tower, grid):
     """Continue a finished model with twice the side and a shorter context."""
     first = make_job("small", tower, epochs=1)
     assert run_training(first) == 0

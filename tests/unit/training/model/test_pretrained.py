@@ -158,7 +158,7 @@ def test_weights_of_another_model_raise_config_error(tmp_path):
         load_pretrained(tmp_path / "w.safetensors")
 
 
-def test_an_unreachable_hub_raises_a_retryable_error(monkeypatch, tmp_path):
+def test_an_unreachable_hub_raises_a_retryable_error(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(SourceError, match=r"hf-hub:nobody/clip: the Hub gave no weights.*local file"):
         load_pretrained("hf-hub:nobody/clip")

@@ -1,8 +1,6 @@
 """The vocabulary that is learnt from captions."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.errors import ContractError
-from dataops.home import CHECKOUT
+from tests.python_code import run_python
 from training.model.tokenizer import load_tokenizer, train_tokenizer
 
 CAPTIONS = ["A red Apple", "a green apple", "two red cars", "smiling face with hearts", "café, naïve 🙂"] * 3
@@ -45,15 +43,7 @@ def test_vocabulary_does_not_depend_on_process_or_order():
         "import sys, json; from training.model.tokenizer import train_tokenizer;"
         "sys.stdout.write(train_tokenizer(json.loads(sys.argv[1]), 300, 12).to_json())"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(CAPTIONS[::-1])],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PYTHONHASHSEED": "1", "PATH": ""},
-        cwd=CHECKOUT,
-    )
-    assert result.stdout == TOKENIZER.to_json()
+    assert run_python(script, json.dumps(CAPTIONS[::-1]), PYTHONHASHSEED="1").stdout == TOKENIZER.to_json()
 
 
 def test_tokenizer_survives_a_round_trip_to_json(tmp_path):
