@@ -39,13 +39,15 @@ def parse_language(root: Attributes) -> str | None:
 
 def read_meta(name: str | None, property_: str | None, equivalent: str | None, content: str) -> list[tuple[str, str]]:
     """Return (normalised key, content) for each key of a `<meta>` that extraction uses; nothing for most."""
-    keys: list[str] = []
-    for text in filter(None, (name, property_ if property_ != name else None)):
-        key, is_read = (_meta_key if len(text) <= _MAX_CACHED_NAME else _meta_key.__wrapped__)(text)
-        keys += [key] if is_read or is_of_robot(key, content) else []
+    found: list[tuple[str, str]] = []
+    for text in (name, property_ if property_ != name else None):
+        if text:
+            key, is_read = (_meta_key if len(text) <= _MAX_CACHED_NAME else _meta_key.__wrapped__)(text)
+            if is_read or is_of_robot(key, content):
+                found.append((key, content))
     if equivalent and (key := normalise_key(equivalent)) in signals_by_name("header"):
-        keys.append(key)
-    return [(key, content) for key in keys]
+        found.append((key, content))
+    return found
 
 
 @lru_cache(maxsize=10_000)
