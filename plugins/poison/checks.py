@@ -195,10 +195,10 @@ class Night:
 
     @cached_property
     def phrases(self) -> list[tuple[str, list[int], float]]:
-        """Each phrase of three words of several domains with its rows, and how many captions are the same ones.
+        """Each phrase of three words of several domains with its rows, and how many captions are mostly the same.
 
-        That is their number without those of the domain that has most of them, times the share of their words that most of
-        them have: news share a phrase, and a template most of a caption.
+        These have more than half of their words in common with the others, since news share a phrase, and a template most
+        of a caption. Those of the domain that has most of them do not count.
         """
         groups = _group(
             (phrase, row)
@@ -207,11 +207,12 @@ class Night:
         )
         found: list[tuple[str, list[int], float]] = []
         for phrase, rows in groups.items():
-            counts = Counter(self.domains[row] for row in rows) if len(rows) > LEAST_ROWS else ()
-            if isinstance(counts, Counter) and len(counts) >= FEW_DOMAINS:
-                words = Counter(word for row in rows for word in {*self.words[row]})
-                same = sum(number for number in words.values() if number > 0.8 * len(rows)) / words.total()
-                found.append((phrase, rows, same * (len(rows) - max(counts.values()))))
+            if len(rows) > LEAST_ROWS and len({self.domains[row] for row in rows}) >= FEW_DOMAINS:
+                words = {row: {*self.words[row]} for row in rows}
+                counts = Counter(word for of_row in words.values() for word in of_row)
+                common = {word for word, number in counts.items() if number > 0.8 * len(rows)}
+                same = Counter(self.domains[row] for row in rows if 2 * len(common & words[row]) > len(words[row]))
+                found.append((phrase, rows, float(same.total() - max(same.values(), default=0))))
         return found
 
 

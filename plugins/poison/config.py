@@ -82,7 +82,7 @@ POISON = Step(
             "`pairmill quarantine` shows the evidence, and `pairmill quarantine release` lets pairs in",
         )
     },
-    version=2,  # what is released enters the scores, and captions that are found say nothing of their domains
+    version=3,  # of captions with a phrase in common, only those count that are mostly the same
     order=800,  # after the scores; what is drawn at random later does not change what is usual
     weight=2,
     facts=PoisonFacts,

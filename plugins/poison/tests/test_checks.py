@@ -161,6 +161,15 @@ def test_captions_that_are_found_say_nothing_of_the_domain_that_has_them(past):
     assert "changed_server" not in {one.check for one in web.examine(later, history)}
 
 
+def test_captions_that_share_less_than_half_of_their_words_are_no_template(past):
+    """News of 150 captions that have three words of seven in common."""
+    web, state = past
+    news = [
+        web.row(n % 20, f"{' '.join(WORDS[(9 * n + k) % 400] for k in range(4))} buy best price") for n in range(150)
+    ]
+    assert "template_flood" not in {one.check for one in web.examine(web.rows() + news, History.decode(state))}
+
+
 def test_warnings_enter_the_history_and_findings_do_not(past):
     web, state = past
     rows = web.rows() + PLANTED["host_burst"](web)
