@@ -37,23 +37,23 @@ def write_features(path: Path, count: int, width: int, rows: Iterable[tuple[np.n
     Args:
         rows: numbers of some rows, and their features; a row that none of them has is NaN.
     """
+    if count == 0:
+        write_array(path, np.empty((0, width), np.float32))
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")  # another job may compute the same
-    if count == 0:
-        with part.open("wb") as file:
-            np.save(file, np.empty((0, width), np.float32))
-    else:
-        array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(count, width))
-        array[:] = np.nan
-        for numbers, features in rows:
-            array[numbers] = features
-        array.flush()
-        del array
+    array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(count, width))
+    array[:] = np.nan
+    for numbers, features in rows:
+        array[numbers] = features
+    array.flush()
+    del array
     part.replace(path)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write an array whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
         np.save(file, array)

@@ -140,7 +140,7 @@ class _ImageInit(TowerHook):
 
 class _TextInit(TowerHook):
     order = 98
-    config, table, tower, version = TextInit, "text_init", "text", 2
+    config, table, tower, version = TextInit, "text_init", "text", 3
 
     def check(self, config: "TrainConfig") -> None:
         if config.vocabulary != "captions":

@@ -4,7 +4,7 @@ Legend: B batch, N texts of a shard, W width of a feature.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plugins.towers.feature_files import VERSION, name_shard_features, read_features, write_features
+from plugins.towers.feature_files import VERSION, name_shard_features, read_features, write_array
 from training import distributed
 from training.evaluation.encode import map_in_order
 from training.model.clip import autocast
@@ -21,9 +21,16 @@ from training.model.tokenizer import Tokenizer
 from training.model.towers import PretrainedTextTower
 from training.progress import Progress
 
+TEXTS_VERSION = 2
+"""Raised, beside VERSION, when the same texts get other features."""
 TEXTS_PER_BATCH = 64
+LEAST_TEXTS = 4
+"""A batch of fewer is filled up with texts of its own: matrix products of few rows have other last bits, in fp32."""
+TEXTS_PER_GROUP = 100_000
 
 logger = logging.getLogger(__name__)
+File = tuple[Path, list[str]]
+"""The path of a shard's features, and its texts."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ def prepare_text_features(
     weights_digest: str,
     folder: Path,
     precision: str,
+    at_once: int = TEXTS_PER_GROUP,
 ) -> TextFeatures:
     """Return the features of texts, which one rank of each machine reads or computes; all ranks together.
 
@@ -94,9 +102,10 @@ def prepare_text_features(
         folder: keeps the features, in a file for each shard named after its sha256, and the digest of the texts, the
             precision and the kind of device.
         precision: fp32, or bf16 for autocast.
+        at_once: maximum texts of several shards whose features are in memory together; equal ones are computed once.
     """
     width, device = tower.feature_width, next(tower.parameters()).device
-    decides = [VERSION, weights_digest, device.type, precision, tokenizer.context_length]
+    decides = [VERSION, TEXTS_VERSION, weights_digest, device.type, precision, tokenizer.context_length]
     files: dict[Path, list[str]] = {}
     for sha256, texts in shards:
         ordered = sorted(set(texts))
@@ -107,11 +116,13 @@ def prepare_text_features(
         if not missing:
             logger.info("the features of the texts of %s shards are known", f"{len(files):,}")
             return
-        progress = Progress("pretrained network", "captions", sum(len(texts) for _, texts in missing))
+        groups = list(_group_files(missing, at_once))
+        total = sum(len({text for _, texts in group for text in texts}) for group in groups)
+        progress = Progress("pretrained network", "captions", total)
         was_training = tower.training
         tower.eval()
-        for path, texts in missing:
-            _compute_file(tower, tokenizer, path, texts, precision, progress)
+        for group in groups:
+            _compute_files(tower, tokenizer, group, precision, progress)
         tower.train(was_training)
         progress.end()
 
@@ -123,24 +134,38 @@ def prepare_text_features(
     return TextFeatures(tower, tokenizer, places, arrays, precision)
 
 
-def _compute_file(
-    tower: PretrainedTextTower,
-    tokenizer: Tokenizer,
-    path: Path,
-    texts: list[str],
-    precision: str,
-    progress: Progress,
+def _group_files(files: list[File], at_once: int) -> Iterator[list[File]]:
+    group: list[File] = []
+    for file in files:
+        if group and sum(len(texts) for _, texts in [*group, file]) > at_once:
+            yield group
+            group = []
+        group.append(file)
+    yield group
+
+
+def _compute_files(
+    tower: PretrainedTextTower, tokenizer: Tokenizer, files: list[File], precision: str, progress: Progress
 ) -> None:
-    """Write the features of a shard's texts. A batch has texts of one length: padding would change bits of shorter ones."""
+    """Write the features of shards' texts. A batch has texts of one length: padding would change bits of shorter ones."""
+    texts = sorted({text for _, of_shard in files for text in of_shard})
+    rows = {text: row for row, text in enumerate(texts)}
     lengths = (tokenizer(texts) != 0).sum(dim=1).tolist() if texts else []
-    batches: list[np.ndarray] = []
-    for _, rows in groupby(sorted(range(len(texts)), key=lengths.__getitem__), key=lengths.__getitem__):
-        of_length = np.array(list(rows))
+    batches: list[list[int]] = []
+    for _, equal in groupby(sorted(range(len(texts)), key=lengths.__getitem__), key=lengths.__getitem__):
+        of_length = list(equal)
         batches += [of_length[start : start + TEXTS_PER_BATCH] for start in range(0, len(of_length), TEXTS_PER_BATCH)]
 
-    def compute(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return rows, encode(tower, tokenizer, [texts[row] for row in rows], precision).numpy()
+    def compute(batch: list[int]) -> tuple[list[int], np.ndarray]:
+        filled = (batch * LEAST_TEXTS)[: max(len(batch), LEAST_TEXTS)]
+        features = encode(tower, tokenizer, [texts[row] for row in filled], precision)
+        return batch, features[: len(batch)].numpy()
 
     is_cpu = next(tower.parameters()).device.type == "cpu"
     computed = map_in_order(compute, batches) if is_cpu else map(compute, batches)
-    write_features(path, len(texts), tower.feature_width, progress.follow(computed, lambda batch: len(batch[0])))
+    features_NW = np.empty((len(texts), tower.feature_width), np.float32)
+    for batch, features in progress.follow(computed, lambda found: len(found[0])):
+        features_NW[batch] = features
+    for path, of_shard in files:
+        numbers = [rows[text] for text in of_shard]
+        write_array(path, features_NW[numbers])

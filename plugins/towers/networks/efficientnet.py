@@ -29,9 +29,11 @@ class SameConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', ceil(H / stride), ceil(W / stride))."""
         (kernel, _), (stride, _) = self.kernel_size, self.stride
-        pads = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in input.shape[:1:-1]]
-        ends = [end for pad in pads for end in (pad // 2, pad - pad // 2)]
-        return F.conv2d(F.pad(input, ends), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        pads = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in input.shape[2:]]
+        # For an odd pixel the kernel begins with a row and column of zeros, since a padded copy of all inputs costs more.
+        weight = F.pad(self.weight, [end for pad in reversed(pads) for end in (pad % 2, 0)])
+        padding = [pad - pad // 2 for pad in pads]
+        return F.conv2d(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int, *, same: bool) -> nn.Conv2d:

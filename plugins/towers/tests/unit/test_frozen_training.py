@@ -193,14 +193,15 @@ def test_a_centred_text_tower_subtracts_the_mean_of_the_captions_by_itself(make_
 
 def test_kept_features_serve_another_job_until_weights_or_data_change(make_job, tables, tmp_path, monkeypatch):
     computed = []
-    for module, name in ((image_features_module, "images"), (text_features_module, "texts")):
-        write = module.write_features
+    writers = ((image_features_module, "images", "write_features"), (text_features_module, "texts", "write_array"))
+    for module, name, writer in writers:
+        write = getattr(module, writer)
 
         def record(*arguments, write=write, name=name):
             computed.append(name)
             write(*arguments)
 
-        monkeypatch.setattr(module, "write_features", record)
+        monkeypatch.setattr(module, writer, record)
 
     def run(output, **train):
         path = make_job(output, image_size=32, epochs=1, **PLAIN, **{**tables, **train})
@@ -255,6 +256,24 @@ def test_an_image_of_several_shards_passes_through_the_network_once(make_job, ta
             assert len(np.unique(expected, axis=0)) == 14
             np.testing.assert_array_equal(expected[:12], expected[13:25])
             np.testing.assert_array_equal(features, expected[-len(features) :])
+
+
+def test_a_text_of_several_shards_is_encoded_once_and_alike_in_any_group(make_job, tables, tmp_path, caplog):
+    run = set_up(read_job([str(make_job("a", image_size=32, **PLAIN, **tables))], Job), torch.device("cpu"))
+    tower, arrays = run.model.text, []
+    texts = [["a thing", "red", "thing 7"], ["red", "a red thing"], ["thing 7", "a thing"]]
+    shards = [(f"{number:064d}", of_shard) for number, of_shard in enumerate(texts)]
+    caplog.set_level("INFO")
+    for at_once, encoded in ((100, 4), (5, 6), (1, 7)):
+        parts = (shards, "", tmp_path / str(at_once), "fp32", at_once)
+        arrays.append(text_features_module.prepare_text_features(tower, run.tokenizer, *parts).arrays)
+        assert f"the features of {encoded} captions are computed" in caplog.text
+    for found in arrays[1:]:
+        for features, expected in zip(found, arrays[0], strict=True):
+            np.testing.assert_array_equal(features, expected)
+    for of_shard, features in zip(texts, arrays[0], strict=True):
+        alone = [text_features_module.encode(tower, run.tokenizer, [text], "fp32")[0] for text in sorted(of_shard)]
+        np.testing.assert_allclose(features, np.stack(alone), atol=1e-5)
 
 
 def test_an_image_that_cannot_be_read_is_skipped_with_its_reason(make_job, tables, shards):
