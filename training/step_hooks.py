@@ -69,7 +69,7 @@ class StepHook(TrainingHook):
     # In each step
 
     def watch_steps(
-        self, job: "Job", config: "TrainConfig", steps: int, device: "torch.device"
+        self, job: "Job", config: "TrainConfig", steps: int, model: "CLIP"
     ) -> AbstractContextManager[Callable[[], object]]:
         """Return a context around the steps that a job still takes, of a function that is called after each."""
         return nullcontext(lambda: None)

@@ -270,7 +270,7 @@ def run_steps(run: TrainingRun, stuck_seconds: float = STUCK_SECONDS) -> None:
     ):
         recorder, started = StepRecorder(run, log, writer), run.step
         left = plan.total_steps - run.step
-        watched = [hook.watch_steps(run.job, config, left, run.device) for hook in used_step_hooks(config)]
+        watched = [hook.watch_steps(run.job, config, left, run.model) for hook in used_step_hooks(config)]
         observers = [stack.enter_context(one) for one in watched]
         run.skipped.check()
         _request_shards(run)

@@ -13,10 +13,9 @@ from training.hooks import TrainingHook
 from training.step_hooks import StepHook
 
 if TYPE_CHECKING:
-    import torch
-
     from training.config import TrainConfig
     from training.job import Job
+    from training.model.clip import CLIP
 
 TRACE = "evidence-profile.json.gz"
 """Name of the file that `profile` writes."""
@@ -73,11 +72,11 @@ class _Profile(StepHook):
     artifacts = (TRACE,)
 
     def watch_steps(
-        self, job: "Job", config: "TrainConfig", steps: int, device: "torch.device"
+        self, job: "Job", config: "TrainConfig", steps: int, model: "CLIP"
     ) -> AbstractContextManager[Callable[[], object]]:
         from plugins.curves.profiling import StepProfiler
 
-        return StepProfiler(job.output / TRACE, self.settings(config).profile, steps, device)
+        return StepProfiler(job.output / TRACE, self.settings(config).profile, steps, model.logit_scale.device)
 
     def list_output(self, folder: Path) -> list[Path]:
         return [path for path in [folder / TRACE] if path.exists()]

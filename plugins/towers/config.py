@@ -17,8 +17,9 @@ class StartConfig(FrozenModel):
     start: Literal["random", "least_squares"] = "random"
     """Weights of the layer that maps images into the space of the texts. least_squares: the solution of a ridge regression
     of the captions' features on those of their images, whitened as the captions would be; it needs two frozen towers and
-    `image_init.projector_layers` = 1. Its gain is large where pairs are few. A few hundred steps at a small rate then
-    improve it, from a temperature of e^-3."""
+    `image_init.projector_layers` = 1. Its gain is large where pairs are few. A few hundred steps then improve it, from a
+    temperature of e^-3, and the finished layer is three parts its first and one part its last weights; with `keep` =
+    "best" the best."""
     start_ridge: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.03
     """Ridge of that regression, for numbers of unit variance and the mean over all pairs."""
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from dataops.snapshot import Input
@@ -12,6 +13,7 @@ from training.model_config import ModelConfig
 from training.step_hooks import StepHook, used_step_hooks
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from training.config import TrainConfig
@@ -184,7 +186,7 @@ IMAGE_INIT, TEXT_INIT = _ImageInit(), _TextInit()
 
 
 class _Start(StepHook):
-    config, version = StartConfig, 3
+    config, version = StartConfig, 4
 
     def is_used(self, config: "TrainConfig") -> bool:
         return self.settings(config).start != "random"
@@ -214,6 +216,19 @@ class _Start(StepHook):
 
         assert text_features is not None
         start_from_least_squares(model, config, dataset, text_features, self.settings(config).start_ridge)
+
+    def convert(self, model: "CLIP", device: "torch.device", config: "TrainConfig") -> None:
+        from plugins.towers.least_squares import keep_start
+
+        if config.keep == "last":
+            keep_start(model)
+
+    def watch_steps(
+        self, job: "Job", config: "TrainConfig", steps: int, model: "CLIP"
+    ) -> AbstractContextManager[Callable[[], object]]:
+        from plugins.towers.least_squares import end_between
+
+        return end_between(model)
 
 
 START = _Start()

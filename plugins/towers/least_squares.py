@@ -5,11 +5,12 @@ Legend: N pairs, W numbers of an image's feature and a 1, D dimensions of the sh
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training import distributed
@@ -20,10 +21,14 @@ from training.evaluation.encode import map_in_order
 from training.model.clip import CLIP
 from training.model.towers import BackboneTower
 
-PAIRS_AT_ONCE = 1024
+PAIRS_AT_ONCE, COLUMNS_AT_ONCE = 1024, 1024
 SHRINKAGE = 0.1
 """Part of the mean eigenvalue that is added to each before the captions are whitened. Chosen on validation families of the
 demo (docs/decisions/demo.md)."""
+END_SHARE = 0.25
+"""Share of the end of the steps in the finished layer, of their start the rest. Chosen there too."""
+START = "start_"
+"""Prefix of the buffers that hold the layer's first weights."""
 
 logger = logging.getLogger(__name__)
 Texts = Callable[[Sequence[str]], Tensor]
@@ -39,10 +44,10 @@ def start_from_least_squares(model: CLIP, config: TrainConfig, dataset: Dataset,
     the dataset's `shards_at_start`: products in fp32 of features minus the mean of the first pairs, sums in fp64. On the
     CPU each block of pairs is the work of one thread.
     """
-    assert isinstance(model.visual, BackboneTower)
-    started, projector = time.monotonic(), model.visual.projector
+    layer, started = _find_layer(model), time.monotonic()
+    norm = model.visual.get_submodule("projector.norm")
     end = int(dataset.index.sizes[: dataset.shards_at_start].sum())
-    weight_DW, bias_D = (projector.layers[0].get_parameter(name) for name in ("weight", "bias"))
+    weight_DW, bias_D = layer.weight, layer.bias
     device, width = weight_DW.device, weight_DW.shape[1] + 1
     dimensions = len(weight_DW)
     shapes = ((width, width), (width, dimensions), (dimensions, dimensions))
@@ -52,7 +57,7 @@ def start_from_least_squares(model: CLIP, config: TrainConfig, dataset: Dataset,
         pairs = list(dataset.index.without_held(range(start, min(start + PAIRS_AT_ONCE, end))))
         features_NW, targets_ND = _read_pairs(config, dataset, texts, pairs)
         with torch.no_grad():
-            return projector.norm(features_NW.to(device)), targets_ND.to(device)
+            return norm(features_NW.to(device)), targets_ND.to(device)
 
     first_NW, _ = read(0)
     shift_W = first_NW.sum(dim=0) / max(len(first_NW), 1)
@@ -60,7 +65,7 @@ def start_from_least_squares(model: CLIP, config: TrainConfig, dataset: Dataset,
     def multiply(start: int) -> tuple[Tensor, ...]:
         features_NW, targets_ND = read(start)
         inputs_NW = F.pad(features_NW - shift_W, (0, 1), value=1.0)
-        return inputs_NW.T @ inputs_NW, inputs_NW.T @ targets_ND, targets_ND.T @ targets_ND
+        return _multiply_half(inputs_NW), inputs_NW.T @ targets_ND, targets_ND.T @ targets_ND
 
     starts = distributed.take_share(range(0, end, PAIRS_AT_ONCE))
     blocks = map_in_order(multiply, starts) if device.type == "cpu" else map(multiply, starts)
@@ -68,13 +73,54 @@ def start_from_least_squares(model: CLIP, config: TrainConfig, dataset: Dataset,
         for total, product in zip(sums, products, strict=True):
             total += product
     gram_WW, moments_WD, targets_DD = (distributed.sum_over_ranks(total) for total in sums)
+    gram_WW = gram_WW.tril() + gram_WW.tril(-1).T
     solution_WD = solve_ridge(gram_WW, moments_WD, ridge) @ whiten(targets_DD)
     with torch.no_grad():
         weight_DW.copy_(solution_WD[:-1].T)
         bias_D.copy_(solution_WD[-1] - shift_W.double() @ solution_WD[:-1])
+        for name, buffer in layer.named_buffers():
+            buffer.copy_(layer.get_parameter(name.removeprefix(START)))
     if distributed.rank() == 0:
         seconds = time.monotonic() - started
         logger.info("images are mapped to captions by least squares over %s pairs in %.1f s", f"{end:,}", seconds)
+
+
+def _multiply_half(inputs_NW: Tensor) -> Tensor:
+    """Return the products (W, W) of all columns on and below the diagonal; those above it are not all computed."""
+    product_WW = inputs_NW.new_zeros(2 * inputs_NW.shape[1:])
+    for start in range(0, inputs_NW.shape[1], COLUMNS_AT_ONCE):
+        panel = slice(start, start + COLUMNS_AT_ONCE)
+        product_WW[start:, panel] = inputs_NW[:, start:].T @ inputs_NW[:, panel]
+    return product_WW
+
+
+def keep_start(model: CLIP) -> None:
+    """Give the projector's layer buffers for its first weights, so that a checkpoint holds them."""
+    layer = _find_layer(model)
+    for name, parameter in list(layer.named_parameters()):
+        layer.register_buffer(f"{START}{name}", torch.zeros_like(parameter))
+
+
+@contextmanager
+def end_between(model: CLIP) -> Iterator[Callable[[], object]]:
+    """After all steps, set the projector's layer to END_SHARE of the way from its first weights, if kept, to its last ones.
+
+    Source: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT).
+    """
+    yield lambda: None
+    layer = _find_layer(model)
+    for name, buffer in list(layer.named_buffers()):
+        parameter = layer.get_parameter(name.removeprefix(START))
+        with torch.no_grad():
+            parameter.copy_(torch.lerp(buffer, parameter, END_SHARE))
+        delattr(layer, name)
+
+
+def _find_layer(model: CLIP) -> nn.Linear:
+    assert isinstance(model.visual, BackboneTower)
+    layer = model.visual.projector.layers[0]
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
 def _read_pairs(config: TrainConfig, dataset: Dataset, texts: Texts, pairs: list[int]) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from tests.trainings import before_step, output_of, outputs_of, rows_of, run_tra
 from training.config import TrainConfig
 from training.data.loader import Dataset
 from training.hooks import used_hooks
-from training.job import Job, read_job
+from training.job import Job, Stopped, read_job
 from training.model.checkpoint import load_model
 from training.model.towers import BackboneTower, PretrainedTextTower
 from training.model_config import BackboneConfig
@@ -67,7 +67,9 @@ def test_a_training_on_frozen_towers_ends_in_the_same_bits_after_a_stop(make_job
     is_cached = kind != "computed"
     settings = {name: {**table, "cache": is_cached} for name, table in tables.items()}
     if kind == "recipe":
-        settings = with_recipe(tables) | {"holdout": 0.2, "keep": "best"}
+        settings = with_recipe(tables) | {"holdout": 0.2}
+    elif kind == "cached":
+        settings |= {"holdout": 0.2, "keep": "best"}
     jobs = [make_job(name, image_size=32, **PLAIN, **settings) for name in ("a", "b")]
     assert run_training(jobs[0]) == 0
     rows = rows_of(jobs[0])
@@ -138,7 +140,8 @@ def test_cached_features_are_those_of_each_step(make_job, tables):
 def test_the_start_is_the_regression_of_captions_on_features_of_the_first_shards(make_job, tables):
     """The oracle is numpy's least squares over the plain images and copies of pairs, with a row for each ridge.
 
-    Its predictions are whitened by the inverse of scipy's square root of the captions' second moments.
+    Its predictions are whitened by the inverse of scipy's square root of the captions' second moments. At the end of all
+    steps, and not after a stop, the layer is a quarter of the way to its last weights.
     """
     settings = {**PLAIN, **with_recipe(tables), "holdout": 0.2}
     job = read_job([str(make_job("a", image_size=32, **settings))], Job)
@@ -170,6 +173,14 @@ def test_the_start_is_the_regression_of_captions_on_features_of_the_first_shards
     found = run.model.visual(torch.from_numpy(np.array([run.dataset.load(0)[0]]))).detach().double().numpy()
     predicted = (x[0] - x.mean(axis=0)) / scales @ expected + y.mean(axis=0)
     np.testing.assert_allclose(found[0], predicted @ whitening, atol=1e-5)
+    layer = run.model.visual.get_submodule("projector.layers.0")
+    layer.weight.data += 2
+    with pytest.raises(Stopped), hook.watch_steps(job, run.config, 1, run.model):
+        raise Stopped("before the last step")
+    with hook.watch_steps(job, run.config, 1, run.model):
+        pass
+    np.testing.assert_allclose(layer.weight.detach().double().T.numpy(), weights + 0.5, atol=1e-5)
+    assert not list(layer.buffers())
 
 
 @pytest.mark.parametrize("kind", ["bert", "words"])
