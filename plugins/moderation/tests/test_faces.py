@@ -60,6 +60,7 @@ def pairs():
 
 
 def test_faces_are_columns_for_rules_and_for_blurring(tmp_path):
+    pytest.importorskip("plugins.scores")
     store = FolderStore(tmp_path)
     raw, context = downloaded(store, pairs(), 2), inline_context(store, tmp_path)
     config = {"scores": {"faces": {}}}

