@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def test_removed_pair_leaves_hashes_and_zeros_and_is_not_asked_for_again(tmp_path):
+    pytest.importorskip("plugins.textdedup")
     captions = {"filter": {"near_captions": {"threshold": 1}}}
     with served(ANSWERS) as web:
         for number, night in enumerate(NIGHTS[:2], 1):

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
+import pytest
+
 from dataops.snapshot import Draft, SnapshotName, find_manifest, read_parts
 from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
@@ -115,6 +117,7 @@ class Project:
 
 
 def test_one_url_in_a_thousand_shards_takes_few_requests_and_the_next_run_reuses_all(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("plugins.row_index")  # by which few tables are read
     counted = []
     for shards in (FEWER, SHARDS):
         project = Project(tmp_path / str(shards), 2 * shards, monkeypatch)
@@ -184,6 +187,7 @@ def test_the_requests_of_a_night_are_deleted_and_searched_in_one_pass(tmp_path, 
 
 
 def test_a_deletion_reads_each_table_once_and_no_shard(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("plugins.row_index")
     took, url = list[int](), pair(7)["url"]
     for shards in (FEWER, SHARDS):
         again = pair(1000, "page_opt_out", "extract", url=url, caption="the same image on another page")
