@@ -18,21 +18,10 @@ from dataops.errors import CorruptPart
 from dataops.facts import PackFacts
 from dataops.schema import conform
 from dataops.shards.tar import read_samples
-from dataops.snapshot import (
-    INDEX,
-    Counts,
-    Draft,
-    Input,
-    Manifest,
-    Part,
-    Record,
-    fetch_table,
-    find_manifest,
-    snapshot_key,
-)
+from dataops.snapshot import INDEX, Counts, Draft, Manifest, Part, Record, fetch_table, find_manifest, snapshot_key
 from dataops.text.tallies import Tally
-from dataops.trace.requests import STAGE, load_targets
-from dataops.trace.targets import matching_rows
+from dataops.trace.requests import STAGE
+from dataops.trace.targets import Target, matching_rows
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import Work
@@ -60,8 +49,8 @@ class EarlierShard:
     number: str
     base: Manifest
     """The version, with no parts but those of the shard."""
-    requests: Sequence[Input]
-    """Takedowns, which each process reads once."""
+    takedowns: tuple[Target, ...]
+    """The targets of the requests since the version."""
 
     @property
     def id(self) -> str:
@@ -92,17 +81,17 @@ def find_earlier_version(work: Work[PackConfig], version: int) -> Manifest | Non
     return found
 
 
-def rewrite(work: Work[PackConfig], base: Manifest, requests: Sequence[Input], context: Context) -> Rewritten:
+def rewrite(work: Work[PackConfig], base: Manifest, takedowns: tuple[Target, ...], context: Context) -> Rewritten:
     """Write the shards of an earlier version again that hold a pair to remove; the others are parts of this version too."""
     draft, chosen = work.draft, base.named("part-", ".parquet")
     totals = load_totals(draft.store, base)
     if totals is not None:  # an older pairmill has none: all rows are read
-        chosen = select_parts(draft.store, base, chosen, load_targets(draft.store, requests))
+        chosen = select_parts(draft.store, base, chosen, takedowns)
     of_shard = defaultdict[str, list[Part]](list)
     for part in base.parts:
         of_shard[_number_of(part)].append(part)
     shards = [
-        EarlierShard(number, base.model_copy(update={"parts": of_shard.pop(number)}), requests)
+        EarlierShard(number, base.model_copy(update={"parts": of_shard.pop(number)}), takedowns)
         for number in map(_number_of, chosen)
     ]
     records = map_parts(rewrite_shard, shards, draft, context)
@@ -146,7 +135,7 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
     left = fetch_table(store, base.path(part.name), list(DroppedPair._fields)).to_pylist() if part else []
     dropped = [DroppedPair(**row) for row in left]
     rows = fetch_table(store, base.path(f"part-{shard.number}.parquet"))
-    mask = matching_rows(rows, load_targets(store, shard.requests))
+    mask = matching_rows(rows, shard.takedowns)
     before = {"before": [summarise(rows)]}
     if not mask.any():
         record = make_record(draft, shard.number, rows.num_rows, [], summarise(rows), [])

@@ -101,7 +101,7 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
             made = Rewritten(*merge_records(records), add_tallies(tallies), len(tallies))
         else:
             newer = [request for request in select_requests(work.made_of) if request not in base.inputs]
-            made = rewrite(work, base, newer, context)
+            made = rewrite(work, base, load_targets(work.draft.store, newer), context)
         written, counts = made.parts, made.counts
         stated = _facts(work, made, base)
         indexes, commitments = _index_rows(work.draft, made, base, context)
