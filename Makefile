@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 PYTEST_WAITING := $(PYTEST) -n 3
 PYTEST_E2E := $(PYTEST) -n 4
 
-.PHONY: demo install test checks lint audit unit stage flaky servers integration e2e core plugin nodes ray slurm export peers previous cuda-lines docs docs-reference docs-outputs \
+.PHONY: demo install test checks lint audit unit stage flaky integration e2e core plugin nodes ray slurm export peers previous cuda-lines docs docs-reference docs-outputs \
 	clean
 
 install: .venv/installed
@@ -23,7 +23,7 @@ install: .venv/installed
 demo: .venv/installed
 	$(BIN)/pairmill demo
 
-test: checks unit servers
+test: checks unit integration e2e
 
 # These three at the same time, because each uses one core and the audit waits for the network.
 checks: .venv/installed-dev
@@ -58,10 +58,6 @@ flaky: .venv/installed-dev
 
 integration: .venv/installed-dev
 	$(PYTEST_WAITING) tests/integration $(wildcard plugins/*/tests/integration)
-
-# Both at the same time: their tests wait for servers and timeouts, and at the end of each the others wait for its longest group.
-servers: .venv/installed-dev
-	@$(MAKE) --no-print-directory --jobs integration e2e
 
 e2e: .venv/installed-dev
 	$(PYTEST_E2E) tests/e2e $(wildcard plugins/*/tests/e2e)
