@@ -112,8 +112,7 @@ def _is_retryable(_task: object, _run: object, state: State) -> bool:
 
 
 _NEW_RUN = {
-    2: "Correct the config and start a new run.",
-    3: "Correct what the message names and start a new run.",
+    **dict.fromkeys((2, 3), "Correct what the message names and start a new run."),
     4: "Change [train] and start a new run.",
     5: "The version is registered as candidate. Start a new run with another recipe, or lower the floor.",
 }
