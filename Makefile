@@ -44,7 +44,7 @@ unit: .venv/installed-dev
 
 # What only a GPU runs and no unit test executes: the table of docs/train/gpu.md.
 cuda-lines: .venv/installed-dev
-	$(BIN)/python -m tests.cuda_lines tests/unit/training $(wildcard plugins/*/tests/unit/test_fp8.py plugins/*/tests/unit/test_*probe.py plugins/towers/tests)
+	$(BIN)/python -m tests.cuda_lines tests/unit/training $(wildcard plugins/*/tests/unit/test_fp8.py plugins/*/tests/unit/test_*probe.py plugins/curves/tests plugins/towers/tests)
 
 # The unit tests of one stage: make stage STAGE=filter
 STAGE ?= filter
