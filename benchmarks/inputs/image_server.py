@@ -42,7 +42,7 @@ def write_photographs(folder, number):
 def write_images(folder, images):
     """Write images to one file, and their offsets to another."""
     spans, at = [], 0
-    with (folder / "pictures").open("wb") as file:
+    with (folder / "images").open("wb") as file:
         for data in images:
             spans.append((at, file.write(data)))
             at += len(data)
@@ -104,7 +104,7 @@ class ImageServer(asyncio.Protocol):
 async def serve(folder, sink):
     """Send the port, and serve until this process is ended."""
     ImageServer.spans = json.loads((folder / "places.json").read_text())
-    with (folder / "pictures").open("rb") as file:
+    with (folder / "images").open("rb") as file:
         ImageServer.images = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     server = await asyncio.get_running_loop().create_server(ImageServer, "0.0.0.0", 0, backlog=2048)
     sink.send(server.sockets[0].getsockname()[1])

@@ -135,12 +135,15 @@ def prepare_text_features(
 
 
 def _group_files(files: list[File], at_once: int) -> Iterator[list[File]]:
+    """Yield groups of files with at most `at_once` texts in all, or of a single larger one."""
     group: list[File] = []
-    for file in files:
-        if group and sum(len(texts) for _, texts in [*group, file]) > at_once:
+    size = 0
+    for path, texts in files:
+        if group and size + len(texts) > at_once:
             yield group
-            group = []
-        group.append(file)
+            group, size = [], 0
+        group.append((path, texts))
+        size += len(texts)
     yield group
 
 

@@ -181,7 +181,7 @@ def test_what_is_computed_from_the_first_phase_leaves_the_later_ones_their_check
 
 
 def test_a_pair_of_the_last_phase_is_forgotten_by_frozen_towers_after_least_squares(lab):
-    """The start and the mean of the captions are of the first phase, and features of the changed shard are made again."""
+    """The start and the mean of the captions are of the first phase, and the changed shard gets new features."""
     made = pytest.importorskip("plugins.towers.tests.made_towers")
     networks, name = pytest.importorskip("plugins.towers.networks.efficientnet"), "efficientnet_lite0"
     image = {"kind": "backbone", "architecture": name, "image_size": 32, "mean": (0, 0, 0), "std": (1, 1, 1)}

@@ -124,7 +124,7 @@ def test_figures_equal_those_of_the_manifests(tmp_path):
 
 
 def test_measures_and_synthetic_data_are_in_the_summary_where_the_configs_have_them(tmp_path):
-    pytest.importorskip("plugins.common_crawl")  # which says that its crawler is that of others
+    pytest.importorskip("plugins.common_crawl")  # which says that its crawler is a third party
     captioner = {"model": "writer-7b", "model_version": "2", "prompt": "Describe it", "outcomes": {"added": 5}}
     made, _ = summarised(
         tmp_path,

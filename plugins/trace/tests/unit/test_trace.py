@@ -161,7 +161,7 @@ def test_trace_lists_all_datasets_of_a_mixture_and_its_models(tmp_path, capsys):
 )
 def test_trace_prints_the_place_in_the_unit_of_its_source_and_long_urls(extractor, place, tmp_path, capsys):
     if extractor.startswith("pairmill-pairs"):
-        pytest.importorskip("plugins.own_images")  # which says what it counts
+        pytest.importorskip("plugins.own_images")  # which names its unit
     url = f"http://photos.example/{'long' * 100}.png"
     row = pair(1, url=url, source="a.list", source_offset=1074, extracted_with=extractor, caption_source="alt")
     store = FolderStore(tmp_path / "store")
