@@ -1,6 +1,7 @@
 """`pairmill datasets convert`: multilingual sets in the layouts in which they are published, into those of evaluation."""
 
 import ast
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -8,9 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from cyclopts import Parameter
 
 from dataops.errors import ConfigError, ContractError
+from dataops.images.decode import ImageRefused, decode_pixels
 from flows.commands.output import console
 from tasks.evaluate.suite_writer import Member, write_shard
 from training.evaluation.samples import IMAGE_SUFFIXES
@@ -18,10 +21,12 @@ from training.evaluation.sets import CLASS_NAMES, TEMPLATES, EvalSet
 
 Samples = Iterable[dict[str, bytes]]
 SUBSET = "Subset"
+PHOTOGRAPH_COLOURS = 0.4
+"""Colours of a photograph, as a share of its pixels; a drawing has fewer."""
 
 
 def convert(
-    kind: Literal["xm3600", "babel-imagenet", "cvqa"],
+    kind: Literal["xm3600", "babel-imagenet", "cvqa", "stamps"],
     source: Path,
     output: Path,
     *,
@@ -36,18 +41,19 @@ def convert(
 
     Args:
         kind: xm3600: captions.jsonl and images/. babel-imagenet: babel_imagenet.json and nllb_dist13b_prompts.json. cvqa:
-            the Parquet files of the dataset on the Hub.
+            the Parquet files of the dataset on the Hub. stamps: /usr/share/tuxpaint/stamps of Debian's package
+            tuxpaint-stamps-default, of which the photographs are taken.
         source: Folder with these files.
         output: Folder that gets a folder for each language.
     """
-    kinds = {"xm3600": "retrieval", "babel-imagenet": "classification", "cvqa": "choice"}
     if kind == "babel-imagenet":
         if images is None:
             raise ConfigError("babel-imagenet has only names: --images names ImageNet's validation set")
-        found = _read_babel(source, EvalSet(images, "test", "classification"), languages)
+        protocol, found = "classification", _read_babel(source, EvalSet(images, "test", "classification"), languages)
     else:
-        found = (_read_xm3600 if kind == "xm3600" else _read_cvqa)(source, languages)
-    written = [_write(output / language, kinds[kind], samples, lists) for language, samples, lists in found]
+        protocol, read = _READERS[kind]
+        found = read(source, languages)
+    written = [_write(output / language, protocol, samples, lists) for language, samples, lists in found]
     if not written:
         raise ConfigError(f"{source}: none of the languages {', '.join(languages)}")
     console().write(f"{len(written)} sets of {sum(written):,} images in {output}")
@@ -129,6 +135,47 @@ def _choices(row: dict[str, Any]) -> dict[str, bytes]:
     options = [f"{row['Question']} {option}".replace("\n", " ") for option in row["Options"]]
     ordered = [options.pop(row["Label"]), *options]
     return {_suffix(row["image"]["bytes"]): row["image"]["bytes"], "txt": "\n".join(ordered).encode()}
+
+
+def _read_stamps(source: Path, languages: tuple[str, ...]) -> Sets:
+    """Yield a classification set a language: the photographs that it names, each name a class.
+
+    NAME.txt beside NAME.png has the English name in its first line, and others such as `de.utf8=` below (Tux Paint,
+    docs/EXTENDING.html). Letters and digits (symbols/) and drawings are left out.
+    """
+    paths = [path for path in sorted(source.rglob("*.png")) if "symbols" not in path.parts]
+    named = [(_read(path), _stamp_names(path.with_suffix(".txt"))) for path in paths if _is_photograph(path)]
+    codes = {code for _, names in named for code in names}
+    for code in sorted(code for code in codes if not languages or code in languages):
+        labels = sorted({names[code] for _, names in named if code in names})
+        members = (
+            {"png": image, "cls": str(labels.index(names[code])).encode()} for image, names in named if code in names
+        )
+        yield code, members, {CLASS_NAMES: labels, TEMPLATES: ["{c}"]}
+
+
+def _stamp_names(path: Path) -> dict[str, str]:
+    english, *others = _read(path).decode("utf-8", "replace").splitlines() or [""]
+    lines = itertools.chain([("en", english)], (line.split(".utf8=", 1) for line in others if ".utf8=" in line))
+    return {code: name.strip() for code, name in lines if name.strip()}
+
+
+def _is_photograph(path: Path) -> bool:
+    if not path.with_suffix(".txt").exists():  # a mirrored copy
+        return False
+    try:
+        pixels = decode_pixels(_read(path)).reshape(-1, 3)
+    except ImageRefused as refused:
+        raise ContractError(f"{path}: {refused}") from refused
+    inside = pixels[(pixels != 255).any(axis=1)]
+    return len(np.unique(inside, axis=0)) > PHOTOGRAPH_COLOURS * len(inside)
+
+
+_READERS: dict[str, tuple[str, Callable[[Path, tuple[str, ...]], Sets]]] = {
+    "xm3600": ("retrieval", _read_xm3600),
+    "cvqa": ("choice", _read_cvqa),
+    "stamps": ("classification", _read_stamps),
+}
 
 
 def _suffix(image: bytes) -> str:

@@ -101,9 +101,7 @@ class EvalSet:
     def layout(self) -> Layout:
         """Detect the layout."""
         if not self.folder.is_dir():
-            raise ContractError(
-                f"{self.folder}: no such folder (the root is {'there' if self.root.is_dir() else 'missing too'})"
-            )
+            raise ContractError(f"{self.folder if self.root.is_dir() else self.root}: no such folder")
         if (self.folder / SHARD_COUNT).is_file():
             return "webdataset"
         if any(self.folder.glob("*.tar")):

@@ -144,7 +144,7 @@ class Task(FrozenModel):
 
     def problems(self) -> list[str]:
         """Return all that is wrong with the data, without reading the samples."""
-        found = [problem for split in self.splits() for problem in self.data_of(split).problems()]
+        found = list(dict.fromkeys(problem for split in self.splits() for problem in self.data_of(split).problems()))
         if not found and self.classes is not None and (have := len(self.data.class_names())) != self.classes:
             found = [f"{self.root}: has {have} classes, but `classes` of the suite is {self.classes}"]
         return found

@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -94,6 +95,32 @@ def test_cvqa_becomes_a_choice_set_a_language(tmp_path):
     write(None)
     with pytest.raises(ContractError, match="Label"):
         convert("cvqa", tmp_path, tmp_path / "more")
+
+
+def test_stamps_become_a_set_of_their_photographs_a_language(tmp_path):
+    photographs = np.random.default_rng(0).integers(0, 255, (3, 9, 9, 3), np.uint8)
+    texts = {
+        "birds/a": "A magpie.\nde.utf8=Eine Elster.\n",
+        "birds/b": "A magpie.\nja.utf8=カササギ\nde.utf8=\n",
+        "symbols/c": "A letter.",
+    }
+    for (name, text), pixels in zip(texts.items(), photographs, strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(text, "utf-8")
+    Image.fromarray(photographs[0]).save(tmp_path / "birds" / "a_mirror.png")
+    (tmp_path / "birds" / "drawing.png").write_bytes(picture(10, "PNG"))
+    (tmp_path / "birds" / "drawing.txt").write_text("A drawing.")
+    assert convert("stamps", tmp_path, tmp_path / "out", languages=("en", "de")) == 0
+    found = {code: EvalSet(tmp_path / "out" / code, "test", "classification") for code in ("en", "de")}
+    assert [data.problems() for data in found.values()] == [[], []]
+    assert {code: data.class_names() for code, data in found.items()} == {"en": ["A magpie."], "de": ["Eine Elster."]}
+    images = [(tmp_path / "birds" / name).read_bytes() for name in ("a.png", "b.png")]
+    assert [sample.image for sample in found["en"].samples()] == images
+    assert [sample.image for sample in found["de"].samples()] == images[:1]
+    (tmp_path / "birds" / "b.png").write_bytes(images[1][:-20])
+    with pytest.raises(ContractError, match=r"b\.png"):
+        convert("stamps", tmp_path, tmp_path / "more")
 
 
 def test_the_shipped_suite_names_the_folders_that_convert_writes():

@@ -107,7 +107,7 @@ def test_load_suite_lists_all_problems_in_one_error(tmp_path):
         "task[0] (a b).kind: Input should be 'classification', 'multilabel', 'retrieval', 'association' or 'choice'",
         "task[0] (a b).splitt: unknown key; allowed: name, kind, root, split, description",
         "task[1] (u).root",
-        "the root is missing too",
+        "nowhere: no such folder",
         "name: Input should be a valid string",
     ):
         assert part in message
