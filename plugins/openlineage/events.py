@@ -1,25 +1,14 @@
 """Build OpenLineage events, which catalogues such as Marquez and DataHub read.
 
-There are two kinds:
-
-- from manifests: one COMPLETE event for each stage, and no START, because a manifest does not hold the start time of its
-  stage. Names and ids depend on the keys of the snapshots alone: the same snapshots give the same events.
-- of a run while it goes (listener.py): START, then COMPLETE, FAIL or ABORT, with an id for each attempt.
-
-Both give a snapshot the same dataset name.
-
 Source: OpenLineage specification 2-0-2 (https://openlineage.io/spec/2-0-2/OpenLineage.json) and its facets.
 """
 
-import json
-import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from dataops.redaction import remove_credentials
 from dataops.schema import CURATED, DOWNLOADED, FILTERED, PAIRS
 from dataops.snapshot import Input, Manifest
 from dataops.stages import SOURCE, SOURCE_NAMES
@@ -29,36 +18,12 @@ NAMESPACE = "pairmill"
 """Namespace of the jobs."""
 SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
 _FACETS = "https://openlineage.io/spec/facets"
-_RUN_IDS = uuid.UUID("6f1c7a52-5a06-5c1c-9f0e-6d1d7a4b7c11")
-"""Arbitrary, but fixed: run ids are derived from it."""
 SCHEMAS: Mapping[str, pa.Schema] = {
     "extract": PAIRS, "filter": FILTERED, "download": DOWNLOADED, "curate": CURATED, "pack": CURATED,
 }  # fmt: skip
 """Columns of the kept rows of each stage that processes pairs."""
 
 EventType = Literal["START", "COMPLETE", "FAIL", "ABORT"]
-
-
-def build_events(manifests: Iterable[Manifest], store_uri: str) -> list[dict[str, Any]]:
-    """Return one event for each stage, oldest first."""
-    ordered = sorted(manifests, key=lambda manifest: (_time(manifest), manifest.stage))
-    return [_describe(manifest, remove_credentials(store_uri)) for manifest in ordered]
-
-
-def render_events(manifests: Iterable[Manifest], store_uri: str) -> str:
-    """Return the events as JSON lines, the form of OpenLineage's file transport."""
-    return "".join(json.dumps(event, sort_keys=True) + "\n" for event in build_events(manifests, store_uri))
-
-
-def _time(manifest: Manifest) -> datetime:
-    return datetime.fromisoformat(manifest.created_at)
-
-
-def _describe(manifest: Manifest, store: str) -> dict[str, Any]:
-    run = {"runId": str(uuid.uuid5(_RUN_IDS, f"{store}/{manifest.stage}/{manifest.key}"))}
-    job = build_job(manifest.stage, "STAGE", manifest.code.get("commit"))
-    inputs, outputs = build_inputs(manifest.inputs, store), [build_output(manifest, store)]
-    return build_event("COMPLETE", _time(manifest), run, job, inputs, outputs)
 
 
 def build_event(

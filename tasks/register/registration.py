@@ -351,7 +351,6 @@ def _list_artefacts(registration: Registration) -> dict[str, bytes | str]:
         "evaluation.html": registration.read("evaluate", PAGE),
         "metrics.json": json.dumps(registration.metrics, indent=2, ensure_ascii=False),
         "metrics.jsonl": registration.read("train", "metrics.jsonl"),
-        **{name: render(registration.lineage, store.uri) for name, render in plugins.load("version_files").items()},
         **{f"manifests/{stage}.json": manifest.summarise().encode() for stage, manifest in inputs.items()},
         **{f"manifests/{one.stage}-{one.key}.json": one.summarise().encode() for one in others},
         **{name: registration.read("pack", name) for name in documents},

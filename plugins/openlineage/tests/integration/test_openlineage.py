@@ -1,15 +1,17 @@
 """OpenLineage events reach a server while a run goes; a server that is down changes nothing but one warning."""
 
 import logging
+from datetime import datetime
 
 import pytest
+from openlineage.client.serde import Serde
 
 from dataops.errors import ContractError
 from dataops.snapshot import Counts, Input
 from flows.listeners.base import StageEnd
 from plugins.openlineage import sender
 from plugins.openlineage.listener import OpenLineage
-from plugins.openlineage.tests.theirs import as_openlineage
+from plugins.openlineage.tests.theirs import as_openlineage, without_empty
 from tests.kills.seaweed import free_port
 from tests.live_runs import build_live_run, build_plan
 from tests.manifests import build_manifest
@@ -81,8 +83,9 @@ def test_events_of_a_completed_run(start, catalogue, tmp_path):
         ("demo", "COMPLETE"),
     ]  # fmt: skip
     events = [call.json() for call in catalogue.calls]
-    for event in events:
-        as_openlineage(event)  # OpenLineage's own classes refuse unknown fields and missing required ones
+    for event in events:  # OpenLineage's own classes refuse unknown fields and missing required ones
+        assert without_empty(Serde.to_dict(as_openlineage(event))) == without_empty(event)
+        assert datetime.fromisoformat(event["eventTime"]).tzinfo is not None
     first, start_extract, end_extract, start_filter, end_filter, last = events
     assert first["run"]["runId"] == last["run"]["runId"]
     assert start_extract["run"]["runId"] == end_extract["run"]["runId"] != end_filter["run"]["runId"]
