@@ -1,6 +1,5 @@
 """Compare two versions of a model: metrics with their significance, the data of both, and the settings of all stages."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,13 +9,11 @@ import pyarrow as pa
 
 from dataops.errors import PairmillError
 from dataops.facts import TrainFacts
-from dataops.redaction import redact
 from dataops.snapshot import Manifest, find_manifest, read_table
 from dataops.stages import PAIR_STAGES, STAGES
 from dataops.store import Store
 from plugins.versions.datasets import Difference, compare_datasets, compare_settings, of_snapshot
 from tasks.evaluate.run_suite import read_evaluation
-from tasks.reports.page import shorten
 from tasks.tracking import run_metadata
 from training.evaluation.comparison import compare
 from training.evaluation.intervals import flatten_metrics
@@ -25,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 ANSWERS = {"rank", "image_to_text_rank", "jaccard"}
 """Columns of predictions of which a comparison needs one."""
-VALUE_LENGTH = 200
-"""Maximum number of characters that are shown of a setting."""
 
 
 @dataclass(frozen=True)
@@ -158,15 +153,3 @@ def _name_processor(side: VersionSide) -> str | None:
 def _without_secrets(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
     values = run_metadata.redact_values
     return {stage: one.model_copy(update={"config": values(one.config)}) for stage, one in manifests.items()}
-
-
-def list_settings(comparison: VersionComparison) -> list[list[str]]:
-    """Return name, value in A and value in B of each setting that differs, without credentials and shortened."""
-    return [[name, *(_format_setting(value) for value in values)] for name, values in comparison.settings.items()]
-
-
-def _format_setting(value: object) -> str:
-    if value is None:
-        return "-"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return shorten(redact(text), VALUE_LENGTH)

@@ -3,6 +3,7 @@
 Memory holds 24 bytes for each row of both, and the rows that differ; dropped rows are read one part at a time.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,17 @@ import pyarrow as pa
 
 from dataops.kernels.hashes import uid_halves
 from dataops.parquet import open_parquet
+from dataops.redaction import redact
 from dataops.snapshot import Manifest, load_ancestors, load_manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from dataops.trace.sources import key_sources_by_name
 from flows.records import load_manifests, read_record
 from tasks.growth.versions import Version, find_packs, list_history
+from tasks.reports.page import shorten
 
+SETTING_LENGTH = 200
+"""Maximum number of characters that are shown of a setting."""
 ABSENT = ("extract", "not_in_source")
 """Reason of a row that no stage dropped, because the source does not have it."""
 UNKNOWN = ("", "unknown")
@@ -79,6 +84,11 @@ class Side:
         counted = Counter[Reason](self.rows.select("stage", "reason").iter_rows())
         return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the number of rows, and of each reason."""
+        why = [{"stage": stage, "reason": reason, "rows": number} for (stage, reason), number in self.why.items()]
+        return {"rows": self.rows.height, "why": why}
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -91,6 +101,11 @@ class Difference:
     removed: Side
     settings: dict[str, tuple[Any, Any]]
     """Settings of the stages of A and of B that differ, by `stage.field`."""
+
+    def count(self) -> dict[str, Any]:
+        """Return the numbers of pairs as JSON values."""
+        sides = {"added": self.added.as_json(), "removed": self.removed.as_json()}
+        return {"common": self.common, "changed": self.changed, **sides}
 
 
 def compare_datasets(a: Dataset, b: Dataset) -> Difference:
@@ -195,3 +210,15 @@ def _flatten(config: Mapping[str, object], prefix: str) -> dict[str, Any]:
     for name, value in config.items():
         flat |= _flatten(value, f"{prefix}.{name}") if isinstance(value, Mapping) else {f"{prefix}.{name}": value}
     return flat
+
+
+def describe_settings(settings: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """Return a line for each setting of A and of B that differs, without credentials."""
+    return [f"{name}: {_format_setting(a)} in A, {_format_setting(b)} in B" for name, (a, b) in settings.items()]
+
+
+def _format_setting(value: object) -> str:
+    if value is None:
+        return "-"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return shorten(redact(text), SETTING_LENGTH)

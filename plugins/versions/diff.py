@@ -1,7 +1,7 @@
 """`pairmill diff A B`: prints which pairs dataset B has more and less than A, and why, and writes the rows to a file."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import polars as pl
 from cyclopts import Parameter
@@ -13,11 +13,8 @@ from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, new_table, print_json, text
 from flows.records import find_dataset, find_named_version
 from infra.local import services
-from plugins.versions.datasets import Dataset, Difference, Side, compare_datasets, of_snapshot, of_version
+from plugins.versions.datasets import Dataset, Difference, compare_datasets, describe_settings, of_snapshot, of_version
 from tasks.tracking.registry import is_model
-
-SETTING_LENGTH = 60
-"""Maximum number of characters that are printed of a setting."""
 
 
 def diff(
@@ -49,15 +46,7 @@ def diff(
         if rows is not None:
             raise ConfigError("--rows is for two datasets: name the keys that `pairmill models` lists")
         return show_model_diff(a, b, services.home(), store, as_json=json)
-    return show_diff(a, b, services.home(), store, rows, as_json=json)
-
-
-def show_diff(a: str, b: str, home: Path, store_uri: str | None, rows: Path | None, *, as_json: bool) -> int:
-    """Compare two datasets, each given by its key or by a run.
-
-    Raises: ConfigError if there is no such dataset, if the two are of different stages, or if `rows` cannot be written.
-    """
-    first, second = (_find(name, home, store_uri) for name in (a, b))
+    first, second = (_find(name, services.home(), store) for name in (a, b))
     if first.stage != second.stage:
         raise ConfigError(
             f"{a} is a snapshot of {first.stage}, {b} a snapshot of {second.stage}: name two of one stage"
@@ -65,8 +54,13 @@ def show_diff(a: str, b: str, home: Path, store_uri: str | None, rows: Path | No
     difference = compare_datasets(first, second)
     if rows is not None:
         write_rows(difference, rows)
-    if as_json:
-        print_json(as_value(first, second, difference))
+    if json:
+        sides = {
+            name: {"stage": one.stage, "key": one.name, "rows": one.pairs}
+            for name, one in (("a", first), ("b", second))
+        }
+        settings = {name: list(values) for name, values in difference.settings.items()}
+        print_json({**sides, **difference.count(), "settings": settings})
     else:
         _print(first, second, difference)
     return 0
@@ -76,23 +70,6 @@ def _find(name: str, home: Path, store_uri: str | None) -> Dataset:
     if found := find_named_version(name, home, store_uri):
         return of_version(*found)
     return of_snapshot(*find_dataset(name, home, store_uri))
-
-
-def as_value(a: Dataset, b: Dataset, difference: Difference) -> dict[str, Any]:
-    """Return the difference as JSON values."""
-    return {
-        **{name: {"stage": one.stage, "key": one.name, "rows": one.pairs} for name, one in (("a", a), ("b", b))},
-        "common": difference.common,
-        "changed": difference.changed,
-        "added": _side(difference.added),
-        "removed": _side(difference.removed),
-        "settings": {name: list(values) for name, values in difference.settings.items()},
-    }
-
-
-def _side(side: Side) -> dict[str, Any]:
-    why = [{"stage": stage, "reason": reason, "rows": number} for (stage, reason), number in side.why.items()]
-    return {"rows": side.rows.height, "why": why}
 
 
 def write_rows(difference: Difference, path: Path) -> None:
@@ -130,10 +107,5 @@ def _print(a: Dataset, b: Dataset, difference: Difference) -> None:
         out.print(table)
     if difference.settings:
         out.write("\nDifferent settings of the stages", "bold")
-        for name, values in difference.settings.items():
-            in_a, in_b = (_shorten(str(value)) for value in values)
-            out.write(f"{name}: {in_a} in A, {in_b} in B")
-
-
-def _shorten(value: str) -> str:
-    return value if len(value) <= SETTING_LENGTH else f"{value[: SETTING_LENGTH - 3]}..."
+        for line in describe_settings(difference.settings):
+            out.write(line)

@@ -1,7 +1,7 @@
 """Read the versions of a registered model from MLflow, with their metrics and what changed from one to the next."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-SHOWN = 50
-"""Number of the newest versions that a history has: each needs a request for its metrics."""
 HIDDEN_METRICS = ("train/", "checks/", "system/")
 """Beginnings of the names of metrics that are not results of the evaluation."""
 PARTS = {"data": "dataset_digest", "weights": "snapshot.train", "config": "config_hash", "code": "git_commit"}
@@ -35,32 +33,31 @@ class VersionRow:
     run_id: str | None
     metrics: dict[str, float]
     """The number of pairs, and the main metric of each task."""
-    tags: dict[str, str] = field(default_factory=dict)
     changes: tuple[str, ...] = ()
     """What differs from the version before it: those of PARTS."""
 
-    def as_json(self) -> dict[str, Any]:
-        """Return its fields without its tags."""
-        fields = asdict(self) | {"aliases": list(self.aliases), "changes": list(self.changes)}
-        return {name: value for name, value in fields.items() if name != "tags"}
 
-
-def read_history(client: "MlflowClient", name: str, limit: int = SHOWN) -> list[VersionRow]:
+def read_versions(name: str, limit: int) -> list[VersionRow]:
     """Return the newest versions of a model, oldest first.
 
-    Raises: MlflowException if there is no such model, or the server does not answer (see `tracking.mlflow_errors`).
+    Raises: ConfigError if there is no such model; ServiceError if MLflow does not answer.
     """
-    by_version: dict[str, list[str]] = {}
-    for alias, version in client.get_registered_model(name).aliases.items():
-        by_version.setdefault(str(version), []).append(alias)
-    # One version more, with which the oldest one is compared.
-    found = client.search_model_versions(f"name = '{name}'", max_results=limit + 1, order_by=["version_number DESC"])
-    rows = [_read_row(client, version, by_version.get(str(version.version), [])) for version in reversed(found)]
-    changed = [_with_changes(before, after) for before, after in pairwise(rows)]
-    return [*rows[:1], *changed][-limit:]
+    client, by_version = tracking.connect(), dict[str, list[str]]()
+    with tracking.mlflow_errors():
+        for alias, version in client.get_registered_model(name).aliases.items():
+            by_version.setdefault(str(version), []).append(alias)
+        # One version more, with which the oldest one is compared.
+        found = client.search_model_versions(
+            f"name = '{name}'", max_results=limit + 1, order_by=["version_number DESC"]
+        )
+        pairs = pairwise([None, *reversed(found)])
+        rows = [_read_row(client, one, by_version.get(str(one.version), []), before) for before, one in pairs if one]
+    return rows[-limit:]
 
 
-def _read_row(client: "MlflowClient", version: "ModelVersion", aliases: Sequence[str]) -> VersionRow:
+def _read_row(
+    client: "MlflowClient", version: "ModelVersion", aliases: Sequence[str], before: "ModelVersion | None"
+) -> VersionRow:
     created = datetime.fromtimestamp((version.creation_timestamp or 0) / 1000, UTC)
     return VersionRow(
         version=str(version.version),
@@ -70,7 +67,7 @@ def _read_row(client: "MlflowClient", version: "ModelVersion", aliases: Sequence
         dataset=version.tags.get("dataset_key", ""),
         run_id=version.run_id,
         metrics=_read_metrics(client, version.run_id),
-        tags=dict(version.tags),
+        changes=tuple(part for part, tag in PARTS.items() if before and before.tags.get(tag) != version.tags.get(tag)),
     )
 
 
@@ -87,55 +84,21 @@ def _read_metrics(client: "MlflowClient", run_id: str | None) -> dict[str, float
     return {name: value for name, value in sorted(metrics.items()) if not name.startswith(HIDDEN_METRICS)}
 
 
-def _with_changes(before: VersionRow, after: VersionRow) -> VersionRow:
-    changes = tuple(part for part, tag in PARTS.items() if before.tags.get(tag) != after.tags.get(tag))
-    return VersionRow(**{**vars(after), "changes": changes})
-
-
 def list_metrics(rows: Sequence[VersionRow]) -> list[str]:
     """Return the names of all metrics, those of the newest version first; the number of pairs is last."""
     names = dict.fromkeys(name for row in reversed(rows) for name in row.metrics)
     return [name for name in names if name != "pairs"] + [name for name in names if name == "pairs"]
 
 
-def table_rows(rows: Sequence[VersionRow]) -> list[dict[str, Any]]:
-    """Return the rows of a table for people, newest first; a metric has its change from the version before it."""
-    names = list_metrics(rows)
-    found = []
-    for before, row in zip([None, *rows], rows, strict=False):
-        metrics = {name: format_metric(name, row.metrics, before.metrics if before else {}) for name in names}
-        found.append(
-            {
-                "version": row.version,
-                "alias": ", ".join(row.aliases),
-                "registered": row.registered[:16].replace("T", " "),
-                **metrics,
-                "dataset": row.dataset,
-                "changed": ", ".join(row.changes),
-                "gate": row.gate,
-            }
-        )
-    return found[::-1]
-
-
-def format_metric(name: str, values: Mapping[str, float], before: Mapping[str, float]) -> str:
-    """Return a count, or a share as a percentage, with its change in brackets."""
-    if name not in values:
+def format_metric(name: str, row: VersionRow, before: VersionRow | None) -> str:
+    """Return a count, or a share as a percentage, with its change from the version before in brackets."""
+    if name not in row.metrics:
         return "-"
-    value, change = values[name], values[name] - before.get(name, values[name])
+    value = row.metrics[name]
+    change = value - (before.metrics.get(name, value) if before else value)
     if name == "pairs":
         return f"{value:,.0f}" + (f" ({change:+,.0f})" if change else "")
     return f"{100 * value:.2f}%" + (f" ({100 * change:+.2f})" if change else "")
-
-
-def read_versions(name: str, limit: int = SHOWN) -> list[VersionRow]:
-    """Return the newest versions of a model, oldest first.
-
-    Raises: ConfigError if there is no such model; ServiceError if MLflow does not answer.
-    """
-    client = tracking.connect()
-    with tracking.mlflow_errors():
-        return read_history(client, name, limit)
 
 
 def read_models() -> list[dict[str, Any]]:

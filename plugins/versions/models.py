@@ -1,6 +1,7 @@
 """`pairmill models` and `pairmill diff` of two models: print versions of models, and what differs between two."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +17,10 @@ from plugins.versions.comparison import (
     VersionComparison,
     VersionSide,
     compare_versions,
-    list_settings,
     load_side,
 )
-from plugins.versions.history import VersionRow, list_metrics, read_models, read_versions, table_rows
+from plugins.versions.datasets import describe_settings
+from plugins.versions.history import VersionRow, format_metric, list_metrics, read_models, read_versions
 from tasks.models.find import get_version
 from tasks.tracking.registry import MODEL, RegisteredVersion
 
@@ -38,22 +39,14 @@ def models(
     Args:
         name: A registered model; by default all of them are listed by name.
     """
-    return show_models(name, limit, as_json=json)
-
-
-def show_models(name: str | None, limit: int, *, as_json: bool) -> int:
-    """Print the versions of a model, oldest last, or the registered models if none is named.
-
-    Raises: ConfigError if there is no such model; ServiceError if MLflow does not answer.
-    """
     if name is None:
-        return _show_names(as_json=as_json)
+        return _show_names(as_json=json)
     model, version = parse_model(name)
     if version is not None:
         raise ConfigError(f"{name} names one version: write {model}, or pairmill trace {name}")
     rows = read_versions(model, limit)
-    if as_json:
-        print_json({"model": model, "versions": [row.as_json() for row in reversed(rows)]})
+    if json:
+        print_json({"model": model, "versions": [asdict(row) for row in reversed(rows)]})
         return 0
     out = console()
     if not rows:
@@ -69,21 +62,23 @@ def show_models(name: str | None, limit: int, *, as_json: bool) -> int:
 def _print_versions(model: str, rows: list[VersionRow]) -> None:
     """Print a table of metrics, and one of the data, the changes and the gate."""
     out, names = console(), [name for name in list_metrics(rows) if name != "pairs"]
-    cells, shown = table_rows(rows), names[:METRICS]
+    newest, shown = [*zip([None, *rows], rows, strict=False)][::-1], names[:METRICS]
     heads = {name: name.replace("/", "\n", 1) for name in shown}
     title = f"Versions of {model}, with the change from the version before"
     table = new_table(title, "version", "alias", *heads.values(), right=[*heads.values()])
-    for row in cells:
-        table.add_row(text(row["version"]), text(row["alias"]), *(text(row[name]) for name in shown))
+    for before, row in newest:
+        metrics = (format_metric(name, row, before) for name in shown)
+        table.add_row(*map(text, (row.version, ", ".join(row.aliases), *metrics)))
     out.print(table)
     if len(names) > len(shown):
         out.write(f"and {format_quantity(len(names) - len(shown), 'metric')} more: --json shows all")
     out.print()
     columns = ("version", "registered", "pairs", "dataset", "changed", "why")
     table = new_table("What changed from the version before, and the gate", *columns, right=["pairs"])
-    for row in cells:
-        fields = (row["version"], row["registered"], row.get("pairs", "-"), row["dataset"], row["changed"] or "-")
-        table.add_row(*map(text, fields), text(row["gate"]))
+    for before, row in newest:
+        registered, changed = row.registered[:16].replace("T", " "), ", ".join(row.changes) or "-"
+        pairs = format_metric("pairs", row, before)
+        table.add_row(*map(text, (row.version, registered, pairs, row.dataset, changed, row.gate)))
     out.print(table)
 
 
@@ -131,24 +126,12 @@ def _find_side(version: RegisteredVersion, home: Path, store_uri: str | None) ->
 
 def as_value(comparison: VersionComparison, versions: tuple[RegisteredVersion, RegisteredVersion]) -> dict[str, Any]:
     """Return the comparison as JSON values."""
-    pairs = comparison.pairs
-    counted = pairs and {
-        "common": pairs.common,
-        "changed": pairs.changed,
-        **{
-            name: {
-                "rows": side.rows.height,
-                "why": [{"stage": stage, "reason": reason, "rows": n} for (stage, reason), n in side.why.items()],
-            }
-            for name, side in (("added", pairs.added), ("removed", pairs.removed))
-        },
-    }
     return {
         "a": versions[0].as_json(),
         "b": versions[1].as_json(),
         "metrics": comparison.metrics,
         "stages": comparison.stages,
-        "pairs": counted,
+        "pairs": comparison.pairs and comparison.pairs.count(),
         "note": comparison.note,
         "settings": {name: list(values) for name, values in comparison.settings.items()},
     }
@@ -181,8 +164,8 @@ def _print_comparison(comparison: VersionComparison) -> None:
         out.write(f"{both} in both datasets, {counts}")
     if comparison.settings:
         out.write("\nDifferent settings of the stages", "bold")
-        for name, first, second in list_settings(comparison):
-            out.write(f"{name}: {first} in A, {second} in B")
+        for line in describe_settings(comparison.settings):
+            out.write(line)
 
 
 def _metric_cells(row: Mapping[str, Any]) -> list[str]:

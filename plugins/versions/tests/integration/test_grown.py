@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from dataops.store import FolderStore
-from plugins.versions.diff import show_diff
+from plugins.versions.diff import diff
 from plugins.versions.grown import render_difference
 from tasks.growth.versions import find_packs, list_newest, load_version
 from tests.growing import NIGHTS, configured, list_uids, run, run_night, web
@@ -24,7 +24,7 @@ def test_difference_of_a_version_that_began_anew_is_that_of_the_uids(web, tmp_pa
     grown = load_version(store, anew.line, len(NIGHTS))
     ours, theirs = (list_uids(store, find_packs(store, one)) for one in (grown, anew))
     rows = tmp_path / "rows.parquet"
-    show_diff(grown.name, anew.name, tmp_path, store.uri, rows, as_json=True)
+    diff(grown.name, anew.name, rows=rows, store=store.uri, json=True)
     printed = read_json()
     found = pl.read_parquet(rows)
     assert set(found.filter(change="added")["uid"]) == theirs - ours
@@ -46,7 +46,7 @@ def test_a_row_that_a_night_without_a_new_pair_dropped_has_its_reason(web, tmp_p
     run(configured(web, tmp_path, grow={"base": 0}), tmp_path)
     store = FolderStore(tmp_path / "store")
     [anew] = list_newest(store)
-    show_diff(f"{anew.line}/2", anew.name, tmp_path, store.uri, None, as_json=True)
+    diff(f"{anew.line}/2", anew.name, store=store.uri, json=True)
     printed = read_json()
     assert printed["added"]["why"] == [{"stage": "curate", "reason": "exact_duplicate", "rows": 1}]
     assert printed["removed"]["rows"] == 1

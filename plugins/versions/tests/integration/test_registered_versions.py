@@ -3,7 +3,7 @@
 import pytest
 
 from dataops.errors import ConfigError, GateRefused
-from plugins.versions.models import show_model_diff, show_models
+from plugins.versions.models import models, show_model_diff
 from tasks.engine import stage
 from tests.registrations import commit_evaluation, plan_registration
 
@@ -20,7 +20,7 @@ def test_versions_of_a_model_are_listed_and_compared(mlflow_url, upstream, capsy
         else:
             stage.make(plan, context)
     capsys.readouterr()
-    assert show_models("shown", 20, as_json=True) == 0
+    assert models("shown", json=True) == 0
     versions = read_json()["versions"]
     assert [(one["version"], one["aliases"]) for one in versions] == [("2", ["candidate"]), ("1", ["champion"])]
     assert versions[0]["metrics"] == {"held-out/image_to_text_R_at_1": 0.1, "pairs": 400.0, "twemoji-seen/top1": 0.06}
@@ -30,7 +30,7 @@ def test_versions_of_a_model_are_listed_and_compared(mlflow_url, upstream, capsy
     compared = read_json()
     (top1,) = (row for row in compared["metrics"] if row["key"] == "twemoji-seen/top1")
     assert (top1["comparison"]["verdict"], top1["comparison"]["difference"]) == ("worse", pytest.approx(-0.1))
-    assert show_models(None, 20, as_json=True) == 0
+    assert models(json=True) == 0
     listed = {model["name"]: model for model in read_json()["models"]}
     assert listed["shown"] == {"name": "shown", "newest": "2", "aliases": {"candidate": "2", "champion": "1"}}
     for wrong in ("shown/9", "no-such/1"):

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from dataops.errors import ConfigError
-from plugins.versions.diff import show_diff
+from plugins.versions.diff import diff
 from tests.stored_snapshots import put_run
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
@@ -23,16 +23,16 @@ def datasets(tmp_path, monkeypatch):
     return tmp_path, store, first, second
 
 
-def test_show_diff_prints_a_table_or_json(datasets, capsys, read_json):
-    home, store, first, second = datasets
-    assert show_diff(first["pack"].key, "second", home, store.uri, None, as_json=False) == 0
+def test_diff_prints_a_table_or_json(datasets, capsys, read_json):
+    _, store, first, second = datasets
+    assert diff(first["pack"].key, "second", store=store.uri, json=False) == 0
     printed = capsys.readouterr().out
     assert "6 pairs\n5 pairs are in both.\n" in printed
     assert "1 pair added: why absent from A\n" in printed
     assert "1 pair removed: why absent from B\n" in printed
     assert "not_in_source" in printed
     assert "too_small" in printed
-    assert show_diff(first["pack"].key, "second", home, store.uri, None, as_json=True) == 0
+    assert diff(first["pack"].key, "second", store=store.uri, json=True) == 0
     assert read_json() == {
         "a": {"stage": "pack", "key": first["pack"].key, "rows": 6},
         "b": {"stage": "pack", "key": second["pack"].key, "rows": 6},
@@ -45,9 +45,9 @@ def test_show_diff_prints_a_table_or_json(datasets, capsys, read_json):
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv"])
-def test_show_diff_writes_the_rows_to_a_file(datasets, name):
+def test_diff_writes_the_rows_to_a_file(datasets, name):
     home, store, first, _ = datasets
-    show_diff(first["pack"].key, "second", home, store.uri, home / name, as_json=True)
+    diff(first["pack"].key, "second", rows=home / name, store=store.uri, json=True)
     read = pl.read_parquet if name.endswith("parquet") else pl.read_csv
     rows = read(home / name).sort("change")
     assert rows.columns == ["change", "uid", "url", "caption", "stage", "reason"]
@@ -57,7 +57,7 @@ def test_show_diff_writes_the_rows_to_a_file(datasets, name):
     assert rows["caption"][0] == (f"'{text}" if name.endswith("csv") else text), "no formula"
 
 
-def test_show_diff_refuses_what_cannot_be_compared(datasets):
+def test_diff_refuses_what_cannot_be_compared(datasets):
     home, store, first, second = datasets
     key = first["pack"].key
     for other, rows, what in (
@@ -67,4 +67,4 @@ def test_show_diff_refuses_what_cannot_be_compared(datasets):
         (key, home / "no" / "rows.csv", "cannot write"),
     ):
         with pytest.raises(ConfigError, match=what):
-            show_diff(key, other, home, store.uri, rows, as_json=True)
+            diff(key, other, rows=rows, store=store.uri, json=True)
