@@ -72,7 +72,7 @@ def _load_takedown(suffix):
     from plugins.erasure.target_files import read_targets
 
     def parse(data):
-        if b"image:" in data or (b"image" in data and suffix == ".toml"):
+        if b"image" in data:
             return None  # it would read any file
         return frozenset(target.kind for target in read_targets(write_scratch(f"takedown{suffix}", data)))
 
@@ -271,12 +271,6 @@ STORED_TARGETS = (
         lambda: _load_takedown(".csv"),
         lambda: ["\n".join(["kind,value", *(f",{text}" for text in _TARGETS)]).encode()],
         (b",", b'"', b"\n", b"domain,"),
-    ),
-    Target(
-        "takedown_toml",
-        lambda: _load_takedown(".toml"),
-        lambda: [f'uid = ["{_UID}"]\ndomain = ["a.example"]\nurl = []\n'.encode()],
-        _TOML_WORDS,
     ),
     Target("takedown_request", _load_request, _request_seeds, _JSON_WORDS, _RECORD),
     Target("manifest", _load_manifest, _manifest_seeds, _JSON_WORDS, _RECORD),

@@ -21,7 +21,7 @@ from plugins.erasure.scan import Scanner
 from plugins.erasure.traces import parse_traces, put_traces
 from tasks.engine.context import Context
 from tasks.engine.map_parts import shared_workers
-from tasks.takedown.holders import Traces
+from tasks.takedown.holders import Scope, Traces
 
 BATCH_BYTES, OBJECT_BYTES = 256 << 20, 1 << 16
 """Bytes that one task reads by default, where each object counts as so many more."""
@@ -54,6 +54,11 @@ class Place:
     """Digests of the requests with the targets."""
     batch_bytes: int = BATCH_BYTES
     """Bytes that one task reads."""
+
+
+def find_place(scope: Scope) -> Place | None:
+    """Return the place that a holder maps with; None: the process of the takedown alone searches."""
+    return Place(scope.traces) if scope.traces else None
 
 
 def map_objects(

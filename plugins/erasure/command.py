@@ -31,9 +31,9 @@ from flows.commands.output import Output, console, print_json
 from flows.config import load_config
 from flows.records import known_stores
 from infra.local import services
-from plugins.erasure.erasure import Erasure, Removal, show
+from plugins.erasure.erasure import Erasure, show
 from plugins.erasure.leftovers import find_leftovers
-from plugins.erasure.next_versions import AffectedDataset, TakedownResult, find_affected, replace_affected
+from plugins.erasure.next_versions import TakedownResult, find_affected, replace_affected
 from plugins.erasure.raw_images import find_uids_by_phash
 from plugins.erasure.request_log import Letter, RequestLog, load_log, make_letter
 from plugins.erasure.seen_store import remember
@@ -44,25 +44,6 @@ from tasks.search import Search
 from tasks.tracking.registry import Registry
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TakedownOptions:
-    """Options of `pairmill takedown`."""
-
-    file: Path
-    reason: str = ""
-    delete_raw: bool = False
-    yes: bool = False
-    requested_by: str = ""
-    """Who asked. It is written to the register of requests only."""
-    received: str = ""
-    due: str = ""
-    """Dates, as YYYY-MM-DD."""
-    more: tuple[Path, ...] = ()
-    """Files of further requests."""
-    execution: Path | None = None
-    """Config whose `[execution]` names the workers that search; None: processes of this machine."""
 
 
 def command(
@@ -97,51 +78,44 @@ def command(
     With --delete-raw, also erase them from reports, caches and MLflow, and search everything that pairmill wrote.
 
     Args:
-        file: URLs, domains, uids, sha256, phash:HEX, image:PATH, one per line; or CSV (kind, value), or TOML.
+        file: URLs, domains, uids, sha256, phash:HEX, image:PATH, one per line; or CSV (kind, value).
         more: Files of further requests: all are applied by one next version of each dataset.
     """
-    options = TakedownOptions(file, reason, delete_raw, yes, requested_by, received, due, more, execution)
-    return takedown(options, services.home(), store, as_json=json)
-
-
-def takedown(options: TakedownOptions, home: Path, store_uri: str | None, *, as_json: bool) -> int:
-    """Carry out the request in every known store; return 3 if a part failed or something was found, which it names.
-
-    Raises: ConfigError if the file or a date is not valid, or --delete-raw needs a confirmation and there is no terminal
-        for it.
-    """
-    read = [read_targets(file) for file in (options.file, *options.more)]
-    requests = [make_request(targets, options.reason) for targets in read]
-    letter = make_letter(options.requested_by, options.received, options.due, options.reason)
-    if options.delete_raw and not options.yes and not sys.stdin.isatty():
+    requests = [(make_request(targets, reason), targets) for targets in map(read_targets, (file, *more))]
+    if delete_raw and not yes and not sys.stdin.isatty():
         raise ConfigError(
             "--delete-raw deletes permanently, and there is no terminal on which to confirm it; add --yes"
         )
-    out, stores = None if as_json else console(), known_stores(home, store_uri)
-    executor = load_config(options.execution).execution.executor() if options.execution else LocalExecutor()
-    works = [
-        _Work(home, options, request, letter, targets, stores, out, executor)
-        for request, targets in zip(requests, read, strict=True)
-    ]
-    reports = [_take_down_in_store(works, store) for store in stores]
+    call = _Call(
+        services.home(),
+        make_letter(requested_by, received, due, reason),
+        bool(requested_by or received or due),
+        delete_raw,
+        yes,
+        known_stores(services.home(), store),
+        None if json else console(),
+        load_config(execution).execution.executor() if execution else LocalExecutor(),
+    )
+    reports = [_take_down_in_store(call, requests, one) for one in call.stores]
     by_request = [
-        {"request": one.digest, "targets": list(one.targets), "stores": [found[number] for found in reports]}
-        for number, one in enumerate(requests)
+        {"request": request.digest, "targets": list(request.targets), "stores": [found[number] for found in reports]}
+        for number, (request, _) in enumerate(requests)
     ]
-    if as_json:
+    if json:
         print_json(by_request[0] if len(by_request) == 1 else {"requests": by_request})
     return 3 if any(report["incomplete"] for found in reports for report in found) else 0
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Call:
     """What one call does, in all stores."""
 
     home: Path
-    options: TakedownOptions
-    request: Request
     letter: Letter
-    targets: Sequence[Target]
+    is_named: bool
+    """It names who asked, or when."""
+    deletes_raw: bool
+    is_confirmed: bool
     stores: Sequence[Store]
     out: Output | None
     executor: Executor
@@ -152,87 +126,95 @@ class _Work:
 class _Begun:
     """A request whose next versions are made, and what its report has by then."""
 
-    work: _Work
+    request: Request
+    targets: Sequence[Target]
     log: RequestLog
-    found: list[AffectedDataset]
     outcomes: list[TakedownResult]
     uids: set[str]
     earlier: Report
     report: dict[str, Any]
 
 
-def _take_down_in_store(works: Sequence[_Work], store: Store) -> list[dict[str, Any]]:
+def _take_down_in_store(
+    call: _Call, requests: Sequence[tuple[Request, Sequence[Target]]], store: Store
+) -> list[dict[str, Any]]:
     """Return the report of each request. The first next version of a dataset applies all, and one pass deletes for all."""
-    new = [record_request(store, work.request) for work in works]  # before all else: runs from now on apply them
+    new = [record_request(store, request) for request, _ in requests]  # before all else: runs from now on apply them
     lineage = Lineage(remember(store))
     search = Search(lineage.store)
-    begun = [_begin(work, store, lineage, search, new=is_new) for work, is_new in zip(works, new, strict=True)]
+    begun = [_begin(call, *one, store, lineage, search, new=is_new) for one, is_new in zip(requests, new, strict=True)]
     going = [one for one in begun if one is not None]
     nothing = {"store": store.uri, "incomplete": False, "datasets": []}
     if not going:
-        return [nothing for _ in works]
-    options, out = works[0].options, works[0].out
-    erasure = Erasure(_collect(going, store, lineage, search))
+        return [nothing for _ in requests]
+    out, erasure = call.out, _collect(call, going, store, lineage, search)
     for one in going:
         _complete_report(one, erasure, lineage.store)
-        if options.delete_raw:  # a killed call leaves the uids and the next versions
-            _put_report(store, one.work.request, one.report)
+        if call.deletes_raw:  # a killed call leaves the uids and the next versions
+            _put_report(store, one.request, one.report)
         if out:
-            _show_report(one.report, datasets=len(one.found), out=out)
+            _show_report(one.report, out)
     deleted = {}
-    if options.delete_raw and (options.yes or _confirm(erasure.question())):
+    if call.deletes_raw and (call.is_confirmed or _confirm(erasure.question())):
         deleted = erasure.delete()
     for one in going:
         one.report |= deleted
-        one.report["incomplete"] = _incomplete(one.report, options)
-        _put_report(store, one.work.request, one.report)
-        one.log.end(is_complete=not one.report["incomplete"], summary=_summarise(one.report)).save(store)
+        one.report["incomplete"] = _incomplete(one.report, deletes_raw=call.deletes_raw)
+        _put_report(store, one.request, one.report)
+        one.log.end(is_complete=not one.report["incomplete"]).save(store)
         if out:
             show(one.report, out)
-            _show_end(one.report, report_name(one.work.request.digest), out)
+            _show_end(one.report, report_name(one.request.digest), out)
     return [nothing if one is None else one.report for one in begun]
 
 
-def _begin(work: _Work, store: Store, lineage: Lineage, search: Search, *, new: bool) -> _Begun | None:
+def _begin(
+    call: _Call,
+    request: Request,
+    targets: Sequence[Target],
+    store: Store,
+    lineage: Lineage,
+    search: Search,
+    *,
+    new: bool,
+) -> _Begun | None:
     """Make the next versions of a request; None if the store has nothing on which a later run could apply it."""
-    options, request, targets, seen = work.options, work.request, work.targets, lineage.store
+    seen = lineage.store
     if new and not lineage.manifests and not find_leftovers(lineage.inventory, targets):
         store.delete([request.name])
         return None
-    is_named = bool(options.requested_by or options.received or options.due)
     log = load_log(seen, request.digest, len(targets))
-    log = log.begin(work.letter, is_named=is_named, deletes_raw=options.delete_raw)
+    log = log.begin(call.letter, is_named=call.is_named, deletes_raw=call.deletes_raw)
     log.save(store)
     found = find_affected(lineage, search, request, Registry())
-    context = Context(store=seen, home=work.home, run_id=f"takedown-{request.digest}")
+    context = Context(store=seen, home=call.home, run_id=f"takedown-{request.digest}")
     outcomes = replace_affected(lineage, context, request, found)
     earlier = load_report(seen, report_name(request.digest))  # its datasets may be deleted
     uids = {uid for one in found for uid in one.uids}.union(earlier.uids, find_uids_by_phash(lineage, search, targets))
     head = {"store": store.uri, "request": request.model_dump(mode="json") | {"digest": request.digest, "new": new}}
-    return _Begun(work, log, found, outcomes, uids, earlier, head)
+    return _Begun(request, targets, log, outcomes, uids, earlier, head)
 
 
-def _collect(begun: Sequence[_Begun], store: Store, lineage: Lineage, search: Search) -> Removal:
-    first = begun[0].work
-    return Removal(
-        Context(store=store, home=first.home, run_id=f"takedown-{first.request.digest}", executor=first.executor),
-        first.home,
-        first.stores,
+def _collect(call: _Call, begun: Sequence[_Begun], store: Store, lineage: Lineage, search: Search) -> Erasure:
+    requests = [one.request.digest for one in begun]
+    return Erasure(
+        Context(store=store, home=call.home, run_id=f"takedown-{requests[0]}", executor=call.executor),
+        call.stores,
         lineage,
         search,
-        [one.work.request.digest for one in begun],
-        list(dict.fromkeys(target for one in begun for target in one.work.targets)),
+        requests,
+        list(dict.fromkeys(target for one in begun for target in one.targets)),
         [outcome for one in begun for outcome in one.outcomes],
         {uid for one in begun for uid in one.uids},
-        first.options.delete_raw,
+        call.deletes_raw,
     )
 
 
 def _complete_report(begun: _Begun, erasure: Erasure, seen: Store) -> None:
     """Add what is known before the deletion."""
     earlier, outcomes, report = begun.earlier, begun.outcomes, begun.report
-    matched = {target for one in begun.found for target in one.targets}
-    unmatched = [str(target) for target in erasure.find_unmatched(begun.work.targets, matched)]
+    matched = {target for one in outcomes for target in one.affected.targets}
+    unmatched = [str(target) for target in erasure.find_unmatched(begun.targets, matched)]
     if earlier.unmatched is not None:  # what an earlier call deleted matches nothing now
         unmatched = [target for target in unmatched if target in earlier.unmatched]
     report |= {
@@ -253,26 +235,12 @@ def _put_report(store: Store, request: Request, report: Mapping[str, Any]) -> No
     store.put(report_name(request.digest), json.dumps(report, indent=2).encode())
 
 
-def _incomplete(report: Mapping[str, Any], options: TakedownOptions) -> bool:
+def _incomplete(report: Mapping[str, Any], *, deletes_raw: bool) -> bool:
     missed = any(one["trouble"] or one["models_not_tagged"] for one in report["datasets"])
     left = report["raw_snapshots"] or report["leftovers"] or report["deleted"].get("not_deleted")
     proof = report["search"]
     left = left or not proof or proof["found"] or proof["could_not_search"] or proof["not_erased"]
-    return missed or bool(options.delete_raw and left)
-
-
-def _summarise(report: Mapping[str, Any]) -> dict[str, int]:
-    """Return what the register keeps of a report."""
-    deleted, proof = report["deleted"], report["search"]
-    return {
-        "pairs": len(report["uids"]),
-        "versions": len(report["versions"]),
-        "models_tagged": sum(len(one["models_tagged"]) for one in report["datasets"]),
-        "raw_samples": sum(deleted.get("raw_samples", {}).values()),
-        "erased_rows": sum(proof["erased"]["rows"].values()) if proof else 0,
-        "searched_files": sum(one["files"] for one in proof["searched"]) if proof else 0,
-        "found": len(proof["found"]) if proof else 0,
-    }
+    return missed or bool(deletes_raw and left)
 
 
 def _confirm(question: str) -> bool:
@@ -282,14 +250,14 @@ def _confirm(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _show_report(report: Mapping[str, Any], datasets: int, out: Output) -> None:
+def _show_report(report: Mapping[str, Any], out: Output) -> None:
     """Print what a takedown made, before it deletes anything."""
     request = report["request"]
     known = "recorded" if request["new"] else "already recorded"
     targets, unmatched = format_quantity(len(request["targets"]), "target"), report["unmatched"]
     title = f"Takedown {request['digest']} in {report['store']}: {targets}, {known}"
     out.write(title, "bold")
-    if not datasets:
+    if not report["datasets"]:
         out.write("No dataset has any of these pairs. Later runs leave them out.")
     if unmatched:
         some = "; check them" if len(unmatched) <= LISTED else f"; check them, here the first {LISTED}"

@@ -15,6 +15,7 @@ manifest names, which the next call deletes (plugins/erasure/leftovers.py).
 import logging
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -26,13 +27,13 @@ from dataops.schema import PERSONAL, find_added_columns
 from dataops.snapshot import Draft, Manifest, Part, SnapshotName, read_table
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
-from plugins.erasure.batches import Objects, Place, Sought, map_objects
+from plugins.erasure.batches import Objects, Place, Sought, find_place, map_objects
 from plugins.erasure.traces import is_in, read_readable
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.extract.source_index import SOURCE_INDEX, IndexEntry
 from tasks.lineage.graph import KEPT, Lineage
-from tasks.takedown.holders import Traces
+from tasks.takedown.holders import Erased, Scope, Traces
 
 logger = logging.getLogger(__name__)
 
@@ -174,3 +175,22 @@ def _replace_indexed_parts(store: Store, entry: str, key: str, parts: Mapping[st
     if found.key == key and now != found.record.parts:
         record = found.record.model_copy(update={"parts": now})
         store.put(entry, found.model_copy(update={"record": record}).model_dump_json().encode())
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of snapshots that stay."""
+
+    order: int = 10
+
+    def erase(self, traces: Traces, scope: Scope) -> Erased:
+        """Blank the columns that hold personal text."""
+        context, place = scope.context, find_place(scope)
+        rows, refused = erase_rows(Lineage(context.store), context, traces.uids, place, scope.clean)
+        return Erased(rows=rows, refused=refused)
+
+    def find(self, traces: Traces, scope: Scope) -> None:
+        """Return None: the search of the store reads the rows."""
+
+
+ROWS = Rows()

@@ -1,4 +1,4 @@
-"""Erase removed pairs from reports, manifests and records: in a store, and under the home folder.
+"""Erase removed pairs from the reports, manifests and records of a store.
 
 Only what quotes pairs is overwritten (plugins/erasure/places.py). A page keeps its size, so that a part of a snapshot has
 the size that its manifest names. The manifest is written first: a call that is killed before the part is written is
@@ -7,32 +7,23 @@ completed by the next one.
 
 import hashlib
 import logging
-import os
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from dataops.errors import PairmillError, StorageError
-from dataops.home import SERVERS, WRITTEN
-from dataops.regular_files import open_regular
 from dataops.snapshot import MANIFEST, Draft, Manifest, SnapshotName, load_manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Entry, Store
 from dataops.trace.requests import FOLDER
-from plugins.erasure.batches import Objects, Place, Sought, map_objects
-from plugins.erasure.places import MARKUP, TEXTS, is_text
+from plugins.erasure.batches import Objects, Place, Sought, find_place, map_objects
+from plugins.erasure.places import MARKUP, TEXTS
 from plugins.erasure.scan import Finds, Scanner, is_weights
 from plugins.erasure.traces import WHOLE_BYTES, open_whole
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
-from tasks.takedown.holders import Found, Searched
+from tasks.takedown.holders import Erased, Found, Scope, Searched, Traces
 
 logger = logging.getLogger(__name__)
-
-CACHES = ("cache", "pages", "browse/indexes", "browse/sessions")
-"""Folders of the home folder whose files are deleted if they hold a removed pair: they can be rebuilt."""
-REMEDY_SERVER = (
-    "stop the server with `pairmill down`, then repeat the takedown; a database that still has it needs VACUUM"
-)
 
 
 def erase_in_store(
@@ -100,55 +91,6 @@ def _put_manifest_for(store: Store, manifest: Manifest, name: str, data: bytes) 
         Draft(store, now.stage, now.key).replace(now.model_copy(update={"parts": parts}))
 
 
-# The home folder ------------------------------------------------------------------------------------------------------
-
-
-def erase_in_home(home: Path, scanner: Scanner, stores: Sequence[Store]) -> tuple[int, dict[str, str]]:
-    """Erase from the files of the home folder; return the number of changed files, and why a file stays as it is."""
-    changed, refused = 0, dict[str, str]()
-    for path in list_home_files(home, stores):
-        relative = path.relative_to(home)
-        if relative.parts[0] == SERVERS or is_weights(path.name):
-            continue
-        try:
-            with open_regular(path) as file:
-                found = scanner.scan(file, str(relative), path.stat().st_size)
-            if not found:
-                continue
-            if is_cache(relative):
-                path.unlink()
-            elif is_text(path.name) and path.stat().st_size <= WHOLE_BYTES:
-                _overwrite(path, scanner.redact(path.read_bytes(), str(relative)))
-            else:
-                continue
-            changed += 1
-        except (OSError, PairmillError, ValueError) as error:
-            refused[str(path)] = str(error)
-    return changed, refused
-
-
-def is_cache(relative: Path) -> bool:
-    """Return whether a file of the home folder, by its path below it, is a copy that can be rebuilt."""
-    return any(relative.is_relative_to(folder) for folder in CACHES)
-
-
-def _overwrite(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)
-
-
-def list_home_files(home: Path, stores: Sequence[Store]) -> Iterator[Path]:
-    """Yield the files that pairmill wrote under the home folder, without the stores and the servers' own pages there."""
-    left_out = {Path(store.uri).resolve() for store in stores if not store.is_remote}
-    for written in WRITTEN:
-        for folder, names, files in os.walk(home / written):
-            here = Path(folder)
-            packaged = {here / "ui"} if here.parent == home / SERVERS else set[Path]()
-            names[:] = sorted(name for name in names if (here / name).resolve() not in left_out | packaged)
-            yield from (path for name in sorted(files) if (path := here / name).is_file() and not path.is_symlink())
-
-
 def search_store(
     context: Context, sought: Sought, lineage: Lineage, place: Place | None = None, clean: Collection[str] = ()
 ) -> Searched:
@@ -197,22 +139,22 @@ def _explain(name: str, lineage: Lineage) -> str:
     return "remake the snapshot with `--force`, or delete it"
 
 
-def search_home(home: Path, scanner: Scanner, stores: Sequence[Store]) -> Searched:
-    """Search all files under the home folder."""
-    searched = Searched(f"home {home}")
-    for path in list_home_files(home, stores):
-        if is_weights(path.name):
-            searched.weights_not_read += 1
-            continue
-        relative = path.relative_to(home)
-        try:
-            size = path.stat().st_size
-            with open_regular(path) as file:
-                finds = scanner.scan(file, str(relative), size)
-        except OSError:  # deleted meanwhile
-            continue
-        searched.files, searched.bytes = searched.files + 1, searched.bytes + size
-        if finds:
-            remedy = REMEDY_SERVER if relative.parts[0] == SERVERS else "delete the file, and repeat the takedown"
-            searched.found.append(Found(searched.place, str(relative), dict(finds), remedy))
-    return searched
+@dataclass(frozen=True)
+class StoreObjects:
+    """Records and pages of a store."""
+
+    order: int = 20
+
+    def erase(self, traces: Traces, scope: Scope) -> Erased:
+        """Overwrite what quotes the pairs."""
+        context = scope.context
+        objects, refused = erase_in_store(Lineage(context.store), context, Sought(traces), find_place(scope))
+        return Erased(objects=objects, refused=refused)
+
+    def find(self, traces: Traces, scope: Scope) -> Searched:
+        """Search all objects of the store, by the workers of the executor if they are large."""
+        context = scope.context
+        return search_store(context, Sought(traces), Lineage(context.store), find_place(scope), scope.clean)
+
+
+STORE = StoreObjects()

@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError, PairmillError
-from dataops.formatting import format_counts, format_quantity
+from dataops.formatting import format_bytes, format_counts, format_quantity
 from dataops.store import Store
 from dataops.trace.requests import traces_name
 from dataops.trace.targets import Target
@@ -37,11 +36,10 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Removal:
-    """The takedowns of one call in one store."""
+class Erasure:
+    """The deletion of the takedowns of one call in one store: one pass over it, whatever the number of requests."""
 
     context: Context
-    home: Path
     stores: Sequence[Store]
     """All known stores."""
     lineage: Lineage
@@ -49,37 +47,31 @@ class Removal:
     requests: Sequence[str]
     """Digests of the requests."""
     targets: Sequence[Target]
-    """Those of all requests."""
+    """Those of all requests, with the uids of the removed pairs."""
     outcomes: Sequence[TakedownResult]
     uids: set[str]
     """Removed pairs, as far as they are known."""
     deletes_raw: bool
 
-
-class Erasure:
-    """The deletion of the takedowns of one call in one store: one pass over it, whatever the number of requests."""
-
-    def __init__(self, removal: Removal):
-        self.removal, self.store = removal, removal.context.store
-        uids = removal.uids
-        self.traces, self._clean = Traces(), frozenset[str]()
-        for request in removal.requests:
-            self.traces.add(load_traces(removal.lineage.store, request))
-        if removal.deletes_raw:
-            known = (Target("uid", uid) for uid in uids | self.traces.uids)
-            place = Place(traces_name(removal.requests[0]), tuple(removal.requests))
-            sought = [*removal.targets, *known]
-            self.traces, self._clean = collect_traces(removal.lineage, sought, removal.context, self.traces, place)
-        self.targets = [*removal.targets, *(Target("uid", uid) for uid in sorted(uids | self.traces.uids))]
-        self.raw = find_raw_snapshots(removal.lineage, removal.search, self.targets)
-        inventory = removal.lineage.inventory
-        if removal.deletes_raw:
-            inventory.add([outcome.successor for outcome in removal.outcomes if outcome.successor])
+    def __post_init__(self) -> None:
+        self.store, self.traces, self._clean = self.context.store, Traces(), frozenset[str]()
+        for request in self.requests:
+            self.traces.add(load_traces(self.lineage.store, request))
+        if self.deletes_raw:
+            known = (Target("uid", uid) for uid in self.uids | self.traces.uids)
+            place = Place(traces_name(self.requests[0]), tuple(self.requests))
+            sought = [*self.targets, *known]
+            self.traces, self._clean = collect_traces(self.lineage, sought, self.context, self.traces, place)
+        self.targets = [*self.targets, *(Target("uid", uid) for uid in sorted(self.uids | self.traces.uids))]
+        self.raw = find_raw_snapshots(self.lineage, self.search, self.targets)
+        inventory = self.lineage.inventory
+        if self.deletes_raw:
+            inventory.add([outcome.successor for outcome in self.outcomes if outcome.successor])
         self.leftovers = find_leftovers(inventory, self.targets)
 
     def find_unmatched(self, targets: Sequence[Target], matched: set[Target]) -> list[Target]:
         """Return those of some targets that match no pair of a dataset version and no raw image."""
-        return find_unmatched(self.removal.search, self.raw, targets, matched)
+        return find_unmatched(self.search, self.raw, targets, matched)
 
     def count(self) -> dict[str, Any]:
         """Return the fields of the report on what is left: images in raw snapshots, and objects of unfinished work."""
@@ -91,7 +83,7 @@ class Erasure:
     def question(self) -> str:
         """Return what is asked on the terminal before the deletion."""
         samples = sum(len(one.hits) for one in self.raw)
-        versions = len({one.affected.dataset.key for one in self.removal.outcomes if one.successor is not None})
+        versions = len({one.affected.dataset.key for one in self.outcomes if one.successor is not None})
         images, objects = format_quantity(samples, "image"), sum(len(one.objects) for one in self.leftovers)
         return (
             f"Delete {images} from raw shards, {format_quantity(versions, 'superseded dataset version')},"
@@ -100,21 +92,20 @@ class Erasure:
 
     def delete(self) -> dict[str, Any]:
         """Delete, erase and search; return the fields of the report. It can be killed at any moment and called again."""
-        removal = self.removal
         self._save(self.traces)  # before the first deletion
         deleted = self._delete()
         after = Lineage(self.store)
         self.raw = find_raw_snapshots(after, Search(self.store), self.targets)
         self.leftovers = find_leftovers(after.inventory, self.targets)
-        name = traces_name(removal.requests[0])
-        scope = Scope(removal.context, removal.home, removal.stores, name, self._clean)
+        name = traces_name(self.requests[0])
+        scope = Scope(self.context, self.context.home, self.stores, name, self._clean)
         proof = erase_and_search(scope, self.traces)
         if proof.is_clean():
             self._save(self.traces.without_text())
         return {"deleted": deleted, **self.count(), "search": proof.as_json()}
 
     def _save(self, traces: Traces) -> None:
-        for request in self.removal.requests:
+        for request in self.requests:
             put_traces(traces, self.store, traces_name(request))
 
     def _delete(self) -> dict[str, Any]:
@@ -123,7 +114,7 @@ class Erasure:
         URLs of originals are in raw snapshots, and uids of images in dataset versions; so originals go first, datasets
         last.
         """
-        context, refused = self.removal.context, dict[str, str]()
+        context, refused = self.context, dict[str, str]()
 
         def attempt(what: str, delete: Callable[[], int]) -> int:
             try:
@@ -132,7 +123,7 @@ class Erasure:
                 refused[what] = str(error)
                 return 0
 
-        urls = find_urls(self.removal.search, self.raw)
+        urls = find_urls(self.search, self.raw)
         originals = sum(
             attempt(folder, lambda hook=hook, folder=folder: load_hooks()[hook].erase(folder, urls, self.targets))
             for hook, folder in _list_copies(self.store)
@@ -148,7 +139,7 @@ class Erasure:
             for one in self.leftovers
         )
         superseded: list[str] = []
-        for outcome in {one.affected.dataset.key: one for one in self.removal.outcomes}.values():
+        for outcome in {one.affected.dataset.key: one for one in self.outcomes}.values():
             old = outcome.affected.dataset
             if outcome.successor is None or outcome.error:
                 refused[f"pack/{old.key}"] = "it has no next version"
@@ -196,18 +187,17 @@ def _show_search(search: Mapping[str, Any], out: Output) -> None:
     if rows:
         where = format_quantity(snapshots, "snapshot")
         out.write(f"erased URL and caption of {format_quantity(rows, 'row')} in {where}")
-    for number, what in (
-        (erased["objects"], "other object of the store"),
-        (erased["files"], "file of the home folder"),
+    for number, noun, place in (
+        (erased["objects"], "other object", "store"),
+        (erased["files"], "file", "home folder"),
     ):
         if number:
-            many = what.replace("object", "objects").replace("file ", "files ")
-            out.write(f"erased from {format_quantity(number, what, many)}")
+            out.write(f"erased from {format_quantity(number, noun)} of the {place}")
     for name, why in search["not_erased"].items():
         out.write(f"NOT erased: {name}: {why}", "red")
     out.print()
     for one in search["searched"]:
-        size = f"{one['bytes'] / 1e6:,.1f} MB"
+        size = format_bytes(one["bytes"])
         size += f"; {one['proved']:,} of them before the deletion, or by an index" if one["proved"] else ""
         weights = (
             f"; {format_quantity(one['weights_not_read'], 'file')} of weights not read"

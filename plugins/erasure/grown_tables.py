@@ -6,13 +6,16 @@ their digests: those are the identities by which the keys of snapshots name what
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import polars as pl
+
+from dataops.errors import PairmillError
+from dataops.parquet import encode_table
+from dataops.snapshot import fetch_table
 from dataops.store import Store
+from tasks.growth.tables import ERASED, ROW_GROUP
+from tasks.growth.versions import list_newest, list_versions
 from tasks.takedown.holders import Erased, Scope, Traces
-
-if TYPE_CHECKING:
-    import polars as pl
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,6 @@ class GrownTables:
 
     def erase(self, traces: Traces, scope: Scope) -> Erased:
         """Overwrite the thumbnails, and then the rows by which a killed call finds them again."""
-        from dataops.errors import PairmillError
-        from dataops.parquet import encode_table
-        from tasks.growth.tables import ROW_GROUP
-
         store, erased = scope.context.store, Erased()
         try:
             found = _find_rows(store, traces.uids)
@@ -42,14 +41,8 @@ class GrownTables:
         """Return None: only hashes and zeros remain."""
 
 
-def _find_rows(store: Store, uids: set[str]) -> "dict[str, tuple[pl.DataFrame, pl.DataFrame]]":
+def _find_rows(store: Store, uids: set[str]) -> dict[str, tuple[pl.DataFrame, pl.DataFrame]]:
     """Return the rows of each table of images with a removed pair, and the places of these pairs; by name."""
-    import polars as pl
-
-    from dataops.snapshot import fetch_table
-    from tasks.growth.tables import ERASED
-    from tasks.growth.versions import list_versions
-
     removed = _split(uids)
     versions = list_versions(store) if uids else []
     tables = {
@@ -69,10 +62,8 @@ def _find_rows(store: Store, uids: set[str]) -> "dict[str, tuple[pl.DataFrame, p
     return found
 
 
-def _blank_thumbnails(store: Store, found: "dict[str, tuple[pl.DataFrame, pl.DataFrame]]") -> int:
+def _blank_thumbnails(store: Store, found: dict[str, tuple[pl.DataFrame, pl.DataFrame]]) -> int:
     """Overwrite the thumbnails of rows with zeros, and return the number of objects that were changed."""
-    from tasks.growth.versions import list_newest
-
     places: dict[tuple[str, int], set[int]] = defaultdict(set)
     for name, (_, hit) in found.items():
         for version, row in hit.select("version", "row").iter_rows():
@@ -89,13 +80,6 @@ def _blank_thumbnails(store: Store, found: "dict[str, tuple[pl.DataFrame, pl.Dat
 
 def _blank_captions(store: Store, uids: set[str]) -> int:
     """Empty the captions of removed pairs in tables that steps of the filter keep, and return how many tables had any."""
-    import polars as pl
-
-    from dataops.parquet import encode_table
-    from dataops.snapshot import fetch_table
-    from tasks.growth.tables import ROW_GROUP
-    from tasks.growth.versions import list_versions
-
     removed, changed = _split(uids), 0
     tables = {table.name for version in list_versions(store) for table in version.tables} if uids else ()
     for name in sorted(name for name in tables if name.endswith(".parquet")):
@@ -113,18 +97,12 @@ def _blank_captions(store: Store, uids: set[str]) -> int:
     return changed
 
 
-def _split(uids: set[str]) -> "pl.DataFrame":
-    import polars as pl
-
+def _split(uids: set[str]) -> pl.DataFrame:
     halves = [(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids]
     return pl.DataFrame(halves, schema={"uid_high": pl.UInt64, "uid_low": pl.UInt64}, orient="row")
 
 
-def _blank(images: "pl.DataFrame", hit: "pl.DataFrame") -> "pl.DataFrame":
-    import polars as pl
-
-    from tasks.growth.tables import ERASED
-
+def _blank(images: pl.DataFrame, hit: pl.DataFrame) -> pl.DataFrame:
     is_removed = pl.col("index").is_in(hit["index"].implode())
     blank = {"sha": 0, "phash": 0, "scope": ERASED}
     return images.with_columns(

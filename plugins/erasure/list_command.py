@@ -3,16 +3,13 @@
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
-import polars as pl
 from cyclopts import Parameter
 
 from dataops.command_name import name_command
-from dataops.errors import ServiceError, writing
+from dataops.errors import ServiceError
 from dataops.formatting import format_quantity
-from dataops.spreadsheets import write_csv
 from flows.commands.options import Json, StoreUri
 from flows.commands.output import console, new_table, print_json, text
 from flows.records import known_stores
@@ -27,7 +24,6 @@ OVERDUE = 3
 
 def command(
     *,
-    csv: Annotated[Path | None, Parameter(help="Also write the list to this file.")] = None,
     check: Annotated[
         bool, Parameter(negative="", help="End with exit code 3 if an open request is overdue or due soon.")
     ] = False,
@@ -39,32 +35,13 @@ def command(
 
     With --check, each such request also gets an event in Prefect, for which `deploy --notify` sets up a notification.
     """
-    return list_takedowns(services.home(), store, csv=csv, check=check, days=days, as_json=json)
-
-
-def list_takedowns(
-    home: Path,
-    store_uri: str | None,
-    *,
-    csv: Path | None = None,
-    check: bool = False,
-    days: int = deadlines.DAYS,
-    as_json: bool = False,
-) -> int:
-    """List the requests of all known stores; with `check`, announce those near or past their deadline, and return 3.
-
-    Raises: ConfigError if the CSV file cannot be written.
-    """
     today = datetime.now(UTC).date()
-    rows = deadlines.list_requests(known_stores(home, store_uri), today)
+    rows = deadlines.list_requests(known_stores(services.home(), store), today)
     urgent = deadlines.select_due(rows, today, days)
-    if csv:
-        with writing(csv):
-            write_csv(pl.DataFrame(rows, infer_schema_length=None), csv)
-    if as_json:
+    if json:
         print_json({"requests": rows, "urgent": [row["request"] for row in urgent]} if check else rows)
     else:
-        _show(rows, urgent, csv, days if check else None)
+        _show(rows, urgent, days if check else None)
     if check and urgent:
         try:
             deadlines.announce(urgent, today)
@@ -74,7 +51,7 @@ def list_takedowns(
     return 0
 
 
-def _show(rows: Sequence[dict[str, Any]], urgent: Sequence[dict[str, Any]], csv: Path | None, days: int | None) -> None:
+def _show(rows: Sequence[dict[str, Any]], urgent: Sequence[dict[str, Any]], days: int | None) -> None:
     out = console()
     if not rows:
         out.write("No takedown is recorded.")
@@ -87,8 +64,6 @@ def _show(rows: Sequence[dict[str, Any]], urgent: Sequence[dict[str, Any]], csv:
         table.add_row(row["request"], row["state"], row["received"], row["due"], completed, taken, targets,
                       text(row["requested_by"]))  # fmt: skip
     out.print(table)
-    if csv:
-        out.write(f"written: {csv}")
     if days is not None:
         within = format_quantity(days, "day")
         for row in urgent:

@@ -8,6 +8,8 @@ import io
 import logging
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,8 @@ from dataops.errors import PairmillError
 from dataops.redaction import remove_credentials
 from plugins.erasure.scan import Finds, Scanner, is_weights
 from plugins.erasure.traces import WHOLE_BYTES
-from tasks.takedown.holders import Found, Searched
+from tasks.lineage.graph import Lineage
+from tasks.takedown.holders import Erased, Found, Scope, Searched, Traces
 from tasks.tracking import client as tracking
 
 if TYPE_CHECKING:
@@ -139,9 +142,25 @@ def _add(searched: Searched, run: "Run", name: str, finds: Any, remedy: str) -> 
     searched.found.append(Found(searched.place, where, dict(finds), remedy.format(run=run.info.run_id)))
 
 
-def search_or_explain(scanner: Scanner, *, erase: bool) -> Searched | str:
-    """Return what `search_mlflow` returns, or why MLflow cannot be searched."""
-    try:
-        return search_mlflow(scanner, erase=erase)
-    except PairmillError as error:
-        return str(error)
+@dataclass(frozen=True)
+class MLflow:
+    """Artefacts, tags and descriptions of runs and versions."""
+
+    order: int = 40
+
+    def erase(self, traces: Traces, scope: Scope) -> Erased:
+        """Overwrite artefacts and descriptions that quote the pairs; an error is that of the search."""
+        with suppress(PairmillError):
+            search_mlflow(Scanner(traces), erase=True)
+        return Erased()
+
+    def find(self, traces: Traces, scope: Scope) -> Searched | str | None:
+        """Search all runs that pairmill wrote. Without a server, None if no model of the store is registered."""
+        try:
+            return search_mlflow(Scanner(traces), erase=False)
+        except PairmillError as error:
+            registered = any(name.stage == "register" for name in Lineage(scope.context.store).manifests)
+            return str(error) if registered else None
+
+
+MLFLOW = MLflow()

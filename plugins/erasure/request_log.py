@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from dataops.config import FrozenModel
 from dataops.errors import ConfigError, CorruptPart
@@ -41,16 +41,14 @@ class Letter(FrozenModel):
         return "done" if self.completed_at else "overdue" if self.due < today else "open"
 
 
-class Call(FrozenModel):
-    """One `pairmill takedown`."""
+class Call(FrozenModel, extra="ignore"):
+    """One `pairmill takedown`. Earlier versions also wrote the numbers of its report."""
 
     began_at: datetime
     ended_at: datetime | None = None
     """None if it was killed."""
     deletes_raw: bool
     is_complete: bool = False
-    summary: dict[str, Any] = Field(default_factory=dict)
-    """Numbers of what was done."""
 
 
 class RequestLog(FrozenModel):
@@ -82,10 +80,10 @@ class RequestLog(FrozenModel):
         letters = (*self.letters, letter) if is_new else self.letters
         return self.model_copy(update={"letters": letters, "calls": (*self.calls, call)})
 
-    def end(self, *, is_complete: bool, summary: dict[str, Any]) -> "RequestLog":
+    def end(self, *, is_complete: bool) -> "RequestLog":
         """Return the log after the last call; if it left nothing, its letters are done."""
         now = _now()
-        last = self.calls[-1].model_copy(update={"ended_at": now, "is_complete": is_complete, "summary": summary})
+        last = self.calls[-1].model_copy(update={"ended_at": now, "is_complete": is_complete})
         done = is_complete and last.deletes_raw
         letters = [
             one.model_copy(update={"completed_at": one.completed_at or now}) if done else one for one in self.letters
@@ -104,16 +102,11 @@ class RequestLog(FrozenModel):
                 "due": letter.due.isoformat(),
                 "completed": done.isoformat(timespec="seconds") if done else None,
                 "days_to_completion": (done.date() - letter.received).days if done else None,
-                "hours_of_work": round(self._hours(), 2),
                 "targets": self.targets,
                 "reason": letter.reason,
                 "calls": len(self.calls),
                 "store": store,
             }
-
-    def _hours(self) -> float:
-        ended = [(call.ended_at - call.began_at).total_seconds() for call in self.calls if call.ended_at]
-        return sum(ended) / 3600
 
 
 def _now() -> datetime:

@@ -5,19 +5,17 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from dataops.errors import ConfigError
 from dataops.images.decode import ImageRefused
 from dataops.regular_files import read_bytes, read_text
-from dataops.toml_text import parse_toml
-from dataops.trace.targets import KINDS, Target, image_targets, parse_target
+from dataops.trace.targets import Target, image_targets, parse_target
 
 LISTED = 20
 
 
 def read_targets(path: Path) -> list[Target]:
-    """Read the targets of a file: one per line; a CSV with the columns kind and value; or TOML with a list for each kind.
+    """Read the targets of a file: one per line, or a CSV with the columns kind and value.
 
     In a list of lines, `#` begins a comment. `image:PATH` means an image: its bytes, and all images that look like it.
 
@@ -25,7 +23,7 @@ def read_targets(path: Path) -> list[Target]:
     """
     try:
         text = read_text(path, "utf-8-sig")
-        lines = list({".toml": _toml_lines, ".csv": _csv_lines}.get(path.suffix.lower(), _list_lines)(text))
+        lines = list((_csv_lines if path.suffix.lower() == ".csv" else _list_lines)(text))
     except (OSError, ValueError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read as a takedown request: {error}") from error
     targets, problems = list[Target](), list[str]()
@@ -67,13 +65,3 @@ def _csv_lines(text: str) -> Iterator[tuple[str, str]]:
     for row in reader:
         kind, value = (row["kind"] or "").strip(), (row["value"] or "").strip()
         yield f":{reader.line_num}", f"{kind}:{value}" if kind else value
-
-
-def _toml_lines(text: str) -> Iterator[tuple[str, str]]:
-    values: dict[str, Any] = parse_toml(text)
-    allowed = (*KINDS, "image")
-    for kind, listed in values.items():
-        if kind not in allowed or not isinstance(listed, list) or not all(isinstance(value, str) for value in listed):
-            raise ValueError(f"{kind}: expected lists of strings named {', '.join(allowed)}")
-        for index, value in enumerate(listed):
-            yield f": {kind}[{index}]", f"{kind}:{value}"

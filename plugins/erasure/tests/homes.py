@@ -144,8 +144,8 @@ def copy_home(template, tmp_path, monkeypatch):
 def take_down(home, store, monkeypatch):
     monkeypatch.setattr(takedown, "known_stores", lambda *_: [store])
     monkeypatch.setattr(erasure, "load_hooks", lambda: {"copies": Copies()})
-    options = takedown.TakedownOptions(home / "request.txt", "a letter", delete_raw=True, yes=True)
-    return takedown.takedown(options, home, None, as_json=True)
+    monkeypatch.setenv("PAIRMILL_HOME", str(home))
+    return takedown.command(home / "request.txt", delete_raw=True, yes=True, json=True)
 
 
 def find_images(home):

@@ -36,54 +36,44 @@ from tests.inline_executor import inline_context
 from tests.unit.tasks.dataset_chain import jpeg, pair
 
 
-@pytest.mark.timeout(300)  # about 40 takedowns: before the first change of each kind
-def test_takedown_killed_at_any_change_is_completed_by_the_next_call(copy_home, monkeypatch, capsys):
-    home = copy_home("whole")
-    whole = FailingStore(home / "store", kill_at=10**9)
-    assert {name.split("/")[0] for name in find_images(home)} == {"store", "copies"}
-    assert take_down(home, whole, monkeypatch) == 0
-    assert find_images(home) == find_texts(home) == set()
-    kept = [n for n in range(12) if n not in REMOVED]
-    assert all(Copies.path(home / "copies", pair(n)["url"]).exists() for n in kept)
-    expected = digests(whole)
-    by_kind = {}
-    for at, change in enumerate(whole.changes, 1):
-        if "_work/shard-" not in change:
-            kind = re.sub(r"[0-9a-f]{8,}|[0-9]+", "#", change)
-            by_kind.setdefault(re.sub(r"(delete pack/#)/(?!manifest).*", r"\1", kind), []).append(at)
-    assert len(by_kind) > 20
-    moments = sorted(found[0] for found in by_kind.values())
-    for kill_at in moments:
-        home = copy_home(f"killed-{kill_at}")
-        with pytest.raises(KilledError):
-            take_down(home, FailingStore(home / "store", kill_at), monkeypatch)
-        store = FolderStore(home / "store")
-        assert take_down(home, store, monkeypatch) == 0, kill_at
-        assert find_images(home) == set(), kill_at
-        assert find_texts(home) == set(), kill_at
-        assert digests(store) == expected, kill_at
-        shutil.rmtree(home)
-    capsys.readouterr()
-
-
 class RemoteStore(FailingStore):
     """A store whose versions share parts."""
 
     is_remote = True
 
 
-@pytest.mark.timeout(600)  # 13 takedowns
-def test_takedown_killed_at_random_moments_leaves_versions_that_share_parts_whole(copy_home, monkeypatch, capsys):
+def list_kinds(changes):
+    """Return the numbers of the first change of each kind."""
+    by_kind = {}
+    for at, change in enumerate(changes, 1):
+        if "_work/shard-" not in change:
+            kind = re.sub(r"[0-9a-f]{8,}|[0-9]+", "#", change)
+            by_kind.setdefault(re.sub(r"(delete pack/#)/(?!manifest).*", r"\1", kind), at)
+    assert len(by_kind) > 20
+    return sorted(by_kind.values())
+
+
+def list_random(changes):
+    return random.Random(39).sample(range(1, len(changes) + 1), 6)
+
+
+@pytest.mark.timeout(600)  # about 40 takedowns of a folder, and 13 of a store whose versions share parts
+@pytest.mark.parametrize(("kind", "choose"), [(FailingStore, list_kinds), (RemoteStore, list_random)])
+def test_takedown_killed_at_any_change_is_completed_by_the_next_call(kind, choose, copy_home, monkeypatch, capsys):
     home = copy_home("whole")
-    whole = RemoteStore(home / "store", kill_at=10**9)
+    whole = kind(home / "store", kill_at=10**9)
+    assert {name.split("/")[0] for name in find_images(home)} == {"store", "copies"}
     assert take_down(home, whole, monkeypatch) == 0
+    assert find_images(home) == find_texts(home) == set()
+    kept = [n for n in range(12) if n not in REMOVED]
+    assert all(Copies.path(home / "copies", pair(n)["url"]).exists() for n in kept)
     expected = digests(whole)
     assert any("pack/" in name for name in expected)
-    for kill_at in random.Random(39).sample(range(1, len(whole.changes) + 1), 6):
+    for kill_at in choose(whole.changes):
         home = copy_home(f"killed-{kill_at}")
         with pytest.raises(KilledError):
-            take_down(home, RemoteStore(home / "store", kill_at), monkeypatch)
-        store = RemoteStore(home / "store", 10**9)
+            take_down(home, kind(home / "store", kill_at), monkeypatch)
+        store = kind(home / "store", 10**9)
         assert take_down(home, store, monkeypatch) == 0, kill_at
         assert (find_images(home), find_texts(home)) == (set(), set()), kill_at
         assert digests(store) == expected, kill_at

@@ -29,8 +29,8 @@ def test_takedown_erases_pairs_in_the_registry(mlflow_url, upstream, tmp_path, c
     client.log_text(run, quoting.encode().decode(), "manifests/filter.json")
     client.set_tag(run, "mlflow.note.content", f"see {removed['url']}")
     client.update_model_version("erased", "1", f"it saw {removed['url']} too")
-    options = takedown.TakedownOptions(file, "a letter", delete_raw=True, yes=True, requested_by="Jane Roe")
-    assert takedown.takedown(options, tmp_path, str(store.root), as_json=True) == 0
+    options = {"delete_raw": True, "yes": True, "requested_by": "Jane Roe"}
+    assert takedown.command(file, **options, store=store.uri, json=True) == 0
     output = capsys.readouterr().out
     search = next(one for one in json.loads(output)["stores"] if one["datasets"])["search"]
     places = {one["place"].split()[0]: one for one in search["searched"]}

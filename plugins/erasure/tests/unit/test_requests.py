@@ -81,6 +81,7 @@ class Project:
         self.home, self.store = folder, CountingStore(folder / "store")
         self.pairs = [pair(n, data=n.to_bytes(3) * 9) for n in range(pairs)]
         folder.mkdir(exist_ok=True)
+        monkeypatch.setenv("PAIRMILL_HOME", str(folder))
         monkeypatch.setattr(os, "fsync", lambda handle: None)
         monkeypatch.setattr("tasks.engine.map_parts.open_store", lambda uri: self.store)
         monkeypatch.setattr(takedown, "Context", partial(Context, pool=InlineExecutor()))
@@ -97,8 +98,7 @@ class Project:
 
     def take_down(self, capsys, *urls):
         (self.home / "request.txt").write_text("\n".join(urls))
-        options = takedown.TakedownOptions(self.home / "request.txt")
-        assert takedown.takedown(options, self.home, None, as_json=True) == 0
+        assert takedown.command(self.home / "request.txt", json=True) == 0
         (report,) = json.loads(capsys.readouterr().out)["stores"]
         return report
 
@@ -106,8 +106,7 @@ class Project:
         files = [self.home / f"{number}.txt" for number in range(len(urls))]
         for file, url in zip(files, urls, strict=True):
             file.write_text(url)
-        options = takedown.TakedownOptions(files[0], more=tuple(files[1:]), delete_raw=delete_raw, yes=True)
-        assert takedown.takedown(options, self.home, None, as_json=True) == 0
+        assert takedown.command(*files, delete_raw=delete_raw, yes=True, json=True) == 0
         found = json.loads(capsys.readouterr().out)
         return [one["stores"][0] for one in found.get("requests", [found])]
 
