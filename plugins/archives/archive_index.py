@@ -59,7 +59,6 @@ _TABLE = pa.schema(
         ("digest", pa.string()),
     ]
 )
-_COLUMNS = ", ".join(_TABLE.names)
 _BEST = "ORDER BY rank DESC, date DESC, file, number LIMIT 1"
 """The newest body; of equal dates the first one in the order of the files and their records."""
 
@@ -84,8 +83,9 @@ class IndexTask:
 
 
 class Hop(NamedTuple):
-    """One archived answer on the way from a URL to its image."""
+    """One archived answer on the way from a URL to its image, or a revisit, which refers to one."""
 
+    rank: int
     file: int
     record_offset: int
     date: str
@@ -94,7 +94,8 @@ class Hop(NamedTuple):
     body_bytes: int
     status: int | None
     error: str
-    is_redirect: bool
+    target: bytes | None
+    digest: str | None
 
 
 def list_tasks(
@@ -234,7 +235,7 @@ def _merge_tables(draft: Draft, files: int) -> None:
         with closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA journal_mode = OFF")
             database.execute("PRAGMA synchronous = OFF")
-            database.execute(f"CREATE TABLE captures ({_COLUMNS})")
+            database.execute(f"CREATE TABLE captures ({', '.join(_TABLE.names)})")
             for file in range(files):
                 name = _table_name(draft, file)
                 with draft.store.open(name) as table, open_parquet(table, f"{draft.store.uri}/{name}") as parquet:
@@ -283,40 +284,28 @@ class ArchiveIndex:
 def _follow(database: sqlite3.Connection, key: bytes | None) -> list[Hop]:
     hops: list[Hop] = []
     while key is not None and len(hops) <= MAX_REDIRECTS:
-        row = _find(database, "key = ?", key)
-        if row is not None and row["rank"] == _RANKS["revisit"]:
-            row = _find_original(database, row)
-        if row is None:
+        hop = _find(database, "key = ?", key)
+        if hop is not None and hop.rank == _RANKS["revisit"]:
+            hop = _find_original(database, hop)
+        if hop is None:
             break
-        is_redirect = row["rank"] == _RANKS["redirect"]
-        hops.append(
-            Hop(
-                row["file"],
-                row["record_offset"],
-                row["date"],
-                row["position"],
-                row["head_bytes"],
-                row["body_bytes"],
-                row["status"],
-                row["error"],
-                is_redirect,
-            )
-        )
-        key = row["target"] if is_redirect else None
+        hops.append(hop)
+        key = hop.target if hop.rank == _RANKS["redirect"] else None
     return hops
 
 
-def _find_original(database: sqlite3.Connection, revisit: dict[str, Any]) -> dict[str, Any] | None:
+def _find_original(database: sqlite3.Connection, revisit: Hop) -> Hop | None:
     """Return the response that a revisit record refers to, by its URL or else by the digest of its body."""
-    found = _find(database, "rank = 3 AND key = ?", revisit["target"]) if revisit["target"] else None
-    if found is None and revisit["digest"]:
-        found = _find(database, "rank = 3 AND digest = ?", revisit["digest"])
+    found = _find(database, "rank = 3 AND key = ?", revisit.target) if revisit.target else None
+    if found is None and revisit.digest:
+        found = _find(database, "rank = 3 AND digest = ?", revisit.digest)
     return found
 
 
-def _find(database: sqlite3.Connection, condition: str, value: Any) -> dict[str, Any] | None:
-    row = database.execute(f"SELECT {_COLUMNS} FROM captures WHERE {condition} {_BEST}", (value,)).fetchone()
-    return None if row is None else dict(zip(_TABLE.names, row, strict=True))
+def _find(database: sqlite3.Connection, condition: str, value: Any) -> Hop | None:
+    columns = ", ".join(Hop._fields)
+    row = database.execute(f"SELECT {columns} FROM captures WHERE {condition} {_BEST}", (value,)).fetchone()
+    return None if row is None else Hop(*row)
 
 
 NOT_IN_ARCHIVE = "not_in_archive"

@@ -72,11 +72,7 @@ def _show(answer: dict[str, Any]) -> None:
         for row in dataset["rows"]:
             bits = f" ({row['differing_bits']} of 64 bits differ)" if row["differing_bits"] else ""
             lines.append(f"    {row['uid']}  {row.get('url', '')}{bits}")
-            lines += [
-                f"      {name}: {row[name]}"
-                for name in ("page_url", "license", "fetched_at", "opt_out")
-                if row.get(name)
-            ]
+            lines += [f"      {name}: {row[name]}" for name in _SHOWN if row.get(name)]
         for line in lines:
             out.write(line)
     if answer["started_from"]:

@@ -27,22 +27,14 @@ def command(
     Args:
         model: The key of a train snapshot, a run that trained, or a registered model (NAME/VERSION, NAME@ALIAS).
     """
-    return bom(model, out, services.home(), store, as_json=json)
-
-
-def bom(what: str, out: Path, home: Path, store_uri: str | None, *, as_json: bool) -> int:
-    """Write the bill of materials of a model.
-
-    Raises: ConfigError if there is no such model, or the file cannot be written.
-    """
     if out.suffix != ".json":
         raise ConfigError(f"--out {out}: its name must end in .json, such as model.cdx.json")
-    subject = find_subject(what, home, store_uri)
+    subject = find_subject(model, services.home(), store)
     document = write_bom(subject)
     with writing(out):
         out.write_text(document, "utf-8")
     components = [{"type": one["type"], "name": one["name"]} for one in json_.loads(document)["components"]]
-    if as_json:
+    if json:
         report = {"model": subject.name, "out": str(out), "specification": f"CycloneDX {SPECIFICATION}"}
         print_json(report | {"components": components})
         return 0

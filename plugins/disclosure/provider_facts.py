@@ -1,8 +1,6 @@
 """The provider's facts: a TOML file with a table `[summary]`, which fills fields that the lineage cannot fill."""
 
 import datetime
-import difflib
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +9,12 @@ from pydantic import Field, ValidationError
 
 from dataops.config import FrozenModel
 from dataops.errors import ConfigError
+from dataops.formatting import did_you_mean
+from dataops.regular_files import read_text
+from dataops.toml_text import parse_toml
 from plugins.disclosure.answers import Answer, Answers
 from plugins.disclosure.template import BY_NAME, FIELDS, TemplateField
 
-MAX_BYTES = 1 << 20
-"""Maximum size of a file of facts."""
 SourceKind = Literal["public", "licensed", "private", "crawl", "user", "other"]
 """Section of a source: 2.1, 2.2.1, 2.2.2, 2.3, 2.4 and 2.6."""
 
@@ -47,13 +46,9 @@ def read_facts(path: Path | None) -> ProviderFacts:
     if path is None:
         return ProviderFacts()
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ConfigError(f"{path} is larger than {MAX_BYTES:,} bytes")
-        table = tomllib.loads(data.decode("utf-8")).get("summary")
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"cannot read the facts in {path}: {getattr(error, 'strerror', None) or error}") from error
+        table = parse_toml(read_text(path)).get("summary")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the facts in {path}: {error}") from error
     if not isinstance(table, dict):
         raise ConfigError(f"{path} has no table [summary]; its keys are fields of the template, such as `provider`")
     return parse_facts(table, str(path))
@@ -76,8 +71,7 @@ def parse_facts(table: Mapping[str, Any], where: str) -> ProviderFacts:
 
 def _find_problem(name: str, value: Any) -> str:
     if name not in BY_NAME:
-        nearest = difflib.get_close_matches(name, [*BY_NAME, "is_sme", "sources"], 1, 0)
-        return f"summary.{name}: the template has no such field; the nearest is {nearest[0]}"
+        return f"summary.{name}: the template has no such field{did_you_mean(name, [*BY_NAME, 'is_sme', 'sources'])}"
     if BY_NAME[name].is_question:
         return "" if isinstance(value, bool) else f"summary.{name} is {value!r}; it must be true or false"
     values = value if isinstance(value, list) else [value]

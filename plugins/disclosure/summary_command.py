@@ -39,27 +39,11 @@ def command(
     Args:
         what: The key of a dataset or a train snapshot, a run, or a registered model (NAME/VERSION, NAME@ALIAS).
     """
-    return summary(what, out, facts, services.home(), store, json=json)
-
-
-def summary(
-    what: str,
-    out: Path | None,
-    facts: Path | None,
-    home: Path,
-    store_uri: str | None,
-    *,
-    json: bool,
-) -> int:
-    """Write the summary of a model or a dataset.
-
-    Raises: ConfigError if there is no such thing, a fact is wrong, or the file cannot be written.
-    """
     if out is None and not json:
         raise ConfigError("no file is named; pass --out FILE (.md, .html or .json), or --json")
     if out is not None and out.suffix not in WRITERS:
         raise ConfigError(f"--out {out}: its name must end in {', '.join(WRITERS)}")
-    made = summarise(find_subject(what, home, store_uri), read_facts(facts))
+    made = summarise(find_subject(what, services.home(), store), read_facts(facts))
     if out is not None:
         with writing(out):
             out.write_bytes(encode_page(WRITERS[out.suffix](made)))

@@ -1,8 +1,7 @@
 """The gate of a publication: the licence is stated, no check blocks, and nothing that was taken down is in it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from dataops.errors import ContractError
 from dataops.formatting import format_quantity
@@ -22,10 +21,6 @@ class Condition:
     name: str
     is_met: bool
     text: str
-
-    def as_json(self) -> dict[str, Any]:
-        """Return its fields."""
-        return asdict(self)
 
 
 def refuse(what: str, conditions: Iterable[Condition]) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,17 +38,6 @@ from tasks.tracking import client as tracking
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 LISTED = 20
 """Number of files that a dry run prints."""
-
-
-@dataclass(frozen=True)
-class PublishOptions:
-    """Options of `pairmill publish`."""
-
-    what: str
-    to: str
-    license: str = ""
-    is_public: bool = False
-    dry_run: bool = False
 
 
 @dataclass
@@ -96,19 +85,11 @@ def command(
         what: The key of a dataset or a run that made one, a version of a dataset that grows (NAME-DIGEST/NUMBER), the key
             of a train snapshot, a registered model, or a folder.
     """
-    options = PublishOptions(what, to, license, public, dry_run)
-    return publish(options, services.home(), store, as_json=json)
-
-
-def publish(options: PublishOptions, home: Path, store_uri: str | None, *, as_json: bool) -> int:
-    """Publish a dataset or a model; return 3 if a dry run finds that the gate refuses it.
-
-    Raises: ContractError if the gate refuses it; ConfigError if there is no such thing or no such place; ServiceError.
-    """
+    home = services.home()
     with scratch_folder("publish") as scratch:
-        subject = _find_subject(options, home, store_uri, scratch)
-        place = open_place(options.to, subject.kind, is_public=options.is_public)
-        if not options.dry_run:
+        subject = _find_subject(what, license, home, store, scratch)
+        place = open_place(to, subject.kind, is_public=public)
+        if not dry_run:
             gate.refuse(subject.name, subject.conditions)
         files = _list_files(subject, place.name, home, scratch)
         published = [file.as_published() for file in files]
@@ -121,8 +102,8 @@ def publish(options: PublishOptions, home: Path, store_uri: str | None, *, as_js
             )
         waiting = [file for file in files if file.name not in present]
         report = _report(subject, place, files, waiting, stale)
-        if options.dry_run:
-            _show(report, waiting, as_json=as_json)
+        if dry_run:
+            _show(report, waiting, as_json=json)
             return 0 if all(condition.is_met for condition in subject.conditions) else 3
         record = Publication(
             target=place.name,
@@ -130,85 +111,78 @@ def publish(options: PublishOptions, home: Path, store_uri: str | None, *, as_js
             name=subject.name,
             datasets=subject.datasets,
             license=subject.license,
-            is_public=options.is_public,
+            is_public=public,
             state="sending",
             began_at=format_now(),
             files=tuple(published),
         )
-        report["revision"] = _send(record, subject.store, place, waiting, stale, as_json=as_json)
+        report["revision"] = _send(record, subject.store, place, waiting, stale, as_json=json)
         report["record"] = f"{subject.store.uri}/{record.object_name}"
-        _show(report, waiting, as_json=as_json)
+        _show(report, waiting, as_json=json)
     return 0
 
 
-def _find_subject(options: PublishOptions, home: Path, store_uri: str | None, scratch: Path) -> Subject:
-    what = options.what
+def _find_subject(what: str, stated: str, home: Path, store_uri: str | None, scratch: Path) -> Subject:
+    """Return what is named, with the licence that its owner states."""
     if version := find_version_of(what, home, store_uri):
-        return _find_grown(*version, options)
+        return _find_grown(*version, stated)
     if not Path(what).exists() and (found := find_snapshot(what, home, store_uri)) is not None:
         if found[0].stage == "train":
-            return _find_trained(*found, options, scratch)
+            return _find_trained(*found, stated, scratch)
         if found[0].stage != "pack":
             raise ConfigError(f"{what} is a snapshot of {found[0].stage}; name one of pack or train, or a model")
-        return _find_packed(*found, options)
+        return _find_packed(*found, stated)
     if Path(what).expanduser().exists() or REGISTERED.fullmatch(what):
-        return _find_model(options, home, store_uri)
-    return _find_packed(*find_dataset(what, home, store_uri), options)
+        return _find_model(what, stated, home, store_uri)
+    return _find_packed(*find_dataset(what, home, store_uri), stated)
 
 
-def _find_packed(pack: Manifest, store: Store, options: PublishOptions) -> Subject:
-    return _describe(pack, load_lineages(store, pack), store, f"pack/{pack.key}", (pack.key,), options)
+def _find_packed(pack: Manifest, store: Store, stated: str) -> Subject:
+    return _describe(pack, load_lineages(store, pack), store, f"pack/{pack.key}", (pack.key,), stated)
 
 
-def _find_grown(version: Version, store: Store, options: PublishOptions) -> Subject:
+def _find_grown(version: Version, store: Store, stated: str) -> Subject:
     union, lineages = load_union(version, store)
-    return _describe(union, lineages, store, version.name, tuple(pack.key for pack in union.packs), options)
+    return _describe(union, lineages, store, version.name, tuple(pack.key for pack in union.packs), stated)
 
 
 def _describe(
-    pack: Manifest,
-    lineages: Sequence[Lineage],
-    store: Store,
-    name: str,
-    keys: tuple[str, ...],
-    options: PublishOptions,
+    pack: Manifest, lineages: Sequence[Lineage], store: Store, name: str, keys: tuple[str, ...], stated: str
 ) -> Subject:
     if not (licenses := PackFacts.of(pack).licenses):
         raise ConfigError(f"{name} was made by an earlier version of pairmill; a run of its config makes it again")
     conditions = [
-        gate.check_dataset_license(pack, store, options.license),
+        gate.check_dataset_license(pack, store, stated),
         *map(gate.check_report, find_reports(keys, store) or [None]),
         gate.check_takedowns([store], keys, is_model=False),
     ]
-    declared = ", ".join(url for url in licenses if url)
-    license_ = options.license or f"declared by source: {declared}"
+    license_ = stated or f"declared by source: {', '.join(url for url in licenses if url)}"
     return Subject("dataset", name, store, keys, license_, conditions, pack=pack, lineages=lineages)
 
 
-def _find_trained(train: Manifest, store: Store, options: PublishOptions, scratch: Path) -> Subject:
+def _find_trained(train: Manifest, store: Store, stated: str, scratch: Path) -> Subject:
     datasets = tuple(one.key for one in list_training_datasets(train, store))
     folder = scratch / "model"
     folder.mkdir()
     fetch_snapshot_model(train, store, folder, "open_clip")
-    conditions = _check_model(options.license, [store], datasets)
-    documents = describe_snapshot(train, store)
+    conditions, documents = _check_model(stated, [store], datasets), describe_snapshot(train, store)
     name = f"train/{train.key}"
-    return Subject("model", name, store, datasets, options.license, conditions, model=folder, documents=documents)
+    return Subject("model", name, store, datasets, stated, conditions, model=folder, documents=documents)
 
 
-def _find_model(options: PublishOptions, home: Path, store_uri: str | None) -> Subject:
+def _find_model(what: str, stated: str, home: Path, store_uri: str | None) -> Subject:
     """Return a registered version, or a model in a folder of which nothing else is known."""
-    files, stores = find_model(options.what, home), known_stores(home, store_uri)
-    if Path(options.what).expanduser().exists():
+    files, stores = find_model(what, home), known_stores(home, store_uri)
+    if Path(what).expanduser().exists():
         documents, datasets = describe_files(files.path.name), ()
         name = files.path.name
     else:
         documents, datasets, name = describe_version(files.name), _list_datasets(files.name), files.name
-    stated = options.license or _read_license(documents[CARD])
+    license_ = stated or _read_license(documents[CARD])
     holders = [store for store in stores if any(store.names(f"pack/{key}") for key in datasets)]
     store = (holders or [open_store(store_uri or str(home / "store"))])[0]
-    conditions = _check_model(stated, stores, datasets)
-    return Subject("model", name, store, datasets, stated, conditions, model=files.path, documents=documents)
+    conditions = _check_model(license_, stores, datasets)
+    return Subject("model", name, store, datasets, license_, conditions, model=files.path, documents=documents)
 
 
 def _list_datasets(model: str) -> tuple[str, ...]:
@@ -317,7 +291,7 @@ def _report(
         "kind": subject.kind,
         "to": place.name,
         "license": subject.license,
-        "gate": [condition.as_json() for condition in subject.conditions],
+        "gate": [asdict(condition) for condition in subject.conditions],
         "files": [{**file.as_published().model_dump(), "sent": file.name in sent} for file in files],
         "bytes": sum(file.bytes for file in files),
         "bytes_to_send": sum(file.bytes for file in waiting),

@@ -27,7 +27,7 @@ ARTEFACT = "signature"
 """Folder of the signature in the MLflow run of a registered model."""
 
 
-def sign_command(
+def sign(
     what: Name,
     *,
     key: Annotated[str, Parameter(name="--key", help="PEM file of the private key, or a PKCS#11 URI without a PIN.")],
@@ -39,26 +39,18 @@ def sign_command(
     Args:
         what: A folder, the key of a snapshot such as a dataset, or a registered model.
     """
-    return sign(what, key, services.home(), store, as_json=json)
-
-
-def sign(what: str, key: str, home: Path, store_uri: str | None, *, as_json: bool) -> int:
-    """Sign a folder, a snapshot or a registered model.
-
-    Raises: ConfigError if there is no such thing, or the key cannot be used.
-    """
     if (path := _find_folder(what)) is not None:
         target = path / SIGNATURE
         replaces = target.exists()
         sign_folder(path, key, target)
         signature = str(target)
-    elif (found := find_snapshot(what, home, store_uri)) is not None:
-        manifest, store = found
-        replaces = store.size(name_signature(manifest)) is not None
-        signature = f"{store.uri}/{sign_snapshot(manifest, store, key)}"
+    elif (found := find_snapshot(what, services.home(), store)) is not None:
+        manifest, holder = found
+        replaces = holder.size(name_signature(manifest)) is not None
+        signature = f"{holder.uri}/{sign_snapshot(manifest, holder, key)}"
     else:
         signature, replaces = _sign_registered(what, key)
-    if as_json:
+    if json:
         print_json({"what": what, "signature": signature, "replaced": replaces})
     else:
         earlier = " (the earlier signature is replaced)" if replaces else ""
@@ -66,7 +58,7 @@ def sign(what: str, key: str, home: Path, store_uri: str | None, *, as_json: boo
     return 0
 
 
-def verify_command(
+def verify(
     what: Name,
     *,
     key: Annotated[str, Parameter(name="--key", help="PEM file of the public key.")],
@@ -79,25 +71,15 @@ def verify_command(
     Args:
         what: A folder, the key of a snapshot such as a dataset, or a registered model.
     """
-    return verify(what, key, services.home(), store, signed_as=signed_as, as_json=json)
-
-
-def verify(
-    what: str, key: str, home: Path, store_uri: str | None, *, signed_as: str | None = None, as_json: bool
-) -> int:
-    """Compare a folder, a snapshot or a registered model with its signature.
-
-    Raises: CorruptPart that names what differs; ConfigError if there is no signature.
-    """
     if (path := _find_folder(what)) is not None:
         if not (path / SIGNATURE).exists():
             raise ConfigError(f"{what} has no {SIGNATURE}; sign it with `pairmill sign`")
         files = verify_folder(path, key, path / SIGNATURE, what, signed_as)
-    elif (found := find_snapshot(what, home, store_uri)) is not None:
+    elif (found := find_snapshot(what, services.home(), store)) is not None:
         files = verify_snapshot(*found, key)
     else:
         files = _verify_registered(what, key)
-    if as_json:
+    if json:
         print_json({"what": what, "files": files, "verified": True})
     else:
         console().write(f"{what}: the signature matches, {format_quantity(files, 'file')}")

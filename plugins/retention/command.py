@@ -19,7 +19,7 @@ from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.formats import NewerFormat
-from dataops.formatting import format_quantity, rank_counts
+from dataops.formatting import format_bytes, format_quantity, rank_counts
 from dataops.snapshot import SnapshotName
 from dataops.storage.cached_files import delete_unheld, find_abandoned
 from dataops.store import Entry, Store
@@ -344,7 +344,7 @@ def _show(store: Store, plan: DeletionPlan, users: Mapping[SnapshotName, str]) -
         table = new_table(f"To delete from {store.uri} ({why})", *columns, right=["size", "age"])
         for deletion in plan.snapshots:
             if deletion.why == why:
-                size, age = _size(deletion.bytes), _age(now - deletion.modified)
+                size, age = format_bytes(deletion.bytes), _age(now - deletion.modified)
                 table.add_row(str(deletion.name), size, age, text(users.get(deletion.name, "")))
         out.print(table)
     if plan.work:
@@ -353,7 +353,7 @@ def _show(store: Store, plan: DeletionPlan, users: Mapping[SnapshotName, str]) -
         entries = format_quantity(len(plan.memories), "index entry", "index entries")
         out.write(f"and {entries} of source files")
     if plan.snapshots:
-        total = _size(sum(deletion.bytes for deletion in plan.snapshots))
+        total = format_bytes(sum(deletion.bytes for deletion in plan.snapshots))
         out.write(f"in total {format_quantity(len(plan.snapshots), 'snapshot')}, {total}")
     kept = len(plan.kept)
     out.write(f"{format_quantity(kept, 'snapshot')} {'is' if kept == 1 else 'are'} kept{':' if kept else ''}")
@@ -366,15 +366,17 @@ def _show_models(models: Sequence[OldModel], *, delete: bool) -> None:
         return
     table = new_table("Registered models to delete", "model", "size", right=["size"])
     for model in models:
-        table.add_row(text(model.name if model.version else f"{model.name}, without a version"), _size(model.bytes))
+        table.add_row(
+            text(model.name if model.version else f"{model.name}, without a version"), format_bytes(model.bytes)
+        )
     console().print(table)
-    total = f"{format_quantity(len(models), 'model')}, {_size(sum(model.bytes for model in models))}"
+    total = f"{format_quantity(len(models), 'model')}, {format_bytes(sum(model.bytes for model in models))}"
     console().write(f"{'deleting' if delete else 'in total'} {total}")
 
 
 def _show_deleted(result: DeletionResult) -> None:
     out = console()
-    freed = _size(sum(deletion.bytes for deletion in result.deleted))
+    freed = format_bytes(sum(deletion.bytes for deletion in result.deleted))
     more = f", and {format_quantity(result.unfinished, 'unfinished file or upload', 'unfinished files or uploads')}"
     deleted = format_quantity(len(result.deleted), "snapshot")
     out.write(f"deleted {deleted}, {freed}{more if result.unfinished else ''}")
@@ -387,7 +389,7 @@ def _show_local(local: Mapping[Path, int], noun: str, what: str, *, delete: bool
     for parent in sorted({path.parent for path in local}):
         sizes = [size for path, size in local.items() if path.parent == parent]
         entries = format_quantity(len(sizes), noun, "entries" if noun == "entry" else None)
-        left = f"{entries} {what} {parent}, {_size(sum(sizes))}"
+        left = f"{entries} {what} {parent}, {format_bytes(sum(sizes))}"
         console().write(f"{'deleted' if delete else 'to delete'}: {left}")
 
 
@@ -412,14 +414,6 @@ def _as_json(
         "spared": {str(name): why for name, why in result.spared.items()},
         "unfinished": result.unfinished,
     }
-
-
-def _size(n: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" or n >= 100 else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} TB"
 
 
 def _age(seconds: float) -> str:

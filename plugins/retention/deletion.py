@@ -47,10 +47,6 @@ class DeletionPlan:
     inventory: Inventory
     """The snapshots at the time of planning."""
 
-    def newly_needed(self, roots: Mapping[SnapshotName, str]) -> dict[SnapshotName, str]:
-        """Return the planned-time snapshots that these roots need."""
-        return add_ancestors(self.inventory, roots)
-
 
 def plan_deletions(store: Store, roots: Mapping[SnapshotName, str]) -> DeletionPlan:
     """Decide which objects to delete; this deletes nothing.
@@ -113,7 +109,7 @@ def delete_unneeded(
     store, result = context.store, DeletionResult()
     newest_first = sorted(plan.snapshots, key=lambda one: (one.name.stage, -one.modified, one.name))
     for deletion in newest_first:  # versions before those whose objects they share
-        reason = plan.newly_needed(roots_now()).get(deletion.name) or _in_use_now(store, deletion.name)
+        reason = add_ancestors(plan.inventory, roots_now()).get(deletion.name) or _in_use_now(store, deletion.name)
         shared = plan.inventory.refreshed(PACK).list_shared(deletion.name) if deletion.name.stage == PACK else ()
         if reason := reason or delete_snapshot(Draft(store, *deletion.name), context, shared):
             result.spared[deletion.name] = reason

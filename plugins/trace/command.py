@@ -28,6 +28,16 @@ _KEY = re.compile(r"[0-9a-f]{16}")
 _WIDTH = 10_000
 """Columns of the output: Rich cuts off what of a tree is wider than its console, and a terminal wraps lines by itself."""
 REMOVED_LATER = "in the model, only out of later versions"
+EVIDENCE = {
+    "http_status": "HTTP {}",
+    "bytes": "{:,} bytes",
+    "fetched_at": "{}",
+    "final_url": "from {}",
+    "archive": "read from {}",
+    "opt_out": "opt-outs: {}",
+    "permissions": "permissions: {}",
+}
+"""What the tree has of the evidence of a fetch."""
 LISTED = 3
 """Maximum number of source files, and of paths of a pair, that the tree names; --json has all."""
 
@@ -44,28 +54,13 @@ def command(
     Args:
         what: A uid, URL, domain, image file, model version (models:/name/3, name@alias), or a snapshot's key.
     """
-    return trace(what, services.home(), store, limit=limit, as_json=json)
-
-
-def trace(what: str, home: Path, store_uri: str | None, *, limit: int, as_json: bool) -> int:
-    """Search all known stores and print what is found.
-
-    Args:
-        what: a uid, URL, domain, image file, model version, or the key of a snapshot.
-        limit: maximum number of pairs that are printed in full.
-
-    Raises: ConfigError if `what` is none of these, or nothing is found.
-    """
-    registry = Registry()
-    answers = []
-    for store in known_stores(home, store_uri):
-        tracer = Trace(Lineage(store), Search(store), registry, limit)
-        if (answer := _answer(tracer, what)) is not None:
-            answers.append(answer)
+    registry, stores = Registry(), known_stores(services.home(), store)
+    found = (_answer(Trace(Lineage(one), Search(one), registry, limit), what) for one in stores)
+    answers = [answer for answer in found if answer is not None]
     if not answers:
-        searched = ", ".join(store.uri for store in known_stores(home, store_uri))
+        searched = ", ".join(one.uri for one in stores)
         raise ConfigError(f"no trace of {what} in {searched}; name another store with --store")
-    if as_json:
+    if json:
         print_json({"what": what, "stores": answers})
         return 0
     out = console(_WIDTH)
@@ -166,13 +161,7 @@ def _add_step(branch: Tree, step: Mapping[str, Any], source: str | None) -> None
     if step.get("error_message"):
         node.add(text(step["error_message"]))
     if evidence := step.get("evidence"):
-        facts = [f"HTTP {evidence['http_status']}"] if evidence.get("http_status") else []
-        facts += [f"{evidence['bytes']:,} bytes"] if evidence.get("bytes") else []
-        facts += [str(evidence["fetched_at"])] if evidence.get("fetched_at") else []
-        facts += [f"from {evidence['final_url']}"] if evidence.get("final_url") else []
-        facts += [f"read from {evidence['archive']}"] if evidence.get("archive") else []
-        facts += [f"opt-outs: {evidence['opt_out']}"] if evidence.get("opt_out") else []
-        facts += [f"permissions: {evidence['permissions']}"] if evidence.get("permissions") else []
+        facts = (form.format(evidence[name]) for name, form in EVIDENCE.items() if evidence.get(name))
         node.add(text("fetched: " + ", ".join(facts)))
 
 

@@ -61,8 +61,8 @@ def test_version_is_published_whole_and_the_next_one_sends_what_is_new(grown, re
     store = FolderStore(folder / "store")
 
     def published(what, to="out"):
-        options = publish.PublishOptions(what, str(folder / to), license="cc-by-4.0")
-        assert publish.publish(options, folder / "home", store.uri, as_json=True) == 0
+        options = {"to": str(folder / to), "license": "cc-by-4.0", "store": store.uri}
+        assert publish.command(what, **options, json=True) == 0
         return read_json()
 
     first = published(version.name)

@@ -57,8 +57,8 @@ def test_run_of_then_is_shown_and_reused_without_a_request(project, home, web):
 
 
 def test_pair_is_traced_to_its_list_and_datasets(project, home, capsys):
-    trace = pytest.importorskip("plugins.trace.command").trace
-    assert trace(REMOVED[0], home, str(project / "store"), limit=10, as_json=True) == 0
+    trace = pytest.importorskip("plugins.trace.command").command
+    assert trace(REMOVED[0], store=str(project / "store"), json=True) == 0
     answer = capsys.readouterr().out
     assert "001.csv" in answer
     assert load_keys(project)["pack"] in answer
@@ -94,8 +94,7 @@ def test_pair_is_taken_down_in_all_datasets(project, home, read_json):
     store = FolderStore(project / "store")
     targets = project / "remove.txt"
     targets.write_text(REMOVED[0] + "\n")
-    options = erasure.TakedownOptions(file=targets, delete_raw=True, yes=True)
-    assert erasure.takedown(options, home, store.uri, as_json=True) == 0
+    assert erasure.command(targets, delete_raw=True, yes=True, store=store.uri, json=True) == 0
     report = read_json()["stores"][0]
     assert report["incomplete"] is False
     [newest] = list_newest(store)

@@ -11,7 +11,7 @@ from dataops.errors import ConfigError, ContractError
 from dataops.store import open_store
 from plugins.publish.hub import HubPlace
 from plugins.publish.publications import list_publications
-from plugins.publish.publish import PublishOptions, publish
+from plugins.publish.publish import command
 from tests.servers.writable_hub import TOKEN
 from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair
 
@@ -29,8 +29,7 @@ def made(tmp_path):
 def run(tmp_path, capsys, what, to, **options):
     """Publish, and return the report with the exit code."""
     capsys.readouterr()
-    home = tmp_path / "home"
-    code = publish(PublishOptions(what, to, **options), home, str(tmp_path / "store"), as_json=True)
+    code = command(what, to=to, **options, store=str(tmp_path / "store"), json=True)
     return {**json.loads(capsys.readouterr().out), "code": code}
 
 
@@ -78,7 +77,7 @@ def test_interrupted_publication_continues_without_a_second_upload(hub, made, tm
 
 def test_public_repository_needs_the_option_and_a_wrong_token_is_refused(hub, made, tmp_path, capsys, monkeypatch):
     _, pack = made
-    run(tmp_path, capsys, pack.key, "hub:team/kites", is_public=True)
+    run(tmp_path, capsys, pack.key, "hub:team/kites", public=True)
     assert hub.private == {"team/kites": False}
     with pytest.raises(ConfigError, match="is public; add --public"):
         run(tmp_path, capsys, pack.key, "hub:team/kites")
@@ -99,7 +98,7 @@ def test_takedown_names_each_place_and_the_next_version_replaces_the_files(hub, 
         run(tmp_path, capsys, pack.key, target)
     request = tmp_path / "request.txt"
     request.write_text("\n".join(row["uid"] for row in PAIRS[:11]))
-    erasure.takedown(erasure.TakedownOptions(request), tmp_path / "home", str(tmp_path / "store"), as_json=True)
+    erasure.command(request, store=str(tmp_path / "store"), json=True)
     report = read_json()["stores"][0]
     successor = report["datasets"][0]["next"]
     remedies = {one["target"]: one["remedy"] for one in report["published"]}
@@ -118,7 +117,7 @@ def test_takedown_names_each_place_and_the_next_version_replaces_the_files(hub, 
     samples = list(datasets.load_dataset(str(folder), **options))
     assert [sample["txt"] for sample in samples] == [PAIRS[11]["caption"]]
     assert samples[0]["jpg"].size == (48, 48)
-    erasure.takedown(erasure.TakedownOptions(request), tmp_path / "home", str(tmp_path / "store"), as_json=True)
+    erasure.command(request, store=str(tmp_path / "store"), json=True)
     report = read_json()["stores"][0]
     assert [one["target"] for one in report["published"]] == ["hub:team/kites"], "its history still has them"
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from dataops.errors import ServiceError
-from plugins.publish.publish import PublishOptions, publish
+from plugins.publish.publish import command
 from tasks.models import export
 from tests.photographs import CAPTIONS, sample_images
 from tests.trainings import VIT
@@ -53,7 +53,7 @@ def send(model, tmp_path, monkeypatch, capsys, read_json):
 
     def run(to):
         capsys.readouterr()
-        assert publish(PublishOptions(str(model), to, "Apache-2.0"), tmp_path / "home", None, as_json=True) == 0
+        assert command(str(model), to=to, license="Apache-2.0", json=True) == 0
         return read_json()
 
     monkeypatch.setattr(export, "run_job", run_job)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from dataops.errors import ConfigError, ContractError, CorruptPart
-from plugins.publish.publish import PublishOptions, publish
+from plugins.publish.publish import command
 from plugins.publish.sign import sign, verify
 from plugins.publish.tests.keys import write_keys
 from tests.registrations import register_mixed
@@ -19,10 +19,9 @@ def test_model_that_saw_a_pair_of_a_takedown_is_not_published(mlflow_url, upstre
     store, packed = register_mixed(upstream, tmp_path, "withheld")
     file = tmp_path / "request.txt"
     file.write_text(f"{pair(4)['url']}\n")
-    assert takedown.takedown(takedown.TakedownOptions(file, "a letter"), tmp_path, str(store.root), as_json=True) == 0
-    options = PublishOptions("withheld@champion", str(tmp_path / "out"), "mit")
+    assert takedown.command(file, store=store.uri, json=True) == 0
     with pytest.raises(ContractError, match=rf"takedown \w+ removed pairs of dataset {packed.key}") as refused:
-        publish(options, tmp_path, str(store.root), as_json=True)
+        command("withheld@champion", to=str(tmp_path / "out"), license="mit", store=store.uri, json=True)
     assert str(refused.value).startswith("models:/withheld/")
     assert "is not published:" in str(refused.value)
     assert not (tmp_path / "out").exists()
@@ -33,9 +32,9 @@ def test_registered_model_is_signed_and_a_changed_byte_on_the_server_is_named(re
     private, public = write_keys(tmp_path)
     uri = registered[0].facts["model_uri"]
     with pytest.raises(ConfigError, match="is not signed; sign it with"):
-        verify(uri, public, tmp_path, None, as_json=True)
-    assert sign(uri, private, tmp_path, None, as_json=True) == 0
-    assert verify(uri, public, tmp_path, None, as_json=True) == 0
+        verify(uri, key=public, json=True)
+    assert sign(uri, key=private, json=True) == 0
+    assert verify(uri, key=public, json=True) == 0
     changed = (
         "model.safetensors",
         "tokenizer.json",
@@ -49,7 +48,7 @@ def test_registered_model_is_signed_and_a_changed_byte_on_the_server_is_named(re
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     try:
         with pytest.raises(CorruptPart) as refused:
-            verify(uri, public, tmp_path, None, as_json=True)
+            verify(uri, key=public, json=True)
         assert str(refused.value).startswith(f"{uri}: ")
         assert [name for name in changed if f"{name} differs from what was signed" not in str(refused.value)] == []
     finally:

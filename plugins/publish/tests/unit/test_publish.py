@@ -7,7 +7,7 @@ from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
 from flows.records import RunRecord
 from plugins.publish.publications import list_publications
-from plugins.publish.publish import PublishOptions, publish
+from plugins.publish.publish import command
 from tasks.checks.check import CheckReport, CheckResult
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
@@ -15,7 +15,7 @@ LICENSE = "http://creativecommons.org/licenses/by/4.0/"
 
 
 def run(tmp_path, what, to, **options):
-    return publish(PublishOptions(what, to, **options), tmp_path / "home", str(tmp_path / "store"), as_json=True)
+    return command(what, to=to, **options, store=str(tmp_path / "store"), json=True)
 
 
 def test_pairs_without_a_licence_need_a_stated_one(tmp_path, capsys, read_json):
@@ -63,14 +63,3 @@ def test_place_with_data_of_others_is_refused(tmp_path):
     (tmp_path / "out/theirs.tar").write_bytes(b"x")
     with pytest.raises(ConfigError, match=r"has data that pairmill did not publish: theirs\.tar; name an empty place"):
         run(tmp_path, manifests["pack"].key, str(tmp_path / "out"))
-
-
-def test_damaged_file_in_the_folder_is_sent_again(tmp_path, capsys, read_json):
-    _, manifests = packed_in(tmp_path / "store", [pair(n, license=LICENSE) for n in range(3)])
-    key, out = manifests["pack"].key, tmp_path / "out"
-    run(tmp_path, key, str(out))
-    (out / "00000.tar").write_bytes(b"\0" * (out / "00000.tar").stat().st_size)
-    capsys.readouterr()
-    run(tmp_path, key, str(out))
-    report = read_json()
-    assert [file["name"] for file in report["files"] if file["sent"]] == ["00000.tar"]

@@ -28,12 +28,12 @@ def folder(tmp_path):
 
 def test_any_flipped_byte_added_or_missing_file_is_named(folder, tmp_path):
     private, public = write_keys(tmp_path)
-    assert sign(str(folder), private, tmp_path, None, as_json=True) == 0
+    assert sign(str(folder), key=private, json=True) == 0
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
     with pytest.raises(CorruptPart, match="it was signed as 'model', not as 'moved'"):
-        verify(str(moved), public, tmp_path, None, as_json=True)
-    assert verify(str(moved), public, tmp_path, None, signed_as="model", as_json=True) == 0
+        verify(str(moved), key=public, json=True)
+    assert verify(str(moved), key=public, signed_as="model", json=True) == 0
     (tmp_path / "again").mkdir()
     moved = moved.rename(tmp_path / "again" / "model")
     for path in [path for path in sorted(moved.rglob("*")) if path.is_file()]:
@@ -43,15 +43,15 @@ def test_any_flipped_byte_added_or_missing_file_is_named(folder, tmp_path):
             changed[place] ^= 1
             path.write_bytes(changed)
             with pytest.raises(CorruptPart, match=path.name) as refused:
-                verify(str(moved), public, tmp_path, None, as_json=True)
+                verify(str(moved), key=public, json=True)
             assert refused.value.exit_code == 3
         path.unlink()
         with pytest.raises((CorruptPart, ConfigError), match=path.name):
-            verify(str(moved), public, tmp_path, None, as_json=True)
+            verify(str(moved), key=public, json=True)
         path.write_bytes(data)
     (moved / "evil.py").write_bytes(b"x")
     with pytest.raises(CorruptPart, match=r"evil\.py"):
-        verify(str(moved), public, tmp_path, None, as_json=True)
+        verify(str(moved), key=public, json=True)
 
 
 def put_link(path):
@@ -92,10 +92,10 @@ ODD = 'a, b\'s ["x"]: (1)\n.bin'
 )
 def test_what_is_not_as_it_was_signed_is_named(folder, tmp_path, change, message):
     private, public = write_keys(tmp_path)
-    assert sign(str(folder), private, tmp_path, None, as_json=True) == 0
+    assert sign(str(folder), key=private, json=True) == 0
     change(folder)
     with pytest.raises(CorruptPart) as refused:
-        verify(str(folder), public, tmp_path, None, as_json=True)
+        verify(str(folder), key=public, json=True)
     assert message in str(refused.value)
 
 
@@ -110,7 +110,7 @@ def test_folder_with_links_or_without_files_is_not_signed(folder, tmp_path):
         (folder / "README.md", "is a file, and folders are signed; name its folder"),
     ):
         with pytest.raises(ConfigError, match=message):
-            sign(str(path), private, tmp_path, None, as_json=True)
+            sign(str(path), key=private, json=True)
     assert not list(tmp_path.rglob(SIGNATURE))
 
 
@@ -118,23 +118,23 @@ def test_any_flipped_byte_of_a_signature_is_found(folder, tmp_path):
     private, public = write_keys(tmp_path)
     path, data = folder / SIGNATURE, b""
     while b'=","' not in data.rpartition(b'"sig":')[2]:  # base64 ignores bits of its last byte if it ends with `=`
-        assert sign(str(folder), private, tmp_path, None, as_json=True) == 0
+        assert sign(str(folder), key=private, json=True) == 0
         data = path.read_bytes()
     places = {*range(0, len(data), 40), *range(data.rindex(b'"sig":'), len(data))}
     for place in places:
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         with pytest.raises(CorruptPart, match=r"model\.sig is damaged"):
-            verify(str(folder), public, tmp_path, None, as_json=True)
+            verify(str(folder), key=public, json=True)
 
 
 def test_dataset_is_verified_from_its_manifest_to_each_part(tmp_path, capsys):
     store, manifests = packed_in(tmp_path / "store", [pair(n) for n in range(4)], shard_size=2)
-    pack, home = manifests["pack"], tmp_path / "home"
+    pack = manifests["pack"]
     private, public = write_keys(tmp_path)
     with pytest.raises(ConfigError, match="is not signed in"):
-        verify(pack.key, public, home, store.uri, as_json=True)
-    assert sign(pack.key, private, home, store.uri, as_json=True) == 0
-    assert verify(pack.key, public, home, store.uri, as_json=True) == 0
+        verify(pack.key, key=public, store=store.uri, json=True)
+    assert sign(pack.key, key=private, store=store.uri, json=True) == 0
+    assert verify(pack.key, key=public, store=store.uri, json=True) == 0
     objects = {name: pack.path(name) for name in ["manifest.json", *(part.name for part in pack.parts)]}
     objects[f"pack-{pack.key}.sig"] = f"signatures/pack-{pack.key}.sig"
     for name, object_name in objects.items():
@@ -143,16 +143,16 @@ def test_dataset_is_verified_from_its_manifest_to_each_part(tmp_path, capsys):
         for place in (0, len(data) // 3, len(data) // 2, len(data) - 1):
             path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
             with pytest.raises(CorruptPart, match=name.replace(".", r"\.")):
-                verify(pack.key, public, home, store.uri, as_json=True)
+                verify(pack.key, key=public, store=store.uri, json=True)
         path.unlink()
         missing = (CorruptPart, ConfigError)
         with pytest.raises(missing, match=name.replace(".", r"\.") if name in [p.name for p in pack.parts] else None):
-            verify(pack.key, public, home, store.uri, as_json=True)
+            verify(pack.key, key=public, store=store.uri, json=True)
         path.write_bytes(data)
     for added in ("99999.tar", "more/00000.tar"):
         store.put(pack.path(added), b"x")
         with pytest.raises(CorruptPart, match=f"{added} was not signed"):
-            verify(pack.key, public, home, store.uri, as_json=True)
+            verify(pack.key, key=public, store=store.uri, json=True)
         store.delete([pack.path(added)])
     secret = Path(private).read_text().splitlines()[1]
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "key.pem"]
@@ -163,21 +163,21 @@ def test_dataset_is_verified_from_its_manifest_to_each_part(tmp_path, capsys):
 def test_other_keys_are_refused_without_their_text(folder, tmp_path, monkeypatch):
     private, _ = write_keys(tmp_path, b"correct horse")
     with pytest.raises(ConfigError, match=f"cannot be used .*{PASSWORD} has the password"):
-        sign(str(folder), private, tmp_path, None, as_json=True)
+        sign(str(folder), key=private, json=True)
     monkeypatch.setenv(PASSWORD, "correct horse")
-    assert sign(str(folder), private, tmp_path, None, as_json=True) == 0
+    assert sign(str(folder), key=private, json=True) == 0
     monkeypatch.delenv(PASSWORD)
     (tmp_path / "other").mkdir()
     _, public = write_keys(tmp_path / "other")
     with pytest.raises(CorruptPart, match=SIGNATURE):
-        verify(str(folder), public, tmp_path, None, as_json=True)
+        verify(str(folder), key=public, json=True)
     key = rsa.generate_private_key(65537, 2048)
     path = tmp_path / "rsa.pem"
     path.write_bytes(key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
     with pytest.raises(ConfigError, match=r"rsa\.pem cannot be used"):
-        sign(str(folder), str(path), tmp_path, None, as_json=True)
+        sign(str(folder), key=str(path), json=True)
     with pytest.raises(ConfigError, match="no such file"):
-        sign(str(folder), str(tmp_path / "none.pem"), tmp_path, None, as_json=True)
+        sign(str(folder), key=str(tmp_path / "none.pem"), json=True)
     with pytest.raises(ConfigError, match="has a PIN") as refused:
-        sign(str(folder), "pkcs11:token=t;object=o?pin-value=123456", tmp_path, None, as_json=True)
+        sign(str(folder), key="pkcs11:token=t;object=o?pin-value=123456", json=True)
     assert "123456" not in str(refused.value)

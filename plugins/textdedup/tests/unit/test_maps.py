@@ -3,16 +3,12 @@
 import random
 from collections import Counter
 
-import polars as pl
 import pytest
 
 from dataops.schema import uid
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
-from dataops.text.duplicates import compute_keys
 from plugins.textdedup.config import NearCaptionsConfig
-from plugins.textdedup.minhash import choose_scheme
-from plugins.textdedup.near_captions import MAX_LEADERS, compute_ranks
 from plugins.textdedup.step import NEAR_CAPTIONS
 from plugins.textdedup.tests.unit import slow_captions as slow
 from tasks.filter.stage import FILTER, plan_sizes
@@ -70,30 +66,6 @@ def test_filter_keeps_one_near_duplicate_per_host_or_overall(tmp_path):
     dropped = read_parts(FolderStore(tmp_path / "all"), every, "dropped-").to_pylist()
     assert {(r["drop_reason"], r["drop_stage"]) for r in dropped} == {(NEAR, "filter")}
     assert every.facts["examples"][NEAR]
-
-
-def test_near_captions_equal_a_reference_in_plain_python(tmp_path):
-    """Compare with plain Python: normal forms, buckets of band hashes, leaders, and the greedy choice."""
-    rows = pairs(slow.variants(5, 250), hosts=1) + [
-        row(f"http://host0.example/x{i}.jpg", "same words") for i in range(3)
-    ]
-    threshold, by = 0.7, choose_scheme(0.7)
-    found = filtered(tmp_path, rows, near_captions={"threshold": threshold, "scope": "all"})
-    known = compute_keys(pl.DataFrame(rows))
-    order = {i: (r, o, i) for i, (r, o) in enumerate(zip(compute_ranks(known), known["origin"], strict=True))}
-    first = {}
-    for i in sorted(order, key=lambda i: order[i]):
-        first.setdefault(slow.normal(rows[i]["caption"]), i)
-    members = [
-        {"bucket": bucket, "id": i, "rank": order[i][0], "origin": order[i][1], "caption": rows[i]["caption"]}
-        for i in first.values()
-        for bucket in slow.bands(rows[i]["caption"], 0, by.bands, by.rows)
-    ]
-    left = slow.leaving(slow.near_pairs(members, threshold, MAX_LEADERS), {i: order[i] for i in first.values()})
-    expected = sorted(rows[i]["uid"] for i in first.values() if i not in left)
-    assert ids(tmp_path, found) == expected
-    assert len(left) > 50
-    assert found.counts.dropped[NEAR] == len(rows) - len(expected)
 
 
 def test_order_parts_partitions_and_slices_do_not_change_near_captions(tmp_path):

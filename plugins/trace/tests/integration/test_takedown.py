@@ -24,7 +24,7 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
     url = pair(4)["url"]
     file = tmp_path / "request.txt"
     file.write_text(f"{url}\n")
-    assert takedown.takedown(takedown.TakedownOptions(file, "a letter"), tmp_path, str(store.root), as_json=True) == 0
+    assert takedown.command(file, store=store.uri, json=True) == 0
     (report,) = [one for one in read_json()["stores"] if one["datasets"]]
     (outcome,) = report["datasets"]
     assert outcome["models_tagged"] == ["models:/saw-it/1"]
@@ -46,7 +46,7 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
     assert f"1 pair of dataset {packed.key}" in tags[f"takedown.{digest}"]
     assert connect().get_model_version_by_alias("clip-demo", "champion").tags.get("takedowns") is None
     trace = pytest.importorskip("plugins.trace.command")
-    assert trace.trace(url, tmp_path, str(store.root), limit=5, as_json=True) == 0
+    assert trace.command(url, store=str(store.root), json=True) == 0
     (reported,) = read_json()["stores"]
     (dataset,) = reported["datasets"]
     (training,) = dataset["trainings"]
@@ -56,7 +56,7 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
     assert model["tags"]["takedowns"] == digest
     verdicts = {(p["stage"], p["key"]): p["verdict"] for p in reported["places"]}
     assert verdicts[("pack", packed.key)] == "kept"
-    assert trace.trace("models:/saw-it@champion", tmp_path, str(store.root), limit=5, as_json=False) == 0
+    assert trace.command("models:/saw-it@champion", store=str(store.root), json=False) == 0
     output = capsys.readouterr().out
     assert f"was trained on pairs that takedown {digest} removed" in output
     assert packed.key in output

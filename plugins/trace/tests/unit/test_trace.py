@@ -144,7 +144,7 @@ def test_trace_lists_all_datasets_of_a_mixture_and_its_models(tmp_path, capsys):
         (training,) = dataset["trainings"]
         assert round(training["share"], 6) == round(share, 6)
         assert [model["uri"] for model in training["models"]] == ["models:/tiny/3"]
-    assert flow.trace(packs[1].key, tmp_path, store.uri, limit=5, as_json=False) == 0
+    assert flow.command(packs[1].key, limit=5, store=store.uri, json=False) == 0
     shown = capsys.readouterr().out
     assert ", 33.33% of its samples" in shown
     assert "decided by experiment which-filter" in shown
@@ -167,7 +167,7 @@ def test_trace_prints_the_place_in_the_unit_of_its_source_and_long_urls(extracto
     store = FolderStore(tmp_path / "store")
     chain(store, [row])
     for as_json in (False, True):
-        flow.trace(row["uid"], tmp_path, store.uri, limit=1, as_json=as_json)
+        flow.command(row["uid"], limit=1, store=store.uri, json=as_json)
     printed, as_value = capsys.readouterr().out.rsplit("\n", 2)[:2]
     assert place in printed
     assert url in printed, "no line is cut off"
@@ -186,14 +186,14 @@ def test_final_rows_yields_dropped_rows_of_each_stage_and_kept_rows_of_the_last(
 def test_trace_command_prints_pairs_snapshots_and_errors(stored, tmp_path, capsys, as_json):
     expected = pair(4)
     store = str(stored[0].root)
-    assert flow.trace(expected["url"], tmp_path, store, limit=3, as_json=as_json) == 0
+    assert flow.command(expected["url"], limit=3, store=store, json=as_json) == 0
     output = capsys.readouterr().out
     assert expected["uid"] in output
     assert "models:/tiny/3" in output
-    assert flow.trace(stored[1]["curate"].key, tmp_path, store, limit=3, as_json=as_json) == 0
+    assert flow.command(stored[1]["curate"].key, limit=3, store=store, json=as_json) == 0
     assert stored[1]["pack"].key in capsys.readouterr().out
     for nothing in ("http://nowhere.example/", "f" * 32, "models:/other/1"):
         with pytest.raises(ConfigError, match="no trace of"):
-            flow.trace(nothing, tmp_path, store, limit=3, as_json=as_json)
+            flow.command(nothing, limit=3, store=store, json=as_json)
     with pytest.raises(ConfigError, match="none of"):
-        flow.trace("nonsense", tmp_path, store, limit=3, as_json=as_json)
+        flow.command("nonsense", limit=3, store=store, json=as_json)

@@ -19,7 +19,7 @@ from dataops.home import CHECKOUT
 from plugins.deployment.bucket import create_bucket
 from tasks.tracking import client as tracking
 from tests.small_pipeline import write_config
-from tests.small_web import HOST, build_small_web, serve_site
+from tests.small_web import build_small_web, serve_site
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("cluster")]
 
@@ -179,7 +179,6 @@ def test_run_on_the_cluster_survives_a_restart_of_the_prefect_server(cluster, co
         for name, value in cluster.client().items():
             patch.setenv(name, value)
         _check_lineage(shown)
-    _check_takedown(cluster, config.parent)
 
 
 def _check_lineage(shown):
@@ -196,27 +195,6 @@ def _check_lineage(shown):
     (model,) = client.search_logged_models([run.info.experiment_id], "name = 'clip'")
     used = {metric.key: metric.dataset_name for metric in model.metrics or []}
     assert used["train/final_loss"] == pack
-
-
-def _check_takedown(cluster, folder):
-    """Check takedown and trace with the bucket, and the tags in Postgres."""
-    store = ("--store", "s3://pairmill/store")
-    (found,) = pairmill(cluster, "trace", "models:/clustered@champion", *store)["stores"]
-    dataset = found["datasets"][0]
-    (pairs,) = pairmill(cluster, "trace", HOST, "--limit", "1", *store)["stores"]
-    url = pairs["pairs"][0]["url"]
-    assert pairs["datasets"][0]["key"] == dataset["key"]
-    (folder / "request.txt").write_text(f"{url}\n")
-    report = next(
-        r for r in pairmill(cluster, "takedown", str(folder / "request.txt"), *store)["stores"] if r["datasets"]
-    )
-    (outcome,) = report["datasets"]
-    assert outcome["models_tagged"] == ["models:/clustered/1"]
-    assert outcome["proof"]
-    query = "select value from model_version_tags where key = 'takedowns'"
-    assert cluster.psql("--command", query, database="mlflow") == report["request"]["digest"]
-    (after,) = pairmill(cluster, "trace", url, *store)["stores"]
-    assert {d["key"] for d in after["datasets"]} == {dataset["key"]}, "the next version does not have it"
 
 
 def test_doctor_accepts_the_cluster_and_names_wrong_settings(cluster):
