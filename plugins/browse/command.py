@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
+from dataops.plugins import require
 from dataops.snapshot import Manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
@@ -18,7 +19,6 @@ from flows.commands.options import Json, OptionalName, StoreUri
 from flows.commands.output import print_json
 from flows.records import find_dataset, find_snapshot, load_manifests, load_run, newest_run
 from infra.local import services
-from plugins.browse.database import check_installed
 
 
 def browse(
@@ -40,7 +40,7 @@ def browse(
     Args:
         run_or_key: A run id, or the 16 hex digits of a snapshot's key; by default the newest run.
     """
-    check_installed()
+    require(["duckdb", "starlette", "uvicorn"], "browse", "pairmill browse")
     home = services.home()
     from plugins.browse.server import Server
     from plugins.browse.site import Site

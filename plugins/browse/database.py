@@ -7,11 +7,10 @@ and loads no extension. Nothing is imported into a database: a query reads the c
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataops.errors import ConfigError, PairmillError
+from dataops.errors import PairmillError
 
 if TYPE_CHECKING:
     import duckdb
@@ -30,15 +29,6 @@ Rows = list[dict[str, Any]]
 
 class QueryFailed(PairmillError):
     """A query took too long, needed too much memory, or read a damaged part."""
-
-
-def check_installed() -> None:
-    """Raise a ConfigError that names the remedy if a package of the extra `browse` is missing."""
-    missing = [name for name in ("duckdb", "starlette", "uvicorn") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"pairmill browse needs {', '.join(missing)}; install the extra: pip install 'pairmill[browse]'"
-        )
 
 
 def quote(name: str) -> str:

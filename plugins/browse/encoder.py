@@ -1,30 +1,33 @@
-"""Keep a process that encodes texts and images with a model (plugins/browse/encoder_job.py): torch is not imported here.
+"""Encode texts and images with a CLIP model in a process of its own: torch is not imported in this one.
 
-It starts at the first request and ends with this process. A text or an image of a user is encoded before the next batch of
-a dataset's images.
+The process starts at the first request and ends with this one. It has the environment of a job. Requests are answered in
+their order, and a dataset's images come in small batches, so a text or an image of a user waits for one batch at most.
 """
 
-import base64
-import json
 import os
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.errors import JobFailed, PairmillError
-from dataops.home import CHECKOUT
+from dataops.errors import ContractError, JobFailed, PairmillError
 from dataops.process import select_job_environment
+from dataops.regular_files import open_regular
+from tasks.engine.context import worker_pool
 
-END_SECONDS = 5.0
+if TYPE_CHECKING:
+    from training.evaluation.encode import EvaluatedModel
+
 MAX_TEXT = 1000
 """Maximum number of characters of a text that is encoded."""
+MAX_SPAN = 256 << 20
+"""Maximum size of an image member, in bytes."""
+Features = NDArray[np.float32]
 
 
 class Encoder:
@@ -32,126 +35,100 @@ class Encoder:
 
     Args:
         model: folder or file of the model.
-        folder: gets the job file and the log.
     """
 
-    def __init__(self, model: Path, folder: Path):
-        self.model, self._folder = model, folder
-        self._process: subprocess.Popen[str] | None = None
-        self._lock, self._turn, self._waiting = threading.Lock(), threading.Condition(), 0
+    def __init__(self, model: Path):
+        self._model, self._stack = model, ExitStack()
+        self._pool = self._stack.enter_context(worker_pool(1, end_seconds=0.1))
 
     def warm_up(self) -> None:
-        """Load the model in a thread, so that the first request does not wait for it."""
+        """Load the model, so that the first request does not wait for it, which reports the error if there is one."""
+        self._submit(encode_text, "a")
 
-        def load() -> None:
-            with suppress(PairmillError), self._next_turn(of_user=True):  # a request reports the error
-                self._start()
-
-        threading.Thread(target=load, name="encoder", daemon=True).start()
-
-    def encode_text(self, text: str) -> NDArray[np.float32]:
+    def encode_text(self, text: str) -> Features:
         """Return the unit-norm feature (D,) of a text."""
-        return self._first({"texts": [text[:MAX_TEXT]]})
+        return self._ask(encode_text, text[:MAX_TEXT])
 
-    def encode_image(self, data: bytes) -> NDArray[np.float32]:
-        """Return the unit-norm feature (D,) of an image. Raises: JobFailed if it cannot be decoded."""
-        return self._first({"image": base64.b64encode(data).decode()})
+    def encode_image(self, data: bytes) -> Features:
+        """Return the unit-norm feature (D,) of an image. Raises: ContractError if it cannot be decoded."""
+        return self._ask(encode_image, data)
 
-    def encode_shard(self, shard: Path, spans: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+    def encode_shard(self, shard: Path, spans: Sequence[tuple[int, int]]) -> Features:
         """Return the features (N, D) of images of a shard, each an offset and a size; zeros for unreadable ones."""
-        output = self._folder / "features.npy"
-        self._ask({"shard": str(shard), "spans": list(map(list, spans)), "output": str(output)}, of_user=False)
-        try:
-            return np.load(output, allow_pickle=False)
-        finally:
-            output.unlink(missing_ok=True)
-
-    def _first(self, request: dict[str, Any]) -> NDArray[np.float32]:
-        return np.asarray(self._ask(request, of_user=True)["features"][0], np.float32)
-
-    @contextmanager
-    def _next_turn(self, *, of_user: bool) -> Iterator[None]:
-        """Hold the process; a batch of a dataset waits while a request of a user does."""
-        with self._turn:
-            self._waiting += of_user
-            if not of_user:
-                self._turn.wait_for(lambda: self._waiting == 0)
-        try:
-            with self._lock:
-                yield
-        finally:
-            with self._turn:
-                self._waiting -= of_user
-                self._turn.notify_all()
-
-    def _ask(self, request: dict[str, Any], *, of_user: bool) -> dict[str, Any]:
-        with self._next_turn(of_user=of_user):
-            process = self._start()
-            assert process.stdin is not None
-            try:
-                process.stdin.write(json.dumps(request) + "\n")
-                process.stdin.flush()
-                return self._read(process)
-            except (OSError, ValueError) as error:
-                self._end()
-                raise JobFailed(f"the encoder of {self.model.name} ended (log: {self._log}): {error}") from error
-
-    def _read(self, process: subprocess.Popen[str]) -> dict[str, Any]:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise ValueError(self._log.read_text("utf-8", "replace").strip()[-500:] or "no answer")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise JobFailed(answer["error"])
-        return answer
-
-    @property
-    def _log(self) -> Path:
-        return self._folder / "encoder.log"
-
-    def _start(self) -> subprocess.Popen[str]:
-        if self._process is not None and self._process.poll() is None:
-            return self._process
-        job = self._folder / "encoder.json"
-        job.write_text(json.dumps({"model": str(self.model), "parent_pid": os.getpid()}), "utf-8")
-        environment = select_job_environment(os.environ) | {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1"}
-        with self._log.open("w", encoding="utf-8") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "plugins.browse.encoder_job", str(job)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                encoding="utf-8",
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches only this process
-            )
-        try:
-            self._read(self._process)
-        except (OSError, ValueError) as error:
-            self._end()
-            raise JobFailed(f"{self.model} cannot be loaded (log: {self._log}): {error}") from error
-        return self._process
-
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        with suppress(OSError):
-            if process.stdin is not None:
-                process.stdin.close()
-        try:
-            process.wait(0.1)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            try:
-                process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        return self._ask(encode_shard, shard, spans)
 
     def close(self) -> None:
         """End the process."""
-        self._end()
+        self._stack.close()
+
+    def _submit(self, function: Callable[..., Any], *arguments: object) -> Future[Any]:
+        return self._pool.submit(_run_as_job, function, self._model, *arguments)
+
+    def _ask(self, function: Callable[..., Any], *arguments: object) -> Any:
+        try:
+            return self._submit(function, *arguments).result()
+        except PairmillError:
+            raise
+        except Exception as error:  # a model or an image may raise anything, and the process may end
+            raise JobFailed(f"{self._model.name} cannot encode: {type(error).__name__}: {error}") from error
+
+
+def _run_as_job(function: Callable[..., Any], *arguments: object) -> Any:
+    for name in os.environ.keys() - select_job_environment(os.environ).keys():
+        del os.environ[name]
+    return function(*arguments)
+
+
+@cache
+def load(model: Path) -> "tuple[EvaluatedModel, str, int]":
+    """Return a model, the device that it is on, and the number of its features."""
+    from training.evaluation.encode import encode_captions
+    from training.job import resolve_device
+    from training.model.load import load_any
+
+    device = resolve_device("auto").type
+    loaded = load_any(model, device=device)
+    return loaded, device, encode_captions(loaded, ["a"], device).shape[1]
+
+
+def encode_text(model: Path, text: str) -> Features:
+    """Return the unit-norm feature (D,) of a text."""
+    from training.evaluation.encode import encode_captions
+
+    loaded, device, _ = load(model)
+    return encode_captions(loaded, [text], device)[0].float().numpy()
+
+
+def encode_image(model: Path, data: bytes) -> Features:
+    """Return the unit-norm feature (D,) of an image. Raises: ContractError if it cannot be decoded."""
+    feature = _encode_images(model, iter([data]), 1)[0]
+    if not feature.any():
+        raise ContractError("the image cannot be decoded")
+    return feature
+
+
+def encode_shard(model: Path, shard: Path, spans: Sequence[tuple[int, int]]) -> Features:
+    """Return the features (N, D) of images of a shard, each an offset and a size; zeros for unreadable ones.
+
+    Raises: ContractError if a span cannot be one of an image.
+    """
+    with open_regular(shard) as file:
+
+        def read_members() -> Iterator[bytes]:
+            for offset, size in spans:
+                if offset < 0 or not 0 <= size <= MAX_SPAN:
+                    raise ContractError(f"{shard}: a member of {size} bytes at byte {offset}")
+                file.seek(offset)
+                yield file.read(size)
+
+        return _encode_images(model, read_members(), len(spans))
+
+
+def _encode_images(model: Path, images: Iterator[bytes], count: int) -> Features:
+    from training.evaluation.encode import encode_shard_images
+
+    loaded, device, dimensions = load(model)
+    found = np.zeros((count, dimensions), np.float32)
+    for numbers, features in encode_shard_images(loaded, enumerate(images), device):
+        found[numbers] = features.float().numpy()
+    return found

@@ -1,4 +1,4 @@
-"""Keep features of images on this machine, search them exactly, and project them to a map.
+"""Keep features of images on this machine, and search them exactly.
 
 Features are computed once for each model and image. They lie under `PAIRMILL_HOME/browse/features/<model>-<preparation>`::
 
@@ -27,12 +27,10 @@ from dataops.snapshot import Manifest
 
 ID_BYTES = 16
 IDS_FILE = "ids.bin"
-NO_IMAGE = b"\xff" * ID_BYTES
-"""Id in the place of an erased one."""
-BLOCK_BYTES = 32 << 20
-"""Memory of the features that a search multiplies at once."""
-IMAGE_SETTINGS = (
-    *("image_size", "resize_mode", "resize_quality", "resize_only_if_bigger", "encode_format", "encode_quality"),
+NO_IMAGE = 0xFF
+"""Each byte of the id in the place of an erased one."""
+IMAGE_SETTINGS = frozenset(
+    {"image_size", "resize_mode", "resize_quality", "resize_only_if_bigger", "encode_format", "encode_quality"}
 )
 """Settings of a download that decide the bytes of an image in a shard."""
 
@@ -112,14 +110,14 @@ class FeatureTable:
             known = self.ids()
             sought = {bytes(one) for one in ids}
             places = [place for place, one in enumerate(known) if bytes(one) in sought]
-            for path, size, value in (
-                (self._features, 4 * self.dimensions, bytes(4 * self.dimensions)),
-                (self._ids, ID_BYTES, NO_IMAGE),
+            for path, kind, width, value in (
+                (self._features, np.float32, self.dimensions, 0),
+                (self._ids, np.uint8, ID_BYTES, NO_IMAGE),
             ):
-                for place in places:
-                    with path.open("r+b") as file:
-                        file.seek(place * size)
-                        file.write(value)
+                if places:
+                    table = np.memmap(path, kind, "r+").reshape(-1, width)
+                    table[places] = value
+                    table.flush()
             return len(places)
 
     @contextmanager
@@ -140,25 +138,11 @@ class FeatureTable:
         found = rows.join(table, on=["high", "low"], how="left", maintain_order="left")
         return found["at"].cast(pl.Int64).fill_null(-1).to_numpy()
 
-    def scores(
-        self, query: NDArray[np.float32], positions: NDArray[np.int64], block_bytes: int = BLOCK_BYTES
-    ) -> NDArray[np.float32]:
+    def scores(self, query: NDArray[np.float32], positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the cosine of a unit-norm query (D,) with the features at positions (N,); -2 where a position is -1."""
         features = self.features()
-        found = np.full(len(positions) + 1, -2, np.float32)
-        if not len(features):
-            return found[:-1]
-        every = np.empty(len(features) + 1, np.float32)
-        every[-1] = -2
-        for block in _blocks(len(features), features.shape[1], block_bytes):
-            every[block] = features[block] @ query
-        return every[positions]
-
-
-def _blocks(rows: int, dimensions: int, block_bytes: int) -> Iterator[slice]:
-    size = max(1, block_bytes // (4 * max(1, dimensions)))
-    for start in range(0, rows, size):
-        yield slice(start, min(start + size, rows))
+        cosines = features @ query if len(features) else []
+        return np.append(cosines, np.float32(-2))[positions].astype(np.float32, copy=False)
 
 
 def best(scores: NDArray[np.float32], limit: int) -> NDArray[np.int64]:

@@ -10,34 +10,34 @@ from dataops.errors import ConfigError
 from plugins.browse.database import quote
 
 Kind = Literal["text", "number", "list", "other"]
-OPERATORS: dict[Kind, dict[str, str]] = {
+_ANY_KIND = {"none": ("has no value", "{} IS NULL"), "any": ("has a value", "{} IS NOT NULL")}
+OPERATORS: dict[Kind, dict[str, tuple[str, str]]] = {
     "text": {
-        "is": "is", "not": "is not", "has": "contains", "without": "does not contain", "starts": "starts with",
-        "none": "has no value", "any": "has a value",
+        "is": ("is", "{} = ?"),
+        "not": ("is not", "{} IS DISTINCT FROM ?"),
+        "has": ("contains", "contains(lower({}), lower(?))"),
+        "without": ("does not contain", "NOT coalesce(contains(lower({}), lower(?)), false)"),
+        "starts": ("starts with", "starts_with({}, ?)"),
+        **_ANY_KIND,
     },
     "number": {
-        "is": "=", "min": "≥", "max": "≤", "not": "≠", "none": "has no value", "any": "has a value",
+        "is": ("=", "{} = ?"),
+        "min": ("≥", "{} >= ?"),
+        "max": ("≤", "{} <= ?"),
+        "not": ("≠", "{} IS DISTINCT FROM ?"),
+        **_ANY_KIND,
     },
-    "list": {"has": "contains", "without": "does not contain", "none": "has no value", "any": "has a value"},
-    "other": {"none": "has no value", "any": "has a value"},
-}  # fmt: skip
-"""The operators of each kind of column, with what a page calls them."""
+    "list": {
+        "has": ("contains", "list_contains({}, ?)"),
+        "without": ("does not contain", "NOT coalesce(list_contains({}, ?), false)"),
+        **_ANY_KIND,
+    },
+    "other": _ANY_KIND,
+}
+"""The operators of each kind of column, with what a page calls them, and their conditions of SQL."""
 VALUELESS = frozenset({"none", "any"})
 MAX_FILTERS, MAX_VALUE, MAX_TERMS = 20, 1000, 12
 _INTEGER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")
-_CONDITIONS: dict[tuple[str, str], str] = {
-    ("text", "is"): "{} = ?",
-    ("text", "not"): "{} IS DISTINCT FROM ?",
-    ("text", "has"): "contains(lower({}), lower(?))",
-    ("text", "without"): "NOT coalesce(contains(lower({}), lower(?)), false)",
-    ("text", "starts"): "starts_with({}, ?)",
-    ("number", "is"): "{} = ?",
-    ("number", "not"): "{} IS DISTINCT FROM ?",
-    ("number", "min"): "{} >= ?",
-    ("number", "max"): "{} <= ?",
-    ("list", "has"): "list_contains({}, ?)",
-    ("list", "without"): "NOT coalesce(list_contains({}, ?), false)",
-}
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,16 @@ def parse_filter(text: str, columns: Mapping[str, str]) -> Filter:
 
 def condition(one: Filter, columns: Mapping[str, str]) -> Condition:
     """Return the condition of a filter. Raises: ConfigError if its value is no number where one is needed."""
-    column, column_type = quote(one.column), columns[one.column]
-    if one.operator in VALUELESS:
-        return Condition(f"{column} IS {'' if one.operator == 'none' else 'NOT '}NULL")
+    column_type = columns[one.column]
     kind = kind_of(column_type)
-    value: Any = one.value
-    if kind == "number" or (kind == "list" and kind_of(column_type.removesuffix("[]")) == "number"):
-        value = parse_number(one.value, one.column)
-        if column_type == "FLOAT":  # 0.3 of 32 bits is not the 0.3 of 64
-            return Condition(_CONDITIONS[kind, one.operator].format(column).replace("?", "?::FLOAT"), (value,))
-    return Condition(_CONDITIONS[kind, one.operator].format(column), (value,))
+    sql = OPERATORS[kind][one.operator][1].format(quote(one.column))
+    if one.operator in VALUELESS:
+        return Condition(sql)
+    if "number" not in (kind, kind_of(column_type.removesuffix("[]"))):
+        return Condition(sql, (one.value,))
+    if column_type == "FLOAT":  # 0.3 of 32 bits is not the 0.3 of 64
+        sql = sql.replace("?", "?::FLOAT")
+    return Condition(sql, (parse_number(one.value, one.column),))
 
 
 def parse_number(text: str, what: str) -> float | int:

@@ -6,17 +6,13 @@ forbids scripts, styles, images and frames from elsewhere.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
 from html import escape
-from http.cookies import CookieError, SimpleCookie
-from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -47,7 +43,7 @@ class Guard:
         token: of the URL that only the user has.
     """
 
-    def __init__(self, app: App, port: int, token: str):
+    def __init__(self, app: ASGIApp, port: int, token: str):
         self._app, self._token = app, token
         self._hosts = frozenset(f"{name}:{port}" for name in NAMES)
         self._cookie = f"pairmill-browse-{port}"  # cookies do not distinguish ports
@@ -55,85 +51,58 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it."""
-        if scope["type"] != "http":
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-            else:
-                await self._app(scope, receive, send)
-            return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if refusal := self._refuse_origin(scope, headers):
-            await _answer(send, *refusal)
-        elif (token := _query(scope).get("token")) is not None:
-            await self._sign_in(scope, token, send)
-        elif not self._has_cookie(headers):
-            await _answer(send, 401, "Open the URL that `pairmill browse` printed: it has a token.")
-        elif int(headers.get("content-length") or 0) > MAX_BODY or "transfer-encoding" in headers:
-            await _answer(send, 413, f"A request may have at most {MAX_BODY >> 20} MiB.")
-        else:
-            await self._app(scope, receive, _with_headers(send))
 
-    def _refuse_origin(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
-        host, method = headers.get("host", ""), scope["method"]
-        if host not in self._hosts:
-            return 421, "This server answers only as 127.0.0.1 or localhost."
-        if method not in (*SAFE_METHODS, "POST"):
-            return 405, "This server answers GET, HEAD and POST."
-        origin = headers.get("origin")
-        if (origin is not None and origin != f"http://{host}") or (method == "POST" and origin is None):
-            return 403, "The request comes from another site."
-        navigates = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
-        own = headers.get("sec-fetch-site", "none") in ("same-origin", "none")
-        if not own and not (navigates and method in SAFE_METHODS):
-            return 403, "The request comes from another site."
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        answer = self._answer(Request(scope)) or self._app
+        await answer(scope, receive, send_with_headers)
+
+    def _answer(self, request: Request) -> Response | None:
+        """Return the answer to a request that the application does not get."""
+        headers = request.headers
+        if refusal := self._refuse_origin(request):
+            return refusal
+        if (token := request.query_params.get("token")) is not None:
+            return self._sign_in(request, token)
+        if not _is_equal(request.cookies.get(self._cookie, ""), self._session):
+            return PlainTextResponse("Open the URL that `pairmill browse` printed: it has a token.", 401)
+        if int(headers.get("content-length") or 0) > MAX_BODY or "transfer-encoding" in headers:
+            return PlainTextResponse(f"A request may have at most {MAX_BODY >> 20} MiB.", 413)
         return None
 
-    def _has_cookie(self, headers: dict[str, str]) -> bool:
-        try:
-            morsel = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
-        except CookieError:
-            return False
-        return morsel is not None and secrets.compare_digest(morsel.value.encode(), self._session.encode())
+    def _refuse_origin(self, request: Request) -> Response | None:
+        headers, method = request.headers, request.method
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if host not in self._hosts:
+            return PlainTextResponse("This server answers only as 127.0.0.1 or localhost.", 421)
+        if method not in (*SAFE_METHODS, "POST"):
+            return PlainTextResponse("This server answers GET, HEAD and POST.", 405)
+        navigates = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
+        is_own = headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+        if (
+            (origin is not None and origin != f"http://{host}")
+            or (method == "POST" and origin is None)
+            or (not is_own and not (navigates and method in SAFE_METHODS))
+        ):
+            return PlainTextResponse("The request comes from another site.", 403)
+        return None
 
-    async def _sign_in(self, scope: Scope, token: str, send: Send) -> None:
+    def _sign_in(self, request: Request, token: str) -> Response:
         """Set the cookie, and let the browser load the page from this server, which makes it send a strict cookie."""
-        if not secrets.compare_digest(token.encode("utf-8", "replace"), self._token.encode()):
-            await _answer(send, 401, "The token is not that of this server; open the URL that it printed.")
-            return
-        query = urlencode([pair for pair in parse_qsl(scope["query_string"].decode("latin-1")) if pair[0] != "token"])
-        where = escape(f"/?{query}" if query else "/")
-        page = (
+        if not _is_equal(token, self._token):
+            return PlainTextResponse("The token is not that of this server; open the URL that it printed.", 401)
+        query = urlencode([pair for pair in request.query_params.multi_items() if pair[0] != "token"])
+        where = escape(f"/?{query}")
+        page = HTMLResponse(
             f'<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={where}">'
             f'<title>pairmill browse</title><p><a href="{where}">Open the dataset</a>'
         )
-        cookie = f"{self._cookie}={self._session}; Path=/; HttpOnly; SameSite=Strict"
-        await _answer(send, 200, page, content_type="text/html; charset=utf-8", cookie=cookie)
+        page.set_cookie(self._cookie, self._session, httponly=True, samesite="strict")
+        return page
 
 
-def _query(scope: Scope) -> dict[str, str]:
-    return dict(parse_qsl(scope["query_string"].decode("latin-1")))
-
-
-async def _answer(
-    send: Send, status: int, text: str, *, content_type: str = "text/plain; charset=utf-8", cookie: str = ""
-) -> None:
-    headers = [(b"content-type", content_type.encode())]
-    if cookie:
-        headers.append((b"set-cookie", cookie.encode()))
-    guarded = _with_headers(send)
-    await guarded({"type": "http.response.start", "status": status, "headers": headers})
-    await guarded({"type": "http.response.body", "body": text.encode()})
-
-
-def _with_headers(send: Send) -> Send:
-    """Add HEADERS to a response, in place of those that it has of the same names."""
-    own = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-    names = {name for name, _ in own}
-
-    async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            kept = [(name, value) for name, value in message.get("headers", ()) if name.lower() not in names]
-            message = {**message, "headers": [*kept, *own]}
-        await send(message)
-
-    return send_with_headers
+def _is_equal(given: str, expected: str) -> bool:
+    return secrets.compare_digest(given.encode("utf-8", "replace"), expected.encode())

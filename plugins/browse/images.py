@@ -6,9 +6,9 @@ What is served is always a JPEG that was encoded here from decoded pixels, never
 import io
 import re
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +28,8 @@ SIDES: dict[Size, int] = {"small": 224, "large": 768}
 """Maximum width and height, in pixels."""
 MAX_MEMBER, MAX_AREA = 32 << 20, 1 << 24
 """Maximum bytes and pixels of an image that is decoded; the shards' own are mostly 224 pixels wide."""
-IMAGE_BYTES, INDEX_BYTES = 64 << 20, 128 << 20
-"""Memory for encoded images and for indexes of shards."""
+IMAGES_KEPT, INDEXES_KEPT = 500, 64
+"""Numbers of encoded images and of indexes of shards that are kept in memory."""
 DECODES_AT_ONCE = 2
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "avif"})
 _KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
@@ -39,29 +39,6 @@ class NoImage(Exception):
     """A row has no image; the message names the reason."""
 
 
-class BoundedCache:
-    """The most recently used values of bytes, up to a number of bytes in all."""
-
-    def __init__(self, limit: int):
-        self._limit, self._size, self._lock = limit, 0, threading.Lock()
-        self._values: OrderedDict[Any, bytes] = OrderedDict()
-
-    def get(self, key: Any, make: Callable[[], bytes]) -> bytes:
-        """Return the value of a key, made if it is missing."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-        value = make()
-        with self._lock:
-            if key not in self._values:
-                self._values[key] = value
-                self._size += len(value)
-            while self._size > self._limit and len(self._values) > 1:
-                self._size -= len(self._values.popitem(last=False)[1])
-        return value
-
-
 class Images:
     """The images of rows of any view.
 
@@ -69,26 +46,24 @@ class Images:
         folder: keeps the indexes of shards that have none beside them.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = private_folder(folder)
-        self._images, self._indexes = BoundedCache(IMAGE_BYTES), BoundedCache(INDEX_BYTES)
+    def __init__(self, dataset: Dataset, folder: Path):
+        self._dataset, self._folder = dataset, private_folder(folder)
         self._decodes = threading.BoundedSemaphore(DECODES_AT_ONCE)
+        self._encode = lru_cache(IMAGES_KEPT)(self._encode_image)
+        self.index = lru_cache(INDEXES_KEPT)(self._read_index)
 
-    def get(self, dataset: Dataset, view: View, row: Mapping[str, Any], size: Size) -> bytes:
+    def get(self, view: View, row: Mapping[str, Any], size: Size) -> bytes:
         """Return the image of a row as a JPEG.
 
         Raises: NoImage; StorageError if the store does not answer.
         """
-        holder = image_holder(dataset, view)
+        holder = image_holder(self._dataset, view)
         if holder is None or not row.get("shard") or row.get("status", "success") != "success":
             raise NoImage("no image was fetched for this row")
-        shard, key = str(row["shard"]), str(row["key"])
-        return self._images.get(
-            (dataset.store.uri, holder.key, shard, key, size), lambda: self._make(dataset, holder, shard, key, size)
-        )
+        return self._encode(holder.stage, str(row["shard"]), str(row["key"]), size)
 
-    def _make(self, dataset: Dataset, holder: Manifest, shard: str, key: str, size: Size) -> bytes:
-        data = self.read(dataset, holder, shard, key)
+    def _encode_image(self, stage: str, shard: str, key: str, size: Size) -> bytes:
+        data = self.read(stage, shard, key)
         with self._decodes:
             try:
                 image = Image.fromarray(decode_pixels(data, MAX_AREA))
@@ -99,32 +74,29 @@ class Images:
             image.save(sink, "JPEG", quality=85)
         return sink.getvalue()
 
-    def read(self, dataset: Dataset, holder: Manifest, shard: str, key: str) -> bytes:
-        """Return the bytes of a sample's image. Raises: NoImage."""
-        part = find_shard(holder, shard)
-        member = find_image(self.index(dataset, holder, part), key)
+    def read(self, stage: str, shard: str, key: str) -> bytes:
+        """Return the bytes of a sample's image in a shard of a stage. Raises: NoImage."""
+        holder = self._dataset.stages[stage]
+        part, member = find_shard(holder, shard), find_image(self.index(stage, shard), key)
         if member is None or member.size > MAX_MEMBER or member.offset + member.size > part.bytes:
             raise NoImage("the shard has no such image, or one that is too large")
-        return next(iter(dataset.store.read_ranges(holder.path(shard), [(member.offset, member.size)])))
+        return next(iter(self._dataset.store.read_ranges(holder.path(shard), [(member.offset, member.size)])))
 
-    def index(self, dataset: Dataset, holder: Manifest, part: Part) -> bytes:
+    def _read_index(self, stage: str, shard: str) -> bytes:
         """Return the index of a shard: the one beside it, or one that is written once from its headers."""
-        beside = next(iter(holder.named(part.name.removesuffix(".tar"), ".idx")), None)
-        name = (dataset.store.uri, holder.key, part.name)
-        if beside is not None:
-            return self._indexes.get(name, lambda: dataset.store.read(holder.path(beside.name)))
-        return self._indexes.get(name, lambda: self._make_index(dataset, holder, part))
-
-    def _make_index(self, dataset: Dataset, holder: Manifest, part: Part) -> bytes:
+        holder, store = self._dataset.stages[stage], self._dataset.store
+        part = find_shard(holder, shard)
+        if beside := next(iter(holder.named(shard.removesuffix(".tar"), ".idx")), None):
+            return store.read(holder.path(beside.name))
         if not re.fullmatch(r"[0-9a-f]{64}", part.sha256):
             raise NoImage("the manifest has no digest of the shard")
         kept = self._folder / f"{part.sha256}.idx"
         with suppress(FileNotFoundError):
             mark_used(kept)
             return kept.read_bytes()
-        with dataset.store.open(holder.path(part.name)) as file:
+        with store.open(holder.path(shard)) as file:
             try:
-                members = list_members(file, part.name)
+                members = list_members(file, shard)
             except CorruptPart as error:
                 raise NoImage(str(error)) from error
         samples: dict[str, list[Member]] = {}

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from dataops.errors import JobFailed, PairmillError
 from dataops.facts import RegisterFacts
-from dataops.home import private_folder
 from dataops.shards.tar import read_index
 from dataops.snapshot import Manifest
 from dataops.storage.cached_files import make_held
 from plugins.browse.database import quote
 from plugins.browse.encoder import Encoder
 from plugins.browse.feature_table import FeatureTable, best, image_ids, preparation_digest
-from plugins.browse.images import IMAGES, MAX_MEMBER, Images, find_shard, image_holder
+from plugins.browse.images import IMAGES, MAX_MEMBER, Images, image_holder
 from plugins.browse.views import ROW, Dataset, View
 from tasks.lineage.graph import Lineage
 from tasks.models.find import ModelFiles, find_model
@@ -72,15 +71,11 @@ class Progress:
 
 
 class Meaning:
-    """Features of the rows of a dataset, with one model.
+    """Features of the rows of a dataset, with one model."""
 
-    Args:
-        session: folder of this process.
-    """
-
-    def __init__(self, dataset: Dataset, images: Images, model: ModelFiles, home: Path, session: Path):
+    def __init__(self, dataset: Dataset, images: Images, model: ModelFiles, home: Path):
         self.dataset, self.model, self.progress = dataset, model, Progress()
-        self._images, self._encoder = images, Encoder(model.path, private_folder(session))
+        self._images, self._encoder = images, Encoder(model.path)
         name = f"{model.digest[:16]}-{preparation_digest(dataset.stages.get('download'))}"
         self.table = FeatureTable(make_held(home / "browse" / "features" / name))
         self._lock = threading.Lock()
@@ -216,8 +211,7 @@ class Meaning:
     def _encode_shard(
         self, progress: Progress, holder: Manifest, shard: str, wanted: Sequence[tuple[str, NDArray[np.uint64]]]
     ) -> None:
-        part = find_shard(holder, shard)
-        index = self._images.index(self.dataset, holder, part).decode("ascii", "replace")
+        index = self._images.index(holder.stage, shard).decode("ascii", "replace")
         members = {
             member.key: (member.offset, member.size)
             for sample in read_index(index, shard)

@@ -74,7 +74,7 @@ def list_page(site: Site, request: Request) -> Response:
         has_more=address.o + PAGE_ROWS < min(total, MAX_OFFSET), previous=max(0, address.o - PAGE_ROWS),
         filters=[(str(one), _describe(one, view)) for one in query.selection.filters],
         columns=[(name, kind_of(type_), find_meanings().get(name, "")) for name, type_ in view.columns.items()],
-        operators=[(kind, list(names.items())) for kind, names in OPERATORS.items()],
+        operators=[(kind, [(one, name) for one, (name, _) in found.items()]) for kind, found in OPERATORS.items()],
         sort=query.selection.sort, descending=query.selection.descending, has_meaning=meaning is not None,
         model=meaning.model.name.removeprefix("models:/") if meaning else "", hides_rows=view.hides_rows,
         features=_progress(meaning) if meaning and query.like else None,
@@ -99,7 +99,7 @@ def _views(site: Site) -> list[tuple[str, str]]:
 
 
 def _describe(one: Filter, view: View) -> str:
-    name = OPERATORS[kind_of(view.columns[one.column])][one.operator]
+    name, _ = OPERATORS[kind_of(view.columns[one.column])][one.operator]
     return f"{one.column} {name}" if one.operator in VALUELESS else f"{one.column} {name} {one.value}"
 
 

@@ -19,7 +19,7 @@ from dataops.errors import ConfigError, PairmillError
 from dataops.trace.targets import parse_target
 from plugins.browse import pages
 from plugins.browse.database import QueryFailed
-from plugins.browse.guard import MAX_BODY, App, Guard
+from plugins.browse.guard import MAX_BODY, Guard
 from plugins.browse.images import NoImage
 from plugins.browse.site import Site
 from tasks.reports.page import render
@@ -76,7 +76,7 @@ class Server:
         self._server.should_exit = True
 
 
-def build_app(site: Site, port: int, token: str) -> App:
+def build_app(site: Site, port: int, token: str) -> Guard:
     """Return the application with its guard."""
     routes = [
         _page("/", site, pages.list_page),
@@ -136,7 +136,7 @@ def send_image(site: Site, request: Request, body: bytes) -> Response:
     """Send the image of a row, encoded again as JPEG."""
     view, row, _ = pages.find_row(site, request, ("shard", "key", "status"))
     size = "large" if request.query_params.get("size") == "large" else "small"
-    return Response(site.images.get(site.dataset, view, row, size), media_type="image/jpeg")
+    return Response(site.images.get(view, row, size), media_type="image/jpeg")
 
 
 def send_progress(site: Site, request: Request, body: bytes) -> Response:

@@ -1,4 +1,4 @@
-"""What a server of `pairmill browse` holds: the datasets, the database, images, and the search by meaning."""
+"""What a server of `pairmill browse` holds: the dataset, the database, images, and the search by meaning."""
 
 import shutil
 import tempfile
@@ -65,10 +65,10 @@ class Site:
         self.home, self._session = home, Session(home)
         folders = [self.store.root] if isinstance(self.store, FolderStore) else []
         self.database = Database([*folders, self._session.folder], self._session.folder)
-        self.images = Images(home / "browse" / "indexes")
         self._uploads: dict[str, NDArray[np.float32]] = {}
         self._lock = threading.RLock()
         self.dataset = Dataset(manifest, self.store, self.database, self._session.folder / "copies")
+        self.images = Images(self.dataset, home / "browse" / "indexes")
         self.sources = SourceFiles(self.dataset.stages.get("extract"), self.store, home)
         self._model_name, self._meaning, self._looked = model, None, False
         if model is not None:
@@ -98,7 +98,7 @@ class Site:
                 else:
                     model = find_model(self._model_name, self.home)
                 if model is not None:
-                    self._meaning = Meaning(self.dataset, self.images, model, self.home, self._session.folder)
+                    self._meaning = Meaning(self.dataset, self.images, model, self.home)
                 self._looked = True
             return self._meaning
 
@@ -164,7 +164,7 @@ class Site:
         if holder is None or not rows[0].get("shard"):
             raise ConfigError("this row has no image to compare with")
         try:
-            return meaning.image_query(self.images.read(self.dataset, holder, rows[0]["shard"], str(rows[0]["key"])))
+            return meaning.image_query(self.images.read(holder.stage, rows[0]["shard"], str(rows[0]["key"])))
         except NoImage as error:
             raise ConfigError(f"this image cannot be compared with: {error}") from error
 

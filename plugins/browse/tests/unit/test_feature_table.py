@@ -35,13 +35,13 @@ def test_damaged_and_other_features_are_refused(tmp_path):
         table.features()
 
 
-@pytest.mark.parametrize("block_bytes", [1 << 25, 64])
-def test_search_is_exact_in_blocks_of_any_size(tmp_path, block_bytes):
+def test_search_is_exact(tmp_path):
     table, features = FeatureTable(tmp_path / "t"), unit(50)
-    table.add(ids(*range(1, 51)), features)
     positions = np.array([49, -1, *range(20), 3])
     query = unit(1, seed=9)[0]
-    scores = table.scores(query, positions, block_bytes)
+    assert table.scores(query, np.array([-1, -1])).tolist() == [-2, -2]
+    table.add(ids(*range(1, 51)), features)
+    scores = table.scores(query, positions)
     expected = np.where(positions < 0, -2, features[positions] @ query)
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
     assert best(scores, 5).tolist() == sorted(range(len(positions)), key=lambda n: (-scores[n], n))[:5]
