@@ -1,6 +1,5 @@
 """`pairmill backfill`: add what each of several crawls brings to a dataset that grows, in their order."""
 
-import json as json_
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,7 @@ from dataops.errors import ConfigError
 from dataops.escaping import escape_controls
 from flows.commands.options import Json, Settings
 from flows.commands.run import run
-from flows.config import load_config, read_config, with_growth
-from tasks.extract.config import name_tables
+from flows.config import load_config, with_growth
 
 LAST = "pack"
 """Last stage of a version."""
@@ -23,12 +21,9 @@ LAST = "pack"
 def backfill(
     config: Path,
     *,
-    crawl: Annotated[
-        tuple[str, ...], Parameter(help="Add this crawl of Common Crawl as a version. May be repeated.")
-    ] = (),
     each: Annotated[
         tuple[str, ...],
-        Parameter(help="Add a version with this key: --each source.edition=2026-11. May be repeated."),
+        Parameter(help="Add a version with this key: --each source.crawl=CC-MAIN-2026-43. May be repeated."),
     ] = (),
     set_: Settings = (),
     dry_run: Annotated[
@@ -36,7 +31,7 @@ def backfill(
     ] = False,
     json: Json = False,
 ) -> int:
-    """Add each crawl, or each value of a key, to a dataset that grows: a version for each, in the order of the options.
+    """Add each value of a key, such as a crawl, to a dataset that grows: a version for each, in the order of the options.
 
     What an earlier version has read is not read again, so the same command continues after a failure or a kill.
 
@@ -44,46 +39,13 @@ def backfill(
         config: TOML file.
     """
     settings = (*with_growth(config), *set_)
-    own = list_settings(config, settings, crawl, each)
-    check_versions(config, settings, own, writes=not dry_run)
-    for number, setting in enumerate(own, 1):
-        line = f"{number} of {len(own)}: {setting}\n"
+    check_versions(config, settings, each, writes=not dry_run)
+    for number, setting in enumerate(each, 1):
+        line = f"{number} of {len(each)}: {setting}\n"
         sys.stderr.write(escape_controls(name_command(line)))
         if code := run(config, set_=(*settings, setting), until=LAST, dry_run=dry_run, json=json):
             return code
     return 0
-
-
-def list_settings(path: Path, settings: Sequence[str], crawls: Sequence[str], each: Sequence[str]) -> list[str]:
-    """Return the setting of each version: `source.crawl` for crawls, else what `--each` has.
-
-    Raises: ConfigError if there is none, both are given, a value is given twice or the values are of several keys.
-    """
-    if bool(crawls) == bool(each):
-        raise ConfigError("name the versions by --crawl CRAWL, or by --each KEY=VALUE, once for each version")
-    found = [f"{_crawl_key(path, settings)}={json_.dumps(crawl)}" for crawl in crawls] or list(each)
-    keys = {setting.partition("=")[0].strip() for setting in found}
-    if len(keys) > 1:
-        raise ConfigError(f"--each names several keys: {', '.join(sorted(keys))}; all versions set the same key")
-    if any("=" not in setting for setting in found) or "store.uri" in keys:
-        raise ConfigError("write --each KEY=VALUE; the key is not store.uri: all versions are in one store")
-    if repeated := [setting for number, setting in enumerate(found) if setting in found[:number]]:
-        raise ConfigError(f"{repeated[0].partition('=')[2]} is named twice; each version has its own value")
-    return found
-
-
-def _crawl_key(path: Path, settings: Sequence[str]) -> str:
-    """Return the key of the crawl of the only source of Common Crawl. Raises: ConfigError if there is not one."""
-    source = read_config(path, settings)[0].get("source", {})
-    tables = source if isinstance(source, list) else [source]
-    names = name_tables(tables)
-    found = [name for name, table in zip(names, tables, strict=True) if table.get("kind") == "common_crawl"]
-    if len(found) != 1:
-        raise ConfigError(
-            f'{path}: --crawl needs one source of kind = "common_crawl", and there are {len(found)}; '
-            "name the key by --each, such as --each source.NAME.crawl=CRAWL"
-        )
-    return f"source.{found[0]}.crawl" if len(tables) > 1 else "source.crawl"
 
 
 def check_versions(path: Path, settings: Sequence[str], own: Sequence[str], *, writes: bool = True) -> None:
@@ -92,9 +54,16 @@ def check_versions(path: Path, settings: Sequence[str], own: Sequence[str], *, w
     Args:
         writes: False if the versions are only listed: nothing is written, not even to test the store.
 
-    Raises: ConfigError with the problems of the first version whose config has any, or if they would be of several
-        datasets.
+    Raises: ConfigError if there is none, they set several keys, or one twice; with the problems of the first version
+        whose config has any; or if they would be of several datasets.
     """
+    keys = {setting.partition("=")[0].strip() for setting in own}
+    if not own or any("=" not in setting for setting in own) or "store.uri" in keys:
+        raise ConfigError("write --each KEY=VALUE for each version; the key is not store.uri: all are in one store")
+    if len(keys) > 1:
+        raise ConfigError(f"--each names several keys: {', '.join(sorted(keys))}; all versions set the same key")
+    if repeated := [setting for number, setting in enumerate(own) if setting in own[:number]]:
+        raise ConfigError(f"{repeated[0].partition('=')[2]} is named twice; each version has its own value")
     lines = {load_config(path, (*settings, setting), LAST, writes=writes).line: setting for setting in own}
     if len(lines) > 1:
         raise ConfigError(

@@ -115,8 +115,8 @@ class FeatureTable:
                 (self._ids, np.uint8, ID_BYTES, NO_IMAGE),
             ):
                 if places:
-                    table = np.memmap(path, kind, "r+").reshape(-1, width)
-                    table[places] = value
+                    table = np.memmap(path, kind, "r+")
+                    table.reshape(-1, width)[places] = value
                     table.flush()
             return len(places)
 

@@ -173,13 +173,11 @@ def _caption_shard(draft: Draft, shard: RawShard, config: RecaptionConfig, quota
     uid_of = {key: one for one, key in kept.select("uid", "key").iter_rows() if one in chosen}
     answers = {uid_of[key]: answer for key, answer in _ask_all(captioner, _read_images(draft, shard, set(uid_of)))}
     written = _check_texts(kept, answers, config)
-    put_result(draft, shard, NAME, _add_captions(rows, written.to_dicts(), config))
-    part = draft.put_table(
-        f"recaption-{shard.number}.parquet", written.select(OUTCOMES.names).to_arrow().cast(OUTCOMES)
-    )
+    put_result(draft, shard, NAME, _add_captions(rows, written, config))
+    part = draft.put_table(f"recaption-{shard.number}.parquet", pa.Table.from_pylist(written, OUTCOMES))
     models = Counter(answer.model for answer in answers.values() if isinstance(answer, Answer))
     totals = Counter(requests=captioner.endpoint.requests) + captioner.totals
-    facts = {"outcomes": Counter(written["outcome"].to_list()), "models": models, "totals": totals}
+    facts = {"outcomes": Counter(row["outcome"] for row in written), "models": models, "totals": totals}
     return Record(task=task, parts=[part], facts={name: dict(counts) for name, counts in facts.items()})
 
 
@@ -216,9 +214,9 @@ def _ask_all(captioner: _Captioner, images: Iterator[tuple[str, bytes]]) -> Iter
             pool.shutdown(cancel_futures=True)
 
 
-def _check_texts(kept: pl.DataFrame, answers: dict[str, Answer | str], config: RecaptionConfig) -> pl.DataFrame:
-    """Return `uid` and `outcome` of each kept row, and `caption`, `language` and `language_score` if it is usable."""
-    texts, outcomes = list[str | None](), list[str]()
+def _check_texts(kept: pl.DataFrame, answers: dict[str, Answer | str], config: RecaptionConfig) -> list[dict[str, Any]]:
+    """Return `uid` and `outcome` of each kept row, and `caption`, `language` and `language_score`; None if not usable."""
+    rows = list[dict[str, Any]]()
     for one, own in kept.select("uid", "caption").iter_rows():
         answer = answers.get(one, OVER_BUDGET)
         text = normalise_caption(answer.text, 4 * config.max_chars) if isinstance(answer, Answer) else ""
@@ -230,36 +228,26 @@ def _check_texts(kept: pl.DataFrame, answers: dict[str, Answer | str], config: R
             outcome = "too_long"
         else:
             outcome = "same_caption" if _fold(text) == _fold(own) else ADDED
-        texts.append(text if outcome == ADDED else None)
-        outcomes.append(outcome)
-    found = kept.select("uid").with_columns(
-        outcome=pl.Series(outcomes, dtype=pl.String), caption=pl.Series(texts, dtype=pl.String)
-    )
-    added = found["caption"].is_not_null().arg_true()
-    language = _detect(found["caption"][added], config)
-    empty = pl.select(language=pl.lit(None, pl.String), language_score=pl.lit(None, pl.Float32), foreign=pl.lit(False))
-    indices = pl.Series([None] * found.height, dtype=pl.UInt32)
-    indices = indices.scatter(added, pl.Series(range(len(added)), dtype=pl.UInt32))
-    all_rows = pl.concat([language.cast(empty.schema), empty])  # type: ignore[arg-type]
-    found = found.hstack(all_rows[indices.fill_null(len(added))])
-    return found.select(
-        "uid",
-        pl.when("foreign").then(pl.lit("language")).otherwise("outcome").alias("outcome"),
-        *(
-            pl.when(~pl.col("foreign")).then(pl.col(name)).alias(name)
-            for name in ("caption", "language", "language_score")
-        ),
-    )
+        row = {"uid": one, "outcome": outcome, "language": None, "language_score": None}
+        rows.append({**row, "caption": text if outcome == ADDED else None})
+    added = [row for row in rows if row["outcome"] == ADDED]
+    detected = _detect([row["caption"] for row in added], config)
+    for row, (language, score, is_foreign) in zip(added, detected.iter_rows(), strict=True):
+        row |= (
+            {"outcome": "language", "caption": None} if is_foreign else {"language": language, "language_score": score}
+        )
+    return rows
 
 
 def _fold(caption: str) -> str:
     return " ".join(unicodedata.normalize("NFC", caption.casefold()).split())
 
 
-def _detect(captions: pl.Series, config: RecaptionConfig) -> pl.DataFrame:
+def _detect(captions: Sequence[str], config: RecaptionConfig) -> pl.DataFrame:
     rows = pl.DataFrame({"caption": captions}, schema={"caption": pl.String})
     rows = rows.with_columns(page_url=pl.lit(None, pl.String), page_language=pl.lit(None, pl.String))
-    return detect_languages(rows, FilterConfig(languages=config.languages, language_page_weight=0))
+    found = detect_languages(rows, FilterConfig(languages=config.languages, language_page_weight=0))
+    return found.select("language", "language_score", "foreign")
 
 
 def _add_captions(rows: pa.Table, written: Sequence[dict[str, Any]], config: RecaptionConfig) -> pa.Table:

@@ -4,7 +4,7 @@
     <directory>/archive/         demo-00000.warc.gz ...: the site's pages as WARC files
     <directory>/suite/           evaluation sets
     <directory>/queries.parquet  queries that captions are matched with
-    <directory>/built.json       fingerprint, counts, and the site's oddities by kind
+    <directory>/built.json       fingerprint and counts
 
 The bytes depend only on seed, limit, `BUILD_VERSION`, the interpreter, and the versions of `PACKAGES`.
 """
@@ -25,14 +25,13 @@ from typing import Any
 from dataops.errors import ConfigError
 from dataops.process import count_cores
 from plugins.demo.archive import archive_site
-from plugins.demo.draft import SiteDraft
-from plugins.demo.emoji_set import Emoji, load_emoji
+from plugins.demo.emoji_set import load_emoji
 from plugins.demo.families import split_held_out
 from plugins.demo.groceries import choose_photos
 from plugins.demo.images import image_digest, render_all
 from plugins.demo.pages import BASE_URL, HOST
 from plugins.demo.queries import build_queries
-from plugins.demo.site import ENDONYMS, build_site
+from plugins.demo.site import build_site
 from plugins.demo.suite import build_suite
 
 BUILD_VERSION = 5
@@ -57,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DemoWeb:
-    """Paths, counts and oddities of the demo's data."""
+    """Paths and counts of the demo's data."""
 
     directory: Path
     site: Path
@@ -68,12 +67,7 @@ class DemoWeb:
     base_url: str
     host: str
     counts: Mapping[str, int]
-    """emoji, published, held_out, photographs, withheld, distinct_pictures, pages, image_tags, picture_files, languages,
-    queries, suite/<task>."""
-    facts: Mapping[str, int]
-    """Number of occurrences of each kind of oddity."""
-    fact_urls: Mapping[str, tuple[str, ...]]
-    """URLs of each kind of oddity."""
+    """emoji, published, held_out, photographs, pages, image_tags, queries."""
 
 
 def build_demo_web(directory: Path, seed: int = 0, *, limit: int | None = None, workers: int | None = None) -> DemoWeb:
@@ -129,32 +123,20 @@ def _build(directory: Path, seed: int, limit: int | None, workers: int) -> dict[
     warcs = archive_site(directory / "site", [*sorted(draft.pages), "/robots.txt"], directory / "archive", WARC_FILES)
     queries = build_queries()
     queries.write_parquet(directory / QUERY_FILE, compression="zstd")
-    tasks = build_suite(published, held_out, images, photos["test"], directory / "suite", workers)
-    counts = {"emoji": len(emojis), "published": len(published), "held_out": len(held_out)}
-    counts |= {
-        "photographs": len(photos["train"]),
-        "withheld": len(split.withheld),
-        "distinct_pictures": len(set(digests.values())),
-    }
-    counts |= _count_site(draft, published) | {"queries": queries.height}
+    build_suite(published, held_out, images, photos["test"], directory / "suite", workers)
     return {
-        "counts": counts | {f"suite/{task}": number for task, number in tasks.items()},
-        "facts": {kind: len(urls) for kind, urls in draft.oddities.items()},
-        "fact_urls": draft.oddities,
+        "counts": {
+            "emoji": len(emojis),
+            "published": len(published),
+            "held_out": len(held_out),
+            "photographs": len(photos["train"]),
+            "pages": len(draft.pages),
+            "image_tags": sum(draft.files[page].lower().count(b"<img") for page in draft.pages),
+            "queries": queries.height,
+        },
         "held_out": [one.hexcode for one in held_out],
         "withheld": [one.hexcode for one in split.withheld],
         "warcs": [file.name for file in warcs],
-    }
-
-
-def _count_site(draft: SiteDraft, published: tuple[Emoji, ...]) -> dict[str, int]:
-    return {
-        "pages": len(draft.pages),
-        "image_tags": sum(draft.files[page].lower().count(b"<img") for page in draft.pages),
-        "picture_files": sum(path.endswith((".png", ".jpg", ".webp")) for path in draft.files),
-        "languages": len(ENDONYMS) + 1,
-        "captioned_figures": sum(draft.files[page].count(b"<figcaption>") for page in draft.pages),
-        "titled": sum(bool(one.wordings) for one in published),
     }
 
 
@@ -199,6 +181,4 @@ def _demo_web(directory: Path, built: Mapping[str, Any]) -> DemoWeb:
         base_url=BASE_URL,
         host=HOST,
         counts=built["counts"],
-        facts=built["facts"],
-        fact_urls={kind: tuple(urls) for kind, urls in built["fact_urls"].items()},
     )

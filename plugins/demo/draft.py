@@ -1,10 +1,10 @@
-"""Collect the files of a site under construction, the server's rules, and the site's oddities."""
+"""Collect the files of a site under construction, and the server's rules."""
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plugins.demo.pages import BASE_URL, URL_STYLES, UTF8_HEAD, UrlStyle, format_page
+from plugins.demo.pages import URL_STYLES, UTF8_HEAD, UrlStyle, format_page
 from plugins.demo.server import RULES_FILE
 
 
@@ -21,8 +21,6 @@ class SiteDraft:
     """Content-Type that differs from that of the extension, by path."""
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     """Response headers, by prefix of the path."""
-    oddities: dict[str, list[str]] = field(default_factory=dict)
-    """URLs by kind, as resolved, or as written if they do not resolve."""
 
     def add_page(self, path: str, html: str | bytes) -> None:
         """Add a page; text is encoded as UTF-8."""
@@ -32,11 +30,6 @@ class SiteDraft:
     def add_document(self, path: str, title: str, body: str, *, head: str = UTF8_HEAD, **more: str) -> None:
         """Add a page that `pages.format_page` formats."""
         self.add_page(path, format_page(title, body, head=head, **more))
-
-    def note(self, kind: str, *paths: str) -> None:
-        """Record an oddity by its paths on this site or its URLs."""
-        urls = [f"{BASE_URL}{path}" if path.startswith("/") else path for path in paths]
-        self.oddities.setdefault(kind, []).extend(urls)
 
     def next_style(self) -> UrlStyle:
         """Return the URL style of the next page; the styles take turns."""

@@ -1,7 +1,6 @@
 """Add broken, hostile, useless and opted-out images to the site, as a real crawl finds them, a few of each kind.
 
-Each function adds one page under /community/ (or in a folder of its own) and records the URLs by kind in
-`SiteDraft.oddities`, so that tests can check each of them.
+Each function adds one page under /community/ (or in a folder of its own).
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,9 +64,6 @@ def _add_broken(draft: SiteDraft, shown: Sequence[Emoji], pngs: Mapping[str, byt
         draft.files[moved] = b"<!DOCTYPE html>\n<title>Moved</title>\n<p>This picture has moved.</p>\n"
         draft.content_types[moved] = "text/html; charset=utf-8"
         draft.files[cut] = pngs[one.text][: len(pngs[one.text]) // 2]
-        draft.note("broken_link", missing)
-        draft.note("html_instead_of_picture", moved)
-        draft.note("truncated_picture", cut)
     _add(draft, "/community/archive-2019.html", "Archive 2019", tags)
 
 
@@ -77,7 +73,6 @@ def _add_redirects(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
     for one in shown:
         path = f"/latest/{one.hexcode}.png"
         draft.redirects[path] = one.image_path
-        draft.note("redirect", path)
         tags.append(image_tag(path, one.name))
     hostile = {
         "redirect_to_loopback": "http://127.0.0.1:9/admin.png",
@@ -88,7 +83,6 @@ def _add_redirects(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
     for (kind, target), one in zip(hostile.items(), shown, strict=False):
         path = f"/go/{kind}.png"
         draft.redirects[path] = target
-        draft.note(kind, path)
         tags.append(image_tag(path, one.name))
     _add(draft, "/community/latest.html", "Latest pictures", tags)
 
@@ -98,18 +92,12 @@ def _add_odd_urls(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
     gif = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
     tags = []
     for one in shown:
-        written = {
-            "data_uri": gif,
-            "javascript_address": "javascript:void(0)",
-            "ftp_address": f"ftp://openmoji.pairmill.test/img/{one.hexcode}.png",
-            "file_address": f"file:///var/www/img/{one.hexcode}.png",
-        }
-        for kind, url in written.items():
-            draft.note(kind, url)
-            tags.append(image_tag(url, one.name))
-        draft.note("empty_address", "")
-        draft.note("missing_address", "")
-        tags += [image_tag("", one.name), f'<img alt="{escape(one.name)}" data-src="{one.image_path}">']
+        image = f"img/{one.hexcode}.png"
+        written = (gif, "javascript:void(0)", f"ftp://openmoji.pairmill.test/{image}", f"file:///var/www/{image}", "")
+        tags += [
+            *(image_tag(url, one.name) for url in written),
+            f'<img alt="{escape(one.name)}" data-src="{one.image_path}">',
+        ]
     _add(draft, "/community/placeholders.html", "Placeholders", tags)
 
 
@@ -118,19 +106,9 @@ def _add_odd_captions(draft: SiteDraft, shown: Sequence[Emoji], others: Sequence
     stuffed = ", ".join(one.name for one in others[:200])
     tags = []
     for number, one in enumerate(shown):
-        path = one.image_path
-        captions = {
-            "empty_alt": "",
-            "whitespace_alt": " \n\t ",
-            "filename_alt": f"IMG_{2034 + number}.png",
-            "very_long_caption": f"{one.name}: {stuffed}",
-            "script_in_caption": f"<script>alert(1)</script> {one.name}",
-        }
-        for kind, caption in captions.items():
-            draft.note(kind, path)
-            tags.append(image_tag(path, caption))
-        draft.note("no_alt", path)
-        tags.append(image_tag(path, None))
+        photo = f"IMG_{2034 + number}.png"
+        captions = ("", " \n\t ", photo, f"{one.name}: {stuffed}", f"<script>alert(1)</script> {one.name}", None)
+        tags += [image_tag(one.image_path, caption) for caption in captions]
     _add(draft, "/community/uploads.html", "Uploads", tags)
 
 
@@ -139,10 +117,7 @@ def _add_entities(draft: SiteDraft, published: Sequence[Emoji]) -> None:
     shown = [
         one for one in published if " " in one.name and to_entities(one.name) != one.name.replace(" ", "&nbsp;", 1)
     ]
-    tags = []
-    for one in shown[:PER_KIND]:
-        draft.note("caption_with_entities", one.image_path)
-        tags.append(f'<img src="{one.image_path}" alt="{to_entities(one.name)}">')
+    tags = [f'<img src="{one.image_path}" alt="{to_entities(one.name)}">' for one in shown[:PER_KIND]]
     _add(draft, "/community/typography.html", "Typography", tags)
 
 
@@ -157,7 +132,6 @@ def _add_malformed(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
             f'<b><i><img src = "\n{path}\n" alt = "{name}" ></b></i>',
         )
         rows.append(forms[number % len(forms)])
-        draft.note("malformed_markup", path)
     page = "<title>Guest book</title>\n<body bgcolor=white>\n<ul>\n" + "\n".join(rows) + "\n<!-- the rest is lost"
     draft.add_page("/community/guest-book.html", page)
 
@@ -165,7 +139,6 @@ def _add_malformed(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
 def _add_base_href(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
     """Add URLs that resolve against <base>, not against the page."""
     tags = [image_tag(f"{one.hexcode}.png", one.name) for one in shown]
-    draft.note("base_href", *(one.image_path for one in shown))
     _add(draft, "/community/print/sheet.html", "Print sheet", tags, head=UTF8_HEAD + '<base href="/img/">\n')
 
 
@@ -175,7 +148,6 @@ def _add_mirror(draft: SiteDraft, shown: Sequence[Emoji], pngs: Mapping[str, byt
     for one in shown:
         path = f"/mirror/{one.hexcode}.png"
         draft.files[path] = pngs[one.text]
-        draft.note("exact_duplicate", path)
         tags.append(image_tag(path, one.name))
     _add(draft, "/community/mirror.html", "Mirror", tags)
 
@@ -188,7 +160,6 @@ def _add_thumbnails(draft: SiteDraft, shown: Sequence[Emoji], pngs: Mapping[str,
         kind, extension, size = kinds[number % len(kinds)]
         path = f"/thumbs/{one.hexcode}.{extension}"
         draft.files[path] = images.recode(pngs[one.text], kind, size)
-        draft.note("near_duplicate", path)
         tags.append(image_tag(format_url(path, page, "relative"), one.name))
     _add(draft, page, "Gallery", tags)
 
@@ -197,8 +168,6 @@ def _add_odd_shapes(draft: SiteDraft, shown: Sequence[Emoji], pngs: Mapping[str,
     """Add a 1 x 1 tracking pixel and a very wide banner."""
     draft.files["/pixel.png"] = images.recode(pngs[shown[0].text], "PNG", 1)
     draft.files["/img/banner.png"] = images.make_banner([pngs[one.text] for one in shown], 48)
-    draft.note("tracking_pixel", "/pixel.png")
-    draft.note("wide_banner", "/img/banner.png")
     names = ", ".join(one.name for one in shown)
     tags = [image_tag("/img/banner.png", names, more=' class="banner"'), image_tag("/pixel.png", shown[0].name)]
     draft.add_document("/community/index.html", "Community", "\n".join(tags))
@@ -211,7 +180,6 @@ def _add_opted_out_by_header(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
     for one in shown:
         path = f"/members/{one.hexcode}.png"
         draft.files[path] = images.render(one.openmoji_svg, 128)
-        draft.note("opted_out_by_header", path)
         tags.append(image_tag(path, one.name))
     _add(draft, "/community/members.html", "Members", tags)
 
@@ -222,7 +190,6 @@ def _add_opted_out_by_page(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
     for one in shown:
         path = f"/sketchbook/img/{one.hexcode}.png"
         draft.files[path] = images.render(one.openmoji_svg, 112)
-        draft.note("opted_out_by_page", path)
         tags.append(image_tag(path, one.name))
     meta = f'{UTF8_HEAD}<meta name="robots" content="{OPT_OUT}">\n'
     _add(draft, "/sketchbook/index.html", "Sketchbook", tags, head=meta)

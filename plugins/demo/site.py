@@ -157,7 +157,6 @@ def _recode_last_page(draft: SiteDraft, charset: str, in_header: bool) -> None:
     text = draft.files[path].decode().replace(UTF8_HEAD, "" if in_header else f'<meta charset="{charset}">\n')
     draft.files[path] = text.encode(charset, errors="xmlcharrefreplace")
     draft.content_types[path] = f"text/html; charset={charset}" if in_header else "text/html"
-    draft.note("legacy_charset_page", path)
 
 
 def _home_body(draft: SiteDraft, published: Sequence[Emoji], sections: Mapping[str, list[tuple[str, str]]]) -> str:

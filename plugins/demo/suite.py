@@ -29,8 +29,8 @@ def build_suite(
     photos: Sequence[Photo],
     root: Path,
     workers: int = 2,
-) -> dict[str, int]:
-    """Write the sets below `root`; return the number of images by task.
+) -> None:
+    """Write the sets below `root`.
 
     Args:
         published: emoji whose OpenMoji image is on the site.
@@ -49,13 +49,6 @@ def build_suite(
     _write_retrieval(root / "heldout-retrieval", held_out, own)
     _write_groceries(root, photos)
     (root / "CREDITS.txt").write_text(CREDITS, encoding="utf-8")
-    return {
-        "twemoji-seen": len(published),
-        "twemoji-heldout": len(held_out),
-        "openmoji-heldout": len(held_out),
-        "heldout-retrieval": len(held_out),
-        "groceries": len(photos),
-    }
 
 
 def _write_emoji_classes(task: Path, emojis: Sequence[Emoji], pngs: Sequence[bytes]) -> None:

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from flows.commands.options import Json
 from flows.commands.output import console, new_table, print_json
 from infra.local import services
 from plugins.evaluation_sets.evaluate import data_folder
-from plugins.evaluation_sets.hub_sets import FetchResult, as_rows, fetch_suite
+from plugins.evaluation_sets.hub_sets import MAX_SET_BYTES, FetchResult, fetch_suite
 
 
 def fetch(
@@ -22,7 +23,7 @@ def fetch(
     data: Annotated[Path | None, Parameter(help="Folder for the sets; default: `datasets` in the home.")] = None,
     max_bytes: Annotated[
         int, Parameter(help="Maximum size of a set on the Hub in bytes: a larger one is not downloaded.")
-    ] = 100_000_000_000,
+    ] = MAX_SET_BYTES,
     json: Json = False,
 ) -> int:
     """Download the evaluation sets of a suite from the Hub, verify them, and list those that cannot be downloaded.
@@ -36,7 +37,7 @@ def fetch(
         services.make_home()
     results = fetch_suite(suite, folder, max_bytes)
     if json:
-        print_json({"data": str(folder), "sets": as_rows(results)})
+        print_json({"data": str(folder), "sets": [asdict(result) for result in results]})
     else:
         _show_fetched(results, folder)
     present = [result for result in results if result.state in ("fetched", "reused")]

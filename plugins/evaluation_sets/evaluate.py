@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pyarrow as pa
 from cyclopts import Parameter
 
-from dataops.errors import CorruptPart, SchemaError, writing
+from dataops.errors import writing
 from dataops.formatting import format_percent, format_quantity
-from dataops.parquet import read_parquet
-from dataops.regular_files import check_regular
 from flows.commands.options import Json, Name
 from flows.commands.output import console, new_table, print_json, score_cells
 from infra.local import services
@@ -20,7 +17,6 @@ from plugins.evaluation_sets.robustness import effective_robustness
 from tasks.evaluate.report import report_html
 from tasks.evaluate.run_suite import Evaluation, EvaluationSettings, average_metrics, evaluate_model
 from training.evaluation.comparison import compare
-from training.evaluation.contamination import contamination, format_overlap, group_by_task
 from training.evaluation.intervals import flatten_metrics
 from training.evaluation.suite import FETCHED, Suite, load_suite, read_tasks
 
@@ -40,9 +36,6 @@ def evaluate(
             help="Folder of the suite's sets; default: the folder of `datasets fetch` if the suite names sources, else"
             " the suite's own folder."
         ),
-    ] = None,
-    matches: Annotated[
-        Path | None, Parameter(help="Parquet table of test images that are in the training data (uid, set, member).")
     ] = None,
     page: Annotated[Path | None, Parameter(help="File to write the HTML page with example images to.")] = None,
     batch_size: Annotated[int, Parameter(help="Number of images per batch.")] = 256,
@@ -64,10 +57,8 @@ def evaluate(
     other, compared = None, {}
     if against is not None:
         other = evaluate_model(against, sets, home, settings, on_line=logger.info)
-        compared = compare_all(found.predictions(), other.predictions())
-    if matches is not None:
-        for row in contamination(found.predictions(), read_matches(matches)):
-            found.metrics[row.pop("task")]["contamination"] = row
+        theirs = other.predictions()
+        compared = {task: compare(own, theirs[task]) for task, own in found.predictions().items() if task in theirs}
     page = page or found.folder / "report.html"
     with writing(page):
         page.write_text(report_html(sets, found, other, compared), encoding="utf-8")
@@ -118,8 +109,7 @@ def _as_json(
     if other is not None:
         result |= {"against": other.model, "against_metrics": other.metrics, "comparison": compared}
         result["effective_robustness"] = effective_robustness_by_set(found, other)
-    rows = [{"task": name, **r["contamination"]} for name, r in found.metrics.items() if "contamination" in r]
-    return result | ({"contamination": rows} if rows else {})
+    return result
 
 
 def _show(suite: Suite, found: Evaluation, other: Evaluation | None, compared: Mapping[str, object]) -> None:
@@ -137,9 +127,6 @@ def _show(suite: Suite, found: Evaluation, other: Evaluation | None, compared: M
             out.write(f"{name}: {100 * shift['gap']:.2f} points below {shift['base']}")
     for name, value in (effective_robustness_by_set(found, other) if other else {}).items():
         out.write(f"{name}: effective robustness against the other model {100 * value:+.2f} points")
-    for name, result in found.metrics.items():
-        if row := result.get("contamination"):
-            out.write(f"{name}: {format_overlap(row)}")
     _show_average(suite, found)
 
 
@@ -165,28 +152,3 @@ def _show_average(suite: Suite, found: Evaluation) -> None:
     console().write(f"Average over {mean['tasks']} of {format_quantity(of, 'set')}: {average}")
     for name, reason in mean["missing"].items():
         console().write(f"  without {name}: {reason}")
-
-
-COLUMNS = ("uid", "evaluation_set", "member")
-"""Columns of a table of matches."""
-
-
-def read_matches(path: Path) -> dict[str, set[str]]:
-    """Read the members of each evaluation set that a training image matches.
-
-    Raises: SchemaError if the file is no such table.
-    """
-    try:
-        check_regular(path)
-        table = read_parquet(path, str(path))
-    except (OSError, CorruptPart) as error:
-        raise SchemaError(f"{path}: cannot be read as Parquet ({error})") from error
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise SchemaError(f"{path}: no column {', '.join(missing)}; a table of matches has {', '.join(COLUMNS)}")
-    return group_by_task(table)
-
-
-def compare_all(first: Mapping[str, pa.Table], second: Mapping[str, pa.Table]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Call `compare` for each task that both have."""
-    return {task: compare(table, second[task]) for task, table in first.items() if task in second}

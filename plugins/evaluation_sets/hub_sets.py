@@ -2,7 +2,7 @@
 
 huggingface_hub downloads, and resumes interrupted downloads. A set is complete when it has a `fetched.json`, which is
 written last and holds the revision and every file with its sha256. The environment variable `HF_ENDPOINT` names another
-server. Sets of torchvision are written in the same layout by plugins/evaluation_sets/torchvision_sets.py.
+server.
 """
 
 import hashlib
@@ -11,18 +11,17 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dataops.digest import file_sha256
-from dataops.errors import ConfigError, PairmillError
+from dataops.errors import ConfigError
 from dataops.formatting import format_bytes
 from dataops.redaction import redact
 from dataops.regular_files import read_text
 from dataops.store import FolderStore
-from tasks.engine.subprocess_job import run_job
 from training.evaluation.sets import ASSOCIATIONS, CLASS_NAMES, DATASET_TYPE, SHARD_COUNT, TEMPLATES
 from training.evaluation.suite import read_tasks
 from training.evaluation.task import Task
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 RECORD = "fetched.json"
 LISTS = (CLASS_NAMES, TEMPLATES, DATASET_TYPE, ASSOCIATIONS)
 """Files beside the splits that a set may have."""
-TORCHVISION = "torchvision/"
-"""Prefix of a source that is a set of torchvision."""
 MAX_SET_BYTES = 100_000_000_000
 """Maximum size of a set in bytes; those of CLIP_benchmark have up to 10 GB."""
 State = Literal["fetched", "reused", "missing", "failed"]
@@ -94,8 +91,6 @@ def _fetch(task: Task, max_bytes: int) -> FetchResult:
         if folder.is_dir():
             return FetchResult(task.name, "", "reused")
         return FetchResult(task.name, "", "missing", f"no source; put it at {folder}")
-    if task.source.startswith(TORCHVISION):
-        return _write_torchvision_set(task, folder)
     try:
         if size := _complete_size(folder, task):
             return FetchResult(task.name, task.source, "reused", bytes=size)
@@ -133,37 +128,15 @@ def _download(task: Task, folder: Path, max_bytes: int) -> int:
         _check_listing(siblings, task, folder, max_bytes)
         files = {}
         for sibling in siblings:
+            path = folder / sibling.rfilename
             _download_file(api, task.source, str(info.sha), sibling, folder)
-            files[sibling.rfilename] = _describe_file(folder / sibling.rfilename)
+            files[sibling.rfilename] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
     except (*http_errors, ValueError) as error:
         first_line = str(error).strip().partition("\n")[0][:200]
         raise _Unavailable(f"{task.source}: {type(error).__name__}: {first_line}") from error
-    _write_record(folder, task, str(info.sha), files)
-    return sum(file["bytes"] for file in files.values())
-
-
-def _write_torchvision_set(task: Task, folder: Path) -> FetchResult:
-    """Write a set of torchvision in our layout; torchvision downloads it where it can."""
-    if size := _complete_size(folder, task):
-        return FetchResult(task.name, task.source, "reused", bytes=size)
-    job = {"name": task.source.removeprefix(TORCHVISION), "splits": task.splits(), "output": str(folder)}
-    try:
-        run_job("plugins.evaluation_sets.torchvision_sets", job, folder / ".torchvision")
-    except PairmillError as error:
-        return FetchResult(task.name, task.source, "failed", redact(str(error)).strip().splitlines()[-1])
-    names = [name for name in LISTS if (folder / name).is_file()]
-    names += [path.relative_to(folder).as_posix() for split in task.splits() for path in (folder / split).iterdir()]
-    _write_record(folder, task, "", {name: _describe_file(folder / name) for name in sorted(names)})
-    return FetchResult(task.name, task.source, "fetched", bytes=_complete_size(folder, task))
-
-
-def _describe_file(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-
-
-def _write_record(folder: Path, task: Task, revision: str, files: dict[str, Any]) -> None:
-    record = {"source": task.source, "revision": revision, "splits": task.splits(), "files": files}
+    record = {"source": task.source, "revision": str(info.sha), "splits": task.splits(), "files": files}
     FolderStore(folder).put(RECORD, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+    return sum(file["bytes"] for file in files.values())
 
 
 def _is_wanted(name: str, splits: Sequence[str]) -> bool:
@@ -201,22 +174,19 @@ def _download_file(api: "HfApi", source: str, revision: str, sibling: "RepoSibli
     path = folder / sibling.rfilename
     if path.is_file() and _is_intact(path, sibling):
         return
-    for attempt in range(2):
-        api.hf_hub_download(
-            source,
-            sibling.rfilename,
-            repo_type="dataset",
-            revision=revision,
-            local_dir=folder,
-            force_download=attempt > 0 or path.exists(),
-        )
-        if _is_intact(path, sibling):
-            return
-        logger.warning("%s of %s differs from the checksum that the Hub lists", sibling.rfilename, source)
-    path.unlink()
-    raise _Unavailable(
-        f"{source}: {sibling.rfilename} differs from the checksum that the Hub lists, after two downloads"
+    api.hf_hub_download(
+        source,
+        sibling.rfilename,
+        repo_type="dataset",
+        revision=revision,
+        local_dir=folder,
+        force_download=path.exists(),
     )
+    if not _is_intact(path, sibling):
+        path.unlink()
+        raise _Unavailable(
+            f"{source}: {sibling.rfilename} differs from the checksum that the Hub lists; it is deleted: run it again"
+        )
 
 
 def _is_intact(path: Path, sibling: "RepoSibling") -> bool:
@@ -229,8 +199,3 @@ def _is_intact(path: Path, sibling: "RepoSibling") -> bool:
         return True
     data = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == sibling.blob_id
-
-
-def as_rows(results: Iterable[FetchResult]) -> list[dict[str, Any]]:
-    """Return the results as rows for tables and --json."""
-    return [asdict(result) for result in results]

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from dataops.command_name import name_command
 from dataops.errors import ConfigError
 from dataops.escaping import escape_controls
-from dataops.formatting import format_bytes, format_percent, format_quantity, format_seconds
+from dataops.formatting import format_bytes, format_quantity, format_seconds
 from dataops.store import Store
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, new_table, print_json
@@ -21,7 +21,7 @@ from flows.interruption import EXIT_CODES
 from flows.records import create_run, known_stores, load_run
 from infra.local import services
 from plugins.experiments.config import Experiment, load_experiment
-from plugins.experiments.decide import Result, format_time, list_differences, read_result
+from plugins.experiments.decide import NUMBERS, Result, list_differences, list_variants, read_result
 from plugins.experiments.ladder import FACTORS, list_forecasts
 from plugins.experiments.page import describe_adoption, write_page
 from plugins.experiments.record import Cell, Record, load_record
@@ -136,21 +136,9 @@ def _show_result(result: Result, record: Record, store: Store, page: Path | None
         print_json(as_dict(result, record))
         return 0
     out = console()
-    numbers = ("value", "by seed", "pairs", "samples seen", "time", "CPU time", "in training")
-    table = new_table(f"{result.name}: {result.metric}", "variant", "state", *numbers, right=numbers)
-    for one in result.variants:
-        is_known = bool(one.values)
-        table.add_row(
-            one.name,
-            one.state,
-            format_percent(one.value) if is_known else "",
-            " ".join(format_percent(value) for value in one.values),
-            f"{one.rows:,}" if is_known else "",
-            f"{one.samples_seen:,}" if is_known else "",
-            format_time(one.seconds) if is_known else "",
-            format_time(one.cpu_seconds) if is_known else "",
-            f"{one.matched:,}" if is_known else "",
-        )
+    table = new_table(f"{result.name}: {result.metric}", "variant", "state", *NUMBERS, right=NUMBERS)
+    for row in list_variants(result):
+        table.add_row(*row[:-1])
     out.print(table)
     if result.comparisons:
         out.print()

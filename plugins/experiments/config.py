@@ -1,8 +1,6 @@
 """The file of an experiment: the base config, its variants, and what decides. Everything is checked before work starts."""
 
-import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +11,9 @@ from pydantic import Field, ValidationError, field_validator
 from dataops.config import FrozenModel
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError
-from dataops.regular_files import read_text
-from dataops.toml_text import parse_toml
-from flows.config import RunConfig, load_config
+from dataops.toml_text import format_value
+from flows.config import RunConfig, load_config, read_config
+from flows.config_problems import describe_problems, format_problems
 from plugins.experiments.forecast import MIN_SCALES
 from training.evaluation.suite import Suite
 
@@ -136,37 +134,17 @@ def list_settings(values: Mapping[str, Any], prefix: str = "") -> list[str]:
         if isinstance(value, Mapping) and value and not any("." in name for name in value):
             found += list_settings(value, f"{prefix}{key}.")
         else:
-            found.append(f"{prefix}{key}={_as_toml(value)}")
+            found.append(f"{prefix}{key}={format_value(value)}")
     return found
 
 
-def _as_toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{json.dumps(key)} = {_as_toml(one)}' for key, one in value.items())} }}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_as_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
 def _read(path: Path) -> ExperimentFile:
+    values, find_origins = read_config(path)
     try:
-        return ExperimentFile.model_validate(parse_toml(read_text(path)))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+        return ExperimentFile.model_validate(values)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, one['loc']))}: {_describe(one)}" for one in error.errors()]
-        raise ConfigError("\n  ".join([f"{path}: the file of the experiment has problems:", *lines])) from error
-
-
-def _describe(problem: Any) -> str:
-    if problem["type"] == "extra_forbidden":
-        return (
-            "unknown key; known are name, base, seeds, [variants], [control] equal, [ladder] samples_seen, and [decide] "
-            "metric, confidence, racing"
-        )
-    return problem["msg"].removeprefix("Value error, ")
+        problems = describe_problems(error.errors(), ExperimentFile)
+        raise ConfigError(format_problems(str(path), problems, find_origins())) from error
 
 
 def _load_variant(path: Path, base: Path, name: str, values: Mapping[str, Any], writes: bool) -> Variant:

@@ -24,6 +24,8 @@ from training.evaluation.comparison import count_captions
 from training.evaluation.contamination import group_by_task
 
 MATCHES = "evaluation-matches.parquet"
+NUMBERS = ("value", "by seed", "pairs", "samples seen", "time", "CPU time", "in training")
+"""Columns of the table of variants; the last one counts test images that are in the training data."""
 
 
 @dataclass
@@ -249,7 +251,7 @@ def _read_stage_runs(record: Record, store: Store) -> dict[tuple[str, str], Stag
     return found
 
 
-def format_time(seconds: float | None) -> str:
+def _format_time(seconds: float | None) -> str:
     """Return a time in minutes, or in hours from two hours on; nothing for an unknown one."""
     if seconds is None:
         return ""
@@ -291,6 +293,19 @@ def _without(
         if keep.sum() > 1:
             clean.append(TaskScores(one.name, one.scores_VSN[:, :, keep], one.weights_N[keep], one.classes_N[keep]))
     return clean
+
+
+def list_variants(result: Result) -> list[list[str]]:
+    """Return the cells of a table of all variants: the name, the state, NUMBERS, the settings."""
+    rows = []
+    for one in result.variants:
+        numbers = [""] * len(NUMBERS)
+        if one.values:
+            numbers = [format_percent(one.value), " ".join(map(format_percent, one.values))]
+            numbers += [f"{one.rows:,}", f"{one.samples_seen:,}"]
+            numbers += [_format_time(one.seconds), _format_time(one.cpu_seconds), f"{one.matched:,}"]
+        rows.append([one.name, one.state, *numbers, ", ".join(one.settings) or "the base config"])
+    return rows
 
 
 def list_differences(result: Result) -> list[list[str]]:

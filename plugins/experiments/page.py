@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataops import plugins
-from dataops.formatting import format_percent
 from dataops.snapshot import load_manifest
 from dataops.store import Store
-from plugins.experiments.decide import Result, VariantResult, format_time, list_differences
+from plugins.experiments.decide import NUMBERS, Result, VariantResult, list_differences, list_variants
 from plugins.experiments.ladder import FACTORS, list_forecasts
 from tasks.reports.page import encode_page, render
 
@@ -69,7 +68,8 @@ def render_page(result: Result, store: Store) -> str:
         result=result,
         forest=lay_out(result),
         adoption=describe_adoption(result),
-        variants=[_describe(one) for one in result.variants],
+        variant_columns=["variant", "state", *NUMBERS, "settings"],
+        variants=list_variants(result),
         changes=list_changes(known, store),
         differences=list_differences(result),
         forecast_columns=[
@@ -115,15 +115,6 @@ def list_changes(variants: Sequence[VariantResult], store: Store) -> dict[str, l
                 for (stage, reason), count in side.why.items()
             ]
     return found
-
-
-def _describe(one: VariantResult) -> list[str]:
-    settings = [one.state, ", ".join(one.settings) or "the base config"]
-    if not one.values:
-        return [one.name, *[""] * 7, *settings]
-    counts = (f"{count:,}" for count in (one.rows, one.samples_seen, one.matched))
-    times = (format_time(one.seconds), format_time(one.cpu_seconds))
-    return [one.name, format_percent(one.value), " ".join(map(format_percent, one.values)), *counts, *times, *settings]
 
 
 def lay_out(result: Result) -> Forest | None:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -146,18 +146,6 @@ def compile_all(samples: Sequence[Callable[[Path], None]] = SAMPLES) -> None:
             done.result()
 
 
-class _InProcess(Executor):
-    """Runs each task of a stage at once, in this process."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
 def _run_sample(sample: Callable[[Path], None]) -> None:
     with tempfile.TemporaryDirectory(prefix="pairmill-kernels-") as folder:
         sample(Path(folder))
@@ -209,7 +197,8 @@ def _make(stage: Any, config: Any, folder: Path, *upstream: Any) -> None:
     from tasks.engine.stage import make, plan
 
     store = open_store(str(folder / "store"))
-    make(plan(stage, config, 0, upstream, store), Context(store, folder, workers=1, pool=_InProcess()))
+    with ThreadPoolExecutor(1) as pool:  # in this process, whose compiled code is kept
+        make(plan(stage, config, 0, upstream, store), Context(store, folder, workers=1, pool=pool))
 
 
 def main() -> None:

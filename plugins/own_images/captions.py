@@ -1,7 +1,7 @@
 """Find captions in a `.txt`, in a `.json`, or in a row of a list, and write a row of `pairs` for each."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -38,6 +38,16 @@ class Described(NamedTuple):
     captions: Sequence[tuple[str, str]]
     page_url: str | None = None
     license: str | None = None
+
+    @classmethod
+    def merge(cls, found: Iterable["Described | None"]) -> "Described":
+        """Return what several files state: all captions, and the first URL and licence. None is a file without any."""
+        stated = [one for one in found if one is not None]
+        return cls(
+            [caption for one in stated for caption in one.captions],
+            next((one.page_url for one in stated if one.page_url), None),
+            next((one.license for one in stated if one.license), None),
+        )
 
 
 def find_caption_names(names: Sequence[str], configured: Sequence[str], where: str) -> list[str]:

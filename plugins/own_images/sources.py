@@ -210,21 +210,13 @@ class FolderSource(OwnImages):
         from plugins.own_images.captions import MAX_CAPTION_BYTES, Described, parse_caption_file
         from tasks.web.fetch_error import FetchError
 
-        found, bad = Described([]), 0
+        found = list[Described | None]()
         for path in group.captions:
             try:
-                described = parse_caption_file(path, folder.read(path, MAX_CAPTION_BYTES), self.caption_columns)
+                found.append(parse_caption_file(path, folder.read(path, MAX_CAPTION_BYTES), self.caption_columns))
             except FetchError:
-                described = None
-            if described is None:
-                bad += 1
-            else:
-                found = Described(
-                    [*found.captions, *described.captions],
-                    found.page_url or described.page_url,
-                    found.license or described.license,
-                )
-        return found, bad
+                found.append(None)
+        return Described.merge(found), found.count(None)
 
     def _read_list(
         self, file: SourceFile, report: Callable[[int, str], None]
@@ -275,9 +267,9 @@ class WebDatasetSource(FilesSource, OwnImages):
 
     @classmethod
     def survey(cls, data: str) -> Survey | None:
-        from plugins.own_images.survey import survey_shards
+        from plugins.own_images.survey import survey_files
 
-        return survey_shards(cls, data)
+        return survey_files(cls, data, "*.tar")
 
     def problems(self) -> list[str]:
         return super().problems() or problems_of("paths", lambda: _check_endings(self.source_files(), (".tar",)))
@@ -298,12 +290,6 @@ class WebDatasetSource(FilesSource, OwnImages):
             described = [parse_caption_file(name, data, self.caption_columns) for name, data in sorted(
                 sample.captions, key=lambda one: not one[0].lower().endswith(".txt")
             )]  # fmt: skip
-            stated = [one for one in described if one is not None]
-            merged = Described(
-                [caption for one in stated for caption in one.captions],
-                next((one.page_url for one in stated if one.page_url), None),
-                next((one.license for one in stated if one.license), None),
-            )
             names = [name for name, _ in (*sample.images, *sample.captions)]
             leaves = any(name.startswith("/") or ".." in name.split("/") for name in names)
             reason = OUTSIDE_SOURCE if leaves else SEVERAL_IMAGES if len(sample.images) > 1 else None
@@ -313,7 +299,7 @@ class WebDatasetSource(FilesSource, OwnImages):
             for name, offset in sample.images or [(sample.captions[0][0], sample.offset)]:
                 repeated = REPEATED_NAME if name in seen else None
                 seen.add(name)
-                shown = None if described and not stated else merged
+                shown = None if described and not any(described) else Described.merge(described)
                 found.add(self.url_of(f"{file.name}/{name}"), offset, shown, reason or repeated)
         found.flush()
 
@@ -349,9 +335,9 @@ class HuggingFaceSource(OwnImages):
 
     @classmethod
     def survey(cls, data: str) -> Survey | None:
-        from plugins.own_images.survey import survey_dataset
+        from plugins.own_images.survey import survey_files
 
-        return survey_dataset(cls, data)
+        return survey_files(cls, data, "*.parquet")
 
     def problems(self) -> list[str]:
         from plugins.own_images.hub import PREFIX

@@ -92,16 +92,9 @@ def survey_folder(kind: type[Any], data: str) -> Survey:
     return _survey(kind, keys)
 
 
-def survey_shards(kind: type[Any], data: str) -> Survey:
-    """Look into shards. Raises: ConfigError, SourceError."""
-    paths = [_glob(data, "*.tar")]
-    return _survey(kind, {"paths": paths})
-
-
-def survey_dataset(kind: type[Any], data: str) -> Survey:
-    """Look into a dataset in Parquet. Raises: ConfigError, SourceError."""
-    paths = [data if data.startswith("hf://") else _glob(data, "*.parquet")]
-    return _survey(kind, {"paths": paths})
+def survey_files(kind: type[Any], data: str, pattern: str) -> Survey:
+    """Look into shards or a dataset in Parquet. Raises: ConfigError, SourceError."""
+    return _survey(kind, {"paths": [_glob(data, pattern)]})
 
 
 def _glob(data: str, pattern: str) -> str:

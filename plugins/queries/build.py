@@ -12,7 +12,6 @@ import polars as pl
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
-from dataops.plugins import require
 from dataops.process import count_cores
 from plugins.queries.building import LEMMAS, TITLES, Thresholds, merge_queries, select_bigrams, select_words
 from plugins.queries.corpus import BATCH_CHARS, count_corpus_bigrams, count_corpus_unigrams, read_lines
@@ -40,10 +39,6 @@ class QuerySources:
     """Projects of Wikimedia's page views that count (en, en.m, en.wikipedia, ...); empty is all."""
     lemmas: Sequence[str] = ()
     """Files of lines, or WordNet's index files (in a folder that has these, only these)."""
-    wordfreq: Sequence[str] = ()
-    """Languages whose most frequent words in the package wordfreq are lemmas."""
-    wordfreq_top: int = 20_000
-    """Number of words of each of these languages."""
 
 
 def build_queries(
@@ -62,7 +57,6 @@ def build_queries(
     workers = workers or count_cores()
     views = [_read_titles(path, sources.projects) for path in titles]
     lists = [_read_lemmas(path) for path in lemmas]
-    lists += [_read_wordfreq(code, sources.wordfreq_top) for code in sources.wordfreq]
     every_word = count_corpus_unigrams(text, workers, batch_chars)
     words = select_words(every_word, thresholds)
     pairs = count_corpus_bigrams(text, words["word"], workers, batch_chars)
@@ -82,13 +76,7 @@ def write_queries(found: pl.DataFrame, out: Path, sources: QuerySources, thresho
     """Write a list as Parquet, atomically; its metadata key `pairmill` holds the sources and the thresholds."""
     files = {path for paths in _find_files(sources.text, sources.titles, sources.lemmas) for path in paths}
     digests = [{"name": path.name, "sha256": file_sha256(path)} for path in sorted(files)]
-    words = {"languages": list(sources.wordfreq), "top": sources.wordfreq_top} if sources.wordfreq else None
-    origin = {
-        "files": digests,
-        "thresholds": asdict(thresholds),
-        "projects": list(sources.projects),
-        "wordfreq": words,
-    }
+    origin = {"files": digests, "thresholds": asdict(thresholds), "projects": list(sources.projects)}
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     try:
@@ -148,14 +136,3 @@ def _read_lemmas(path: Path) -> pl.DataFrame:
     lines = (line for line in read_lines(path) if line.strip() and line[:2] != "  ")
     lemmas = [line.split()[0] if is_index else line.strip() for line in lines]
     return pl.DataFrame({"lemma": lemmas, "source": [path.name] * len(lemmas)}, schema=LEMMAS)
-
-
-def _read_wordfreq(language: str, top: int) -> pl.DataFrame:
-    require(["wordfreq"], "queries", "--wordfreq")
-    import wordfreq
-
-    try:
-        words = wordfreq.top_n_list(language, top)
-    except LookupError as error:
-        raise ConfigError(f"wordfreq has no language {language!r}: {error}") from error
-    return pl.DataFrame({"lemma": words, "source": [f"wordfreq {language}"] * len(words)}, schema=LEMMAS)

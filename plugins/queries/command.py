@@ -23,8 +23,6 @@ def build(
     titles: Several = (),
     project: Several = (),
     lemmas: Several = (),
-    wordfreq: Several = (),
-    wordfreq_top: int = 20_000,
     min_unigram: int = 100,
     min_bigram: int = 100,
     min_pmi: float = 6.0,
@@ -34,7 +32,7 @@ def build(
 ) -> int:
     """Build a list of queries: frequent words, word pairs with high mutual information, popular titles, lemmas.
 
-    At least one of --text, --titles, --lemmas and --wordfreq is required. Each input is one or more files, folders or
+    At least one of --text, --titles and --lemmas is required. Each input is one or more files, folders or
     globs; files may be compressed as .gz, .bz2 or .zst.
 
     Args:
@@ -43,17 +41,15 @@ def build(
         titles: Files of lines `title<TAB>views`, or Wikimedia page views.
         project: Projects of Wikimedia page views to use, such as en, en.m, en.wikipedia. Default: all.
         lemmas: Files with one lemma per line, or WordNet index files.
-        wordfreq: Languages from which to take the most frequent words of the package wordfreq.
-        wordfreq_top: Number of words per language from wordfreq.
         min_unigram: Minimum number of occurrences of a word in the text.
         min_bigram: Minimum number of occurrences of a word pair in the text.
         min_pmi: Minimum pointwise mutual information of a word pair, in bits.
         min_views: Minimum number of views of a title.
         min_chars: Minimum length of a query, in characters. Use 1 for languages in which one character is a word.
     """
-    if not (text or titles or lemmas or wordfreq):
-        raise ConfigError("no input is given; pass at least one of --text, --titles, --lemmas and --wordfreq")
-    sources = QuerySources(text, titles, project, lemmas, wordfreq, wordfreq_top)
+    if not (text or titles or lemmas):
+        raise ConfigError("no input is given; pass at least one of --text, --titles and --lemmas")
+    sources = QuerySources(text, titles, project, lemmas)
     thresholds = Thresholds(min_unigram, min_bigram, min_pmi, min_views, min_chars)
     queries = build_queries(sources, thresholds)
     write_queries(queries, out, sources, thresholds)

@@ -10,7 +10,7 @@ Shape suffixes: N rows of a shard, B batch, L tokens, D embed_dim.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -65,35 +65,23 @@ class ScoreJob(JobFile):
     """Threads that decode and, on the CPU, encode; None: one a core. The scores are the same on any number."""
 
 
-ScoreShard = Callable[[EvaluatedModel, ShardToScore, str, int | None], pa.Table]
-"""Returns `id` and the result of each row of a shard, given a model, a device and a number of threads."""
-
-
 def run_job(job: ScoreJob) -> None:
     """Score each shard that has no result yet.
 
     Raises: ContractError if a shard, the model or the head is invalid.
     """
-    head_D = None if job.head is None else read_head(job.head)
-    score_shards(
-        job, lambda loaded, shard, device, threads: score_shard(loaded, shard, head_D, device=device, threads=threads)
-    )
-
-
-def score_shards(job: ScoreJob, score: ScoreShard) -> None:
-    """Write the result of `score` for each shard that has none yet. Raises: ContractError if the model is invalid."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
-    device = resolve_device(job.device).type
-    store = FolderStore(job.output)
+    head_D = None if job.head is None else read_head(job.head)
+    device, store = resolve_device(job.device).type, FolderStore(job.output)
     loaded = load_any(job.model, device=device)
     for done, shard in enumerate(job.shards):
         name = f"{shard.name}.parquet"
         if store.size(name) is None:
             started = time.perf_counter()
-            scores = score(loaded, shard, device, job.threads)
-            store.put(name, _to_parquet(scores))
+            scores = score_shard(loaded, shard, head_D, device=device, threads=job.threads)
+            store.put(name, encode_table(scores).to_pybytes())
             rate = scores.num_rows / (time.perf_counter() - started)
             logger.info(
                 "shard %s: scored %d, %d unreadable, %.0f/s (%d of %d)",
@@ -122,7 +110,11 @@ def score_shard(
             assert text_ND is not None
             score_N[positions] = (feature_BD * text_ND[positions]).sum(dim=1)
         else:
-            score_N[positions] = feature_BD @ _check_width(head[0], feature_BD) + head[1]
+            weight_D, bias = head
+            if len(weight_D) != feature_BD.shape[1]:
+                sizes = f"{len(weight_D)} features, the model has {feature_BD.shape[1]}"
+                raise ContractError(f"the head is for {sizes}: name a head of this model")
+            score_N[positions] = feature_BD @ weight_D + bias
     scores = [None if score != score else score for score in score_N.tolist()]
     return pa.table({"id": rows["id"].combine_chunks(), "score": pa.array(scores, pa.float32())}, schema=SCORES)
 
@@ -165,18 +157,6 @@ def read_head(path: Path) -> tuple[Tensor, Tensor]:
     if weight is None or tensors or weight.numel() != max(weight.shape, default=0) or bias.numel() != 1:
         raise ContractError(f"{path}: a head holds `weight` (D,) or (1, D) and `bias` (1,), and nothing else")
     return weight.double().flatten(), bias.double().squeeze()
-
-
-def _check_width(weight_D: Tensor, feature_BD: Tensor) -> Tensor:
-    if len(weight_D) != feature_BD.shape[1]:
-        raise ContractError(
-            f"the head is for {len(weight_D)} features, the model has {feature_BD.shape[1]}: name a head of this model"
-        )
-    return weight_D
-
-
-def _to_parquet(table: pa.Table) -> bytes:
-    return encode_table(table).to_pybytes()
 
 
 def main(arguments: list[str]) -> int:

@@ -108,7 +108,7 @@ class TextInit(PretrainedConfig):
     """Subtract the mean of all captions' features from each, inside the network. Features of sentences point into one
     direction, and differ little from each other before it is subtracted. It needs a frozen tower."""
     kind: Literal["words", "bert", "decoder"]
-    """words: a matrix with a vector for each word or token, in .safetensors, .npy or .npz, and beside it a tokenizer.json
+    """words: a matrix with a vector for each word or token in a .safetensors file, and beside it a tokenizer.json
     or a list with a word a line (.txt); a text is the mean of its vectors. bert: a folder with a config.json of model_type
     "bert", a tokenizer.json and the weights; a text is the mean of its tokens, or the first one as 1_Pooling/config.json
     states. decoder: a folder with the config.json of a language model that transformers builds, a tokenizer.json and the

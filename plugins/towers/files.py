@@ -4,21 +4,20 @@ A package is found by its metadata, and none of its code is run. No torch here.
 """
 
 import json
-import math
-import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from dataops.digest import file_sha256, files_sha256
 from dataops.errors import ConfigError
-from dataops.regular_files import check_regular, open_regular, read_text
-from plugins.towers.config import ImageInit, TextInit
+from dataops.regular_files import check_regular, read_text
+from plugins.towers.config import ImageInit, PretrainedConfig, TextInit
 from training.backbones import find_backbone
 from training.model_config import (
     BackboneConfig,
@@ -31,16 +30,12 @@ from training.model_config import (
 )
 
 WEIGHTS = {
-    "words": (".safetensors", ".npz", ".npy"),
+    "words": (".safetensors",),
     "bert": (".safetensors", ".bin"),
     "decoder": (".safetensors", ".index.json"),
     "image": (".safetensors", ".pth", ".pt", ".bin"),
 }
 """Suffixes of the weights of each kind."""
-MAX_ARRAYS = 64
-"""Maximum number of arrays in a .npz."""
-MAX_EXPANSION = 16
-"""Maximum size of the arrays of a .npz in relation to it; word vectors take about as many bytes as without compression."""
 CONFIG, POOLING = "config.json", "1_Pooling/config.json"
 INDEX = ".safetensors.index.json"
 """End of the name of the file that lists the weights' files where there are several."""
@@ -172,6 +167,19 @@ def find_license(facts: Any) -> str:
     return "" if text.upper() in ("", "UNKNOWN", "NONE") else text.partition("\n")[0][:100]
 
 
+@contextmanager
+def _explaining(what: str) -> Iterator[None]:
+    """Name the table or file in what is raised for facts that no tower can have. Raises: ConfigError."""
+    try:
+        yield
+    except ValidationError as error:
+        problem = error.errors()[0]
+        parts = (what, *map(str, problem["loc"]), problem["msg"].removeprefix("Value error, "))
+        raise ConfigError(": ".join(parts)) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{what}: it cannot be read, or is of another kind ({error})") from None
+
+
 def replace_tower(dimensions: ModelConfig, name: str, tower: ProjectedConfig) -> ModelConfig:
     """Return the dimensions of a model with another tower, whose feature is the shared space if it has no projector.
 
@@ -181,10 +189,8 @@ def replace_tower(dimensions: ModelConfig, name: str, tower: ProjectedConfig) ->
     Raises: ConfigError if the widths do not fit.
     """
     embed_dim = dimensions.embed_dim if tower.projector_layers else tower.feature_width
-    try:
+    with _explaining("train"):
         return ModelConfig.model_validate({**dict(dimensions), name: tower, "embed_dim": embed_dim})
-    except ValidationError as error:
-        raise ConfigError(f"train: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
 def image_dimensions(init: ImageInit, image_size: int | None) -> BackboneConfig:
@@ -196,168 +202,97 @@ def image_dimensions(init: ImageInit, image_size: int | None) -> BackboneConfig:
     Raises: ConfigError if the patches of the backbone do not divide it.
     """
     found = find_backbone(init.architecture)
-    fields = {
-        "kind": "backbone",
-        "architecture": init.architecture,
-        "image_size": image_size or found.image_size,
-        "mean": init.mean or found.mean,
-        "std": init.std or found.std,
-        "projector_layers": init.projector_layers,
-        "projector_norm": init.projector_norm,
-        "projector_width": init.projector_width,
-        "stages": init.stages,
-        "grid": init.grid,
-    }
-    try:
-        return BackboneConfig.model_validate(fields)
-    except ValidationError as error:
-        raise ConfigError(f"train.image_init: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+    with _explaining("train.image_init"):
+        return BackboneConfig(
+            kind="backbone",
+            architecture=init.architecture,
+            image_size=image_size or found.image_size,
+            mean=init.mean or found.mean,
+            std=init.std or found.std,
+            stages=init.stages,
+            grid=init.grid,
+            **_projector_of(init),
+        )
+
+
+def _projector_of(init: PretrainedConfig) -> dict[str, Any]:
+    return {name: getattr(init, name) for name in ("projector_layers", "projector_norm", "projector_width")}
 
 
 def text_dimensions(init: TextInit, context_length: int) -> PretrainedTextConfig:
     """Return the dimensions of a text tower. Raises: ConfigError if its files are missing, or are of another kind."""
     files = find_files(init)
-    names = ("projector_layers", "projector_norm", "projector_width")
-    projector: dict[str, Any] = {name: getattr(init, name) for name in names}
     if init.kind == "words":
         rows, width = read_matrix_shape(files.weights)
-        fields = {
-            "kind": "words",
-            "context_length": context_length,
-            "vocab_size": rows + 1,
-            "width": width,
-            **projector,
-        }
-        return WordVectorsConfig.model_validate(fields)
-    if init.kind == "decoder":
-        return _decoder_dimensions(files, context_length, {**projector, "pooling": init.pooling or "last"})
-    return _bert_dimensions(files, context_length, projector)
-
-
-def _decoder_dimensions(files: TowerFiles, context_length: int, fields: dict[str, Any]) -> DecoderConfig:
-    try:
+        fields = {"context_length": context_length, "vocab_size": rows + 1, "width": width}
+        return WordVectorsConfig(kind="words", **fields, **_projector_of(init))
+    with _explaining(f"train.text_init: {files.config}"):
         facts = json.loads(read_text(files.config))
-        for name in ("is_encoder_decoder", "quantization_config"):
-            if facts.get(name):
-                raise ValueError(f"{name} is {str(facts[name])[:80]}; only a plain decoder is supported")
-        if lacking := {"model_type", "hidden_size", "vocab_size"} - set(facts):
-            raise ValueError(f"it states no {' or '.join(sorted(lacking))}")
-        facts = {name: value for name, value in facts.items() if name not in ("auto_map", "architectures", "dtype")}
-        return DecoderConfig.model_validate(
-            {
-                "kind": "decoder",
-                "context_length": min(context_length, facts.get("max_position_embeddings", context_length)),
-                "vocab_size": facts["vocab_size"] + 1,
-                "width": facts["hidden_size"],
-                "network_config": facts,
-                **fields,
-            }
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, ValidationError):
-            error = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(
-            f"train.text_init: {files.config} is no config of a language model that pairmill can read ({error})"
-        ) from None
-
-
-def _bert_dimensions(files: TowerFiles, context_length: int, projector: dict[str, Any]) -> BertConfig:
-    try:
-        facts = json.loads(read_text(files.config))
+        if init.kind == "decoder":
+            fields = _read_decoder(facts, context_length) | {"pooling": init.pooling or "last"}
+            return DecoderConfig.model_validate({"kind": "decoder", **fields, **_projector_of(init)})
         pooling = json.loads(read_text(files.pooling)) if files.pooling.is_file() else {}
-        wanted = {"model_type": "bert", "hidden_act": "gelu", "pad_token_id": 0, "position_embedding_type": "absolute"}
-        for name, value in wanted.items():
-            if facts.get(name, value if name != "model_type" else None) != value:
-                raise ValueError(f"{name} is {facts.get(name)!r}; only {value!r} is supported")
-        modes = [mode for mode, is_on in pooling.items() if mode.startswith("pooling_mode_") and is_on is True]
-        known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
-        if len(modes) > 1 or any(mode not in known for mode in modes):
-            raise ValueError(f"{files.pooling.name}: {', '.join(modes)}; only the mean or the first token is supported")
-        return BertConfig.model_validate(
-            {
-                "kind": "bert",
-                "context_length": min(context_length, facts["max_position_embeddings"]),
-                "vocab_size": facts["vocab_size"],
-                "width": facts["hidden_size"],
-                "heads": facts["num_attention_heads"],
-                "layers": facts["num_hidden_layers"],
-                "mlp_width": facts["intermediate_size"],
-                "norm_eps": facts.get("layer_norm_eps", 1e-12),
-                "pooling": known[modes[0]] if modes else "mean",
-                **projector,
-            }
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, ValidationError):
-            error = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(
-            f"train.text_init: {files.config} is no config of a BERT that pairmill can read ({error})"
-        ) from None
+        fields = _read_bert(facts, context_length) | {"pooling": _read_pooling(pooling)}
+        return BertConfig.model_validate({"kind": "bert", **fields, **_projector_of(init)})
+
+
+def _read_decoder(facts: Any, context_length: int) -> dict[str, Any]:
+    """Return the dimensions of a language model. Raises: ValueError if it is of another kind."""
+    for name in ("is_encoder_decoder", "quantization_config"):
+        if facts.get(name):
+            raise ValueError(f"{name} is {str(facts[name])[:80]}; only a plain decoder is supported")
+    if lacking := {"model_type", "hidden_size", "vocab_size"} - set(facts):
+        raise ValueError(f"it states no {' or '.join(sorted(lacking))}")
+    return {
+        "context_length": min(context_length, facts.get("max_position_embeddings", context_length)),
+        "vocab_size": facts["vocab_size"] + 1,
+        "width": facts["hidden_size"],
+        "network_config": {
+            name: value for name, value in facts.items() if name not in ("auto_map", "architectures", "dtype")
+        },
+    }
+
+
+def _read_bert(facts: Any, context_length: int) -> dict[str, Any]:
+    """Return the dimensions of a BERT. Raises: ValueError if it is of another kind."""
+    wanted = {"model_type": "bert", "hidden_act": "gelu", "pad_token_id": 0, "position_embedding_type": "absolute"}
+    for name, value in wanted.items():
+        if facts.get(name, value if name != "model_type" else None) != value:
+            raise ValueError(f"{name} is {facts.get(name)!r}; only {value!r} is supported")
+    return {
+        "context_length": min(context_length, facts["max_position_embeddings"]),
+        "vocab_size": facts["vocab_size"],
+        "width": facts["hidden_size"],
+        "heads": facts["num_attention_heads"],
+        "layers": facts["num_hidden_layers"],
+        "mlp_width": facts["intermediate_size"],
+        "norm_eps": facts.get("layer_norm_eps", 1e-12),
+    }
+
+
+def _read_pooling(facts: Any) -> str:
+    """Return the one pooling that a sentence encoder uses. Raises: ValueError if it is of another kind."""
+    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
+    modes = [mode for mode, is_on in facts.items() if mode.startswith("pooling_mode_") and is_on is True]
+    if len(modes) > 1 or any(mode not in known for mode in modes):
+        raise ValueError(f"{POOLING}: {', '.join(modes)}; only the mean or the first token is supported")
+    return known[modes[0]] if modes else "mean"
 
 
 def read_matrix_shape(path: Path) -> tuple[int, int]:
-    """Return rows and columns of the one matrix of numbers in a .safetensors, .npy or .npz file.
+    """Return rows and columns of the one matrix in a safetensors file, of which only the header is read.
 
     Raises: ConfigError if there is none, or several.
     """
     try:
         check_regular(path)
-        if path.suffix == ".safetensors":
-            with safe_open(path, "np") as file:
-                shapes = [tuple(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118 — no mapping
-        else:
-            shapes = read_shapes(path)
-    except Exception as error:  # a hostile file raises anything
-        raise ConfigError(f"train.text_init: {path} holds no matrix that can be read safely ({error})") from error
+        with safe_open(path, "np") as file:
+            shapes = [tuple(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118 — no mapping
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"train.text_init: {path} holds no matrix that can be read ({error})") from error
     matrices = [shape for shape in shapes if len(shape) == 2]
     if len(matrices) != 1:
         raise ConfigError(
             f"train.text_init: {path} holds {len(matrices)} matrices; save one, with a vector in each row"
         )
     return matrices[0][0], matrices[0][1]
-
-
-def read_shapes(path: Path) -> list[tuple[int, ...]]:
-    """Return the shapes of the arrays of numbers in a .npy or .npz file, of which only the headers are read.
-
-    Raises: ValueError if a header does not fit its array, one holds objects, or the arrays are far larger than the file;
-        errors of numpy and zipfile.
-    """
-    if not zipfile.is_zipfile(path):
-        with open_regular(path) as file:
-            return [_read_shape(file, path.name, path.stat().st_size)]
-    with zipfile.ZipFile(path) as archive:
-        entries, size = archive.infolist(), path.stat().st_size
-        if len(entries) > MAX_ARRAYS:
-            raise ValueError(f"it has {len(entries):,} arrays, more than {MAX_ARRAYS}")
-        if sum(entry.file_size for entry in entries) > MAX_EXPANSION * size:
-            raise ValueError(f"its arrays would have over {MAX_EXPANSION} times the bytes of the file, {size:,}")
-        shapes = []
-        for entry in entries:
-            with archive.open(entry) as file:
-                shapes.append(_read_shape(file, entry.filename, entry.file_size))
-        return shapes
-
-
-def _read_shape(file: IO[bytes], name: str, size: int) -> tuple[int, ...]:
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
-    if dtype.hasobject:
-        raise ValueError(f"{name} holds objects")
-    if min(shape, default=0) < 0 or file.tell() + math.prod(shape) * dtype.itemsize != size:
-        raise ValueError(f"{name} has {size:,} bytes, and its header states the shape {shape} of {dtype}")
-    return shape
-
-
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of numbers in a .npy or .npz file; no pickle is read.
-
-    Raises: as read_shapes.
-    """
-    read_shapes(path)
-    loaded = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
-    if isinstance(loaded, np.ndarray):
-        return {"": loaded}
-    with loaded:
-        return {name: loaded[name] for name in loaded.files}

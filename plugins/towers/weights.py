@@ -2,16 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dataops.errors import ConfigError
-from dataops.regular_files import check_regular
 from plugins.towers.config import ImageInit, TextInit
-from plugins.towers.files import TowerFiles, find_files, load_arrays
+from plugins.towers.files import find_files, read_matrix_shape
 from plugins.towers.networks.decoder import Decoder
 from training.model.clip import CLIP
 from training.model.pretrained import is_square, read_state_dict, resize_image_positions
@@ -62,7 +60,7 @@ def load_text_tower(model: CLIP, init: TextInit) -> None:
         decoder.requires_grad_(not init.frozen)
         return
     if init.kind == "words":
-        matrix_VW = read_vectors(files)
+        matrix_VW = read_vectors(files.weights)
         tensors = {"embedding.weight": torch.cat([torch.zeros(1, matrix_VW.shape[1]), matrix_VW])}
     else:
         tensors = rename_bert(read_state_dict(files.weights))
@@ -73,19 +71,10 @@ def load_text_tower(model: CLIP, init: TextInit) -> None:
     tower.encoder.requires_grad_(not init.frozen)
 
 
-def read_vectors(files: TowerFiles) -> Tensor:
-    """Return the one matrix of a file, in fp32.
-
-    Raises: ConfigError if it cannot be read, or a number is not finite.
-    """
-    path = files.weights
-    try:
-        check_regular(path)
-        arrays = load_file(path) if path.suffix == ".safetensors" else load_arrays(path)
-        (found,) = [array for array in arrays.values() if array.ndim == 2]
-        matrix_VW = found.float() if isinstance(found, Tensor) else torch.from_numpy(found.astype(np.float32))
-    except Exception as error:  # a hostile file raises anything
-        raise ConfigError(f"train.text_init: {path} holds no matrix that can be read safely ({error})") from error
+def read_vectors(path: Path) -> Tensor:
+    """Return the one matrix of a safetensors file, in fp32. Raises: ConfigError if a number is not finite."""
+    read_matrix_shape(path)
+    (matrix_VW,) = (tensor for tensor in read_state_dict(path).values() if tensor.ndim == 2)
     if not torch.isfinite(matrix_VW).all():
         raise ConfigError(f"train.text_init: {path} holds numbers that are not finite")
     return matrix_VW

@@ -3,8 +3,7 @@
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,8 +92,8 @@ def try_stage(
     if settings and before.key_config() == after.key_config():
         raise ConfigError(f"these settings change nothing in {name}: {', '.join(settings)}; set keys of [{table}]")
     started = time.monotonic()
-    with _temporary_store() as temporary:
-        notes: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="pairmill-try-") as folder:
+        temporary, notes = open_store(folder), list[str]()
         upstream = []
         if manifest is not None:
             sample = take_sample(store, manifest, rows, temporary)
@@ -191,27 +190,14 @@ def _without_side_effects(config: Any, notes: list[str]) -> Any:
     return config
 
 
-@contextmanager
-def _temporary_store() -> Iterator[Store]:
-    with tempfile.TemporaryDirectory(prefix="pairmill-try-") as folder:
-        yield open_store(folder)
-
-
 def _outcomes(manifest: Manifest, store: Store) -> pl.DataFrame:
     """Return the outcome of each row: `kept`, or the reason why it was dropped."""
-    kept, dropped = (read_parts(store, manifest, prefix) for prefix in ("part-", "dropped-"))
-    empty = pl.DataFrame(schema=dict.fromkeys([*_COLUMNS, "outcome"], pl.String))
-    frames = [empty]
-    if kept.num_rows:
-        frames.append(_frame(kept).with_columns(outcome=pl.lit("kept")))
-    if dropped.num_rows:
-        reasons = pl.Series("outcome", dropped["drop_reason"].to_pylist(), pl.String)
-        frames.append(_frame(dropped).with_columns(reasons))
-    return pl.concat([frame.select(empty.columns) for frame in frames])
-
-
-def _frame(table: Any) -> pl.DataFrame:
-    return pl.DataFrame({name: pl.Series(table[name].to_pylist(), dtype=pl.String) for name in _COLUMNS})
+    frames = [pl.DataFrame(schema=dict.fromkeys([*_COLUMNS, "outcome"], pl.String))]
+    for prefix in ("part-", "dropped-"):
+        if (rows := read_parts(store, manifest, prefix)).num_rows:
+            outcome = pl.col("drop_reason") if prefix == "dropped-" else pl.lit("kept")
+            frames.append(pl.DataFrame(rows).select(pl.col(_COLUMNS), outcome.alias("outcome")).cast(pl.String))
+    return pl.concat(frames)
 
 
 def _join(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:

@@ -59,7 +59,7 @@ class Task(FrozenModel):
     description: str = ""
     """What the task measures, for reports."""
     source: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)?$")
-    """Source for `pairmill datasets fetch`: a dataset repository of the Hub, or torchvision/CLASS."""
+    """Source for `pairmill datasets fetch`: a dataset repository of the Hub."""
     missing: str = ""
     """Reason why the set is not available. Such a task is never run, and always listed."""
     metric: Annotated[str, AfterValidator(current_name)] | None = None

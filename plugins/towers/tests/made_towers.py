@@ -1,7 +1,6 @@
 """Tiny pretrained weights: a BERT as sentence-transformers keeps it, word vectors, and backbones by timm's names."""
 
 import json
-import math
 from functools import cache
 
 import numpy as np
@@ -10,7 +9,6 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
-HEADS = 2
 BYTES = set(pre_tokenizers.ByteLevel.alphabet())
 WORDS = ["red", "green", "blue", "pale", "thing", "a"]
 
@@ -33,10 +31,10 @@ def randomise(network, seed=0):
 
 
 def write_bert(folder, *, pooling="mean_tokens"):
-    """Write a sentence encoder with the names of transformers, and return its weights."""
+    """Write a sentence encoder with the names of transformers."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *map(str, range(10)), *(f"##{n}" for n in range(10))]
     facts = {
-        "vocab_size": len(words), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": HEADS,
+        "vocab_size": len(words), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
         "intermediate_size": 24, "max_position_embeddings": 20, "type_vocab_size": 2, "pad_token_id": 0,
     }  # fmt: skip
     generator = torch.Generator().manual_seed(0)
@@ -67,43 +65,6 @@ def write_bert(folder, *, pooling="mean_tokens"):
     encoder.enable_padding(length=18)  # as all-MiniLM's has it
     encoder.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text("{}")
-    return {name: tensor.double().numpy() for name, tensor in weights.items()}
-
-
-def compute_bert(weights, ids):
-    """Return the last features (L, W) of one text without padding, a token and a head at a time."""
-
-    def linear(name, x):
-        return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
-
-    def norm(name, x):
-        scaled = (x - x.mean()) / math.sqrt(x.var() + 1e-12)
-        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
-
-    def gelu(x):
-        return np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x])
-
-    words, positions, types = (weights[f"embeddings.{n}_embeddings.weight"] for n in ("word", "position", "token_type"))
-    tokens = [norm("embeddings.LayerNorm", words[one] + types[0] + positions[n]) for n, one in enumerate(ids)]
-    layers = sum(name.endswith("query.weight") for name in weights)
-    for place in (f"encoder.layer.{number}" for number in range(layers)):
-        queries, keys, values = (
-            [linear(f"{place}.attention.self.{name}", x).reshape(HEADS, -1) for x in tokens]
-            for name in ("query", "key", "value")
-        )
-        after = []
-        for x, query in zip(tokens, queries, strict=True):
-            mixed = []
-            for head in range(HEADS):
-                scores = np.exp([query[head] @ key[head] / math.sqrt(len(key[head])) for key in keys])
-                parts = zip(scores / scores.sum(), values, strict=True)
-                mixed.append(sum(share * value[head] for share, value in parts))
-            attended = linear(f"{place}.attention.output.dense", np.concatenate(mixed))
-            x = norm(f"{place}.attention.output.LayerNorm", x + attended)
-            inner = gelu(linear(f"{place}.intermediate.dense", x))
-            after.append(norm(f"{place}.output.LayerNorm", x + linear(f"{place}.output.dense", inner)))
-        tokens = after
-    return np.array(tokens)
 
 
 def write_decoder(folder, kind, max_shard_size="1GB"):
@@ -126,16 +87,11 @@ def write_decoder(folder, kind, max_shard_size="1GB"):
     return network
 
 
-def write_words(folder, kind="npy"):
+def write_words(folder):
     """Write a list of words and their vectors, and return them."""
     folder.mkdir(parents=True, exist_ok=True)
     vectors = np.random.default_rng(0).normal(size=(len(WORDS), 12)).astype(np.float16)
-    if kind == "npy":
-        np.save(folder / "vectors.npy", vectors)
-    elif kind == "npz":
-        np.savez(folder / "vectors.npz", vectors=vectors)
-    else:
-        save_file({"embedding.weight": torch.from_numpy(vectors)}, folder / "vectors.safetensors")
+    save_file({"embedding.weight": torch.from_numpy(vectors)}, folder / "vectors.safetensors")
     (folder / "words.txt").write_text("\n".join(WORDS) + "\n")
     return vectors.astype(np.float32)
 

@@ -39,7 +39,8 @@ def test_backfill_makes_a_version_of_each_crawl_also_after_a_kill_and_as_a_flow(
             f'[source]\nkind = "common_crawl"\ncrawl = "CC-MAIN-2026-43"\nnum_files = 1\nbase_url = "{crawl.url}"\n'
             f'[download]\nhost_rate = 0\ncontact = "mailto:a@b.test"\nconnect_to = {{"{HOST}" = "{pairmill.site}"}}\n'
         )
-        command = ["backfill", config, "--crawl", "CC-MAIN-2026-43", "--crawl", "CC-MAIN-2026-47"]
+        each = (f"--each=source.crawl=CC-MAIN-2026-{week}" for week in (43, 47))
+        command = ["backfill", config, *each]
         pairmill.run_and_kill(*command, when=lambda: any("version-" in name for name in store.names("grown")))
         pairmill(*command)
         flow = "from flows.pipeline import curate; curate(sys.argv[1], each=sys.argv[2:])"

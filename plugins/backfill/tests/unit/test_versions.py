@@ -1,11 +1,10 @@
-"""Which versions a backfill has, by its options."""
+"""What a backfill refuses before any work."""
 
 import pytest
 
 from dataops.errors import ConfigError
-from plugins.backfill.command import check_versions, list_settings
+from plugins.backfill.command import check_versions
 
-CRAWL = '[[source]]\nkind = "common_crawl"\ncrawl = "x"\nnum_files = 1\n'
 LIST = '[[source]]\nkind = "warc"\npaths = ["a.warc"]\n'
 
 
@@ -16,14 +15,18 @@ def write(folder, sources):
 
 
 @pytest.mark.parametrize(
-    ("sources", "settings", "key"),
-    [(CRAWL.replace("[[source]]", "[source]"), (), "source.crawl"), (CRAWL, (), "source.crawl"),
-     (LIST + CRAWL, (), "source.common_crawl.crawl"), (CRAWL + LIST, ("source.0.name=cc",), "source.cc.crawl")],
-)  # fmt: skip
-def test_crawls_are_values_of_the_only_source_of_common_crawl(tmp_path, sources, settings, key):
-    pytest.importorskip("plugins.common_crawl")
-    found = list_settings(write(tmp_path, sources), settings, ("CC-MAIN-2026-43", "2026"), ())
-    assert found == [f'{key}="CC-MAIN-2026-43"', f'{key}="2026"']
+    ("each", "message"),
+    [
+        ((), "write --each KEY=VALUE"),
+        (("source.crawl",), "write --each KEY=VALUE"),
+        (("store.uri=a",), "not store.uri"),
+        (("seed=1", "name=b"), "several keys: name, seed"),
+        (("seed=1", "seed=2", "seed=1"), "1 is named twice"),
+    ],
+)
+def test_each_version_has_its_own_value_of_one_key(tmp_path, each, message):
+    with pytest.raises(ConfigError, match=message):
+        check_versions(tmp_path / "mine.toml", (), each)
 
 
 def test_the_config_of_every_version_is_checked_before_any_work(tmp_path, monkeypatch):

@@ -144,17 +144,3 @@ def test_fetch_is_retryable_when_the_server_does_not_answer(tmp_path, monkeypatc
     suite = write(tmp_path / "s.toml", ROW.format("cats", "clip-benchmark/wds_cats"))
     assert run_command(["datasets", "fetch", str(suite), "--data", str(tmp_path / "sets")]) == 75
     assert "none of 1 sets could be downloaded" in capsys.readouterr().err
-
-
-def test_fetch_suite_writes_a_torchvision_set_in_our_layout(tmp_path):
-    pytest.importorskip("torchvision")
-    for name in ("red_panda", "zebra"):
-        data_path = tmp_path / "sets/ImageFolder/.torchvision/data" / name
-        data_path.mkdir(parents=True)
-        Image.new("RGB", (5, 4), "red").save(data_path / "a.png")
-    suite = write(tmp_path / "s.toml", ROW.format("zoo", "torchvision/ImageFolder"))
-    assert fetch_suite(suite, tmp_path / "sets")[0].state == "fetched"
-    (task,) = load_suite(suite, tmp_path / "sets", partial=True).tasks
-    assert task.data.class_names() == ["red panda", "zebra"]
-    assert [sample.label for sample in task.data.samples()] == [0, 1]
-    assert fetch_suite(suite, tmp_path / "sets")[0].state == "reused"

@@ -30,7 +30,7 @@ LOW = Thresholds(min_unigram=3, min_bigram=3, min_pmi=0.5, min_views=10)
 
 def built(thresholds=LOW, workers=1, batch=10_000, **files):
     named = {kind: [str(name) for name in names] for kind, names in files.items()}
-    return build_queries(QuerySources(**named, wordfreq_top=10), thresholds, workers, batch)
+    return build_queries(QuerySources(**named), thresholds, workers, batch)
 
 
 def text(tmp_path):
@@ -113,8 +113,6 @@ def test_build_queries_reads_titles_lemmas_and_word_lists(tmp_path):
     assert rows["box kite"]["source"] == "index.noun"
     assert rows["paper plane"]["kind"] == "lemma"
     assert not {"rare", "!?", "x", "this software", "drache", "special:search"} & set(rows)
-    pytest.importorskip("wordfreq")
-    assert "the" in built(wordfreq=["en"])["query"].to_list()
 
 
 def test_build_queries_names_unreadable_sources(tmp_path):
@@ -125,8 +123,6 @@ def test_build_queries_names_unreadable_sources(tmp_path):
     (tmp_path / "bad.gz").write_bytes(gzip.compress(b"kite\n" * 1000)[:-20])
     with pytest.raises(SourceError, match=r"bad\.gz"):
         built(text=[tmp_path / "bad.gz"])
-    with pytest.raises(ConfigError, match="no language 'xx'"):
-        pytest.importorskip("wordfreq") and built(wordfreq=["xx"])
 
 
 def test_read_queries_refuses_other_files(tmp_path):

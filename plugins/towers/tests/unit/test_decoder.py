@@ -101,7 +101,7 @@ def test_a_finished_model_holds_the_language_model(tmp_path):
         ({"quantization_config": {"bits": 4}}, "quantization_config is .* only a plain decoder"),
         ({"num_hidden_layers": 3}, r"do not fit: layers\.2\..* is missing"),
         ({"intermediate_size": 25}, "do not fit: layers.0.mlp.down_proj.weight has another shape"),
-        ({"hidden_size": "wide"}, "no config of a language model"),
+        ({"hidden_size": "wide"}, "width: Input should be a valid integer"),
     ],
 )
 def test_a_config_that_does_not_fit_is_an_error_that_names_the_reason(tmp_path, change, message):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from plugins.towers.config import TextInit
-from plugins.towers.files import find_files, text_dimensions
+from plugins.towers.files import find_files
 from plugins.towers.tests.made_towers import table_of, write_backbone, write_bert
 from tests.trainings import RESNET
 from training.config import TrainConfig
@@ -127,20 +127,3 @@ def test_a_model_with_towers_of_others_is_exported_to_onnx(tmp_path):
         export(loaded, "onnx", tmp_path / f"{text['kind']}-onnx")
         written = (tmp_path / f"{text['kind']}-onnx" / "tokenizer.json").read_text()
         assert written == (folder / "tokenizer.json").read_text()
-
-
-def test_a_sentence_encoder_equals_that_of_transformers(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    write_bert(tmp_path / "bert")
-    theirs = transformers.BertModel.from_pretrained(tmp_path / "bert").eval()
-    table = table_of(tmp_path / "bert", kind="bert")
-    write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
-    image = table_of(tmp_path / "net.safetensors", architecture="resnet18")
-    loaded = finish(tmp_path / "m", image, table, 32)
-    assert loaded.config.text_cfg == text_dimensions(TextInit.model_validate(table), 16)
-    ids_BL = loaded.tokenizer(["a red thing 12", "blue"])
-    is_real_BL = ids_BL != 0
-    with torch.no_grad():
-        tokens_BLW = theirs(ids_BL, attention_mask=is_real_BL.long()).last_hidden_state
-        expected = (tokens_BLW * is_real_BL[:, :, None]).sum(1) / is_real_BL.sum(1, keepdim=True)
-        torch.testing.assert_close(loaded.model.text.encode(ids_BL), expected, rtol=1e-5, atol=1e-5)

@@ -10,7 +10,7 @@ from training.config import TrainConfig
 def write_config(folder, **fields):
     """Return a config whose towers start from two files; their content does not matter here."""
     (folder / "vectors").mkdir(exist_ok=True)
-    for name in ("vectors/matrix.npy", "vectors/words.txt", "net.safetensors"):
+    for name in ("vectors/matrix.safetensors", "vectors/words.txt", "net.safetensors"):
         (folder / name).write_bytes(name.encode())
     tables = {
         "text_init": {"kind": "words", "path": str(folder / "vectors"), "license": "CC0"},
@@ -22,7 +22,7 @@ def write_config(folder, **fields):
 def test_each_file_is_in_the_key(tmp_path):
     config = write_config(tmp_path)
     keys = {plan(TRAIN, config, 0, []).key}
-    for name in ("vectors/matrix.npy", "vectors/words.txt", "net.safetensors"):
+    for name in ("vectors/matrix.safetensors", "vectors/words.txt", "net.safetensors"):
         (tmp_path / name).write_bytes(b"other")
         keys.add(plan(TRAIN, config, 0, []).key)
     assert len(keys) == 4
@@ -37,7 +37,7 @@ def test_the_facts_name_all_weights_of_others(tmp_path):
             "sha256": file_sha256(tmp_path / folder / file),
         }
         for tower, name, license_, folder, file in (
-            ("text", "vectors", "CC0", "vectors", "matrix.npy"),
+            ("text", "vectors", "CC0", "vectors", "matrix.safetensors"),
             ("image", "net.safetensors", "MIT", "", "net.safetensors"),
         )
     ]  # fmt: skip
