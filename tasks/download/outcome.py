@@ -232,11 +232,13 @@ def explain_failure(counts: Counts, hosts: HostCounts, config: DownloadConfig) -
     """Return the error of a download with less than `min_success` fetched rows.
 
     It is a SourceError (retryable) if the rows that may be fetched later are enough to reach `min_success`. Otherwise it
-    is a ConfigError that names the permanent failure class of most rows, its share, and what to change.
+    is a ConfigError that names the permanent failure class of most rows, its share, and what to change. Both name the
+    proxy, which may be the cause.
     """
+    proxy = f" through download.proxy = {config.proxy}" if config.proxy else ""
     what = (
-        f"download: fetched {counts.kept:,} of {format_quantity(counts.input, 'image')}, less than the share "
-        f"{config.min_success:g} of download.min_success"
+        f"download: fetched {counts.kept:,} of {format_quantity(counts.input, 'image')}"
+        f"{proxy}, less than the share {config.min_success:g} of download.min_success"
     )
     permanent = {name: n for name, n in counts.dropped.items() if not may_succeed_later(name, config.retry.classes)}
     name, number = max(permanent.items(), key=lambda item: (item[1], item[0]), default=("", 0))
