@@ -3,8 +3,11 @@
 Changes nothing, except that it writes and deletes objects in an existing store.
 """
 
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dataops.errors import ConfigError
 from dataops.plugins import find
@@ -18,6 +21,12 @@ from plugins.doctor.machine import check_compiler, check_disk, check_gpu, check_
 from plugins.doctor.servers import check_services
 from plugins.doctor.store import check_store
 
+if TYPE_CHECKING:
+    from tasks.web.address_policy import Lookup
+
+IMAGES_PER_SECOND = 100
+"""Images that a worker requests in a second, about, as in tasks/download/host_cut.py."""
+
 
 def diagnose(store_uri: str | None = None, config: Path | None = None) -> list[Check]:
     """Run all checks, in the order in which their remedies should be applied.
@@ -27,7 +36,7 @@ def diagnose(store_uri: str | None = None, config: Path | None = None) -> list[C
         config: a config file, to check also what it needs.
     """
     store = check_store(store_uri or str(services.home() / "store"))
-    store += [*check_executors(config), *check_proxy(config)] if config else []
+    store += [*check_executors(config), *check_proxy(config), *check_dns(config, services.home())] if config else []
     machine = [
         check_disk(services.home()),
         *check_growth(services.home()),
@@ -73,6 +82,43 @@ def check_proxy(config: Path) -> list[Check]:
     remedy = "let the proxy refuse private, loopback and link-local IP addresses, also those that names resolve to"
     return [
         Check("proxy", False, "warning", f"{place} resolves hosts, so only it can refuse private IP addresses", remedy)
+    ]
+
+
+def check_dns(config: Path, home: Path, lookup: "Lookup | None" = None) -> list[Check]:
+    """Measure how many hosts of the downloads of the last day, up to 500, this machine resolves in a second.
+
+    Args:
+        lookup: asks for a name; by default the servers of `download.resolvers`, or the system's.
+    """
+    from tasks.web.address_policy import DnsCache, ask_resolvers, parse_resolver  # loads TLS, and Arrow
+    from tasks.web.host_state import HostState
+
+    download, hosts = _read_table(config, "download"), list[str]()
+    for path in [] if download.get("proxy") else sorted((home / "hosts").glob("*/notes.sqlite")):
+        (names,) = HostState(path.parent).execute("SELECT json_group_array(host) FROM addresses") or ("[]",)
+        hosts += json.loads(names)
+    if not hosts:
+        return []
+    if lookup is None and (resolvers := download.get("resolvers")):
+        lookup = ask_resolvers([parse_resolver(one) for one in resolvers])
+    dns, started, hosts = DnsCache(lookup=lookup), time.monotonic(), hosts[:500]
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        silent = sum(found is None for found in pool.map(dns.resolve, hosts))
+    rate = (len(hosts) - silent) / (time.monotonic() - started)
+    detail = f"{rate:,.0f} look-ups a second, of {len(hosts)} hosts of earlier downloads; {silent} without an answer; "
+    detail += f"a worker requests {IMAGES_PER_SECOND} images a second"
+    remedy = (
+        "run a caching DNS server, such as unbound, on each machine that downloads, and name it in download.resolvers"
+    )
+    return [
+        Check(
+            "dns",
+            rate >= IMAGES_PER_SECOND,
+            "warning",
+            detail,
+            remedy,
+        )
     ]
 
 

@@ -170,7 +170,7 @@ def describe_longest(longest: Mapping[str, int], rate: float, shown: int = 3) ->
     hosts = rank_counts(longest)
     if not rate or not hosts or hosts[0][1] < 60 * rate:
         return ""
-    times = [f"{host} {format_quantity(rows, 'row')}, {format_seconds(rows / rate)}" for host, rows in hosts[:10]]
+    times = [f"{host} {format_quantity(rows, 'row')}, {format_seconds(rows / rate)}" for host, rows in hosts[:shown]]
     most, over = int(3600 * rate), sum(max(0, rows - 3600 * rate) for _, rows in hosts)
     cap = f"; max_host_rows = {most} (an hour) would drop {format_quantity(int(over), 'row')}" if over else ""
     return f"hosts with the most rows, at host_rate = {rate:g} per second: {'; '.join(times)}{cap}"

@@ -1,4 +1,5 @@
 import os
+import re
 from importlib import metadata
 
 import pytest
@@ -12,6 +13,7 @@ from plugins.doctor import store as store_checks
 from plugins.doctor.check import Check
 from plugins.doctor.command import show_checks
 from plugins.doctor.diagnose import check_executors, check_proxy
+from tasks.web.host_state import HostState
 from tests.python_code import run_python
 
 
@@ -155,3 +157,17 @@ def test_proxy_of_a_download_is_named_without_its_login(tmp_path):
     assert check.detail == "proxy.test:3128 resolves hosts, so only it can refuse private IP addresses"
     (tmp_path / "c.toml").write_text("[download]\n")
     assert check_proxy(tmp_path / "c.toml") == []
+
+
+def test_look_ups_a_second_are_measured_by_the_hosts_of_earlier_downloads(tmp_path):
+    config, answers = tmp_path / "c.toml", {f"h{n}.test": [] for n in range(9)}
+    config.write_text("[download]\n")
+    assert doctor.check_dns(config, tmp_path) == [], "none was downloaded"
+    for host in answers:
+        HostState(tmp_path / "hosts" / "web").put_addresses(host, [], 60)
+    (check,) = doctor.check_dns(config, tmp_path, lambda host: (answers.pop(host), None))
+    assert not answers, "each was asked for once, and nothing kept was used"
+    assert re.fullmatch(r"[\d,]+ look-ups a second, of 9 hosts of earlier downloads; 0 without .*", check.detail)
+    assert "download.resolvers" in check.remedy
+    config.write_text('[download]\nproxy = "http://p.test:1"\n')
+    assert doctor.check_dns(config, tmp_path) == [], "the proxy resolves them"

@@ -12,14 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from dataops.errors import ConfigError, ContractError, JobFailed, ServiceError
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
-from plugins.own_images.pairs import PairsSource
 from plugins.ray import pool as pools
 from plugins.ray.engine import RayExecutor
 from tasks.curate.config import CurateConfig, Units
@@ -29,11 +26,13 @@ from tasks.engine.context import Context, LocalExecutor, TaskLimits
 from tasks.engine.exchange import Exchange, Step
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.stage import make, plan
+from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
 from tasks.filter import stage as filters
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
 from tests.concurrency import wait_for
+from tests.growing import put_night
 from tests.servers.ray_nodes import NODE, OTHER, head_node
 from tests.unit.tasks.raw_images import downloaded, some_pairs
 
@@ -107,24 +106,21 @@ def draft_in(folder):
     return draft
 
 
-def pair_lists(folder):
-    """Write three lists of 100 pairs, with duplicates within and between them."""
-    paths = []
+def put_pages(folder):
+    """Write three archives of 100 pairs, with duplicates within and between them, and return their paths."""
     for number in range(3):
         rows = [
             (f"http://h{n % 7}.example/{(n * 7 + number) % 200}.jpg", f"The {n % 90} old boats of harbour {n % 41}")
             for n in range(100)
         ]
-        urls, texts = zip(*rows, strict=True)
-        pq.write_table(pa.table({"url": urls, "text": texts}), folder / f"{number}.parquet")
-        paths.append(str(folder / f"{number}.parquet"))
-    return paths
+        put_night(folder, number, rows)
+    return [f"{folder}/nights/*.warc"]
 
 
 def three_stages(folder, paths, executor):
     store = FolderStore(folder)
     context = Context(store=store, home=folder, workers=1, executor=executor, inline_rows=0)
-    pairs = make(plan(EXTRACT, PairsSource(paths=paths), 0, []), context)
+    pairs = make(plan(EXTRACT, WarcSource(paths=paths), 0, []), context)
     config = FilterConfig.model_validate({
         "languages": ["en"], "dedupe": ["url", "pair", "caption"],
     })  # fmt: skip
@@ -139,7 +135,7 @@ def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(ray_cluster, tm
         (filters, "_MIN_PARTITION_ROWS", 100),
     ):
         monkeypatch.setattr(module, name, value)
-    paths = pair_lists(tmp_path)
+    paths = put_pages(tmp_path)
     here, there = (
         three_stages(tmp_path / "here", paths, LocalExecutor()),
         three_stages(tmp_path / "there", paths, ray_cluster),
@@ -206,7 +202,7 @@ def test_cluster_scaled_to_zero_is_waited_for(tmp_path, caplog):
         flow.start()
         wait_for(lambda: "has no machine yet: waiting until it grows" in caplog.text)
         growing.add_node(**NODE, **OTHER)
-        flow.join(120)
+        flow.join(500)
     assert [record.task for record in done[0]] == ["a"]
 
 

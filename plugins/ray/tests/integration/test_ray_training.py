@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dataops.errors import ConfigError, JobFailed
+from dataops.errors import ConfigError
 from dataops.snapshot import find_manifest
 from dataops.store import FolderStore
 from plugins.ray import launcher as ray_launcher
@@ -96,7 +96,7 @@ def start(tmp_path):
     yield begin
     for flow in flows:
         flow.process.terminate()
-        flow.process.join(60)
+        flow.process.join(300)
 
 
 def run_flow(folder, cluster, log):
@@ -150,9 +150,9 @@ def test_training_survives_a_killed_flow_and_a_killed_worker_and_ends_when_cance
     assert not set(before) & set(find_trainers(tmp_path))
 
     again.process.terminate()
-    again.process.join(60)
+    again.process.join(300)
     assert again.process.exitcode not in (None, 0)
-    wait_for(lambda: not find_trainers(tmp_path), 10)
+    wait_for(lambda: not find_trainers(tmp_path))
     stopped = json.loads((job.parent / "failure.json").read_text())["message"]
     step = int(stopped.split()[3])
     assert stopped.startswith("stopped after step")
@@ -164,9 +164,9 @@ def test_training_is_retryable_when_its_worker_dies_too_often(cluster, tmp_path,
     wait_for(lambda: list_checkpoints(tmp_path))
     (job,) = tmp_path.glob("home/jobs/train-*/job.json")
     os.kill(json.loads(job.read_text())["parent_pid"], signal.SIGKILL)
-    flow.process.join(60)
+    flow.process.join(300)
     assert flow.process.exitcode == 1
-    wait_for(lambda: not find_trainers(tmp_path), 10)
+    wait_for(lambda: not find_trainers(tmp_path))
     planned, context = planned_in(tmp_path, **LONG)
     assert find_manifest(context.store, "train", planned.key) is None
 
@@ -199,7 +199,6 @@ def test_training_raises_a_lost_cluster_when_the_driver_ends(cluster, tmp_path, 
     with pytest.raises(Exception, match="is lost; `pairmill rerun` finds the training") as caught:
         train_on_ray(*planned_in(tmp_path), cluster)
     assert getattr(caught.value, "exit_code", None) == 75
-    assert JobFailed("x", 75).exit_code == 75
 
 
 def exit_at_once(*_):

@@ -116,7 +116,7 @@ def test_tasks_return_records_and_raise_the_errors_of_the_job(cluster, executor,
     assert re.search(r"filter dies-0: SLURM job \d+_0 ended as FAILED .*\.log", caplog.text)
     assert len(nodes_of(tmp_path, "waits-1")) == 1, "a job that dies costs its own task only"
     assert failed.value.exit_code == 75
-    wait_for(lambda: not cluster.jobs(), 60)
+    wait_for(lambda: not cluster.jobs())
 
 
 @pytest.mark.parametrize("event", ["lost", "preempted"])
@@ -137,7 +137,7 @@ def test_only_the_tasks_of_a_lost_node_or_a_preempted_job_are_repeated(cluster, 
     (tmp_path / "go").touch()
     assert [record.task for record in join()] == names
     assert [len(nodes_of(tmp_path, name)) for name in names] == [2 if name in lost else 1 for name in names]
-    wait_for(lambda: not cluster.jobs(), 60)
+    wait_for(lambda: not cluster.jobs())
 
 
 def test_cancelled_run_leaves_no_job_and_that_of_a_killed_run_is_cancelled_by_the_next(cluster, executor, tmp_path):
@@ -146,7 +146,7 @@ def test_cancelled_run_leaves_no_job_and_that_of_a_killed_run_is_cancelled_by_th
     flow.terminate()
     flow.join(60)
     assert flow.exitcode == 1
-    wait_for(lambda: not cluster.jobs(), 60)
+    wait_for(lambda: not cluster.jobs())
 
     flow = spawn_flow(tmp_path)
     wait_for(lambda: len(nodes_of(tmp_path, "waits-0")) == 2)
@@ -213,4 +213,4 @@ def test_pipeline_on_slurm_has_the_digests_of_a_local_run(cluster, pairmill):
     logs = shown["model_links"]["SLURM logs"]
     assert Path(logs).parent == pairmill.folder / "home" / "slurm"
     assert {path.name.split("-")[1] for path in Path(logs).parent.iterdir()} == {stage for stage, *_ in digests[0]}
-    wait_for(lambda: not cluster.jobs(), 60)
+    wait_for(lambda: not cluster.jobs())

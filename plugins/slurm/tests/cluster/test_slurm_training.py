@@ -94,7 +94,7 @@ def test_training_of_two_ranks_has_the_bytes_of_a_local_one_on_one_node_and_on_t
     assert progress[-1][0] == progress[-1][1] > 0
     on_two = train_on_slurm(*planned_in(tmp_path / "two", nnodes="2"), LOW)
     assert weights_of(on_two)[:1] == weights_of(ours)[:1], "the number of nodes changes no sum"
-    wait_for(lambda: not cluster.jobs(), 60)
+    wait_for(lambda: not cluster.jobs())
 
 
 def test_preempted_training_is_requeued_and_resumes_from_its_checkpoint_to_the_same_bytes(
@@ -102,7 +102,7 @@ def test_preempted_training_is_requeued_and_resumes_from_its_checkpoint_to_the_s
 ):
     ours = make(*planned_in(tmp_path / "here", **LONG))
     flow, log = start(**LONG)
-    wait_for(lambda: has_checkpoint(tmp_path), 400)
+    wait_for(lambda: has_checkpoint(tmp_path), seconds=400)
     (job,) = cluster.jobs()
     cluster.run("srun", "--partition=high", "--nodes=2", "--ntasks=2", "--cpus-per-task=2", "sleep", "1")
     flow.join(300)
@@ -119,7 +119,7 @@ def test_preempted_training_is_requeued_and_resumes_from_its_checkpoint_to_the_s
 def test_training_survives_a_killed_flow_and_ends_with_a_checkpoint_when_cancelled(cluster, tmp_path, start):
     endless = LONG | {"epochs": 100_000}
     first, _ = start(**endless)
-    wait_for(lambda: has_checkpoint(tmp_path), 400)
+    wait_for(lambda: has_checkpoint(tmp_path), seconds=400)
     before = cluster.jobs()
     first.kill()
     first.join()
@@ -130,7 +130,7 @@ def test_training_survives_a_killed_flow_and_ends_with_a_checkpoint_when_cancell
     again.terminate()
     again.join(120)
     assert again.exitcode == 1
-    wait_for(lambda: not cluster.jobs(), 60)
+    wait_for(lambda: not cluster.jobs())
     (failure,) = tmp_path.glob("home/jobs/train-*/failure.json")
     stopped = json.loads(failure.read_text())["message"]
     assert stopped.startswith("stopped after step")

@@ -55,4 +55,6 @@ def test_longest_hosts_are_described_with_their_time_and_what_a_limit_would_drop
         "hosts with the most rows, at host_rate = 20 per second: a.test 1,200,000 rows, 16.7 h; b.test"
     )
     assert text.endswith("max_host_rows = 72000 (an hour) would drop 1,128,000 rows")
+    hosts = {f"{n}.test": 2_000 for n in range(9)}
+    assert [describe_longest(hosts, 20.0, shown).count("rows, 100 s") for shown in (3, 7)] == [3, 7]
     assert describe_longest({"a.test": 1_000}, 20.0) == describe_longest({"a.test": 10**9}, 0) == ""
