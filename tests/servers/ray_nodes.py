@@ -6,9 +6,12 @@ import pytest
 
 from dataops.home import CHECKOUT
 from tests.concurrency import wait_for
+from tests.kills.seaweed import free_port
 
 HEAD, OTHER = {"node_ip_address": "127.0.0.2"}, {"node_ip_address": "127.0.0.3"}
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
+PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+"""Ports of a node's agents. For each that it chooses itself, Ray waits 15 s, without a setting, and then ends the node."""
 
 
 @contextmanager
@@ -33,8 +36,12 @@ def head_node(num_cpus=1):
 
         patch.setattr(services, "get_node", get_late_node)
 
+        class Nodes(Cluster):
+            def add_node(self, **arguments):
+                return super().add_node(**arguments, **{name: free_port() for name in PORTS})
+
         arguments = {**NODE, **HEAD, "include_dashboard": False, "num_cpus": num_cpus}
-        cluster = Cluster(initialize_head=True, head_node_args=arguments)
+        cluster = Nodes(initialize_head=True, head_node_args=arguments)
         try:
             yield cluster
         finally:
