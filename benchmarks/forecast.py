@@ -22,6 +22,7 @@ correlation over eight datasets of linear layers on frozen features with convolu
 import itertools
 import json
 import logging
+import os
 import tarfile
 from dataclasses import astuple, dataclass
 from io import BytesIO
@@ -97,8 +98,8 @@ def read_features(folder):
         rows.append(
             pl.read_parquet(shard.with_name(f"part-{shard.stem}.parquet"), columns=["caption", "caption_source"])
         )
-        (kept,) = (folder / "features/towers").glob(f"images-{file_sha256(shard)[:16]}-*[!s].npy")
-        images.append(torch.from_numpy(np.load(kept)))
+        kept = (folder / "features/towers").glob(f"images-{file_sha256(shard)[:16]}-*[!s].npy")
+        images.append(torch.from_numpy(np.load(max(kept, key=os.path.getmtime))))  # the newest: the demo has copies too
         with tarfile.open(shard) as tar:
             files = [tar.extractfile(one) for one in tar if one.name.endswith(".jpg")]
             pixels += [shrink(Image.open(BytesIO(file.read()))) for file in files if file is not None]
