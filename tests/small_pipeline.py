@@ -119,6 +119,11 @@ class Pairmill:
         )
         return done
 
+    def run_code(self, code, *arguments):
+        """Run Python code with arguments where the modules of the command are imported."""
+        done = self.warm.run([*map(str, arguments)], self.folder, self.env, 300, code)
+        assert done.returncode == 0, done.stderr
+
     def json(self, *arguments, code=0):
         """Run the command with --json and return the JSON value, which must be all of standard output."""
         return json.loads(self(*arguments, "--json", code=code).stdout)

@@ -39,7 +39,8 @@ def checkout(pairmill, tmp_path):
     binaries.mkdir(parents=True)
     (binaries / "activate").write_text(f'PATH="{binaries}:{Path(sys.executable).parent}:$PATH"\n')
     command = binaries / "pairmill"
-    command.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-m", "flows.cli"])} "$@"\n')
+    client = [sys.executable, "-m", "tests.servers.warm_commands", str(pairmill.warm.place)]
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(client)} "$@"\n')
     command.chmod(0o755)
     (tmp_path / "crawl").symlink_to(pairmill.web.archive)
     shutil.copytree(pairmill.web.suite_root / "shapes-seen", tmp_path / "my-set")

@@ -1,6 +1,6 @@
 """Run `pairmill` commands in forks of one process that has imported their modules, which takes most of their time.
 
-`python -m tests.servers.warm_commands SOCKET` is that process.
+`python -m tests.servers.warm_commands SOCKET` is that process, and with ARGUMENTS after it a client.
 """
 
 import gc
@@ -30,9 +30,9 @@ class WarmCommands:
         """Return whether a command with this environment may run in the process."""
         return _of_start(env) == self._read
 
-    def run(self, arguments, folder, env, seconds):
-        """Run a command; raises TimeoutError after `seconds`."""
-        request = json.dumps({"arguments": arguments, "folder": str(folder), "env": dict(env)}).encode()
+    def run(self, arguments, folder, env, seconds, code=None):
+        """Run a command, or code with its arguments; raises TimeoutError after `seconds`."""
+        request = {"arguments": arguments, "folder": str(folder), "env": dict(env), "code": code}
         with (
             tempfile.TemporaryFile() as out,
             tempfile.TemporaryFile() as err,
@@ -41,7 +41,7 @@ class WarmCommands:
             connection.settimeout(seconds)
             connection.connect(str(self.place))
             socket.send_fds(connection, [b"0"], [out.fileno(), err.fileno()])
-            connection.sendall(request)
+            connection.sendall(json.dumps(request).encode())
             connection.shutdown(socket.SHUT_WR)
             code = int(connection.recv(100))
             out.seek(0)
@@ -113,6 +113,10 @@ def serve(place):
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(applied | request["env"])
+        if request["code"]:
+            sys.argv = ["-c", *request["arguments"]]
+            exec(request["code"], {"__name__": "__main__"})
+            sys.exit()
         sys.modules["__main__"] = cli  # which the workers of the command import as theirs
         sys.argv = [cli.__file__, *request["arguments"]]
         sys.orig_argv = [sys.executable, "-m", "flows.cli", *request["arguments"]]
@@ -121,5 +125,15 @@ def serve(place):
     os._exit(0)
 
 
+def main(place, *arguments):
+    """Run the process, or a command in it."""
+    if not arguments:
+        return serve(place)
+    done = WarmCommands(place, {}).run(arguments, Path.cwd(), os.environ, 500)
+    sys.stdout.write(done.stdout)
+    sys.stderr.write(done.stderr)
+    return done.returncode
+
+
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    sys.exit(main(*sys.argv[1:]))

@@ -1,15 +1,12 @@
 """`pairmill backfill` adds each crawl of a server in Common Crawl's layout to one dataset."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
-from infra.local import services
 from tasks.growth.versions import find_packs, list_newest
 from tests.servers.common_crawl import CrawlServer
 from tests.small_web import HOST
@@ -43,14 +40,8 @@ def test_backfill_makes_a_version_of_each_crawl_also_after_a_kill_and_as_a_flow(
         command = ["backfill", config, *each]
         pairmill.run_and_kill(*command, when=lambda: any("version-" in name for name in store.names("grown")))
         pairmill(*command)
-        flow = "from flows.pipeline import curate; curate(sys.argv[1], each=sys.argv[2:])"
-        each = ['source.crawl="CC-MAIN-2026-47"', 'source.crawl="CC-MAIN-2026-51"']
-        subprocess.run(
-            [sys.executable, "-c", f"import sys; {flow}", config, *each],
-            env=pairmill.env | services.client_environment(),
-            check=True,
-            timeout=300,
-        )
+        flow = "import sys; from flows.pipeline import curate; curate(sys.argv[1], each=sys.argv[2:])"
+        pairmill.run_code(flow, config, 'source.crawl="CC-MAIN-2026-47"', 'source.crawl="CC-MAIN-2026-51"')
     [newest] = list_newest(store)
     packs = find_packs(store, newest)
     found = [set(read_parts(store, one, columns=["url"])["url"].to_pylist()) for one in packs]

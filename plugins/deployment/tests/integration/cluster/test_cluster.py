@@ -3,12 +3,11 @@
 import contextlib
 import hashlib
 import json
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
+from dataclasses import replace
 
 import boto3
 import httpx
@@ -18,7 +17,8 @@ from dataops.errors import StorageError
 from dataops.home import CHECKOUT
 from plugins.deployment.bucket import create_bucket
 from tasks.tracking import client as tracking
-from tests.small_pipeline import write_config
+from tests.servers.warm_commands import warm_commands
+from tests.small_pipeline import Pairmill, write_config
 from tests.small_web import build_small_web, serve_site
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("cluster")]
@@ -47,13 +47,12 @@ def config(tmp_path):
         yield write_config(tmp_path / "clustered.toml", web, site, "s3://pairmill/store", **changed)
 
 
-def pairmill(cluster, *arguments, code=0, **changed):
-    """Run the command in the worker's environment, with some variables changed, and return its JSON output."""
-    command = [sys.executable, "-m", "flows.cli", *arguments, "--json"]
-    env = cluster.client() | changed
-    done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return json.loads(done.stdout)
+@pytest.fixture(scope="module")
+def pairmill(cluster):
+    """Return the command in the worker's environment."""
+    env = cluster.client() | {"PYTHONPATH": str(CHECKOUT)}
+    with warm_commands(env) as warm:
+        yield Pairmill(cluster.folder, None, "", env, warm)
 
 
 def get(url, authorization=""):
@@ -145,7 +144,7 @@ def test_create_bucket_is_idempotent_and_names_a_refusal(cluster, monkeypatch):
         create_bucket("other")
 
 
-def test_run_on_the_cluster_survives_a_restart_of_the_prefect_server(cluster, config, s3):
+def test_run_on_the_cluster_survives_a_restart_of_the_prefect_server(cluster, config, s3, pairmill):
     wait_for_pool(cluster)
     flow = api(cluster, "POST", "/flows/", json={"name": "pipeline"})
     step = {"prefect.deployments.steps.set_working_directory": {"directory": str(CHECKOUT)}}
@@ -163,10 +162,10 @@ def test_run_on_the_cluster_survives_a_restart_of_the_prefect_server(cluster, co
     cluster.start("prefect")
     assert wait(cluster, flow_run) == "COMPLETED", (cluster.folder / "worker.log").read_text()[-6000:]
 
-    (run,) = pairmill(cluster, "runs", "--store", "s3://pairmill/store")
+    (run,) = pairmill.json("runs", "--store", "s3://pairmill/store")
     assert (run["state"], run["model_version"]) == ("completed", "models:/clustered/1")
     # The registered model's weights are in the bucket, the very bytes that training committed to the store.
-    shown = pairmill(cluster, "show", run["run_id"], "--store", "s3://pairmill/store")
+    shown = pairmill.json("show", run["run_id"], "--store", "s3://pairmill/store")
     (train,) = (stage for stage in shown["stages"] if stage["stage"] == "train")
     weights = {part["sha256"] for part in train["parts"] if part["name"].endswith(".safetensors")}
     artefacts = [key for key in keys("mlflow/") if key.endswith(".safetensors")]
@@ -197,9 +196,10 @@ def _check_lineage(shown):
     assert used["train/final_loss"] == pack
 
 
-def test_doctor_accepts_the_cluster_and_names_wrong_settings(cluster):
+def test_doctor_accepts_the_cluster_and_names_wrong_settings(cluster, pairmill):
     def checks(code, **changed):
-        found = pairmill(cluster, "doctor", "--store", "s3://pairmill/store", code=code, **changed)
+        command = replace(pairmill, env=pairmill.env | changed)
+        found = command.json("doctor", "--store", "s3://pairmill/store", code=code)
         secrets = {value for name, value in cluster.client().items() if "PASSWORD" in name or "SECRET" in name}
         assert not [secret for secret in secrets if secret in json.dumps(found)]
         return {check["name"]: check for check in found if check["name"] != "checkout"}
