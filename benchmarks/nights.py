@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from threading import Event
 from unittest.mock import patch
 
@@ -38,9 +39,11 @@ from tests.growing import list_uids, run
 from tests.kills.seaweed import SeaweedFS
 from tests.servers.loopback import Handler, serving
 
-HOST, PAIRS, REPEATED, GOAL = "photos.test", 1_000, 200, 1.15
+HOST, NEW, REPEATED, GOAL = "photos.test", 800, 200, 1.15
 SIDES = (240, 180)
 METHODS = ("size", "find", "put", "put_chunks", "create", "copy", "entries", "delete", "open", "local", "read_each")
+make_image = lru_cache(10_000)(noise_jpeg)
+"""Both stores ask for the same images at nearly the same time."""
 
 
 class Images(Handler):
@@ -50,28 +53,29 @@ class Images(Handler):
 
     def do_GET(self):
         name = self.path.strip("/").removesuffix(".jpg")
-        if not name.isdecimal():
+        if name.isdecimal():
+            vars(self.server)["asked"][int(name)] += 1
+            self.answer(200, make_image(int(name), *SIDES), Content_Type="image/jpeg")
+        else:
             self.answer(404)
-            return
-        vars(self.server)["asked"][int(name)] += 1
-        self.answer(200, noise_jpeg(int(name), *SIDES), Content_Type="image/jpeg")
 
 
 @contextmanager
-def served(count):
-    """Yield the port of the images, and how often each was requested; a process of its own serves them."""
+def served(names, count):
+    """Yield a port of the images for each name, and how often each was requested there; a process of its own serves all."""
     context = multiprocessing.get_context("fork")
-    asked, port = context.Array("i", count, lock=False), context.Queue()
+    asked, ports = {name: context.Array("i", count, lock=False) for name in names}, context.Queue()
 
     def serve():
-        with serving(Images, asked=asked) as server:
-            port.put(server.server_port)
+        with ExitStack() as stack:
+            servers = {name: stack.enter_context(serving(Images, asked=one)) for name, one in asked.items()}
+            ports.put({name: server.server_port for name, server in servers.items()})
             Event().wait()
 
     process = context.Process(target=serve, daemon=True)
     process.start()
     try:
-        yield port.get(), asked
+        yield ports.get(), asked
     finally:
         process.terminate()
         process.join()
@@ -112,13 +116,9 @@ def counted():
 
 
 def list_night(number):
-    """Return the images of a night's list: 800 new ones, and 200 of earlier nights."""
-    new = PAIRS - REPEATED
-    first = PAIRS if number == 1 else new
-    start = 0 if number == 1 else PAIRS + (number - 2) * new
-    fresh = list(range(start, start + first))
-    old = np.random.default_rng(number).choice(start, REPEATED, replace=False).tolist() if number > 1 else []
-    return fresh + old
+    """Return the images of a night's list: new ones, and some of earlier nights; all of the first night are new."""
+    start = REPEATED + (number - 1) * NEW
+    return [*range(start, start + NEW), *np.random.default_rng(number).choice(start, REPEATED, replace=False).tolist()]
 
 
 def put_list(folder, number):
@@ -155,20 +155,19 @@ def run_night(uri, lists, port, *, grows):
 
 def measure(uris, folder, nights, say):
     """Return the costs of each night and of one run over all lists, by store; and whether all outputs are right."""
-    costs, equal, pairs = {name: [] for name in uris}, True, {}
-    spawn = multiprocessing.get_context("spawn")
+    costs, equal, pairs, spawn = {name: [] for name in uris}, True, {}, multiprocessing.get_context("spawn")
     with ExitStack() as stack:
-        servers = {name: stack.enter_context(served(PAIRS * nights)) for name in uris}
-        processes = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for name in uris}
+        ports, asked = stack.enter_context(served(uris, REPEATED + NEW * nights))
+        processes = {name: stack.enter_context(ProcessPoolExecutor(1, spawn)) for name in uris}
         packs, requested = {}, {}
         for number in range(1, nights + 2):
             if grows := number <= nights:
                 for name in uris:
                     pairs |= {url: uid(url, caption) for url, caption in put_list(folder / name / "lists", number)}
             else:
-                requested = {name: list(asked[: len(pairs)]) for name, (_, asked) in servers.items()}
+                requested = {name: list(one[: len(pairs)]) for name, one in asked.items()}
             made = {
-                name: processes[name].submit(run_night, uri, folder / name / "lists", servers[name][0], grows=grows)
+                name: processes[name].submit(run_night, uri, folder / name / "lists", ports[name], grows=grows)
                 for name, uri in uris.items()
             }
             for name, future in made.items():

@@ -440,6 +440,13 @@ class Draft:
         """Return the record of a finished task, or None if it or an object that the task wrote is missing or damaged."""
         return self.finished([task]).get(task)
 
+    def resume(self, tasks: Iterable[str]) -> dict[str, Record]:
+        """Return the records of those of the tasks of a map that earlier runs have finished: see `finished`.
+
+        The first run of a snapshot asks nothing.
+        """
+        return {} if self.fence and self.fence.generation == 1 else self.finished(tasks)
+
     def finished(self, tasks: Iterable[str] | None = None) -> dict[str, Record]:
         """Return the records of those of the tasks that are finished, by few requests; see `done`. None: of all tasks.
 

@@ -88,7 +88,7 @@ def run_steps(steps: Sequence[Step[Any]], rows: int, draft: Draft, context: Cont
     """Run the steps in workers, so that this process's memory does not grow with the rows; few rows are run here."""
     if rows > context.inline_rows:
         return map_parts(run_step, steps, draft, context)
-    records, finished = list[Record](), draft.finished(step.id for step in steps)
+    records, finished = list[Record](), draft.resume(step.id for step in steps)
     for number, step in enumerate(steps, 1):
         records.append(finished.get(step.id) or draft.finish(run_step(draft, step)))
         context.progress(number, len(steps), "")

@@ -118,7 +118,7 @@ def map_parts(
     other tasks are finished, if the worker of a task died (killed, or out of memory) and that of its second attempt, which
     runs alone, too; ServiceError (75) if a cluster does not answer or is lost.
     """
-    records = draft.finished(task.id for task in tasks)
+    records = draft.resume(task.id for task in tasks)
     todo = [task for task in tasks if task.id not in records]
     if records:
         logger.info("%s %s: %d of %d tasks are finished already", draft.stage, draft.key, len(records), len(tasks))

@@ -7,8 +7,10 @@ conservation of rows and the manifest.
 import logging
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -272,20 +274,16 @@ def code_version(root: Path = CHECKOUT) -> dict[str, Any]:
 
     Only `CODE` makes it dirty: a user's project in the checkout changes no code.
     """
-
-    def git(*arguments: str) -> str | None:
-        try:
-            command = ["git", "-C", str(root), *arguments]
-            done = subprocess.run(command, capture_output=True, check=True, timeout=60)
-            return done.stdout.decode("utf-8", "replace").strip()
-        except (OSError, subprocess.SubprocessError):
-            return None
-
-    is_checkout = (root / ".git").exists()  # an installed wheel may lie in a repository of the user's
-    commit = git("rev-parse", "HEAD") if is_checkout else None
-    dirty = None if commit is None else bool(git("status", "--porcelain", "--", *CODE))
-    if commit is None:  # a container image has no git (infra/Dockerfile)
-        commit = os.environ.get("PAIRMILL_GIT_COMMIT") or None
+    commit, dirty = (
+        os.environ.get("PAIRMILL_GIT_COMMIT") or None,
+        None,
+    )  # a container image has no git (infra/Dockerfile)
+    if (root / ".git").exists():  # an installed wheel may lie in a repository of the user's
+        command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "--", *CODE]
+        with suppress(OSError, subprocess.SubprocessError):
+            answer = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+            if found := re.match(rb"# branch\.oid (\w+)", answer):
+                commit, dirty = found[1].decode(), re.search(rb"^[^#]", answer, re.MULTILINE) is not None
     return {
         "commit": commit,
         "dirty": dirty,
