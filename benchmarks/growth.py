@@ -70,8 +70,7 @@ def main():
     """Run the benchmark and return its exit code."""
     arguments = make_parser(__doc__).parse_args()
     say, rows = make_printer(arguments.json), []
-    with scratch_folder("growth") as scratch:
-        folder = scratch
+    with scratch_folder("growth") as folder:
         web = build_small_web(folder / "web")
         with local_servers(folder / "home"), serve_site(web) as site:
             config = write_config(folder / "small.toml", web, site, folder / "store")
@@ -87,7 +86,7 @@ def main():
                         for name, bound in bounds.items()
                     ]
             records = folder / "store" / "runs"
-            (first, *_) = sorted(records.iterdir())
+            first = min(records.iterdir())
             for number in range(LISTED):
                 name = f"{first.stem[:-4]}{number:04x}"
                 (records / f"{name}.json").write_text(first.read_text().replace(first.stem, name))
@@ -96,8 +95,8 @@ def main():
                 seconds = min(cpu_of(*command) for _ in range(3))
                 rows.append(Row(f"{command[0]} of {LISTED} runs", seconds, SECONDS, "bound", "CPU s"))
             say(f"at {time.strftime('%H:%M')}, load {psutil.getloadavg()[0]:.0f}")
-    within = all(row.ours <= row.peer for row in rows)
-    return finish("growth", rows, ["prefect", "mlflow"], equal=within, as_json=arguments.json)
+    equal = all(row.ours <= row.peer for row in rows)
+    return finish("growth", rows, ["prefect", "mlflow"], equal=equal, as_json=arguments.json)
 
 
 if __name__ == "__main__":
