@@ -1,51 +1,26 @@
-"""Two gloo ranks, on two machines of torchrun, train the same model as one process."""
+"""Two gloo ranks, which believe to be on two machines, train the same model as one process."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from dataops.digest import file_sha256
-from dataops.home import CHECKOUT
-from dataops.process import ELSEWHERE
-from tasks.train.stage import build_launcher
-from tests.kills.seaweed import free_port
+from tests.job_processes import Ranks
 from tests.supplied_shards import dataset, job_of, size_of, supply
 from tests.trainings import assert_same_training, output_of, rows_of, run_training, with_suite
-from training.config import TrainConfig
 
-pytestmark = pytest.mark.usefixtures("process_state")
+pytestmark = [pytest.mark.usefixtures("process_state"), pytest.mark.xdist_group("ranks")]
 __all__ = ["dataset"]  # a fixture
-
-
-def on_two_machines(jobs, folder):
-    """Run two torchrun agents with a rank each; the second has ELSEWHERE set, as on another machine."""
-    rendezvous, *ports = [free_port() for _ in range(1 + len(jobs))]
-    config = TrainConfig(nnodes="2", rdzv_endpoint=f"127.0.0.1:{rendezvous}", max_restarts=0)
-    arguments = [f"{port}={job}" for port, job in zip(ports, jobs, strict=True)]
-
-    def agent(number):
-        launcher = build_launcher(config, "k", folder / f"machine-{number}")
-        command = [sys.executable, *launcher, "-m", "tests.unit.training.several_jobs", *arguments]
-        env = {**os.environ, "PYTHONPATH": str(CHECKOUT), **({ELSEWHERE: "1"} if number else {})}
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(agent, range(2)))
 
 
 @pytest.mark.timeout(400)
 def test_two_ranks_train_as_one_process(make_job, suite, dataset, tmp_path):
     """fp32, 25 pairs in batches of 8 and 9: the ranks' shares are unequal, and batch-norm sees all of them.
 
-    One pair of machines runs all jobs: a ResNet; a ViT with everything that works on parts of a batch, where only one
-    rank's share of 9 pairs exceeds the gradient cache; one whose shards
-    arrive and leave; one that a single process began; and one with a wrong config, for which torchrun exits with 1 and
-    failure.json holds the code of the ranks.
+    The jobs: a ResNet; a ViT with everything that works on parts of a batch, where only one rank's share of 9 pairs
+    exceeds the gradient cache; one whose shards arrive and leave; one that a single process began; and one with a wrong
+    config.
     """
     # SGD-like Adam: a large eps keeps rounding from being blown up where a gradient is all but zero.
     settings = {"epochs": 3, "eps": 1e-3}
@@ -86,9 +61,9 @@ def test_two_ranks_train_as_one_process(make_job, suite, dataset, tmp_path):
     )
 
     with supply(dataset, both["come"], limit):
-        ended = on_two_machines([*both.values(), begun, wrong], tmp_path)
-    log = "".join(result.stderr for result in ended)
-    assert [result.returncode for result in ended] == [1, 1], log
+        ranks = [Ranks(job, 2, machines=2) for job in (*both.values(), begun, wrong)]
+        ended = [each.wait() for each in ranks]
+    assert ended == [[0, 0]] * 4 + [[2, 2]]
     for tower, job in alone.items():
         assert_same_training(job, both[tower])
     curves = [
@@ -97,7 +72,7 @@ def test_two_ranks_train_as_one_process(make_job, suite, dataset, tmp_path):
     ]
     for row, expected in zip(*curves, strict=True):
         assert row == pytest.approx(expected, rel=1e-3)
-    assert "resumed from step-000004" in log
+    assert "resumed from step-000004" in begun.with_suffix(".log").read_text()
     assert rows_of(begun)[:4] == rows_of(undisturbed)[:4]
     assert_same_training(undisturbed, begun)
     assert file_sha256(output_of(begun) / "model.safetensors") != file_sha256(
