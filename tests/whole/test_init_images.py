@@ -68,8 +68,19 @@ def test_folder_becomes_a_config_that_loads(capsys, monkeypatch):
         assert (config.train.start, config.train.epochs) == ("least_squares", 50), "the packages are installed"
 
 
-@pytest.mark.parametrize("kind", ["folder", "webdataset", "huggingface"])
-def test_a_tenth_of_the_images_is_held_out_with_captions_that_differ(capsys, here, monkeypatch, kind):
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"kind": "folder", "folder": "../data"},
+        {"kind": "webdataset", "paths": ["../data/*.tar"]},
+        {"kind": "huggingface", "paths": ["../data/*.parquet"]},
+    ],
+    ids=lambda source: source["kind"],
+)
+def test_kind_is_recognised_and_a_tenth_of_the_images_is_held_out_with_captions_that_differ(
+    capsys, here, monkeypatch, source
+):
+    kind = source["kind"]
     rows = [(photo(n), f"{WORDS[n % 3]}, number {min(n, 100)}") for n in range(120)]  # the last 20 share 3 captions
     if kind == "huggingface":
         Path("data").mkdir()
@@ -80,6 +91,8 @@ def test_a_tenth_of_the_images_is_held_out_with_captions_that_differ(capsys, her
         write_files(Path("data"), files) if kind == "folder" else write_tar(Path("data/a.tar"), list(files.items()))
     assert "held out for the evaluation: 12 images" in start(capsys, "clip", data="data")["found"]
     monkeypatch.chdir("clip")
+    values = tomllib.loads(Path("config.toml").read_text())
+    assert (values["source"], values["filter"].get("captions_per_image")) == ({"name": "data", **source}, None)
     config = load_config(Path("config.toml"))
     (task,) = config.evaluate.load().tasks
     held_out = {(one.image, *one.captions) for one in task.data.samples()}
@@ -114,35 +127,13 @@ def test_words_of_the_command_stand_for_each_other(capsys, here, monkeypatch):
         init(Path("new"), "folder", None, None, yes=True, as_json=False)
 
 
-@pytest.mark.parametrize("kind", ["list", "webdataset", "huggingface"])
-def test_other_kinds_are_recognised(kind, capsys, monkeypatch):
-    if kind == "list":
-        lines = [f"{n}.jpg,{WORDS[n % 3]} {n},a second caption number {n}" for n in range(20)]
-        files = {f"data/{n}.jpg": photo(n) for n in range(20)}
-        write_files(Path(), {**files, "data/metadata.csv": "\n".join(["file_name,text,caption_2", *lines])})
-    elif kind == "webdataset":
-        members = [
-            (f"{n}.{end}", photo(n) if end == "jpg" else WORDS[n % 3]) for n in range(20) for end in ("jpg", "txt")
-        ]
-        write_tar(Path("data/a.tar"), members)
-    else:
-        Path("data").mkdir()
-        table = {
-            "image": [{"bytes": photo(n), "path": ""} for n in range(20)],
-            "text": [WORDS[n % 3] for n in range(20)],
-        }
-        pq.write_table(pa.table(table), "data/a.parquet")
+def test_list_of_captions_in_the_folder_is_read(capsys):
+    lines = [f"{n}.jpg,{WORDS[n % 3]} {n},a second caption number {n}" for n in range(20)]
+    files = {f"{n}.jpg": photo(n) for n in range(20)}
+    write_files(Path("data"), {**files, "metadata.csv": "\n".join(["file_name,text,caption_2", *lines])})
     start(capsys, "clip", data="data")
-    values = tomllib.loads(Path("clip/config.toml").read_text())
-    expected = {
-        "list": {"kind": "folder", "folder": "../data", "captions": "metadata.csv"},
-        "webdataset": {"kind": "webdataset", "paths": ["../data/*.tar"]},
-        "huggingface": {"kind": "huggingface", "paths": ["../data/*.parquet"]},
-    }[kind]
-    assert values["source"] == {"name": "data", **expected}
-    assert values["filter"].get("captions_per_image") == (2 if kind == "list" else None)
-    monkeypatch.chdir("clip")
-    assert load_config(Path("config.toml"))
+    config = load_config(Path("clip/config.toml"))
+    assert (config.source.tables[0].captions, config.filter.captions_per_image) == ("metadata.csv", 2)
 
 
 @pytest.mark.parametrize(
