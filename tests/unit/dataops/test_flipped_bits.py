@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from dataops.errors import CorruptPart
-from dataops.parquet import encode_table, open_writer, read_parquet, read_row_range
+from dataops.parquet import encode_table, read_parquet, read_row_range
 from dataops.snapshot import MANIFEST, Draft, find_manifest, load_manifest, read_parts, read_table
 from dataops.store import FolderStore
 from tests.manifests import build_manifest
@@ -65,13 +65,6 @@ def test_flipped_bits_of_rows_read_by_a_stage_are_seen():
     assert read(data) == TABLE.slice(1500, 800)
     outcomes = count_flips(data, read, TABLE.slice(1500, 800), 240)
     assert outcomes["unseen"] <= 240 / 120
-
-
-def test_part_of_a_writer_has_the_checksums_of_a_whole_table(tmp_path):
-    with open_writer(tmp_path / "part", TABLE.schema) as writer:
-        for start in range(0, ROWS, GROUP):
-            writer.write_table(TABLE.slice(start, GROUP))
-    assert (tmp_path / "part").read_bytes() == encode_table(TABLE, GROUP).to_pybytes()
 
 
 def test_each_flipped_bit_of_a_manifest_is_seen(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 import xxhash
 
 from dataops.errors import SchemaError
-from dataops.schema import PAIRS, conform, uid, uid_sum
+from dataops.schema import PAIRS, conform, uid
 from dataops.snapshot import (
     Draft,
     Input,
@@ -11,7 +11,6 @@ from dataops.snapshot import (
     Part,
     Record,
     load_ancestors,
-    read_parts,
     snapshot_key,
 )
 from dataops.store import FolderStore
@@ -46,16 +45,6 @@ def test_key_depends_only_on_content():
 
 def test_uid_is_the_hash_of_url_and_caption():
     assert uid("http://a/b.png", "a caption") == xxhash.xxh3_128(b"http://a/b.png\0a caption").hexdigest()
-
-
-def test_put_table_gives_the_same_bytes_and_reads_back(tmp_path):
-    drafts = [Draft(FolderStore(tmp_path / name), "filter", "0" * 16) for name in ("one", "two")]
-    parts = [draft.put_table("part-00000.parquet", table("x", "y")) for draft in drafts]
-    assert parts[0] == parts[1]
-    assert parts[0].rows == 2
-    assert parts[0].uid_sum == uid_sum([uid("http://a/", "x"), uid("http://a/", "y")])
-    manifest = drafts[0].commit(manifest_of(drafts[0], parts[:1]))
-    assert read_parts(drafts[0].store, manifest, columns=["caption"]).to_pydict() == {"caption": ["x", "y"]}
 
 
 def test_commit_keeps_the_first_manifest_and_deletes_scratch_files(tmp_path):

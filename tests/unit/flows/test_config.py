@@ -99,42 +99,6 @@ def test_stages_that_will_not_run_need_no_files_and_no_model_name(write):
             load_config(path, until=until)
 
 
-def test_load_config_reports_all_problems_together(write):
-    path = write(
-        "seed = -1\ncolour = 2",
-        curate="min_side = 'wide'\nshade = 1",
-        source='kind = "magic"\npaths = ["*.warc.gz"]',
-        evaluate='suite = "no-such.toml"',
-        train='model = "no-such-model"',
-        store='uri = "/proc/nowhere"',
-    )
-    with pytest.raises(ConfigError) as caught:
-        load_config(path)
-    message = str(caught.value)
-    for what in (
-        "seed: -1",
-        "colour: unknown key (value 2); allowed: ",
-        "curate.min_side: 'wide'",
-        "curate.shade: unknown key (value 1); allowed: ",
-        "source.kind: 'magic'",
-        "evaluate.suite: ",
-        "no-such.toml",
-        "train.model: ",
-        "no-such-model",
-        "store.uri: ",
-        "/proc/nowhere",
-    ):
-        assert what in message
-    assert "warc" in message
-
-
-def test_settings_override_values_and_keep_their_types(write):
-    settings = ["seed=7", "curate.min_side=48", 'name="other"', "register.model_name=plain", "execution.workers=1"]
-    config = load_config(write(), settings)
-    assert (config.seed, config.curate.min_side, config.name) == (7, 48, "other")
-    assert (config.register_.model_name, config.execution.workers) == ("plain", 1)
-
-
 @pytest.mark.parametrize("text", ["name = ", "\x00", "[[["])
 def test_load_config_refuses_a_file_that_is_not_toml(tmp_path, text):
     path = tmp_path / "bad.toml"

@@ -2,7 +2,6 @@ import re
 
 import pytest
 
-from dataops import plugins
 from dataops.config import tables_of
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
@@ -191,10 +190,3 @@ def test_set_reaches_a_source_by_its_name_or_number(folder):
     assert [one.name for one in added] == ["crawl", "warc", "warc-2"]
     with pytest.raises(ConfigError, match="'paths' names none of the 2 tables; write crawl or warc, or 0, 1"):
         load_sources(folder, "source.paths=[]")
-
-
-def test_table_of_a_plugin_that_is_not_installed_has_the_command(folder, monkeypatch):
-    install = "pip install 'pairmill[shapes]'"
-    monkeypatch.setattr(plugins, "missing", lambda kind: {"shapes": install} if kind == "steps" else {})
-    expected = f"curate.shapes: its plugin is not installed; to install it: {install} (line 2)"
-    assert expected in problems(folder, top="[curate.shapes]\ncount = 3")

@@ -86,49 +86,6 @@ def test_groups_have_a_device_timeouts_records_and_gloo_for_the_host(tmp_path, m
     assert os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] == "1"
 
 
-def test_each_rank_receives_only_the_gradient_of_its_own_rows(monkeypatch):
-    """Three ranks in turn, against an all-reduce of the gradient of all rows, of which each rank takes its own."""
-    counts, width, current = [3, 1, 2], 4, [0]
-    generator = torch.Generator().manual_seed(0)
-    rows = [torch.randn(count, width, generator=generator) for count in counts]
-    factors = [torch.randn(sum(counts), width, generator=generator) for _ in counts]
-    sent = {}
-    received_elements = []
-
-    def gather(parts, own):
-        for part, of_rank in zip(parts, rows, strict=True):
-            part.zero_()[: len(of_rank)] = of_rank
-        assert parts[current[0]].equal(own)
-
-    def scatter(received, parts):
-        sent[current[0]] = [part.clone() for part in parts]
-        received_elements.append(received.numel())
-        received.copy_(sum(of_rank[current[0]] for of_rank in sent.values()))
-
-    def refuse(*_, **__):
-        raise AssertionError("an all-reduce exchanges the gradients of all rows")
-
-    monkeypatch.setattr(dist, "all_gather", gather)
-    monkeypatch.setattr(dist, "reduce_scatter", scatter)
-    monkeypatch.setattr(dist, "all_reduce", refuse)
-    monkeypatch.setattr(distributed, "world_size", lambda: len(counts))
-    monkeypatch.setattr(distributed, "rank", lambda: current[0])
-    all_reduced = sum(factors).split(counts)
-    for _ in range(2):  # in the second round each rank has what the others sent
-        found = []
-        for number, own in enumerate(rows):
-            current[0] = number
-            leaf = own.clone().requires_grad_()
-            gathered, first = distributed.gather_rows(leaf, counts)
-            assert gathered.equal(torch.cat(rows))
-            assert first == sum(counts[:number])
-            (gathered * factors[number]).sum().backward()
-            found.append(leaf.grad)
-    for gradient, expected in zip(found, all_reduced, strict=True):
-        torch.testing.assert_close(gradient, expected)
-    assert set(received_elements) == {max(counts) * width}
-
-
 @pytest.mark.parametrize("static_graph", [True, False])
 def test_gradients_lie_in_the_buckets_that_ranks_exchange(group, monkeypatch, static_graph):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)

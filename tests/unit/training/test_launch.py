@@ -14,7 +14,7 @@ import torch
 from dataops.home import CHECKOUT
 from tests.job_processes import Ranks, run_job
 from training import distributed, train
-from training.job import KNOWN_STEPS, StuckWatch, describe_stuck
+from training.job import KNOWN_STEPS, StuckWatch
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
@@ -158,9 +158,3 @@ def test_a_rank_that_sleeps_is_named_and_all_end_with_75_and_their_stacks(tmp_pa
     stacks = [(tmp_path / "flight-records" / f"stacks-{rank}.txt").read_text() for rank in range(2)]
     assert "in sleep_for_ever" in stacks[1]
     assert "in gather_integers" in stacks[0]
-
-
-def test_ranks_that_do_not_answer_are_named_and_an_exchange_that_all_have_begun_is_said():
-    here, behind = {"exchanges": 9, "host": "a"}, {"exchanges": 8, "host": "b"}
-    assert describe_stuck([here, None, behind]).endswith("rank 1, which does not answer and rank 2 on b")
-    assert describe_stuck([here, here]) == "all ranks have begun the same exchange, and it does not end"

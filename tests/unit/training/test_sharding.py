@@ -19,8 +19,6 @@ from tests.job_processes import Ranks, run_job
 from tests.trainings import assert_same_training, output_of, rows_of, with_suite
 from training import checkpoints as writing
 from training import distributed, train
-from training.checkpoints import find_newest_checkpoint
-from training.job import Job
 from training.sharding import Part, rows_of_part
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("ranks")]
@@ -241,26 +239,6 @@ def test_a_full_disk_of_one_rank_ends_all_of_them(make_job):
     assert not list(unfinished.glob("*00002-of*")), "the half part takes no room"
 
 
-def test_a_checkpoint_without_one_of_its_parts_is_skipped(tmp_path):
-    for step in (1, 2):
-        folder = tmp_path / f"step-{step:06d}"
-        (part := tmp_path / f".step-{step:06d}.part").mkdir()
-        digests = {}
-        for number in range(3):
-            tensors = {kind: {"a": torch.zeros(2)} for kind in ("model", "optimizer")}
-            digests |= writing._write_part(part, tensors, Part(number, 3, is_first_copy=True))
-        state = json.dumps({"job": "j", "metrics_bytes": 0, "parts": 3})
-        (part / "state.json").write_text(state)
-        digests["state.json"] = writing.file_sha256(part / "state.json")
-        (part / "manifest.json").write_text(json.dumps(digests))
-        part.rename(folder)
-    found = find_newest_checkpoint(tmp_path, "j", 0)
-    assert found[0].name == "step-000002"
-    (found[0] / "optimizer-00003-of-00003.safetensors").unlink()
-    found = find_newest_checkpoint(tmp_path, "j", 0)
-    assert found[0].name == "step-000001"
-
-
 @pytest.mark.parametrize("rows", [1, 2, 5, 8, 9, 16])
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_parts_are_the_chunks_of_torch(rows, count):
@@ -268,9 +246,3 @@ def test_parts_are_the_chunks_of_torch(rows, count):
     chunks = [*tensor.chunk(count), *[tensor[:0]] * count][:count]
     for number, chunk in enumerate(chunks):
         assert tensor[rows_of_part(rows, Part(number, count, is_first_copy=True))].equal(chunk)
-
-
-def test_a_job_resumes_with_any_sharding(make_job):
-    jobs = [Job.model_validate_json(make_job("a", sharding=mode).read_text()) for mode in ("none", "full", "hybrid")]
-    assert len({job.digest(placement=False) for job in jobs}) == 1
-    assert len({job.digest() for job in jobs}) == 3

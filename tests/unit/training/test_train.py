@@ -322,7 +322,7 @@ def flipped(weights):
 
 
 DAMAGES = {
-    "truncated": lambda newest: os.truncate(newest / "model.safetensors", 5000),
+    "missing": lambda newest: (newest / "model.safetensors").unlink(),
     "flipped": lambda newest: flipped(newest / "model.safetensors"),
     "half written": lambda newest: newest.rename(newest.with_name(".step-000006.part")),
     "no manifest": lambda newest: (newest / "manifest.json").unlink(),

@@ -1,7 +1,5 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dataops.images.near_duplicates import (
     find_clusters,
@@ -22,10 +20,6 @@ def synthetic_hashes(seed, count):
         flips = np.uint64(1) << random.integers(0, 64, count).astype(np.uint64)
         result = np.where(random.random(count) < 0.3, result ^ flips, result)
     return result
-
-
-def no_thumbnails(count):
-    return np.empty((count, 0), np.uint8)
 
 
 def brute_force_clusters(hashes, groups, thumbnails, distance, tolerance):
@@ -53,17 +47,6 @@ def test_find_clusters_equals_brute_force(seed, distance):
         expected = brute_force_clusters(hashes, groups, thumbnails, distance, tolerance)
         assert find_clusters(hashes, groups, thumbnails, distance, tolerance).tolist() == expected
     assert len(set(brute_force_clusters(hashes, groups, thumbnails, 6, 6))) < 120
-
-
-@given(st.permutations(range(60)))
-@settings(max_examples=30)
-def test_find_clusters_does_not_depend_on_the_order_of_rows(order):
-    hashes, groups = synthetic_hashes(3, 60), np.arange(60) % 2
-    found = find_clusters(hashes[order], groups[order], no_thumbnails(60), 6, 0)
-    named = np.array(order)[found]  # as rows before the permutation
-    members = {frozenset(np.array(order)[named == name].tolist()) for name in set(named.tolist())}
-    expected = find_clusters(hashes, groups, no_thumbnails(60), 6, 0)
-    assert members == {frozenset(np.flatnonzero(expected == name).tolist()) for name in set(expected.tolist())}
 
 
 @pytest.mark.parametrize("distance", [1, 6, 16])

@@ -96,19 +96,6 @@ def test_find_declarations_reads_robots_txt(lines, expected):
     assert found("\r\n".join(lines)) == expected
 
 
-def test_find_declarations_agrees_with_the_example_of_the_draft():
-    """Source: draft-ietf-aipref-attach-05, section "Example"."""
-    text = (
-        "User-Agent: *\nAllow: /\nDisallow: /never/\nContent-Usage: train-ai=n\nContent-Usage: /ai-ok/ train-ai=y\n\n"
-        "User-Agent: ExampleBot\nAllow: /\nContent-Usage: train-ai=y\n"
-    )
-    assert found(text, "/test") == [USAGE]
-    assert found(text, "/ai-ok/test") == []
-    file = RobotsFile.parse(text)
-    assert not file.allows("http://a.test/never/test", "pairmill")
-    assert prohibitions(file, "http://a.test/test", Agents("ExampleBot")) == []
-
-
 def test_content_lines_change_nothing_that_rfc_9309_decides():
     text = f"User-agent: *\n{PERMIT}\nUser-agent: GPTBot\nDisallow: /"
     assert not RobotsFile.parse(text).allows("http://a.test/", "pairmill")  # for RFC 9309 it is one group

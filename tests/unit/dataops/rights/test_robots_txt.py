@@ -3,8 +3,6 @@ import re
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dataops.rights.robots_txt import MAX_RULES, RobotsFile, decode_file
 from tasks.download.config import AI_AGENTS
@@ -220,18 +218,6 @@ def test_parse_takes_linear_time_on_any_repetition(unit):
         file.allows("http://a.test/" + unit * 1_000, "pairmill")
         file.list_denied_agents("http://a.test/" + unit * 1_000, AI_AGENTS, "pairmill")
         assert time.process_time() - started < 3  # about 0.07 s; a quadratic step takes over 10 s
-
-
-@given(st.text(max_size=300), st.text(max_size=50), st.sampled_from(AGENTS))
-def test_robots_file_accepts_any_text(text, url, agent):
-    file = RobotsFile.parse("User-agent: *\nDisallow: /" + text)
-    assert file.allows(url, agent) in (True, False)
-    assert file.list_denied_agents(url, AI_AGENTS, agent) is not None
-
-
-@given(st.binary(max_size=300))
-def test_decode_file_accepts_any_bytes(body):
-    assert RobotsFile.parse(decode_file(body)).allows("/robots.txt", "pairmill")
 
 
 def test_parse_is_linear_in_agents_and_rules():

@@ -171,13 +171,9 @@ def sized(size):
         pytest.param(b"\x80" + b"\xff" * 11, id="2^88"),
         pytest.param(b"\xff" * 11 + b"\x00", id="negative"),
         pytest.param(b"\xff" + b"\x80" + b"\0" * 10, id="very negative"),
+        pytest.param(b"%011o\0" % ((256 << 20) + 1), id="over 256 MiB"),
     ],
 )
-def test_read_samples_raises_for_invalid_member_sizes(size):
-    with pytest.raises(CorruptPart, match=r"s\.tar"):
+def test_read_samples_raises_before_it_reads_a_member_of_an_invalid_size(size):
+    with pytest.raises(CorruptPart, match=r"s\.tar.*more than 256 MiB" if size[:2] == b"02" else r"s\.tar"):
         list(read_samples(sized(size), "s.tar"))
-
-
-def test_read_samples_raises_before_it_reads_a_member_that_is_too_large():
-    with pytest.raises(CorruptPart, match=r"has 268435457 bytes, more than 256 MiB"):
-        list(read_samples(sized(b"%011o\0" % ((256 << 20) + 1)), "s.tar"))

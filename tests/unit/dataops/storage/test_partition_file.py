@@ -99,36 +99,31 @@ def test_a_table_of_many_partitions_is_read_by_three_requests(tmp_path, monkeypa
     assert len(requests) == 3
 
 
-@NUMBERS_AND_TEXT
-@pytest.mark.parametrize("cut", [1, 30, 50, 80, 1000])
-def test_read_partitions_names_the_remedy_when_a_table_is_truncated(tmp_path, cut, place):
-    path = put_rows(store := FolderStore(tmp_path), place, 2)
-    path.write_bytes(path.read_bytes()[: max(path.stat().st_size - cut, 0)])
-    with (
-        reading(place) as head,
-        pytest.raises(CorruptPart, match=r"keys is not a whole scratch table; delete its folder"),
-    ):
-        read_partitions(store, ["keys"], 1, 1, head)
+def write_end(at, end):
+    """Return a function that replaces the end of a partition by a number."""
+    value = (end % (1 << 64)).to_bytes(8, "little")
+    return lambda head, rest: head + rest[: 8 * at] + value + rest[8 * at + 8 :]
+
+
+DAMAGES = {
+    **{f"cut by {n}": lambda head, rest, n=n: (head + rest)[: -n or None] for n in (1, 30, 50, 80, 1000)},
+    # The last byte but 44 is in the checksum of the 40 bytes of numbers.
+    **{
+        f"byte -{n}": lambda head, rest, n=n: head + rest[:-n] + bytes([rest[-n] ^ 0x55]) + rest[-n + 1 :]
+        for n in (3, 45)
+    },
+    **{f"end {at} is {end}": write_end(at, end) for at in (0, 1) for end in (1 << 62, -8, 1 << 63)},
+}
 
 
 @NUMBERS_AND_TEXT
-@pytest.mark.parametrize("back", [3, 45])
-def test_read_partitions_detects_changed_bytes(tmp_path, back, place):
-    """The last byte but 44 is in the checksum of the 40 bytes of numbers."""
-    path = put_rows(store := FolderStore(tmp_path), place, 1)
-    data = bytearray(path.read_bytes())
-    data[-back] ^= 0x55
-    path.write_bytes(data)
-    with reading(place) as head, pytest.raises(CorruptPart, match="keys is not a whole"):
-        read_partitions(store, ["keys"], 0, 1, head)
-
-
-@NUMBERS_AND_TEXT
-@pytest.mark.parametrize("end", [1 << 62, (1 << 64) - 8, 1 << 63], ids=["huge", "negative", "least"])
-@pytest.mark.parametrize("at", [0, 1])
-def test_read_partitions_reserves_no_memory_for_damaged_ends(tmp_path, end, at, place):
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_read_partitions_names_the_remedy_of_a_damaged_table_and_reserves_no_memory_for_it(tmp_path, damage, place):
     path = put_rows(store := FolderStore(tmp_path), place, 1)
     head, newline, rest = path.read_bytes().partition(b"\n")
-    path.write_bytes(head + newline + rest[: 8 * at] + end.to_bytes(8, "little") + rest[8 * at + 8 :])
-    with reading(place) as head, pytest.raises(CorruptPart, match="keys is not a whole"):
-        read_partitions(store, ["keys"], 0, 1, head)
+    path.write_bytes(damage(head + newline, rest))
+    with (
+        reading(place) as head_bytes,
+        pytest.raises(CorruptPart, match=r"keys is not a whole scratch table; delete its folder"),
+    ):
+        read_partitions(store, ["keys"], 0, 1, head_bytes)

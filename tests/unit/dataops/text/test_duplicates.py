@@ -13,8 +13,6 @@ from dataops.text.duplicates import (
     find_duplicates,
 )
 
-NESTED = DEDUPE_STEPS[:3]
-
 
 def pairs(rows):
     return pl.DataFrame(
@@ -31,10 +29,6 @@ def pairs(rows):
     )
 
 
-def chosen(rows):
-    return named(find_duplicates(compute_keys(pairs(rows)), NESTED))
-
-
 def named(found):
     return [f"duplicate_{DEDUPE_STEPS[step - 1]}" if step else None for step in found.tolist()]
 
@@ -45,17 +39,6 @@ ROW = st.tuples(
     st.sampled_from(["alt", "title", "figcaption", "pair_list"]),
     st.sampled_from(["http://p/1", "http://p/2"]),
 )
-
-
-@given(st.lists(ROW, max_size=30), st.integers(1, 5))
-def test_find_duplicates_gives_the_same_on_partitions(rows, count):
-    found = compute_keys(pairs(rows)).with_row_index()
-    apart = [None] * len(rows)
-    for number in range(count):
-        part = found.filter(pl.col("url") % count == number)
-        for position, reason in zip(part["index"], named(find_duplicates(part, NESTED)), strict=True):
-            apart[position] = reason
-    assert apart == chosen(rows)
 
 
 @pytest.mark.parametrize(

@@ -2,30 +2,8 @@
 
 from dataops.snapshot import Input, Part
 from dataops.store import FolderStore
-from flows.app import run_command
 from flows.commands.show import LISTED, show_snapshot
-from flows.records import RunRecord
 from tests.manifests import build_manifest
-
-
-def record(run_id, state):
-    return RunRecord.model_validate(
-        {"run_id": run_id, "name": "a", "created_at": f"2026-01-01T00:00:0{run_id}", "config": {}, "state": state}
-    )
-
-
-def test_runs_names_the_home_and_the_remedy_if_there_is_no_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
-    assert run_command(["runs"]) == 0
-    assert (
-        capsys.readouterr().out.strip()
-        == f"there is no run in {tmp_path}/home; start one with `pairmill run CONFIG`, or change to your project's folder"
-    )
-    record("1", "completed").save(FolderStore(tmp_path / "home" / "store"))
-    assert run_command(["runs", "--state", "failed"]) == 0
-    assert capsys.readouterr().out == "no run is in this state\n"
-    assert run_command(["runs"]) == 0
-    assert "completed" in capsys.readouterr().out
 
 
 def test_show_of_many_inputs_and_parts_fits_on_one_screen(tmp_path, capsys):

@@ -33,19 +33,6 @@ def with_workers(context):
     return replace(context, pool=None)
 
 
-def test_make_runs_once_then_reuses_until_discarded(context, tmp_path):
-    log = tmp_path / "log"
-    planned = plan(SQUARES, SquareConfig(log=str(log)), 0, [])
-    assert reuse(planned, context) is None
-    first = make(planned, context)
-    assert reuse(planned, context) == first
-    assert first.counts == Counts(input=4, kept=4)
-    discard(planned, context)
-    assert reuse(planned, context) is None
-    assert make(planned, context).content_digest == first.content_digest
-    assert done(log) == [0, 0, 1, 1, 2, 2, 3, 3]
-
-
 def test_a_newer_version_of_a_stage_uses_the_snapshots_of_those_that_it_accepts(context, tmp_path):
     config = SquareConfig(log=str(tmp_path / "log"))
     old = make(plan(SQUARES, config, 0, []), context)

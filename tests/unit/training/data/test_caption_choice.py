@@ -1,7 +1,6 @@
 """The choice of one caption a visit: against a slow reference, for any ranks, from any step, and in the right shares."""
 
 import json
-from collections import Counter
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +10,7 @@ from tests.tar_files import write_tar
 from tests.trainings import png
 from training.config import TrainConfig
 from training.data.keyed_random import draw_uniforms
-from training.data.loader import Dataset, choose_caption, list_captions, load_batches, read_captions
+from training.data.loader import Dataset, load_batches
 from training.data.sampling_plan import Plan
 
 WEIGHTS = {"alt": 1.0, "keywords": 0.5, "synthetic": 0.25, "title": 0.0}
@@ -81,14 +80,6 @@ def test_choice_equals_a_slow_reference_for_any_ranks_threads_and_first_step(tar
     resumed = seen_captions(tar, 1, first_step=41)
     assert resumed == {at: found[at] for at in resumed}
     assert 0 < len(resumed) < len(found)
-
-
-def test_each_kind_is_chosen_by_its_weight_whatever_the_number_of_its_captions():
-    row = read_captions(as_json(ROWS[1]))
-    grid = [((i + 0.5) / 70, (j + 0.5) / 10) for i in range(70) for j in range(10)]
-    counts = Counter(choose_caption("own", row, WEIGHTS, draws) for draws in grid)
-    assert counts == {"own": 400, "k1": 200, "s1": 50, "s2": 50}
-    assert list_captions("own", read_captions(as_json(ROWS[3])), WEIGHTS) == {"title": ["own"]}, "all have weight 0"
 
 
 def test_without_the_table_the_caption_is_that_of_the_txt(tar):

@@ -10,11 +10,8 @@ from scipy.stats import ks_2samp
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import RandomResizedCrop
 
-from dataops.shards.tar import ShardWriter, format_index
-from tests.trainings import jpeg, pairs
 from training.data import decode
 from training.data.keyed_random import draw_uniforms
-from training.data.loader import Dataset
 from training.model.preprocess import decode_rgb
 
 
@@ -87,20 +84,3 @@ def test_a_crop_is_scaled_as_in_pillow():
         box = (left, top, left + width, top + height)
         expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC, box=box), np.float64)
         assert abs(scaled - expected).mean() <= limit
-
-
-def test_an_index_and_the_headers_give_equal_samples(tmp_path):
-    members = dict(pairs(0, 5))
-    path = tmp_path / "00000.tar"
-    with path.open("wb") as file:
-        writer = ShardWriter(file)
-        keys = sorted({name.partition(".")[0] for name in members})
-        index = [writer.write(k, {e: members[f"{k}.{e}"] for e in ("jpg", "txt", "json")}) for k in keys]
-        writer.close()
-    walked = Dataset([path], 32, 0)
-    (tmp_path / "00000.idx").write_text(format_index(index))
-    indexed = Dataset([path], 32, 0)
-    assert len(walked) == len(indexed) == 5
-    for sample in range(5):
-        assert walked.load(sample)[1] == indexed.load(sample)[1]
-        assert walked._image(sample) == indexed._image(sample) == jpeg(sample)

@@ -4,7 +4,6 @@ from fractions import Fraction
 from itertools import chain, groupby, pairwise
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,19 +113,6 @@ def test_each_epoch_and_batch_has_the_shares_and_each_sample_is_seen_equally_oft
     assert (counts == counts[0]).all()
     assert counts[0].sum() == sum(sizes), "an epoch has as many samples as the datasets"
     assert all(abs(count - share) < 1 for count, share in zip(counts[0].tolist(), exact, strict=True))
-
-
-@pytest.mark.parametrize("is_sampled", [False, True])
-def test_one_dataset_has_the_order_of_a_plan_without_a_mixture(is_sampled):
-    certain = Sampling(np.ones(50), np.arange(50, dtype=np.uint64)) if is_sampled else None
-    windows = Windows(np.array([9, 21, 20]), 2)
-    part = Component(0, 50, Fraction(3), certain, windows)
-    config = TrainConfig(epochs=3, batch_size=8)
-    alone, mixed = Plan(50, config, 5, None, windows), Plan(50, config, 5, mixture=Mixture(5, [part]))
-    assert mixed.total_steps == alone.total_steps
-    for step in range(1, alone.total_steps + 1):
-        for one, other in zip(alone.batch(step, 1, 2), mixed.batch(step, 1, 2), strict=True):
-            assert np.array_equal(one, other)
 
 
 def test_shares_of_more_positions_than_64_bits_can_multiply():

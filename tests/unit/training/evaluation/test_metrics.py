@@ -5,8 +5,6 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from training.evaluation.metrics import (
-    find_worst_group,
-    group_records,
     macro_f1,
     mean_per_class,
     roc_auc,
@@ -34,14 +32,6 @@ def test_macro_f1_counts_the_labels_that_occur(answers):
     expected = f1_score(labels, predicted, average="macro", labels=np.unique(labels))
     assert macro_f1(labels, predicted) == pytest.approx(expected)
     assert macro_f1(labels, np.full(400, -1)) == 0
-
-
-def test_the_worst_group_skips_ignored_groups():
-    groups, right = np.array([0, 0, 1, 1, 3]), np.array([True, False, True, True, False])
-    records = group_records(groups, right, ["Asia", "Europe"], ignore=(3,))
-    assert [(r["name"], r["n"], r["value"]) for r in records] == [("Asia", 2, 0.5), ("Europe", 2, 1.0), ("3", 1, 0.0)]
-    assert find_worst_group(records)["name"] == "Asia"
-    assert find_worst_group(records[2:])["name"] == "3"
 
 
 @pytest.mark.parametrize("levels", [5, 1000])  # with few levels, most scores have equals

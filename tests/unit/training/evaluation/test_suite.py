@@ -56,6 +56,9 @@ def test_image_folder_is_read_in_the_order_of_the_names(tmp_path):
     assert "1 names" in data.problems()[0]
 
 
+GOOD = [("a.png", PNG), ("a.cls", b"0")]
+
+
 @pytest.mark.parametrize(
     ("members", "message"),
     [
@@ -66,6 +69,9 @@ def test_image_folder_is_read_in_the_order_of_the_names(tmp_path):
         ({"a.png": PNG}, "sample 'a' needs one image"),
         ({"a.cls": b"0"}, "sample 'a' needs one image"),
         ({"a.png": PNG, "a.jpg": PNG, "a.cls": b"0"}, "needs one image"),
+        ({"a.png": PNG, "a.cls": b"9" * 5000}, "no label from 0 to 1"),
+        ([*GOOD, ("a.png", PNG)], "appears twice"),
+        ([*GOOD, ("b.png", PNG), ("b.cls", b"0"), *GOOD], "appears twice"),
     ],
 )
 def test_an_invalid_sample_raises_an_error_that_names_it(tmp_path, members, message):

@@ -146,10 +146,7 @@ def test_best_model_and_early_end_are_the_same_after_a_stop_anywhere(make_job, m
     assert read_curve(stopped) == curves[2]
 
 
-def test_a_training_without_a_holdout_keeps_its_bits_and_its_key(make_job):
-    jobs = [make_job("a", "vit", epochs=2), make_job("b", "vit", epochs=2, holdout=0.0)]
-    assert [run_training(job) for job in jobs] == [0, 0]
-    assert outputs_of(jobs[0]) == outputs_of(jobs[1])
+def test_a_training_without_a_holdout_keeps_its_key():
     assert not {"holdout", "keep", "patience", "evaluate_every"} & TrainConfig().key_config().keys()
     assert TrainConfig(keep="best").key_config().items() >= {"keep": "best", "evaluate_every": 0}.items()
 

@@ -1,13 +1,12 @@
 """The step: packed texts and uint8 pixels give the same as padded texts and float pixels."""
 
 import torch
-from torch.nn import functional as F
 
 from tests import rounding
 from tests.trainings import TOWERS
 from training.loop.step import normalize_pixels
 from training.model.clip import CLIP
-from training.model.packing import pack_texts, pad, select_ends, unpad
+from training.model.packing import pack_texts
 from training.model.preprocess import normalize
 from training.model_config import ModelConfig
 
@@ -38,31 +37,6 @@ def test_packed_texts_have_the_features_and_gradients_of_padded_ones():
     for name, gradient in gradients[False].items():
         additions = rounding.count_additions(model, rows=tokens.numel())
         rounding.assert_close(gradients[True][name], gradient, additions, name=name)
-
-
-def test_gathers_have_the_bits_of_torchs_own_copies_and_sums():
-    """Compare attention on packed texts, forward and backward, with index_copy, index_select and their gradients."""
-    packed, generator = pack_texts(texts()), torch.Generator().manual_seed(0)
-    B, L = packed.is_padding_BL.shape
-    values = torch.randn(len(packed.tokens_T), 12, generator=generator)
-    weights = torch.randn(len(LENGTHS), 4, generator=generator)
-
-    def attend(x_TD, *, ours):
-        copied = x_TD.new_zeros(B * L, 12).index_copy(0, packed.slots_T, x_TD).view(B, L, 12)
-        padded = pad(x_TD, packed) if ours else copied
-        mixed = F.scaled_dot_product_attention(*padded.view(B, 1, L, 12).split(4, dim=3), is_causal=True)[:, 0]
-        found_TD = unpad(mixed, packed) if ours else mixed.flatten(0, 1).index_select(0, packed.slots_T)
-        return select_ends(found_TD, packed) if ours else found_TD.index_select(0, packed.ends_B)
-
-    found = []
-    for ours in (False, True):
-        x_TD = values.clone().requires_grad_()
-        features = attend(x_TD, ours=ours)
-        (features * weights).sum().backward()
-        assert x_TD.grad is not None
-        found.append((features, x_TD.grad))
-    assert found[0][0].equal(found[1][0])
-    assert found[0][1].equal(found[1][1])
 
 
 def test_uint8_pixels_are_normalised_as_floats_are():

@@ -164,49 +164,28 @@ def test_an_unreachable_hub_raises_a_retryable_error(monkeypatch):
         load_pretrained("hf-hub:nobody/clip")
 
 
-def open_clip_folder(folder):
-    """Write a model as open_clip's push to the Hub does, with its own vocabulary."""
-    card = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-    }
-    torch.manual_seed(2)
-    theirs = open_clip.model.CLIP(**card).eval()
-    folder.mkdir()
-    preprocess = {"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": card, "preprocess_cfg": preprocess}))
-    torch.save(theirs.state_dict(), folder / "open_clip_pytorch_model.bin")
-    return folder, theirs
-
-
-def test_open_clip_folder_gives_the_features_of_open_clip(tmp_path):
-    folder, theirs = open_clip_folder(tmp_path / "theirs")
-    loaded = load_any(folder)
-    assert isinstance(loaded.model, CLIP)  # ours, which takes texts at their own length
-    images, tokens = torch.randn(2, 3, 32, 32), loaded.tokenizer(["a cat", "two dogs"])
-    with torch.no_grad():
-        torch.testing.assert_close(loaded.model.encode_image(images), theirs.encode_image(images), atol=1e-5, rtol=1e-5)
-        padded = torch.nn.functional.pad(tokens, (0, 16 - tokens.shape[1]))
-        torch.testing.assert_close(loaded.model.encode_text(tokens), theirs.encode_text(padded), atol=1e-5, rtol=1e-5)
-    white = loaded.preprocess(Image.new("RGB", (40, 32), "white"))
-    torch.testing.assert_close(white, torch.ones(3, 32, 32))  # (1 - 0.5) / 0.5: the folder's own mean and deviation
-
-
-def test_weights_file_gets_the_vocabulary_of_openai(tmp_path):
+@pytest.mark.parametrize("has_card", [True, False])
+def test_open_clips_model_has_its_features_texts_and_pixels(tmp_path, has_card):
+    """As a folder of open_clip's push to the Hub, and as a file, which has the vocabulary and the pixels of OpenAI."""
     card = {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 64, "patch_size": 8},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
     }
+    own = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)} if has_card else {}
     torch.manual_seed(3)
     theirs = open_clip.model.CLIP(**card).eval()
-    torch.save(theirs.state_dict(), tmp_path / "ViT.pt")
-    loaded = load_any(tmp_path / "ViT.pt")
-    texts = ["a cat", "a dog and its ball"]
+    path = torch_save(theirs.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    if has_card:
+        values = {"model_cfg": card, "preprocess_cfg": {"size": 32, "interpolation": "bicubic", **own}}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(values))
+    loaded = load_any(tmp_path if has_card else path)
+    assert isinstance(loaded.model, CLIP)  # ours, which takes texts at their own length
+    texts, image = ["a cat", "a dog and its ball"], Image.effect_noise((40, 36), 80).convert("RGB")
+    pixels = open_clip.image_transform(32, is_train=False, **own)(image)
+    torch.testing.assert_close(loaded.preprocess(image), pixels, atol=1e-6, rtol=0)
     with torch.no_grad():
         expected = theirs.encode_text(open_clip.tokenizer.SimpleTokenizer()(texts))
         torch.testing.assert_close(loaded.model.encode_text(loaded.tokenizer(texts)), expected, atol=1e-5, rtol=1e-5)
-    image = Image.effect_noise((40, 36), 80).convert("RGB")
-    transform = open_clip.image_transform(32, is_train=False)
-    torch.testing.assert_close(loaded.preprocess(image), transform(image), atol=1e-6, rtol=0)
+        expected = theirs.encode_image(pixels[None])
+        torch.testing.assert_close(loaded.model.encode_image(pixels[None]), expected, atol=1e-5, rtol=1e-5)
