@@ -6,7 +6,6 @@ here. The library knows licences, and validates the document against the strict 
 Source: OWASP CycloneDX 1.6 (ECMA-424); CycloneDX, "Authoritative Guide to AI/ML-BOM".
 """
 
-import importlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 from dataops.errors import ConfigError, ContractError
 from dataops.facts import EvaluateFacts, PackFacts, TrainFacts
 from dataops.formatting import format_quantity
+from dataops.plugins import require
 from dataops.rights.licenses import list_licenses
 from dataops.snapshot import Manifest
 from plugins.disclosure.subject import Chain, Subject
@@ -39,7 +39,10 @@ def write_bom(subject: Subject) -> str:
     train = subject.train
     if train is None:
         raise ConfigError(f"{subject.name} is a dataset; name a model, or a train snapshot by its key")
-    version = _import("schema").SchemaVersion.from_version(SPECIFICATION)
+    require(["cyclonedx"], "disclosure", "pairmill bom")
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     components = [
         *(_describe_dataset(chain) for chain in subject.chains),
         *(_describe_missing(key) for key in subject.missing),
@@ -62,17 +65,9 @@ def write_bom(subject: Subject) -> str:
         "dependencies": [{"ref": MODEL, "dependsOn": references}, *({"ref": one} for one in references)],
     }
     text = json.dumps(document, indent=1, ensure_ascii=True) + "\n"
-    if (problem := _import("validation.json").JsonStrictValidator(version).validate_str(text)) is not None:
+    if (problem := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)) is not None:
         raise ContractError(f"the ML-BOM of {subject.name} is not valid CycloneDX: {str(problem)[:500]}")
     return text
-
-
-def _import(module: str) -> Any:
-    """Return a module of cyclonedx-python-lib. Raises: ConfigError if it is not installed."""
-    try:
-        return importlib.import_module(f"cyclonedx.{module}")
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is not installed: pip install 'pairmill[disclosure]'") from error
 
 
 def _component(
@@ -84,7 +79,8 @@ def _component(
         license_: SPDX id, expression or name of its licence.
     """
     is_digest = len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
-    spdx = _import("spdx")
+    from cyclonedx import spdx
+
     if spdx.is_expression(license_) and not spdx.fixup_id(license_):
         licenses = [{"expression": license_}]
     else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from dataops.facts import PackFacts, RegisterFacts, funnel_stages
+from dataops.facts import PackFacts, RegisterFacts
 from dataops.plugins import load
 from dataops.snapshot import Input, Manifest, SnapshotName
 from dataops.stages import PAIR_STAGES, SOURCE, STAGES
@@ -175,7 +175,6 @@ class Trace:
             "snapshot": {"stage": manifest.stage, "key": manifest.key, "digest": manifest.content_digest},
             "stages": [_describe_stage(one) for one in (*others, manifest)],
             "gone": [f"{i.stage}/{i.key}" for i in inputs if self.lineage.parent(i) is None],
-            "funnel": funnel_stages(chain.values()),
             "sources": [{"source": i.key, "digest": i.digest} for i in sources][: self.limit],
             "source_files": len(sources),
             "named_sources": _count_sources(chain),
@@ -196,8 +195,7 @@ class Trace:
         register = self._find_register(version, found["name"], found["version"])
         if register is None:
             return None
-        path = {name.stage: name.key for name, _ in find_path(self.lineage, register)}
-        return {"model": self._describe_model(register), **self.snapshot(register), "path": path}
+        return {"model": self._describe_model(register), **self.snapshot(register)}
 
     def _find_register(self, version: RegisteredVersion | None, name: str, number: str | None) -> Manifest | None:
         if version is not None:
@@ -275,7 +273,7 @@ def final_rows(lineage: Lineage) -> Iterator[Rows]:
 
 
 def find_path(
-    lineage: Lineage, manifest: Manifest, has_pair: Callable[[Manifest], bool] = lambda manifest: True
+    lineage: Lineage, manifest: Manifest, has_pair: Callable[[Manifest], bool]
 ) -> list[tuple[SnapshotName, Manifest | None]]:
     """Return the snapshots from extract to this one that a pair went through; None for each that was deleted.
 
