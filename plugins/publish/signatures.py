@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError, CorruptPart
+from dataops.plugins import require
 from dataops.redaction import read_secret
 from dataops.snapshot import MANIFEST, Manifest, find_manifest
 from dataops.store import Store
@@ -45,7 +46,9 @@ def sign_folder(folder: Path, key: str, signature: Path) -> None:
 
     Raises: ConfigError if the key cannot be used, the folder has links or no files, or a file cannot be read or written.
     """
-    signing, hashing = _import("signing"), _import("hashing")
+    require(["model_signing", "OpenSSL"], "publish", "pairmill sign")
+    from model_signing import hashing, signing
+
     config = signing.Config()
     _use_private_key(config, key)
     config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[SIGNATURE, ".cache"]))
@@ -124,7 +127,10 @@ def verify_folder(folder: Path, key: str, signature: Path, name: str, signed_as:
 
 def _new_verification() -> Any:
     """Return a verification of model_signing that raises _Differs with the names of the files, of any characters."""
-    base: Any = _import("verifying").Config
+    require(["model_signing", "OpenSSL"], "publish", "pairmill verify")
+    from model_signing import verifying
+
+    base: Any = verifying.Config
 
     class Verification(base):
         def _get_manifest_diff(self, actual: Any, expected: Any) -> list[str]:
@@ -216,13 +222,3 @@ def verify_snapshot(manifest: Manifest, store: Store, key: str) -> int:
 def name_signature(manifest: Manifest) -> str:
     """Return the name in the store of the signature of a snapshot."""
     return f"{FOLDER}/{manifest.stage}-{manifest.key}.sig"
-
-
-def _import(module: str) -> Any:
-    """Return a module of model_signing. Raises: ConfigError if it is not installed."""
-    import importlib
-
-    try:
-        return importlib.import_module(f"model_signing.{module}")
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is not installed: pip install 'pairmill[publish]'") from error

@@ -75,36 +75,25 @@ def fetch(hub, folder):
     return folder
 
 
-@pytest.mark.parametrize("model", ["clip"], indirect=True)
-def test_open_clip_computes_the_same_logits_with_a_vit_from_the_hub(hub, model, send, tmp_path):
-    open_clip = pytest.importorskip("open_clip")
+@pytest.mark.parametrize("model", ["captions", "clip"], indirect=True)
+def test_open_clip_and_transformers_compute_the_same_logits_with_a_vit_from_the_hub(hub, model, send, tmp_path):
+    """Both layouts are in one repository, and share the tokenizer's files."""
+    transformers, open_clip = pytest.importorskip("transformers"), pytest.importorskip("open_clip")
     report, out = send("hub:team/kites"), fetch(hub, tmp_path / "back")
     assert {file["name"]: file["sha256"] for file in report["files"]} == {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()
     }
     assert "license: apache-2.0" in (out / "README.md").read_text()
+    expected = compute_logits(load_model(model))
     theirs, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{out}")
     tokens = open_clip.get_tokenizer(f"local-dir:{out}")(CAPTIONS)
-    with torch.no_grad():
-        images, texts, scale = theirs.eval()(torch.stack([preprocess(image) for image in sample_images()]), tokens)
-    torch.testing.assert_close(scale * images @ texts.T, compute_logits(load_model(model)), atol=TOLERANCE, rtol=0)
-    assert send("hub:team/kites")["bytes_to_send"] == 0
-
-
-@pytest.mark.parametrize("model", ["captions", "clip"], indirect=True)
-def test_transformers_computes_the_same_logits_with_a_vit_from_the_hub(hub, model, send, tmp_path):
-    transformers, open_clip = pytest.importorskip("transformers"), pytest.importorskip("open_clip")
-    send("hub:team/kites")
-    out, loaded = fetch(hub, tmp_path / "back"), load_model(model)
     reader = transformers.CLIPProcessor.from_pretrained(out, backend="pil")
     inputs = reader(text=CAPTIONS, images=sample_images(), return_tensors="pt", padding=True, truncation=True)
     with torch.no_grad():
+        images, texts, scale = theirs.eval()(torch.stack([preprocess(image) for image in sample_images()]), tokens)
         found = transformers.CLIPModel.from_pretrained(out).eval()(**inputs).logits_per_image
-    torch.testing.assert_close(found, compute_logits(loaded), atol=TOLERANCE, rtol=0)
-    tokens = F.pad(ids := loaded.tokenizer(CAPTIONS), (0, 16 - ids.shape[1]))
-    assert open_clip.get_tokenizer(f"local-dir:{out}")(CAPTIONS).equal(tokens), (
-        "both layouts share the tokenizer's files"
-    )
+    for logits in (scale * images @ texts.T, found):
+        torch.testing.assert_close(logits, expected, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("model", ["captions"], indirect=True)

@@ -28,7 +28,6 @@ def test_model_that_saw_a_pair_of_a_takedown_is_not_published(mlflow_url, upstre
 
 
 def test_registered_model_is_signed_and_a_changed_byte_on_the_server_is_named(registered, tmp_path, tmp_path_factory):
-    pytest.importorskip("model_signing")
     private, public = write_keys(tmp_path)
     uri = registered[0].facts["model_uri"]
     with pytest.raises(ConfigError, match="is not signed; sign it with"):

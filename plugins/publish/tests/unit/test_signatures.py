@@ -14,8 +14,6 @@ from plugins.publish.signatures import PASSWORD, SIGNATURE
 from plugins.publish.tests.keys import PEM, write_keys
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
-pytest.importorskip("model_signing")
-
 
 @pytest.fixture
 def folder(tmp_path):
