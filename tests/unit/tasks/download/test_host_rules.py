@@ -55,12 +55,8 @@ def allow(*lines):
         (FetchError("timeout", "x"), "timeout"),
         (FetchError("private_address", "x"), "private_address"),
         (FetchError("bad_response", "x"), "robots"),
-        (allow("User-agent: *", "Disallow: /x/"), "robots"),
-        (allow("User-agent: *", "Disallow: /", "Allow: /x/*.jpg$"), None),
-        (allow("User-agent: *", "Disallow: /", "User-agent: Pairmill", "Disallow:"), None),
         (allow("User-agent: Pairmill", "Disallow: /x"), "robots"),
         (allow("User-agent: *", "Crawl-delay: 11"), "robots"),
-        (allow("<html>not found</html>"), None),
         (allow("User-agent: pairmill", "Crawl-delay: 1", "User-agent: x", "Disallow: /"), "robots"),
     ],
 )
