@@ -1,7 +1,5 @@
 """Deployments on a real Prefect server, the flow runs that its workers start, and the messages that people get."""
 
-import subprocess
-import sys
 from contextlib import contextmanager
 from functools import partial
 
@@ -28,13 +26,6 @@ wait_for = partial(concurrency.wait_for, seconds=400, pause=0.5)
 
 class Deployments(PrefectApi):
     """The server's flow runs and deployments."""
-
-    def __init__(self, url, env):
-        super().__init__(url)
-        self.env = env
-
-    def run_script(self, script, *arguments):
-        subprocess.run([sys.executable, "-c", script, *arguments], env=self.env, check=True)
 
     def start(self, deployment, **parameters):
         """Start a flow run of a deployment, as Quick run does, and return its id."""
@@ -64,7 +55,7 @@ class Deployments(PrefectApi):
 
 @pytest.fixture(scope="module")
 def prefect(pairmill):
-    return Deployments(services.status()[0].url, pairmill.env | services.client_environment())
+    return Deployments(services.status()[0].url)
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +72,9 @@ def messages_with(hook, text):
 @contextmanager
 def deploying(pairmill, prefect, hook, config, *options):
     """Deploy a config with notifications, and start workers; remove both at the end."""
-    prefect.run_script(BLOCK, hook.url)
+    pairmill.run_code(BLOCK, hook.url)
     answer = pairmill.json("deploy", config, *options, "--notify", "custom-webhook/hook")
-    pairmill.env["PREFECT_WORKER_QUERY_SECONDS"] = "1"
+    pairmill.env["PREFECT_WORKER_QUERY_SECONDS"] = "2"
     pairmill("up", "--worker")
     try:
         yield answer

@@ -71,14 +71,14 @@ def trains(run_id):
     return run.attempts[-1].flow == "train" and run.stages[-1].stage == "train"
 
 
-def test_prefect_deploy_creates_the_same_from_the_project_file(prefect, deployed):
+def test_prefect_deploy_creates_the_same_from_the_project_file(pairmill, prefect, deployed):
     names = ("pipeline/nightly", "curate/nightly", "train/gpu", "evaluate/evaluate")
     ours = {name.replace("nightly", "demo"): prefect.get(f"deployments/name/{name}") for name in names}
     options = ("--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml")
     done = subprocess.run(
         [sys.executable, "-m", "prefect", *options],
         cwd=CHECKOUT,
-        env=prefect.env | {"PWD": str(CHECKOUT)},
+        env=pairmill.env | services.client_environment() | {"PWD": str(CHECKOUT)},
         capture_output=True,
         text=True,
     )
@@ -204,10 +204,10 @@ def test_repeated_event_trains_nothing_twice_on_a_machine_with_only_the_store(pa
 
 
 def test_scheduled_run_waits_while_another_runs_and_a_late_one_and_a_schedule_without_a_run_are_told(
-    prefect, hook, deployed
+    pairmill, prefect, hook, deployed
 ):
     trainings = len(prefect.runs_of("train"))
-    prefect.run_script(IMPATIENT)
+    pairmill.run_code(IMPATIENT)
     both = [prefect.start("curate/nightly") for _ in range(2)]
     wait_for(lambda: {*map(prefect.state, both)} == {"Completed"})
     first, second = sorted((prefect.get(f"flow_runs/{one}") for one in both), key=lambda run: run["start_time"])
