@@ -1,9 +1,12 @@
 """Techniques beyond plain CLIP: locked tower, recomputation, patch dropout, gradient cache."""
 
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from tests import rounding
 from tests.trainings import VIT, run_training
@@ -58,6 +61,49 @@ def test_grad_cache_has_the_gradient_of_the_whole_batch(settings, rows):
     assert parts.keys() == whole.keys()
     for name, gradient in whole.items():
         rounding.assert_close(parts[name], gradient, additions, name=name)
+
+
+class Batches(list[tuple[Tensor, Tensor]]):
+    """Batches as open_clip's loop reads them."""
+
+    num_batches, num_samples, sampler = 3, 6, None
+
+    def set_epoch(self, epoch):
+        """Shuffle nothing."""
+
+    @property
+    def dataloader(self):
+        return self
+
+
+@pytest.mark.filterwarnings("ignore")  # of open_clip's imports
+def test_grad_cache_is_the_accumulation_of_open_clip():
+    """Its own loop passes each of three chunks; it adds the gradient of the temperature three times, we once."""
+    open_clip = pytest.importorskip("open_clip")
+    from open_clip_train.train import train_one_epoch  # needs open_clip
+
+    torch.manual_seed(0)
+    peer = open_clip.model.CLIP(
+        **{name: VIT_4[name] for name in ("embed_dim", "vision_cfg", "text_cfg")}, output_dict=True
+    )
+    model = model_of(PLAIN).train()
+    model.load_state_dict(peer.state_dict(), strict=True)
+    generator = torch.Generator().manual_seed(1)
+    images, tokens = torch.randn(6, 3, 32, 32, generator=generator), torch.zeros(6, 16, dtype=torch.int64)
+    tokens[:, :7] = torch.randint(1, 299, (6, 7), generator=generator)
+    tokens[:, 6] = 299
+    backward(model, images, pack_chunks(tokens, 2), PLAIN.model_copy(update={"grad_cache": 2}))
+
+    options = {"device": "cpu", "precision": "fp32", "accum_freq": 3, "batch_size": 2, "world_size": 1, "rank": 0}
+    options |= dict.fromkeys(("distill", "horovod", "wandb", "distributed", "local_loss", "grad_clip_norm"))
+    args = Namespace(**options, local_rank=0, skip_scheduler=True, log_local=False, log_every_n_steps=9)
+    still = torch.optim.SGD(peer.parameters(), lr=0.0)
+    batches = Batches(zip(images.split(2), tokens.split(2), strict=True))
+    train_one_epoch(peer, {"train": batches}, open_clip.ClipLoss(), 0, still, None, None, None, args)
+    for name, parameter in peer.named_parameters():
+        gradient = model.get_parameter(name).grad
+        expected = parameter.grad / (3 if name == "logit_scale" else 1)
+        rounding.assert_close(gradient, expected, rounding.count_additions(peer, rows=6 * 17), name=name)
 
 
 @pytest.mark.parametrize(("pairs", "by_chunks"), [([7, 4], True), ([4, 7], True), ([4, 4], False)])
