@@ -1,6 +1,7 @@
 """A cluster of Ray on loopback, whose nodes have addresses of their own. Ray is imported when it is asked for."""
 
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,9 @@ HEAD, OTHER = {"node_ip_address": "127.0.0.2"}, {"node_ip_address": "127.0.0.3"}
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 """Ports of a node's agents. For each that it chooses itself, Ray waits 15 s, without a setting, and then ends the node."""
+
+NODE_ID, SESSION = 2, 11
+"""Positions of arguments of ray._private.services.start_raylet."""
 
 
 @contextmanager
@@ -34,6 +38,14 @@ def head_node(num_cpus=1):
 
             return wait_for(found, 300)
 
+        def start_raylet(*place, **options):
+            """Write the port that the raylet is not told, before its agent does."""
+            name = "dashboard_agent_listen_port"
+            (Path(place[SESSION]) / f"{name}_{place[NODE_ID]}").write_text(str(options[name]))
+            return start(*place, **options)
+
+        start = services.start_raylet
+        patch.setattr(services, "start_raylet", start_raylet)
         patch.setattr(services, "get_node", get_late_node)
 
         class Nodes(Cluster):

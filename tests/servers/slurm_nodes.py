@@ -108,7 +108,7 @@ class SlurmCluster:
         wait_for(lambda: not self.jobs() and _is_idle())
 
 
-wait_for = partial(concurrency.wait_for, seconds=120, pause=0.1)
+wait_for = partial(concurrency.wait_for, seconds=300, pause=0.1)
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def in_thread(call):
     thread.start()
 
     def join():
-        thread.join(200)
+        thread.join(500)
         if isinstance(results[0], BaseException):
             raise results[0]
         return results[0]
@@ -144,7 +144,7 @@ def test_cancelled_run_leaves_no_job_and_that_of_a_killed_run_is_cancelled_by_th
     flow = spawn_flow(tmp_path)
     wait_for(lambda: nodes_of(tmp_path, "waits-0"))
     flow.terminate()
-    flow.join(60)
+    flow.join(300)
     assert flow.exitcode == 1
     wait_for(lambda: not cluster.jobs())
 
