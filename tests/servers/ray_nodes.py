@@ -13,7 +13,6 @@ HEAD, OTHER = {"node_ip_address": "127.0.0.2"}, {"node_ip_address": "127.0.0.3"}
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 """Ports of a node's agents. For each that it chooses itself, Ray waits 15 s, without a setting, and then ends the node."""
-
 NODE_ID, SESSION = 2, 11
 """Positions of arguments of ray._private.services.start_raylet."""
 
@@ -27,7 +26,7 @@ def head_node(num_cpus=1):
         from ray._private import services
         from ray.cluster_utils import Cluster
 
-        get_node = services.get_node
+        get_node, start = services.get_node, services.start_raylet
 
         def get_late_node(*place):
             """Wait until a node is there: Ray does for 30 s, without a setting, and a busy machine takes longer."""
@@ -39,12 +38,11 @@ def head_node(num_cpus=1):
             return wait_for(found, 300)
 
         def start_raylet(*place, **options):
-            """Write the port that the raylet is not told, before its agent does."""
+            """Write the port that Ray does not hand to the raylet, which else waits until the agent has written it."""
             name = "dashboard_agent_listen_port"
             (Path(place[SESSION]) / f"{name}_{place[NODE_ID]}").write_text(str(options[name]))
             return start(*place, **options)
 
-        start = services.start_raylet
         patch.setattr(services, "start_raylet", start_raylet)
         patch.setattr(services, "get_node", get_late_node)
 
