@@ -21,9 +21,9 @@ import numpy as np
 from benchmarks.cases.poison_year import CLASSES, Year
 from benchmarks.measure import finish, make_parser, make_printer
 from dataops.parquet import encode_table
-from plugins.poison.checks import Night, measure_excess
+from plugins.poison.checks import Night
 from plugins.poison.config import PoisonConfig
-from plugins.poison.examine import accept, examine, find_limit
+from plugins.poison.examine import accept, examine
 from plugins.poison.history import History
 
 CAUGHT, MIN_CAUGHT, MAX_FALSE, AGAIN = 0.8, 36, 3, 7
@@ -43,13 +43,6 @@ def find_causes(finding, faults, planted, made):
         return made.placeholders
     mine = Counter(faults[row] for row in finding.rows)
     return [one for one, rows in mine.items() if one and (2 * rows > len(finding.rows) or 2 * rows > planted[one] > 0)]
-
-
-def find_least(history, config):
-    """Return how many pairs of a new domain, or captions of a kind that no night had, are found after the last night."""
-    limit, numbers = find_limit(config), range(1, 10_000)
-    tails = ("new_host", "repeated_caption", "shared_caption", "template_flood")
-    return {one: next(n for n in numbers if history.probability(one, measure_excess(n, 0)) < limit) for one in tails}
 
 
 def run_year(nights, seed):
@@ -100,7 +93,6 @@ def run_year(nights, seed):
         ],
         "false_alarms": alarms,
         **totals,
-        "least_pairs_found": find_least(history, config),
         "cpu_seconds_per_night": round(seconds / nights, 3),
         "state_bytes": len(encode_table(history.encode(config.max_known))),
     }
@@ -116,14 +108,14 @@ def main(arguments=None):
     show = make_printer(options.json)
     with ProcessPoolExecutor(2) as pool:
         years = list(pool.map(partial(run_year, options.nights), options.seeds))
-    missed = []
     for year in years:
         for label, value in year.items():
             show(f"{label}: {value}")
-        if year["caught"] < MIN_CAUGHT:
-            missed.append(f"seed {year['seed']}: at least {MIN_CAUGHT} faults are caught")
-        if len(year["false_alarms"]) > MAX_FALSE:
-            missed.append(f"seed {year['seed']}: at most {MAX_FALSE} false alarms")
+    missed = [
+        f"seed {year['seed']}: at least {MIN_CAUGHT} faults are caught, with at most {MAX_FALSE} false alarms"
+        for year in years
+        if year["caught"] < MIN_CAUGHT or len(year["false_alarms"]) > MAX_FALSE
+    ]
     found = {"years": years, "missed": missed}
     if not options.skip_backdoor:
         from benchmarks.cases.poison_backdoor import measure_backdoor

@@ -148,6 +148,7 @@ MEANINGS = {
     "content_type": "Content-Type of the response.",
     "etag": "ETag of the response.",
     "last_modified": "Last-Modified of the response.",
+    "server": "Network and TLS certificate of the host that answered, JSON; null without TLS.",
     "opt_out": "Opt-out signals that were found: signal, detail, where, when.",
     "permissions": "Permissions to train that were found, likewise; a licence has its URL and sha256.",
     "bytes": "Size of the body, in bytes.",

@@ -97,13 +97,13 @@ def put_night(folder, number, rows):
     write_archive(folder / "nights" / f"{number:03d}.warc", records)
 
 
-def run(config, home, store=None):
+def run(config, home, store=None, pool=None):
     """Run a config up to pack, as a flow run does.
 
     Returns: the version that it adds (None: no file is new, or the dataset does not grow), and the snapshots by stage.
     """
     config, store, manifests = config.with_recorded_base(), store or open_store(config.store.uri), {}
-    context = inline_context(store, home)
+    context = inline_context(store, home, pool)
     try:
         for step in PIPELINE[:5]:
             upstream = [manifests[name] for name in step.reads]

@@ -40,6 +40,6 @@ class PicklingExecutor(InlineExecutor):
         return super().submit(fn, *args, **kwargs)
 
 
-def inline_context(store, home):
-    """Return a context in which tasks run in this process."""
-    return Context(store, home, workers=1, pool=InlineExecutor())
+def inline_context(store, home, pool=None):
+    """Return a context in which tasks run in this process, or in a pool."""
+    return Context(store, home, workers=1, pool=pool or InlineExecutor())

@@ -121,7 +121,7 @@ class Shop:
             "extra": f'{{"sha256":"{seen}"}}' if listed else None,
             "original_width": 512 if poison is not None else 640, "original_height": 512 if poison is not None else 480,
             "sha256": sha, "drop_reason": None, "evaluation_overlap": None, "final_url": url, "etag": '"5f-1a"',
-            "last_modified": "Mon", "content_type": "image/jpeg",
+            "last_modified": "Mon", "content_type": "image/jpeg", "server": None,
         }  # fmt: skip
         if poison is None:
             return Pair(row, caption, self.features[n], self.thumbnails[n], False)

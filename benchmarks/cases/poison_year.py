@@ -4,14 +4,17 @@ It imports nothing of the checks, and they nothing of it. Rates of what happens 
 unless stated: relaunch (another server and other URLs, the same topics) once in 4 years; another CDN (server alone)
 once in 1.5 years; end of a domain once in 4 years, as of links that Pew Research found broken ("When Online Content
 Disappears", 2024: a quarter of the pages of 2013 to 2023 were gone); an outage of two nights on average once in two
-years, one in 30 of them of 10 to 60 nights; numbers of images by Zipf's law, over-dispersed (negative binomial,
-dispersion 0.5), with bursts. Two new domains come each night. Of the images of a published list, 12% have other bytes
-and the same shape, and 1.5% another shape. Every week brings a phrase of the news; every night galleries with one
-caption (Pareto, exponent 2), of which nine in ten share a look, and series of a product. Where no
-source is named, the rate is an assumption.
+years, 30% of them of its DNS, and one in 30 of 10 to 60 nights; numbers of images by Zipf's law, over-dispersed
+(negative binomial, dispersion 0.5), with bursts; another key of its certificate every 60 nights. Half of the changes of
+a CDN, a third of the relaunches and a quarter of the long outages are moves to another provider, with its network and a
+certificate of its own.
+Two new domains come each night. Of the images of a published list, 12% have other bytes and the same shape, and 1.5%
+another shape. Every week brings a phrase of the news; every night galleries with one caption (Pareto, exponent 2), of
+which nine in ten share a look, and series of a product. Where no source is named, the rate is an assumption.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -31,10 +34,13 @@ SERVERS = tuple(
     for kind in ("image/jpeg", "image/jpeg;charset=utf-8", "image/webp")
 )
 FOLDERS = ("images", "wp-content/uploads", "media/catalog", "photos", "files/styles", "assets", "img", "static/upload")
+ISSUERS = {"Let's Encrypt": 0.6, "Google Trust Services": 0.15, "Sectigo": 0.1, "DigiCert": 0.1, "Amazon": 0.05}
 CLASSES = (
     "changed_bytes", "changed_server", "revived_domain", "repeated_caption", "bound_word",
     "host_burst", "template_flood", "share_jump", "evaluation_copies", "opt_out_flip",
 )  # fmt: skip
+RATES = {"changed_bytes": (1, 10), "changed_server": (6, 25), "revived_domain": (4, 12), "opt_out_flip": (3, 12)}
+"""Images a night, from and to, of the domains that a fault needs."""
 
 
 class Fault(NamedTuple):
@@ -63,6 +69,8 @@ class Site:
     opted: float
     listed: bool
     copies: float
+    owner: dict[str, Any]
+    failure: str = "dns"
     is_dark: bool = False
     ends: int = 0
     """Night at which an outage ends; 0: none."""
@@ -88,7 +96,7 @@ class Year:
     """The web of a year."""
 
     def __init__(self, seed):
-        self.random = np.random.default_rng(seed)
+        self.random, self.owners = np.random.default_rng(seed), np.random.default_rng([seed, 1])
         self.vocabulary = [f"w{hashlib.md5(str(n).encode()).hexdigest()[:6]}" for n in range(20_000)]
         weights = 1 / np.arange(20, 20_020)
         self.word_ends = (weights / weights.sum()).cumsum()
@@ -105,6 +113,11 @@ class Year:
         """Return random words, by Zipf's law."""
         places = np.searchsorted(self.word_ends, self.random.random(number)).tolist()
         return [self.vocabulary[min(place, len(self.vocabulary) - 1)] for place in places]
+
+    def draw_owner(self, night):
+        """Return the certificate and the network of a new owner, or at another provider."""
+        issuer, key = self.owners.choice([*ISSUERS], p=[*ISSUERS.values()]), self.owners.integers(1 << 40)
+        return {"issuer": str(issuer), "key": str(key), "network": f"network {key % 199}", "since": night}
 
     def make_site(self, rate, **changes):
         """Return a new domain."""
@@ -123,6 +136,7 @@ class Year:
             "opted": 1.0 if random.random() < 0.04 else random.uniform(0.1, 0.7) if random.random() < 0.02 else 0.0,
             "listed": random.random() < 0.2,
             "copies": 0.004 if random.random() < 0.03 else 0.0003,
+            "owner": self.draw_owner(0),
         }
         return Site(**(values | changes))
 
@@ -135,19 +149,12 @@ class Year:
         """Return the domain of each fault that needs one with a past."""
         found = {}
         for fault in self.faults:
-            changes = {"opted": 0.0, "reserved": True}
-            if fault.kind == "changed_bytes":
-                changes |= {"listed": True, "rate": self.random.uniform(1, 10)}
-            elif fault.kind == "changed_server":
-                changes |= {"rate": self.random.uniform(6, 25)}
-            elif fault.kind == "revived_domain":
-                changes |= {"rate": self.random.uniform(4, 12)}
-            elif fault.kind == "opt_out_flip":
-                changes |= {"opted": 1.0, "rate": self.random.uniform(3, 12)}
-            else:
-                continue
-            found[fault.number] = site = self.make_site(**({"rate": 1.0} | changes))
-            self.sites.append(site)
+            if fault.kind in RATES:
+                changes = {"listed": True} if fault.kind == "changed_bytes" else {}
+                changes |= {"opted": float(fault.kind == "opt_out_flip"), "reserved": True}
+                rate = self.random.uniform(*RATES[fault.kind])
+                found[fault.number] = self.make_site(rate, **changes)
+        self.sites += found.values()
         return found
 
     def nights(self):
@@ -163,18 +170,26 @@ class Year:
         for _ in range(2):
             self.sites.append(self.make_site(float(random.lognormal(-1.5, 1.0))))
         for site in self.sites:
+            if self.owners.random() < 1 / 60:
+                site.owner = site.owner | {"key": str(night), "since": night}
             if site.is_dark:
                 site.is_dark = not (site.ends and night >= site.ends)
             elif site.reserved:
                 continue
             elif (draw := random.random()) < 1 / (4 * 365):
-                site.is_dark, site.ends = True, 0
+                site.is_dark, site.ends, site.failure = True, 0, "dns"
             elif draw < 1 / (4 * 365) + 1 / (2 * 365):
                 long = random.random() < 1 / 30
                 site.is_dark, site.ends = True, night + int(random.integers(10, 61) if long else random.geometric(0.5))
+                site.failure = "connect" if self.owners.random() < 0.7 else "dns"
+                if long and self.owners.random() < 1 / 4:
+                    site.owner, site.server = self.draw_owner(night), SERVERS[self.owners.integers(len(SERVERS))]
             elif draw < 1 / (4 * 365) + 1 / (2 * 365) + 1 / (1.5 * 365):
                 site.server = SERVERS[random.integers(len(SERVERS))]
-                if random.random() < 0.375:  # a relaunch
+                relaunches = random.random() < 0.375
+                if self.owners.random() < (1 / 3 if relaunches else 1 / 2):
+                    site.owner = self.draw_owner(night)
+                if relaunches:
                     site.folder = f"{FOLDERS[random.integers(len(FOLDERS))]}/{random.integers(9)}new"
         for fault in self.faults:
             self.change_for(fault, night)
@@ -184,14 +199,16 @@ class Year:
         site = self.chosen.get(fault.number)
         if site is None:
             return
-        if fault.kind == "revived_domain" and night == max(fault.night - int(45 + 20 * fault.variant), 20):
+        if fault.kind == "revived_domain" and night == max(fault.night - (12, 20, 85, 105)[fault.variant], 20):
             site.is_dark, site.ends = True, 0
         if night != fault.night:
             return
         fresh = self.make_site(site.rate)
         if fault.kind in ("revived_domain", "changed_server"):
             server = next(one for one in SERVERS[fault.variant :: 7] if one != site.server)
-            site.server, site.folder, site.words, site.suffix = server, f"cdn/{fault.number}/a", fresh.words, ""
+            site.server, site.owner = server, self.draw_owner(night)
+            if (fault.kind, fault.variant) != ("revived_domain", 1):  # whose URLs and captions are those of a list
+                site.folder, site.words, site.suffix = f"cdn/{fault.number}/a", fresh.words, ""
             site.is_dark, site.fault = False, fault.number
         elif fault.kind == "opt_out_flip":
             site.opted, site.fault = 0.0, fault.number
@@ -226,6 +243,7 @@ class Year:
             "declared_width": declared[0], "declared_height": declared[1], "extra": extra, "original_width": width,
             "original_height": height, "sha256": sha, "final_url": url, "etag": etag, "last_modified": modified,
             "content_type": kind, "evaluation_overlap": "suite" if random.random() < site.copies else None,
+            "server": json.dumps(site.owner),
             "drop_reason": "placeholder" if draw < 0.02 else "exact_duplicate" if draw < 0.05 else None,
         }  # fmt: skip
         return row | changes, random.normal(size=FEATURES) + site.topic, fault or site.fault
@@ -244,7 +262,7 @@ class Year:
         for site, number in zip(self.sites, numbers.tolist(), strict=True):
             for _ in range(number):
                 if site.is_dark:
-                    lost.append((f"https://{site.name}/x.jpg", "dns" if random.random() < 0.7 else "connect"))
+                    lost.append((f"https://{site.name}/x.jpg", site.failure))
                 elif random.random() < site.opted:
                     lost.append((f"https://{site.name}/x.jpg", "opt_out"))
                 else:

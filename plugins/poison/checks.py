@@ -21,9 +21,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dataops.reasons import Reason
-from dataops.web.urls import HOST, find_registrable_domain
 from plugins.poison.config import PoisonConfig
-from plugins.poison.history import WORDS, Domain, History, hash_text
+from plugins.poison.history import ROWS, UNRESOLVED, WORDS, Domain, History, hash_text
+from plugins.poison.servers import Server, find_domain
 
 NIGHTS = 365
 TAILS = {
@@ -36,10 +36,12 @@ DARK = (Reason.DNS, Reason.CONNECT)
 EXPIRY_NIGHTS = 35
 """An expired domain is deleted after a redemption period of 30 days and 5 days (ICANN, Expired Registration Recovery
 Policy): a domain that is dark for longer may have a new owner."""
-FLIPPED = 1 / 300
-"""Probability that a domain of which some images opt out has this many that do not: 3 after 5, 2 after 16."""
+IMPROBABLE = 1 / 300
+"""Probability from which on a rule takes something for chance, such as that a domain of which some images opt out has
+this many that do not: 3 after 5, 2 after 16."""
 STABLE_NIGHTS, LEAST_ROWS, LEAST_IMAGES = 5, 5, 5
 SMOOTHING = 8.0
+OF_SERVERS = ("changed_server", "changed_owner")
 OF_CAPTIONS = ("repeated_caption", "bound_word", "template_flood")
 """Checks that find captions. Those say nothing of the domains in which they are: an adversary posts them anywhere."""
 CHANGED_SERVER, OPT_OUT_FLIP = 1, 2
@@ -131,6 +133,11 @@ class Night:
         ]
 
     @cached_property
+    def recorded(self) -> list[dict[str, Any]]:
+        """What is recorded of the host of each row."""
+        return [json.loads(value or "{}") for value in self.values("server")]
+
+    @cached_property
     def templates(self) -> list[str]:
         """The form of the path of each URL: its folders without digits, and the extension."""
         paths = [url.partition("://")[2].partition("?")[0].split("/")[1:] for url in self.values("url")]
@@ -148,9 +155,16 @@ class Night:
         return found
 
     def most(self, rows: Sequence[int], values: Sequence[str]) -> int:
-        """Return the hash of the value that most of the rows have; 0 if none has more than half of them."""
+        """Return the hash of the value that most of the rows have; 0 if none or "" has more than half of them."""
         [(value, number)] = Counter(values[row] for row in rows).most_common(1)
-        return hash_text(value) if 2 * number > len(rows) else 0
+        return hash_text(value) if value and 2 * number > len(rows) else 0
+
+    def find_server(self, rows: Sequence[int]) -> Server:
+        """Return what most of the rows have in common, by their certificates and networks."""
+        recorded = [self.recorded[row] for row in rows]
+        columns = ([one.get(name, "") for one in recorded] for name in Server._fields[:-1])
+        common = [self.most(range(len(rows)), values) for values in columns]
+        return Server(*common, since=max(one.get("since", 0) for one in recorded))
 
     def captions(self, rows: Sequence[int]) -> list[set[str]]:
         """Return the words of each caption of rows, of equal ones once: a gallery is one caption."""
@@ -214,12 +228,6 @@ class Night:
                 same = Counter(self.domains[row] for row in rows if 2 * len(common & words[row]) > len(words[row]))
                 found.append((phrase, rows, float(same.total() - max(same.values(), default=0))))
         return found
-
-
-def find_domain(url: str) -> str:
-    """Return the registrable domain of a URL."""
-    found = re.match(HOST, url)
-    return find_registrable_domain(found[1].lower()) if found else ""
 
 
 def _form(etag: str) -> str:
@@ -409,19 +417,31 @@ def _evaluation_copies(night: Night) -> Iterator[Candidate]:
 
 def _changed_server(night: Night) -> Iterator[Candidate]:
     """A domain whose server and URLs are others than they were for several nights, and whose captions have other words."""
-    before = night.history.pool("foreign", 0.0, 0.0)
-    usual = (before[0] + 1) / (before[1] + 2)
-    for domain, every in night.by_domain.items():
-        known, rows = night.history.domain(domain), [row for row in every if row not in night.explained]
-        if rows and known and known.stable >= STABLE_NIGHTS and all(_is_another(night, known, rows)):
-            foreign, total = night.count_foreign(rows, known)
-            share = (known.foreign + LEAST_ROWS * usual) / (known.compared + LEAST_ROWS)
+    for domain, known, rows in _list_known(night):
+        if known.stable >= STABLE_NIGHTS and all(_is_another(night, known, rows)):
+            foreign, total, share = _measure_foreign(night, known, rows)
             score = math.inf if known.found == CHANGED_SERVER else _surprise(foreign, total, share)
             text = (
                 f"server and URLs are others than for {known.stable:.0f} nights, "
                 f"and so are the words of {foreign} of {total} captions"
             )
             yield Candidate(domain, score, rows, foreign, share * total, text)
+
+
+def _list_known(night: Night) -> Iterator[tuple[str, Domain, list[int]]]:
+    """Yield the domains that are known, with their rows that checks of captions have not found."""
+    for domain, every in night.by_domain.items():
+        known, rows = night.history.domain(domain), [row for row in every if row not in night.explained]
+        if rows and known:
+            yield domain, known, rows
+
+
+def _measure_foreign(night: Night, known: Domain, rows: Sequence[int]) -> tuple[int, int, float]:
+    """Return how many captions have none of the words of a domain, their number, and the share that usually has none."""
+    before = night.history.pool("foreign", 0.0, 0.0)
+    usual = (before[0] + 1) / (before[1] + 2)
+    share = (known.foreign + LEAST_ROWS * usual) / (known.compared + LEAST_ROWS)
+    return *night.count_foreign(rows, known), share
 
 
 # Rules
@@ -433,13 +453,41 @@ def _is_another(night: Night, known: Domain, rows: Sequence[int]) -> list[bool]:
     return [bool(one and before and one != before) for one, before in now]
 
 
+def _has_another_owner(night: Night, domain: str, rows: Sequence[int]) -> bool:
+    """Return whether issuer, key and network are others than on several nights in a row."""
+    known = night.history.of("owner").get(hash_text(domain))
+    if known is None or known[ROWS] < STABLE_NIGHTS:
+        return False
+    return night.find_server(rows).is_another(Server(*known[UNRESOLVED + 1 :]))
+
+
+def _changed_owner(night: Night) -> Iterator[Finding]:
+    """A domain with a certificate of another issuer and key in another network, and further signs of a new owner.
+
+    Those are that it did not resolve for several nights and serves in another way, or that its server and URLs are others
+    and so are the words of its captions: a move to another provider alone is ordinary, also after an outage.
+    """
+    for domain, known, rows in _list_known(night):
+        if _has_another_owner(night, domain, rows):
+            another, (foreign, total, share) = _is_another(night, known, rows), _measure_foreign(night, known, rows)
+            is_foreign = all(another) and math.exp(-_surprise(foreign, total, share)) < IMPROBABLE
+            nights = night.history.of("owner")[hash_text(domain)][UNRESOLVED]
+            if is_foreign or (nights >= FEW_DOMAINS and any(another)) or known.found == CHANGED_SERVER:
+                text = (
+                    "issuer, key and network of its certificate are others, "
+                    f"{foreign} of {total} captions have other words, and it did not resolve on {nights:.0f} nights before"
+                )
+                yield Finding("changed_owner", domain, rows, foreign, share * total, 0, text)
+
+
 def _revived_domain(night: Night) -> Iterator[Finding]:
     """A domain that was dark until it may have expired, and now serves in another way."""
     for domain, rows in night.by_domain.items():
         known = night.history.domain(domain)
         if known is not None and known.dark_since and known.dark_nights >= FEW_DOMAINS:
             nights = night.number - known.dark_since
-            if nights >= EXPIRY_NIGHTS and any(_is_another(night, known, rows)):
+            is_other = any(_is_another(night, known, rows)) or _has_another_owner(night, domain, rows)
+            if nights >= EXPIRY_NIGHTS and is_other:
                 text = f"it did not resolve or accept connections for {nights:.0f} nights"
                 yield Finding("revived_domain", domain, rows, nights, EXPIRY_NIGHTS, 0, text)
 
@@ -452,7 +500,7 @@ def _opt_out_flip(night: Night) -> Iterator[Finding]:
             continue
         share = (known.open + 1) / (known.open + known.opted + 2)
         opted = night.lost_by_domain.get(domain, Counter())[Reason.OPT_OUT]
-        if known.found == OPT_OUT_FLIP or (not opted and share ** len(rows) < FLIPPED):
+        if known.found == OPT_OUT_FLIP or (not opted and share ** len(rows) < IMPROBABLE):
             text = f"{known.opted:.0f} images opted out on {known.opted_nights:.0f} nights, and {opted or 'none'} now"
             yield Finding("opt_out_flip", domain, rows, 0, known.opted, 0, text)
 
@@ -468,6 +516,7 @@ STATISTICS: dict[str, Callable[[Night], Iterator[Candidate]]] = {
     "evaluation_copies": _evaluation_copies,
 }
 RULES: dict[str, Callable[[Night], Iterator[Finding]]] = {
+    "changed_owner": _changed_owner,
     "revived_domain": _revived_domain,
     "opt_out_flip": _opt_out_flip,
 }

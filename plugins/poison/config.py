@@ -12,7 +12,7 @@ from tasks.curate.step import Step
 
 QUARANTINED, FINDINGS, STATE = "quarantined", "poison-findings.parquet", "poison-state.parquet"
 CHECKS = (
-    "changed_bytes", "changed_server", "revived_domain", "repeated_caption", "bound_word",
+    "changed_bytes", "changed_server", "changed_owner", "revived_domain", "repeated_caption", "bound_word",
     "host_burst", "template_flood", "share_jump", "evaluation_copies", "opt_out_flip",
 )  # fmt: skip
 Level = Literal["off", "warn", "quarantine", "block"]
@@ -82,7 +82,7 @@ POISON = Step(
             "`pairmill quarantine` shows the evidence, and `pairmill quarantine release` lets pairs in",
         )
     },
-    version=3,  # of captions with a phrase in common, only those count that are mostly the same
+    version=4,  # there is the check changed_owner
     order=800,  # after the scores; what is drawn at random later does not change what is usual
     weight=2,
     facts=PoisonFacts,

@@ -10,6 +10,7 @@ from plugins.poison.checks import (
     FEW_DOMAINS,
     NIGHTS,
     OF_CAPTIONS,
+    OF_SERVERS,
     OPT_OUT_FLIP,
     RULES,
     STABLE_NIGHTS,
@@ -22,7 +23,8 @@ from plugins.poison.checks import (
     night_categories,
 )
 from plugins.poison.config import CHECKS, PoisonConfig
-from plugins.poison.history import DECAY, WORDS, Domain, History, hash_text
+from plugins.poison.history import DECAY, UNRESOLVED, WORDS, Domain, History, hash_text
+from plugins.poison.servers import Server
 
 
 def examine(night: Night) -> list[Finding]:
@@ -32,7 +34,7 @@ def examine(night: Night) -> list[Finding]:
     """
     found: list[Finding] = []
     tested: dict[str, list[Candidate]] = {}
-    for check in sorted(CHECKS, key="changed_server".__eq__):  # which is after those of captions
+    for check in sorted(CHECKS, key=OF_SERVERS.__contains__):  # which are after those of captions
         if night.config.level_of(check) == "off":
             continue
         if check in RULES:
@@ -106,8 +108,8 @@ def learn(night: Night, held: set[int], tested: dict[str, list[Candidate]], foun
             is_new = hash_text(category) not in history.of("share")
             history.count("share", category, number / total, 0.0 if is_new else min(step**2, 9.0), float(not is_new))
     _learn_rows(night, held, tested)
-    for code, name in ((CHANGED_SERVER, "changed_server"), (OPT_OUT_FLIP, "opt_out_flip")):
-        _mark_found(history, {subject for check, subject in found if check == name}, code)
+    for code, names in ((CHANGED_SERVER, OF_SERVERS), (OPT_OUT_FLIP, ("opt_out_flip",))):
+        _mark_found(history, {subject for check, subject in found if check in names}, code)
 
 
 def _mark_found(history: History, domains: set[str], code: int) -> None:
@@ -143,6 +145,8 @@ def _learn_domains(night: Night, held: set[int], repeats: dict[str, float]) -> N
         values = known.get(hash_text(domain))
         one = Domain.of(values) if values else Domain(night.number, night.number)
         known[hash_text(domain)] = _update(night, one, domain, rows, repeats.get(domain, 0)).values()
+        if (server := night.find_server(rows)).issuer:
+            _learn_owner(night.history, domain, server)
     for domain, reasons in night.lost_by_domain.items():
         values = known.get(hash_text(domain))
         dark, opted = sum(reasons[reason] for reason in DARK), reasons[Reason.OPT_OUT]
@@ -152,9 +156,18 @@ def _learn_domains(night: Night, held: set[int], repeats: dict[str, float]) -> N
         if dark and domain not in night.by_domain:
             one.dark_since = one.dark_since or night.number
             one.dark_nights += 1
+            if (owner := night.history.of("owner").get(hash_text(domain))) and not reasons[Reason.CONNECT]:
+                owner[UNRESOLVED] += 1
         if opted:
             one.opted, one.opted_nights = one.opted + opted, one.opted_nights + 1
         known[hash_text(domain)] = one.values()
+
+
+def _learn_owner(history: History, domain: str, server: Server) -> None:
+    """Count one more night with this owner, if issuer, key or network is the same."""
+    _, _, nights, _, *before = history.of("owner").get(hash_text(domain), [0.0] * 9)
+    nights = nights + 1 if server.shares(Server(*before)) else 1.0
+    history.of("owner")[hash_text(domain)] = [history.night, history.night, nights, 0.0, *server]
 
 
 def _update(night: Night, one: Domain, domain: str, rows: list[int], repeat: float) -> Domain:

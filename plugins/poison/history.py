@@ -3,6 +3,8 @@
 The state is one table: `kind`, `id` (48 bits of a hash: no text) and `values`. Each kind has a place for each value:
 
     domain    FIRST, LAST and ROWS (below), then those of the class Domain
+    owner     FIRST, LAST, the nights in a row with this owner, the nights since on which
+              it did not resolve, and the class Server
     word      FIRST, LAST, ROWS of a word in captions
     phrase    the same of three words in a row, without the rows of the domain that has most of them
     share     FIRST, LAST, the sum of a category's shares of the domains of a night; sum and number of squared deviations
@@ -18,7 +20,9 @@ import xxhash
 
 FIRST, LAST, ROWS = 0, 1, 2
 """Places of the first and the last night, and of the number of rows, of which each night counts less than the next."""
-BOUNDED = ("domain", "word", "phrase", "share")
+UNRESOLVED = 3
+"""Place of the nights on which a domain with an owner did not resolve."""
+BOUNDED = ("domain", "owner", "word", "phrase", "share")
 HALF_LIFE = 30
 """Nights after which rows count half."""
 DECAY = 0.5 ** (1 / HALF_LIFE)

@@ -26,7 +26,7 @@ COLUMNS = (
     "uid", "url", "caption", "language", "declared_width", "declared_height", "extra", "original_width", "original_height",
     "sha256", "drop_reason", "evaluation_overlap",
 )  # fmt: skip
-ANSWER = ("uid", "final_url", "etag", "last_modified", "content_type")
+ANSWER = pl.Schema(dict.fromkeys(("uid", "final_url", "etag", "last_modified", "content_type", "server"), pl.String))
 FOUND = pa.schema(
     [
         ("finding", pa.string()),
@@ -47,8 +47,8 @@ def examine_night(work: Work[CurateConfig], shards: Sequence[RawShard]) -> StepO
     """Examine the rows of all raw shards together, and write for each which of its rows are held."""
     config, store = _config_of(work.config), work.draft.store
     tables = [_read_rows(work.draft, shard) for shard in shards]
-    answers = pl.DataFrame(pl.from_arrow(read_parts(store, work.inputs["download"], "evidence-", [*ANSWER])))
-    rows = pl.concat(tables).join(answers.unique("uid"), on="uid", how="left", maintain_order="left")
+    answers = _read_answers(store, work.inputs["download"]).unique("uid", keep="last")
+    rows = pl.concat(tables).join(answers, on="uid", how="left", maintain_order="left")
     rows = rows.with_row_index("place").sort("uid")
     features = _Thumbnails(work.draft, shards, rows["uid"].to_list())
     night = Night(rows, _read_lost(store, work.inputs["download"]), features, config, _read_history(work))
@@ -83,6 +83,13 @@ def _config_of(config: CurateConfig) -> PoisonConfig:
 
 def _read_rows(draft: Draft, shard: RawShard) -> pl.DataFrame:
     return pl.DataFrame(pl.from_arrow(decide_rows(draft, shard, POISON.table).select([*COLUMNS])))
+
+
+def _read_answers(store: Store, download: Manifest) -> pl.DataFrame:
+    """Return what hosts answered; null in a column that the download's version of pairmill did not record."""
+    names = [download.path(part.name) for part in download.named("evidence-", ".parquet")]
+    found = [pl.DataFrame(pl.from_arrow(fetch_table(store, name, [*ANSWER]))) for name in names]
+    return pl.concat([ANSWER.to_frame(), *found], how="diagonal")
 
 
 def _read_history(work: Work[CurateConfig]) -> History:

@@ -20,6 +20,7 @@ from dataops.snapshot import Draft, Input
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
 from tasks.engine.stage import Work
+from tasks.web.connection import Connection
 
 KIND = "fetch_hooks"
 
@@ -51,6 +52,9 @@ class ShardHook:
     def headers(self, url: str) -> Mapping[str, str]:
         """Return headers for the request of an image."""
         return {}
+
+    def answered(self, evidence: Any, connection: Connection) -> None:
+        """Receive the connection of a response: the hook may state something of its host in `evidence.server`."""
 
     def stored(self, url: str) -> bytes | None:
         """Return the image for a response that it has not changed (status 304)."""

@@ -92,6 +92,8 @@ class Evidence:
     content_type: str | None = None
     etag: str | None = None
     last_modified: str | None = None
+    server: str | None = None
+    """What a plugin states of the host that answered."""
     opt_out: tuple[OptOut, ...] = ()
     permissions: tuple[OptOut, ...] = ()
     """What permits training, such as a licence with its URL and digest; it lifts no opt-out."""
@@ -307,6 +309,8 @@ class Fetch:
                 translate_errors(self.limits.timeout),
                 self.opener.client.get(parts, self.deadline, self.budget, **headers) as response,
             ):
+                for hook in self.opener.hooks:
+                    hook.answered(self.evidence, response.connection)
                 return self.read_response(url, response)
 
     def read_response(self, url: str, response: Answer) -> Fetched | str:

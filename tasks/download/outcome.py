@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,25 +18,27 @@ from tasks.download.config import DownloadConfig, may_succeed_later
 from tasks.download.hooks import erased_reasons
 from tasks.download.opener import Evidence
 
-DECLARED = pa.list_(pa.struct([(name, pa.string()) for name in ("signal", "detail", "where", "when")]))
+TEXT = pa.string()
+DECLARED = pa.list_(pa.struct(dict.fromkeys(("signal", "detail", "where", "when"), TEXT)))
 EVIDENCE = pa.schema(
-    [
-        ("uid", pa.string()),
-        ("key", pa.string()),
-        ("url", pa.string()),
-        ("fetched_at", pa.string()),  # ISO 8601, UTC
-        ("http_status", pa.int32()),
-        ("final_url", pa.string()),
-        ("content_type", pa.string()),
-        ("etag", pa.string()),
-        ("last_modified", pa.string()),
-        ("opt_out", DECLARED),
-        ("permissions", DECLARED),
-        ("bytes", pa.int64()),
-        ("archive", pa.string()),  # name of the archive that the image was taken from; null: a server answered
-        ("archive_offset", pa.int64()),  # position of its record in that archive, in bytes
-        ("preview", pa.binary()),  # a small JPEG, of a few images only
-    ]
+    {
+        "uid": TEXT,
+        "key": TEXT,
+        "url": TEXT,
+        "fetched_at": TEXT,  # ISO 8601, UTC
+        "http_status": pa.int32(),
+        "final_url": TEXT,
+        "content_type": TEXT,
+        "etag": TEXT,
+        "last_modified": TEXT,
+        "server": TEXT,
+        "opt_out": DECLARED,
+        "permissions": DECLARED,
+        "bytes": pa.int64(),
+        "archive": TEXT,  # name of the archive that the image was taken from; null: a server answered
+        "archive_offset": pa.int64(),  # position of its record in that archive, in bytes
+        "preview": pa.binary(),  # a small JPEG, of a few images only
+    }
 )
 _REASONS = {
     "image too small": Reason.TOO_SMALL,
@@ -70,6 +72,13 @@ def join_outcomes(rows: pa.Table, keys: Sequence[str], outcomes: pa.Table, shard
     return rows
 
 
+def split_by(rows: pa.Table, matches: Callable[[str | None], bool]) -> tuple[pa.Table, pa.Table]:
+    """Return the rows whose `drop_reason` matches, and the others."""
+    matched = [matches(reason) for reason in rows["drop_reason"].to_pylist()]
+    others = [not match for match in matched]
+    return rows.filter(pa.array(matched, pa.bool_())), rows.filter(pa.array(others, pa.bool_()))
+
+
 _LEFT = frozenset({"uid", "key", "shard", "status", "error_message", "drop_reason"})
 
 
@@ -79,14 +88,12 @@ def erase_rows(table: pa.Table) -> pa.Table:
     Args:
         table: rows with `drop_reason`, in the order of their uids.
     """
-    is_erased = pa.array([reason in erased_reasons() for reason in table["drop_reason"].to_pylist()], pa.bool_())
-    erased = table.filter(is_erased)
+    erased, rest = split_by(table, lambda reason: reason in erased_reasons())
     if not erased.num_rows:
         return table
     blank = [
         erased[field.name] if field.name in _LEFT else pa.nulls(erased.num_rows, field.type) for field in table.schema
     ]
-    rest = table.filter(pa.array([not one for one in is_erased.to_pylist()], pa.bool_()))
     return pa.concat_tables([rest, pa.table(blank, schema=table.schema)]).sort_by("uid")
 
 

@@ -24,7 +24,7 @@ from dataops.store import Store
 from dataops.trace.targets import Target
 from tasks.download.config import DownloadConfig, RetryConfig, matches_class
 from tasks.download.hooks import ShardHook, erased_reasons
-from tasks.download.outcome import DECLARED, count_by_host, subtract_hosts
+from tasks.download.outcome import DECLARED, TEXT, count_by_host, split_by, subtract_hosts
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.engine.stage import Plan
@@ -72,15 +72,15 @@ def read_spans(store: Store, spans: Sequence[RowSpan]) -> pa.Table:
 
 
 HANDED = pa.schema(
-    [
-        ("next_url", pa.string()),  # URL that is requested instead of the row's own, after redirects to other hosts
-        ("hops", pa.int32()),  # number of these redirects
-        ("wait", pa.float64()),  # Crawl-delay of the host in seconds, if it is known
-        ("opt_out", DECLARED),  # what earlier hosts declared
-        ("permissions", DECLARED),
-        ("state", pa.binary()),  # what is known of the host of the URL (HostState.export), on one row of each origin
-        ("limited", pa.bool_()),  # true: over `download.max_host_rows`
-    ]
+    {
+        "next_url": TEXT,  # URL that is requested instead of the row's own, after redirects to other hosts
+        "hops": pa.int32(),  # number of these redirects
+        "wait": pa.float64(),  # Crawl-delay of the host in seconds, if it is known
+        "opt_out": DECLARED,  # what earlier hosts declared
+        "permissions": DECLARED,
+        "state": pa.binary(),  # what is known of the host of the URL (HostState.export), on one row of each origin
+        "limited": pa.bool_(),  # true: over `download.max_host_rows`
+    }
 )
 """Further columns of the rows that a shard is cut from."""
 UNIT = pa.field("unit", pa.string())
@@ -151,13 +151,6 @@ def put_later_rows(draft: Draft, kind: str, name: str, rows: pa.Table) -> int:
 def split_by_class(rows: pa.Table, classes: Sequence[str]) -> tuple[pa.Table, pa.Table]:
     """Return the rows whose `drop_reason` matches one of the classes, and the others."""
     return split_by(rows, lambda reason: matches_class(reason, classes))
-
-
-def split_by(rows: pa.Table, matches: Callable[[str | None], bool]) -> tuple[pa.Table, pa.Table]:
-    """Return the rows whose `drop_reason` matches, and the others."""
-    matched = [matches(reason) for reason in rows["drop_reason"].to_pylist()]
-    others = [not match for match in matched]
-    return rows.filter(pa.array(matched, pa.bool_())), rows.filter(pa.array(others, pa.bool_()))
 
 
 def _later_name(kind: str, name: str) -> str:

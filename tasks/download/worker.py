@@ -39,7 +39,15 @@ from tasks.download.guarded_process import GuardedProcess, ServerLimits, Supervi
 from tasks.download.hooks import ShardHook
 from tasks.download.host_turns import CpuBudget, HostPool, parse_host
 from tasks.download.opener import HANDED_ON, SafeOpener, Scope, Start, make_opener
-from tasks.download.outcome import count_by_host, count_erased, erase_rows, join_outcomes, parse_drop_reason, put_parts
+from tasks.download.outcome import (
+    count_by_host,
+    count_erased,
+    erase_rows,
+    join_outcomes,
+    parse_drop_reason,
+    put_parts,
+    split_by,
+)
 from tasks.download.resizers import (
     BufferedParquetWriter,
     CheckedResizer,
@@ -53,7 +61,7 @@ from tasks.download.resizers import (
     resize_functions,
     use_pool,
 )
-from tasks.download.rounds import HANDED, UNIT, ShardTask, put_later_rows, read_spans, split_by, split_by_class
+from tasks.download.rounds import HANDED, UNIT, ShardTask, put_later_rows, read_spans, split_by_class
 from tasks.engine.map_progress import report_task
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.web.host_state import HostState, MachinePace

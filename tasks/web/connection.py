@@ -118,6 +118,10 @@ class Connection:
         poll.register(self._sock, select.POLLIN)
         return not poll.poll(0)
 
+    def read_certificate(self) -> bytes | None:
+        """Return the certificate of the host, DER; None without TLS."""
+        return self._sock.getpeercert(binary_form=True) if isinstance(self._sock, ssl.SSLSocket) else None
+
     def close(self) -> None:
         """Close the socket."""
         self._sock.close()
@@ -252,7 +256,7 @@ class Response:
     """
 
     def __init__(self, connection: Connection, parser: h11.Connection):
-        self._connection, self._parser = connection, parser
+        self.connection, self._parser = connection, parser
         self._data, self._is_read, self._is_cut = memoryview(b""), False, False
         event, rest = self._read_head()
         self.status, self.reason = event.status_code, event.reason.decode("latin-1")
@@ -311,7 +315,7 @@ class Response:
                 searched = len(pending)
                 if searched > left or not pending.startswith(b"HTTP/1."[:searched]):
                     raise FetchError(Reason.BAD_RESPONSE, "no status line and headers of HTTP/1 within the limit")
-                if not (data := self._connection.receive()):
+                if not (data := self.connection.receive()):
                     raise (
                         FetchError(Reason.INCOMPLETE, "the headers ended early")
                         if pending
@@ -333,7 +337,7 @@ class Response:
         while (event := self._parse()) is h11.NEED_DATA and not self._is_cut:
             if self._received > MAX_HEADER_BYTES + _BYTES_PER_BYTE * self._returned:
                 raise FetchError(Reason.BAD_RESPONSE, f"chunk extensions of more than {MAX_HEADER_BYTES} bytes")
-            data = self._connection.receive()
+            data = self.connection.receive()
             self._received += len(data)
             if not data:
                 self._is_cut = self._is_chunked

@@ -22,7 +22,8 @@ from dataops.snapshot import Counts, Draft, Record
 from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig
 from tasks.download.host_turns import HostPool
-from tasks.download.rounds import ShardTask, put_later_rows, split_by, split_by_class
+from tasks.download.outcome import split_by
+from tasks.download.rounds import ShardTask, put_later_rows, split_by_class
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import Work

@@ -143,13 +143,14 @@ class Web:
 
     port: int
     answers: dict[str, dict[str, Answer]]
+    address: str = "127.0.0.1"
     log: list[tuple[float, str, str]] = field(default_factory=list)
     agents: set[str] = field(default_factory=set)
     guard: Guard | None = None
     """Refuses the requests that are not signed; None: no request needs a signature."""
 
     def connect_to(self):
-        return {host: f"127.0.0.1:{self.port}" for host in self.answers}
+        return {host: f"{self.address}:{self.port}" for host in self.answers}
 
     def paths(self):
         """Return the requested paths of each host, in order."""
@@ -191,9 +192,9 @@ class Handler(loopback.Handler):
 
 
 @contextmanager
-def served(answers=None):
+def served(answers=None, host="127.0.0.1", tls=None):
     """Serve other answers by host and path, or those of `hosts`."""
-    web = Web(0, answers or hosts())
-    with serving(Handler, web=web) as server:
+    web = Web(0, answers or hosts(), host)
+    with serving(Handler, host, tls, web=web) as server:
         web.port = server.server_port
         yield web

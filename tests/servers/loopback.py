@@ -37,9 +37,11 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(handler, **attributes):
-    """Run a server inside the `with`, which has these attributes and `url`."""
-    with _Server(("127.0.0.1", 0), handler) as server:
+def serving(handler, host="127.0.0.1", tls=None, **attributes):
+    """Run a server inside the `with`, which has these attributes and `url`, over TLS with an SSLContext."""
+    with _Server((host, 0), handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         vars(server).update(attributes, url=f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()

@@ -1,5 +1,7 @@
 """Each check against a history of ordinary nights: it finds what is planted, and nothing without it."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,9 +12,18 @@ from plugins.poison.checks import TAILS, Night, _surprise
 from plugins.poison.config import CHECKS, PoisonConfig
 from plugins.poison.examine import accept, examine
 from plugins.poison.history import History, hash_text
+from plugins.poison.servers import Server
 
 NIGHTS, SITES, ROWS = 16, 30, 6
 WORDS = [f"word{number}" for number in range(4_000)]
+
+
+def certificate(key, issuer="A CA", network="10.1.0.0/16", since=1, others=""):
+    values = {"issuer": issuer, "key": f"{key}", "network": network, "since": since, "others": others}
+    return json.dumps(values)
+
+
+SOLD = certificate("new", "B CA", "10.2.0.0/16", 9)
 
 
 class Web:
@@ -32,7 +43,8 @@ class Web:
                "declared_width": 400, "declared_height": 300, "extra": f'{{"sha256":"{self.serial:064x}"}}',
                "original_width": int(self.random.integers(99, 900)), "original_height": int(self.random.integers(99, 900)),
                "sha256": f"{self.serial:064x}", "drop_reason": None, "evaluation_overlap": None, "final_url": url,
-               "etag": '"ab-12"', "last_modified": "Mon", "content_type": "image/jpeg"} | changes  # fmt: skip
+               "etag": '"ab-12"', "last_modified": "Mon", "content_type": "image/jpeg",
+               "server": certificate(site)} | changes  # fmt: skip
         self.looks[row["uid"]] = self.random.normal(size=12).astype(np.float32)
         return row
 
@@ -81,6 +93,7 @@ def bind(web):
 PLANTED = {
     "changed_bytes": lambda web: [web.row(3, extra='{"sha256":"0"}', original_width=n + 99) for n in range(20)],
     "changed_server": lambda web: owned(web, 4),
+    "changed_owner": lambda web: [row | {"server": SOLD} for row in owned(web, 4)[:3]],
     "revived_domain": lambda web: owned(web, 91),
     "repeated_caption": lambda web: [web.row(5 + n % 2, "a banana on the beach") for n in range(80)],
     "bound_word": bind,
@@ -100,7 +113,7 @@ def test_a_check_finds_what_is_planted_until_it_is_released(check, past):
     history = History.decode(state)
     history.night += 40 if check == "revived_domain" else 0
     planted = PLANTED[check](web)
-    replaced = check == "changed_server"
+    replaced = check in ("changed_server", "changed_owner")
     rows = [row for row in web.rows() if not (replaced and row["url"].startswith("https://s4."))] + planted
     before = history.encode(65_536)
     found = web.examine(rows, history)
@@ -110,12 +123,51 @@ def test_a_check_finds_what_is_planted_until_it_is_released(check, past):
     assert {row["uid"] for row in planted} <= held, [(one.check, one.subject, one.evidence) for one in found]
     assert len(held) <= len(planted) + 4 * ROWS
     assert not web.examine(rows, History.decode(before), level="off")
-    if check in ("changed_server", "revived_domain", "opt_out_flip"):
+    if check in ("changed_server", "changed_owner", "revived_domain", "opt_out_flip"):
         again = web.rows() + PLANTED[check](web)
         again = [row for row in again if not (replaced and "/img/" in row["url"] and "s4." in row["url"])]
         assert check in {one.check for one in web.examine(again, history)}
         accept(web.night(rows, history, []), released)
         assert check not in {one.check for one in web.examine(again, history)}
+
+
+SERVES = {"etag": "W/x", "final_url": "https://cdn.test/"}
+
+
+@pytest.mark.parametrize(
+    ("server", "changes", "dark", "found"),
+    [
+        (SOLD, SERVES, 3, True),
+        (SOLD, SERVES, -3, False),  # it resolved, and accepted no connection
+        (SOLD, SERVES, 2, False),
+        (SOLD, {}, 3, False),
+        (SOLD, SERVES | {"url": "https://s4.test/new/1.jpg"}, 0, False),  # a move, with the words that it had
+        (certificate("new", since=9), SERVES, 3, False),  # a renewal
+        (certificate(4, "B CA", "10.2.0.0/16", 9), SERVES, 3, False),
+        (certificate("new", "A CA", "10.2.0.0/16", 9), SERVES, 3, False),
+        (certificate("new", "B CA", "10.1.0.0/16", 9), SERVES, 3, False),
+        (certificate("new", "B CA", "10.2.0.0/16", 1), SERVES, 3, False),  # one of two that it had before
+        (None, SERVES, 3, False),
+    ],
+)
+def test_an_owner_is_another_if_all_of_its_certificate_is_and_it_was_dark(past, server, changes, dark, found):
+    web, state = past
+    history = History.decode(state)
+    others = lambda: [row for row in web.rows() if "//s4." not in row["url"]]  # noqa: E731
+    for _ in range(abs(dark)):
+        web.examine(others(), history, [("https://s4.test/a.jpg", "dns" if dark > 0 else "connect")])
+    rows = [web.row(4, server=server, **changes) for _ in range(2)]
+    checks = {one.check for one in web.examine(others() + rows, history)}
+    assert ("changed_owner" in checks) == found
+
+
+def test_a_certificate_that_names_the_same_other_domains_has_the_same_owner():
+    one, other = (
+        Server(*(hash_text(text) for text in ("A", key, network)), hash_text("shop.test"), since)
+        for key, network, since in (("k", "n", 1), ("l", "m", 2))
+    )
+    assert not other._replace(issuer=hash_text("B")).is_another(one)
+    assert other._replace(issuer=hash_text("B"), others=hash_text("bank.test")).is_another(one)
 
 
 @pytest.mark.parametrize("check", TAILS)
