@@ -7,6 +7,7 @@ from plugins.deployment.tests.topology import Topology
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
+    pytest.importorskip("psycopg", reason="the extra `server` has the driver of Postgres")
     topology = Topology(tmp_path_factory.mktemp("cluster"))
     try:
         topology.start_postgres()
