@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from dataops.home import home
-from dataops.plugins import find
+from dataops.plugins import find, load
 from flows.commands.options import Json
 from flows.commands.output import console, first_page, new_table, print_json, print_waits
 from infra.local import services
@@ -55,9 +55,12 @@ def status(
     ] = False,
     json: Json = False,
 ) -> int:
-    """List the servers, their states and URLs."""
+    """List the servers, their states and URLs, and the flow runs that are late."""
     if not show_login:
-        return show_services(services.status(), as_json=json)
+        code = show_services(services.status(), as_json=json)
+        for line in [] if json else load("workers").get("late", list)():
+            console().message(line)
+        return code
     login = services.show_login()
     print_json({"prefect": login}) if json else sys.stdout.write(f"{login}\n")
     return 0

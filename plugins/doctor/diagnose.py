@@ -18,7 +18,7 @@ from infra.local import services
 from plugins.doctor import installation
 from plugins.doctor.check import Check
 from plugins.doctor.machine import check_compiler, check_disk, check_gpu, check_growth, check_memory
-from plugins.doctor.servers import check_services
+from plugins.doctor.servers import check_late_runs, check_services
 from plugins.doctor.store import check_store
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def diagnose(store_uri: str | None = None, config: Path | None = None) -> list[C
         check_gpu(),
         *_check_compiler(config),
     ]
-    return [*_check_installation(), *check_services(), *store, *machine]
+    return [*_check_installation(), *check_services(), *check_late_runs(), *store, *machine]
 
 
 def _check_compiler(config: Path | None) -> list[Check]:

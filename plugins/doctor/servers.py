@@ -2,6 +2,7 @@
 
 from importlib import metadata
 
+from dataops.plugins import load
 from infra.local import services
 from plugins.doctor.check import Check
 from tasks.web.fetch_error import FetchError
@@ -25,6 +26,12 @@ def check_services(statuses: list[services.ServiceStatus] | None = None) -> list
         else:
             checks.append(Check(name, True, "warning", "not running; `pairmill up` or a run starts it"))
     return checks
+
+
+def check_late_runs() -> list[Check]:
+    """Report the flow runs that no worker has begun at their time."""
+    found = load("workers").get("late", list)()
+    return [Check("late runs", False, "warning", "\n".join(found), "pairmill up --worker")] if found else []
 
 
 def check_external(name: str, url: str, *, answers: bool) -> list[Check]:
