@@ -456,9 +456,7 @@ class Draft:
         records = sorted(name for name in sizes if name.startswith(self.scratch("")) and name.endswith(".json"))
         wanted = None if tasks is None else {self.scratch(f"{task}.json") for task in tasks}
         logs = [name for name in records if name.startswith(self.scratch(LOG))]
-        own = [
-            name for name in records if not name.startswith(self.scratch(LOG)) and (wanted is None or name in wanted)
-        ]
+        own = [name for name in records if name not in logs and (wanted is None or name in wanted)]
         found: dict[str, Record] = {}
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
             read = list(pool.map(self.store.find, [*logs, *own]))

@@ -59,7 +59,7 @@ def status(
     if not show_login:
         code = show_services(services.status(), as_json=json)
         for line in [] if json else load("workers").get("late", list)():
-            console().message(line)
+            console().message(f"{line} Start one: pairmill up --worker")
         return code
     login = services.show_login()
     print_json({"prefect": login}) if json else sys.stdout.write(f"{login}\n")

@@ -124,7 +124,7 @@ def absence_automation(blocks: Sequence[UUID], deployment: UUID, name: str, with
         name: its flow and name.
         within: the time, from the beginning of its last run.
     """
-    hours = f"{within.total_seconds() / 3600:g} hours"
+    hours = f"{within.total_seconds() / 3600:.3g} hours"
     begins = "prefect.flow-run.Running"
     return AutomationCore(
         name=absence_name(name),

@@ -22,7 +22,6 @@ def list_late_runs() -> list[str]:
         return []
     runs = json.loads(answer.body) if answer.status == 200 else []
     return [
-        f"Flow run {run['name']} is late: no worker has begun it since {run['expected_start_time'][:16]} UTC. "
-        "Start one: pairmill up --worker"
+        f"Flow run {run['name']} is late: no worker has begun it since {run['expected_start_time'][:16]} UTC."
         for run in runs
     ]

@@ -15,7 +15,7 @@ class Prefect(Handler):
 
 
 @pytest.mark.parametrize("status", [200, 401])
-def test_late_runs_are_named_with_their_time_and_the_remedy(status, monkeypatch):
+def test_late_runs_are_named_with_their_time(status, monkeypatch):
     with serving(Prefect, status=status, asked=[]) as server:
         monkeypatch.setenv("PREFECT_API_URL", f"{server.url}/api")
         found = list_late_runs()
@@ -24,7 +24,6 @@ def test_late_runs_are_named_with_their_time_and_the_remedy(status, monkeypatch)
     for line in found:
         assert "green-lemur is late" in line
         assert "since 2026-12-01T03:00 UTC" in line
-        assert "pairmill up --worker" in line
 
 
 def test_no_run_is_late_where_no_server_answers(monkeypatch):
