@@ -17,7 +17,7 @@ from tasks.register.documents import describe_files, describe_snapshot, describe
 from training.exporter import find_exporter
 
 
-def command(
+def export(
     model: Name,
     *,
     format: Annotated[str, Parameter(help="The tool to export for: open_clip, hf (transformers) or onnx.")],
@@ -30,25 +30,15 @@ def command(
     Args:
         model: A folder with a trained model, the key of a train snapshot, or models:/name/version.
     """
-    return export(model, format, out, services.home(), store, as_json=json)
-
-
-def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, *, as_json: bool) -> int:
-    """Export a model.
-
-    Args:
-        model: a folder, the key of a train snapshot, or models:/name/version.
-
-    Raises: ConfigError if there is no such model, or it cannot be exported in this format.
-    """
-    check_target(form, out)
+    check_target(format, out)
+    home = services.home()
     with scratch_folder("exported-model") as scratch:
-        folder, documents = _find(model, form, scratch, home, store_uri)
-        files = export_model(folder, form, out, home, documents)
-    use = find_exporter(form).use.format(out=out)
-    if as_json:
+        folder, documents = _find(model, format, scratch, home, store)
+        files = export_model(folder, format, out, home, documents)
+    use = find_exporter(format).use.format(out=out)
+    if json:
         listed = [{"name": file.name, "bytes": file.stat().st_size} for file in files]
-        print_json({"model": model, "format": form, "out": str(out), "files": listed, "use": use})
+        print_json({"model": model, "format": format, "out": str(out), "files": listed, "use": use})
     else:
         for file in files:
             console().write(f"{file}  {file.stat().st_size:,} bytes")

@@ -23,24 +23,16 @@ TOLERANCE = 1e-4
 """Maximum difference of a feature, as a share of the greatest one."""
 
 
-class _Image(nn.Module):
-    def __init__(self, model: Any):
+class Graph(nn.Module):
+    """Images (B, 3, S, S) or token ids (B, L) to the features (B, D) by a model's `encode_image` or `encode_text`."""
+
+    def __init__(self, model: Any, encode: str):
         super().__init__()
         self.model = model
+        self.encode = encode
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.model.encode_image(pixel_values)
-
-
-class TextGraph(nn.Module):
-    """Token ids (B, L) to the features of a model's texts (B, D)."""
-
-    def __init__(self, model: Any):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.model.encode_text(input_ids)
+    def forward(self, inputs: Tensor) -> Tensor:
+        return getattr(self.model, self.encode)(inputs)
 
 
 def export_onnx(loaded: LoadedModel, output: Path) -> None:
@@ -63,18 +55,11 @@ def export_onnx(loaded: LoadedModel, output: Path) -> None:
         return ids
 
     batch, tokens = torch.export.Dim("batch", min=1), torch.export.Dim("tokens", min=2, max=length)
-    towers = (
-        ("image", "pixel_values", _Image(loaded.model), {0: batch}, [images(2), images(1), images(5)]),
-        (
-            "text",
-            "input_ids",
-            TextGraph(loaded.model),
-            {0: batch, 1: tokens},
-            [texts(2, 7), texts(1, 3), texts(5, length)],
-        ),
-    )
-    for name, input_name, tower, dynamic, examples in towers:
-        path = output / f"{name}.onnx"
+    for name, input_name, dynamic, examples in (
+        ("image", "pixel_values", {0: batch}, [images(2), images(1), images(5)]),
+        ("text", "input_ids", {0: batch, 1: tokens}, [texts(2, 7), texts(1, 3), texts(5, length)]),
+    ):
+        tower, path = Graph(loaded.model, f"encode_{name}"), output / f"{name}.onnx"
         _write_graph(tower, examples[0], path, input_name, f"{name}_features", dynamic)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         for example in examples:

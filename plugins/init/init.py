@@ -1,7 +1,7 @@
 """`pairmill init`: ask up to three questions, and write a config and a suite that run."""
 
 import glob
-import json
+import json as json_
 import os
 import re
 import shlex
@@ -233,10 +233,10 @@ def suite_text(answers: Answers) -> str:
     return _SUITE.format(name=format_value(answers.name), task=task)
 
 
-def command(
+def init(
     folder: Path = Path(),
     *,
-    from_: Annotated[
+    kind: Annotated[
         str | None,
         Parameter(
             name="--from", help="Kind of source: folder, webdataset, huggingface, warc, common_crawl, pairs or site."
@@ -256,15 +256,7 @@ def command(
     Args:
         folder: Folder of the new project; its name is that of the runs and of the model.
     """
-    return init(folder, from_, data, contact, yes=yes, as_json=json)
-
-
-def init(folder: Path, kind: str | None, data: str | None, contact: str | None, *, yes: bool, as_json: bool) -> int:
-    """Write the config, its schema, the suite and an evaluation set into a folder.
-
-    Raises: ConfigError if an answer is missing or wrong, or a file exists and its owner does not agree to replace it.
-    """
-    asks = sys.stdin.isatty() and not yes and not as_json
+    asks = sys.stdin.isatty() and not yes and not json
     if contact is not None and not _CONTACT.fullmatch(contact):
         raise ConfigError(f"--contact {contact!r}: is no URL of a page (https://...) and no mailto: address")
     folder, kind, data = _find_data(folder, kind, data)
@@ -287,7 +279,7 @@ def init(folder: Path, kind: str | None, data: str | None, contact: str | None, 
     texts = {
         CONFIG_FILE: config_text(answers),
         SUITE_FILE: suite_text(answers),
-        SCHEMA_FILE: json.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n",
+        SCHEMA_FILE: json_.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n",
     }
     if problems := validate_values(parse_toml(texts[CONFIG_FILE]), folder)[1]:
         raise ConfigError("\n".join(["these answers give no valid config:", *(f"  {line}" for line in problems)]))
@@ -305,7 +297,7 @@ def init(folder: Path, kind: str | None, data: str | None, contact: str | None, 
             written.append(evaluated)
     except OSError as error:
         raise ConfigError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
-    return _show(folder, answers, written, as_json=as_json)
+    return _show(folder, answers, written, as_json=json)
 
 
 def _find_data(folder: Path, kind: str | None, data: str | None) -> tuple[Path, str | None, str | None]:

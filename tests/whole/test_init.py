@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
 
 def make(kind, folder="birds of prey", data=None, contact=None, **more):
-    return init(Path(folder), kind, data, contact, **{"yes": True, "as_json": True, **more})
+    return init(Path(folder), kind=kind, data=data, contact=contact, **{"yes": True, "json": True, **more})
 
 
 @pytest.fixture(autouse=True)
@@ -67,10 +67,10 @@ def test_nothing_is_replaced_without_asking(monkeypatch, capsys):
         monkeypatch.setattr(sys, "stdin", Terminal(f"lists/*.csv\nmailto:me@example.org\n{answer}\n"))
         if text is not None:
             with pytest.raises(ConfigError, match="nothing was written"):
-                make("pairs", "p", yes=False, as_json=False)
+                make("pairs", "p", yes=False, json=False)
             assert (Path("p/config.toml").read_text(), Path("p/suite.toml").exists()) == ("mine", False)
         else:
-            assert make("pairs", "p", yes=False, as_json=False) == 0
+            assert make("pairs", "p", yes=False, json=False) == 0
     config = tomllib.loads(Path("p/config.toml").read_text())
     assert config["source"]["paths"] == ["../lists/*.csv"], "typed in the current folder, read from the project's"
     assert config["download"]["contact"] == "mailto:me@example.org"
@@ -78,7 +78,7 @@ def test_nothing_is_replaced_without_asking(monkeypatch, capsys):
 
 def test_three_questions_are_asked_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", Terminal('ftp\nsite\nhttps://x.test/"a"\nhttps://me.test/\\u\n'))
-    assert make(None, ".", yes=False, as_json=False) == 0
+    assert make(None, ".", yes=False, json=False) == 0
     captured = capsys.readouterr()
     assert captured.err.count("?") == 4
     assert "wrote config.toml" in captured.out

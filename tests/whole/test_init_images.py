@@ -44,7 +44,7 @@ def write_photos(folder, number=40):
 
 
 def start(capsys, folder=".", kind=None, data=None):
-    assert init(Path(folder), kind, data, None, yes=False, as_json=True) == 0
+    assert init(Path(folder), kind=kind, data=data, json=True) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -121,10 +121,10 @@ def test_words_of_the_command_stand_for_each_other(capsys, here, monkeypatch):
         configs.append((here / "config.toml").read_text())
     assert len({text.partition("[source]")[2] for text in configs}) == 1
     monkeypatch.setattr(sys, "stdin", Terminal("folder\nphotos\n"))
-    assert init(Path("asked"), None, None, None, yes=False, as_json=False) == 0
+    assert init(Path("asked")) == 0
     assert tomllib.loads(Path("asked/config.toml").read_text())["source"]["folder"] == "../photos"
     with pytest.raises(ConfigError, match="--data is not set; add --data"):
-        init(Path("new"), "folder", None, None, yes=True, as_json=False)
+        init(Path("new"), kind="folder", yes=True)
 
 
 def test_list_of_captions_in_the_folder_is_read(capsys):
@@ -156,7 +156,7 @@ def test_data_of_another_kind_is_refused(kind, data, message, here):
     write_photos("photos", 3)
     write_files(here, {"bare/1.jpg": photo(1), "empty/.hidden": ""})
     with pytest.raises(ConfigError, match=message):
-        init(Path(), kind, data, None, yes=True, as_json=True)
+        init(kind=kind, data=data, yes=True, json=True)
     assert not (here / "config.toml").exists()
 
 

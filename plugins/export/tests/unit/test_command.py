@@ -28,7 +28,7 @@ def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(finished_model
     exported = {}
     for name, model in (("a", str(finished_model)), ("b", draft.key)):
         out = tmp_path / name
-        assert export(model, "open_clip", out, tmp_path / "home", str(tmp_path / "store"), as_json=True) == 0
+        assert export(model, format="open_clip", out=out, store=store.uri, json=True) == 0
         report = read_json()
         assert [file["name"] for file in report["files"]] == sorted(path.name for path in out.iterdir())
         exported[name] = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -37,7 +37,7 @@ def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(finished_model
     assert exported["a"] == exported["b"]
     assert {"open_clip_config.json", "open_clip_model.safetensors"} <= exported["a"].keys()
     with pytest.raises(ConfigError, match="is not empty"):
-        export(str(finished_model), "open_clip", tmp_path / "a", tmp_path / "home", None, as_json=True)
+        export(str(finished_model), format="open_clip", out=tmp_path / "a")
 
 
 def test_a_snapshot_is_exported_with_its_card_and_licences(tmp_path):
@@ -84,6 +84,5 @@ def test_what_cannot_be_exported_is_refused_before_a_model_is_fetched_or_a_job_s
         (str(finished_model / "model.safetensors"), "open_clip", "has no model.safetensors, model.json"),
     ):
         with pytest.raises(ConfigError, match=problem):
-            export(model, form, tmp_path / "out", tmp_path / "home", str(tmp_path / "store"), as_json=True)
+            export(model, format=form, out=tmp_path / "out", store=store.uri)
     assert not (tmp_path / "out").exists()
-    assert not (tmp_path / "home" / "jobs").exists()

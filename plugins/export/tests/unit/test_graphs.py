@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from plugins.export.graphs import TextGraph
+from plugins.export.graphs import Graph
 from tests.trainings import RESNET, VIT
 from training.export import export
 from training.model.checkpoint import load_model, save_model
@@ -34,7 +34,7 @@ def test_graph_of_a_tower_takes_any_number_of_rows(name):
         vit = pytest.importorskip("plugins.towers.networks.vit")
         tower = vit.ViT(image_size=32, patch_size=16, width=16, layers=1, heads=2)
     else:
-        tower = {"resnet": model.visual, "text": TextGraph(model)}[name]
+        tower = {"resnet": model.visual, "text": Graph(model, "encode_text")}[name]
     example = torch.ones(2, 5, dtype=torch.int64) if name == "text" else torch.zeros(2, 3, 32, 32)
     rows = torch.export.Dim("rows", min=1)
     assert torch.export.export(tower.eval(), (example,), dynamic_shapes=({0: rows},))
