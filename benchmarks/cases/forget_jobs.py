@@ -21,7 +21,8 @@ for number, job in enumerate(sys.argv[1:]):
     began = time.process_time()
     codes.append(main([job]))
     rank = os.environ.get("RANK", "0")
-    Path(job).with_name(f"cpu-{rank}").write_text(str(time.process_time() - began))
+    if not codes[-1]:
+        Path(job).with_name(f"cpu-{rank}").write_text(str(time.process_time() - began))
     if Path(job).parent.name != "base":
         shutil.rmtree(Path(job).with_name("checkpoints"), ignore_errors=True)
 sys.exit(max(codes))
