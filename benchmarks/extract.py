@@ -24,7 +24,10 @@ import types
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.measure import BENCH_EXTRA, Row, finish, make_parser, require_peers, run_in_process
 from tests.wat_files import write_wat
@@ -38,38 +41,36 @@ MIN_SECONDS = 0.8
 def ours_pairs(path):
     """Return (canonical URL, unchanged alt) of the images with an alt."""
     from dataops.archives.warc import Damage
-    from plugins.common_crawl.urls import ListResolver
-    from plugins.common_crawl.wat import ImageLink, read_wat, resolve_base_url
+    from dataops.web.urls import Resolver
+    from plugins.common_crawl.links import join_links
+    from plugins.common_crawl.wat import read_wat, resolve_base_url, resolve_images, text_column
 
     pairs = []
     with path.open("rb") as file:
-        for page in read_wat(file, MAX_URL, lambda what: None):
-            if isinstance(page, Damage):
-                continue
-            base = resolve_base_url(page, MAX_URL)
-            images = [
-                link for link in page.html.links if type(link) is ImageLink and link.alt and link.url[:5] != "data:"
-            ]
+        found = (page for page in read_wat(file, MAX_URL, lambda what: None) if not isinstance(page, Damage))
+        while pages := list(islice(found, 150)):
+            images = join_links([page.links for page in pages])
+            resolvers = [Resolver(resolve_base_url(page, MAX_URL), MAX_URL) for page in pages]
+            url_of, urls, reasons, _ = resolve_images(images, resolvers)
+            texts, lengths = text_column(images.text, images.bounds), np.diff(images.bounds)
+            has_alt = lengths[1::3] > 0
+            good = np.flatnonzero(has_alt & (reasons == 0))
+            pairs += zip(urls.take(url_of[good]).to_pylist(), texts.take(3 * good + 1).to_pylist(), strict=True)
             # cc2dataset resolves an empty reference to the page; our stage drops such a row as no_url
-            urls, reasons = ListResolver(base, MAX_URL).resolve_all([image.url or base for image in images])
-            found = zip(urls, [image.alt for image in images], strict=True)
-            pairs += found if not any(reasons) else [pair for pair, bad in zip(found, reasons, strict=True) if not bad]
+            empty = np.flatnonzero(has_alt & (lengths[::3] == 0))
+            pairs += [(resolvers[images.pages[i]].base, images.read(3 * i + 1)) for i in empty]
     return pairs
 
 
 def ours_rows(path):
-    """Return the number of rows that the stage extracts; nothing is kept or written."""
-    from dataops.archives.warc import Damage
+    """Return the numbers of rows that the stage extracts; nothing is kept or written."""
     from plugins.common_crawl.source import WatSource
-    from plugins.common_crawl.wat import extract_wat_pairs, read_wat
+    from tasks.files.find import LocalFile
 
-    source, rows = WatSource(paths=["-"]), 0
-    bounds, opt_out = source.bounds, source.opt_out
-    with path.open("rb") as file:
-        for page in read_wat(file, bounds.url, lambda what: None):
-            if not isinstance(page, Damage):
-                rows += len(extract_wat_pairs(page, bounds, opt_out)[1])
-    return [rows]
+    rows = []
+    writer = types.SimpleNamespace(count=len, add_table=lambda table, _: rows.append(table.num_rows))
+    WatSource(paths=["-"]).read(LocalFile(path.name, path), writer)
+    return rows
 
 
 def ours_stage(path):

@@ -98,10 +98,10 @@ def _load_wat():
             if isinstance(found, Damage):
                 outcomes.add(found.reason)
                 continue
-            origin, pairs, _ = extract_wat_pairs(found, bounds, frozenset({"noai"}))
-            for pair in pairs:
-                f"{pair.url} {pair.caption} {pair.license} {origin.page_language} {origin.page_opt_out}".encode()
-                outcomes.add(f"{pair.caption_source} {pair.reason}")
+            pairs, [origin] = extract_wat_pairs([found], bounds, frozenset({"noai"}))
+            pairs.validate(full=True)
+            f"{origin}".encode()
+            outcomes |= {*zip(pairs["caption_source"].to_pylist(), pairs["drop_reason"].to_pylist(), strict=True)}
         return frozenset(outcomes)
 
     return Parser(parse, (SourceError,))

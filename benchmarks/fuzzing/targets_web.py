@@ -182,22 +182,11 @@ def _load_srcset():
 
 def _load_urls():
     from dataops.web.urls import BadUrl, canonicalise_url, truncate_url
-    from plugins.common_crawl.urls import ListResolver
-
-    resolver = ListResolver(_PAGE_URL, 2_000)
 
     def parse(data):
         reference = data.decode("utf-8", "replace")
         truncate_url(reference, 2_000).encode()
-        try:
-            url = canonicalise_url(reference, _PAGE_URL, 2_000)
-        except BadUrl:
-            url = None
-        [resolved], [reason] = resolver.resolve_all([reference])
-        assert url is None or resolved == url, f"the fast way gives another URL: {resolved[:80]}"
-        assert (url is None) == (reason is not None), f"the fast way gives the reason {reason}"
-        if url is None:
-            return reason
+        url = canonicalise_url(reference, _PAGE_URL, 2_000)
         assert len(url) <= 2_000, "the URL is longer than allowed"
         assert canonicalise_url(url, url, 2_000) == url, f"not canonical: {url[:80]}"
         return url.partition(":")[0]

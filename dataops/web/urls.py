@@ -37,15 +37,15 @@ QUERY_SAFE = _PATH_SAFE + "?[]|"
 # Matches references that need no parsing, as most do not: they are canonical, alone or after a prefix of the page's URL.
 # No segment starts with a dot, plain or escaped; a host of at most four labels of 62 characters is never too long.
 _SEGMENT = r"(?!\.|%2)[a-zA-Z0-9!$%&'()*+,.:=@_~-]++"
-HOST_AND_PATH = rf"[a-z0-9_-]{{1,62}}+(?:\.[a-z0-9_-]{{1,62}}+){{0,3}}+(?:/(?:{_SEGMENT})?+)++"
+_HOST_AND_PATH = rf"[a-z0-9_-]{{1,62}}+(?:\.[a-z0-9_-]{{1,62}}+){{0,3}}+(?:/(?:{_SEGMENT})?+)++"
 _PATH = rf"(?:/{_SEGMENT})*+/?+"
 _RELATIVE = rf"(?![^/?]*:){_SEGMENT}{_PATH}"
-QUERY = r"(?:\?[a-zA-Z0-9!$%&'()*+,./:;=@_~?\[\]|-]++)?+"
+_QUERY = r"(?:\?[a-zA-Z0-9!$%&'()*+,./:;=@_~?\[\]|-]++)?+"
 _PLAIN = re.compile(
-    rf"(?:(https?://{HOST_AND_PATH})|(//{HOST_AND_PATH})|(/(?:{_SEGMENT}{_PATH})?+)|({_RELATIVE})){QUERY}"
+    rf"(?:(https?://{_HOST_AND_PATH})|(//{_HOST_AND_PATH})|(/(?:{_SEGMENT}{_PATH})?+)|({_RELATIVE})){_QUERY}"
 ).fullmatch
 _ABSOLUTE = 1  # group of _PLAIN
-_UPWARD = re.compile(rf"(?:\./)?+((?:\.\./)*+)({_RELATIVE}{QUERY})").fullmatch
+_UPWARD = re.compile(rf"(?:\./)?+((?:\.\./)*+)({_RELATIVE}{_QUERY})").fullmatch
 
 
 OWN_IMAGES = "source://"

@@ -19,7 +19,8 @@ from dataops.digest import text_sha256
 from dataops.errors import UnusableSource
 from dataops.snapshot import Input
 from dataops.stages import SOURCE
-from plugins.common_crawl.wat import extract_wat_pairs, read_wat
+from dataops.web.page_pairs import MAX_IMAGES
+from plugins.common_crawl.wat import WatPage, extract_wat_pairs, read_wat
 from tasks.engine.context import Context
 from tasks.extract.sources.base import EarlierSource, FilesSource, Provenance, SourceEstimate, Template, WebSource
 from tasks.extract.sources.pairs_writer import PairsWriter
@@ -32,6 +33,7 @@ from tasks.web.request import format_user_agent
 PUBLIC_HOST = "https://data.commoncrawl.org/"
 MAX_LISTING_BYTES = 256 << 20
 """Maximum size of the decompressed list of a crawl's files, in bytes (a list of 100,000 files has 14 MB)."""
+_BATCH_BYTES = 8 << 20  # JSON of the pages whose pairs are extracted together
 _CRAWL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PATH = re.compile(r"crawl-data/[A-Za-z0-9._/-]{1,500}\.wat\.gz")
 
@@ -42,16 +44,21 @@ class WatReader(WebSource):
     extracted_with: ClassVar[str] = "pairmill-wat/1"
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
-        bounds, opt_out = self.bounds, self.opt_out
+        waiting, size = list[WatPage](), 0
         with file.open() as stream:
             for found in read_wat(stream, self.max_url_chars, rows.count):
                 if isinstance(found, Damage):
                     rows.add_damage(found.offset, found.reason)
                     continue
-                origin, pairs, surplus_images = extract_wat_pairs(found, bounds, opt_out)
-                if surplus_images:
+                if found.links.images > MAX_IMAGES:
                     rows.add_damage(found.offset, "too_many_images")
-                rows.add(origin, pairs)
+                waiting.append(found)
+                size += len(found.body)
+                if size >= _BATCH_BYTES:
+                    rows.add_table(*extract_wat_pairs(waiting, self.bounds, self.opt_out))
+                    waiting, size = [], 0
+        if waiting:
+            rows.add_table(*extract_wat_pairs(waiting, self.bounds, self.opt_out))
 
 
 class WatSource(FilesSource, WatReader):

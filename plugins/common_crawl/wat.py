@@ -9,10 +9,13 @@ Source: WAT files of Common Crawl, written by ia-web-commons (ExtractingParseObs
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, lru_cache
-from typing import Any, Generic, NamedTuple, TypeVar, Union
+from contextlib import suppress
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
+import pyarrow as pa
 
 from dataops.archives.members import ByteStream, Damage
 from dataops.archives.records import read_records
@@ -20,17 +23,19 @@ from dataops.errors import UnusableSource
 from dataops.reasons import Reason
 from dataops.rights.signals import find_in_elements, find_in_headers, find_in_metas, list_signals
 from dataops.web.captions import normalise_caption
-from dataops.web.declarations import (
-    SharedImage,
-    is_license_link,
-    parse_language,
-    parse_shared_images,
-    read_meta,
-    resolve_terms,
+from dataops.web.declarations import is_license_link, parse_language, parse_shared_images, read_meta, resolve_terms
+from dataops.web.page_pairs import PageBounds, PageOrigin, PagePair, new_pair
+from dataops.web.urls import BadUrl, Resolver, canonicalise_url, truncate_url
+from plugins.common_crawl.links import (
+    DATA,
+    OTHER,
+    ImageTexts,
+    PageLinks,
+    join_links,
+    normalise_captions,
+    resolve_references,
+    scan_links,
 )
-from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PageOrigin, PagePair, new_pair
-from dataops.web.urls import BadUrl, Resolver, canonicalise_url
-from plugins.common_crawl.urls import ListResolver
 
 MAX_RECORD_BYTES = 64 << 20
 """Maximum size of a record, in bytes; larger ones are damages."""
@@ -38,37 +43,6 @@ IMAGE_PATH = "IMG@/src"
 """`path` of links to images."""
 LANGUAGE_META = "HTML@/lang"
 """Name of the meta that holds the language of the page."""
-
-
-class ImageLink(msgspec.Struct, gc=False, tag_field="path", tag=IMAGE_PATH):
-    """A link to an image."""
-
-    url: str = ""
-    alt: str = ""
-    title: str = ""
-
-
-class Link(msgspec.Struct, gc=False):
-    """An element with a URL; `path` is ELEMENT@/attribute."""
-
-    path: str = ""
-    url: str = ""
-    alt: str = ""
-    title: str = ""
-    rel: str = ""
-    type: str = ""
-
-
-# The paths of nearly all other links. A record with any other path is parsed again with `Link`.
-_PATHS = (
-    "A@/href A@/data-href AREA@/href STYLE/#text FORM@/action INPUT@/src IFRAME@/src SOURCE@/src VIDEO@/src VIDEO@/poster "
-    "AUDIO@/src TRACK@/src EMBED@/src OBJECT@/data OBJECT@/codebase BLOCKQUOTE@/cite DIV@/data-href BUTTON@/data-href"
-)
-# Only `rel` of these links is parsed, which most do not have: five of six links do not lead to an image.
-_Other = [
-    msgspec.defstruct("Other", [("rel", str, "")], gc=False, tag_field="path", tag=path) for path in _PATHS.split()
-]
-_Typed = Union[(ImageLink, *_Other)]  # a tuple of types
 
 
 class MetaTag(msgspec.Struct, gc=False):
@@ -80,8 +54,7 @@ class MetaTag(msgspec.Struct, gc=False):
     http_equiv: str = msgspec.field(name="http-equiv", default="")
 
 
-T = TypeVar("T", Link, MetaTag)
-L = TypeVar("L")
+T = TypeVar("T")
 
 
 class HtmlHead(msgspec.Struct, gc=False):
@@ -93,33 +66,31 @@ class HtmlHead(msgspec.Struct, gc=False):
     """JSON, parsed only if it may hold a licence: most pages have dozens of these links."""
 
 
-class HtmlMetadata(msgspec.Struct, Generic[L], gc=False):
-    """The field `HTML-Metadata`; links that are not ImageLinks have at least a `rel`."""
-
-    links: list[L] = msgspec.field(name="Links", default_factory=list)
+class _HtmlMetadata(msgspec.Struct, gc=False):
+    links: msgspec.Raw = msgspec.field(name="Links", default=msgspec.Raw(b"[]"))
     head: HtmlHead = msgspec.field(name="Head", default_factory=HtmlHead)
 
 
-class _Response(msgspec.Struct, Generic[L], gc=False):
-    html: HtmlMetadata[L] | None = msgspec.field(name="HTML-Metadata", default=None)
+class _Response(msgspec.Struct, gc=False):
+    html: _HtmlMetadata | None = msgspec.field(name="HTML-Metadata", default=None)
     headers: msgspec.Raw = msgspec.field(name="Headers", default=msgspec.Raw(b"{}"))
 
 
-class _Payload(msgspec.Struct, Generic[L], gc=False):
-    response: _Response[L] | None = msgspec.field(name="HTTP-Response-Metadata", default=None)
+class _Payload(msgspec.Struct, gc=False):
+    response: _Response | None = msgspec.field(name="HTTP-Response-Metadata", default=None)
 
 
 class _Header(msgspec.Struct, gc=False):
     url: str = msgspec.field(name="WARC-Target-URI", default="")
 
 
-class _Envelope(msgspec.Struct, Generic[L], gc=False):
-    payload: _Payload[L] = msgspec.field(name="Payload-Metadata", default_factory=lambda: _Payload())
+class _Envelope(msgspec.Struct, gc=False):
+    payload: _Payload = msgspec.field(name="Payload-Metadata", default_factory=_Payload)
     header: _Header = msgspec.field(name="WARC-Header-Metadata", default_factory=_Header)
 
 
-class _Wat(msgspec.Struct, Generic[L], gc=False):
-    envelope: _Envelope[L] = msgspec.field(name="Envelope", default_factory=lambda: _Envelope())
+class _Wat(msgspec.Struct, gc=False):
+    envelope: _Envelope = msgspec.field(name="Envelope", default_factory=_Envelope)
 
 
 class WatPage(NamedTuple):
@@ -128,15 +99,15 @@ class WatPage(NamedTuple):
     offset: int
     url: str
     """Canonical URL."""
-    html: HtmlMetadata[Any]
+    head: HtmlHead
+    links: PageLinks
     headers: bytes
     """Response headers as JSON."""
     body: bytes | memoryview
     """The whole record as JSON."""
 
 
-_decode = msgspec.json.Decoder(_Wat[_Typed]).decode
-_decode_any = msgspec.json.Decoder(_Wat[Link]).decode
+_decode = msgspec.json.Decoder(_Wat).decode
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
@@ -164,100 +135,209 @@ def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None
         if record.body is None:
             yield Damage(record.offset, Reason.TOO_LARGE)
             continue
-        try:
-            envelope = _decode(record.body).envelope
-        except _UNREADABLE:
-            envelope, reason = _parse_any_links(record.body)
-            if reason:
-                yield Damage(record.offset, reason)
-        response = envelope.payload.response if envelope else None
-        if envelope is None or response is None or response.html is None:
+        parsed, reason = _parse(record.body)
+        if reason:
+            yield Damage(record.offset, reason)
+        if parsed is None:
             count("not_html")
             continue
-        url = envelope.header.url.strip().removeprefix("<").removesuffix(">")
+        url, head, links, headers = parsed
+        url = url.strip().removeprefix("<").removesuffix(">")
         try:
             url = canonicalise_url(url, url, max_url_chars)
-            page = WatPage(record.offset, url, response.html, bytes(response.headers), record.body)
         except BadUrl:
             yield Damage(record.offset, "bad_page_url")
             continue
         count("pages")
-        yield page
+        yield WatPage(record.offset, url, head, links, headers, record.body)
     if not found and others > 1:
         raise UnusableSource("no WAT record; is it an archive of pages, of kind 'warc'?")
 
 
+def _parse(body: bytes | memoryview) -> tuple[tuple[str, HtmlHead, PageLinks, bytes] | None, str | None]:
+    """Return URL, head, links and headers of a page (None if it is none), and the reason of the damage if there is one."""
+    try:
+        envelope = _decode(body).envelope
+        response = envelope.payload.response
+        if response is None or response.html is None:
+            return None, None
+        if links := scan_links(response.html.links):
+            return (envelope.header.url, response.html.head, links, bytes(response.headers)), None
+    except _UNREADABLE:
+        pass
+    return _parse_leniently(_load(body))
+
+
+def _parse_leniently(record: Any) -> tuple[tuple[str, HtmlHead, PageLinks, bytes] | None, str]:
+    """Return what is usable of a record that does not fit the structs, as _parse does."""
+    if not isinstance(record, dict):
+        return None, "bad_json"
+    response = _get(record, "Envelope", "Payload-Metadata", "HTTP-Response-Metadata")
+    if not isinstance(response.get("HTML-Metadata"), dict):
+        return None, "odd_json"
+    html = response["HTML-Metadata"]
+    head = _get(html, "Head")
+    metas = [msgspec.convert(meta, MetaTag) for meta in _texts(head.get("Metas"))]
+    links = scan_links(json.dumps(_texts(html.get("Links"))).encode(), strict=False)
+    assert links is not None
+    base, url = head.get("Base"), _get(record, "Envelope", "WARC-Header-Metadata").get("WARC-Target-URI")
+    head_links, headers = (json.dumps(value).encode() for value in (head.get("Link"), response.get("Headers")))
+    found = HtmlHead(base if isinstance(base, str) else "", metas, msgspec.Raw(head_links))
+    return (url if isinstance(url, str) else "", found, links, headers), "odd_json"
+
+
+class _PageHead(NamedTuple):
+    origin: PageOrigin
+    resolver: Resolver
+    license: str | None
+    forbids: bool
+    shared: list[PagePair]
+
+
 def extract_wat_pairs(
-    page: WatPage, bounds: PageBounds, opt_out: frozenset[str]
-) -> tuple[PageOrigin, list[PagePair], int]:
-    """Return the origin of the page, its pairs, and the number of its images beyond MAX_IMAGES.
+    pages: Sequence[WatPage], bounds: PageBounds, opt_out: frozenset[str]
+) -> tuple[pa.Table, list[PageOrigin]]:
+    """Return the pairs of at least one page, as PairsWriter.add_table takes them, and the origins of the pages.
 
     The pairs are those that dataops.web.pages extracts from the page itself, as far as WAT has them: alt and title of
-    `<img src>`, then the texts of og:image.
+    the first MAX_IMAGES `<img src>`, then the texts of og:image.
 
     Args:
         opt_out: names of the signals by which a page forbids the use of its images.
     """
-    head = page.html.head
-    resolver = ListResolver(resolve_base_url(page, bounds.url), bounds.url)
-    images = [link for link in page.html.links if type(link) is ImageLink]
-    used, metas = images[:MAX_IMAGES], _select_metas(head.metas)
-    shared = parse_shared_images(metas)
-    urls, reasons = resolver.resolve_all([*(image.url for image in used), *(image.reference for image in shared)])
-    rows = _image_rows(used, urls, reasons, bounds)
-    rows += _shared_image_rows(shared, urls[len(used) :], reasons[len(used) :], bounds)
-    rels = {link.rel for link in page.html.links if type(link) is not ImageLink}
-    licenses = _license_links(page.body) if any(map(_is_license, rels - {""})) else []
-    if b"license" in bytes(head.links).lower():
-        values = _objects(_load(bytes(head.links)))
-        links = [_build_struct(Link, link) for link in values]
-        licenses += [link for link in links if link.rel and _is_license(link.rel)]
+    heads = [_read_head(page, bounds, opt_out) for page in pages]
+    images = join_links([page.links for page in pages])
+    shared = [(page, pair) for page, head in enumerate(heads) for pair in head.shared]
+    url_of, url_pool, reason_of, reasons = resolve_images(images, [head.resolver for head in heads])
+    image, source, caption, caption_pool = _caption_rows(images, bounds.caption)
+
+    n, more = len(image), len(shared)
+    page = np.concatenate([images.pages[image], np.array([page for page, _ in shared], np.int32)])
+    order = np.argsort(page, kind="stable")
+    page = page[order]
+    source = np.concatenate([source, np.full(more, _SOURCES.index("og"))])[order]
+    pairs = [pair for _, pair in shared]
+    reason_of = np.concatenate([reason_of[image], [_index(reasons, pair.reason) for pair in pairs]]).astype(np.int32)[
+        order
+    ]
+    reason_of[(reason_of == 0) & (source == 0)] = _index(reasons, Reason.NO_CAPTION)
+    reason_of[(reason_of == 0) & np.array([head.forbids for head in heads])[page]] = _index(reasons, Reason.OPT_OUT)
+    added = np.arange(more)
+    shared_size = np.concatenate([np.zeros(n, np.int64), added + 1])[order]
+
+    def take(values: pa.Array, indices: np.ndarray) -> pa.Array:
+        return values.take(pa.array(indices))
+
+    columns = {
+        "url": take(
+            pa.concat_arrays([url_pool, pa.array([pair.url for pair in pairs], pa.string())]),
+            np.concatenate([url_of[image], len(url_pool) + added])[order],
+        ),
+        "caption": take(
+            pa.concat_arrays([caption_pool, pa.array([pair.caption for pair in pairs], pa.string())]),
+            np.concatenate([caption, len(caption_pool) + added])[order],
+        ),
+        "caption_source": take(pa.array(_SOURCES, pa.string()), source),
+        "license": take(pa.array([head.license for head in heads], pa.string()), page),
+        "declared_width": take(pa.array([None, *(pair.declared_width for pair in pairs)], pa.int32()), shared_size),
+        "declared_height": take(pa.array([None, *(pair.declared_height for pair in pairs)], pa.int32()), shared_size),
+        "drop_reason": take(pa.array(reasons, pa.string()), reason_of),
+        "page": pa.array(page),
+    }
+    return pa.table(columns), [head.origin for head in heads]
+
+
+_SOURCES = (None, "alt", "title", "og")
+"""Values of `caption_source`."""
+
+
+def _index(values: list[T], value: T) -> int:
+    """Return the index of a value, which is added if it is not there."""
+    if value not in values:
+        values.append(value)
+    return values.index(value)
+
+
+def resolve_images(
+    images: ImageTexts, resolvers: Sequence[Resolver]
+) -> tuple[np.ndarray, pa.StringArray, np.ndarray, list[str | None]]:
+    """Resolve the references of all images.
+
+    Returns: the index of each image's URL (n,) and the URLs; the index of each image's drop reason (n,) and the reasons.
+    """
+    text, url_bounds, kinds = resolve_references(images, resolvers)
+    url_of, reason_of = np.arange(len(kinds)), (kinds == DATA).astype(np.int32)
+    others: list[str] = []
+    reasons: list[str | None] = [None, Reason.DATA_URL]
+    for i in np.flatnonzero(kinds == OTHER).tolist():
+        reference, resolver = images.read(3 * i), resolvers[images.pages[i]]
+        url_of[i] = len(kinds) + len(others)
+        try:
+            others.append(resolver.resolve(reference))
+        except BadUrl as bad:
+            others.append(truncate_url(reference, resolver.max_chars))
+            reason_of[i] = _index(reasons, bad.reason)
+    return url_of, pa.concat_arrays([text_column(text, url_bounds), pa.array(others, pa.string())]), reason_of, reasons
+
+
+def _caption_rows(images: ImageTexts, max_chars: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, pa.StringArray]:
+    """Return the image, the index in _SOURCES and the caption's index of each row, and the captions.
+
+    An image has a row for its alt, and one for its title if that is another text; an image without both has one row.
+    """
+    unusual, texts = normalise_captions(images, max_chars)
+    bounds = images.bounds
+    empty = len(bounds) - 1 + len(texts)
+    captions = pa.concat_arrays([text_column(images.text, bounds), pa.array([*texts, ""], pa.string())])
+    index, lengths = np.arange(len(bounds) - 1), np.diff(bounds)
+    index[unusual], lengths[unusual] = len(index) + np.arange(len(texts)), [*map(len, texts)]
+    (alt, title), (has_alt, has_title) = (index[1::3], index[2::3]), (lengths[1::3] > 0, lengths[2::3] > 0)
+    both = np.flatnonzero(has_alt & has_title)
+    alts, titles = (captions.take(pa.array(each[both])).to_pylist() for each in (alt, title))
+    has_title[both] = [one != other for one, other in zip(alts, titles, strict=True)]
+    image = np.repeat(np.arange(len(alt)), np.maximum(has_alt.astype(np.int64) + has_title, 1))
+    is_first = np.diff(image, prepend=-1) > 0
+    source = np.where(is_first & has_alt[image], 1, np.where(has_title[image], 2, 0))
+    return image, source, np.where(source == 0, empty, np.where(source == 1, alt[image], title[image])), captions
+
+
+def text_column(text: np.ndarray, bounds: np.ndarray) -> pa.StringArray:
+    """Return slices of UTF-8 as a column."""
+    return pa.StringArray.from_buffers(len(bounds) - 1, pa.py_buffer(bounds.astype(np.int32)), pa.py_buffer(text))
+
+
+def _read_head(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> _PageHead:
+    """Return what applies to all pairs of a page, and the pairs of its og:image."""
+    resolver = Resolver(resolve_base_url(page, bounds.url), bounds.url)
+    metas, licenses = _select_metas(page.head.metas), _find_licenses(page)
     found = find_in_metas(metas)
-    found |= find_in_elements(b"", [{"rel": link.rel, "type": link.type, "href": link.url} for link in licenses])
+    found |= find_in_elements(b"", licenses)
     found = resolve_terms(found, resolver.base, bounds.url)
     found |= resolve_terms(_header_signals(page.headers), page.url, bounds.url)
-    if licenses and (license := _resolve_license(licenses, resolver)) is not None:
-        rows = [row._replace(license=license) for row in rows]
-    if found & opt_out:
-        rows = [row._replace(reason=row.reason or Reason.OPT_OUT) for row in rows]
     language = parse_language({"lang": next((text for name, text in metas if name == LANGUAGE_META), None)})
     origin = PageOrigin(page.url, page.offset, language, ",".join(sorted(found)) or None)
-    return origin, rows, max(0, len(images) - MAX_IMAGES)
-
-
-def _image_rows(
-    images: Sequence[ImageLink], urls: Sequence[str], reasons: Sequence[str | None], bounds: PageBounds
-) -> list[PagePair]:
-    """Return the rows of the images, whose URLs are the first ones."""
-    rows: list[PagePair] = []
-    add, longest = rows.append, bounds.caption
-    for image, url, reason in zip(images, urls, reasons, strict=False):
-        alt = normalise_caption(image.alt, longest) if image.alt else ""
-        title = normalise_caption(image.title, longest) if image.title else ""
-        if alt:
-            add(new_pair((url, alt, "alt", reason, None, None, None, None)))
-        if title and title != alt:
-            add(new_pair((url, title, "title", reason, None, None, None, None)))
-        elif not alt:
-            add(new_pair((url, "", None, reason or Reason.NO_CAPTION, None, None, None, None)))
-    return rows
+    license = _resolve_license(licenses, resolver) if licenses else None
+    return _PageHead(origin, resolver, license, bool(found & opt_out), [*_shared_image_rows(metas, resolver, bounds)])
 
 
 def _select_metas(metas: Sequence[MetaTag]) -> list[tuple[str, str]]:
     """Return (name or property in lower case, content) of each meta that extraction uses."""
     selected: list[tuple[str, str]] = []
     for meta in metas:
-        if meta.content and LANGUAGE_META in (meta.name, meta.property):
-            selected.append((LANGUAGE_META, meta.content))
-        elif meta.content:
-            selected += read_meta(meta.name, meta.property, meta.http_equiv, meta.content)
+        content, name, property_ = meta.content, meta.name, meta.property
+        if content and (name == LANGUAGE_META or property_ == LANGUAGE_META):
+            selected.append((LANGUAGE_META, content))
+        elif content:
+            selected += read_meta(name, property_, meta.http_equiv, content)
     return selected
 
 
-def _shared_image_rows(
-    images: Sequence[SharedImage], urls: Sequence[str], reasons: Sequence[str | None], bounds: PageBounds
-) -> Iterator[PagePair]:
-    for image, url, reason in zip(images, urls, reasons, strict=True):
+def _shared_image_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: PageBounds) -> Iterator[PagePair]:
+    for image in parse_shared_images(metas):
+        try:
+            url, reason = resolver.resolve(image.reference), None
+        except BadUrl as bad:
+            url, reason = truncate_url(image.reference, bounds.url), bad.reason
         texts = dict.fromkeys(normalise_caption(text, bounds.caption) for text in image.texts)
         for text in filter(None, texts):
             yield new_pair((url, text, "og", reason, None, image.width, image.height, None))
@@ -265,38 +345,32 @@ def _shared_image_rows(
 
 def resolve_base_url(page: WatPage, max_url_chars: int) -> str:
     """Return the URL that references of the page are relative to: its `<base>` if that is usable, else its own URL."""
-    base = page.html.head.base
+    base = page.head.base
     try:
         return canonicalise_url(base, page.url, max_url_chars) if base else page.url
     except BadUrl:
         return page.url
 
 
-def _license_links(body: bytes | memoryview) -> list[Link]:
-    try:
-        envelope = _decode_any(body).envelope
-    except _UNREADABLE:
-        envelope, _ = _parse_leniently(body)
-    html = envelope.payload.response.html if envelope and envelope.payload.response else None
-    return (
-        [link for link in html.links if link.path != IMAGE_PATH and link.rel and _is_license(link.rel)] if html else []
-    )
+def _find_licenses(page: WatPage) -> list[dict[str, str]]:
+    """Return `rel`, `type` and `href` of the links that declare a licence."""
+    values: list[Any] = []
+    if page.links.has_license:
+        html = _get(_load(page.body), "Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
+        values += [link for link in _texts(html.get("Links")) if link.get("path") != IMAGE_PATH]
+    if b"license" in bytes(page.head.links).lower():
+        values += _texts(_load(page.head.links))
+    links = [{"rel": link.get("rel", ""), "type": link.get("type", ""), "href": link.get("url", "")} for link in values]
+    return [link for link in links if is_license_link({"rel": link["rel"]})]
 
 
-def _resolve_license(links: Sequence[Link], resolver: Resolver) -> str | None:
+def _resolve_license(links: Sequence[dict[str, str]], resolver: Resolver) -> str | None:
     """Return the licence URL of the links; None if there are several: WAT does not show which image each is for."""
     found: set[str] = set()
     for link in links:
-        try:
-            found.add(resolver.resolve(link.url))
-        except BadUrl:
-            continue
+        with suppress(BadUrl):
+            found.add(resolver.resolve(link["href"]))
     return found.pop() if len(found) == 1 else None
-
-
-@lru_cache(maxsize=10_000)
-def _is_license(rel: str) -> bool:
-    return is_license_link({"rel": rel})
 
 
 def _header_signals(headers: bytes) -> set[str]:
@@ -304,78 +378,36 @@ def _header_signals(headers: bytes) -> set[str]:
     if not any(name in lower for name in header_hints()):
         return set()
     fields: list[tuple[str, str]] = []
-    for name, value in _object(_load(headers)).items():
+    for name, value in _get(_load(headers)).items():
         values = value if isinstance(value, list) else [value]
         fields += [(name.lower(), text) for text in values if isinstance(text, str)]
     return find_in_headers(fields)
 
 
-def _load(raw: bytes) -> Any:
-    """Return the value of a part of a record; None if the standard library's parser rejects it.
+def _load(raw: bytes | memoryview | msgspec.Raw) -> Any:
+    """Return the value of a record or a part of it; None if the standard library's parser rejects it.
 
     msgspec skips such parts unread; they may be nested more deeply, or hold longer numbers, than Python can build.
     """
     try:
-        return json.loads(raw.decode("utf-8", "replace"), strict=False)
+        return json.loads(bytes(raw).decode("utf-8", "replace"), strict=False)
     except (ValueError, RecursionError):
         return None
 
 
-def _object(value: Any) -> dict[str, Any]:
+def _get(value: Any, *names: str) -> dict[str, Any]:
+    """Return the object at a path; an empty one if there is none."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
     return value if isinstance(value, dict) else {}
 
 
-def _parse_any_links(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str | None]:
-    """Parse a record with unknown link paths, or one that does not fit the structs.
-
-    Returns: the envelope, and the reason of the damage if there is one.
-    """
-    envelope: _Envelope[Any] | None
-    reason: str | None = None
-    try:
-        envelope = _decode_any(body).envelope
-    except _UNREADABLE:
-        envelope, reason = _parse_leniently(body)
-    response = envelope.payload.response if envelope else None
-    html: HtmlMetadata[Any] | None = response.html if response else None
-    if html:
-        html.links = [
-            ImageLink(link.url, link.alt, link.title) if link.path == IMAGE_PATH else link for link in html.links
-        ]
-    return envelope, reason
-
-
-def _parse_leniently(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str | None]:
-    """Parse what is usable of a record that does not fit the structs.
-
-    Returns: the envelope, and the reason of the damage.
-    """
-    record = _load(bytes(body))
-    if not isinstance(record, dict):
-        return None, "bad_json"
-    envelope = _object(record.get("Envelope"))
-    response = _object(_object(envelope.get("Payload-Metadata")).get("HTTP-Response-Metadata"))
-    html = response.get("HTML-Metadata")
-    if not isinstance(html, dict):
-        return None, "odd_json"
-    head = _object(html.get("Head"))
-    metas = [_build_struct(MetaTag, meta) for meta in _objects(head.get("Metas"))]
-    links = [_build_struct(Link, link) for link in _objects(html.get("Links"))]
-    head_links = msgspec.Raw(json.dumps(head.get("Link")).encode())
-    base, url = head.get("Base"), _object(envelope.get("WARC-Header-Metadata")).get("WARC-Target-URI")
-    page = HtmlMetadata(links, HtmlHead(base if isinstance(base, str) else "", metas, head_links))
-    headers = msgspec.Raw(json.dumps(response.get("Headers")).encode())
-    return _Envelope(_Payload(_Response(page, headers)), _Header(url if isinstance(url, str) else "")), "odd_json"
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _build_struct(kind: type[T], values: dict[str, Any]) -> T:
-    """Build a struct from the values that are text."""
-    names = zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
-    return kind(**{name: values[key] for name, key in names if isinstance(values.get(key), str)})
+def _texts(value: Any) -> list[dict[str, str]]:
+    """Return the objects of an array, with those of their values that are texts."""
+    items = value if isinstance(value, list) else []
+    return [
+        {key: text for key, text in item.items() if isinstance(text, str)} for item in items if isinstance(item, dict)
+    ]
 
 
 @cache

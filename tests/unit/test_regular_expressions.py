@@ -26,7 +26,6 @@ CALL = re.compile(r"\bre\.\w+\(")
 
 BOUNDED = {
     "dataops/redaction.py _PASSWORD": "values of the environment of this process",
-    "plugins/common_crawl/urls.py _PLAIN_LINES": "each line of the text ends with a newline, at which each search begins",
     "tasks/files/s3_file.py _GLOB": "a glob of the config",
 }
 """Expressions that may take longer, each with the reason why their text does not make them."""

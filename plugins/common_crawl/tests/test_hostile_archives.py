@@ -189,8 +189,8 @@ def test_extract_wat_pairs_ignores_parts_that_cannot_be_parsed(part):
     head = f"WARC/1.0\r\nWARC-Type: metadata\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     for found in read_wat(io.BytesIO(head.encode() + body + b"\r\n\r\n"), 4096, lambda what: None):
         if not isinstance(found, Damage):
-            _, pairs, _ = extract_wat_pairs(found, PageBounds(100, 4096), frozenset())
-            assert [pair.caption for pair in pairs] == ["one"]
+            pairs, _ = extract_wat_pairs([found], PageBounds(100, 4096), frozenset())
+            assert pairs["caption"].to_pylist() == ["one"]
 
 
 NO_ARCHIVES = {

@@ -19,18 +19,22 @@ from plugins.common_crawl.wat import extract_wat_pairs, read_wat
 from tests.wat_files import json_record, page_value, plain_record, record, warcinfo, write_wat
 
 BOUNDS = PageBounds(2000, 4096)
+PAIR_COLUMNS = ["url", "caption", "caption_source", "drop_reason", "license", "declared_width", "declared_height"]
 OPT_OUT = frozenset({"noai", "noimageai", "noimageindex"})
 
 
 def actual_rows(data):
-    rows, damages, counts = [], [], Counter()
-    for found in read_wat(io.BytesIO(data), BOUNDS.url, lambda what: counts.update([what])):
-        if isinstance(found, Damage):
-            damages.append(found)
-            continue
-        origin, candidates, _ = extract_wat_pairs(found, BOUNDS, OPT_OUT)
-        page_columns = (origin.page_url, origin.page_language, origin.page_opt_out)
-        rows += [(*candidate[:7], *page_columns) for candidate in candidates]
+    counts = Counter()
+    found = list(read_wat(io.BytesIO(data), BOUNDS.url, lambda what: counts.update([what])))
+    damages = [one for one in found if isinstance(one, Damage)]
+    pages = [one for one in found if not isinstance(one, Damage)]
+    if not pages:
+        return [], damages, counts
+    table, origins = extract_wat_pairs(pages, BOUNDS, OPT_OUT)
+    columns = table.select(PAIR_COLUMNS).to_pydict().values()
+    of_pages = [origins[page] for page in table["page"].to_pylist()]
+    page_columns = [(one.page_url, one.page_language, one.page_opt_out) for one in of_pages]
+    rows = [(*row, *origin) for row, origin in zip(zip(*columns, strict=True), page_columns, strict=True)]
     return rows, damages, counts
 
 

@@ -25,6 +25,7 @@ _ADDED = pa.schema([
     pa.field("drop_reason", pa.string()),
 ])  # fmt: skip
 _ORIGIN_FIELDS = attrgetter("page_url", "offset", "page_language", "page_opt_out")
+_PAGE_COLUMNS = ("page_url", "source_offset", "page_language", "page_opt_out")
 _BATCH = 1 << 14  # rows that are kept as Python objects
 
 
@@ -76,16 +77,19 @@ class PairsWriter:
             column.extend(values)
         self._origins.append(origin)
         self._lengths.append(len(urls) - before)
-        self._report((origin.offset or 0) / self._size if self._size else 0.0)
+        self._report([origin])
         if len(urls) >= _BATCH or len(self._origins) >= _BATCH:
             self._flush()
 
-    def add_table(self, table: pa.Table) -> None:
-        """Add a table with drop_reason and the columns of `pairs` except uid, source and extracted_with."""
+    def add_table(self, table: pa.Table, origins: Sequence[PageOrigin] = ()) -> None:
+        """Add a table with drop_reason and the columns of `pairs` except uid, source and extracted_with.
+
+        Args:
+            origins: the pages of the rows. With them, `page` is the index of each row's page, and has the others' place.
+        """
         self._flush()
-        self._report(0.0)
-        uids, digests = compute_uids(table["url"].to_pylist(), table["caption"].to_pylist())
-        self._write(table.append_column("uid", uids), digests)
+        self._write(table, origins)
+        self._report(origins)
 
     def add_rows(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Add rows that have at least `url`, `caption` and `caption_source`; columns of `pairs` that one lacks are null."""
@@ -124,23 +128,29 @@ class PairsWriter:
         self._kept.close()
         self._dropped.close()
 
-    def _report(self, share: float) -> None:
+    def _report(self, origins: Sequence[PageOrigin]) -> None:
         """Report the share of the file that was read, and the rows that were written."""
+        share = (origins[-1].offset or 0) / self._size if origins and self._size else 0.0
         report_task(min(share, 1.0), self._kept_rows, self.reasons)
 
     def _flush(self) -> None:
         if self._columns[0]:
-            self._write(*self._build_tables())
+            columns = dict(zip(PagePair._fields, self._columns, strict=True))
+            columns["drop_reason"] = columns.pop("reason")
+            types = {field.name: field.type for field in _ADDED}
+            arrays = {name: pa.array(values, types[name]) for name, values in columns.items()}
+            page = pa.array(np.repeat(np.arange(len(self._origins), dtype=np.int32), self._lengths))
+            self._write(pa.table(arrays | {"page": page}), self._origins)
         self._columns = tuple([] for _ in PagePair._fields)
         self._origins, self._lengths = [], []
 
-    def _write(self, rows: pa.Table, digests: np.ndarray, pages: pa.Table | None = None) -> None:
-        """Write rows to the parts that they belong to.
-
-        Args:
-            digests: digests of their uids.
-            pages: columns of the pages. With them, `page` is the index of each row's page.
-        """
+    def _write(self, rows: pa.Table, origins: Sequence[PageOrigin]) -> None:
+        """Write rows to the parts that they belong to; see add_table."""
+        uids, digests = compute_uids(rows["url"], rows["caption"])
+        rows = rows.append_column("uid", uids)
+        types = ((name, PAIRS.field(name).type) for name in _PAGE_COLUMNS)
+        values = zip(*map(_ORIGIN_FIELDS, origins), strict=True)
+        pages = {name: pa.array(column, type_) for (name, type_), column in zip(types, values, strict=False)}
         reasons = rows["drop_reason"]
         self.reasons.update({item["values"]: item["counts"] for item in reasons.drop_null().value_counts().to_pylist()})
         is_kept = reasons.is_null().to_numpy()
@@ -149,23 +159,8 @@ class PairsWriter:
             # before the other columns are added, which have the most bytes
             of_part = rows.filter(pa.array(chosen))
             columns = dict(zip(of_part.column_names, of_part.columns, strict=True))
-            if pages is not None:
-                columns |= zip(pages.column_names, pages.take(columns["page"]).columns, strict=True)
+            columns |= {name: column.take(columns["page"]) for name, column in pages.items()}
             part.write(self._with_constants(columns, part.schema, of_part.num_rows), digests[chosen])
-
-    def _build_tables(self) -> tuple[pa.Table, np.ndarray, pa.Table]:
-        """Return the collected rows, kept and dropped, the digests of their uids, and the columns of the pages."""
-        columns = dict(zip(PagePair._fields, self._columns, strict=True))
-        names = "page_url", "source_offset", "page_language", "page_opt_out"
-        page_columns = dict(zip(names, zip(*map(_ORIGIN_FIELDS, self._origins), strict=True), strict=True))
-        uids, digests = compute_uids(columns["url"], columns["caption"])
-        columns["drop_reason"] = columns.pop("reason")
-        types = {field.name: field.type for field in dropped_schema(PAIRS)}
-        rows, pages = (
-            {name: pa.array(values, types[name]) for name, values in each.items()} for each in (columns, page_columns)
-        )
-        page = pa.array(np.repeat(np.arange(len(self._origins), dtype=np.int32), self._lengths))
-        return pa.table(rows | {"uid": uids, "page": page}), digests, pa.table(pages)
 
     def _with_constants(self, columns: Mapping[str, pa.ChunkedArray], schema: pa.Schema, n: int) -> pa.Table:
         """Return a table with all columns in their order: constants are added, and missing columns are null."""
@@ -178,11 +173,11 @@ class PairsWriter:
         return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def compute_uids(urls: Iterable[str], captions: Iterable[str]) -> tuple[pa.StringArray, np.ndarray]:
+def compute_uids(urls: pa.ChunkedArray, captions: pa.ChunkedArray) -> tuple[pa.StringArray, np.ndarray]:
     """Return the uids of n pairs (dataops.schema.uid), and their digests as n x 4 big-endian 32-bit integers."""
-    texts = map("\0".join, zip(urls, captions, strict=True))
-    joined = b"".join(map(xxhash.xxh3_128_digest, map(str.encode, texts)))  # Arrow takes no text with surrogates either
-    n = len(joined) // 16
+    texts = pc.binary_join_element_wise(urls, captions, "\0")  # pyright: ignore[reportAttributeAccessIssue]
+    digests = b"".join(map(xxhash.xxh3_128_digest, texts.cast(pa.binary()).to_pylist()))
+    n = len(digests) // 16
     offsets = pa.py_buffer(np.arange(0, 32 * n + 1, 32, dtype=np.int32))
-    uids = pa.StringArray.from_buffers(n, offsets, pa.py_buffer(joined.hex().encode()))
-    return uids, np.frombuffer(joined, ">u4").reshape(n, 4)
+    uids = pa.StringArray.from_buffers(n, offsets, pa.py_buffer(digests.hex().encode()))
+    return uids, np.frombuffer(digests, ">u4").reshape(n, 4)

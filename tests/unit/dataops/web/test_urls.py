@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from dataops.errors import ConfigError
 from dataops.web import urls
-from dataops.web.urls import BadUrl, Resolver, canonicalise_url, truncate_url
+from dataops.web.urls import BadUrl, Resolver, canonicalise_url
 
 PAGE = "http://site.example/a/b?c=d"
 
@@ -168,22 +168,6 @@ def test_fast_paths_equal_full_resolution(reference, base, longest):
     expected = result_of(urls._resolve, reference, base, longest)
     assert result_of(canonicalise_url, reference, base, longest) == expected
     assert result_of(Resolver(base, longest).resolve, reference) == expected
-
-
-@given(
-    st.lists(st.lists(st.sampled_from([*PIECES, " "]), max_size=7).map("".join), max_size=6),
-    st.sampled_from(BASES),
-    st.sampled_from([40, 4096]),
-)
-def test_resolve_all_equals_resolve_for_each_reference(references, base, longest):
-    resolver = pytest.importorskip("plugins.common_crawl.urls").ListResolver(base, longest)
-    expected = []
-    for reference in references:
-        try:
-            expected.append((urls._resolve(reference, base, longest), None))
-        except BadUrl as bad:
-            expected.append((truncate_url(reference, longest), bad.reason))
-    assert list(zip(*resolver.resolve_all(references), strict=True)) == expected
 
 
 def test_a_suffix_list_that_is_missing_is_a_clear_error(monkeypatch):
