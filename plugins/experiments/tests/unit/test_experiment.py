@@ -35,16 +35,16 @@ LADDER = "[ladder]\nsamples_seen = [100, 200, 400]"
 
 @pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch):
-    """Write a config of pairs with a suite of one set of colours, and work in its folder."""
+    """Write a config with a suite of one set of colours, and work in its folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
     write_set(tmp_path / "sets" / "colours", [shown(name, name) for name in NAMES])
     (tmp_path / "suite.toml").write_text(
         'name = "small"\n[[task]]\nname = "colours"\nkind = "classification"\nroot = "sets/colours"\n'
     )
-    (tmp_path / "a.csv").write_text("url,caption\n")
+    (tmp_path / "a.warc.gz").touch()
     (tmp_path / "mine.toml").write_text(
-        f'name = "mine"\n[store]\nuri = "{tmp_path / "store"}"\n[source]\nkind = "pairs"\npaths = ["a.csv"]\n'
+        f'name = "mine"\n[store]\nuri = "{tmp_path / "store"}"\n[source]\nkind = "warc"\npaths = ["a.warc.gz"]\n'
         '[download]\ncontact = "mailto:a@b.test"\n[train]\nepochs = 8\n[evaluate]\nsuite = "suite.toml"\n'
     )
     return tmp_path
