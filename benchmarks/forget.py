@@ -179,7 +179,7 @@ class Case:
         [whole] = self.run([base_job])
         base = self.commit(base_job, config, dataset)
         uids = [row["uid"] for shard in self.samples for row, _ in shard]
-        chosen = np.random.default_rng(self.phases).choice(len(uids), requests, replace=False)
+        chosen = np.random.default_rng(self.phases).permutation(len(uids))[:requests]
         jobs = {"replay": [], "reference": []}
         for number, one in enumerate(chosen):
             dataset = self.pack(f"{number + 1:016x}", uids[one])
