@@ -199,7 +199,7 @@ def _value_end(data, at):
         elif not depth and (byte == ord(",") or byte == ord("]") or byte == ord("}")):
             return at
         at += 1
-    return at
+    return min(at, len(data) - 1)
 
 
 @compiled(inline="always")
@@ -411,8 +411,11 @@ def _resolve(text, bounds, pages, prefixes, prefix_ends, longest, urls, url_boun
 @compiled(nogil=True)
 def _find_prefix(text, at, end):
     """Return the index of the prefix of a reference: scheme, root, folder; else a constant."""
-    size, first = end - at, text[at]
-    if size == 0 or first == ord(".") or first == ord("?") or first == ord("#"):
+    size = end - at
+    if size == 0:  # nothing is at this position
+        return _NO_PREFIX
+    first = text[at]
+    if first == ord(".") or first == ord("?") or first == ord("#"):
         return _NO_PREFIX
     if size >= 4 and _number(text, at, at + 4) == np.uint64(_HTTP):
         return _ABSOLUTE

@@ -274,10 +274,7 @@ def code_version(root: Path = CHECKOUT) -> dict[str, Any]:
 
     Only `CODE` makes it dirty: a user's project in the checkout changes no code.
     """
-    commit, dirty = (
-        os.environ.get("PAIRMILL_GIT_COMMIT") or None,
-        None,
-    )  # a container image has no git (infra/Dockerfile)
+    commit, dirty = os.environ.get("PAIRMILL_GIT_COMMIT") or None, None  # of an image without git (infra/Dockerfile)
     if (root / ".git").exists():  # an installed wheel may lie in a repository of the user's
         command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "--", *CODE]
         with suppress(OSError, subprocess.SubprocessError):
