@@ -60,8 +60,7 @@ class RowIndex(NamedTuple):
     write: Callable[[Draft, Sequence[Part], Context], list[Part]]
     """Writes it for some written parts, and returns its parts, whose names begin with INDEX; none if there are no rows."""
     select: Callable[[Store, Manifest, Sequence[Part], Sequence[Target]], list[Part]]
-    """Returns those of a snapshot's kept parts that may have a row that matches: all of them if it has no index. Raises:
-    CorruptPart if the index is damaged."""
+    """Returns those of a snapshot's kept parts that may have a row that matches: all of them if it has no index."""
 
 
 def write_index(draft: Draft, parts: Sequence[Part], context: Context) -> list[Part]:
@@ -70,7 +69,7 @@ def write_index(draft: Draft, parts: Sequence[Part], context: Context) -> list[P
 
 
 def select_parts(store: Store, manifest: Manifest, parts: Sequence[Part], targets: Sequence[Target]) -> list[Part]:
-    """Return those of a snapshot's kept parts that may have a row that matches. Raises: as RowIndex.select."""
+    """Return those of a snapshot's kept parts that may have a row that matches."""
     for index in plugins.load(INDEXES).values():
         parts = index.select(store, manifest, parts, targets)
     return list(parts)

@@ -9,6 +9,7 @@ that a later version shares are found in the index of the earlier one. What the 
 themselves confirm: two values may have one hash, and a row may have been removed.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -20,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.digest import text_sha256
-from dataops.errors import CorruptPart
+from dataops.errors import CorruptPart, StorageError
 from dataops.kernels.hashes import hash128
 from dataops.parquet import ROW_GROUP as ROWS
 from dataops.parquet import encode_table, open_parquet
@@ -32,6 +33,8 @@ from dataops.trace.targets import COLUMNS, Target, list_captions, list_domains
 from tasks.engine.context import Context
 from tasks.engine.exchange import Exchange, Step, group_units, number_partitions, run_steps
 from tasks.search import RowIndex
+
+logger = logging.getLogger(__name__)
 
 TASK_ROWS = 1 << 20
 """Rows of a task that hashes values."""
@@ -130,18 +133,22 @@ def _hash(texts: pa.Array) -> NDArray[np.uint64]:
 
 
 def select_parts(store: Store, manifest: Manifest, parts: Sequence[Part], targets: Sequence[Target]) -> list[Part]:
-    """Return those of a snapshot's kept parts that may have a row that matches: all of them if it has no index.
+    """Return those of a snapshot's kept parts that may have a row that matches.
 
-    Raises: CorruptPart if the index is damaged.
+    They are all of them if the snapshot has no index, or a damaged one: a takedown waits for no repair.
     """
     listed = {part.name: part for part in manifest.parts if part.name.startswith(INDEX)}
     if _PARTS not in listed:
         return list(parts)
-    if sha256(_encode_names(parts)).hexdigest() == listed[_PARTS].sha256:  # the snapshot is as it was indexed
-        indexed = frozenset(map(_short_digest, parts))
-    else:
-        indexed = _load_parts(store, manifest.path(_PARTS), listed[_PARTS].sha256)
-    found = _find(store, manifest, list(listed.values()), targets, indexed)
+    try:
+        if sha256(_encode_names(parts)).hexdigest() == listed[_PARTS].sha256:  # the snapshot is as it was indexed
+            indexed = frozenset(map(_short_digest, parts))
+        else:
+            indexed = _load_parts(store, manifest.path(_PARTS), listed[_PARTS].sha256)
+        found = _find(store, manifest, list(listed.values()), targets, indexed)
+    except (CorruptPart, StorageError) as damage:
+        logger.warning("%s; all parts are read instead. `pairmill run --verify` with its config remakes it", damage)
+        return list(parts)
     return [part for part in parts if (name := _short_digest(part)) in found or name not in indexed]
 
 
@@ -196,7 +203,7 @@ def _check_index(where: str, part: Part, rows: int, named: Any, indexed: frozens
         named: the parts in some of its rows, as an array of Arrow.
     """
     if rows != part.rows or not indexed.issuperset(named.unique().to_pylist()):
-        raise CorruptPart(f"{where} is the index of other rows than those of its snapshot; `run --verify` remakes it")
+        raise CorruptPart(f"{where} is the index of other rows than those of its snapshot")
 
 
 @lru_cache(maxsize=64)

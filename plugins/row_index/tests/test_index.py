@@ -5,11 +5,9 @@ import tempfile
 from pathlib import Path
 
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataops.errors import CorruptPart
 from dataops.schema import CAPTIONS, CURATED, conform
 from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
@@ -99,7 +97,7 @@ def test_index_finds_the_rows_that_reading_all_parts_finds(
         shutil.rmtree(folder)
 
 
-def test_index_of_other_rows_is_an_error_and_misses_no_row(tmp_path):
+def test_with_the_index_of_other_rows_all_parts_are_read_and_no_row_is_missed(tmp_path, caplog):
     store, context = FolderStore(tmp_path), inline_context(FolderStore(tmp_path), tmp_path)
     manifests = []
     for number in range(2):
@@ -121,8 +119,14 @@ def test_index_of_other_rows_is_an_error_and_misses_no_row(tmp_path):
                          for one in manifests[1].parts]  # fmt: skip
                 other = manifests[1].model_copy(update={"parts": sizes})
                 if (prefix == "index-images-") == (target.kind == "phash"):
-                    with pytest.raises(CorruptPart, match=f"{part.name} is the index of other rows"):
-                        Search(store).find(Rows(other, "part-"), [target])
+                    [hit] = Search(store).find(Rows(other, "part-"), [target])
+                    assert hit.rows.manifest == other
+                    assert f"{part.name} is the index of other rows" in caplog.text
+                    path.write_bytes(b"no table")
+                    assert len(Search(store).find(Rows(other, "part-"), [target])) == 1
+                    path.unlink()
+                    assert len(Search(store).find(Rows(other, "part-"), [target])) == 1
+                caplog.clear()
                 path.write_bytes(before)
         [hit] = Search(store).find(Rows(manifests[1], "part-"), [target])
         assert hit.rows.manifest == manifests[1]
