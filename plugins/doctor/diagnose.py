@@ -24,9 +24,6 @@ from plugins.doctor.store import check_store
 if TYPE_CHECKING:
     from tasks.web.address_policy import Lookup
 
-IMAGES_PER_SECOND = 100
-"""Images that a worker requests in a second, about, as in tasks/download/host_cut.py."""
-
 
 def diagnose(store_uri: str | None = None, config: Path | None = None) -> list[Check]:
     """Run all checks, in the order in which their remedies should be applied.
@@ -91,6 +88,7 @@ def check_dns(config: Path, home: Path, lookup: "Lookup | None" = None) -> list[
     Args:
         lookup: asks for a name; by default the servers of `download.resolvers`, or the system's.
     """
+    from tasks.download.host_cut import IMAGES_PER_SECOND
     from tasks.web.address_policy import DnsCache, ask_resolvers, parse_resolver  # loads TLS, and Arrow
     from tasks.web.host_state import HostState
 
@@ -107,7 +105,7 @@ def check_dns(config: Path, home: Path, lookup: "Lookup | None" = None) -> list[
         silent = sum(found is None for found in pool.map(dns.resolve, hosts))
     rate = (len(hosts) - silent) / (time.monotonic() - started)
     detail = f"{rate:,.0f} look-ups a second, of {len(hosts)} hosts of earlier downloads; {silent} without an answer; "
-    detail += f"a worker requests {IMAGES_PER_SECOND} images a second"
+    detail += f"a worker requests {IMAGES_PER_SECOND:g} images a second"
     remedy = (
         "run a caching DNS server, such as unbound, on each machine that downloads, and name it in download.resolvers"
     )

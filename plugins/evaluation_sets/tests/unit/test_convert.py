@@ -18,7 +18,7 @@ from training.evaluation.sets import EvalSet
 from training.evaluation.suite import read_tasks
 
 
-def picture(shade, kind="JPEG"):
+def encode_image(shade, kind="JPEG"):
     sink = io.BytesIO()
     Image.new("L", (4, 4), shade).save(sink, kind)
     return sink.getvalue()
@@ -28,7 +28,7 @@ def test_xm3600_becomes_a_retrieval_set_a_language(tmp_path):
     (tmp_path / "images").mkdir()
     rows = []
     for key, shade in (("a1", 10), ("b2", 200)):
-        (tmp_path / "images" / f"{key}.jpg").write_bytes(picture(shade))
+        (tmp_path / "images" / f"{key}.jpg").write_bytes(encode_image(shade))
         texts = {
             "de": {"caption": [f"Bild {key}", "noch eins"], "caption/tokenized": []},
             "sw": {"caption": [f"picha {key}"]},
@@ -39,8 +39,8 @@ def test_xm3600_becomes_a_retrieval_set_a_language(tmp_path):
     data = EvalSet(tmp_path / "out" / "de", "test", "retrieval")
     assert data.problems() == []
     assert [(s.captions, s.image) for s in data.samples()] == [
-        (("Bild a1", "noch eins"), picture(10)),
-        (("Bild b2", "noch eins"), picture(200)),
+        (("Bild a1", "noch eins"), encode_image(10)),
+        (("Bild b2", "noch eins"), encode_image(200)),
     ]
     assert [s.captions for s in EvalSet(tmp_path / "out" / "sw", "test", "retrieval").samples()] == [
         ("picha a1",),
@@ -62,7 +62,7 @@ def test_babel_imagenet_keeps_the_images_of_the_classes_that_a_language_names(tm
     with (imagenet / "test" / "0.tar").open("wb") as file:
         writer = ShardWriter(file)
         for number, label in enumerate((2, 0, 1, 2)):
-            writer.write(f"{number:04d}", {"png": picture(number, "PNG"), "cls": str(label).encode()})
+            writer.write(f"{number:04d}", {"png": encode_image(number, "PNG"), "cls": str(label).encode()})
         writer.close()
     (tmp_path / "babel_imagenet.json").write_text(
         json.dumps({"DE": [[2, 0], ["Katze", "Schleie"]], "FR": [[1], ["requin"]]})
@@ -72,7 +72,9 @@ def test_babel_imagenet_keeps_the_images_of_the_classes_that_a_language_names(tm
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["de"]
     data = EvalSet(tmp_path / "out" / "de", "test", "classification")
     assert (data.problems(), data.class_names(), data.templates()) == ([], ["Katze", "Schleie"], ["ein Foto: {c}"])
-    assert [(s.label, s.image) for s in data.samples()] == [(n, picture(i, "PNG")) for n, i in ((0, 0), (1, 1), (0, 3))]
+    assert [(s.label, s.image) for s in data.samples()] == [
+        (n, encode_image(i, "PNG")) for n, i in ((0, 0), (1, 1), (0, 3))
+    ]
     with pytest.raises(ConfigError, match="--images"):
         convert("babel-imagenet", tmp_path, tmp_path / "more")
 
@@ -80,7 +82,7 @@ def test_babel_imagenet_keeps_the_images_of_the_classes_that_a_language_names(tm
 def test_cvqa_becomes_a_choice_set_a_language(tmp_path):
     def write(label):
         row = {
-            "image": {"bytes": picture(1)},
+            "image": {"bytes": encode_image(1)},
             "Question": "Que es?",
             "Options": ["uno", "dos", "tres", "cuatro"],
             "Label": label,
@@ -109,7 +111,7 @@ def test_stamps_become_a_set_of_their_photographs_a_language(tmp_path):
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text(text, "utf-8")
     Image.fromarray(photographs[0]).save(tmp_path / "birds" / "a_mirror.png")
-    (tmp_path / "birds" / "drawing.png").write_bytes(picture(10, "PNG"))
+    (tmp_path / "birds" / "drawing.png").write_bytes(encode_image(10, "PNG"))
     (tmp_path / "birds" / "drawing.txt").write_text("A drawing.")
     assert convert("stamps", tmp_path, tmp_path / "out", languages=("en", "de")) == 0
     found = {code: EvalSet(tmp_path / "out" / code, "test", "classification") for code in ("en", "de")}
