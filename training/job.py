@@ -48,7 +48,7 @@ RECENT_SECONDS = 600
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE}
 _GPU = re.compile(
     r"\b(CUDA|HIP|cuDNN|NCCL) (driver )?error|\b(CUDNN|CUBLAS|CUSOLVER)_STATUS_|\bnccl(Unhandled|System|Internal|Remote)|"
-    r"Triton Error|Error 802"
+    r"Triton Error|cudaGetDeviceCount|NVML_SUCCESS"
 )
 _BUG = re.compile(r"device-side assert|CUDA error: invalid argument")
 """Failures of the program, which a rerun repeats and no setting heals."""
@@ -56,17 +56,29 @@ _NEVER_HEALS = {
     r"Duplicate GPU|ncclInvalid(Usage|Argument)": (
         "give each rank a GPU of its own (train.nproc, CUDA_VISIBLE_DEVICES), and read what NCCL logs with NCCL_DEBUG=WARN"
     ),
-    r"Failed to find C compiler|InvalidCxxCompiler|No working C\+\+ compiler|C\+\+ compile error|ptxas fatal": (
+    r"Failed to find C compiler|InvalidCxxCompiler|No working C\+\+ compiler|C\+\+ compile error": (
         "install a C compiler and its headers (gcc and libc6-dev; CC and CXX name others), or set compile = false"
     ),
-    r"driver on your system is too old|driver version is insufficient|insufficient driver": (
-        "update the NVIDIA driver, or install a torch that is built for an older CUDA (`pairmill doctor`)"
+    r"working triton installation|too old to be supported by the triton|out of resource:": (
+        "set compile = false, or install the triton that your torch names"
     ),
-    r"no kernel image|kernel image is invalid|[nN]ot compiled with CUDA": "install the build of torch for this GPU",
-    r"invalid device ordinal|No CUDA GPUs|no NVIDIA driver": "correct CUDA_VISIBLE_DEVICES, or install the driver",
-    r"cuDNN Frontend error|STATUS_(NOT_SUPPORTED|INVALID_VALUE|BAD_PARAM)": (
-        "set another precision, or deterministic = false, or remove other versions of CUDA from LD_LIBRARY_PATH"
+    r"driver on your system is too old|driver version is insufficient|insufficient driver|cuda driver combination|"
+    r"unsupported toolchain|forward compatibility|library version mismatch": (
+        "update the NVIDIA driver and start the machine again, or install a torch that is built for an older CUDA "
+        "(`pairmill doctor`)"
     ),
+    r"no kernel image|kernel image is invalid|[nN]ot compiled with CUDA|gpu-arch|ptxas fatal|have NCCL": (
+        "install the build of torch for this GPU"
+    ),
+    r"invalid device ordinal|No CUDA GPUs|no NVIDIA driver|no CUDA-capable device": (
+        "correct CUDA_VISIBLE_DEVICES, or install the driver"
+    ),
+    r"cuDNN Frontend error|STATUS_(NOT_SUPPORTED|INVALID_VALUE|BAD_PARAM|\w*VERSION_MISMATCH)|find an engine|"
+    r"cuDNN algorithm": (
+        "set another precision, a smaller batch_size, or deterministic = false, or remove other versions of CUDA from "
+        "LD_LIBRARY_PATH"
+    ),
+    r"shared memory (segment|object)|memory\(shm\)": "give the container a larger /dev/shm (docker run --shm-size=16g)",
 }
 """Remedies of failures that come from the machine's software or the config, by the text that tells them."""
 _LOST = re.compile(r"\bgloo\b|connection (closed|reset) by peer|broken pipe|socket timeout|timed out waiting", re.I)
@@ -81,30 +93,28 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|DefaultCPUAlloc
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an allocator, of the device or of the host, ran out of memory."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+    if isinstance(error, RuntimeError):
+        return _OUT_OF_MEMORY.search(str(error)) is not None
+    return isinstance(error, MemoryError)
 
 
-class DeviceFailed(PairmillError):
+class Resumable(PairmillError):
+    """The job ended, and starting it again resumes it."""
+
+    exit_code = RETRYABLE
+    retryable = True
+
+
+class DeviceFailed(Resumable):
     """A GPU or its connection to others failed."""
 
-    exit_code = 75
-    retryable = True
 
-
-class RanksStuck(PairmillError):
+class RanksStuck(Resumable):
     """No step ended for long, since the ranks wait for one of them."""
 
-    exit_code = 75
-    retryable = True
 
-
-class RankLost(PairmillError):
+class RankLost(Resumable):
     """Another rank ended, so that this one cannot continue; the other one has the cause."""
-
-    exit_code = 75
-    retryable = True
 
 
 def explain_failure(error: BaseException, kernel_log: Path = KERNEL_LOG) -> PairmillError | None:
@@ -114,16 +124,16 @@ def explain_failure(error: BaseException, kernel_log: Path = KERNEL_LOG) -> Pair
     text, where = str(error), f"rank {distributed.rank()} on {platform.node()}"
     if is_out_of_memory(error):
         return ConfigError(
-            f"out of memory on {where}, outside of a step ({_first_line(text) or type(error).__name__}): end what else "
+            f"out of memory on {where}, outside of a step ({_first_line(text) or 'MemoryError'}): end what else "
             'uses it (nvidia-smi), lower the batch size, or set sharding = "full" on several GPUs'
         )
     if not isinstance(error, RuntimeError | AssertionError | torch.cuda.DeferredCudaCallError) or _BUG.search(text):
         return None
     for pattern, remedy in _NEVER_HEALS.items():
-        if line := next((line for line in text.splitlines() if re.search(pattern, line)), None):
+        if line := next((line for line in reversed(text.splitlines()) if re.search(pattern, line)), None):
             return ConfigError(f"{where}: {line.strip()}: {remedy}")
-    reason = _first_line(text)
-    if "Error 802" in text:
+    reason = ": ".join(_first_line(part) for part in text.split("Last error:\n"))  # the second one is NCCL's
+    if "system not yet initialized" in text:
         return DeviceFailed(
             f"{where}: {reason}; start nvidia-fabricmanager of the driver's version, and run the job again"
         )
@@ -142,11 +152,8 @@ def _first_line(text: str) -> str:
 def _explain_disk(error: OSError) -> StorageError | None:
     if error.errno not in _DISK:
         return None
-    place, remedy = (
-        error.filename or "the job's folder",
-        "make room or repair the disk, and run the job again to resume it",
-    )
-    return StorageError(f"{place}: {error.strerror}; {remedy}", retryable=False)
+    problem = f"{error.filename or 'the folder of the job'}: {error.strerror}"
+    return StorageError(f"{problem}; make room or repair the disk, and run the job again to resume it", retryable=False)
 
 
 def _describe_xids(kernel_log: Path) -> str:
@@ -216,8 +223,7 @@ class StuckWatch:
     def __enter__(self) -> Self:
         if distributed.world_size() > 1:
             (self._output / RECORDS).mkdir(parents=True, exist_ok=True)
-            path = self._output / RECORDS / f"stacks-{distributed.rank()}.txt"
-            self._stacks = path.open("w", encoding="utf-8")
+            self._stacks = (self._output / RECORDS / f"stacks-{distributed.rank()}.txt").open("w", encoding="utf-8")
             self._thread.start()
         return self
 
@@ -285,9 +291,7 @@ class StuckWatch:
         logger.error("%s", error)
         _write_failure(self._output, error)
         time.sleep(4 * self._poll)  # the others may still read the store, which ends with rank 0
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(error.exit_code)
+        _end_process(error.exit_code)
 
 
 def describe_stuck(found: Sequence[Mapping[str, Any] | None]) -> str:
@@ -397,11 +401,8 @@ def prepared_folder(job: Job) -> Path:
     return job.output / "prepared"
 
 
-class Stopped(PairmillError):
-    """The job was asked to stop, or another one holds its output; starting it again resumes it."""
-
-    exit_code = RETRYABLE
-    retryable = True
+class Stopped(Resumable):
+    """The job was asked to stop, or another one holds its output."""
 
 
 def read_job(arguments: list[str], kind: type[Kind]) -> Kind:
@@ -437,10 +438,14 @@ def run_process(main: Callable[[list[str]], int]) -> NoReturn:
     code = main(sys.argv[1:])
     if "RANK" in os.environ:
         atexit._run_exitfuncs()  # which ends the processes of its loader
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(code)
+        _end_process(code)
     sys.exit(code)
+
+
+def _end_process(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], object]) -> int:

@@ -22,6 +22,10 @@ from training.job import DeviceFailed, RankLost, explain_failure, resolve_device
         (FileNotFoundError(errno.ENOENT, "No such file"), None),
         (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), DeviceFailed),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceFailed),
+        (
+            RuntimeError("Unexpected error from cudaGetDeviceCount(). Did you ... Error 999: unknown error"),
+            DeviceFailed,
+        ),
         (RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"), DeviceFailed),
         (
             dist.DistBackendError("NCCL error in: X.cpp:1, remote process exited or there was a network error"),
@@ -52,7 +56,11 @@ def test_failures_of_machines_are_retryable(error, kind):
         (MemoryError(), "MemoryError", "lower the batch size"),
         (
             dist.DistBackendError("NCCL error in: X.cpp:1, invalid usage\nncclInvalidUsage: This reflects\nLast error:\n"
-            "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000"), "ncclInvalidUsage", "train.nproc",
+            "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000"), ": Duplicate GPU", "train.nproc",
+        ),
+        (
+            dist.DistBackendError("NCCL error in: X.cpp:3, unhandled system error\nLast error:\n"
+            "Error while creating shared memory segment /dev/shm/nccl-1 (size 9637888)"), "/dev/shm/nccl-1", "--shm-size",
         ),
         (RuntimeError("backend='inductor' raised:\nRuntimeError: Failed to find C compiler. Please"), "C compiler", "gcc"),
         (RuntimeError("InvalidCxxCompiler: No working C++ compiler found in cpp.cxx"), "No working C++", "compile = false"),
@@ -60,6 +68,15 @@ def test_failures_of_machines_are_retryable(error, kind):
         (RuntimeError("cuDNN Frontend error: [cudnn_frontend] Error: No execution plans"), "cuDNN Frontend", "precision"),
         (RuntimeError("The NVIDIA driver on your system is too old (found version 11040)"), "too old", "update the NVIDIA"),
         (RuntimeError("CUDA error: no kernel image is available for execution"), "no kernel image", "build of torch"),
+        (RuntimeError("ptxas fatal   : Value 'sm_121a' is not defined for option"), "sm_121a", "build of torch"),
+        (RuntimeError("Distributed package doesn't have NCCL built in"), "have NCCL", "build of torch"),
+        (RuntimeError("Cannot find a working triton installation. Either"), "triton", "compile = false"),
+        (RuntimeError("cudaGetDeviceCount(). Error 804: forward compatibility was"), "Error 804", "start the mach"),
+        (RuntimeError("CUDA error: the PTX was compiled with an unsupported toolchain"), "PTX", "update the NVIDIA"),
+        (RuntimeError("Failed to initialize NVML: Driver/library version mismatch"), "NVML", "start the machine again"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH"), "SUBLIBRARY", "LD_LIBRARY_PATH"),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), "an engine", "smaller batch_size"),
+        (RuntimeError("Error 100: no CUDA-capable device is detected"), "Error 100", "CUDA_VISIBLE_DEVICES"),
         (RuntimeError("CUDA error: invalid device ordinal"), "invalid device ordinal", "CUDA_VISIBLE_DEVICES"),
         (AssertionError("Torch not compiled with CUDA enabled"), "not compiled with CUDA", "build of torch"),
     ],
@@ -77,6 +94,11 @@ def test_failures_that_never_heal_are_config_errors_with_a_remedy(error, cause, 
     assert failure["exit_code"] == 2
     assert cause in failure["message"]
     assert remedy in failure["message"]
+
+
+def test_a_failure_of_nccl_is_named_with_its_cause():
+    text = "NCCL error in: X.cpp:3, unhandled system error\nncclSystemError: X\nLast error:\nConnect to 10.0.0.2<4"
+    assert "unhandled system error: Connect to 10.0.0.2<4;" in str(explain_failure(dist.DistBackendError(text)))
 
 
 def test_a_failed_gpu_is_named_with_its_xid(tmp_path):
@@ -141,7 +163,7 @@ def test_more_ranks_than_gpus_are_a_config_error(monkeypatch):
             job.ConfigError,
             "update the NVIDIA driver",
         ),
-        ("Error 802: system not yet initialized", DeviceFailed, "nvidia-fabricmanager"),
+        ("CUDA error: system not yet initialized", DeviceFailed, "nvidia-fabricmanager"),
         ("Torch not compiled with CUDA enabled", job.ConfigError, 'set device = "cpu"'),
     ],
 )
