@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
@@ -233,16 +235,23 @@ def list_an_image(config, store):
     config.write_text(f'{config.read_text()}\n[download.hash_lists]\nsha256 = {{ hotline = "{hotline}" }}\n')
 
 
+def register_overdue_request(store):
+    """Write a takedown request that is overdue into the store; return the log, or None without the plugin erasure."""
+    if find_spec("plugins.erasure") is None:
+        return None
+    log = import_module("plugins.erasure.request_log")
+    letter = log.make_letter("Jane Roe", "2026-01-01", "2026-01-31", "a letter")
+    overdue = log.RequestLog(request="f" * 16, targets=1).begin(letter, is_named=True, deletes_raw=False)
+    overdue.save(store)
+    return overdue
+
+
 def test_failed_run_sends_notifications_and_is_retried_from_its_page(pairmill, prefect, hook, nightly, deployed):
-    """Also those of a harmful image and of a takedown request that is overdue."""
+    """Also those of a harmful image and, with the plugin erasure, of a takedown request that is overdue."""
     store = FolderStore(pairmill.folder / "store-nightly")
     config = write_variant(nightly, "retried", epochs=2)
     list_an_image(config, store.root)
-    log = pytest.importorskip("plugins.erasure.request_log")
-    overdue = log.RequestLog(request="f" * 16, targets=1).begin(
-        log.make_letter("Jane Roe", "2026-01-01", "2026-01-31", "a letter"), is_named=True, deletes_raw=False
-    )
-    overdue.save(store)
+    overdue = register_overdue_request(store)
     pairmill("deploy", config)
     jobs = services.home() / "jobs"
     for left in jobs.glob("*"):
@@ -255,7 +264,7 @@ def test_failed_run_sends_notifications_and_is_retried_from_its_page(pairmill, p
     finally:
         jobs.unlink()
         jobs.with_name("jobs-aside").rename(jobs)
-        store.delete([overdue.name])
+        store.delete([overdue.name] if overdue else [])
     run_id = prefect.get(f"flow_runs/{flow_run}")["name"]
     state = prefect.get(f"flow_runs/{flow_run}")["state"]["message"]
     assert state.startswith("train failed: ")
@@ -269,9 +278,10 @@ def test_failed_run_sends_notifications_and_is_retried_from_its_page(pairmill, p
         "They were dropped before anything was written. What to do: docs/rights/hash-lists.md",
         f"Run: pairmill show {run_id}",
     ]
-    (due,) = wait_for(lambda: messages_with(hook, "takedown"))
-    assert due["subject"] == f"takedown {overdue.request} was due on 2026-01-31"
-    assert "Jane" not in str(hook.calls)
+    if overdue:
+        (due,) = wait_for(lambda: messages_with(hook, "takedown"))
+        assert due["subject"] == f"takedown {overdue.request} was due on 2026-01-31"
+        assert "Jane" not in str(hook.calls)
 
     assert prefect.set_state(flow_run, "SCHEDULED", "AwaitingRetry") == "ACCEPT"
     wait_for(lambda: prefect.state(flow_run) == "Completed")
