@@ -1,13 +1,8 @@
 """Faces are detected, written as columns, and blurred by the training loader."""
 
-from pathlib import Path
-
 import cv2
-import matplotlib as mpl
 import numpy as np
 import pytest
-import sklearn.datasets
-from PIL import Image
 
 from dataops.errors import ContractError
 from dataops.snapshot import read_parts
@@ -19,6 +14,7 @@ from tasks.engine.stage import make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tests.inline_executor import inline_context
+from tests.photographs import photograph, portrait
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 from training.data.decode import blur_faces, decode_image
 from training.data.loader import Dataset, Skipped
@@ -28,19 +24,15 @@ FACE = [0.35, 0.19, 0.69, 0.56]
 """Box in matplotlib's portrait of Grace Hopper."""
 
 
-def load_portrait():
-    return Image.open(Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg").convert("RGB")
-
-
-def portrait(side=224):
-    image = load_portrait()
-    image.thumbnail((side, side))
+def small_portrait():
+    image = portrait()
+    image.thumbnail((224, 224))
     return image
 
 
 @pytest.mark.parametrize("side", [700, 224, 96])
 def test_detect_faces_finds_a_face_at_any_size(side):
-    image = load_portrait()
+    image = portrait()
     image = image.resize((side, round(image.height * side / image.width)))
     (found,) = detect_faces(np.asarray(image), 0.6)
     assert found == pytest.approx(FACE, abs=0.03)
@@ -48,14 +40,13 @@ def test_detect_faces_finds_a_face_at_any_size(side):
 
 def test_detect_faces_returns_nothing_for_images_without_faces():
     for name in ("china.jpg", "flower.jpg"):
-        photo = Image.open(Path(sklearn.datasets.__file__).parent / "images" / name).convert("RGB")
-        assert detect_faces(np.asarray(photo), 0.6) == []
+        assert detect_faces(np.asarray(photograph(name)), 0.6) == []
     for size in ((1, 1), (3, 200), (33, 31)):
         assert detect_faces(np.zeros((*size, 3), np.uint8), 0.6) == []
 
 
 def pairs():
-    images = {"face": portrait(), "blocks": blocks(1), "more": blocks(2)}
+    images = {"face": small_portrait(), "blocks": blocks(1), "more": blocks(2)}
     return [pair(name, f"an image of {name}", jpeg(image)) for name, image in images.items()]
 
 
@@ -95,7 +86,7 @@ def test_faces_are_columns_for_rules_and_for_blurring(tmp_path):
 
 
 def test_blur_faces_removes_detail_and_changes_nothing_else():
-    pixels = decode_image(jpeg(portrait()), 1000)
+    pixels = decode_image(jpeg(small_portrait()), 1000)
     height, width = pixels.shape[:2]
     blurred = blur_faces(pixels, detect_faces(pixels, 0.6))
     top, bottom, left, right = (round(FACE[i] * (height, width)[i % 2 == 0]) for i in (1, 3, 0, 2))

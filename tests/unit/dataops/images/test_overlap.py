@@ -1,23 +1,20 @@
 import io
-from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
-from sklearn.datasets import load_sample_image
 
 from dataops.images.fingerprint import MATRIX_SIDE, fingerprint
 from dataops.images.near_duplicates import find_close_pairs
 from dataops.images.overlap import VARIANTS, correlate, index_image
+from tests.photographs import photograph, portrait
 
 DISTANCE, CORRELATION = 10, 0.95
 
 
 def tiles():
     """17 images: tiles of two photographs that do not overlap."""
-    hopper = Image.open(Path(mpl.get_data_path(), "sample_data", "grace_hopper.jpg"))
-    cut = [(Image.fromarray(load_sample_image("china.jpg")), 4, 2), (hopper, 3, 3)]
+    cut = [(photograph("china.jpg"), 4, 2), (portrait(), 3, 3)]
     return [
         photo.crop((160 * x, 200 * y, 160 * x + 160, 200 * y + 200))
         for photo, across, down in cut

@@ -6,7 +6,6 @@ from itertools import cycle
 import cv2
 import numpy as np
 import pytest
-import sklearn.datasets
 from PIL import Image
 
 from dataops.images.orientation import ORIENTATION_TAG, turn_image
@@ -23,6 +22,7 @@ from tasks.download.resizers import (
     resize_functions,
 )
 from tests.costs import forget_peak, read_status
+from tests.photographs import photograph
 from tests.python_code import run_python
 
 # img2dataset pads with an argument that albumentations has renamed
@@ -33,8 +33,8 @@ MODES = ["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
 LIMIT_AREA = 2000 * 2000
 
 
-def photograph(size, mode="RGB", kind="JPEG", **options):
-    image = Image.fromarray(sklearn.datasets.load_sample_image("china.jpg"))
+def reduced(size, mode="RGB", kind="JPEG", **options):
+    image = photograph("china.jpg")
     sink = io.BytesIO()
     image.resize(size, Image.Resampling.LANCZOS).convert(mode).save(sink, kind, **({"quality": 90} | options))
     return sink.getvalue()
@@ -52,7 +52,7 @@ def pixels(data):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", [(640, 424), (643, 427), (200, 1100), (90, 60)])
 def test_resizers_give_the_same_sizes_and_similar_pixels(mode, size):
-    theirs, checked, fast = (resize(io.BytesIO(photograph(size))) for resize in resizers(resize_mode=mode))
+    theirs, checked, fast = (resize(io.BytesIO(reduced(size))) for resize in resizers(resize_mode=mode))
     assert checked == theirs, "all bits are equal by default"
     assert fast[3:] == theirs[3:] == (*size, None)
     # The smaller picture's sides are rounded, and the result's with them.
@@ -66,7 +66,7 @@ def rotated(size, orientation, kind="JPEG", mode="RGB"):
     """Return an image whose EXIF has an orientation, and a PNG of its upright pixels as OpenCV decodes them."""
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = orientation
-    data = photograph(size, mode, kind, exif=exif.tobytes())
+    data = reduced(size, mode, kind, exif=exif.tobytes())
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     upright = np.asarray(turn_image(Image.fromarray(stored), orientation))
     return data, cv2.imencode(".png", upright)[1].tobytes()
@@ -100,7 +100,7 @@ def test_decoders_get_no_exif(kind, monkeypatch):
     """OpenCV takes a time that grows with the square of a block's size."""
     with_text = Image.Exif()
     with_text[0x010E] = "a description"
-    data = photograph((640, 424), kind=kind, exif=with_text.tobytes())
+    data = reduced((640, 424), kind=kind, exif=with_text.tobytes())
     assert b"a description" in data
     seen = []
     decode = cv2.imdecode
@@ -128,7 +128,7 @@ def test_lay_on_white_is_exact_for_each_alpha_and_colour():
 
 def drawing(kind, mode, size=(300, 200), **options):
     """Return a photograph with a gradient of transparency."""
-    image = Image.fromarray(sklearn.datasets.load_sample_image("flower.jpg")).resize(size)
+    image = photograph("flower.jpg").resize(size)
     image.putalpha(Image.linear_gradient("L").resize(size))
     sink = io.BytesIO()
     image = image.convert("RGB").convert("P") if mode == "P" else image.convert(mode)

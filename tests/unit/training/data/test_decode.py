@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.stats import ks_2samp
-from sklearn.datasets import load_sample_images
-from torchvision.transforms import RandomResizedCrop
 
+from tests.photographs import photograph
 from training.data import decode
 from training.data.keyed_random import draw_uniforms
 from training.model.preprocess import decode_rgb
@@ -52,6 +50,9 @@ def test_a_palette_image_without_its_palette_is_unreadable():
 
 
 def test_crops_have_torchvisions_distribution():
+    from scipy.stats import ks_2samp  # here, since each test process would load both for seconds
+    from torchvision.transforms import RandomResizedCrop
+
     torch.manual_seed(0)
     number, area = 2000, (0.5, 1.0)
     image = torch.empty(3, 60, 90)
@@ -68,7 +69,7 @@ def test_crops_have_torchvisions_distribution():
 @pytest.mark.parametrize("shrink", [1.02, 1.1, 1.16, 1.3, 1.49, 1.6, 3.0])
 def test_shrinking_is_close_to_the_resize_of_evaluation(shrink):
     """Compare a photograph with Pillow's bicubic kernel, which averages as it shrinks; a cubic one alone has 30 dB."""
-    photo = load_sample_images().images[0][:400, :400]
+    photo = np.asarray(photograph("china.jpg"))[:400, :400]
     side = round(400 / shrink)
     expected = np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.BICUBIC), np.float64)
     error = np.square(decode.resize_shortest_side(photo, side) - expected).mean()
