@@ -7,6 +7,7 @@ import logging
 import shutil
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,6 +19,7 @@ from infra.local import services
 from plugins.metrics.figures import COUNTERS, GAUGES, PREFIX, folder, read
 from tasks.engine.process_guard import guard_process
 from tasks.web.fetch_error import FetchError
+from tasks.web.host_state import HostState
 from tasks.web.named_server import send_request
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class ProjectCollector:
     def collect(self) -> Iterator[Metric]:
         """Yield all figures; what does not answer is left out."""
         yield from collect_runs()
+        yield collect_lookups()
         yield collect_services()
         yield from collect_queue()
         yield from collect_gpus()
@@ -60,6 +63,20 @@ def collect_runs() -> Iterator[Metric]:
                     if found == name and len(values) == len(labels):
                         family.add_metric((config, *values), number)
             yield family
+
+
+def collect_lookups() -> Metric:
+    """Return how many look-ups of host names the downloads of this machine have made."""
+    family = CounterMetricFamily(f"{PREFIX}dns_lookups", "Look-ups of hosts by downloads.", labels=("result",))
+    totals = Counter(found=0, none=0)
+    for path in services.home().glob("hosts/*/notes.sqlite"):
+        (counts,) = HostState(path.parent).execute(
+            "SELECT json_group_array(json_array(found, number)) FROM lookups"
+        ) or ("[]",)
+        totals.update({"found" if found else "none": number for found, number in json.loads(counts)})
+    for result, number in totals.items():
+        family.add_metric((result,), number)
+    return family
 
 
 def collect_services() -> Metric:

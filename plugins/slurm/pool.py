@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -19,6 +19,8 @@ from dataops.store import Store
 from plugins.slurm.config import SlurmConfig
 from plugins.slurm.scheduler import (
     ENDED,
+    GONE,
+    LOST,
     VISIBLE_SECONDS,
     cancel,
     encode_call,
@@ -28,7 +30,7 @@ from plugins.slurm.scheduler import (
     watch_states,
 )
 from plugins.slurm.task import decode_outcome
-from tasks.engine.context import TaskPool, begin
+from tasks.engine.context import MachineLost, TaskPool, WorkerDied, begin
 from tasks.engine.process_guard import finish_first
 
 logger = logging.getLogger(__name__)
@@ -41,12 +43,11 @@ GATHER_SECONDS = 0.3
 
 @dataclass
 class _Call:
-    label: str
     job_name: str
     line: str
     future: Future[Any] = field(default_factory=Future)
-    element: str = ""
-    """Id of the array task that makes it; empty before it is submitted."""
+    element: tuple[str, str] | None = None
+    """Id and job name of the array task that makes it; None before it is submitted."""
     is_alone: bool = False
     """Whether that array task makes no other call."""
     again: bool = False
@@ -58,13 +59,14 @@ class SlurmPool(TaskPool):
 
     Args:
         limit: maximum number of array tasks at a time.
+        visible_seconds: time until an outcome that was written is listed.
     """
 
-    def __init__(self, config: SlurmConfig, store: Store, limit: int | None):
-        self._config, self._store, self._limit = config, store, limit
+    def __init__(self, config: SlurmConfig, store: Store, limit: int | None, visible_seconds: float = VISIBLE_SECONDS):
+        self._config, self._store, self._limit, self._visible_seconds = config, store, limit, visible_seconds
         self._token, self._calls = secrets.token_hex(4), dict[str, _Call]()  # by the names of their outcomes
-        self._states, self._ended, self._shown = watch_states(), dict[str, float](), ""
-        self._jobs, self._names, self._number = list[str](), set[str](), 0
+        self._states, self._ended, self._shown = watch_states(), dict[tuple[str, str], float](), ""
+        self._jobs, self._names, self._number = list[tuple[str, str]](), set[str](), 0
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._is_closed = False
         self._broken: Exception | None = None
@@ -83,9 +85,8 @@ class SlurmPool(TaskPool):
         return self._submit(fn, args, {}, again=True)
 
     def _submit(self, fn: Callable[..., Any], args: Any, kwargs: Any, *, again: bool) -> Future[Any]:
-        _, _, stage, key, *_, task = args
-        name = name_job(self._store, stage, key)
-        call = _Call(f"{stage} {task.id}", name, encode_call(fn, args, kwargs), again=again)
+        stage, key = args[2:4]
+        call = _Call(name_job(self._store, stage, key), encode_call(fn, args, kwargs), again=again)
         with self._lock:
             if self._broken:
                 raise self._broken
@@ -113,15 +114,15 @@ class SlurmPool(TaskPool):
             self._collect()
             for name, call in self._calls.copy().items():
                 if call.element:
-                    self._check(name, call, states.get(call.element, ("COMPLETED",))[0])
+                    self._check(name, call, call.element, states.get(call.element, (GONE,))[0])
             self._show(states)
         new = {name: call for name, call in self._calls.copy().items() if not call.element}
         free = len(new) if self._limit is None else self._limit - len(self._running())
         if new and free > 0 and not self._is_closed:
             self._submit_new(new, free)
 
-    def _running(self) -> set[str]:
-        return {call.element for call in self._calls.copy().values()} - {""}
+    def _running(self) -> set[tuple[str, str]]:
+        return {call.element for call in self._calls.copy().values() if call.element}
 
     def _collect(self) -> None:
         """Set the results of calls whose outcomes are in the store."""
@@ -140,19 +141,21 @@ class SlurmPool(TaskPool):
         if begin(future):
             (future.set_exception if isinstance(result, Exception) else future.set_result)(result)
 
-    def _check(self, name: str, call: _Call, state: str) -> None:
+    def _check(self, name: str, call: _Call, element: tuple[str, str], state: str) -> None:
         """Notice that a call has begun; fail it if its array task ended without its outcome."""
         if state == "RUNNING" and call.is_alone:
             begin(call.future)
-        if state not in ENDED:
+        if state not in (*ENDED, *LOST):
+            self._ended.pop(element, None)
             return
-        since = self._ended.setdefault(call.element, time.monotonic())
-        if state != "COMPLETED" or time.monotonic() > since + VISIBLE_SECONDS:
-            logger.warning("%s", explain_end(call.label, call.element, state, call.job_name))
-            self._end(name, BrokenProcessPool())  # map_parts makes it once more, alone
+        since = self._ended.setdefault(element, time.monotonic())
+        waits = state in ("COMPLETED", "PREEMPTED", GONE)  # for its outcome, or SLURM requeues it
+        if not waits or time.monotonic() > since + self._visible_seconds:
+            kind = MachineLost if state in LOST else WorkerDied
+            self._end(name, kind(explain_end(*element, state)))
 
-    def _show(self, states: dict[str, tuple[str, str]]) -> None:
-        counts = Counter(" ".join(states.get(one, ("ended", ""))) for one in self._running())
+    def _show(self, states: Mapping[tuple[str, str], tuple[str, str]]) -> None:
+        counts = Counter(" ".join(states.get(one, ("not listed",))) for one in self._running())
         if (shown := ", ".join(f"{number:,} {state}" for state, number in sorted(counts.items()))) != self._shown:
             self._shown = shown
             logger.info("SLURM tasks: %s", shown or "all have ended")
@@ -163,20 +166,20 @@ class SlurmPool(TaskPool):
         name, elements = batch[0][1].job_name, min(len(batch), free)
         if name not in self._names:  # this run holds the lease of the snapshot, so such a job is that of a killed run
             self._names.add(name)
-            cancel("--me", f"--name={name}")
+            cancel("--me", name)
         options = [*self._config.arguments(), f"--cpus-per-task={self._config.cpus}", f"--array=0-{elements - 1}"]
         options += ["--mem=0"] if again else []
         calls = [f"{outcome} {call.line}" for outcome, call in batch]
         job = submit(name, options, self._store, calls, elements)
-        self._jobs.append(job)
+        self._jobs.append((job, name))
         for place, (_, call) in enumerate(batch):
-            call.element, call.is_alone = f"{job}_{place % elements}", len(batch) == elements
+            call.element, call.is_alone = (f"{job}_{place % elements}", name), len(batch) == elements
 
     def kill(self, future: Future[Any]) -> None:
         """Cancel the array task of a call that has begun."""
         for name, call in self._calls.copy().items():
-            if call.future is future and not future.cancel():
-                cancel(call.element)
+            if call.future is future and not future.cancel() and call.element:
+                cancel(*call.element)
                 self._end(name, BrokenProcessPool())
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -185,5 +188,5 @@ class SlurmPool(TaskPool):
             self._is_closed = True
             self._wake.set()
             self._thread.join()
-            if self._jobs:
-                cancel(*self._jobs)
+            for job in self._jobs:
+                cancel(*job)

@@ -32,8 +32,11 @@ UNREACHABLE = re.compile(
     r"temporarily|try again|Zero Bytes|Protocol authentication",
     re.IGNORECASE,
 )
-ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
-LOOK = "see its log"
+GONE = "GONE"
+"""State, here, of a job that squeue does not list: SLURM forgets a job some minutes after its end."""
+LOST = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED")
+"""States of a job that its node or SLURM ended. SLURM itself requeues most of them."""
+ENDED = (GONE, "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 REMEDIES = {
     "TIMEOUT": "raise execution.slurm.time",
     "OUT_OF_MEMORY": "raise execution.slurm.mem",
@@ -162,8 +165,14 @@ def encode_call(*call: Any) -> str:
     return base64.b64encode(zlib.compress(pickle.dumps(call))).decode()
 
 
-def watch_states(*options: str) -> Iterator[dict[str, tuple[str, str]]]:
-    """Yield at each step state and reason of jobs and array tasks that run, wait or have ended lately, by id.
+States = Iterator[dict[tuple[str, str], tuple[str, str]]]
+"""State and reason of jobs by their id and name."""
+
+
+def watch_states(*options: str) -> States:
+    """Yield at each step state and reason of jobs and array tasks that run, wait or have ended lately, by id and name.
+
+    SLURM gives an id again once its controller has lost its state, so an id alone may be that of a later job.
 
     Args:
         options: of squeue, which select jobs of this user.
@@ -173,9 +182,9 @@ def watch_states(*options: str) -> Iterator[dict[str, tuple[str, str]]]:
     states, answered = None, time.monotonic()
     while True:
         try:
-            command = ("squeue", "--noheader", "--me", "--array", "--states=all", "--format=%i|%T|%r", *options)
-            lines = read_lines(r"(.*?)\|(.*?)\|(.*)", *command)
-            states = {job: (state, reason) for job, state, reason in lines}
+            command = ("squeue", "--noheader", "--me", "--array", "--states=all", "--format=%i|%T|%j|%r", *options)
+            lines = read_lines(r"(.*?)\|([A-Z_]+)\|(.*?)\|(.*)", *command)
+            states = {(job, name): (state, reason) for job, state, name, reason in lines}
             answered = time.monotonic()
         except ServiceError as error:
             if states is None or time.monotonic() > answered + PATIENCE_SECONDS:
@@ -184,16 +193,17 @@ def watch_states(*options: str) -> Iterator[dict[str, tuple[str, str]]]:
         yield states
 
 
-def cancel(*selection: str) -> None:
-    """Cancel jobs by their ids, or by options of scancel; log a warning if SLURM does not answer."""
+def cancel(job: str, name: str) -> None:
+    """Cancel a job by id and name, or all of a name (`--me`); log a warning if SLURM does not answer."""
     try:
-        run_command("scancel", *selection)
+        run_command("scancel", f"--name={name}", job)
     except PairmillError as error:
         if "nvalid job id" not in str(error):  # it has ended
-            logger.warning("these jobs may still run; cancel them by `scancel %s`: %s", " ".join(selection), error)
+            logger.warning("jobs may still run; cancel them by `scancel --name=%s %s`: %s", name, job, error)
 
 
-def explain_end(what: str, job: str, state: str, name: str) -> str:
+def explain_end(job: str, name: str, state: str) -> str:
     """Return how a job ended that reported no result, with the remedy and its log."""
-    why = f"{what}: SLURM job {job} ended as {state} without a result"
-    return f"{why}: {REMEDIES.get(state, LOOK)} ({log_folder() / name}-{job}.log)"
+    how = "is not listed by squeue any more, and left" if state == GONE else f"ended as {state} with"
+    remedy = REMEDIES.get(state, f"see `scontrol show job {job}` and its log")
+    return f"SLURM job {job} {how} no result: {remedy} ({log_folder() / name}-{job}.log)"

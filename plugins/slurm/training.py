@@ -9,10 +9,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError, JobFailed
@@ -20,7 +18,9 @@ from dataops.snapshot import Draft, Manifest, find_manifest
 from plugins.slurm.config import SlurmConfig
 from plugins.slurm.scheduler import (
     ENDED,
+    GONE,
     VISIBLE_SECONDS,
+    States,
     cancel,
     encode_call,
     explain_end,
@@ -49,18 +49,18 @@ def train_on_slurm(planned: Plan[Any], context: Context, options: SlurmConfig) -
     draft = Draft(context.store, "train", planned.key)
     name = name_job(draft.store, draft.stage, draft.key)
     states = watch_states(f"--name={name}")
-    job = next((job for job, (state, _) in next(states).items() if state not in ENDED), "")
+    job = next((job for (job, _), (state, _) in next(states).items() if state not in ENDED), "")
     if job:
         logger.info("SLURM job %s makes this snapshot: waiting for it", job)
     else:
         draft.store.delete([draft.scratch(FAILURE)])
         job = _submit(planned, context, options, name, draft)
     try:
-        state = _wait(job, states, log_folder() / f"{name}-{job}.log", context, options.poll_seconds)
+        state = _wait(job, name, states, context, options.poll_seconds)
     except BaseException as error:
         if not isinstance(error, Exception):  # a cancel or Ctrl-C: no caller waits for the training
             with finish_first():
-                _cancel(job, states)
+                _cancel(job, name, states)
         raise
     deadline = time.monotonic() + (VISIBLE_SECONDS if state == "COMPLETED" else options.poll_seconds)
     while (manifest := find_manifest(draft.store, draft.stage, draft.key)) is None:
@@ -68,7 +68,7 @@ def train_on_slurm(planned: Plan[Any], context: Context, options: SlurmConfig) -
         if isinstance(failure, Exception):
             raise failure
         if time.monotonic() > deadline:
-            raise JobFailed(explain_end("train", job, state, name), exit_code=75)
+            raise JobFailed(f"train: {explain_end(job, name, state)}", exit_code=75)
         time.sleep(options.poll_seconds)
     return manifest
 
@@ -90,11 +90,13 @@ def _submit(planned: Plan[Any], context: Context, options: SlurmConfig, name: st
     return submit(name, arguments, draft.store, calls)
 
 
-def _wait(job: str, states: Iterator[dict[str, tuple[str, str]]], log: Path, context: Context, poll: float) -> str:
+def _wait(job: str, name: str, states: States, context: Context, poll: float) -> str:
     """Log what a job logs, until it has ended, and return its last state."""
-    shown, position = ("", ""), 0
+    log, shown, position, listed = log_folder() / f"{name}-{job}.log", ("", ""), 0, time.monotonic()
     while shown[0] not in ENDED:
-        state = next(states).get(job, ("COMPLETED", ""))  # SLURM forgets a job some minutes after its end
+        found = next(states).get((job, name))
+        listed = time.monotonic() if found else listed
+        state = found or (shown if time.monotonic() < listed + VISIBLE_SECONDS else (GONE, ""))
         with suppress(OSError), log.open("rb") as file:  # it has not begun, or the nodes do not share the home
             file.seek(position)
             written = file.read()
@@ -113,12 +115,12 @@ def _wait(job: str, states: Iterator[dict[str, tuple[str, str]]], log: Path, con
     return shown[0]
 
 
-def _cancel(job: str, states: Iterator[dict[str, tuple[str, str]]]) -> None:
+def _cancel(job: str, name: str, states: States) -> None:
     """Cancel a job and wait until it has ended, with its checkpoint; again if it went back into the queue meanwhile."""
     deadline = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < deadline and (state := next(states).get(job, ("",))[0]) not in ("", *ENDED):
+    while time.monotonic() < deadline and (state := next(states).get((job, name), ("",))[0]) not in ("", *ENDED):
         if state in ("PENDING", "RUNNING"):
-            cancel(job)
+            cancel(job, name)
         time.sleep(1.0)
 
 

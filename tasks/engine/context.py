@@ -29,11 +29,15 @@ class MachineLost(Exception):
     """The machine of a call was lost, which a pool says in the call's future: the task runs again, as the same attempt."""
 
 
+class WorkerDied(BrokenProcessPool):
+    """The worker of a call died, for the reason that the pool states."""
+
+
 class TaskPool(Pool):
     """Workers for the tasks of maps.
 
-    Its futures are `running()` once a worker has begun their call. They raise BrokenProcessPool if that worker died,
-    MachineLost if its machine did.
+    Its futures are `running()` once a worker has begun their call. They raise BrokenProcessPool if that worker died
+    (WorkerDied if the pool has the reason), MachineLost if its machine did.
     """
 
     slots: int | None = None

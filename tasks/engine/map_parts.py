@@ -25,7 +25,7 @@ from dataops.messages.waiting import waiting
 from dataops.snapshot import Draft, Fence, Record, RecordLog
 from dataops.storage.base import DISK_FULL
 from dataops.store import open_store
-from tasks.engine.context import Context, MachineLost, TaskPool
+from tasks.engine.context import Context, MachineLost, TaskPool, WorkerDied
 from tasks.engine.map_progress import SHOW_SECONDS, MapProgress, MapView, Task, begin_task, end_task
 
 logger = logging.getLogger(__name__)
@@ -163,10 +163,10 @@ class _Attempt(Generic[T]):
     began: float | None = None
     """When a worker was seen to have begun it, by the clock of the map."""
     ended_for: str = ""
-    """Why it was ended from here; see `_Map`."""
+    """Why it was ended from here: _OVERTAKEN, or what the error of its task states."""
 
 
-_TIMEOUT, _OVERTAKEN = "timeout", "overtaken"
+_OVERTAKEN = "overtaken"
 
 
 class _Map(Generic[T]):
@@ -271,7 +271,8 @@ class _Map(Generic[T]):
             self._submit(task, attempt.number)
             return
         elif isinstance(error, BrokenProcessPool | MachineLost | MemoryError):
-            reason = self._explain_death(attempt)
+            died = str(error) if isinstance(error, WorkerDied) else "a worker process died (killed, or out of memory)"
+            reason = attempt.ended_for or died
             logger.warning("%s %s: %s", self._draft.stage, task.id, reason)
             if attempt.number == ALONE:
                 self._failed.setdefault(reason, []).append(task.id)
@@ -311,7 +312,8 @@ class _Map(Generic[T]):
             if attempt.began is None:
                 attempt.began = now if future.running() else None
             elif self._limits.timeout and now - attempt.began > self._limits.timeout and not attempt.ended_for:
-                self._kill(future, attempt, _TIMEOUT)
+                why = f"a task took longer than execution.task_timeout ({self._limits.timeout:g} s)"
+                self._kill(future, attempt, why)
         self._copy_slow(now)
         self._progress.show(attempt.task for attempt in self._running.values())
 
@@ -342,20 +344,17 @@ class _Map(Generic[T]):
         if isinstance(self._pool, TaskPool):
             self._pool.kill(future)
 
-    def _explain_death(self, attempt: _Attempt[T]) -> str:
-        if attempt.ended_for == _TIMEOUT:
-            return f"a task took longer than execution.task_timeout ({self._limits.timeout:g} s)"
-        return "a worker process died (killed, or out of memory)"
-
     def _raise_failed(self) -> None:
         if self._failed:
             texts = [
-                f"{reason} in each of two attempts of {', '.join(names[:5])}{' ...' * (len(names) > 5)} "
-                f"({len(names)} of {self._total} tasks)"
-                for reason, names in self._failed.items()
+                f"{', '.join(names[:5])}{' ...' * (len(names) > 5)}: {reason}" for reason, names in self._failed.items()
             ]
-            end = "the second with no other task beside it. All others are finished"
-            raise JobFailed(f"{self._draft.stage}: {'; '.join(texts)}, {end}", exit_code=75)
+            number = sum(map(len, self._failed.values()))
+            raise JobFailed(
+                f"{self._draft.stage}: two attempts of {number} of {self._total} tasks failed, the second with no other "
+                f"task beside it: {'; '.join(texts[:5])}. All others are finished",
+                exit_code=75,
+            )
 
 
 def _is_retryable(error: BaseException) -> bool:

@@ -57,6 +57,7 @@ _TABLES = (
     "pauses (host TEXT, run TEXT, reason TEXT, detail TEXT, until REAL, PRIMARY KEY (host, run))",
     "turns (host TEXT PRIMARY KEY, until REAL)",
     "addresses (host TEXT PRIMARY KEY, found TEXT, until REAL)",
+    "lookups (found INTEGER PRIMARY KEY, number INTEGER, until REAL)",
 )
 _LONGEST_INTERVAL = 3_600.0
 """Seconds that a turn lies in the future at most; a longer one is from before a change of the clock."""
@@ -136,10 +137,14 @@ class HostState:
         return None
 
     def put_addresses(self, host: str, found: SocketAddresses, seconds: float) -> None:
-        """Keep the addresses of a host."""
+        """Keep the addresses of a host, and count the look-ups that found some and those that found none."""
         with suppress(sqlite3.Error):
-            values = (host, json.dumps(found), time.time() + seconds)
-            self.execute("INSERT OR REPLACE INTO addresses VALUES (?, ?, ?)", *values)
+            now, count = (
+                time.time(),
+                "INSERT INTO lookups VALUES (?, 1, ?) ON CONFLICT DO UPDATE SET number = number + 1",
+            )
+            self.execute("INSERT OR REPLACE INTO addresses VALUES (?, ?, ?)", host, json.dumps(found), now + seconds)
+            self.execute(f"{count}, until = excluded.until", bool(found), now + EXPIRY)
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:

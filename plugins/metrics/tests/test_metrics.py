@@ -18,6 +18,7 @@ from infra.local import supervisor
 from plugins.metrics import figures
 from plugins.metrics.endpoint import GPU_FIELDS
 from plugins.metrics.listener import Metrics
+from tasks.web.host_state import HostState
 from tests.concurrency import wait_for
 from tests.kills.seaweed import free_port
 from tests.live_runs import build_live_run
@@ -79,6 +80,8 @@ def run_once(folder, number=1):
 def test_endpoint_serves_what_runs_add_up(home, endpoint):
     run_once(home)
     run_once(home, 2)
+    for host, addresses in (("a.test", [(2, ("8.8.8.8", 0))]), ("none.test", []), ("a.test", [(2, ("8.8.4.4", 0))])):
+        HostState(home / "hosts" / "web").put_addresses(host, addresses, 60)
     found = scrape(endpoint)
     expected = {
         "rows_total nightly download": 14,
@@ -95,6 +98,8 @@ def test_endpoint_serves_what_runs_add_up(home, endpoint):
         "run_active nightly": 0,
         "stage_progress_ratio nightly download": 0.25,
         "service_up prefect": 0,
+        "dns_lookups_total found": 2,
+        "dns_lookups_total none": 1,
     }
     for name, value in expected.items():
         figure, *labels = name.split()

@@ -111,7 +111,7 @@ def test_tasks_return_records_and_raise_the_errors_of_the_job(cluster, executor,
     with pytest.raises(RuntimeError, match="ZeroDivisionError") as bug:
         run_tasks(tmp_path, executor, "bug")
     assert "in part" in str(bug.value), "where it was"
-    with pytest.raises(JobFailed, match=r"died .* in each of two attempts of dies-0 \(1 of 2 tasks\)") as failed:
+    with pytest.raises(JobFailed, match=r"1 of 2 tasks failed.*: dies-0: SLURM job \d+_0 ended as FAILED") as failed:
         run_tasks(tmp_path, executor, "dies", "waits")
     assert re.search(r"filter dies-0: SLURM job \d+_0 ended as FAILED .*\.log", caplog.text)
     assert len(nodes_of(tmp_path, "waits-1")) == 1, "a job that dies costs its own task only"

@@ -19,6 +19,7 @@ from plugins.slurm.engine import SLURM, SlurmExecutor
 from plugins.slurm.pool import SlurmPool
 from plugins.slurm.scheduler import encode_call, list_cores, name_job, run_command, submit, watch_states
 from plugins.slurm.task import decode_outcome, encode_outcome
+from tasks.engine.context import MachineLost, WorkerDied
 from tests.concurrency import wait_for
 
 
@@ -114,7 +115,7 @@ def test_workers_are_the_cores_of_the_partition_and_a_partition_without_nodes_is
         list_cores(SlurmConfig(partition="nope"))
 
 
-@pytest.mark.parametrize("says", ["", "hello", "17_0", "17 RUNNING"])
+@pytest.mark.parametrize("says", ["", "hello", "17_0", "17 RUNNING", "17_0|LÄUFT|name|Keiner"])
 def test_answers_of_another_form_are_retryable_errors(fake, tmp_path, says):
     for name in ("sbatch", "squeue", "sinfo"):
         fake(name, says=says)
@@ -132,7 +133,7 @@ class Task:
 
 def test_a_call_whose_worker_died_gets_all_the_memory_of_its_node(fake, tmp_path):
     fake("sbatch", says="17")
-    fake("squeue", says="17_0|RUNNING|None")
+    fake("squeue", says=f"17_0|RUNNING|{name_job(FolderStore(tmp_path), 'filter', 'k')}|None")
     fake("scancel")
     arguments, store = tmp_path / "sbatch.arguments", FolderStore(tmp_path)
     with SlurmPool(SlurmConfig(mem="8G", poll_seconds=0.1), store, None) as pool:
@@ -141,6 +142,38 @@ def test_a_call_whose_worker_died_gets_all_the_memory_of_its_node(fake, tmp_path
             submit_call(str.upper, str.upper, store.uri, "filter", "k", Task("a"))
             given = wait_for(lambda: arguments.exists() and arguments.read_text().split())
             assert [one for one in given if one.startswith("--mem")] == ["--mem=8G", *more], "the last one counts"
+
+
+@pytest.mark.parametrize(
+    ("listed", "kind", "says"),
+    [
+        (
+            "",
+            WorkerDied,
+            "is not listed by squeue any more, and left no result: see `scontrol show job 17_0` and its log",
+        ),
+        ("17_0|RUNNING|of another cluster|None", WorkerDied, "is not listed by squeue any more"),
+        (
+            "17_0|OUT_OF_MEMORY|NAME|None",
+            WorkerDied,
+            "ended as OUT_OF_MEMORY with no result: raise execution.slurm.mem",
+        ),
+        ("17_0|PREEMPTED|NAME|None", MachineLost, "ended as PREEMPTED with no result"),
+        ("17_0|NODE_FAIL|NAME|None", MachineLost, "ended as NODE_FAIL with no result"),
+    ],
+)
+def test_a_job_without_a_result_is_named_with_the_remedy(fake, tmp_path, listed, kind, says):
+    store = FolderStore(tmp_path)
+    name = name_job(store, "filter", "k")
+    fake("sbatch", says="17")
+    fake("squeue", says=listed.replace("NAME", name))
+    fake("scancel")
+    with SlurmPool(SlurmConfig(poll_seconds=0.1), store, None, visible_seconds=0.3) as pool:
+        error = pool.submit(str.upper, str.upper, store.uri, "filter", "k", Task("a")).exception(60)
+    assert isinstance(error, kind)
+    assert f"SLURM job 17_0 {says}" in str(error)
+    assert f"{name}-17_0.log" in str(error)
+    assert (tmp_path / "scancel.arguments").read_text().split() == [f"--name={name}", "17"], "no job that has its id"
 
 
 def test_a_node_with_other_code_is_a_clear_error(tmp_path):
