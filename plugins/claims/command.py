@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from dataops.errors import ConfigError, CorruptPart
+from dataops.errors import ConfigError, CorruptPart, writing
 from dataops.formatting import format_quantity
 from dataops.regular_files import read_bytes
 from flows.commands.options import Json, Name, StoreUri
@@ -32,22 +32,24 @@ def claim(
 
     Exits with 0 whether they are or not.
     """
-    from plugins.claims.statement import find_subject, list_lines, load_key, make_statement, parse_asked, sign_statement
+    from plugins.claims.statement import find_subject, load_key, make_statement, parse_asked, read_list, sign_statement
 
-    asked = [parse_asked(one) for one in [*what, *(list_lines(names) if names else [])]]
+    if limit < 0:
+        raise ConfigError(f"--limit is {limit}; it must be at least 0")
+    asked = [*map(parse_asked, what), *(read_list(names) if names else [])]
     if not asked:
         raise ConfigError("claim: name an image file, a URL, a domain, or a list of them with --list")
     private, subject = load_key(key) if key else None, find_subject(model, services.home(), store)
     statements = [make_statement(one, subject, limit) for one in asked]
     answers = [{**statement, "file": ""} for statement in statements]
-    for number, answer in enumerate(answers if private else [], 1):
-        assert private is not None
-        out.mkdir(parents=True, exist_ok=True)
-        file = out / f"claim-{number:04d}.json"
-        file.write_text(json_text.dumps(sign_statement(statements[number - 1], private), indent=1) + "\n")
-        answer["file"] = str(file)
     if private:
-        (out / VERIFIER.name).write_bytes(VERIFIER.read_bytes())
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / VERIFIER.name).write_bytes(VERIFIER.read_bytes())
+            for number, (statement, answer) in enumerate(zip(statements, answers, strict=True), 1):
+                file = out / f"claim-{number:04d}.json"
+                file.write_text(json_text.dumps(sign_statement(statement, private), indent=1) + "\n")
+                answer["file"] = str(file)
     if json:
         print_json(answers)
         return 0
@@ -107,14 +109,14 @@ def verify(
     json: Json = False,
 ) -> int:
     """Verify a signed statement. Exits with 3 if its signature, a proof or an answer is not valid."""
+    from plugins.claims.verify_claim import Refused, load
     from plugins.claims.verify_claim import verify as verify_envelope
 
     try:
-        envelope = json_text.loads(read_bytes(file))
-        statement = verify_envelope(envelope, key, frozenset(root), read_bytes(photo) if photo else None)
+        statement = verify_envelope(load(read_bytes(file)), key, frozenset(root), read_bytes(photo) if photo else None)
     except OSError as error:
         raise ConfigError(f"{error.filename or file} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except Refused as error:
         raise CorruptPart(f"{file} is refused: {error}") from error
     if json:
         print_json({"file": str(file), "used": statement["used"], "subject": statement["subject"], "valid": True})
@@ -143,10 +145,11 @@ def stamp(
     authorities = load_authorities(ca or Path(certifi.where()))
     roots = list_roots(find_subject(model, services.home(), store))
     token, stamped_at = request_stamp(roots, server, authorities)
-    out.mkdir(parents=True, exist_ok=True)
     files = [out / "roots.txt", out / "roots.tsr"]
-    for file, data in zip(files, (roots, token), strict=True):
-        file.write_bytes(data)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for file, data in zip(files, (roots, token), strict=True):
+            file.write_bytes(data)
     if json:
         print_json({"stamped_at": stamped_at.isoformat(), "files": [str(file) for file in files]})
     else:

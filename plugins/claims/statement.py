@@ -1,7 +1,6 @@
 """State whether an image, a URL or a domain is in the datasets that a model saw, and sign it."""
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,9 @@ from tasks.search import Rows, Search
 from tasks.tracking.registry import MODEL, Registry, is_model
 
 _SHOWN = ("uid", "url", "page_url", "caption", "license", "sha256", "phash", "source")
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl", ".svg"}
+_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl", ".svg",
+)  # fmt: skip
 """Ends of file names that are no top-level domains."""
 _EVIDENCE = ("fetched_at", "http_status", "final_url", "opt_out", "permissions")
 
@@ -65,8 +66,13 @@ def parse_asked(text: str) -> Asked:
 
     Raises: ConfigError.
     """
-    path = Path(text).expanduser()
-    if not path.is_file():
+    path = Path(text)
+    try:
+        path = path.expanduser()
+        is_there = path.exists()
+    except (OSError, RuntimeError):  # it is too long, or of an unknown user
+        is_there = False
+    if not is_there:
         try:
             target = parse_target(text)
             if target.kind == "domain" and path.suffix.lower() in _SUFFIXES and ":" not in text:
@@ -77,7 +83,9 @@ def parse_asked(text: str) -> Asked:
     try:
         data = read_bytes(path)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}; name image files, or write domain:{text} if it is a domain"
+        ) from error
     try:
         return Asked(path.name, image_targets(data))
     except ImageRefused as error:
@@ -119,6 +127,8 @@ def _describe_subject(name: str, manifest: Manifest, lineage: Lineage) -> Subjec
     for source, _ in (share for train in trainings for share in list_shares(train)):
         if lineage.parent(source) is None:
             packs[source.key] = _find_successor(lineage, source.key)
+    if not packs:
+        raise ConfigError(f"{name} is made of no dataset that `pack` wrote, so nothing can be stated; name a training")
     weights = {one.full_name: None for train in trainings for one in TrainFacts.of(train).weights}
     return Subject(name, lineage, sorted(packs.items()), list(weights))
 
@@ -254,10 +264,23 @@ def sign_statement(statement: dict[str, Any], key: Ed25519PrivateKey) -> dict[st
     return {"statement": statement, "key": public.hex(), "signature": key.sign(encode(statement)).hex()}
 
 
-def list_lines(path: Path) -> list[str]:
-    """Return what a list asks about, a line each; empty lines and lines that begin with `#` are left out."""
+def read_list(path: Path) -> list[Asked]:
+    """Return what a list asks about, a line each; empty lines and lines that begin with `#` are left out.
+
+    Raises: ConfigError with the line.
+    """
     try:
         lines = read_bytes(path).decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: no list in UTF-8: {error}") from error
-    return [line for line in map(str.strip, lines) if line and not re.match("#", line)]
+    except OSError as error:
+        raise ConfigError(f"--list {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--list {path} is not in UTF-8: {error}") from error
+    found = list[Asked]()
+    for number, line in enumerate(map(str.strip, lines), 1):
+        try:
+            found += [parse_asked(line)] if line and not line.startswith("#") else []
+        except ConfigError as error:
+            raise ConfigError(f"--list {path}, line {number}: {error}") from error
+    if not found:
+        raise ConfigError(f"--list {path} has no line with an image file, a URL or a domain")
+    return found

@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FORMAT = "pairmill-claim/2"
-BLOCK, WIDTHS = 16, {"sha256": 32, "phash": 8}
-"""Values of a leaf, and bytes of a value of each tree."""
+FORMAT, BLOCK, WIDTHS = "pairmill-claim/2", 16, {"sha256": 32, "phash": 8}
+"""Format of a statement, values of a leaf, and bytes of a value of each tree."""
 _P, _ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 _D = -121665 * pow(121666, _P - 2, _P) % _P
 _Point = tuple[int, int, int, int]
@@ -22,6 +21,20 @@ _Point = tuple[int, int, int, int]
 
 class Refused(ValueError):
     """A statement, a signature or a proof is not valid."""
+
+
+def load(data: bytes) -> Any:
+    """Return the value of a JSON file. Raises: Refused if it is none, or others could read it as another value."""
+    try:
+        return json.loads(data, object_pairs_hook=_unite)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"it is no valid JSON: {error}") from error
+
+
+def _unite(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError(f"an object has a name twice, of {', '.join(found)}")
+    return found
 
 
 def verify(
@@ -36,6 +49,8 @@ def verify(
     """
     try:
         statement, public = envelope["statement"], str(envelope["key"])
+        if {*envelope} != {"statement", "key", "signature"}:
+            raise Refused(f"its parts are {', '.join(envelope)}, of which only the statement is signed")
         if key is not None and public != key:
             raise Refused(f"it is signed with the key {public}")
         if not verify_signature(bytes.fromhex(public), encode(statement), bytes.fromhex(envelope["signature"])):
@@ -45,6 +60,8 @@ def verify(
             raise Refused(f"its format is {statement['format']}, not {FORMAT}; use the verifier that came with it")
         if photo is not None and asked["sha256"] != hashlib.sha256(photo).hexdigest():
             raise Refused("it is about another file")
+        if not statement["datasets"]:
+            raise Refused("it names no dataset")
         for dataset in statement["datasets"]:
             members = [_verify_trees(trees, asked, statement["bits"]) for trees in dataset["trees"]]
             without = "absent" if members else "".join({"missing", "unlisted"} & {dataset["answer"]})
@@ -79,10 +96,7 @@ def _verify_trees(trees: Any, asked: Any, bits: int) -> bool:
     if (near := trees["near"]) and (int(near, 16) ^ int(asked["phash"], 16)).bit_count() > bits:
         raise Refused("a copy is not near")
     values = {"sha256": blind(asked["sha256"]), "phash": bytes.fromhex(near or asked.get("phash", ""))}
-    proofs = {kind: trees["proofs"][kind] for kind in WIDTHS if kind in asked}
-    return any(
-        [verify_proof(one, values[of], trees["values"][of], roots[of], WIDTHS[of]) for of, one in proofs.items()]
-    )
+    return any([verify_proof(trees["proofs"][k], values[k], trees["values"][k], roots[k], WIDTHS[k]) for k in asked])
 
 
 def verify_proof(proof: Any, value: bytes, values: int, root: bytes, width: int) -> bool:
@@ -156,15 +170,16 @@ def _decompress(data: bytes) -> _Point | None:
 
 
 if __name__ == "__main__":
-    names = [Path(word) for word in sys.argv[1:] if not word.startswith("--")]
-    keys, given = (
-        [word[len(name) :] for word in sys.argv[1:] if word.startswith(name)] for name in ("--key=", "--root=")
-    )
+    words = sys.argv[1:]
+    names = [Path(word) for word in words if not word.startswith("--")]
+    keys, given = ([word[len(name) :] for word in words if word.startswith(name)] for name in ("--key=", "--root="))
     try:
-        photos = [name.read_bytes() for name in names[1:2]] or [None]
-        found = verify(json.loads(names[0].read_bytes()), (keys or [None])[0], frozenset(given), photos[0])
+        if not 1 <= len(names) <= 2 or len(keys) > 1 or len(names + keys + given) < len(words):
+            raise Refused(f"usage: {str(__doc__).splitlines()[2].strip()}")
+        photos = [name.read_bytes() for name in names[1:]] or [None]
+        found = verify(load(names[0].read_bytes()), (keys or [None])[0], frozenset(given), photos[0])
         answer_text = {True: "used", False: "not used", None: "not known whether used"}[found["used"]]
         sys.stdout.write(f"valid: {answer_text} by {found['subject']}\n")
-    except (OSError, ValueError, IndexError, RecursionError) as problem:
+    except (OSError, Refused) as problem:
         sys.stderr.write(f"refused: {problem}\n")
         sys.exit(3)

@@ -23,7 +23,7 @@ from dataops.store import FolderStore
 from dataops.trace.requests import Report, make_request, record_request, report_name
 from dataops.trace.targets import Target, image_targets
 from plugins.claims import command
-from plugins.claims.statement import find_subject, load_key, make_statement, parse_asked, sign_statement
+from plugins.claims.statement import find_subject, load_key, make_statement, parse_asked, read_list, sign_statement
 from plugins.claims.tree import encode_trees, open_trees
 from plugins.claims.verify_claim import (
     BLOCK,
@@ -31,11 +31,13 @@ from plugins.claims.verify_claim import (
     Refused,
     hash_node,
     hash_root,
+    load,
     verify,
     verify_proof,
     verify_signature,
 )
 from tasks.engine.stage import make, plan
+from tasks.lineage.graph import Lineage
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tests.inline_executor import inline_context
@@ -234,8 +236,15 @@ def alter(value):
 def test_whatever_is_altered_is_refused(tmp_path, trained, key):
     (tmp_path / "own.jpg").write_bytes(photo(7))
     envelope = sign_statement(claim_of(tmp_path / "own.jpg", *trained), key)
-    count = 0
-    for altered in alter(envelope):
+    text, count = json.dumps(envelope), 0
+    for data in (text[:-9], text.replace('"used": true', '"used": false, "used": true'), "[" * 200_000):
+        with pytest.raises(Refused, match="no valid JSON"):
+            load(data.encode())
+    for altered in [
+        *alter(envelope),
+        {**envelope, "note": "valid"},
+        sign_statement({**envelope["statement"], "datasets": []}, key),
+    ]:
         with pytest.raises(Refused):
             verify(altered)
         count += 1
@@ -287,6 +296,7 @@ def test_verifier_needs_the_standard_library_alone(tmp_path, trained, key):
         run("claim.json", "other.jpg"),
         run("claim.json", f"--key={'0' * 64}"),
         run("claim.json", "--root=00"),
+        run("claim.json", "--rooot=00"),
         run("own.jpg"),
         run(),
     ):
@@ -333,9 +343,20 @@ def test_bad_input_has_a_clear_error(tmp_path, trained, key):
     of_next = {**claim_of("host1.example", store, train), "format": "pairmill-claim/1"}
     with pytest.raises(Refused, match="its format is pairmill-claim/1, not"):
         verify(sign_statement(of_next, key))
-    for text in ("no such file", "photo.jpg"):
-        with pytest.raises(ConfigError, match="there is no file"):
+    (tmp_path / "my.photos").mkdir()
+    for text, told in (
+        *((text, "there is no file") for text in ("no such file", "photo.jpg", "~nobody/x", "a" * 999)),
+        (str(tmp_path / "my.photos"), "is a folder.*name image files"),
+    ):
+        with pytest.raises(ConfigError, match=told):
             parse_asked(text)
+    for text, told in (("", "has no line"), ("host1.example\nhttp://[::1\n", "line 2: "), ("\udcff", "UTF-8")):
+        (tmp_path / "list").write_text(text, errors="surrogateescape")
+        with pytest.raises(ConfigError, match=f"--list {tmp_path / 'list'}.*{told}"):
+            read_list(tmp_path / "list")
+    (download,) = (one for one in Lineage(store).manifests if one.stage == "download")
+    with pytest.raises(ConfigError, match="no dataset that `pack` wrote"):
+        find_subject(download.key, tmp_path, store.uri)
     assert parse_asked("domain:photo.jpg").fields == {"domain": "photo.jpg"}
     with pytest.raises(ConfigError, match="another store with --store"):
         find_subject("c" * 16, tmp_path, None)
@@ -370,6 +391,8 @@ def test_command_writes_signed_statements_and_their_verifier(tmp_path, trained, 
     assert command.verify(out / "claim-0001.json", own) == 0
     altered = copy.deepcopy(json.loads((out / "claim-0001.json").read_bytes()))
     altered["statement"]["name"] = "another"
+    with pytest.raises(ConfigError, match="cannot write"):
+        command.claim(str(own), model=train.key, key=pem, out=own, store=store.uri)
     (out / "claim-0001.json").write_text(json.dumps(altered))
     with pytest.raises(CorruptPart, match="signature"):
         command.verify(out / "claim-0001.json", own)
