@@ -32,10 +32,7 @@ def list_roots(subject: Subject) -> bytes:
 
     Raises: ConfigError if a dataset is no longer in the store, or was packed without roots.
     """
-    lines = [line for key, pack in subject.packs for line in _list_roots(key, pack)]
-    if not lines:
-        raise ConfigError(f"{subject.name} was made from no packed dataset")
-    return "".join(lines).encode()
+    return "".join(line for key, pack in subject.packs for line in _list_roots(key, pack)).encode()
 
 
 def _list_roots(key: str, pack: Manifest | None) -> list[str]:

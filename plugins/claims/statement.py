@@ -1,6 +1,7 @@
 """State whether an image, a URL or a domain is in the datasets that a model saw, and sign it."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,8 @@ from tasks.search import Rows, Search
 from tasks.tracking.registry import MODEL, Registry, is_model
 
 _SHOWN = ("uid", "url", "page_url", "caption", "license", "sha256", "phash", "source")
-_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl", ".svg",
-)  # fmt: skip
-"""Ends of file names that are no top-level domains."""
+_IMAGE = re.compile(r"[^:]+\.(jpe|jpe?g|jfif|png|gif|webp|bmp|tiff?|avif|heic|jxl|svg)", re.IGNORECASE)
+"""Names of files whose ends are no top-level domains."""
 _EVIDENCE = ("fetched_at", "http_status", "final_url", "opt_out", "permissions")
 
 
@@ -75,7 +74,7 @@ def parse_asked(text: str) -> Asked:
     if not is_there:
         try:
             target = parse_target(text)
-            if target.kind == "domain" and path.suffix.lower() in _SUFFIXES and ":" not in text:
+            if target.kind == "domain" and _IMAGE.fullmatch(text):
                 raise ValueError(f"{text} is the name of an image; write domain:{text} if it is a domain")
             return Asked(text, [target])
         except ValueError as error:
@@ -84,7 +83,7 @@ def parse_asked(text: str) -> Asked:
         data = read_bytes(path)
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be read: {error.strerror}; name image files, or write domain:{text} if it is a domain"
+            f"{path} cannot be read: {error.strerror}; name image files, or write domain:{text}"
         ) from error
     try:
         return Asked(path.name, image_targets(data))
@@ -128,7 +127,7 @@ def _describe_subject(name: str, manifest: Manifest, lineage: Lineage) -> Subjec
         if lineage.parent(source) is None:
             packs[source.key] = _find_successor(lineage, source.key)
     if not packs:
-        raise ConfigError(f"{name} is made of no dataset that `pack` wrote, so nothing can be stated; name a training")
+        raise ConfigError(f"{name} is made of no dataset that `pack` wrote; name a training")
     weights = {one.full_name: None for train in trainings for one in TrainFacts.of(train).weights}
     return Subject(name, lineage, sorted(packs.items()), list(weights))
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dataops.reasons import Reason
 from plugins.poison.config import PoisonConfig
-from plugins.poison.history import ROWS, UNRESOLVED, WORDS, Domain, History, hash_text
+from plugins.poison.history import ROWS, WORDS, Domain, History, hash_text
 from plugins.poison.servers import Server, find_domain
 
 NIGHTS = 365
@@ -32,10 +32,9 @@ TAILS = {
     "template_flood": ("template_flood",), "share_jump": ("share_jump",), "evaluation_copies": ("evaluation_copies",),
 }  # fmt: skip
 """What has a distribution of the largest scores of nights: each check with a statistic, or two of its cases."""
-DARK = (Reason.DNS, Reason.CONNECT)
 EXPIRY_NIGHTS = 35
 """An expired domain is deleted after a redemption period of 30 days and 5 days (ICANN, Expired Registration Recovery
-Policy): a domain that is dark for longer may have a new owner."""
+Policy), which does not resolve: one that is dark for longer may have a new owner. One that resolves has not expired."""
 IMPROBABLE = 1 / 300
 """Probability from which on a rule takes something for chance, such as that a domain of which some images opt out has
 this many that do not: 3 after 5, 2 after 16."""
@@ -418,7 +417,7 @@ def _evaluation_copies(night: Night) -> Iterator[Candidate]:
 def _changed_server(night: Night) -> Iterator[Candidate]:
     """A domain whose server and URLs are others than they were for several nights, and whose captions have other words."""
     for domain, known, rows in _list_known(night):
-        if known.stable >= STABLE_NIGHTS and all(_is_another(night, known, rows)):
+        if all(_is_another(night, known, rows)):
             foreign, total, share = _measure_foreign(night, known, rows)
             score = math.inf if known.found == CHANGED_SERVER else _surprise(foreign, total, share)
             text = (
@@ -448,9 +447,9 @@ def _measure_foreign(night: Night, known: Domain, rows: Sequence[int]) -> tuple[
 
 
 def _is_another(night: Night, known: Domain, rows: Sequence[int]) -> list[bool]:
-    """Return whether the server, and whether the URLs are others than before."""
+    """Return whether the server, and whether the URLs are others than on several nights in a row."""
     now = [(night.most(rows, night.servers), known.server), (night.most(rows, night.templates), known.template)]
-    return [bool(one and before and one != before) for one, before in now]
+    return [bool(known.stable >= STABLE_NIGHTS and one and before and one != before) for one, before in now]
 
 
 def _has_another_owner(night: Night, domain: str, rows: Sequence[int]) -> bool:
@@ -458,7 +457,7 @@ def _has_another_owner(night: Night, domain: str, rows: Sequence[int]) -> bool:
     known = night.history.of("owner").get(hash_text(domain))
     if known is None or known[ROWS] < STABLE_NIGHTS:
         return False
-    return night.find_server(rows).is_another(Server(*known[UNRESOLVED + 1 :]))
+    return night.find_server(rows).is_another(Server.of(known))
 
 
 def _changed_owner(night: Night) -> Iterator[Finding]:
@@ -471,24 +470,23 @@ def _changed_owner(night: Night) -> Iterator[Finding]:
         if _has_another_owner(night, domain, rows):
             another, (foreign, total, share) = _is_another(night, known, rows), _measure_foreign(night, known, rows)
             is_foreign = all(another) and math.exp(-_surprise(foreign, total, share)) < IMPROBABLE
-            nights = night.history.of("owner")[hash_text(domain)][UNRESOLVED]
-            if is_foreign or (nights >= FEW_DOMAINS and any(another)) or known.found == CHANGED_SERVER:
+            if is_foreign or (known.dark_nights >= FEW_DOMAINS and any(another)) or known.found == CHANGED_SERVER:
                 text = (
-                    "issuer, key and network of its certificate are others, "
-                    f"{foreign} of {total} captions have other words, and it did not resolve on {nights:.0f} nights before"
+                    f"issuer, key and network of its certificate are others, {foreign} of {total} captions have other "
+                    f"words, and it did not resolve on {known.dark_nights:.0f} nights before"
                 )
                 yield Finding("changed_owner", domain, rows, foreign, share * total, 0, text)
 
 
 def _revived_domain(night: Night) -> Iterator[Finding]:
-    """A domain that was dark until it may have expired, and now serves in another way."""
+    """A domain that did not resolve until it may have expired, and now serves in another way."""
     for domain, rows in night.by_domain.items():
         known = night.history.domain(domain)
         if known is not None and known.dark_since and known.dark_nights >= FEW_DOMAINS:
             nights = night.number - known.dark_since
             is_other = any(_is_another(night, known, rows)) or _has_another_owner(night, domain, rows)
             if nights >= EXPIRY_NIGHTS and is_other:
-                text = f"it did not resolve or accept connections for {nights:.0f} nights"
+                text = f"it did not resolve for {nights:.0f} nights"
                 yield Finding("revived_domain", domain, rows, nights, EXPIRY_NIGHTS, 0, text)
 
 

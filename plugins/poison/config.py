@@ -82,7 +82,7 @@ POISON = Step(
             "`pairmill quarantine` shows the evidence, and `pairmill quarantine release` lets pairs in",
         )
     },
-    version=4,  # there is the check changed_owner
+    version=5,  # a domain is dark only while it does not resolve
     order=800,  # after the scores; what is drawn at random later does not change what is usual
     weight=2,
     facts=PoisonFacts,

@@ -6,7 +6,6 @@ from dataclasses import replace
 from dataops.reasons import Reason
 from plugins.poison.checks import (
     CHANGED_SERVER,
-    DARK,
     FEW_DOMAINS,
     NIGHTS,
     OF_CAPTIONS,
@@ -23,7 +22,7 @@ from plugins.poison.checks import (
     night_categories,
 )
 from plugins.poison.config import CHECKS, PoisonConfig
-from plugins.poison.history import DECAY, UNRESOLVED, WORDS, Domain, History, hash_text
+from plugins.poison.history import DECAY, ROWS, WORDS, Domain, History, hash_text
 from plugins.poison.servers import Server
 
 
@@ -149,15 +148,13 @@ def _learn_domains(night: Night, held: set[int], repeats: dict[str, float]) -> N
             _learn_owner(night.history, domain, server)
     for domain, reasons in night.lost_by_domain.items():
         values = known.get(hash_text(domain))
-        dark, opted = sum(reasons[reason] for reason in DARK), reasons[Reason.OPT_OUT]
+        dark, opted = reasons[Reason.DNS] and not reasons[Reason.CONNECT], reasons[Reason.OPT_OUT]
         if not (dark or opted):
             continue
         one = Domain.of(values) if values else Domain(night.number, night.number)
         if dark and domain not in night.by_domain:
             one.dark_since = one.dark_since or night.number
             one.dark_nights += 1
-            if (owner := night.history.of("owner").get(hash_text(domain))) and not reasons[Reason.CONNECT]:
-                owner[UNRESOLVED] += 1
         if opted:
             one.opted, one.opted_nights = one.opted + opted, one.opted_nights + 1
         known[hash_text(domain)] = one.values()
@@ -165,9 +162,9 @@ def _learn_domains(night: Night, held: set[int], repeats: dict[str, float]) -> N
 
 def _learn_owner(history: History, domain: str, server: Server) -> None:
     """Count one more night with this owner, if issuer, key or network is the same."""
-    _, _, nights, _, *before = history.of("owner").get(hash_text(domain), [0.0] * 9)
-    nights = nights + 1 if server.shares(Server(*before)) else 1.0
-    history.of("owner")[hash_text(domain)] = [history.night, history.night, nights, 0.0, *server]
+    known = history.of("owner").get(hash_text(domain), [0.0] * 8)
+    nights = known[ROWS] + 1 if server.shares(Server.of(known)) else 1.0
+    history.of("owner")[hash_text(domain)] = [history.night, history.night, nights, *server]
 
 
 def _update(night: Night, one: Domain, domain: str, rows: list[int], repeat: float) -> Domain:

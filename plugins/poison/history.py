@@ -3,8 +3,7 @@
 The state is one table: `kind`, `id` (48 bits of a hash: no text) and `values`. Each kind has a place for each value:
 
     domain    FIRST, LAST and ROWS (below), then those of the class Domain
-    owner     FIRST, LAST, the nights in a row with this owner, the nights since on which
-              it did not resolve, and the class Server
+    owner     FIRST, LAST, the nights in a row with this owner, and at the end the class Server
     word      FIRST, LAST, ROWS of a word in captions
     phrase    the same of three words in a row, without the rows of the domain that has most of them
     share     FIRST, LAST, the sum of a category's shares of the domains of a night; sum and number of squared deviations
@@ -20,8 +19,6 @@ import xxhash
 
 FIRST, LAST, ROWS = 0, 1, 2
 """Places of the first and the last night, and of the number of rows, of which each night counts less than the next."""
-UNRESOLVED = 3
-"""Place of the nights on which a domain with an owner did not resolve."""
 BOUNDED = ("domain", "owner", "word", "phrase", "share")
 HALF_LIFE = 30
 """Nights after which rows count half."""
@@ -50,8 +47,9 @@ class Domain:
     repeat: float = 0
     """Largest number of its unlike images with one caption in a night."""
     dark_since: float = 0
-    """Night since which all its images failed since it did not resolve or accept a connection; 0: none."""
+    """First night since its last image on which none of its hosts resolved; 0: none."""
     dark_nights: float = 0
+    """Number of such nights."""
     server: float = 0
     template: float = 0
     stable: float = 0

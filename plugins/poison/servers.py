@@ -28,6 +28,11 @@ class Server(NamedTuple):
     since: float
     """First day of the newest certificate."""
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Server":
+        """Return the server of a row of the state, which ends with it."""
+        return cls(*values[-len(cls._fields) :])
+
     def is_another(self, before: "Server") -> bool:
         """Return whether issuer, key and network are others, of a newer certificate that does not name the same domains."""
         is_other = all(one and old and one != old for one, old in zip(self[:3], before[:3], strict=True))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dataops.reasons import Reason
 from dataops.snapshot import Draft, Manifest, fetch_table, load_manifest, read_parts
 from dataops.store import Store
-from plugins.poison.checks import DARK, Finding, Night
+from plugins.poison.checks import Finding, Night
 from plugins.poison.config import FINDINGS, POISON, QUARANTINED, STATE, PoisonConfig, PoisonFacts
 from plugins.poison.examine import accept, examine
 from plugins.poison.history import History
@@ -105,7 +105,7 @@ def _read_lost(store: Store, download: Manifest) -> pl.DataFrame:
     tables = [read_parts(store, one, "dropped-", columns) for one in (download, *above) if one is not None]
     found = [pl.DataFrame(pl.from_arrow(table)) for table in tables if table.num_rows]
     empty = pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
-    return pl.concat([empty, *found]).filter(pl.col("drop_reason").is_in([*DARK, Reason.OPT_OUT]))
+    return pl.concat([empty, *found]).filter(pl.col("drop_reason").is_in([Reason.DNS, Reason.CONNECT, Reason.OPT_OUT]))
 
 
 class _Thumbnails:

@@ -1,6 +1,5 @@
 """Proofs agree with a set, whatever is altered is refused, and statements follow the datasets that a model saw."""
 
-import copy
 import hashlib
 import io
 import json
@@ -37,7 +36,6 @@ from plugins.claims.verify_claim import (
     verify_signature,
 )
 from tasks.engine.stage import make, plan
-from tasks.lineage.graph import Lineage
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tests.inline_executor import inline_context
@@ -265,7 +263,6 @@ def test_what_a_signer_alters_is_refused_where_proofs_contradict_it(tmp_path, tr
             {**statement, "used": not honest, "datasets": [{**dataset, "answer": answer}]},
             {**statement, "used": None, "datasets": [{**dataset, "answer": "missing", "trees": [], "pairs": 0}]},
             {**statement, "used": False, "datasets": [{**dataset, "answer": "unlisted", "trees": [], "pairs": 0}]},
-            {**statement, "used": False, "datasets": []},
         ]
         lies += [{**statement, "datasets": [{**dataset, "trees": [trees]}]} for trees in alter(dataset["trees"][0])]
         for lie in lies:
@@ -331,7 +328,7 @@ def test_pair_that_a_takedown_removed_stays_in_the_answer_of_the_model(tmp_path,
 
 
 def test_urls_and_domains_are_listed_without_a_proof(trained, key):
-    for what, pairs in ((pair(7)["url"], 1), ("host1.example", 13), ("nothing.example", 0)):
+    for what, pairs in ((pair(7)["url"], 1), ("host1.example", 13), ("nothing.jp", 0)):
         statement = claim_of(what, *trained)
         (dataset,) = statement["datasets"]
         assert (dataset["answer"], dataset["pairs"]) == ("listed" if pairs else "unlisted", pairs)
@@ -350,13 +347,14 @@ def test_bad_input_has_a_clear_error(tmp_path, trained, key):
     ):
         with pytest.raises(ConfigError, match=told):
             parse_asked(text)
-    for text, told in (("", "has no line"), ("host1.example\nhttp://[::1\n", "line 2: "), ("\udcff", "UTF-8")):
-        (tmp_path / "list").write_text(text, errors="surrogateescape")
-        with pytest.raises(ConfigError, match=f"--list {tmp_path / 'list'}.*{told}"):
+    for data, told in ((b"", "has no line"), (b"host1.example\nhttp://[::1\n", "line 2: "), (b"\xff", "UTF-8")):
+        (tmp_path / "list").write_bytes(data)
+        with pytest.raises(ConfigError, match=f"--list .*{told}"):
             read_list(tmp_path / "list")
-    (download,) = (one for one in Lineage(store).manifests if one.stage == "download")
-    with pytest.raises(ConfigError, match="no dataset that `pack` wrote"):
-        find_subject(download.key, tmp_path, store.uri)
+    (pack,) = packs(trained)
+    download = next(one.key for one in pack.inputs if one.stage == "download")
+    with pytest.raises(ConfigError, match="no dataset"):
+        find_subject(download, tmp_path, store.uri)
     assert parse_asked("domain:photo.jpg").fields == {"domain": "photo.jpg"}
     with pytest.raises(ConfigError, match="another store with --store"):
         find_subject("c" * 16, tmp_path, None)
@@ -364,7 +362,6 @@ def test_bad_input_has_a_clear_error(tmp_path, trained, key):
         (tmp_path / "key.pem").write_text(text)
         with pytest.raises(ConfigError, match="openssl genpkey"):
             load_key(tmp_path / "key.pem")
-    (pack,) = packs(trained)
     (part,) = pack.named("index-claims-")
     whole = store.read(pack.path(part.name))
     for damaged in (b"", b"x" * part.bytes, whole[:70] + bytes([whole[70] ^ 1]) + whole[71:]):
@@ -389,7 +386,7 @@ def test_command_writes_signed_statements_and_their_verifier(tmp_path, trained, 
     assert "used by train/" in printed
     assert "no pair matches; this has no proof" in printed
     assert command.verify(out / "claim-0001.json", own) == 0
-    altered = copy.deepcopy(json.loads((out / "claim-0001.json").read_bytes()))
+    altered = json.loads((out / "claim-0001.json").read_bytes())
     altered["statement"]["name"] = "another"
     with pytest.raises(ConfigError, match="cannot write"):
         command.claim(str(own), model=train.key, key=pem, out=own, store=store.uri)

@@ -125,6 +125,6 @@ def test_text_has_a_root_of_each_tree():
     assert list_roots(Subject("m", lineage, [(pack.key, pack)])) == b"".join(
         f"root {pack.key} {one['root']}\n".encode() for one in trees
     )
-    for packs in ([(bare.key, bare)], [("c" * 16, None)], []):
+    for pack in ((bare.key, bare), ("c" * 16, None)):
         with pytest.raises(ConfigError):
-            list_roots(Subject("m", lineage, packs))
+            list_roots(Subject("m", lineage, [pack]))

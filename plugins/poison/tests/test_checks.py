@@ -8,17 +8,16 @@ import pytest
 from scipy.stats import binom
 
 from dataops.schema import uid
-from plugins.poison.checks import TAILS, Night, _surprise
+from plugins.poison.checks import STABLE_NIGHTS, TAILS, Night, _surprise
 from plugins.poison.config import CHECKS, PoisonConfig
 from plugins.poison.examine import accept, examine
 from plugins.poison.history import History, hash_text
-from plugins.poison.servers import Server
 
 NIGHTS, SITES, ROWS = 16, 30, 6
 WORDS = [f"word{number}" for number in range(4_000)]
 
 
-def certificate(key, issuer="A CA", network="10.1.0.0/16", since=1, others=""):
+def certificate(key, issuer="A CA", network="10.1.0.0/16", since=1, others="new"):
     values = {"issuer": issuer, "key": f"{key}", "network": network, "since": since, "others": others}
     return json.dumps(values)
 
@@ -44,7 +43,7 @@ class Web:
                "original_width": int(self.random.integers(99, 900)), "original_height": int(self.random.integers(99, 900)),
                "sha256": f"{self.serial:064x}", "drop_reason": None, "evaluation_overlap": None, "final_url": url,
                "etag": '"ab-12"', "last_modified": "Mon", "content_type": "image/jpeg",
-               "server": certificate(site)} | changes  # fmt: skip
+               "server": certificate(site, others="old")} | changes  # fmt: skip
         self.looks[row["uid"]] = self.random.normal(size=12).astype(np.float32)
         return row
 
@@ -68,7 +67,7 @@ def past():
     web, history = Web(), History()
     for number in range(1, NIGHTS + 1):
         lost = [("https://s90.test/a.jpg", "opt_out")] * 3
-        sold = [web.row(91) for _ in range(6)] if number < 3 else []
+        sold = [web.row(91) for _ in range(6)] if number <= STABLE_NIGHTS else []
         lost += [("https://s91.test/a.jpg", "dns")] * 2 if not sold else []
         assert web.examine(web.rows() + sold, history, lost) == [], number
     for tail in {tail for tails in TAILS.values() for tail in tails}:
@@ -147,27 +146,24 @@ SERVES = {"etag": "W/x", "final_url": "https://cdn.test/"}
         (certificate("new", "A CA", "10.2.0.0/16", 9), SERVES, 3, False),
         (certificate("new", "B CA", "10.1.0.0/16", 9), SERVES, 3, False),
         (certificate("new", "B CA", "10.2.0.0/16", 1), SERVES, 3, False),  # one of two that it had before
+        (certificate("new", "B CA", "10.2.0.0/16", 9, "old"), SERVES, 3, False),  # it names the same other domains
         (None, SERVES, 3, False),
+        (certificate(4), SERVES, 40, True),
+        (certificate(4), SERVES, -40, False),
+        (certificate(4), {}, 40, False),
+        (SOLD, SERVES, -40, False),
     ],
 )
-def test_an_owner_is_another_if_all_of_its_certificate_is_and_it_was_dark(past, server, changes, dark, found):
+def test_an_owner_is_another_if_all_of_its_certificate_is_or_it_may_have_expired(past, server, changes, dark, found):
     web, state = past
     history = History.decode(state)
     others = lambda: [row for row in web.rows() if "//s4." not in row["url"]]  # noqa: E731
-    for _ in range(abs(dark)):
+    for _ in range(min(abs(dark), 3)):
         web.examine(others(), history, [("https://s4.test/a.jpg", "dns" if dark > 0 else "connect")])
+    history.night += max(abs(dark) - 3, 0)
     rows = [web.row(4, server=server, **changes) for _ in range(2)]
     checks = {one.check for one in web.examine(others() + rows, history)}
-    assert ("changed_owner" in checks) == found
-
-
-def test_a_certificate_that_names_the_same_other_domains_has_the_same_owner():
-    one, other = (
-        Server(*(hash_text(text) for text in ("A", key, network)), hash_text("shop.test"), since)
-        for key, network, since in (("k", "n", 1), ("l", "m", 2))
-    )
-    assert not other._replace(issuer=hash_text("B")).is_another(one)
-    assert other._replace(issuer=hash_text("B"), others=hash_text("bank.test")).is_another(one)
+    assert bool(checks & {"changed_owner", "revived_domain"}) == found
 
 
 @pytest.mark.parametrize("check", TAILS)
