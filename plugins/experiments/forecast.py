@@ -14,9 +14,10 @@ further epochs teach less and less (Muennighoff et al. 2023, "Scaling data-const
 and in the end they harm, since a model learns its pairs by heart. The factor with `fall`, the further epochs that halve
 what was reached, is of no published law: without it, no forecast can be of a metric that falls.
 
-The posterior is computed on a grid of middle, exponent, worth and fall, with flat priors on their logarithms and on those
-of gain and noise; given these four, the law is linear. So an interval has the uncertainty of all parameters, also of those
-that a ladder does not show, such as what further epochs are worth, and the noise of a run.
+The posterior is computed on a grid of middle, exponent, worth and fall; given these four, the law is linear. The logarithms
+of the last three have normal priors, chosen by 96 ladders (docs/decisions/evaluation.md); those of middle, gain and noise
+flat ones. So an interval has the uncertainty of all parameters, also of those that a ladder does not show, such as what
+further epochs are worth, and the noise of a run.
 """
 
 from collections.abc import Sequence
@@ -29,12 +30,14 @@ from plugins.experiments.comparisons import Floats
 
 MIDDLES = np.geomspace(0.001, 10, 40)
 """Middles that are tried, as multiples of the largest training: later ones made 64 forecasts less exact, and no safer."""
-EXPONENTS = np.geomspace(0.2, 2.5, 20)
-"""Published ones lie between 0.1 and 0.9 beyond the middle."""
-WORTHS = np.geomspace(2, 32, 5)
-"""Epochs that all further ones can be worth; 15 for language models (Muennighoff et al.)."""
-FALLS = np.geomspace(10, 1000, 4)
-"""Further epochs that halve what was reached, chosen by 64 ladders."""
+EXPONENTS = np.geomspace(0.2, 3, 20)
+WORTHS = np.geomspace(1, 16, 5)
+"""Epochs that all further ones can be worth."""
+FALLS = np.geomspace(3, 30_000, 9)
+"""Further epochs that halve what was reached."""
+PRIORS = {1: (1.2, 0.5), 2: (4.0, 0.5), 3: (200.0, 2.5)}
+"""Median of exponent, worth and fall, and the standard deviation of their logarithms. Published exponents lie between 0.1
+and 0.9 beyond the middle, and further epochs of language models are worth 15."""
 REFINEMENTS = 3
 """Times that the grid is narrowed to where the posterior is: trainings with little noise need a finer one."""
 NEGLIGIBLE = 1e-5
@@ -188,7 +191,7 @@ class _Grid(NamedTuple):
 def _compute_posterior(axes: Sequence[Floats], sizes: Floats, shares: Floats, weights: Floats, pairs: float) -> _Grid:
     from scipy.special import stdtr  # slow to import
 
-    grid = (axis[..., None] for axis in np.meshgrid(*axes, indexing="ij"))
+    grid = [axis[..., None] for axis in np.meshgrid(*axes, indexing="ij")]
     shapes = _shape(sizes, pairs, *grid)  # the last axis: trainings
     grams, degrees = shapes**2 @ weights, len(sizes) - 1
     gains = shapes @ (weights * shares) / grams
@@ -197,6 +200,8 @@ def _compute_posterior(axes: Sequence[Floats], sizes: Floats, shares: Floats, we
     lowest = stdtr(degrees, -gains / error)
     allowed = stdtr(degrees, (1 - gains) / error) - lowest
     logs = -degrees / 2 * np.log(rests) - np.log(grams) / 2 - np.log(np.clip(gains, LEAST_NOISE, 1))
+    for place, (usual, spread) in PRIORS.items():
+        logs -= (np.log(grid[place][..., 0] / usual) / spread) ** 2 / 2
     chances = allowed * np.exp(logs - logs.max())
     return _Grid(gains, rests, grams, lowest, allowed, chances / max(chances.max(), np.finfo(float).tiny))
 
