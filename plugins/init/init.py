@@ -65,7 +65,7 @@ min_side = {min_side:<18}   # pixels of an image's smaller side
 shard_size = 10000
 
 [train]
-{train}
+{captions}{train}
 
 [evaluate]
 suite = "{suite}"           # without it nothing is evaluated
@@ -185,7 +185,10 @@ def config_text(answers: Answers) -> str:
         else "# images are read where they lie: no host is asked\n",
         source=f"{found}kind = {format_value(answers.kind)}\n{keys or answers.template.table.format(**values)}",
         min_words=1 if few_words else 2,
-        captions_per_image=f"captions_per_image = {more}         # training takes one at a time\n" if more > 1 else "",
+        captions_per_image=f"captions_per_image = {more}\n" if more > 1 else "",
+        captions="captions = {}                  # each visit of an image draws one of its captions\n"
+        if more > 1
+        else "",
         image_size=min(224, middle),
         min_side=min(64, small),
         floor='"own/mean_R_at_1" = 0.2' if survey.held_out else '"digits/top1" = 0.12',

@@ -170,8 +170,8 @@ def _hold_out(
     for row in rows:
         captions.setdefault(row["url"], []).append(" ".join(row["caption"].split()))
     unique = {captions[row["url"]][0].casefold(): row for row in images}
-    wanted = min(len(images) // 10, MOST_HELD_OUT)
-    if wanted < FEWEST_HELD_OUT or len(unique) < wanted:
+    wanted = min(len(images) // 10, MOST_HELD_OUT, len(unique))
+    if wanted < FEWEST_HELD_OUT:
         return []
     chosen = list(unique.values())[:: len(unique) // wanted][:wanted]
     members: list[tuple[str, bytes]] = []
