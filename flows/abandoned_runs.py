@@ -47,11 +47,9 @@ def close_killed_attempts(record: RunRecord) -> None:
     with get_client(sync_client=True) as client:
         for attempt in record.attempts:
             # A training on a work pool may still run after its parent has died.
-            is_over = attempt in record.own_attempts or attempt.has_died()
-            if not is_over or not attempt.flow_run_id:
-                continue
-            # One that ended itself was killed before Prefect knew, or waits for Prefect to retry it.
-            close_flow_run(client, attempt.flow_run_id, only_running=attempt.ended_at is not None)
+            if attempt.flow_run_id and (attempt in record.own_attempts or attempt.has_died()):
+                # One that ended itself was killed before Prefect knew, or waits for Prefect to retry it.
+                close_flow_run(client, attempt.flow_run_id, only_running=attempt.ended_at is not None)
 
 
 def close_flow_run(client: SyncPrefectClient, flow_run_id: str, *, only_running: bool = False) -> None:

@@ -36,5 +36,4 @@ def _canonical(uri: str) -> str:
     parts = urlsplit(uri.strip())
     if parts.scheme == "s3":
         return f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
-    path = Path(parts.path if parts.scheme == "file" else uri.strip()).expanduser()
-    return os.path.realpath(path)
+    return os.path.realpath(Path(parts.path if parts.scheme == "file" else uri.strip()).expanduser())

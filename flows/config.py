@@ -182,12 +182,12 @@ class RunConfig(FrozenModel):
     def _decides_by_itself(self) -> Self:
         """Refuse steps that compare all pairs of a dataset: a run that adds to one has only its own."""
         wrong = [f"filter.{step.table}" for step, _ in used_steps(self.filter) if not step.kinds]
-        if self.grow is not None and wrong:
+        if self.grow and wrong:
             raise ValueError(
                 f"grow: {' and '.join(wrong)} compares all pairs of a dataset, and a run that adds to one has only its "
                 "own; leave out one of the two"
             )
-        if self.grow is not None and self.train.dataset:
+        if self.grow and self.train.dataset:
             raise ValueError("grow: a dataset that grows is trained on with all its versions; leave out train.dataset")
         return self
 

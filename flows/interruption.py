@@ -68,7 +68,7 @@ class Interruption:
         return EXIT_CODES[self.signal or signal.SIGINT]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.signal:
             self.end_now()
         self.signal = signal.Signals(number)
         if any([freeze() for freeze in _freezers]):
@@ -121,7 +121,7 @@ class Interruption:
 
 def describe_cause(error: BaseException) -> str:
     """Return what stopped a flow: a signal to the command, or else the name of the exception."""
-    return _current.cause if _current is not None and _current.signal is not None else type(error).__name__
+    return _current.cause if _current and _current.signal else type(error).__name__
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def freezing(freeze: Callable[[], bool]) -> Iterator[None]:
 
 def rearm() -> None:
     """Take the signals back from Prefect, which handles SIGTERM in a flow; does nothing where no command handles them."""
-    if _current is not None and threading.current_thread() is threading.main_thread():
+    if _current and threading.current_thread() is threading.main_thread():
         _current.install()
 
 

@@ -78,10 +78,11 @@ def train_on_pool(
         child = _find_running(client, tag) or _start(client, tag, planned, context)
         try:
             child = _wait_until_ended(client, child.id, poll, patience)
-        except BaseException as error:
-            if not isinstance(error, Exception):  # cancelled, or Ctrl-C
-                with suppress(Exception):
-                    client.set_flow_run_state(child.id, Cancelling())
+        except Exception:
+            raise
+        except BaseException:  # cancelled, or Ctrl-C
+            with suppress(Exception):
+                client.set_flow_run_state(child.id, Cancelling())
             raise
     state = child.state
     assert state is not None
@@ -99,7 +100,7 @@ def _find_running(client: SyncPrefectClient, tag: str) -> FlowRun | None:
     query = FlowRunFilter(tags=FlowRunFilterTags(all_=[tag]))
     found = client.read_flow_runs(flow_run_filter=query, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
     running = next((run for run in found if run.state is None or not run.state.is_final()), None)
-    if running is not None:
+    if running:
         logger.info("flow run %s already trains on this dataset: waiting for it", running.id)
     return running
 

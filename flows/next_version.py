@@ -59,7 +59,7 @@ def grow(run: LiveRun) -> None:
     run.record.version, run.version = version.name, version
     run.save()
     logger.info("%s", version.describe())
-    if run.config.grow is not None and run.config.grow.compact is not None:
+    if run.config.grow and run.config.grow.compact is not None:
         compact(run.context, version, run.config.stage_config("pack"), run.config.seed, run.config.grow.compact)
 
 

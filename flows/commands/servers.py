@@ -57,19 +57,17 @@ def status(
 ) -> int:
     """List the servers, their states and URLs, and the flow runs that are late."""
     if not show_login:
-        code = show_services(services.status(), as_json=json)
-        for line in [] if json else load("workers").get("late", list)():
-            console().message(f"{line} Start one: pairmill up --worker")
-        return code
+        return show_services(services.status(), load("workers").get("late", list)(), as_json=json)
     login = services.show_login()
     print_json({"prefect": login}) if json else sys.stdout.write(f"{login}\n")
     return 0
 
 
-def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:
-    """Print the servers, their states and URLs, and the home that they belong to."""
+def show_services(services: Sequence[ServiceStatus], late: Sequence[str] | None = None, *, as_json: bool) -> int:
+    """Print the servers, their states and URLs, the home that they belong to, and the late flow runs if they are known."""
     if as_json:
-        print_json([asdict(service) for service in services])
+        found = {} if late is None else {"late_runs": late}
+        print_json([asdict(service) | (found if service.name == "prefect" else {}) for service in services])
         return 0
     table = new_table("Servers", "name", "state", "URL", "pid")
     for service in services:
@@ -81,4 +79,6 @@ def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:
         if service.login_file and service.state == "running":
             once = f"To see Prefect's pages, open {service.ui_url} and log in once with what is in {service.login_file}"
             out.message(f"{once} (`pairmill status --show-login` prints it).")
+    for line in late or ():
+        out.message(f"{line} Start one: pairmill up --worker")
     return 0

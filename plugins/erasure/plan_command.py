@@ -19,7 +19,7 @@ from plugins.erasure.raw_images import find_raw_snapshots
 from plugins.erasure.seen_store import remember
 from plugins.erasure.target_files import read_targets
 from tasks.lineage.graph import KEPT, Lineage
-from tasks.search import Hit, Rows, Search, name_dataset
+from tasks.search import Hit, Rows, Search, name_dataset, select_parts
 
 READINGS = {"extract": 2, "filter": 1, "download": 1, "curate": 1}
 """How often a deletion reads each table by a request: extract again, since it has further captions of the URL."""
@@ -27,6 +27,8 @@ TEXTS, DELETION, LISTINGS = 2, 130, 8
 """Requests for a record or a page, which is erased and searched; of a deletion besides; and listings of the whole store."""
 REQUESTS, PER_SNAPSHOT, PER_VERSION, PER_SHARD = 4, 2, 24, 11
 """Requests to a store on S3: of the register, to read a snapshot and search it, of a next version and a shard of it."""
+PER_READ, PER_TASK = 1, 5
+"""Requests of each part of a snapshot in which no index excludes one; and of a task for it, if it has a next version."""
 NAMES = 1000
 """Names that a request lists."""
 
@@ -65,15 +67,20 @@ def plan_takedown(store: Store, targets: Sequence[Target]) -> dict[str, Any]:
         for part in {hit.part.name for hit in hits}
     }
     raw = find_raw_snapshots(lineage, search, targets)
-    searched = sum(one.stage in ("pack", "download") for one in lineage.manifests.values())
+    searched = [one for one in lineage.manifests.values() if one.stage in ("pack", "download")]
     pages = len(seen.entries("")) // NAMES + 1
-    requests = pages + REQUESTS + len(lineage.manifests) + PER_SNAPSHOT * searched
+    requests = pages + REQUESTS + len(lineage.manifests) + PER_SNAPSHOT * len(searched)
+    changed = {manifest.key for manifest, _ in datasets.values()}
+    for one in searched:
+        kept = one.named(KEPT, ".parquet")
+        if len(select_parts(seen, one, kept, targets)) == len(kept):
+            requests += len(kept) * (PER_READ + PER_TASK * (one.key in changed))
     requests += PER_VERSION * len(datasets) + PER_SHARD * len(shards)
     tables, texts = list_tables(lineage, targets, set()), sum(map(is_text_object, seen.entries("")))
     reads = sum(len(some) * READINGS.get(stage, 1) for stage, some in tables.every.items())
     return {
         "store": store.uri,
-        "datasets": sorted(manifest.key for manifest, _ in datasets.values()),
+        "datasets": sorted(changed),
         "versions": affected,
         "pairs": sum(len(hits) for _, hits in datasets.values()),
         "shards": len(shards),

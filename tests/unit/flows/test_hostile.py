@@ -152,13 +152,16 @@ def test_tables_and_lines_print_hostile_text_as_text(printed_by, tmp_path):
     assert_harmless(printed_by(lambda: show.show_snapshot(manifest(inputs=[source]), store, as_json=False)))
     assert_harmless(printed_by(lambda: show.show_runs([bad], "", as_json=False)))
     service = ServiceStatus(HOSTILE, HOSTILE, HOSTILE, None, "external", "")
-    assert_harmless(printed_by(lambda: servers.show_services([service], as_json=False)))
+    assert_harmless(printed_by(lambda: servers.show_services([service], [HOSTILE], as_json=False)))
 
 
 def test_json_output_is_escaped(printed_by):
-    text = printed_by(lambda: servers.show_services([ServiceStatus(HOSTILE, "", "", None, "", "")], as_json=True))
+    services = [ServiceStatus(name, "", "", None, "", "") for name in (HOSTILE, "prefect")]
+    text = printed_by(lambda: servers.show_services(services, [HOSTILE], as_json=True))
     assert text.isascii()
-    assert json.loads(text)[0]["name"] == HOSTILE
+    other, prefect = json.loads(text)
+    assert (other["name"], prefect["late_runs"]) == (HOSTILE, [HOSTILE])
+    assert "late_runs" not in other
     assert not set(text) & set("\x1b\x07\r")
 
 

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 
+from dataops import plugins
 from dataops.snapshot import Draft, SnapshotName, find_manifest, read_parts
 from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
@@ -20,6 +21,7 @@ from tasks.engine.stage import make, plan, reuse
 from tasks.lineage.inventory import Inventory, delete_snapshot
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
+from tasks.search import INDEXES
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.dataset_chain import chain, pair
 
@@ -147,6 +149,19 @@ def test_one_url_in_a_thousand_shards_takes_few_requests_and_the_next_run_reuses
     took, *reused = counted[1]
     assert took <= 60, counted
     assert max(reused) <= 40, counted
+
+
+def test_plan_counts_the_parts_of_a_dataset_without_an_index(tmp_path, monkeypatch, capsys):
+    load = plugins.load
+    monkeypatch.setattr(plugins, "load", lambda kind: {} if kind == INDEXES else load(kind))
+    project = Project(tmp_path / "a", 48, monkeypatch)
+    project.run()
+    planned = plan_takedown(project.store, [Target("url", project.pairs[7]["url"])])
+    project.store.count()
+    project.take_down(capsys, project.pairs[7]["url"])
+    took = project.store.count()
+    assert took > 4 * 24, "each part is read"
+    assert abs(planned["requests"] - took) <= took / 10
 
 
 def test_the_requests_of_a_night_are_one_next_version_and_one_listing(tmp_path, monkeypatch, capsys):
