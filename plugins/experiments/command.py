@@ -52,6 +52,7 @@ def experiment(
     from plugins.experiments.servers import run_in_flow, show_in_mlflow  # reads the environment of the servers
 
     work = Work(found, services.make_home(), run_cell, _print_cell)
+    work.check_ladder()
     with redirect_stdout(sys.stderr):  # what runs print
         code = run_in_flow(work.record, work.store, work.make)
         result = read_result(work.record, work.store)
@@ -94,7 +95,9 @@ def _show_plan(found: Experiment, *, as_json: bool) -> int:
     """Print what each run makes that none before it makes, with rows, time and bytes as `pairmill plan` has them."""
     from flows.commands.plan import format_rows  # imports Prefect
 
-    plans = list(find_first(Work(found, services.home(), run_cell).plan()))
+    work = Work(found, services.home(), run_cell)
+    work.check_ladder()
+    plans = list(find_first(work.plan()))
     estimates = [one.estimate for _, _, made in plans for one in made]
     seconds, stored = (sum(getattr(one, key) or 0.0 for one in estimates) for key in ("seconds", "stored_bytes"))
     unknown = sorted({one.stage for _, _, made in plans for one in made if one.estimate.seconds is None})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from dataops.config import FrozenModel
 from dataops.digest import canonical_json, text_sha256
@@ -26,7 +26,17 @@ DECIDING = ("source", "filter", "download", "curate", "pack", "train")
 """Tables by which variants differ."""
 METRIC = re.compile(r"top[15]|mean_per_class|(mean|image_to_text|text_to_image)_R_at_\d+|accuracy|jaccard")
 """Metrics that have a value for each image, which a paired comparison needs."""
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+def _check_name(name: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) is None:
+        raise ValueError(
+            "write at most 64 Latin letters, digits, dots, underscores and hyphens, beginning with a letter or digit"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
 
 
 class Control(FrozenModel):
@@ -72,7 +82,7 @@ class ExperimentFile(FrozenModel):
     """The config that the variants change; a relative path starts at the folder of this file."""
     seeds: int = Field(default=3, ge=2, le=100)
     """Trainings of each variant, with `train.seed` 0, 1, ...: one seed shows no noise."""
-    variants: dict[Name, dict[str, Any]] = Field(min_length=2)
+    variants: dict[Name, dict[str, Any]]
     """Settings of each variant by its name; none for the base config as it is."""
     control: Control = Control()
     ladder: Ladder | None = None
@@ -118,6 +128,10 @@ def load_experiment(path: Path, *, writes: bool = True) -> Experiment:
     """
     file = _read(path)
     base = path.parent / file.base
+    if len(file.variants) < 2:
+        raise ConfigError(
+            f"{path}: [variants] has {len(file.variants)}; a comparison needs at least two, such as none = {{}}"
+        )
     variants = tuple(_load_variant(path, base, name, values, writes) for name, values in file.variants.items())
     _check_differences(path, base, variants)
     _check_control(path, file, variants)
@@ -172,7 +186,7 @@ def _check_differences(path: Path, base: Path, variants: Sequence[Variant]) -> N
         found = _fingerprint(one.config)
         if one.settings and found == unchanged:
             raise ConfigError(
-                f"{path}: variant {one.name} changes nothing: {base} has {', '.join(one.settings)} already; "
+                f"{path}: variant {one.name} changes nothing: {base} makes the same with {', '.join(one.settings)}; "
                 "write it as {} if it stands for the base config"
             )
         if found in known:
@@ -216,9 +230,9 @@ def _choose_tasks(path: Path, config: RunConfig, metric: str) -> dict[str, str]:
     if metric == "mean":
         chosen = {task.name: task.main_metric for task in suite.tasks if task.in_average}
     else:
-        name, _, of_task = metric.partition("/")
+        name, slash, of_task = metric.partition("/")
         chosen = {task.name: of_task or task.main_metric for task in suite.tasks if task.name == name}
-        if chosen and of_task and of_task not in next(one for one in suite.tasks if one.name == name).measure.metrics:
+        if chosen and slash and of_task not in next(one for one in suite.tasks if one.name == name).measure.metrics:
             chosen = {}
     if not chosen:
         listed = ", ".join(f"{task.name}/{task.main_metric}" for task in suite.tasks)

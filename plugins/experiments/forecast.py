@@ -31,11 +31,11 @@ from plugins.experiments.comparisons import Floats
 MIDDLES = np.geomspace(0.001, 10, 40)
 """Middles that are tried, as multiples of the largest training: later ones made 64 forecasts less exact, and no safer."""
 EXPONENTS = np.geomspace(0.2, 3, 20)
-WORTHS = np.geomspace(1, 16, 5)
+WORTHS = np.geomspace(1, 64, 6)
 """Epochs that all further ones can be worth."""
 FALLS = np.geomspace(3, 30_000, 9)
 """Further epochs that halve what was reached."""
-PRIORS = {1: (1.2, 0.5), 2: (4.0, 0.5), 3: (200.0, 2.5)}
+PRIORS = {1: (1.2, 0.5), 2: (6.0, 1.0), 3: (200.0, 2.5)}
 """Median of exponent, worth and fall, and the standard deviation of their logarithms. Published exponents lie between 0.1
 and 0.9 beyond the middle, and further epochs of language models are worth 15."""
 REFINEMENTS = 3

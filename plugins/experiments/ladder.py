@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataops.errors import ConfigError
 from dataops.facts import EvaluateFacts, TrainFacts
-from dataops.formatting import format_percent, format_seconds
+from dataops.formatting import format_percent, format_quantity, format_seconds
 from dataops.snapshot import find_manifest
 from dataops.store import Store, open_store
 from plugins.experiments.config import LAST, describe_kind
@@ -104,10 +104,8 @@ def read_forecasts(record: Record, store: Store, variants: Sequence[str]) -> tup
         if metric == HOLDOUT_LOSS:
             continue
         if curve is None or expected[FACTORS[0]] is None:
-            scales = len(set(points.samples))
-            notes.append(
-                f"The data do not determine a forecast of {variant}: {scales} scales, and too much noise, or no rise"
-            )
+            scales = format_quantity(len(set(points.samples)), "scale")
+            notes.append(f"The data do not determine a forecast of {variant}: {scales}, and too much noise, or no rise")
         else:
             curves[variant] = curve
     for first, second in combinations(curves, 2):

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from dataops.errors import PairmillError
+from dataops.errors import ConfigError, PairmillError
 from dataops.process import count_cores
 from dataops.snapshot import find_manifest
 from dataops.stages import STAGES, find_table
@@ -18,6 +18,7 @@ from flows.config import load_config
 from flows.records import new_run_id
 from plugins.experiments.config import EPOCHS, LAST, SEED, SHARE, Experiment, Variant, describe_kind
 from plugins.experiments.decide import find_dropped
+from plugins.experiments.forecast import MIN_SCALES
 from plugins.experiments.record import Cell, Record, load_record
 
 if TYPE_CHECKING:  # it imports Prefect, which reads the environment of the servers only then
@@ -81,6 +82,26 @@ class Work:
         same = [name for name, kind in self.record.kinds.items() if known.kinds.get(name) == kind]
         self.record.rates = {name: known.rates[name] for name in same if name in known.rates}
         self.record.flow_run_id = known.flow_run_id
+
+    def check_ladder(self) -> None:
+        """Check that the ladder has enough scales in whole epochs of each dataset that is made already.
+
+        Raises: ConfigError if it has not.
+        """
+        if (ladder := self.experiment.file.ladder) is None:
+            return
+        for cell in self.record.cells[: len(self.experiment.variants)]:
+            self._plan(cell)
+            if (rows := self.record.rows.get(cell.variant)) is None:
+                continue
+            epochs = {max(1, round(samples / rows)) for samples in ladder.samples_seen}
+            epochs.add(self.record.epochs.get(cell.variant, self._variant(cell).config.train.epochs))
+            if len(epochs) < MIN_SCALES:
+                raise ConfigError(
+                    f"ladder.samples_seen of {self.record.name}: in whole epochs of the {rows:,} pairs of {cell.variant}, "
+                    f"these and the compared training are {' and '.join(map(str, sorted(epochs)))} epochs; a curve needs "
+                    f"{MIN_SCALES} different numbers: set larger ones, or more train.epochs"
+                )
 
     def plan(self) -> "list[tuple[Cell, RunPlan]]":
         """Return the plan of each run; epochs and shares are as known so far."""

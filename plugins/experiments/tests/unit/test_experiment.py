@@ -168,14 +168,16 @@ def by_noise(gap):
     ("variants", "more", "said"),
     [
         ({"a": "{}", "b": '{ "filter.min_chras" = 3 }'}, "", "variant b: .*min_chras"),
-        ({"a": "{}", "b": '{ "train.epochs" = 8 }'}, "", "variant b changes nothing.*train.epochs=8 already"),
+        ({"a": "{}", "b": '{ "train.epochs" = 8 }'}, "", "b changes nothing: .* makes the same with train.epochs=8"),
         ({"a": "{}", "b": "{}"}, "", "variants a and b are equal"),
         ({"a": "{ train.epochs = 3 }", "b": '{ "train.epochs" = 3 }'}, "", "variants a and b are equal"),
-        ({"a": "{}"}, "", "at least 2"),
+        ({"a": "{}"}, "", "at least two"),
+        ({"a": "{}", '"b/ü"': "{ train.epochs = 3 }"}, "", "'b/ü': write at most 64 Latin letters"),
         ({"a": "{}", "b": "{ train.seed = 4 }"}, "", "variant b sets train.seed"),
         ({"a": "{}", "b": '{ store.uri = "else" }'}, "", "variant b sets store.uri"),
         (VARIANTS, '[decide]\nmetric = "birds"', "'birds' is not in the suite small; it has colours/top1"),
         (VARIANTS, '[decide]\nmetric = "colours/jaccard"', "is not in the suite small"),
+        (VARIANTS, '[decide]\nmetric = "colours/"', "'colours/' is not in the suite small"),
         (VARIANTS, "[decide]\nconfidence = 1.0", "decide.confidence"),
         (VARIANTS, "[ladder]\nsamples_seen = [1e5, 1e5, 1e6]", "ladder.samples_seen: .*at least 3 different scales"),
         ({"a": "{}", "b": "{ train.epochs = 3 }"}, LADDER, "b sets it too"),
@@ -218,6 +220,13 @@ def test_equal_snapshots_are_made_once_and_a_second_call_makes_none():
     }  # fmt: skip
     again = MadeRuns()
     assert make(again)[0] == again.runs == 0
+
+
+def test_a_ladder_whose_scales_are_the_same_epochs_is_an_error_before_it_is_trained():
+    make(MadeRuns())
+    work = Work(load_experiment(write(more="[ladder]\nsamples_seen = [1, 2, 3]")), Path("home").absolute(), None)
+    with pytest.raises(ConfigError, match=r"the 100 pairs of none, these .* are 1 and 8 epochs; a curve needs 3"):
+        work.check_ladder()
 
 
 def test_a_killed_experiment_continues_where_it_stopped():
@@ -381,8 +390,8 @@ def test_a_ladder_forecasts_where_curves_cross_and_what_a_plan_reaches(capsys, r
         (100.0 * epochs, missed["none"](epochs)) for epochs in (1, 2, 4, 8)
     }
     assert none.largest == long.largest == 800
-    assert none.expected[4] is not None
-    assert none.expected[4].low <= 1 - missed["none"](32) <= none.expected[4].high
+    assert none.expected[2] is not None
+    assert none.expected[2].low <= 1 - missed["none"](16) <= none.expected[2].high
     assert any("none is expected to be better than long from" in note for note in result.notes)
     assert run_command(["plan", "mine.toml", "--set", "train.epochs=16", "--json"]) == 0
     (expected,) = read_json()["expected"]
