@@ -141,13 +141,13 @@ def draw_page(path, cluster, lines):
             chart.axvspan(start / 60, until / 60, color="#f4d35e", alpha=0.5)
         for at in cluster.faults.head_lost:
             chart.axvline(at / 60, color="#222")
-    figure.savefig(path)
+    figure.savefig(path, format="svg")
 
 
 def main():
     """Run the benchmark and return its exit code."""
     parser = make_parser(__doc__)
-    parser.add_argument("--page", type=Path, help="draw the timeline to this file, such as cluster.svg")
+    parser.add_argument("--page", type=Path, help="draw the timeline as SVG to this file")
     options = parser.parse_args()
     case = Case(100, 1000, 200, 50) if options.quick else Case(1000, 12_000, 2000, 500)
     faults = Faults(case.workers, head_lost=(600.0,), outages=((1000.0, 1090.0),))

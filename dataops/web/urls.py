@@ -251,15 +251,17 @@ def _remove_dot_segments(path: str) -> str:
 def load_suffixes(*, private: bool) -> "TLDExtract":
     """Return the Public Suffix List of its package, with or without the section of private owners.
 
-    Raises: ConfigError if the package lacks it.
+    Raises: ConfigError if the package lacks it, or has another file in its place.
     """
     from tldextract import TLDExtract  # takes 0.1 s to import
 
     suffixes = TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=private)
+    known = "github.io" if private else "co.uk"
     try:
-        suffixes("example.com")
-    except (OSError, LookupError) as error:
-        raise ConfigError(f"the Public Suffix List is missing; install tldextract again ({error})") from error
+        if suffixes(known).suffix != known:
+            raise ValueError("it is cut short")
+    except (OSError, LookupError, ValueError) as error:
+        raise ConfigError(f"the Public Suffix List is missing or damaged; reinstall tldextract ({error})") from error
     return suffixes
 
 

@@ -30,7 +30,7 @@ from plugins.slurm.scheduler import (
     watch_states,
 )
 from plugins.slurm.task import decode_outcome
-from tasks.engine.context import MachineLost, TaskPool, WorkerDied, begin
+from tasks.engine.context import MachineLost, TaskPool, begin
 from tasks.engine.process_guard import finish_first
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class SlurmPool(TaskPool):
         since = self._ended.setdefault(element, time.monotonic())
         waits = state in ("COMPLETED", "PREEMPTED", GONE)  # for its outcome, or SLURM requeues it
         if not waits or time.monotonic() > since + self._visible_seconds:
-            kind = MachineLost if state in LOST else WorkerDied
+            kind = MachineLost if state in LOST else BrokenProcessPool
             self._end(name, kind(explain_end(*element, state)))
 
     def _show(self, states: Mapping[tuple[str, str], tuple[str, str]]) -> None:

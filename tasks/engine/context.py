@@ -29,15 +29,11 @@ class MachineLost(Exception):
     """The machine of a call was lost, which a pool says in the call's future: the task runs again, as the same attempt."""
 
 
-class WorkerDied(BrokenProcessPool):
-    """The worker of a call died, for the reason that the pool states."""
-
-
 class TaskPool(Pool):
     """Workers for the tasks of maps.
 
-    Its futures are `running()` once a worker has begun their call. They raise BrokenProcessPool if that worker died
-    (WorkerDied if the pool has the reason), MachineLost if its machine did.
+    Its futures are `running()` once a worker has begun their call. They raise BrokenProcessPool if that worker died,
+    with the reason if the pool has it, and MachineLost if its machine did.
     """
 
     slots: int | None = None
@@ -225,6 +221,7 @@ class WorkerPool(TaskPool):
             del self._at[future]
             if isinstance(error, BrokenProcessPool):
                 self._remove(worker)
+                error = BrokenProcessPool()  # its text names no reason
             else:
                 self._idle.append(worker)
         self._start()
@@ -262,16 +259,15 @@ def worker_pool(number: int, end_seconds: float = 10.0) -> Iterator[Pool]:
     """
     before = set(multiprocessing.active_children())
     pool = WorkerPool(number)
-    grace = end_seconds
     try:
         yield pool
     except BaseException as error:
         if not isinstance(error, Exception):  # Ctrl-C or SIGTERM: parts are written atomically, so nothing is damaged
-            grace = 0.0
+            end_seconds = 0.0
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        deadline = time.monotonic() + grace
+        deadline = time.monotonic() + end_seconds
         for worker in set(multiprocessing.active_children()) - before:
             worker.join(max(0.0, deadline - time.monotonic()))
             if worker.is_alive():

@@ -25,7 +25,7 @@ from dataops.messages.waiting import waiting
 from dataops.snapshot import Draft, Fence, Record, RecordLog
 from dataops.storage.base import DISK_FULL
 from dataops.store import open_store
-from tasks.engine.context import Context, MachineLost, TaskPool, WorkerDied
+from tasks.engine.context import Context, MachineLost, TaskPool
 from tasks.engine.map_progress import SHOW_SECONDS, MapProgress, MapView, Task, begin_task, end_task
 
 logger = logging.getLogger(__name__)
@@ -125,18 +125,17 @@ def map_parts(
     progress = MapProgress(tasks, records, context, view or MapView())
     progress.show()
     if todo:
-        few = replace(context, workers=min(context.workers, len(todo)))
         with (
-            shared_workers(context if context.pool else few) as sharing,
+            shared_workers(context) as sharing,
             progress.reports_of_workers(shared_disk=context.executor.shares_disk),
         ):
             pool = sharing.pool
             assert pool is not None
-            names = (draft.store.uri, draft.stage, draft.key, draft.fence, progress.reports)
 
             def call(task: T, again: bool) -> Future[Record]:
                 submit = pool.submit_again if again and isinstance(pool, TaskPool) else pool.submit
-                return submit(_call, function, *names, task)
+                place = draft.store.uri, draft.stage, draft.key, draft.fence
+                return submit(_call, function, *place, progress.reports, task)
 
             _Map(pool, call, todo, draft, sharing, progress, order or TaskOrder[T]()).run()
     return [records[task.id] for task in tasks]
@@ -271,8 +270,7 @@ class _Map(Generic[T]):
             self._submit(task, attempt.number)
             return
         elif isinstance(error, BrokenProcessPool | MachineLost | MemoryError):
-            died = str(error) if isinstance(error, WorkerDied) else "a worker process died (killed, or out of memory)"
-            reason = attempt.ended_for or died
+            reason = attempt.ended_for or str(error) or "a worker process died (killed, or out of memory)"
             logger.warning("%s %s: %s", self._draft.stage, task.id, reason)
             if attempt.number == ALONE:
                 self._failed.setdefault(reason, []).append(task.id)
@@ -349,18 +347,18 @@ class _Map(Generic[T]):
             texts = [
                 f"{', '.join(names[:5])}{' ...' * (len(names) > 5)}: {reason}" for reason, names in self._failed.items()
             ]
-            number = sum(map(len, self._failed.values()))
             raise JobFailed(
-                f"{self._draft.stage}: two attempts of {number} of {self._total} tasks failed, the second with no other "
-                f"task beside it: {'; '.join(texts[:5])}. All others are finished",
+                f"{self._draft.stage}: two attempts of {sum(map(len, self._failed.values()))} of {self._total} tasks "
+                f"failed, the second with no other task beside it: {'; '.join(texts[:5])}. All others are finished",
                 exit_code=75,
             )
 
 
 def _is_retryable(error: BaseException) -> bool:
     """Return whether another attempt may succeed. The store retries by itself; a lost lease or cluster stays lost."""
-    final = StorageError | LeaseLost | ServiceError | JobFailed
-    return isinstance(error, PairmillError) and error.retryable and not isinstance(error, final)
+    if isinstance(error, StorageError | LeaseLost | ServiceError | JobFailed):
+        return False
+    return isinstance(error, PairmillError) and error.retryable
 
 
 def _call(

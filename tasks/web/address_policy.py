@@ -50,9 +50,7 @@ def is_public(address: str) -> bool:
         ip = ipaddress.ip_address(address)
     except ValueError:  # an IPv6 address with a zone (fe80::1%eth0) is link-local
         return False
-    if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None:
-        return False
-    if isinstance(ip, ipaddress.IPv6Address) and ip not in _GLOBAL_UNICAST:
+    if isinstance(ip, ipaddress.IPv6Address) and (ip.scope_id is not None or ip not in _GLOBAL_UNICAST):
         return False
     listed = any(ip in network for network in _REFUSED if network.version == ip.version)
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not listed
@@ -206,7 +204,7 @@ def parse_resolver(value: str) -> tuple[str, int]:
 
 def ask_resolvers(servers: Sequence[tuple[str, int]]) -> Lookup:
     """Return a lookup that asks DNS servers (IP address, port), one after the other."""
-    from dns import exception
+    from dns import exception, inet
     from dns.nameserver import Do53Nameserver
     from dns.resolver import Resolver
 
@@ -215,6 +213,8 @@ def ask_resolvers(servers: Sequence[tuple[str, int]]) -> Lookup:
     resolver.lifetime = _MAX_WAIT
 
     def lookup(host: str) -> tuple[SocketAddresses, float | None]:
+        if inet.is_address(host):
+            return _addresses(host)
         found, ttls = list[tuple[socket.AddressFamily, Any]](), list[float]()
         for kind, family in (("A", socket.AF_INET), ("AAAA", socket.AF_INET6)):
             try:

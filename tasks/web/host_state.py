@@ -139,12 +139,10 @@ class HostState:
     def put_addresses(self, host: str, found: SocketAddresses, seconds: float) -> None:
         """Keep the addresses of a host, and count the look-ups that found some and those that found none."""
         with suppress(sqlite3.Error):
-            now, count = (
-                time.time(),
-                "INSERT INTO lookups VALUES (?, 1, ?) ON CONFLICT DO UPDATE SET number = number + 1",
-            )
+            now = time.time()
             self.execute("INSERT OR REPLACE INTO addresses VALUES (?, ?, ?)", host, json.dumps(found), now + seconds)
-            self.execute(f"{count}, until = excluded.until", bool(found), now + EXPIRY)
+            query = "INSERT INTO lookups VALUES (?, 1, ?) ON CONFLICT DO UPDATE SET number = number + 1"
+            self.execute(query, bool(found), now + EXPIRY)
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:

@@ -158,6 +158,7 @@ def test_resolvers_are_asked_once_for_all_processes_of_a_machine_and_within_the_
         for _ in range(2):
             assert [one.resolve("a.test") for one in caches] == [[(socket.AF_INET, ("8.8.8.8", 0))]] * 3
             assert [one.resolve("none.test") for one in caches] == [[]] * 3
+        assert caches[0].resolve("8.8.4.4") == [(socket.AF_INET, ("8.8.4.4", 0))], "no name"
         assert sorted(found.asked) == ["a.test."] * 2 + ["none.test."] * 2, "A and AAAA"
         kept = HostState(tmp_path).find_addresses("a.test")
         assert 0 < kept[1] <= 7

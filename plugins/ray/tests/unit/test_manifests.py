@@ -70,7 +70,7 @@ class Sky(_Exact):
     workdir: str
     resources: dict[Literal["cpus", "memory", "disk_size", "use_spot", "autostop"], Any]
     envs: dict[str, str]
-    secrets: dict[str, None]
+    secrets: dict[str, Literal[""] | None]
     setup: str
     run: str
 

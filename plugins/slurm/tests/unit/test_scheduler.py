@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import pytest
@@ -19,7 +20,7 @@ from plugins.slurm.engine import SLURM, SlurmExecutor
 from plugins.slurm.pool import SlurmPool
 from plugins.slurm.scheduler import encode_call, list_cores, name_job, run_command, submit, watch_states
 from plugins.slurm.task import decode_outcome, encode_outcome
-from tasks.engine.context import MachineLost, WorkerDied
+from tasks.engine.context import MachineLost
 from tests.concurrency import wait_for
 
 
@@ -149,13 +150,13 @@ def test_a_call_whose_worker_died_gets_all_the_memory_of_its_node(fake, tmp_path
     [
         (
             "",
-            WorkerDied,
+            BrokenProcessPool,
             "is not listed by squeue any more, and left no result: see `scontrol show job 17_0` and its log",
         ),
-        ("17_0|RUNNING|of another cluster|None", WorkerDied, "is not listed by squeue any more"),
+        ("17_0|RUNNING|of another cluster|None", BrokenProcessPool, "is not listed by squeue any more"),
         (
             "17_0|OUT_OF_MEMORY|NAME|None",
-            WorkerDied,
+            BrokenProcessPool,
             "ended as OUT_OF_MEMORY with no result: raise execution.slurm.mem",
         ),
         ("17_0|PREEMPTED|NAME|None", MachineLost, "ended as PREEMPTED with no result"),

@@ -1,3 +1,5 @@
+from unittest.mock import Mock
+
 import ada_url
 import pytest
 from hypothesis import given
@@ -170,10 +172,16 @@ def test_fast_paths_equal_full_resolution(reference, base, longest):
     assert result_of(Resolver(base, longest).resolve, reference) == expected
 
 
-def test_a_suffix_list_that_is_missing_is_a_clear_error(monkeypatch):
-    def gone(*names):
-        raise FileNotFoundError("no .tld_set_snapshot")
-
-    monkeypatch.setattr("tldextract.suffix_list.pkgutil.get_data", gone)
-    with pytest.raises(ConfigError, match=r"the Public Suffix List is missing; install tldextract again \(no \.tld"):
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (FileNotFoundError("no .tld"), "no .tld"),
+        (b"\xe9\xe8", "can't decode"),
+        (b"<html>404</html>", "No tlds"),
+        (b"// ===BEGIN ICANN DOMAINS===\ncom\n", "it is cut short"),
+    ],
+)
+def test_a_suffix_list_that_is_missing_or_damaged_is_a_clear_error(monkeypatch, found, why):
+    monkeypatch.setattr("tldextract.suffix_list.pkgutil.get_data", Mock(side_effect=[found]))
+    with pytest.raises(ConfigError, match=rf"Suffix List is missing or damaged; reinstall tldextract \(.*{why}"):
         urls.load_suffixes.__wrapped__(private=True)
