@@ -150,7 +150,7 @@ def list_forecasts(forecasts: Sequence[Forecast]) -> list[list[str]]:
 def describe_plan(config: "RunConfig", planned: "RunPlan", target: str | None) -> list[dict[str, Any]]:
     """Return what a planned run is expected to measure, and what reaches a target, by experiments of its kind of data.
 
-    Raises: ConfigError if the target cannot be read, or names a metric that these have not measured.
+    Raises: ConfigError if the target cannot be read, is not above chance, or names a metric that these have not measured.
     """
     wanted = parse_target(target) if target is not None else None
     deciding, points = next(_find_points(config, open_store(planned.store)), ("", {}))
@@ -167,6 +167,10 @@ def describe_plan(config: "RunConfig", planned: "RunPlan", target: str | None) -
         raise ConfigError(
             f"--target: no experiment of this kind of data measured {name}; there are "
             f"{', '.join(one for one in points if one != HOLDOUT_LOSS)}"
+        )
+    if value <= one.chance:
+        raise ConfigError(
+            f"--target: {format_percent(value)} is not above chance, which is {format_percent(one.chance)}"
         )
     curve = _fit(one, rows)
     reached = curve.find_samples(value) if curve else None

@@ -400,6 +400,8 @@ def test_a_ladder_forecasts_where_curves_cross_and_what_a_plan_reaches(capsys, r
     assert run_command(["plan", "mine.toml", "--target", "colours top1 = 85%", "--json"]) == 0
     (reached,) = read_json()["expected"]
     assert reached["low"] <= 100 * (0.5 / 0.15) ** 2 <= (reached["high"] or np.inf)
+    assert run_command(["plan", "mine.toml", "--target", "colours = 1%"]) == 2
+    assert "1.00% is not above chance, which is 10.00%" in capsys.readouterr().err
     assert run_command(["plan", "mine.toml", "--target", "birds = 90%"]) == 2
     assert "colours/top1" in capsys.readouterr().err
     assert run_command(["plan", "mine.toml", "--set", "train.lr=0.1", "--target", "mean = 90%"]) == 2
