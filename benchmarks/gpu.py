@@ -9,7 +9,7 @@ cheap gates, B/16 and B/32 compiled, a training job, the loader) end within 540 
 that an earlier run has not ended well. `--device cpu` runs all gates that mean something on a CPU, with toy models.
 
 Exit codes: 0 every stage that this machine can run has passed; 1 a gate failed, a process crashed, or the time did not
-suffice for all gates; 2 there is no such device.
+suffice for all gates; 2 there is no such device or stage, or no such earlier run.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -80,8 +81,8 @@ def format_table(outcomes):
     for row in sorted(timed, key=lambda row: row["model"]):
         ratio = row["samples_per_second"] / peers[row["model"]] if row["model"] in peers else None
         cells = ((row["mfu"], ".1%"), (row["peak_gb"], ".1f"), (ratio, ".2f"))
-        rate = format(row["samples_per_second"], ",.0f")
-        lines.append((row["model"], row["variant"], rate, *("-" if v is None else format(v, how) for v, how in cells)))
+        named = row["model"], row["variant"], f"{row['samples_per_second']:,.0f}"
+        lines.append((*named, *("-" if v is None else format(v, how) for v, how in cells)))
     return "\n".join("".join(cell.ljust(22) for cell in line) for line in lines)
 
 
@@ -93,12 +94,13 @@ def select_stages(pattern, earlier):
         earlier: JSON lines of an earlier run, or None.
     """
     chosen = [stage for stage in STAGES if re.search(pattern, stage.name)]
-    lines = [json.loads(line) for line in earlier.read_text().splitlines()] if earlier else []
+    if not chosen:
+        raise ValueError(f"no stage has {pattern!r} in its name: {', '.join(stage.name for stage in STAGES)}")
+    lines = map(json.loads, earlier.read_text().splitlines() if earlier else [])
     ended = {one["stage"]: Outcome(one["status"], one["message"], one["figures"]) for one in lines}
+    ended = {name: outcome for name, outcome in ended.items() if outcome.status in (PASS, MEASURED)}
     good = [(stage, ended[stage.name]) for stage in chosen if stage.name in ended]
-    good = [(stage, outcome) for stage, outcome in good if outcome.status in (PASS, MEASURED)]
-    names = {stage.name for stage, _ in good}
-    return [stage for stage in chosen if stage.name not in names], good
+    return [stage for stage in chosen if stage.name not in ended], good
 
 
 def main():
@@ -110,11 +112,13 @@ def main():
     parser.add_argument("--stages", default="", help="regular expression: only stages in whose names it is found")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     options = parser.parse_args()
-    stages, results = select_stages(options.stages, options.earlier)
-    end, out = time.monotonic() + options.seconds, options.earlier or options.json
+    try:
+        stages, results = select_stages(options.stages, options.earlier)
+    except (re.error, OSError, ValueError) as error:
+        parser.error(f"--stages {options.stages!r}, --continue {options.earlier}: {error}")
     with (
         tempfile.TemporaryDirectory(prefix="pairmill-gpu-") as folder,
-        out.open("a" if options.earlier else "w") as file,
+        (options.earlier or options.json).open("a" if options.earlier else "w") as file,
     ):
 
         def report(stage, outcome, seconds):
@@ -125,15 +129,13 @@ def main():
             sys.stdout.flush()
 
         setting = Setting(options.device, Path(folder))
-        for stage, outcome, seconds in run_stages([DEVICE], setting, options.seconds):
+        for stage, outcome, seconds in run_stages([DEVICE, *stages], setting, options.seconds):
             report(stage, outcome, seconds)
-            if outcome.status != MEASURED:
+            if stage is DEVICE and outcome.status != MEASURED:
                 return 2
-        for stage, outcome, seconds in run_stages(stages, setting, end - time.monotonic()):
-            report(stage, outcome, seconds)
             results.append((stage, outcome))
     outcomes = [outcome for _, outcome in results]
-    counts = {status: sum(o.status == status for o in outcomes) for status in sorted({o.status for o in outcomes})}
+    counts = Counter(sorted(outcome.status for outcome in outcomes))
     sys.stdout.write(f"\n{format_table(outcomes)}\n\n{', '.join(f'{n} {status}' for status, n in counts.items())}\n")
     return find_exit_code(results)
 

@@ -89,3 +89,11 @@ def test_a_run_continues_another_with_the_stages_that_did_not_end_well(tmp_path)
     assert [stage.name for stage in stages] == ["packed = padded", "ViT-B-16, ours"]
     assert {stage.name: outcome.status for stage, outcome in good} == {"syncs in a step": PASS, "loader": MEASURED}
     assert [len(select_stages("", path)[0]) for path in (None, earlier)] == [len(STAGES), len(STAGES) - 2]
+
+
+@pytest.mark.parametrize("wrong", [["--stages", "["], ["--stages", "B-16, theirs"], ["--continue", "none.jsonl"]])
+def test_no_stage_and_no_earlier_run_are_no_pass(wrong):
+    run = subprocess.run([sys.executable, "-m", "benchmarks.gpu", *wrong], cwd=CHECKOUT, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert wrong[1] in run.stderr
+    assert "Traceback" not in run.stderr
