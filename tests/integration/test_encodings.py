@@ -83,6 +83,7 @@ use_utf8()  # starts this process again, as the command does
 import polars, prefect, pyarrow.parquet
 from dataops import plugins
 from flows.cli import main
+from tests.servers.warm_commands import run_and_end
 for group in plugins.kinds("commands."):
     for target in plugins.targets(group).values():
         importlib.import_module(target.partition(":")[0])
@@ -92,7 +93,7 @@ for number, arguments in enumerate(json.loads(sys.argv[1])):
         for descriptor in (1, 2):
             os.dup2(os.open(f"{sys.argv[2]}/{number}.{descriptor}", os.O_WRONLY | os.O_CREAT), descriptor)
         sys.argv = ["pairmill", *(os.fsdecode(word.encode("utf-8")) for word in arguments)]
-        main()
+        run_and_end(main)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # else the next fork writes it too
 """
 """Runs commands each in a fork, because most of the time of a command is that of its imports."""
