@@ -53,12 +53,12 @@ class _Handler(Handler):
         failure = queue.popleft() if queue else ""
         data = crawl.files.get(path)
         if data is None:
-            self._answer(404, b"no such file")
+            self.answer(404, b"no such file")
         elif failure.split()[0:1] in (["403"], ["429"], ["503"], ["500"], ["404"]):
             status, *after = failure.split()
-            self._answer(int(status), b"slow down", {"Retry-After": after[0]} if after else {})
+            self.answer(int(status), b"slow down", **({"Retry-After": after[0]} if after else {}))
         elif failure.startswith("redirect "):
-            self._answer(302, b"", {"Location": failure.removeprefix("redirect ")})
+            self.answer(302, Location=failure.removeprefix("redirect "))
         else:
             if failure == "change":
                 crawl.etags[path] += 1
@@ -75,26 +75,17 @@ class _Handler(Handler):
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         body = data[start:]
         if failure in ("break", "wait"):
-            self._head(status, len(body), headers)
-            self.wfile.write(body[: len(body) // 2])
+            self.answer(status, body[: len(body) // 2], Content_Length=str(len(body)), **headers)
             self.wfile.flush()
             if failure == "wait":
                 self.crawl.gate.wait(60)
             self.close_connection = True
         else:
-            self._head(status, len(body), headers)
-            self.wfile.write(body)
+            self.answer(status, body, **headers)
 
-    def _answer(self, status, body, headers=None):
-        self._head(status, len(body), headers or {})
-        self.wfile.write(body)
-
-    def _head(self, status, length, headers):
+    def send_response(self, status, message=None):
         self.crawl.log.append((self.path.lstrip("/"), self.headers.get("Range"), status))
-        self.send_response(status)
-        for name, value in ({"Content-Length": str(length)} | headers).items():
-            self.send_header(name, value)
-        self.end_headers()
+        super().send_response(status, message)
 
 
 @contextmanager

@@ -23,35 +23,38 @@ class Hub:
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """(method, file, Range) of each request for content."""
 
+    def handler(self):
+        """Return the class that answers the requests."""
+        return HubHandler
+
+    def describe(self, name):
+        """Return the revision of a repository, and whether it is private."""
+        return {"sha": REVISION, "private": False}
+
     def __enter__(self):
         self._serving = serving(type("Handler", (self.handler(),), {"state": self}))
         self.url = self._serving.__enter__().url
         return self
 
-    def handler(self):
-        """Return the class that answers the requests."""
-        return _Handler
-
     def __exit__(self, *_):
         self._serving.__exit__(None, None, None)
-
-
-def is_large(name):
-    """Return whether the Hub stores a file as LFS, with its sha256."""
-    return name.endswith(".tar")
 
 
 def git_id(data):
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-class _Handler(Handler):
+class HubHandler(Handler):
+    """Answers the requests to `state`, a Hub."""
+
     state: Hub
     protocol_version = "HTTP/1.1"
+    stored = ".tar"
+    """Endings of the files that the Hub stores as LFS, with their sha256."""
 
     def do_GET(self):
         path = unquote(self.path.partition("?")[0])
-        if path.startswith("/api/datasets/"):
+        if path.startswith("/api/"):
             self._listing("/".join(path.split("/")[3:5]))
         else:
             self._content(path)
@@ -65,8 +68,14 @@ class _Handler(Handler):
             self._json(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         else:
             files = self.state.repositories[name]
-            siblings = [_sibling(file, data) for file, data in files.items()]
-            self._json(200, {"id": name, "sha": REVISION, "private": False, "tags": [], "siblings": siblings})
+            siblings = [self._sibling(file, data) for file, data in files.items()]
+            self._json(200, {"id": name, **self.state.describe(name), "tags": [], "siblings": siblings})
+
+    def _sibling(self, file, data):
+        found = {"rfilename": file, "size": len(data), "blobId": git_id(data)}
+        if file.endswith(self.stored):
+            found["lfs"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 134}
+        return found
 
     def _content(self, path):
         _, _, owner, name, _, revision, file = path.split("/", 6)
@@ -77,7 +86,7 @@ class _Handler(Handler):
         if data is None:
             self._json(404, {}, {"X-Error-Code": "EntryNotFound"})
             return
-        etag = hashlib.sha256(data).hexdigest() if is_large(file) else git_id(data)
+        etag = hashlib.sha256(data).hexdigest() if file.endswith(self.stored) else git_id(data)
         start = int(byte_range.removeprefix("bytes=").partition("-")[0]) if byte_range else 0
         body = self.state.falsified.get(file, data)[start:]
         self.send_response(206 if byte_range else 200)
@@ -92,10 +101,3 @@ class _Handler(Handler):
 
     def _json(self, status, value, headers=None):
         self.answer(status, json.dumps(value).encode(), **(headers or {}))
-
-
-def _sibling(file, data, of_lfs=is_large):
-    found = {"rfilename": file, "size": len(data), "blobId": git_id(data)}
-    if of_lfs(file):
-        found["lfs"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 134}
-    return found

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from tests.servers.hub import Hub, _Handler, _sibling
+from tests.servers.hub import Hub, HubHandler
 
 TOKEN = "hf_" + "t" * 34
 
@@ -30,24 +30,17 @@ class WritableHub(Hub):
     def handler(self):
         return _WritableHandler
 
+    def describe(self, name):
+        return {"sha": f"{len(self.commits):040x}", "private": self.private[name]}
 
-class _WritableHandler(_Handler):
+
+class _WritableHandler(HubHandler):
     state: WritableHub  # pyright: ignore[reportIncompatibleVariableOverride]
+    stored = (".tar", ".parquet", ".safetensors")
 
     def do_GET(self):
-        path = unquote(self.path.partition("?")[0])
-        if not self._may_write():
-            return
-        if path.startswith("/api/"):
-            name = "/".join(path.split("/")[3:5])
-            if name not in self.state.repositories:
-                self._json(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
-                return
-            siblings = [_sibling(file, data, is_lfs) for file, data in self.state.repositories[name].items()]
-            info = {"id": name, "sha": f"{len(self.state.commits):040x}", "private": self.state.private[name]}
-            self._json(200, {**info, "tags": [], "siblings": siblings})
-        else:
-            self._content(path)
+        if self._may_write():
+            super().do_GET()
 
     def do_POST(self):
         body = self.read_body()
@@ -66,7 +59,11 @@ class _WritableHandler(_Handler):
             self._json(200, {"url": f"{self.state.url}/{name}", "id": name})
         elif found := re.fullmatch(r"/api/\w+/([^/]+/[^/]+)/preupload/main", path):
             files = [
-                {"path": one["path"], "uploadMode": "lfs" if is_lfs(one["path"]) else "regular", "shouldIgnore": False}
+                {
+                    "path": one["path"],
+                    "uploadMode": "lfs" if one["path"].endswith(self.stored) else "regular",
+                    "shouldIgnore": False,
+                }
                 for one in json.loads(body)["files"]
             ]
             self._json(200, {"files": files})
@@ -123,8 +120,3 @@ class _WritableHandler(_Handler):
             yield self.rfile.read(size)
             self.rfile.readline()
         self.rfile.readline()
-
-
-def is_lfs(name):
-    """Return whether the Hub stores a file as LFS."""
-    return name.endswith((".tar", ".parquet", ".safetensors"))
