@@ -106,6 +106,7 @@ class Ranks:
         meeting = job.with_suffix(f".meeting-{os.urandom(8).hex()}")
         trials = [Trial(signum, step=3, rank=rank, ranks=ranks, machines=machines) for rank in range(ranks)]
         paths = [job, *others] if others else [job] * ranks
+        self._log = job.with_suffix(".log")
         self._processes = [
             context.Process(target=target, args=(path, trial, os.getpid(), meeting))
             for path, trial in zip(paths, trials, strict=True)
@@ -114,9 +115,10 @@ class Ranks:
             process.start()
 
     def wait(self):
-        """Return the exit codes."""
+        """Return the exit codes, and print the log, which says why one is unexpected."""
         for process in self._processes:
             process.join()
+        sys.stderr.write(self._log.read_text() if self._log.exists() else "")
         return [process.exitcode for process in self._processes]
 
     def wait_for_first(self):

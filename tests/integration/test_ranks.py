@@ -11,6 +11,7 @@ import tests.trainings as training
 from dataops.digest import file_sha256
 from dataops.errors import JobFailed
 from tasks.engine.subprocess_job import end_jobs, ranks_launcher, run_job
+from tests.job_processes import Ranks
 
 pytestmark = pytest.mark.timeout(600)
 make_job, shards = training.make_job, training.shards  # fixtures
@@ -29,7 +30,7 @@ def find_ranks():
 def test_two_ranks_end_in_the_same_bytes_after_a_stop_and_a_killed_launcher(make_job, tmp_path):
     settings = {"epochs": 60, "nproc": 2, "log_every": 1, "checkpoint_every": 5}
     jobs = {name: make_job(name, "vit", **settings) for name in ("undisturbed", "disturbed")}
-    train(jobs["undisturbed"], tmp_path / "undisturbed")
+    assert Ranks(jobs["undisturbed"], 2).wait() == [0, 0]
 
     def stop(line):
         if "step 7/" in " ".join(line.split()):
@@ -56,4 +57,4 @@ def test_two_ranks_end_in_the_same_bytes_after_a_stop_and_a_killed_launcher(make
     train(jobs["disturbed"], folder, lines.append)
     assert any("resumed from" in line for line in lines)
     for name in OUTPUTS:
-        assert file_sha256(folder / name) == file_sha256(tmp_path / "undisturbed" / name), name
+        assert file_sha256(folder / name) == file_sha256(training.output_of(jobs["undisturbed"]) / name), name

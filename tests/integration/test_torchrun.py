@@ -1,4 +1,4 @@
-"""Jobs of several processes: exit codes, and where their ranks may meet."""
+"""Where the ranks of a job may meet."""
 
 import ipaddress
 import json
@@ -9,15 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dataops.errors import JobFailed
 from dataops.home import CHECKOUT
 from dataops.process import ELSEWHERE
-from tasks.engine.subprocess_job import ranks_launcher, run_job
 from tasks.train.stage import build_launcher
+from tests import trainings
 from tests.kills.seaweed import free_port
+from tests.trainings import run_training
 from training.config import TrainConfig
 
 pytestmark = pytest.mark.timeout(240)
+process_state = trainings.process_state  # a fixture
 SHOW_SOCKETS = """
 import json, os, psutil, torch
 from training import distributed
@@ -35,16 +36,6 @@ def run(*arguments, **environment):
     env = {**os.environ, "PYTHONPATH": str(CHECKOUT), **environment}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
-
-
-def test_job_is_retryable_when_one_of_its_ranks_is_killed(tmp_path):
-    """As by lack of memory or pre-emption; tests/unit/tasks/engine/test_subprocess_job.py has other jobs and exit codes."""
-    (tmp_path / "a_trainer.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
-    for package in ("training", "dataops"):  # of the launcher
-        (tmp_path / package).symlink_to(CHECKOUT / package)
-    with pytest.raises(JobFailed, match="SIGKILL") as caught:
-        run_job("a_trainer", {}, tmp_path / "work", launcher=ranks_launcher(2), root=tmp_path)
-    assert (caught.value.exit_code, caught.value.retryable) == (75, True)
 
 
 def test_machines_that_meet_on_loopback_listen_nowhere_else(tmp_path):
@@ -67,22 +58,30 @@ def test_machines_that_meet_on_loopback_listen_nowhere_else(tmp_path):
     assert [address for address in addresses if not ipaddress.ip_address(address).is_loopback] == []
 
 
+def write_job(folder):
+    job = {"train": {"model": "ViT-B-32"}, "shards": [], "output": str(folder / "out")}
+    (folder / "job.json").write_text(json.dumps(job))
+
+
+def read_failure(folder):
+    return json.loads((folder / "out" / "failure.json").read_text())
+
+
 def test_trainer_refuses_to_run_under_a_torchrun_that_listens_on_all_interfaces(tmp_path):
-    job = {"train": {"model": "ViT-B-32"}, "shards": [], "output": str(tmp_path / "out")}
-    (tmp_path / "job.json").write_text(json.dumps(job))
+    write_job(tmp_path)
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", f"--log-dir={tmp_path / 'logs'}")
     ended = run(*torchrun, "-m", "training.train", str(tmp_path / "job.json"))
     assert ended.returncode == 1
-    failure = json.loads((tmp_path / "out" / "failure.json").read_text())
+    failure = read_failure(tmp_path)
     assert failure["exit_code"] == 2
     assert "python -m training.launch N -m MODULE JOB.json" in failure["message"]
     assert "set train.allow_network = true" in failure["message"]
 
 
-def test_trainer_refuses_to_meet_others_at_an_address_of_a_network(tmp_path):
-    job = {"train": {"model": "ViT-B-32"}, "shards": [], "output": str(tmp_path / "out")}
-    (tmp_path / "job.json").write_text(json.dumps(job))
-    environment = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29400"}
-    ended = run("-m", "training.train", str(tmp_path / "job.json"), **environment)
-    assert ended.returncode == 2
-    assert "MASTER_ADDR is 10.0.0.7" in ended.stderr
+@pytest.mark.usefixtures("process_state")
+def test_trainer_refuses_to_meet_others_at_an_address_of_a_network(tmp_path, monkeypatch):
+    write_job(tmp_path)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29400"}.items():
+        monkeypatch.setenv(name, value)
+    assert run_training(tmp_path / "job.json") == 2
+    assert "MASTER_ADDR is 10.0.0.7" in read_failure(tmp_path)["message"]
