@@ -1,7 +1,7 @@
 """Compare packing with copying: the case `pack` of benchmarks/curate.py.
 
 The input is four raw shards of 10,000 samples with images of 256 pixels (about 40 kB); curate drops one in twenty.
-(With `--quick` it is half a shard, and the fixed cost of a run is most of the time.)
+(With `--quick` it is two shards, one for each of two cores, and the fixed cost of a run is more of the time.)
 
 Ours is the whole pack stage as in `pairmill run`, with one worker process per core (already started): headers,
 order, exchange, shards, their SHA-256, indexes, Parquet parts and pages, all written to disk. The peer copies the
@@ -40,7 +40,7 @@ def measure_pack(quick):
     """Measure packing beside the ways of copying."""
     with tempfile.TemporaryDirectory() as name:
         store = FolderStore(Path(name) / "store")
-        run = Runs(store, *write_snapshots(store, 5_000 if quick else 40_000))
+        run = Runs(store, *write_snapshots(store, 20_000 if quick else 40_000))
         with shared_workers(run.context) as run.context:
             size, times = run.warm_up() / 1e6, 3 if quick else 7
             ours, copy, _, _ = time_in_turn(run.ours, run.copy, times, run.clock)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from benchmarks.inputs.images import load_photographs, make_jpeg
 
-HOSTS = 500
+HOSTS = 2500
 LATE_SECONDS = 4.0
 
 

@@ -104,8 +104,8 @@ class GuardedProcess:
         os.close(self._requests)
         os.close(self._answers)
         with suppress(OSError):
-            os.killpg(self._supervisor, signal.SIGKILL)
-        os.waitpid(self._supervisor, 0)
+            if os.waitpid(self._supervisor, 0)[1]:  # else it has reaped its server, whose CPU time counts then
+                os.killpg(self._supervisor, signal.SIGKILL)
         os.close(self._input)
         os.close(self._output)
 

@@ -92,7 +92,7 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
     opt_outs = NO_LISTS if base else _put_opt_outs(work)
     lineages = find_lineages(work)
     lineage = merge_lineages(lineages)
-    with ThreadPoolExecutor(1) as thread:  # it reads the examples of the page, while workers pack
+    with ThreadPoolExecutor(1) as thread:  # it reads the examples of the page, while others pack and index
         dropped = thread.submit(sample_dropped, work.draft.store, lineage, takedowns)
         if base is None:
             erased = load_erased(work.draft.store) if takedowns else ()  # their rows have no URL any more
@@ -104,16 +104,16 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
             made = rewrite(work, base, load_targets(work.draft.store, newer), context)
         written, counts = made.parts, made.counts
         stated = _facts(work, made, base)
+        rows = [part for part in written if part.name.startswith("part-")][: SAMPLED if base else None]
+        tables = ((f"{work.draft.folder_of(part)}/{part.name}", part.bytes) for part in rows)
+        kept = thread.submit(sample_kept, work.draft.store, tables, work.inputs["download"].config["encode_format"])
         indexes, commitments = _index_rows(work.draft, made, base, context)
         written += indexes
         facts = PackFacts(**stated, **_count_sources(made.totals, lineage), commitments=commitments)
-        rows = [part for part in written if part.name.startswith("part-")][: SAMPLED if base else None]
-        tables = ((f"{work.draft.folder_of(part)}/{part.name}", part.bytes) for part in rows)
-        kept = sample_kept(work.draft.store, tables, work.inputs["download"].config["encode_format"])
         with work.draft.checked_once():
             written.append(write_totals(work.draft, made.totals))
             dataset = DatasetFacts.collect(work, counts, facts, written, lineages)
-            written += put_pages(work.draft, dataset, Samples(kept, dropped.result()))
+            written += put_pages(work.draft, dataset, Samples(kept.result(), dropped.result()))
         return StageOutput(written, counts, facts)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from dataops.home import CHECKOUT
+from dataops.process import cpu_seconds
 from tasks.download.guarded_process import (
     FunctionFailed,
     GuardedProcess,
@@ -208,6 +209,13 @@ def test_server_holds_no_socket_nor_file_of_its_worker(tmp_path):
     with socket.create_server(("127.0.0.1", 0)), (tmp_path / "file").open("w"), guarded() as process:
         found = process.call("list_files", b"")[1]
     assert not [name for name in found if "socket" in name or str(tmp_path) in name]
+
+
+def test_cpu_time_of_a_server_counts_among_that_of_ended_children():
+    before = cpu_seconds()
+    with guarded() as process:
+        process.call("cost", b"0.3")
+    assert cpu_seconds() - before > 0.25
 
 
 def has_ended(pid):
