@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from cyclopts import Parameter
 
-from dataops.errors import ConfigError, ContractError
+from dataops.errors import ConfigError, ContractError, describe_error
 from dataops.images.decode import ImageRefused, decode_pixels
 from flows.commands.output import console
 from tasks.evaluate.suite_writer import Member, write_shard
@@ -53,9 +53,13 @@ def convert(
     else:
         protocol, read = _READERS[kind]
         found = read(source, languages)
-    written = [_write(output / language, protocol, samples, lists) for language, samples, lists in found]
+    try:
+        written = [_write(output / language, protocol, samples, lists) for language, samples, lists in found]
+    except (AttributeError, LookupError, SyntaxError, TypeError, ValueError) as error:  # wherever it is read
+        problem = describe_error(error).partition("\n")[0]
+        raise ContractError(f"{source}: not in the layout of {kind} ({problem})") from error
     if not written:
-        raise ConfigError(f"{source}: none of the languages {', '.join(languages)}")
+        raise ConfigError(f"{source}: no {kind}{' in ' + ', '.join(languages) if languages else ''}")
     console().write(f"{len(written)} sets of {sum(written):,} images in {output}")
     return 0
 

@@ -97,6 +97,9 @@ def test_cvqa_becomes_a_choice_set_a_language(tmp_path):
     write(None)
     with pytest.raises(ContractError, match="Label"):
         convert("cvqa", tmp_path, tmp_path / "more")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "test-1.parquet")
+    with pytest.raises(ContractError, match="not in the layout of cvqa"):
+        convert("cvqa", tmp_path, tmp_path / "more")
 
 
 def test_stamps_become_a_set_of_their_photographs_a_language(tmp_path):
