@@ -206,6 +206,7 @@ class Card:
 
     def _lineage_rows(self) -> Iterator[tuple[str, str, str, str, str, str]]:
         """Yield name, page, identity, rows in, rows kept, and a note of each of the model's ancestors, sources last."""
+        yield from [("decided by", "", "", "", "", f"experiment {self.decided_by}")] if self.decided_by else []
         found, pages = self.manifests, PAGES | stage_pages()
         funnel = {stage["stage"]: stage for stage in funnel_stages(found.values())}
         for stage, manifest in ((name, found[name]) for name in reversed(STAGES) if name in found):
@@ -230,7 +231,6 @@ class Card:
         dirty = "git commit with changes" if code.get("dirty") else "git commit"
         yield from [("code", "", str(code["commit"])[:16], "", "", dirty)] if code.get("commit") else []
         yield from [("config", PAGES["config"], self.config_hash, "", "", "")] if self.config_hash else []
-        yield from [("decided by", "", "", "", "", f"experiment {self.decided_by}")] if self.decided_by else []
 
     def _source_rows(self, extract: Manifest, page: str) -> Iterator[tuple[str, str, str, str, str, str]]:
         """Yield the same of each source and of its first files."""
