@@ -32,9 +32,9 @@ TAILS = {
     "template_flood": ("template_flood",), "share_jump": ("share_jump",), "evaluation_copies": ("evaluation_copies",),
 }  # fmt: skip
 """What has a distribution of the largest scores of nights: each check with a statistic, or two of its cases."""
-EXPIRY_NIGHTS = 35
-"""An expired domain is deleted after a redemption period of 30 days and 5 days (ICANN, Expired Registration Recovery
-Policy), which does not resolve: one that is dark for longer may have a new owner. One that resolves has not expired."""
+EXPIRY_NIGHTS, INTERRUPTED_NIGHTS = 35, 8
+"""An expired domain is deleted after a redemption period of 30 days and 5 days, and its DNS is
+interrupted for the 8 days before (ICANN, Expired Registration Recovery Policy)."""
 IMPROBABLE = 1 / 300
 """Probability from which on a rule takes something for chance, such as that a domain of which some images opt out has
 this many that do not: 3 after 5, 2 after 16."""
@@ -455,9 +455,7 @@ def _is_another(night: Night, known: Domain, rows: Sequence[int]) -> list[bool]:
 def _has_another_owner(night: Night, domain: str, rows: Sequence[int]) -> bool:
     """Return whether issuer, key and network are others than on several nights in a row."""
     known = night.history.of("owner").get(hash_text(domain))
-    if known is None or known[ROWS] < STABLE_NIGHTS:
-        return False
-    return night.find_server(rows).is_another(Server.of(known))
+    return known is not None and known[ROWS] >= STABLE_NIGHTS and night.find_server(rows).is_another(Server.of(known))
 
 
 def _changed_owner(night: Night) -> Iterator[Finding]:
@@ -470,7 +468,11 @@ def _changed_owner(night: Night) -> Iterator[Finding]:
         if _has_another_owner(night, domain, rows):
             another, (foreign, total, share) = _is_another(night, known, rows), _measure_foreign(night, known, rows)
             is_foreign = all(another) and math.exp(-_surprise(foreign, total, share)) < IMPROBABLE
-            if is_foreign or (known.dark_nights >= FEW_DOMAINS and any(another)) or known.found == CHANGED_SERVER:
+            if (
+                is_foreign
+                or (known.dark_nights >= INTERRUPTED_NIGHTS and any(another))
+                or known.found == CHANGED_SERVER
+            ):
                 text = (
                     f"issuer, key and network of its certificate are others, {foreign} of {total} captions have other "
                     f"words, and it did not resolve on {known.dark_nights:.0f} nights before"

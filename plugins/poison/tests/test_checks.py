@@ -136,18 +136,18 @@ SERVES = {"etag": "W/x", "final_url": "https://cdn.test/"}
 @pytest.mark.parametrize(
     ("server", "changes", "dark", "found"),
     [
-        (SOLD, SERVES, 3, True),
-        (SOLD, SERVES, -3, False),  # it resolved, and accepted no connection
-        (SOLD, SERVES, 2, False),
-        (SOLD, {}, 3, False),
+        (SOLD, SERVES, 8, True),
+        (SOLD, SERVES, -8, False),  # it resolved, and accepted no connection
+        (SOLD, SERVES, 7, False),
+        (SOLD, {}, 8, False),
         (SOLD, SERVES | {"url": "https://s4.test/new/1.jpg"}, 0, False),  # a move, with the words that it had
-        (certificate("new", since=9), SERVES, 3, False),  # a renewal
-        (certificate(4, "B CA", "10.2.0.0/16", 9), SERVES, 3, False),
-        (certificate("new", "A CA", "10.2.0.0/16", 9), SERVES, 3, False),
-        (certificate("new", "B CA", "10.1.0.0/16", 9), SERVES, 3, False),
-        (certificate("new", "B CA", "10.2.0.0/16", 1), SERVES, 3, False),  # one of two that it had before
-        (certificate("new", "B CA", "10.2.0.0/16", 9, "old"), SERVES, 3, False),  # it names the same other domains
-        (None, SERVES, 3, False),
+        (certificate("new", since=9), SERVES, 8, False),  # a renewal
+        (certificate(4, "B CA", "10.2.0.0/16", 9), SERVES, 8, False),
+        (certificate("new", "A CA", "10.2.0.0/16", 9), SERVES, 8, False),
+        (certificate("new", "B CA", "10.1.0.0/16", 9), SERVES, 8, False),
+        (certificate("new", "B CA", "10.2.0.0/16", 1), SERVES, 8, False),  # one of two that it had before
+        (certificate("new", "B CA", "10.2.0.0/16", 9, "old"), SERVES, 8, False),  # it names the same other domains
+        (None, SERVES, 8, False),
         (certificate(4), SERVES, 40, True),
         (certificate(4), SERVES, -40, False),
         (certificate(4), {}, 40, False),
@@ -158,9 +158,9 @@ def test_an_owner_is_another_if_all_of_its_certificate_is_or_it_may_have_expired
     web, state = past
     history = History.decode(state)
     others = lambda: [row for row in web.rows() if "//s4." not in row["url"]]  # noqa: E731
-    for _ in range(min(abs(dark), 3)):
+    for _ in range(min(abs(dark), 8)):
         web.examine(others(), history, [("https://s4.test/a.jpg", "dns" if dark > 0 else "connect")])
-    history.night += max(abs(dark) - 3, 0)
+    history.night += max(abs(dark) - 8, 0)
     rows = [web.row(4, server=server, **changes) for _ in range(2)]
     checks = {one.check for one in web.examine(others() + rows, history)}
     assert bool(checks & {"changed_owner", "revived_domain"}) == found
