@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-HIDDEN_METRICS = ("train/", "checks/", "system/")
+HIDDEN_METRICS = ("train/", "checks/", "system/", "version/")
 """Beginnings of the names of metrics that are not results of the evaluation."""
 PARTS = {"data": "dataset_digest", "weights": "snapshot.train", "config": "config_hash", "code": "git_commit"}
 """What may change from a version to the next one, and the tag that shows it."""
