@@ -125,7 +125,8 @@ def train_on_nodes(planned: Plan[Any], context: Context, poll: float = BEAT_SECO
         raise kind(refused[0].message) from None
     finally:
         with suppress(PairmillError):  # the others see in the next `first.json` that it is over
-            group.delete(Training)
+            if group.find(First, group.token):  # no later start has begun while this one ended
+                group.delete(Training)
 
 
 def _check_network(config: TrainConfig, group: Group) -> None:

@@ -174,6 +174,25 @@ def test_machine_takes_part_in_each_attempt_once_and_stops_when_it_is_over(group
     assert work.context.run_config == {"evaluate": {"suite": "x"}}
 
 
+def test_a_start_that_ends_late_leaves_the_training_of_the_next_one(group, planned, monkeypatch):
+    """The command of a killed `pairmill node` writes its last checkpoint while the next start has begun."""
+    first, later = (replace(group, index=0, token=token) for token in ("first", "later"))
+    for name, value in first.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def begin_again(plan, context):
+        record = group.find(Training, first.token)
+        assert record is not None
+        for one in (First(token=later.token), record.model_copy(update={"token": later.token})):
+            group.put(one)
+        raise JobFailed("stopped after step 3", exit_code=75)
+
+    monkeypatch.setattr(training, "make", begin_again)
+    with pytest.raises(JobFailed, match="stopped after step 3"):
+        training.train_on_nodes(*planned, poll=0.02)
+    assert group.find(Training, later.token) is not None
+
+
 def test_machines_do_not_meet_on_a_network_unless_allowed(group, planned, monkeypatch):
     with pytest.raises(ConfigError, match="start the run on each machine by `pairmill node"):
         training.train_on_nodes(*planned)
