@@ -33,7 +33,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.measure import Row, finish, make_parser, make_printer
+from benchmarks.measure import Row, finish, make_parser
 from dataops.digest import file_sha256
 from dataops.home import home
 from flows.records import list_runs
@@ -247,7 +247,8 @@ def find_floor(entries):
     of_images = shares * (1 - shares) / [TASKS[task][2] for *_, task in entries]
     ratio = np.mean([np.var(one["large"], ddof=1) for one in entries.values()] / of_images)
     errors = 0.6745 * np.sqrt(of_images) / (shares - [one["chance"] for one in entries.values()])
-    return [float(np.median(errors) * np.sqrt(ratio / SEEDS + images)) for images in (0, 1)]
+    names = enumerate(("that of seeds alone", "that of seeds and test images"))
+    return {name: float(np.median(errors) * np.sqrt(ratio / SEEDS + images)) for images, name in names}
 
 
 def correlate(datasets, tests):
@@ -268,7 +269,7 @@ def correlate(datasets, tests):
     return {"values": values, "rank_correlation": round(float(spearmanr(table).statistic), 3), "interval": ends}
 
 
-def backtest(datasets, tests, batch, large, say):
+def backtest(datasets, tests, batch, large):
     """Return the entry of each ladder, by dataset, kind of layers and test set."""
     sizes = [large // share for share in SHARES]
     entries = {}
@@ -281,20 +282,24 @@ def backtest(datasets, tests, batch, large, say):
             ladder = {size: [run[task] for run in runs[size]] for size in sizes}
             chance, measured = TASKS[task][0] / len(one.classes_CD), [run[task] for run in runs[large]]
             entries[name, kind, task] = compare(ladder, measured, large, batch, chance, len(datasets[name].pixels))
-            say(f"{name} {kind} {task}: {entries[name, kind, task]}")
     return entries
 
 
 def report(entries, steps, batch, *, as_json):
     """Print how many forecasts hold, and how exact they are."""
     drawn, ranking = [one for one in entries.values() if "value" in one], rank(entries)
-    errors = [float(np.median([one["error"] for one in drawn] or [1.0])), *find_floor(entries)]
-    names = ("median error", "that of seeds alone", "that of seeds and test images")
-    held = sum(one["inside"] for one in drawn)
+    errors = {"median error": float(np.median([one["error"] for one in drawn] or [1.0])), **find_floor(entries)}
     rows = [
-        Row("large trainings in the interval", held, len(drawn), "forecast", "ladders", 0.95),
+        Row(
+            "large trainings in the interval",
+            sum(one["inside"] for one in drawn),
+            len(drawn),
+            "forecast",
+            "ladders",
+            0.95,
+        ),
         Row("pairs in the right order", sum(one["right"] for one in ranking), len(ranking), "told apart", "pairs", 1.0),
-        *(Row(name, one, 0.1, "at most", "of the value above chance") for name, one in zip(names, errors, strict=True)),
+        *(Row(name, one, 0.1, "at most", "of the value above chance") for name, one in errors.items()),
     ]
     details = {
         "steps": steps,
@@ -334,7 +339,7 @@ def main():
     batch, large = REPEATED if options.repeated else ONCE
     large //= 8 if options.quick else 1
     chosen = {name: datasets[name] for name in (BLIND if options.blind else FORECAST)}
-    entries = backtest(chosen, tests, batch, large, make_printer(options.json))
+    entries = backtest(chosen, tests, batch, large)
     return report(entries, large, batch, as_json=options.json)
 
 
