@@ -178,7 +178,7 @@ def _check_machine(config: Any, base: Base) -> None:
 def _show_plan(plan: Plan, run_id: str) -> None:
     out = console()
     lines = [
-        f"takedown {', '.join(plan.forgotten)}: {format_quantity(plan.removed, 'place')} of {run_id} stay empty",
+        f"takedown {', '.join(plan.forgotten)}: leaves {format_quantity(plan.removed, 'place')} of {run_id} empty",
         f"  first visit in step {plan.first_visit:,} of {plan.steps:,}; replayed from step {plan.step:,}: "
         f"{format_percent(plan.share)} of the steps",
     ]
