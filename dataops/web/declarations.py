@@ -52,9 +52,9 @@ def read_meta(name: str | None, property_: str | None, equivalent: str | None, c
 
 @lru_cache(maxsize=10_000)
 def _meta_key(name: str) -> tuple[str, bool]:
-    """Return the normalised name of a `<meta>`, and whether it is used whatever its content."""
+    """Return a normalised name, and whether any content is used."""
     key = normalise_key(name)
-    return key, key.startswith(("og:", "twitter:")) or is_meta_read(key)
+    return key, bool(re.match("(og|twitter):(image|title|description)", key)) or is_meta_read(key)
 
 
 def resolve_terms(signals: Iterable[str], base: str, max_url_chars: int) -> set[str]:

@@ -53,7 +53,7 @@ class WatReader(WebSource):
                 if found.links.images > MAX_IMAGES:
                     rows.add_damage(found.offset, "too_many_images")
                 waiting.append(found)
-                size += len(found.body)
+                size += found.size
                 if size >= _BATCH_BYTES:
                     rows.add_table(*extract_wat_pairs(waiting, self.bounds, self.opt_out))
                     waiting, size = [], 0

@@ -8,6 +8,7 @@ Source: WAT files of Common Crawl, written by ia-web-commons (ExtractingParseObs
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -23,8 +24,15 @@ from dataops.errors import UnusableSource
 from dataops.reasons import Reason
 from dataops.rights.signals import find_in_elements, find_in_headers, find_in_metas, list_signals
 from dataops.web.captions import normalise_caption
-from dataops.web.declarations import is_license_link, parse_language, parse_shared_images, read_meta, resolve_terms
-from dataops.web.page_pairs import PageBounds, PageOrigin, PagePair, new_pair
+from dataops.web.declarations import (
+    SharedImage,
+    is_license_link,
+    parse_language,
+    parse_shared_images,
+    read_meta,
+    resolve_terms,
+)
+from dataops.web.page_pairs import PageBounds, PageOrigin
 from dataops.web.urls import BadUrl, Resolver, canonicalise_url, truncate_url
 from plugins.common_crawl.links import (
     DATA,
@@ -99,12 +107,16 @@ class WatPage(NamedTuple):
     offset: int
     url: str
     """Canonical URL."""
-    head: HtmlHead
+    base: str
+    """Its `<base>`, or ''."""
+    metas: list[MetaTag]
     links: PageLinks
-    headers: bytes
-    """Response headers as JSON."""
-    body: bytes | memoryview
-    """The whole record as JSON."""
+    licenses: list[dict[str, str]]
+    """`rel`, `type` and `href` of the links that declare a licence."""
+    signals: set[str]
+    """Opt-out signals of the response's headers (dataops.rights.signals.find_in_headers)."""
+    size: int
+    """Size of the record, in bytes."""
 
 
 _decode = msgspec.json.Decoder(_Wat).decode
@@ -149,7 +161,9 @@ def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None
             yield Damage(record.offset, "bad_page_url")
             continue
         count("pages")
-        yield WatPage(record.offset, url, head, links, headers, record.body)
+        licenses = _find_licenses(links, head.links, record.body)
+        signals, size = _header_signals(headers), len(record.body)
+        yield WatPage(record.offset, url, head.base, head.metas, links, licenses, signals, size)
     if not found and others > 1:
         raise UnusableSource("no WAT record; is it an archive of pages, of kind 'warc'?")
 
@@ -191,7 +205,7 @@ class _PageHead(NamedTuple):
     resolver: Resolver
     license: str | None
     forbids: bool
-    shared: list[PagePair]
+    shared: list[SharedImage]
 
 
 def extract_wat_pairs(
@@ -206,45 +220,66 @@ def extract_wat_pairs(
         opt_out: names of the signals by which a page forbids the use of its images.
     """
     heads = [_read_head(page, bounds, opt_out) for page in pages]
-    images = join_links([page.links for page in pages])
-    shared = [(page, pair) for page, head in enumerate(heads) for pair in head.shared]
-    url_of, url_pool, reason_of, reasons = resolve_images(images, [head.resolver for head in heads])
-    image, source, caption, caption_pool = _caption_rows(images, bounds.caption)
+    shared = _join_shared_images([head.shared for head in heads], bounds.caption)
+    images, n = (
+        join_links([*(page.links for page in pages), shared.links]),
+        sum(len(page.links.ends) for page in pages) // 3,
+    )
+    images.pages[n:] = shared.pages
+    url_of, urls, reason_of, reasons = resolve_images(images, [head.resolver for head in heads])
+    image, source, caption, captions = _caption_rows(images, bounds.caption)
 
-    n, more = len(image), len(shared)
-    page = np.concatenate([images.pages[image], np.array([page for page, _ in shared], np.int32)])
-    order = np.argsort(page, kind="stable")
-    page = page[order]
-    source = np.concatenate([source, np.full(more, _SOURCES.index("og"))])[order]
-    pairs = [pair for _, pair in shared]
-    reason_of = np.concatenate([reason_of[image], [_index(reasons, pair.reason) for pair in pairs]]).astype(np.int32)[
-        order
-    ]
+    is_row = (image < n) | (source > 0)  # an og:image without a text has no row
+    order = np.flatnonzero(is_row)
+    order = order[np.argsort(images.pages[image[order]], kind="stable")]
+    image, source, caption = image[order], source[order], caption[order]
+    page, share = images.pages[image], np.maximum(image - n + 1, 0)
+    source[share > 0] = _SOURCES.index("og")
+    owner = np.concatenate([np.arange(n), n + np.array(shared.owners, np.int64)])[image]
+    reason_of = reason_of[owner]
     reason_of[(reason_of == 0) & (source == 0)] = _index(reasons, Reason.NO_CAPTION)
     reason_of[(reason_of == 0) & np.array([head.forbids for head in heads])[page]] = _index(reasons, Reason.OPT_OUT)
-    added = np.arange(more)
-    shared_size = np.concatenate([np.zeros(n, np.int64), added + 1])[order]
 
     def take(values: pa.Array, indices: np.ndarray) -> pa.Array:
         return values.take(pa.array(indices))
 
     columns = {
-        "url": take(
-            pa.concat_arrays([url_pool, pa.array([pair.url for pair in pairs], pa.string())]),
-            np.concatenate([url_of[image], len(url_pool) + added])[order],
-        ),
-        "caption": take(
-            pa.concat_arrays([caption_pool, pa.array([pair.caption for pair in pairs], pa.string())]),
-            np.concatenate([caption, len(caption_pool) + added])[order],
-        ),
+        "url": take(urls, url_of[owner]),
+        "caption": take(captions, caption),
         "caption_source": take(pa.array(_SOURCES, pa.string()), source),
         "license": take(pa.array([head.license for head in heads], pa.string()), page),
-        "declared_width": take(pa.array([None, *(pair.declared_width for pair in pairs)], pa.int32()), shared_size),
-        "declared_height": take(pa.array([None, *(pair.declared_height for pair in pairs)], pa.int32()), shared_size),
+        "declared_width": take(pa.array([None, *shared.widths], pa.int32()), share),
+        "declared_height": take(pa.array([None, *shared.heights], pa.int32()), share),
         "drop_reason": take(pa.array(reasons, pa.string()), reason_of),
         "page": pa.array(page),
     }
     return pa.table(columns), [head.origin for head in heads]
+
+
+class _SharedImages(NamedTuple):
+    """The n og:images of several pages, in the form of links: two texts each, with further ones for further texts."""
+
+    links: PageLinks
+    pages: tuple[int, ...]
+    owners: tuple[int, ...]
+    """Of each, which one has its reference."""
+    widths: tuple[int | None, ...]
+    heights: tuple[int | None, ...]
+
+
+def _join_shared_images(pages: Sequence[Sequence[SharedImage]], max_chars: int) -> _SharedImages:
+    texts, rows = list[str](), list[tuple[int, int, int | None, int | None]]()
+    for page, images in enumerate(pages):
+        for image in images:
+            owner, own = len(rows), image.texts
+            if len(own) > 2:  # two are compared with those of the other images
+                own = [*dict.fromkeys(normalise_caption(text, max_chars) for text in own)]
+            for i in range(0, len(own), 2):
+                texts += ("" if i else image.reference, own[i], own[i + 1] if i + 1 < len(own) else "")
+                rows.append((page, owner, image.width, image.height))
+    data = [text.encode("utf-8", "surrogatepass") for text in texts]
+    links = PageLinks(b"".join(data), np.cumsum([*map(len, data)], dtype=np.int64), len(rows), has_license=False)
+    return _SharedImages(links, *(zip(*rows, strict=True) if rows else ((),) * 4))
 
 
 _SOURCES = (None, "alt", "title", "og")
@@ -307,17 +342,15 @@ def text_column(text: np.ndarray, bounds: np.ndarray) -> pa.StringArray:
 
 
 def _read_head(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> _PageHead:
-    """Return what applies to all pairs of a page, and the pairs of its og:image."""
+    """Return what applies to all pairs of a page, and its og:image."""
     resolver = Resolver(resolve_base_url(page, bounds.url), bounds.url)
-    metas, licenses = _select_metas(page.head.metas), _find_licenses(page)
-    found = find_in_metas(metas)
-    found |= find_in_elements(b"", licenses)
-    found = resolve_terms(found, resolver.base, bounds.url)
-    found |= resolve_terms(_header_signals(page.headers), page.url, bounds.url)
+    metas, licenses = _select_metas(page.metas), page.licenses
+    found = find_in_metas(metas) | (find_in_elements(b"", licenses) if licenses else set())
+    found = resolve_terms(found, resolver.base, bounds.url) | resolve_terms(page.signals, page.url, bounds.url)
     language = parse_language({"lang": next((text for name, text in metas if name == LANGUAGE_META), None)})
     origin = PageOrigin(page.url, page.offset, language, ",".join(sorted(found)) or None)
     license = _resolve_license(licenses, resolver) if licenses else None
-    return _PageHead(origin, resolver, license, bool(found & opt_out), [*_shared_image_rows(metas, resolver, bounds)])
+    return _PageHead(origin, resolver, license, bool(found & opt_out), parse_shared_images(metas))
 
 
 def _select_metas(metas: Sequence[MetaTag]) -> list[tuple[str, str]]:
@@ -332,36 +365,24 @@ def _select_metas(metas: Sequence[MetaTag]) -> list[tuple[str, str]]:
     return selected
 
 
-def _shared_image_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: PageBounds) -> Iterator[PagePair]:
-    for image in parse_shared_images(metas):
-        try:
-            url, reason = resolver.resolve(image.reference), None
-        except BadUrl as bad:
-            url, reason = truncate_url(image.reference, bounds.url), bad.reason
-        texts = dict.fromkeys(normalise_caption(text, bounds.caption) for text in image.texts)
-        for text in filter(None, texts):
-            yield new_pair((url, text, "og", reason, None, image.width, image.height, None))
-
-
 def resolve_base_url(page: WatPage, max_url_chars: int) -> str:
     """Return the URL that references of the page are relative to: its `<base>` if that is usable, else its own URL."""
-    base = page.head.base
     try:
-        return canonicalise_url(base, page.url, max_url_chars) if base else page.url
+        return canonicalise_url(page.base, page.url, max_url_chars) if page.base else page.url
     except BadUrl:
         return page.url
 
 
-def _find_licenses(page: WatPage) -> list[dict[str, str]]:
+def _find_licenses(links: PageLinks, head_links: msgspec.Raw, body: bytes | memoryview) -> list[dict[str, str]]:
     """Return `rel`, `type` and `href` of the links that declare a licence."""
     values: list[Any] = []
-    if page.links.has_license:
-        html = _get(_load(page.body), "Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
+    if links.has_license:
+        html = _get(_load(body), "Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
         values += [link for link in _texts(html.get("Links")) if link.get("path") != IMAGE_PATH]
-    if b"license" in bytes(page.head.links).lower():
-        values += _texts(_load(page.head.links))
-    links = [{"rel": link.get("rel", ""), "type": link.get("type", ""), "href": link.get("url", "")} for link in values]
-    return [link for link in links if is_license_link({"rel": link["rel"]})]
+    if b"license" in bytes(head_links).lower():
+        values += _texts(_load(head_links))
+    found = [{"rel": link.get("rel", ""), "type": link.get("type", ""), "href": link.get("url", "")} for link in values]
+    return [link for link in found if is_license_link({"rel": link["rel"]})]
 
 
 def _resolve_license(links: Sequence[dict[str, str]], resolver: Resolver) -> str | None:
@@ -375,7 +396,7 @@ def _resolve_license(links: Sequence[dict[str, str]], resolver: Resolver) -> str
 
 def _header_signals(headers: bytes) -> set[str]:
     lower = headers.lower().replace(b"_", b"-")
-    if not any(name in lower for name in header_hints()):
+    if not _header_hints().search(lower):
         return set()
     fields: list[tuple[str, str]] = []
     for name, value in _get(_load(headers)).items():
@@ -411,7 +432,9 @@ def _texts(value: Any) -> list[dict[str, str]]:
 
 
 @cache
-def header_hints() -> tuple[bytes, ...]:
-    """Return bytes of which the headers of a response have one, in lower case, if they have any signal."""
+def _header_hints() -> re.Pattern[bytes]:
+    """Return a pattern of which the headers of a response have one, in lower case, if they have any signal."""
     found = (signal.hints or map(str.encode, signal.reads["header"]) for signal in list_signals("header"))
-    return tuple(dict.fromkeys(hint for hints in found for hint in hints))
+    names = {hint for hints in found for hint in hints}
+    shortest = sorted(name for name in names if not any(other in name for other in names - {name}))
+    return re.compile(b"|".join(map(re.escape, shortest)))

@@ -21,7 +21,7 @@ SKIPPABLE = 14
 
 
 def read(tmp_path, data, kind):
-    """Return URL and content of each page, the damages, and the counts."""
+    """Return URL and content of each page (of WAT: the texts of its images), the damages, and the counts."""
     path = tmp_path / "archive"
     path.write_bytes(data)
     counts = Counter()
@@ -36,7 +36,7 @@ def read(tmp_path, data, kind):
             if isinstance(item, Damage):
                 bad.append(item)
             else:
-                pages.append((item.url, bytes(item.body)))
+                pages.append((item.url, item.body if kind == "warc" else item.links.text))
     return pages, bad, counts
 
 

@@ -59,13 +59,13 @@ def warc_records(number=8):
 
 
 def wat_records(number=8):
-    """Return (URL, content, bytes) of WAT records."""
+    """Return (URL, reference and alt of its image, bytes) of WAT records."""
     records = []
     for i in range(number):
         noise = random.Random(i).randbytes(SIZES[i % len(SIZES)] // 2).hex()
-        links = [{"path": "IMG@/src", "url": f"{i}.jpg", "alt": f"number {i}"}, {"path": "X@/x", "url": noise}]
+        links = [{"path": "IMG@/src", "url": f"{i}.jpg", "alt": noise}]
         body = json.dumps(page_value(url(i), {"Links": links})).encode()
-        records.append((url(i), body, _record(i, "metadata", "application/json", body)))
+        records.append((url(i), f"{i}.jpg{noise}".encode(), _record(i, "metadata", "application/json", body)))
     return records
 
 
