@@ -145,10 +145,11 @@ def test_rerun_after_a_kill_in_download_and_ctrl_c_in_train_ends_with_the_same_d
     (attempt,) = pairmill.json("show", run_id)["attempts"]
     assert prefect_api().get(f"flow_runs/{attempt['flow_run_id']}")["state_type"] == "CRASHED", "`runs` closes it"
 
-    jobs = pairmill.folder / "home" / "jobs"
-    code = pairmill.run_and_kill(
-        "rerun", run_id, when=lambda: bool(list(jobs.glob("train-*/checkpoints/step-*"))), number=signal.SIGINT
-    )
+    def checkpoints():
+        return set((pairmill.folder / "home" / "jobs").glob("train-*/checkpoints/step-*"))
+
+    others = checkpoints()  # those of trainings that other tests killed in this home
+    code = pairmill.run_and_kill("rerun", run_id, when=lambda: bool(checkpoints() - others), number=signal.SIGINT)
     assert code == 130
     interrupted = pairmill.json("show", run_id)
     assert (interrupted["state"], interrupted["attempts"][-1]["error"]) == ("stopped", "stopped in train by Ctrl-C")
