@@ -52,7 +52,7 @@ def read_meta(name: str | None, property_: str | None, equivalent: str | None, c
 
 @lru_cache(maxsize=10_000)
 def _meta_key(name: str) -> tuple[str, bool]:
-    """Return a normalised name, and whether any content is used."""
+    """Return the normalised name of a `<meta>`, and whether it is used whatever its content."""
     key = normalise_key(name)
     return key, bool(re.match("(og|twitter):(image|title|description)", key)) or is_meta_read(key)
 

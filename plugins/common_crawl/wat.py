@@ -221,10 +221,8 @@ def extract_wat_pairs(
     """
     heads = [_read_head(page, bounds, opt_out) for page in pages]
     shared = _join_shared_images([head.shared for head in heads], bounds.caption)
-    images, n = (
-        join_links([*(page.links for page in pages), shared.links]),
-        sum(len(page.links.ends) for page in pages) // 3,
-    )
+    images = join_links([*(page.links for page in pages), shared.links])
+    n = sum(len(page.links.ends) for page in pages) // 3
     images.pages[n:] = shared.pages
     url_of, urls, reason_of, reasons = resolve_images(images, [head.resolver for head in heads])
     image, source, caption, captions = _caption_rows(images, bounds.caption)

@@ -86,7 +86,7 @@ def load_base(store: Store, key: str) -> Base:
     steps = {_step_of(part.name) for part in manifest.parts} - {0}
     lost = {_step_of(part.name) for part in manifest.parts if manifest.path(part.name) not in there} - {0}
     found = (facts, sorted(steps - lost), sorted(lost))
-    if any(part.name == FILE for part in manifest.parts):
+    if manifest.path(FILE) in there:
         with store.open(manifest.path(FILE)) as file:
             return Base(manifest, Places.read(file, manifest.path(FILE)), *found)
     packs = [one for one in manifest.inputs if one.stage == "pack"]
@@ -95,8 +95,8 @@ def load_base(store: Store, key: str) -> Base:
         raise ConfigError(f"train.forget.base: train/{key} read several datasets, which cannot be replayed")
     if dataset is None:
         raise ConfigError(
-            f"train.forget.base: the order of the pairs of train/{key} is not known: it was trained without "
-            f"[train.forget], and its dataset pack/{packs[0].key} is deleted. Train on the next version, with that table"
+            f"train.forget.base: the order of the pairs of train/{key} is not known: there is no file {FILE}, which "
+            f"[train.forget] keeps, and its dataset pack/{packs[0].key} is deleted. Train on the next version, with that table"
         )
     return Base(manifest, read_places(store, dataset), *found)
 

@@ -230,12 +230,17 @@ def test_what_cannot_be_replayed_is_refused_before_it_costs(lab):
         with pytest.raises(ConfigError, match=re.escape(f"{here[name]}, and this is another: a replay")):
             check_environments(known.facts.environments, here | {name: "another"})
 
+    file = base.path("forget-places.parquet")
+    kept = lab.store.read(file)
+    lab.store.delete([file])
+    np.testing.assert_array_equal(load_base(lab.store, base.key).places.keys, known.places.keys)
+    lab.store.put(file, kept)
     plain = lab.train(lab.config(forget=None), first)  # it keeps nothing, and its dataset knows the order
     made, places = plan_replay(again, load_base(lab.store, plain.key), dataset, left, lab.store)
     assert (made.step, made.removed, int(places.removed.sum())) == (0, 1, 1)
     assert "it keeps none" in made.why
     lab.store.delete([*lab.store.names(f"pack/{first.key}")])
-    with pytest.raises(ConfigError, match="is not known: it was trained without"):
+    with pytest.raises(ConfigError, match="is not known: there is no file forget-places.parquet"):
         load_base(lab.store, plain.key)
     assert plan_replay(again, load_base(lab.store, base.key), dataset, left, lab.store)[0].removed == 1
 
