@@ -95,8 +95,8 @@ def load_base(store: Store, key: str) -> Base:
         raise ConfigError(f"train.forget.base: train/{key} read several datasets, which cannot be replayed")
     if dataset is None:
         raise ConfigError(
-            f"train.forget.base: the order of the pairs of train/{key} is not known: there is no file {FILE}, which "
-            f"[train.forget] keeps, and its dataset pack/{packs[0].key} is deleted. Train on the next version, with that table"
+            f"train.forget.base: the order of the pairs of train/{key} is not known: there is no file {FILE}, which a "
+            f"table [train.forget] keeps, and its dataset pack/{packs[0].key} is deleted. Train on the next version, with it"
         )
     return Base(manifest, read_places(store, dataset), *found)
 

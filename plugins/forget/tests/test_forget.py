@@ -240,7 +240,7 @@ def test_what_cannot_be_replayed_is_refused_before_it_costs(lab):
     assert (made.step, made.removed, int(places.removed.sum())) == (0, 1, 1)
     assert "it keeps none" in made.why
     lab.store.delete([*lab.store.names(f"pack/{first.key}")])
-    with pytest.raises(ConfigError, match="is not known: there is no file forget-places.parquet"):
+    with pytest.raises(ConfigError, match="is not known: there is no file forget-places"):
         load_base(lab.store, plain.key)
     assert plan_replay(again, load_base(lab.store, base.key), dataset, left, lab.store)[0].removed == 1
 
