@@ -65,7 +65,9 @@ def wat_records(number=8):
         noise = random.Random(i).randbytes(SIZES[i % len(SIZES)] // 2).hex()
         links = [{"path": "IMG@/src", "url": f"{i}.jpg", "alt": f"number {i} {noise}"}]
         body = json.dumps(page_value(url(i), {"Links": links})).encode()
-        records.append((url(i), f"{i}.jpgnumber {i} {noise}".encode(), _record(i, "metadata", "application/json", body)))
+        records.append(
+            (url(i), f"{i}.jpgnumber {i} {noise}".encode(), _record(i, "metadata", "application/json", body))
+        )
     return records
 
 
