@@ -115,7 +115,7 @@ class Ranks:
             process.start()
 
     def wait(self):
-        """Return the exit codes, and print the log, which says why one is unexpected."""
+        """Return the exit codes, and print the log, which has the cause of an unexpected one."""
         for process in self._processes:
             process.join()
         sys.stderr.write(self._log.read_text() if self._log.exists() else "")

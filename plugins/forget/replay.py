@@ -96,7 +96,7 @@ def load_base(store: Store, key: str) -> Base:
     if dataset is None:
         raise ConfigError(
             f"train.forget.base: the order of the pairs of train/{key} is not known: there is no file {FILE}, which a "
-            f"table [train.forget] keeps, and its dataset pack/{packs[0].key} is gone. Train on the next version, with it"
+            f"table [train.forget] keeps, and its dataset pack/{packs[0].key} is deleted: train on its next version with it"
         )
     return Base(manifest, read_places(store, dataset), *found)
 
