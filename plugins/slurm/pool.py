@@ -19,8 +19,8 @@ from dataops.store import Store
 from plugins.slurm.config import SlurmConfig
 from plugins.slurm.scheduler import (
     ENDED,
-    GONE,
     LOST,
+    UNLISTED,
     VISIBLE_SECONDS,
     cancel,
     encode_call,
@@ -114,7 +114,7 @@ class SlurmPool(TaskPool):
             self._collect()
             for name, call in self._calls.copy().items():
                 if call.element:
-                    self._check(name, call, call.element, states.get(call.element, (GONE,))[0])
+                    self._check(name, call, call.element, states.get(call.element, (UNLISTED,))[0])
             self._show(states)
         new = {name: call for name, call in self._calls.copy().items() if not call.element}
         free = len(new) if self._limit is None else self._limit - len(self._running())
@@ -149,7 +149,7 @@ class SlurmPool(TaskPool):
             self._ended.pop(element, None)
             return
         since = self._ended.setdefault(element, time.monotonic())
-        waits = state in ("COMPLETED", "PREEMPTED", GONE)  # for its outcome, or SLURM requeues it
+        waits = state in ("COMPLETED", "PREEMPTED", UNLISTED)  # for its outcome, or SLURM requeues it
         if not waits or time.monotonic() > since + self._visible_seconds:
             kind = MachineLost if state in LOST else BrokenProcessPool
             self._end(name, kind(explain_end(*element, state)))

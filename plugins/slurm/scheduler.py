@@ -32,11 +32,11 @@ UNREACHABLE = re.compile(
     r"temporarily|try again|Zero Bytes|Protocol authentication",
     re.IGNORECASE,
 )
-GONE = "GONE"
+UNLISTED = "UNLISTED"
 """State, here, of a job that squeue does not list: SLURM forgets a job some minutes after its end."""
 LOST = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED")
 """States of a job that its node or SLURM ended. SLURM itself requeues most of them."""
-ENDED = (GONE, "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+ENDED = (UNLISTED, "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 REMEDIES = {
     "TIMEOUT": "raise execution.slurm.time",
     "OUT_OF_MEMORY": "raise execution.slurm.mem",
@@ -204,6 +204,6 @@ def cancel(job: str, name: str) -> None:
 
 def explain_end(job: str, name: str, state: str) -> str:
     """Return how a job ended that reported no result, with the remedy and its log."""
-    how = "is not listed by squeue any more, and left" if state == GONE else f"ended as {state} with"
+    how = "is not listed by squeue any more, and left" if state == UNLISTED else f"ended as {state} with"
     remedy = REMEDIES.get(state, f"see `scontrol show job {job}` and its log")
     return f"SLURM job {job} {how} no result: {remedy} ({log_folder() / name}-{job}.log)"

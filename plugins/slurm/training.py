@@ -18,7 +18,7 @@ from dataops.snapshot import Draft, Manifest, find_manifest
 from plugins.slurm.config import SlurmConfig
 from plugins.slurm.scheduler import (
     ENDED,
-    GONE,
+    UNLISTED,
     VISIBLE_SECONDS,
     States,
     cancel,
@@ -96,7 +96,7 @@ def _wait(job: str, name: str, states: States, context: Context, poll: float) ->
     while shown[0] not in ENDED:
         found = next(states).get((job, name))
         listed = time.monotonic() if found else listed
-        state = found or (shown if time.monotonic() < listed + VISIBLE_SECONDS else (GONE, ""))
+        state = found or (shown if time.monotonic() < listed + VISIBLE_SECONDS else (UNLISTED, ""))
         with suppress(OSError), log.open("rb") as file:  # it has not begun, or the nodes do not share the home
             file.seek(position)
             written = file.read()

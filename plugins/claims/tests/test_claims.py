@@ -341,15 +341,15 @@ def test_bad_input_has_a_clear_error(tmp_path, trained, key):
     with pytest.raises(Refused, match="its format is pairmill-claim/1, not"):
         verify(sign_statement(of_next, key))
     (tmp_path / "my.photos").mkdir()
-    for text, told in (
+    for text, message in (
         *((text, "there is no file") for text in ("no such file", "photo.jpg", "~nobody/x", "a" * 999)),
         (str(tmp_path / "my.photos"), "is a folder.*name image files"),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             parse_asked(text)
-    for data, told in ((b"", "has no line"), (b"host1.example\nhttp://[::1\n", "line 2: "), (b"\xff", "UTF-8")):
+    for data, message in ((b"", "has no line"), (b"host1.example\nhttp://[::1\n", "line 2: "), (b"\xff", "UTF-8")):
         (tmp_path / "list").write_bytes(data)
-        with pytest.raises(ConfigError, match=f"--list .*{told}"):
+        with pytest.raises(ConfigError, match=f"--list .*{message}"):
             read_list(tmp_path / "list")
     (pack,) = packs(trained)
     download = next(one.key for one in pack.inputs if one.stage == "download")
