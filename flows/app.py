@@ -26,7 +26,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from dataops import plugins
 from dataops.command_name import COMMANDS, name_command, set_command_name
 from dataops.errors import ConfigError, PairmillError
-from dataops.escaping import escape_controls
+from dataops.messages.lines import format_message
 from dataops.process import use_utf8
 from infra.local import services
 from tasks.engine.process_guard import guard_process
@@ -154,7 +154,7 @@ def run_command(arguments: list[str]) -> int:
         return 2
     except PairmillError as error:
         message = name_command(str(error))
-        sys.stderr.write(escape_controls(f"pairmill: {message}\n"))
+        sys.stderr.write(format_message(f"pairmill: {message}\n", "ERROR"))
         if "--json" in arguments:
             failure = {"type": type(error).__name__, "message": message, "exit_code": error.exit_code}
             sys.stdout.write(json_.dumps({"error": failure}) + "\n")

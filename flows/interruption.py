@@ -18,8 +18,7 @@ from types import FrameType
 
 import psutil
 
-from dataops.command_name import name_command
-from dataops.escaping import escape_controls
+from dataops.messages.lines import format_message
 from tasks.engine.process_guard import GRACE_SECONDS, is_finishing
 from tasks.engine.subprocess_job import end_jobs
 
@@ -112,7 +111,7 @@ class Interruption:
                 return
             self._reported = True
         message = f"stopped by {self.cause}; finished work is kept"
-        _write(name_command(f"{self.run_id}: {message}\n`{self.rerun}` continues this run\n"))
+        _write(f"{self.run_id}: {message}\n`{self.rerun}` continues this run\n")
         if self.as_json:
             error = {"type": "Interrupted", "message": message, "exit_code": self.exit_code}
             sys.stdout.write(json.dumps({"run_id": self.run_id, "error": error}) + "\n")
@@ -142,4 +141,4 @@ def rearm() -> None:
 
 def _write(text: str) -> None:
     """Write to standard error, without its buffer, which may be locked by what was interrupted."""
-    os.write(sys.stderr.fileno(), escape_controls(text).encode("utf-8", "replace"))
+    os.write(sys.stderr.fileno(), format_message(text).encode("utf-8", "replace"))

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from dataops.command_name import name_command
 from dataops.formatting import format_interval, format_percent
+from dataops.messages.lines import format_message
 from dataops.messages.waiting import current_waits
 from dataops.redaction import escape_for_display
 from infra.local.services import ServiceStatus
@@ -144,7 +145,7 @@ def print_waits() -> Iterator[None]:
             wait = next((wait for wait in current_waits() if wait.is_shown(now)), None)
             if wait is not None and (wait.reason != seen[0] or now - seen[1] >= WAIT_SECONDS):
                 seen = wait.reason, now
-                sys.stderr.write(escape_for_display(wait.describe(now)) + "\n")
+                sys.stderr.write(format_message(f"{escape_for_display(wait.describe(now))}\n"))
 
     thread = threading.Thread(target=watch, name="waits", daemon=True)
     thread.start()

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from dataops.command_name import name_command
 from dataops.errors import PairmillError, describe_error
-from dataops.escaping import escape_controls
+from dataops.messages.lines import format_message
 from dataops.redaction import redact
 from dataops.stages import StageName
 from flows.commands.options import Json, Name, Settings, StoreUri
@@ -119,7 +119,7 @@ def _run_flow(
         show_run(record, store, with_error=False)  # which follows on standard error, with what to do
     if failure is not None:
         message = f"pairmill: {describe_error(failure)}\n{next_step(failure, run_id)}\n"
-        sys.stderr.write(escape_controls(name_command(redact(message))))
+        sys.stderr.write(format_message(message, "ERROR"))
     return code
 
 
@@ -135,7 +135,7 @@ def show_where_to_watch(run_id: str, servers: Sequence[services.ServiceStatus]) 
     for server in servers:
         login = "  (its login: `pairmill status --show-login`)" if server.login_file else ""
         lines += [f"  {NAMES[server.name]:<8} {first_page(server)}{login}"] if server.ui_url else []
-    sys.stderr.write(escape_controls(name_command(redact("\n".join(lines) + "\n"))))
+    sys.stderr.write(format_message("\n".join(lines) + "\n"))
 
 
 def rerun(

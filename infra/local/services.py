@@ -21,6 +21,7 @@ from typing import Literal
 
 from dataops.errors import ConfigError, PairmillError, ServiceError
 from dataops.home import CHECKOUT, home, private_folder
+from dataops.messages.lines import logs_json
 from dataops.messages.waiting import pause
 from dataops.plugins import CORE
 from dataops.process import is_utf8
@@ -38,9 +39,6 @@ CREDENTIALS = {
     "prefect": "PREFECT_API_KEY, or PREFECT_API_AUTH_STRING=user:password",
     "mlflow": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
 }
-
-LOG_FORMAT = "PAIRMILL_LOG_FORMAT"
-"""Environment variable: `json` for log lines that are JSON objects."""
 
 PREFECT = Service(
     name="prefect",
@@ -275,7 +273,7 @@ def show_login() -> str:
 def client_environment() -> dict[str, str]:
     """Return the environment variables for clients of the services: URLs of running servers, and settings."""
     values = dict(_CLIENT_SETTINGS)
-    if os.environ.get(LOG_FORMAT, "").strip().lower() == "json":  # Prefect's own formatter, of flow runs and workers
+    if logs_json():  # Prefect's own formatter, of flow runs and workers
         values["PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER"] = "json"
     for name, variable in CLIENT_VARIABLE.items():
         if url := _external(name) or _own_url(name):

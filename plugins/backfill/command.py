@@ -7,9 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dataops.command_name import name_command
 from dataops.errors import ConfigError
-from dataops.escaping import escape_controls
+from dataops.messages.lines import format_message
 from flows.commands.options import Json, Settings
 from flows.commands.run import run
 from flows.config import load_config, with_growth
@@ -42,7 +41,7 @@ def backfill(
     check_versions(config, settings, each, writes=not dry_run)
     for number, setting in enumerate(each, 1):
         line = f"{number} of {len(each)}: {setting}\n"
-        sys.stderr.write(escape_controls(name_command(line)))
+        sys.stderr.write(format_message(line))
         if code := run(config, set_=(*settings, setting), until=LAST, dry_run=dry_run, json=json):
             return code
     return 0

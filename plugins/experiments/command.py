@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from dataops.command_name import name_command
 from dataops.errors import ConfigError
-from dataops.escaping import escape_controls
 from dataops.formatting import format_bytes, format_quantity, format_seconds
+from dataops.messages.lines import format_message
 from dataops.store import Store
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, new_table, print_json
@@ -88,7 +87,7 @@ def run_cell(run_id: str, config: Path, settings: tuple[str, ...], until: str) -
 def _print_cell(cell: Cell) -> None:
     scale = f", {cell.samples:,.0f} samples" if cell.samples is not None else ""
     line = f"{cell.variant}, seed {cell.seed}{scale}: {cell.state}{f': {cell.error}' if cell.error else ''}\n"
-    sys.stderr.write(escape_controls(name_command(line)))
+    sys.stderr.write(format_message(line))
 
 
 def _show_plan(found: Experiment, *, as_json: bool) -> int:

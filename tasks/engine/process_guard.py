@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from dataops.command_name import name_command
-from dataops.escaping import escape_controls
+from dataops.messages.lines import format_message
 from dataops.process import escape_unencodable_output
 from dataops.redaction import escape_for_display, redact, scrub
 
@@ -57,7 +57,7 @@ def _print_exception(kind: type[BaseException], error: BaseException, trace: Tra
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
-    sys.stderr.write(escape_controls(redact("".join(traceback.format_exception(kind, error, trace)))))
+    sys.stderr.write(format_message("".join(traceback.format_exception(kind, error, trace)), "CRITICAL"))
 
 
 def _print_thread_exception(failure: threading.ExceptHookArgs) -> None:

@@ -1,9 +1,12 @@
+import json
+
 import prefect  # noqa: F401  its first import makes ~/.prefect, in the home of the user who runs the tests
 import pytest
 
 from dataops import plugins
 from dataops.store import open_store
 from flows.app import run_command
+from flows.commands.run import show_where_to_watch
 from flows.records import RunRecord
 from infra.local import services
 from tests.stranger import Stranger
@@ -164,3 +167,16 @@ def test_command_without_its_packages_is_one_error(stranger, where):
 def test_unknown_command_is_an_error_with_the_nearest_one(capsys):
     assert run_command(["rerum", "x"]) == 2
     assert "there is no command 'rerum'; did you mean 'rerun'?" in capsys.readouterr().err
+
+
+def test_lines_that_a_command_writes_itself_are_json_objects_too(capsys, monkeypatch):
+    monkeypatch.setenv("PAIRMILL_LOG_FORMAT", "json")
+    server = services.ServiceStatus(
+        "prefect", "http://127.0.0.1:4200/api", "http://127.0.0.1:4200", 1, "running", "log"
+    )
+    show_where_to_watch("shop-1", [server])
+    assert run_command(["rerum"]) == 2
+    first, error = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (first["levelname"], first["msg"]) == ("INFO", "run shop-1\n  Prefect  http://127.0.0.1:4200")
+    assert error["levelname"] == "ERROR"
+    assert error["msg"].startswith("pairmill: there is no command 'rerum'")
