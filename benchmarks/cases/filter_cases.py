@@ -4,11 +4,12 @@ Each takes the paths of parts and returns (seconds, value to compare). The secti
 """
 
 import json
+import multiprocessing
+import os
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from itertools import starmap
 from pathlib import Path
-from threading import Semaphore
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,7 @@ from benchmarks.measure import copy_speed
 
 QUERIES = 500_000
 DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 17, 128 << 20, 2
-"""Rows per slice, memory for deduplication, and threads."""
+"""Rows per slice, memory for deduplication, and workers: processes of ours, threads of DuckDB."""
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LETTER = r"[^\W\d_]|[\u0300-\u036f\u3099\u309a]"  # Python's \w has no combining marks
 _WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
@@ -90,24 +91,33 @@ def dedupe_limit(paths):
 def dedupe_ours(paths):
     """Deduplicate as the stage does: write keys to partitions of hashes, then read one partition at a time.
 
-    Two threads replace the stage's two workers. An earlier row has the smaller uid, so the first row of each URL is kept,
-    as in DuckDB.
+    The workers are started, and have compiled, before the measurement. An earlier row has the smaller uid, so the first
+    row of each URL is kept, as in DuckDB.
     """
-    with tempfile.TemporaryDirectory(dir=paths[0].parent) as folder:
-        _dedupe(Path(folder) / "few", paths[:1], [10])  # compile before the measurement
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(DEDUPE_WORKERS + 1)
+    with (
+        tempfile.TemporaryDirectory(dir=paths[0].parent) as folder,
+        context.Pool(DEDUPE_WORKERS, _compile, (folder, paths[0], ready)) as pool,
+    ):
+        ready.wait()
         started = time.perf_counter()
-        kept = _dedupe(Path(folder) / "all", paths, [pq.read_metadata(path).num_rows for path in paths])
+        kept = _dedupe(Path(folder), paths, [pq.read_metadata(path).num_rows for path in paths], pool.starmap)
         return time.perf_counter() - started, kept
 
 
-def _dedupe(folder, paths, sizes):
+def _compile(folder, path, ready):
+    _dedupe(Path(folder) / str(os.getpid()), [path], [10], starmap)
+    ready.wait()
+
+
+def _dedupe(folder, paths, sizes, run):
     """Return the number of kept rows of the first `sizes` rows of parts, and the sum of their numbers."""
     from dataops.snapshot import Draft
     from dataops.store import FolderStore
-    from tasks.engine.exchange import Step, number_partitions
-    from tasks.filter import steps
     from tasks.filter.config import FilterConfig
     from tasks.filter.stage import plan_sizes
+    from tasks.filter.steps import FilterJob
 
     draft, config = Draft(FolderStore(folder), "filter", "0" * 16), FilterConfig(dedupe=["url"])
     slices = [
@@ -115,32 +125,31 @@ def _dedupe(folder, paths, sizes):
         for path, size in zip(paths, sizes, strict=True)
         for start in range(0, size, DEDUPE_ROWS)
     ]
-    memory, slots = DEDUPE_MEMORY // DEDUPE_WORKERS, Semaphore(DEDUPE_WORKERS)
+    memory = DEDUPE_MEMORY // DEDUPE_WORKERS
     partitions = plan_sizes(sum(sizes), DEDUPE_WORKERS, memory).partitions
-    job = steps.FilterJob(config, sum(sizes), len(slices), partitions, memory)
-    keyed, reasons = job.exchange("keys"), job.exchange("drop-reasons")
-
-    def put_keys(number):
-        path, start, rows = slices[number]
-        with slots:
-            keys = _make_url_keys(path, start, rows, number)
-        keyed.write(draft, number, keys, number_partitions(keys["url"], partitions))
-
-    def choose(number):
-        with slots:
-            steps.drop_duplicates(draft, Step(steps.drop_duplicates, number, job))
-
-    def count_dropped(number):
-        rows = reasons.read(draft, number)["row"]
-        return len(rows), int(rows.cast(pl.UInt64).sum())
-
-    with ThreadPoolExecutor(DEDUPE_WORKERS + 1) as pool:  # one of them waits for the disk
-        list(pool.map(put_keys, range(len(slices))))
-        list(pool.map(choose, range(partitions)))
-        dropped = list(pool.map(count_dropped, range(len(slices))))
+    job = FilterJob(config, sum(sizes), len(slices), partitions, memory)
+    list(run(_put_keys, [(draft, job, number, *where) for number, where in enumerate(slices)]))
+    list(run(_choose, [(draft, job, number) for number in range(partitions)]))
+    dropped = list(run(_count_dropped, [(draft, job, number) for number in range(len(slices))]))
     every, before = sum(sizes), np.cumsum([0, *(rows for _, _, rows in slices)]).tolist()
     numbers = sum(total + first * count for (count, total), first in zip(dropped, before, strict=False))
     return [every - sum(count for count, _ in dropped), every * (every - 1) // 2 - numbers]
+
+
+def _put_keys(draft, job, number, path, start, size):
+    job.exchange("keys").write(draft, number, _make_url_keys(path, start, size, number), "url")
+
+
+def _choose(draft, job, number):
+    from tasks.engine.exchange import Step
+    from tasks.filter.steps import drop_duplicates
+
+    drop_duplicates(draft, Step(drop_duplicates, number, job))
+
+
+def _count_dropped(draft, job, number):
+    rows = job.exchange("drop-reasons").read(draft, number)["row"]
+    return len(rows), int(rows.cast(pl.UInt64).sum())
 
 
 def _make_url_keys(path, start, size, number):

@@ -123,7 +123,7 @@ def find_duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.u
         return found
     keys = {column.name: column.to_numpy() for column in rows.select(cs.by_name(KEYS, require_all=False)).rechunk()}
     firsts = {"caption" if step == "caption" else "url" for step in steps}
-    places = np.flatnonzero(np.any([_find_repeated(keys[name], seed) for name in firsts], axis=0))
+    places = np.flatnonzero(np.any([_may_repeat(keys[name], seed) for name in firsts], axis=0))
     for number, step in enumerate(DEDUPE_STEPS, 1):
         if step in steps:
             ranks = keys["rank"] & np.uint16(_WITHOUT_WORDS if step in ("uid", "pair") else (1 << 16) - 1)
@@ -146,30 +146,30 @@ def _find_slot(slots, high, low, row, seed):
 
 
 @compiled(inline="always")
-def _make_slots(rows):
+def _count_slots(rows):
     size = 1
     while size < 2 * rows:
         size *= 2
-    return np.full(size, -1, np.int32)
+    return size
 
 
 @compiled(nogil=True)
-def _find_repeated(values, seed):
-    """Return whether each value occurs more than once (n,)."""
-    repeated, slots = np.zeros(len(values), np.bool_), _make_slots(len(values))
+def _may_repeat(values, seed):
+    """Return whether another value has the slot of a value (n,): those that occur more than once, and few others."""
+    seen, shared = np.zeros(_count_slots(2 * len(values)), np.uint8), np.empty(len(values), np.bool_)
+    mask = np.uint64(len(seen) - 1)
+    for value in values:
+        at = mix(value ^ seed) & mask
+        seen[at] = min(seen[at] + 1, 2)
     for row in range(len(values)):
-        at = _find_slot(slots, values, values, row, seed)
-        if slots[at] < 0:
-            slots[at] = row
-        else:
-            repeated[slots[at]] = repeated[row] = True
-    return repeated
+        shared[row] = seen[mix(values[row] ^ seed) & mask] > 1
+    return shared
 
 
 @compiled(nogil=True)
 def _drop_all_but_first(places, high, low, ranks, uids, origins, seed, number, found):
     """Set `found` to `number` for all rows of a key but the first in the order of find_duplicates."""
-    slots = _make_slots(len(places))
+    slots = np.full(_count_slots(len(places)), -1, np.int32)
     for row in places:
         if found[row]:
             continue
