@@ -86,7 +86,7 @@ def evaluate(
         digest: returns the sha256 of a file; rank 0 calls it for each file of the suite.
 
     Returns: the content of metrics.json, tasks in the order of the suite.
-    Raises: ContractError on damaged data, unreadable sets or features that are not finite.
+    Raises: ContractError on damaged data or unreadable sets; TrainingDiverged if features are not finite.
     """
     store = FolderStore(output)
     cache = None if features is None else FeatureCache(FolderStore(features), checkpoint_digest)

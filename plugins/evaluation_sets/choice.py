@@ -33,8 +33,9 @@ def choose_captions(
 ) -> tuple[dict[str, Any], pa.Table]:
     """Choose the caption of each image whose feature is nearest to it; a tie, and an unreadable image, are wrong.
 
-    Images that follow each other and have the same captions in other orders are a group. Its text score is 1 if each image
-    prefers its own caption, its image score if each caption prefers its own image, its group score if both are.
+    A set has three more scores if it is made of groups: images that follow each other, have the same captions, and of which
+    each has another right one. The text score of a group is 1 if each image prefers its own caption, its image score if each
+    caption prefers its own image, its group score if both are.
 
     Returns: the task's entry of metrics.json and its predictions.
     Raises: ContractError if an image has one caption, or the same twice.
@@ -59,8 +60,8 @@ def choose_captions(
 def _result(rows: list[dict[str, Any]]) -> dict[str, Any]:
     chance = sum(1 / len(row["captions"]) for row in rows) / len(rows)
     metrics = {"accuracy": proportion_record(sum(row["is_right"] for row in rows), len(rows), chance)}
-    groups = [list(group) for _, group in groupby(rows, key=lambda row: frozenset(row["captions"]))]
-    if len(groups) < len(rows):
+    groups = _group(rows)
+    if all({row["captions"][0] for row in group} == set(group[0]["captions"]) for group in groups):
         scores = [_score_group(group) for group in groups]
         chances = [_chances(group) for group in groups]
         for n, name in enumerate(("text_score", "image_score", "group_score")):
@@ -68,6 +69,15 @@ def _result(rows: list[dict[str, Any]]) -> dict[str, Any]:
             metrics[name] = proportion_record(sum(score[n] for score in scores), len(groups), mean)
     counts = {"n": len(rows), "unreadable": sum(row["status"] != "ok" for row in rows)}
     return {"kind": "choice", **counts, "captions": sum(len(row["captions"]) for row in rows), "metrics": metrics}
+
+
+def _group(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Divide rows that follow each other and have the same captions into groups of as many rows as captions."""
+    found: list[list[dict[str, Any]]] = []
+    for captions, same in groupby(rows, key=lambda row: frozenset(row["captions"])):
+        left = list(same)
+        found += [left[first : first + len(captions)] for first in range(0, len(left), len(captions))]
+    return found
 
 
 def _score_group(rows: list[dict[str, Any]]) -> tuple[bool, bool, bool]:

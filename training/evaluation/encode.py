@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dataops.ahead import take_results
-from dataops.errors import ContractError
+from dataops.errors import TrainingDiverged
 from dataops.process import count_cores
 from training import distributed
 from training.evaluation.samples import Sample
@@ -135,7 +135,7 @@ def encode_images(
         batch_size: images per batch; on the CPU at most IMAGES_PER_THREAD.
         threads: threads that decode (and on the CPU encode); None: one a core.
 
-    Raises: ContractError if the model returns features that are not finite.
+    Raises: TrainingDiverged if the model returns features that are not finite.
     """
     device, dtype = get_device_and_dtype(loaded.model)
     on_cpu = device.type == "cpu"
@@ -179,7 +179,7 @@ def encode_texts(
     Args:
         most_tokens: of a batch on the CPU.
 
-    Raises: ContractError if the model returns features that are not finite; ValueError without texts.
+    Raises: TrainingDiverged if the model returns features that are not finite; ValueError without texts.
     """
     if not texts:
         raise ValueError("no text to encode")
@@ -217,11 +217,11 @@ def normalize_features(features_BD: Tensor, kind: str) -> Tensor:
     Args:
         kind: image or text, for the error.
 
-    Raises: ContractError if a value is not finite: NaN loses every comparison and would pass for a low accuracy.
+    Raises: TrainingDiverged if a value is not finite: NaN loses every comparison and would pass for a low accuracy.
     """
     features_BD = features_BD.float()
     if not torch.isfinite(features_BD).all():
-        raise ContractError(f"the checkpoint gives {kind} features that are not finite")
+        raise TrainingDiverged(f"the model gives {kind} features that are not finite")
     return F.normalize(features_BD, dim=-1)
 
 
@@ -298,7 +298,7 @@ def encode_shard_images(
     Args:
         images: number and bytes of each image.
 
-    Raises: ContractError if the model returns features that are not finite.
+    Raises: TrainingDiverged if the model returns features that are not finite.
     """
     size = PADDED_IMAGES[torch.device(device).type]
 
@@ -328,7 +328,7 @@ def encode_shard_images(
 def encode_captions(loaded: EvaluatedModel, captions: list[str], device: str, threads: int | None = None) -> Tensor:
     """Return unit-norm features (N, D) of the captions, float64 on the CPU; equal captions have equal features.
 
-    Raises: ContractError if the model returns features that are not finite.
+    Raises: TrainingDiverged if the model returns features that are not finite.
     """
     unique = list(dict.fromkeys(captions))
     if not unique:

@@ -137,7 +137,7 @@ def encode_set(
         cache: keeps features after the call; None: they are not kept.
         files: name and sha256 of all that the set is read from; needed with `cache`.
 
-    Raises: ContractError if the set is damaged, no image can be decoded, or features are not finite.
+    Raises: ContractError if the set is damaged or no image can be decoded; TrainingDiverged if features are not finite.
     """
     name = cache.file_name(loaded, files, batch_size) if cache is not None else ""
     cached = distributed.broadcast_from_first(

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dataops.digest import RememberedDigests, canonical_json
+from dataops.errors import TrainingDiverged
 from training import distributed
 from training.data.shard_index import Skipped
 from training.evaluate import evaluate
@@ -88,7 +89,8 @@ def evaluate_interim(run: TrainingRun) -> None:
 def _undisturbed(run: TrainingRun) -> Iterator[CLIP]:
     """Yield the whole model for an evaluation that leaves no trace in the training; all ranks together.
 
-    Raises: Stopped if this rank receives SIGTERM meanwhile, unless the last step was taken.
+    Raises: Stopped if this rank receives SIGTERM meanwhile, unless the last step was taken; TrainingDiverged if features
+        are not finite.
     """
     model, threads = copy_whole(run.model), torch.get_num_threads()
     model.eval()
@@ -98,6 +100,8 @@ def _undisturbed(run: TrainingRun) -> Iterator[CLIP]:
             raise Stopped(f"stopped before the evaluation after step {run.step}, as asked")
         with torch.compiler.set_stance("force_eager" if run.config.compile else "default"):
             yield model
+    except TrainingDiverged as error:
+        raise TrainingDiverged(f"step {run.step}: {error}") from error
     finally:
         run.is_evaluating = False
         run.model.train()
@@ -112,7 +116,7 @@ def measure_holdout(run: TrainingRun) -> None:
 
     On the CPU each batch is the work of one thread, so that the figures are the same on any number of ranks and threads.
 
-    Raises: as _undisturbed; ContractError if features are not finite.
+    Raises: as _undisturbed.
     """
     holdout = run.holdout
     assert holdout is not None

@@ -8,7 +8,7 @@ import pytest
 import torch
 from open_clip import build_zero_shot_classifier
 
-from dataops.errors import ContractError
+from dataops.errors import TrainingDiverged
 from tests import rounding
 from training.evaluation.class_weights import compute_class_weights
 from training.evaluation.encode import encode_texts, map_in_order, normalize_features
@@ -83,8 +83,8 @@ def test_equal_texts_have_equal_features_and_threads_change_no_bit(loaded):
     assert torch.equal(features, encode_texts(loaded, texts, threads=3))
 
 
-def test_infinite_features_raise_contract_error():
-    with pytest.raises(ContractError, match="text features that are not finite"):
+def test_features_that_are_not_finite_mean_that_the_training_diverged():
+    with pytest.raises(TrainingDiverged, match="text features that are not finite"):
         normalize_features(torch.tensor([[1.0, math.nan]]), "text")
     assert torch.equal(normalize_features(torch.zeros(1, 3), "text"), torch.zeros(1, 3))
 

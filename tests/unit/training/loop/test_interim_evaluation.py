@@ -163,6 +163,8 @@ def test_what_a_holdout_cannot_do_is_said_before_the_training(make_job, caplog):
     assert run_training(make_job("few", "vit", holdout=1e-9, keep="best")) == 2
     assert "raise holdout" in caplog.text
     assert run_training(make_job("none", "vit", epochs=1, holdout=1e-9)) == 0
+    assert run_training(make_job("far", **TURNING | {"lr": 1e30, "evaluate_every": 1}, warmup=0)) == 4
+    assert "step 1: the model gives image features that are not finite" in caplog.text
 
 
 @pytest.mark.parametrize("bias", [None, -2.0])
