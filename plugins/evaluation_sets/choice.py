@@ -33,9 +33,9 @@ def choose_captions(
 ) -> tuple[dict[str, Any], pa.Table]:
     """Choose the caption of each image whose feature is nearest to it; a tie, and an unreadable image, are wrong.
 
-    A set has three more scores if it is made of groups: images that follow each other, have the same captions, and of which
-    each has another right one. The text score of a group is 1 if each image prefers its own caption, its image score if each
-    caption prefers its own image, its group score if both are.
+    A set has three more scores if it is made of groups: images that follow each other and have the same captions, each
+    another right one. The text score of a group is 1 if each image prefers its own caption, its image score if each caption
+    prefers its own image, its group score if both are.
 
     Returns: the task's entry of metrics.json and its predictions.
     Raises: ContractError if an image has one caption, or the same twice.

@@ -94,7 +94,7 @@ def _read_xm3600(source: Path, languages: tuple[str, ...]) -> Sets:
         members = (
             {
                 "jpg": _read(source / "images" / f"{row['image/key']}.jpg"),
-                "txt": "\n".join(row[code]["caption"]).encode(),
+                "txt": "\n".join(map(_on_one_line, row[code]["caption"])).encode(),
             }
             for row in rows
             if row.get(code, {}).get("caption")
@@ -136,9 +136,14 @@ def _read_cvqa(source: Path, languages: tuple[str, ...]) -> Sets:
 
 
 def _choices(row: dict[str, Any]) -> dict[str, bytes]:
-    options = [f"{row['Question']} {option}".replace("\n", " ") for option in row["Options"]]
-    ordered = [options.pop(row["Label"]), *options]
+    options = [_on_one_line(f"{row['Question']} {option}") for option in row["Options"]]
+    ordered = dict.fromkeys([options[row["Label"]], *options])  # an answer that is named twice is one caption
     return {_suffix(row["image"]["bytes"]): row["image"]["bytes"], "txt": "\n".join(ordered).encode()}
+
+
+def _on_one_line(text: str) -> str:
+    """Return a caption as the set's files have it, one in a line."""
+    return " ".join(text.split())
 
 
 def _read_stamps(source: Path, languages: tuple[str, ...]) -> Sets:
