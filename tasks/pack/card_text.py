@@ -98,11 +98,6 @@ class DatasetFacts:
         return self.key if self.packs else f"pack/{self.key}"
 
     @property
-    def shard_names(self) -> str:
-        """Pattern of the names of the shards."""
-        return "*/*.tar" if self.packs else "*.tar"
-
-    @property
     def first_part(self) -> str:
         """Name of a part with rows, whose schema all parts have."""
         rows = (part.name for part in self.parts if part.name.rpartition("/")[2].startswith("part-"))

@@ -34,19 +34,19 @@ class Sampling:
     identities: np.ndarray
     """(N,) uint64, hashes of the pairs' uids; unused where the probability is 1."""
 
-    def drawn(self, seed: int, epoch: int, first: int = 0, end: int | None = None) -> np.ndarray:
-        """Return whether each sample from `first` up to `end` is drawn in an epoch (end - first,)."""
-        probabilities = self.probabilities[first:end]
+    def drawn(self, seed: int, epoch: int, samples: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return whether each of some samples is drawn in an epoch (samples,)."""
+        probabilities = self.probabilities[samples]
         seen = np.ones(len(probabilities), np.bool_)
         uncertain = np.flatnonzero(probabilities < 1)
-        numbers = draw_uniforms("sample", seed, epoch, self.identities[first:end][uncertain], 1)[:, 0]
+        numbers = draw_uniforms("sample", seed, epoch, self.identities[samples][uncertain], 1)[:, 0]
         seen[uncertain] = numbers < probabilities[uncertain]
         return seen
 
     def count(self, seed: int, epoch: int, first: int = 0, end: int | None = None) -> int:
         """Return the number of samples from `first` up to `end` that are drawn in an epoch."""
-        chunks = _split([(first, len(self.probabilities) if end is None else end)])
-        return sum(int(np.count_nonzero(self.drawn(seed, epoch, first, end))) for first, end in chunks)
+        chunks = _split(np.array([[first, len(self.probabilities) if end is None else end]]))
+        return sum(int(np.count_nonzero(self.drawn(seed, epoch, samples))) for samples in chunks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +77,12 @@ class Windows:
         """Return the shard of each sample."""
         return self.first_shard + np.searchsorted(self._ends, samples, side="right")
 
-    def list_ranges(self, seed: int, epoch: int) -> list[list[tuple[int, int]]]:
-        """Return the samples of each window of an epoch, as ranges from the first to the end of each shard."""
+    def list_ranges(self, seed: int, epoch: int) -> list[np.ndarray]:
+        """Return the first sample and the end of each shard of each window of an epoch: (shards of the window, 2)."""
         window = self.assign(seed, epoch)
-        ranges: list[list[tuple[int, int]]] = [[] for _ in range(int(window.max()) + 1)]
-        for of_shard, end, size in zip(window.tolist(), self._ends.tolist(), self.sizes.tolist(), strict=True):
-            ranges[of_shard].append((end - size, end))
-        return ranges
+        order = np.argsort(window, kind="stable")
+        ranges = np.stack([self._ends - self.sizes, self._ends], 1)[order]
+        return np.split(ranges, np.flatnonzero(np.diff(window[order])) + 1)
 
 
 class EpochOrder:
@@ -110,11 +109,11 @@ class EpochOrder:
         chunk: int = CHUNK_SAMPLES,
     ):
         self._seed, self._epoch, self._sampling, self._chunk = seed, epoch, sampling, chunk
-        ranges = [[(first, first + samples)]] if windows is None else windows.list_ranges(seed, epoch)
-        self._blocks: list[tuple[list[tuple[int, int]], int, int]] = []  # ranges of the window, block, blocks of it
+        ranges = [np.array([[first, first + samples]])] if windows is None else windows.list_ranges(seed, epoch)
+        self._blocks: list[tuple[np.ndarray, int, int]] = []  # ranges of the window, block, blocks of it
         sizes: list[int] = []
         for window in ranges:
-            total = sum(end - first for first, end in window)
+            total = int(np.diff(window).sum())
             blocks = max(1, -(-total // block))
             sizes += [total] if blocks == 1 and sampling is None else self._count(window, blocks)
             self._blocks += [(window, block, blocks) for block in range(blocks)]
@@ -133,7 +132,7 @@ class EpochOrder:
             number += 1
         return np.concatenate(parts)
 
-    def _count(self, window: list[tuple[int, int]], blocks: int) -> list[int]:
+    def _count(self, window: np.ndarray, blocks: int) -> list[int]:
         """Return the number of samples in each block of a window."""
         counts = np.zeros(blocks, np.int64)
         for _, hashes in self._hash(window):
@@ -151,12 +150,11 @@ class EpochOrder:
             filled = end
         return found[np.argsort(keys)]
 
-    def _hash(self, window: list[tuple[int, int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _hash(self, window: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the samples of a window that are in the epoch, and the hash of each."""
-        for first, end in _split(window, self._chunk):
-            samples = np.arange(first, end)
+        for samples in _split(window, self._chunk):
             if self._sampling is not None:
-                samples = samples[self._sampling.drawn(self._seed, self._epoch, first, end)]
+                samples = samples[self._sampling.drawn(self._seed, self._epoch, samples)]
             yield samples, hash_samples("order", self._seed, self._epoch, samples)
 
 
@@ -165,8 +163,12 @@ def _find_blocks(hashes: np.ndarray, blocks: int) -> np.ndarray:
     return ((hashes >> np.uint64(32)) * np.uint64(blocks) >> np.uint64(32)).astype(np.int64)
 
 
-def _split(ranges: list[tuple[int, int]], chunk: int = CHUNK_SAMPLES) -> Iterator[tuple[int, int]]:
-    """Cut ranges into those of at most `chunk` samples."""
-    for first, end in ranges:
-        for begin in range(first, end, chunk):
-            yield begin, min(begin + chunk, end)
+def _split(ranges: np.ndarray, chunk: int = CHUNK_SAMPLES) -> Iterator[np.ndarray]:
+    """Yield the samples of ranges (ranges, 2), at most `chunk` at a time: small ranges together."""
+    firsts, ends = ranges.T
+    stops = np.cumsum(ends - firsts)
+    starts = stops - (ends - firsts)
+    total = int(stops[-1])
+    for begin in range(0, total, chunk):
+        end = min(begin + chunk, total)
+        yield np.arange(begin, end) + np.repeat(firsts - starts, stops.clip(begin, end) - starts.clip(begin, end))

@@ -173,7 +173,7 @@ class Dataset:
         self.shards_at_start = len(shards)  # first shards, whose pairs decide the first weights together
         self._cache: dict[int, np.ndarray] = {}
         self._image_hashes: dict[int, int] = {}  # of images in the cache
-        self._cache_left = self._cache_bytes = cache_bytes
+        self._cache_left = cache_bytes
 
     def __len__(self) -> int:
         return len(self.index)

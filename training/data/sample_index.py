@@ -5,6 +5,7 @@ renamed, so a crash leaves a whole index or none. `index.json`, written last, ho
 and hash of each column: an index that differs in any of them is built again. The columns are plain arrays, no pickle.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,6 +48,8 @@ HEADER = "index.json"
 LOG_SECONDS = 10.0
 READ_BYTES = 1 << 16
 LINKS_AT_ONCE = 1 << 20
+SMALL_BYTES, SMALL_AT_ONCE = 1 << 18, 16
+"""A thread indexes this many shards of less than these bytes at a time: to hand one over takes as long as to read it."""
 MEASURED_PAIRS = 4096
 """Maximum number of held-out pairs that a training measures."""
 SHARD = np.dtype([("samples", "<u8"), ("keys", "<u8"), ("key_bytes", "<u4")])
@@ -238,6 +242,7 @@ def build_index(
                 logger.info("%s of %s shards are indexed", f"{number:,}", f"{len(files.paths):,}")
         if holdout:
             writer.choose_measured()
+        writer.write_header(fingerprint)
     finally:
         writer.close()
     if writer.samples == 0 and writer.without_detection:
@@ -246,20 +251,17 @@ def build_index(
         )
     if writer.samples == 0:
         raise ContractError(f"no pair of image and caption in {len(files.paths)} shards")
-    header = {"version": VERSION, "fingerprint": fingerprint, "columns": writer.describe()}
-    _write_synced(part / HEADER, canonical_json(header).encode())
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 
 
 def _index_shards(files: ShardFiles, options: Mapping[str, Any], workers: int) -> Iterator[ShardSamples]:
-    """Yield the samples of each shard in order, a few ahead of their use."""
+    """Yield the samples of each shard in order, a few ahead of their use; the first shard shows whether they are small."""
     numbers, index = range(len(files.paths)), partial(index_shard, files, **options)
-    if workers < 2:
-        yield from map(index, numbers)
-        return
-    with ThreadPoolExecutor(workers, thread_name_prefix="index") as pool:
-        yield from take_results((pool.submit(index, number) for number in numbers), 2 * workers, pool)
+    step = SMALL_AT_ONCE if files.size(0) < SMALL_BYTES else 1
+    with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="index") as pool:
+        calls = (pool.submit(list, map(index, numbers[first : first + step])) for first in numbers[::step])
+        yield from chain.from_iterable(take_results(calls, 2 * workers, pool))
 
 
 @dataclass
@@ -342,9 +344,10 @@ class _Writer:
         self._column("held").append(held["sample"])
         self._column("measured").append(np.array(measured, np.uint64))
 
-    def describe(self) -> dict[str, dict[str, Any]]:
-        """Return size and hash of each column."""
-        return {name: {"bytes": column.size, "xxh3": column.hash.hexdigest()} for name, column in self._columns.items()}
+    def write_header(self, fingerprint: str) -> None:
+        columns = {name: {"bytes": one.size, "xxh3": one.hash.hexdigest()} for name, one in self._columns.items()}
+        header = {"version": VERSION, "fingerprint": fingerprint, "columns": columns}
+        self._column(HEADER).append(canonical_json(header).encode())
 
     def close(self) -> None:
         for column in self._columns.values():
@@ -377,15 +380,5 @@ def _map(path: Path, dtype: np.dtype[Any], size: int) -> np.ndarray:
 
 
 def _hash_file(path: Path) -> str:
-    hashed = xxhash.xxh3_128()
     with open_regular(path) as file:
-        while data := file.read(READ_BYTES):
-            hashed.update(data)
-    return hashed.hexdigest()
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()

@@ -5,6 +5,7 @@ and rows that pack wrote are parsed as columns; all others, and what is wrong in
 code that a test compares with the columns.
 """
 
+import io
 import tarfile
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ from pyarrow import csv
 
 from dataops.errors import ConfigError, ContractError, CorruptPart
 from dataops.parquet import read_parquet
-from dataops.regular_files import check_regular, open_regular, read_bytes, read_text
+from dataops.regular_files import check_regular, open_regular, read_bytes
 from dataops.shards.foreign_tar import open_foreign_tar
-from dataops.shards.tar import INDEX_VERSION, Member, is_end, list_members, read_index
+from dataops.shards.tar import INDEX_VERSION, MAX_PADDING, Member, is_end, list_members, read_index
 from training.data.shard_files import ShardFiles, read_shard_rows, rows_of_shard
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
@@ -121,7 +122,9 @@ def index_shard(
     """
     path = files.paths[number]
     try:
-        found = (None if blur_faces else _index_columns(files, number, few)) or _index_any(files, number, blur_faces)
+        index = _read_index(path)
+        found = None if blur_faces else _index_columns(files, number, index, few)
+        found = found or _index_any(files, number, index, blur_faces)
         if holdout:
             _hold_out(files, number, found, holdout)
         return found
@@ -134,10 +137,18 @@ def index_shard(
 # Shards that pack wrote -----------------------------------------------------------------------------------------------
 
 
-def _index_columns(files: ShardFiles, number: int, few: int) -> ShardSamples | None:
+def _read_index(shard: Path) -> bytes | None:
+    """Return the index beside a shard, if there is one."""
+    try:
+        return read_bytes(shard.with_suffix(".idx"))
+    except FileNotFoundError:
+        return None
+
+
+def _index_columns(files: ShardFiles, number: int, index: bytes | None, few: int) -> ShardSamples | None:
     """Return the samples of a shard with an index in which each sample has the same members; None for any other."""
     path = files.paths[number]
-    found = _read_plain_index(path.with_suffix(".idx"), few)
+    found = _parse_plain_index(index or b"", few)
     if found is None:
         return None
     keys, spans = found
@@ -154,9 +165,7 @@ def _index_columns(files: ShardFiles, number: int, few: int) -> ShardSamples | N
     joined, row_spans = _join_spans(spans), _join_row_spans(spans.get("json"), len(names))
     if not files.arrives(number):  # else its sha256 was compared
         ends = [int((offsets + sizes).max(initial=0)) for offsets, sizes in spans.values()]
-        _check_index(path, max(ends), sum(len(offsets) for offsets, _ in spans.values()))
-    if not rows.skipped:
-        return ShardSamples(names, joined, rows.probabilities, identities, None, [], row_spans)
+        _check_index(files, number, max(ends), sum(len(offsets) for offsets, _ in spans.values()))
     kept = [sample for sample in range(len(names)) if sample not in rows.skipped]
     skipped = [Skipped(files.label(number), names[sample], reason) for sample, reason in rows.skipped.items()]
     columns = (joined[kept], rows.probabilities[kept], identities[kept])
@@ -174,12 +183,8 @@ class _Rows:
     """Reasons by sample."""
 
 
-def _read_plain_index(path: Path, few: int) -> tuple[pa.Array, Spans] | None:
+def _parse_plain_index(data: bytes, few: int) -> tuple[pa.Array, Spans] | None:
     """Return the keys and the members of an index whose lines name the same extensions; None for any other file."""
-    try:
-        data = read_bytes(path)
-    except FileNotFoundError:
-        return None
     count, first = data.count(b"\n") - 1, data.find(b"\n") + 1
     fields = data[first : data.find(b"\n", first)].split(b" ")
     if (
@@ -269,15 +274,15 @@ def _read_row_members(files: ShardFiles, number: int, spans: tuple[np.ndarray, n
 # Any shard ------------------------------------------------------------------------------------------------------------
 
 
-def _index_any(files: ShardFiles, number: int, blur_faces: bool) -> ShardSamples:
+def _index_any(files: ShardFiles, number: int, index: bytes | None, blur_faces: bool) -> ShardSamples:
     path = files.paths[number]
     members: dict[str, dict[str, tuple[int, int]]] = {}
-    for key, extension, offset, size in _locate_members(path):
+    for key, extension, offset, size in _locate_members(path, index):
         members.setdefault(key, {})[_kind(extension)] = (offset, size)
     every = [span for spans in members.values() for span in spans.values()]
     _check_spans({"any": _to_columns(every, object)}, files.size(number))
-    if path.with_suffix(".idx").exists() and not files.arrives(number):
-        _check_index(path, max(map(sum, every), default=0), len(every))
+    if index is not None and not files.arrives(number):
+        _check_index(files, number, max(map(sum, every), default=0), len(every))
     row_of = _read_arriving_rows(path, members, blur_faces) if files.arrives(number) else None
     keys, spans_of, rows, skipped = list[str](), list[dict[str, tuple[int, int]]](), list[Row](), list[Skipped]()
     for key, spans in members.items():
@@ -305,14 +310,17 @@ def _index_any(files: ShardFiles, number: int, blur_faces: bool) -> ShardSamples
     return ShardSamples(keys, _join_spans(columns), probabilities, identities, faces, skipped, row_spans)
 
 
-def _locate_members(shard: Path) -> list[Member]:
+def _locate_members(shard: Path, index: bytes | None) -> list[Member]:
     """Return the span of each member: from the index beside the shard, else from its headers."""
-    if (index := shard.with_suffix(".idx")).exists():
-        return [member for sample in read_index(read_text(index), str(index)) for member in sample.values()]
-    return _read_headers(shard)
+    if index is None:
+        return _read_headers(shard)
+    name = str(shard.with_suffix(".idx"))
+    return [
+        member for sample in read_index(index.decode("utf-8", "surrogateescape"), name) for member in sample.values()
+    ]
 
 
-def _check_index(shard: Path, end: int, members: int) -> None:
+def _check_index(files: ShardFiles, number: int, end: int, members: int) -> None:
     """Compare an index with its shard where the shard has more than the index lists.
 
     Args:
@@ -320,10 +328,9 @@ def _check_index(shard: Path, end: int, members: int) -> None:
 
     Raises: ContractError, or tarfile.TarError for a shard that is not whole.
     """
-    with open_regular(shard) as file:
-        file.seek(end)
-        if is_end(file):
-            return
+    shard = files.paths[number]
+    if is_end(io.BytesIO(files.read(number, end, min(files.size(number) - end, MAX_PADDING + 1)))):
+        return
     if (found := len(_read_headers(shard))) != members:
         raise ContractError(
             f"shard {shard}: its .idx lists {members:,} members, and the tar has {found:,}; make the index again, or"

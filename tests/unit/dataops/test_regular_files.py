@@ -18,7 +18,7 @@ from flows.config import config_name, load_config
 from flows.records import known_stores
 from tasks.files.find import LocalFile, find_source_files
 from training.data.shard_files import ShardFiles, read_shard_rows
-from training.data.shard_index import _locate_members
+from training.data.shard_index import _locate_members, _read_index
 from training.evaluation.samples import read_members
 from training.evaluation.sets import EvalSet
 from training.evaluation.suite import load_suite
@@ -92,7 +92,7 @@ def planted(path):
 def locate(path):
     """Locate the members of a shard, of which `path` is the index or the shard itself."""
     try:
-        _locate_members(path.with_suffix(".tar"))
+        _locate_members(path.with_suffix(".tar"), _read_index(path))
     except OSError as error:  # the loader raises a ContractError instead
         raise ContractError(str(error)) from error
 

@@ -59,10 +59,10 @@ def test_columns_equal_what_general_code_reads(tmp_path, extensions, arrives):
     if arrives:
         files = ShardFiles(files.paths, {"0.tar": files.paths[0].stat().st_size})
         files.paths[0].unlink()
-    found = shard_index._index_columns(files, 0, few=1)
+    found = shard_index._index_columns(files, 0, shard_index._read_index(files.paths[0]), few=1)
     assert (
         content(found)
-        == content(shard_index._index_any(files, 0, False))
+        == content(shard_index._index_any(files, 0, shard_index._read_index(files.paths[0]), False))
         == content(index_shard(files, 0, blur_faces=False))
         == content(shard_index.index_shard(files, 0, blur_faces=False))
     )
@@ -113,7 +113,7 @@ def test_an_index_in_any_other_form_is_read_by_general_code(tmp_path, before, af
         except shard_index.tarfile.TarError:
             return ContractError
 
-    general = outcome(lambda: shard_index._index_any(files, 0, False))
+    general = outcome(lambda: shard_index._index_any(files, 0, shard_index._read_index(files.paths[0]), False))
     found = outcome(lambda: index_shard(files, 0, blur_faces=False))
     assert found == general or (
         isinstance(general, type) and issubclass(general, ContractError) and found is ContractError
