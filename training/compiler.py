@@ -37,21 +37,24 @@ def prepare_compiler(device: str, folders: Sequence[Path] | None = None) -> Path
     if folders is None:
         folders = (home() / "cache" / "compiled", Path(tempfile.gettempdir()))
     chosen = [Path(os.environ[name]) for name in CACHES if name in os.environ]
-    problems = []
-    for folder in chosen[:1] or folders:
+    problems, working = [], []
+    for folder in chosen or folders:
         try:
             _compile_and_run(device, folder)
         except subprocess.CalledProcessError as error:
             problems.append(
                 f"{folder}: {error.stderr.strip()[:300] or f'{error.cmd[0]} ended with {error.returncode}'}"
             )
-            continue
         except (OSError, subprocess.TimeoutExpired) as error:
             problems.append(f"{folder}: {error}")
-            continue
+        else:
+            working.append(folder)
+            if not chosen:
+                break
+    if working and not (chosen and problems):
         for name, place in CACHES.items():
-            os.environ.setdefault(name, str(folder / place))
-        return folder
+            os.environ.setdefault(name, str(working[0] / place))
+        return working[0]
     names = " or ".join(CACHES)
     raise ConfigError(f"compile: {'; '.join(problems)}: {REMEDY}; {names} name other folders for its results")
 

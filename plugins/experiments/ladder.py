@@ -93,7 +93,13 @@ def read_points(record: Record, store: Store, variant: str) -> dict[str, Points]
 
 def read_forecasts(record: Record, store: Store, variants: Sequence[str]) -> tuple[list[Forecast], list[str]]:
     """Return the forecast of each variant, and sentences: what is not determined, and where curves cross."""
-    forecasts, notes, curves = [], [], dict[str, Curve]()
+    forecasts, curves = [], dict[str, Curve]()
+    notes = [
+        f"The forecast of {cell.variant} lacks its trainings from {cell.samples:,.0f} samples with seed {cell.seed} on: "
+        f"{cell.error}"
+        for cell in record.cells
+        if cell.samples and cell.state == "failed"
+    ]
     of_variants = {variant: read_points(record, store, variant) for variant in variants}
     for metric, (variant, found) in product((record.metric, HOLDOUT_LOSS), of_variants.items()):
         if (points := found.get(metric)) is None:

@@ -63,9 +63,11 @@ def test_the_folder_of_kernels_is_the_first_that_runs_them(tmp_path, monkeypatch
     folders = [tmp_path / "file" / "below", tmp_path / "noexec", tmp_path / "home"]
     assert prepare_compiler(device, folders) == folders[2]
     assert {name: os.environ[name] for name in CACHES} == {n: str(folders[2] / c) for n, c in CACHES.items()}
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(folders[1]))
-    with pytest.raises(ConfigError, match=r"failed to map segment.*TRITON_CACHE_DIR"):
-        prepare_compiler(device, folders)
+    for name in CACHES:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, str(folders[1]))
+            with pytest.raises(ConfigError, match=r"failed to map segment.*TRITON_CACHE_DIR"):
+                prepare_compiler(device, folders)
     monkeypatch.setenv("CC" if device == "cuda" else "CXX", "false")
     with pytest.raises(ConfigError, match="install gcc and libc6-dev"):
         prepare_compiler(device, folders[2:])

@@ -269,6 +269,12 @@ def test_a_failed_variant_is_shown_and_the_others_are_compared():
     assert result.notes == [f"long has no result: exit code 3; `pairmill show {failed}` has the error"]
     repaired = MadeRuns(by_noise({"short": 0.3}))
     assert (make(repaired)[0], repaired.runs) == (0, 3)
+    later = MadeRuns(by_noise({"short": 0.3}), before=lambda variant, seed: 4 if variant == "long" and seed else 0)
+    code, record, result = make(later, write(more=LADDER))
+    (failed,) = [cell for cell in record.cells if cell.state == "failed"]
+    assert (code, failed.samples, failed.seed) == (4, 100, 1)
+    assert f"lacks its trainings from 100 samples with seed 1 on: {failed.error}" in result.notes[0]
+    assert [(one.variant, set(one.expected.values()) == {None}) for one in result.forecasts][1] == ("long", True)
 
 
 def test_equal_samples_give_a_smaller_dataset_more_epochs():
