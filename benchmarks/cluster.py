@@ -115,10 +115,9 @@ def draw_page(path, cluster, lines):
     faults = {worker: sum(span.how not in ("finished", "head lost") for span in of) for worker, of in spans.items()}
     worst = sorted(spans, key=lambda worker: (-faults[worker], worker))[: SHOWN // 2]
     chosen = sorted({*worst, *random.Random(0).sample(sorted(spans), min(len(spans), SHOWN // 2))})
-    running = [(span.began, 1) for span in cluster.spans] + [(span.ended, -1) for span in cluster.spans]
     curves = {
         "machines": [(at, {"join": 1, "machine lost": -1}.get(what, 0)) for at, what in cluster.events],
-        "tasks that run": running,
+        "tasks that run": [change for span in cluster.spans for change in ((span.began, 1), (span.ended, -1))],
         "finished tasks": [(span.ended, 1) for span in cluster.spans if span.how == "finished"],
     }
     figure = Figure((12, 16), layout="constrained")
@@ -126,16 +125,15 @@ def draw_page(path, cluster, lines):
     *charts, workers = figure.subplots(4, 1, sharex=True, height_ratios=(1, 1, 1, 4))
     for chart, (name, changes) in zip(charts, curves.items(), strict=True):
         times, values = zip(*sorted(changes), strict=True)
-        chart.fill_between(np.array(times) / 60, np.cumsum(values), step="post")
+        chart.fill_between(np.array(times) / 60, np.cumsum(values), step="post", rasterized=True)
         chart.set_title(name)
     for row, worker in enumerate(chosen):
         bars = [(span.began / 60, (span.ended - span.began) / 60) for span in spans[worker]]
-        workers.broken_barh(bars, (row, 0.8), facecolors=[COLOURS[span.how] for span in spans[worker]])
+        workers.broken_barh(bars, (row - 0.4, 0.8), facecolors=[COLOURS[span.how] for span in spans[worker]])
     workers.set_yticks(range(len(chosen)), chosen, fontsize=6)
+    workers.set_title("workers by number, those with most faults and some by chance")
     workers.set_xlabel("minutes; yellow: the store is silent, black line: the head is lost")
-    workers.legend(
-        handles=[Patch(color=colour, label=how) for how, colour in COLOURS.items()], ncols=5, loc="upper left"
-    )
+    figure.legend([Patch(color=colour) for colour in COLOURS.values()], COLOURS, ncols=5, loc="outside lower center")
     for chart in (*charts, workers):
         for start, until in cluster.faults.outages:
             chart.axvspan(start / 60, until / 60, color="#f4d35e", alpha=0.5)
@@ -176,8 +174,14 @@ def main():
         ),
         Row("seconds of the simulation", 300 / took, 1.0, "5 minutes", "times as fast", goal=1.0),
     ]
-    details = {"seconds": took, "cpu_seconds": cpu, "lines": lines, "calls": counts, "events": lost}
-    return finish("cluster", rows, ["polars"], equal=equal, as_json=options.json, details=details)
+    return finish(
+        "cluster",
+        rows,
+        ["polars"],
+        equal=equal,
+        as_json=options.json,
+        details={"seconds": took, "cpu_seconds": cpu, "lines": lines, "calls": counts, "events": lost},
+    )
 
 
 if __name__ == "__main__":

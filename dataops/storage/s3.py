@@ -88,6 +88,9 @@ class S3Store(Store):
         self._call = S3Requests(self.where, self.transfers.outlast_seconds, self.transfers.first_pause)
         self._cache = Cache(host)
 
+    def __reduce__(self) -> tuple[Any, ...]:  # a job of a cluster opens it with the credentials of its own machine
+        return S3Store, (self.bucket, self.prefix, self.transfers)
+
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{check_name(name)}" if self.prefix else check_name(name)
 

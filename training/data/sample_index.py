@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -85,16 +85,17 @@ def fingerprint_shards(
     shards: list[list[Any]] = []
     for number, path in enumerate(files.paths):
         checksum = find_checksum(checksums, path)
-        beside = [path.with_suffix(".idx"), *([rows_of_shard(path)] if files.arrives(number) else [])]
+        arrives = files.arrives(number)
+        beside = [path.with_suffix(".idx"), *([rows_of_shard(path)] if arrives else [])]
         try:
             states = [file.stat() if file.exists() else None for file in beside]
-            states += [] if files.arrives(number) else [path.stat()]
+            states += [] if arrives else [path.stat()]
             size = files.size(number)
         except OSError as error:
             raise ConfigError(f"shard {path}: {error.strerror or error}") from error
         # The times of copies of a file differ between machines; a checksum is that of all copies.
         known = [None if s is None else [s.st_size, *([] if checksum else [s.st_mtime_ns])] for s in states]
-        shards.append([path.name, size, checksum, files.arrives(number), known])
+        shards.append([path.name, size, checksum, arrives, known])
     chosen = [*(["rows"] if with_rows else []), *([["holdout", holdout]] if holdout else [])]
     return text_sha256(canonical_json([VERSION, blur_faces, shards, *chosen]))
 
@@ -234,8 +235,8 @@ def build_index(
     writer = _Writer(part)
     try:
         logged = time.monotonic()
-        options = {"blur_faces": blur_faces, "holdout": holdout}
-        for number, shard in enumerate(_index_shards(files, options, workers), 1):
+        index = partial(index_shard, files, blur_faces=blur_faces, holdout=holdout)
+        for number, shard in enumerate(_index_shards(files, index, workers), 1):
             writer.append(shard, with_rows=with_rows)
             if time.monotonic() - logged > LOG_SECONDS:
                 logged = time.monotonic()
@@ -255,9 +256,9 @@ def build_index(
     part.rename(folder)
 
 
-def _index_shards(files: ShardFiles, options: Mapping[str, Any], workers: int) -> Iterator[ShardSamples]:
+def _index_shards(files: ShardFiles, index: Callable[[int], ShardSamples], workers: int) -> Iterator[ShardSamples]:
     """Yield the samples of each shard in order, a few ahead of their use; the first shard shows whether they are small."""
-    numbers, index = range(len(files.paths)), partial(index_shard, files, **options)
+    numbers = range(len(files.paths))
     step = SMALL_AT_ONCE if files.size(0) < SMALL_BYTES else 1
     with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="index") as pool:
         calls = (pool.submit(list, map(index, numbers[first : first + step])) for first in numbers[::step])
