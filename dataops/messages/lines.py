@@ -8,13 +8,10 @@ from dataops.command_name import name_command
 from dataops.escaping import escape_controls
 from dataops.redaction import redact
 
-LOG_FORMAT = "PAIRMILL_LOG_FORMAT"
-"""Environment variable: `json` for log lines that are JSON objects."""
-
 
 def logs_json() -> bool:
-    """Return whether log lines are to be JSON objects."""
-    return os.environ.get(LOG_FORMAT, "").strip().lower() == "json"
+    """Return whether PAIRMILL_LOG_FORMAT makes log lines JSON objects."""
+    return os.environ.get("PAIRMILL_LOG_FORMAT", "").strip().lower() == "json"
 
 
 def format_message(text: str, level: str = "INFO") -> str:

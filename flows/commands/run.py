@@ -1,6 +1,5 @@
 """`pairmill run` and `pairmill rerun`: run the flow in this process, print the result and return an exit code."""
 
-import json as json_
 import logging
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from dataops.messages.lines import format_message
 from dataops.redaction import redact
 from dataops.stages import StageName
 from flows.commands.options import Json, Name, Settings, StoreUri
-from flows.commands.output import first_page, print_waits
+from flows.commands.output import first_page, print_json, print_waits
 from flows.interruption import IS_OUTCOME, Interruption
 from infra.local import services
 
@@ -114,7 +113,7 @@ def _run_flow(
         if failure is not None:
             message = name_command(redact(str(failure)))
             result["error"] = {"type": type(failure).__name__, "message": message, "exit_code": code}
-        sys.stdout.write(json_.dumps(result) + "\n")
+        print_json(result)
     else:
         show_run(record, store, with_error=False)  # which follows on standard error, with what to do
     if failure is not None:

@@ -178,7 +178,7 @@ def up(timeout_s: float = supervisor.START_S, external_patience_s: float = 10.0)
 
 
 def down() -> list[ServiceStatus]:
-    """Stop all services that we started, and nothing else: SIGTERM, and SIGKILL after 15 s, or 120 s for a worker.
+    """Stop all services that we started, workers first: SIGTERM, and SIGKILL after 15 s, or 120 s for a worker.
 
     Raises:
         ServiceError: another process is starting or stopping services and does not finish.
@@ -186,9 +186,9 @@ def down() -> list[ServiceStatus]:
     if _services().is_dir():
         with supervisor.lock(_services()), ThreadPoolExecutor() as pool:
             records = {folder: supervisor.load(folder) for folder in _folders()}
-            jobs = [pool.submit(supervisor.stop, folder, record) for folder, record in records.items() if record]
-            for job in jobs:
-                job.result()
+            for of_servers in (False, True):  # workers first: they report to the servers how their flow runs end
+                chosen = [one for one in records.items() if one[1] and (one[0].name in CLIENT_VARIABLE) is of_servers]
+                list(pool.map(supervisor.stop, *zip(*chosen, strict=True)))
     return status()
 
 

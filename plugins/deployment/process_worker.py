@@ -107,7 +107,7 @@ class PatientExecutorContext(FlowRunExecutorContext):
                 return await kill(flow_run_id, grace_seconds, force=force)
             with suppress(OSError):  # it has ended
                 handle.graceful_kill()
-                with anyio.move_on_after(KILL_SECONDS):
+                with anyio.move_on_after(KILL_SECONDS, shield=True):
                     while handle.is_alive():
                         await anyio.sleep(0.5)
                     return None
@@ -127,6 +127,15 @@ with warnings.catch_warnings():
         """The worker of pools of type `process`: Prefect looks workers up by type, and this class replaces its own."""
 
         job_configuration = FlowJobConfiguration
+
+        async def run(self, flow_run: Any, *args: Any, **options: Any) -> Any:
+            """Run a flow run. Where the worker is stopped, report the crash: nothing else does, and it is to run again."""
+            try:
+                return await super().run(flow_run, *args, **options)
+            except anyio.get_cancelled_exc_class():
+                with anyio.CancelScope(shield=True):
+                    await self._propose_crashed_state(flow_run, "Its worker was stopped.")
+                raise
 
         async def _propose_crashed_state(self, flow_run: Any, message: str, client: Any = None) -> None:
             """Report a crash, unless the end of this attempt is recorded already.

@@ -9,7 +9,7 @@ from dataops.snapshot import find_manifest
 from dataops.stages import RunState, find_table
 from flows.listeners.base import LiveRun, RunListener, StageEnd
 from tasks.engine.stage import Plan
-from tasks.growth.versions import Version, load_version
+from tasks.growth.versions import Version, find_version, load_version
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,11 @@ class GrownVersion(RunListener):
         why = self._explain(self._planned, base)
         self._why.append((end.stage, why))
         logger.info("%s was made: %s", end.stage, why)
+        if end.stage == "pack" and end.manifest is not None and (name := self.run.record.version) is not None:
+            packs = find_version(self.run.context.store, name).packs  # of the version that an earlier attempt has made
+            if end.manifest.key not in {pack.key for pack in packs}:
+                do = f"`pairmill run` of the config with `--set grow.base={base.number}` makes the next version with it"
+                logger.warning("%s stays without pack/%s; %s", name, end.manifest.key, do)
 
     def _explain(self, planned: Plan, base: Version) -> str:
         from flows.planning.reasons import Wanted, find_differences

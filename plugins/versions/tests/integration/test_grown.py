@@ -6,9 +6,10 @@ import polars as pl
 import pytest
 
 from dataops.store import FolderStore
+from flows.listeners.base import StageEnd
 from plugins.versions.diff import diff
-from plugins.versions.grown import render_difference
-from tasks.growth.versions import find_packs, list_newest, load_version
+from plugins.versions.grown import GrownVersion, render_difference
+from tasks.growth.versions import Version, find_packs, list_newest, load_version
 from tests.growing import NIGHTS, configured, list_uids, run, run_night, web
 
 __all__ = ["web"]  # a fixture
@@ -50,3 +51,19 @@ def test_a_row_that_a_night_without_a_new_pair_dropped_has_its_reason(web, tmp_p
     printed = read_json()
     assert printed["added"]["why"] == [{"stage": "curate", "reason": "exact_duplicate", "rows": 1}]
     assert printed["removed"]["rows"] == 1
+
+
+def test_a_pack_that_a_later_attempt_makes_is_named_with_what_adds_it(web, tmp_path, caplog):
+    version, manifests = run_night(web, tmp_path, 1)
+    run = SimpleNamespace(
+        config=SimpleNamespace(base=Version(line=version.line)),
+        context=SimpleNamespace(store=FolderStore(tmp_path / "store")),
+        record=SimpleNamespace(version=version.name),
+    )
+    listener, own = GrownVersion(run), manifests["pack"]
+    listener.stage_started(SimpleNamespace(stage=None))
+    listener.stage_ended(StageEnd("pack", "Completed", 1.0, own))
+    assert "stays without" not in caplog.text
+    listener.stage_ended(StageEnd("pack", "Completed", 1.0, own.model_copy(update={"key": "0123456789abcdef"})))
+    assert f"{version.name} stays without pack/0123456789abcdef; `pairmill run` of the config with" in caplog.text
+    assert "`--set grow.base=0`" in caplog.text

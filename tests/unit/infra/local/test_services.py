@@ -10,6 +10,7 @@ from dataops.redaction import redact
 from infra.local import login, services, supervisor
 from infra.local import supervisor as processes
 from infra.local.supervisor import ServiceRecord
+from tests.concurrency import wait_for
 from tests.python_code import run_python
 from tests.servers.loopback import Handler, serving
 
@@ -142,3 +143,22 @@ logging.getLogger("flows.x").warning("two\\nlines of s3://user:hunter2@bucket")
     assert (line["name"], line["levelname"]) == ("flows.x", "WARNING")
     assert "hunter2" not in done.stderr
     assert "two" in line["msg"]
+
+
+def test_down_ends_a_worker_before_the_server_to_which_it_reports(tmp_path):
+    code = """
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print("ready", flush=True)
+signal.sigwait([signal.SIGTERM])
+signal.sigtimedwait([signal.SIGUSR1], float(sys.argv[3]))  # the time in which a server that got its signal too would end
+with open(sys.argv[1], "a") as order:
+    order.write(sys.argv[2] + " ")
+"""
+    for name, seconds in (("prefect", "0"), ("worker-pool", "0.5")):
+        command = [sys.executable, "-c", code, str(tmp_path / "order"), name, seconds]
+        pid = supervisor.spawn(command, cwd=tmp_path, env=dict(os.environ), log=tmp_path / name)
+        wait_for((tmp_path / name).read_text)
+        record_running(name, 4321, pid=pid)
+    services.down()
+    assert (tmp_path / "order").read_text() == "worker-pool prefect "
