@@ -251,7 +251,8 @@ def explain_failure(counts: Counts, hosts: HostCounts, config: DownloadConfig) -
     name, number = max(permanent.items(), key=lambda item: (item[1], item[0]), default=("", 0))
     if counts.input - sum(permanent.values()) >= config.min_success * counts.input:
         more = f" {_explain_class(name, number, counts)}." if 2 * number > counts.input else ""
-        return SourceError(f"{what}.{more} Check the network, then rerun\n{format_failures(counts, hosts)}")
+        check = "proxy and its login" if proxy else "network"
+        return SourceError(f"{what}.{more} Check the {check}, then rerun\n{format_failures(counts, hosts)}")
     cause = _explain_class(name, number, counts)
     return ConfigError(f"{what}. {cause}, then start a new run\n{format_failures(counts, hosts)}")
 

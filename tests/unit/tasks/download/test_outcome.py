@@ -40,7 +40,9 @@ def test_failure_is_retryable_only_if_a_rerun_may_fetch_enough_rows(kept, droppe
     assert f"download: fetched {kept} of 529 images, less than the share 0.05 of download.min_success. " in str(error)
     assert (error.retryable, error.exit_code) == ((True, 75) if retryable else (False, 2))
     config = DownloadConfig(proxy="http://p.test:1")
-    assert "529 images through download.proxy = http://p.test:1, less" in str(explain_failure(counts, {}, config))
+    found = str(explain_failure(counts, {}, config))
+    assert "529 images through download.proxy = http://p.test:1, less" in found
+    assert ("Check the proxy and its login, then rerun" in found) == retryable
     assert "worst hosts, failed of all rows:" in str(error)
 
 
