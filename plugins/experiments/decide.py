@@ -13,6 +13,7 @@ from dataops.formatting import format_percent, format_quantity
 from dataops.snapshot import Manifest, find_manifest, read_table
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
+from dataops.toml_text import format_value
 from flows.records import StageRun, read_record
 from plugins.experiments.comparisons import Comparison, Floats, TaskScores
 from plugins.experiments.config import LAST, SEED, SHARE
@@ -104,7 +105,7 @@ def read_result(record: Record, store: Store) -> Result:
     result.decision, result.notes, winner = _decide(result)
     if winner is not None:
         settings = [line for line in winner.settings if not line.startswith(f"{SHARE}=")]
-        result.adopt = [record.base, *settings, f"register.decided_by={record.name}"]
+        result.adopt = [record.base, *settings, f"register.decided_by={format_value(record.name)}"]
     if len(record.compared) < len(record.cells):
         names = [name for name in read.names if any(one.variant == name and one.samples for one in record.finished)]
         result.forecasts, notes = read_forecasts(record, store, names)

@@ -324,7 +324,7 @@ def test_a_race_ends_when_one_variant_is_left():
     _, record, result = make(MadeRuns(by_noise({"long": 0.4})), file)
     assert [cell.error for cell in record.cells if cell.variant == "long"][-1].startswith("the best after")
     assert result.decision == "long is better than none (95% confidence)."
-    assert result.adopt == [str(file.parent / "mine.toml"), "filter.min_chars=20", "register.decided_by=which"]
+    assert result.adopt == [str(file.parent / "mine.toml"), "filter.min_chars=20", 'register.decided_by="which"']
 
 
 def test_the_decision_names_a_winner_a_tie_and_a_suite_at_chance():
