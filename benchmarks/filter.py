@@ -6,7 +6,7 @@ signatures.
 
 The pairs are synthetic (benchmarks/inputs/rows.py); `--folder` keeps them for the next run. Each side of a comparison runs
 in its own process, in turn (A B A B, medians of wall time), and each case checks that both find the same. Memory is the
-peak of the private memory of a process and all its descendants.
+peak of the private memory of a process and all its descendants; deduplication has two, as the stage, and each its imports.
 The limits read the columns and do no more. benchmarks/scale.py measures the whole stage.
 """
 
@@ -23,10 +23,7 @@ from benchmarks.inputs.rows import make_parts
 from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers, run_in_process
 
 PACKAGES = ("polars", "pandas", "duckdb", "pyarrow", "numba", "wordfreq", "ahocorasick_rs", "rensa")
-PEERS = ("pandas", "duckdb", "ahocorasick_rs", "rensa", "wordfreq")
 QUICK_QUERIES, QUICK_CAPTIONS = 100_000, 5_000
-MATCHED_PARTS = 1
-"""Number of parts whose captions are matched: the peers take seconds for each."""
 
 
 def compare(case, peer, paths, times, goal):
@@ -58,17 +55,16 @@ def main():
     number = 300_000 if options.quick else options.rows
     times = 1 if options.quick else 3
     say = make_printer(options.json)
-    require_peers(*PEERS)
+    require_peers(*PACKAGES)
     with tempfile.TemporaryDirectory(prefix="pairmill-benchmark-") as temporary:
         folder = options.folder or Path(temporary)
         paths = make_parts(folder, number)
-        few = paths[:MATCHED_PARTS]
         if "match" in options.only:
             filter_cases.make_queries(folder, QUICK_QUERIES if options.quick else filter_cases.QUERIES)
         cases = [
             ("rules", "pandas", paths, 6),
             ("dedupe", "duckdb", paths, None if options.quick else 1.2),
-            ("match", "ahocorasick_rs", few, 5),
+            ("match", "ahocorasick_rs", paths[:1], 5),  # the peer takes seconds for each
         ]
         found = [compare(case, peer, inputs, times, goal) for case, peer, inputs, goal in cases if case in options.only]
         if "minhash" in options.only:

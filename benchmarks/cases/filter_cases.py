@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from benchmarks.measure import copy_speed
 
 QUERIES = 500_000
-DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 17, 128 << 20, 2
-"""Rows per slice, memory for deduplication, and workers: processes of ours, threads of DuckDB."""
+DEDUPE_MEMORY, DEDUPE_WORKERS = 512 << 20, 2
+"""Memory for deduplication (the stage's default is 4 GiB), and workers: processes of ours, threads of DuckDB."""
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LETTER = r"[^\W\d_]|[\u0300-\u036f\u3099\u309a]"  # Python's \w has no combining marks
 _WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
@@ -100,13 +100,14 @@ def dedupe_ours(paths):
         tempfile.TemporaryDirectory(dir=paths[0].parent) as folder,
         context.Pool(DEDUPE_WORKERS, _compile, (folder, paths[0], ready)) as pool,
     ):
-        ready.wait()
+        _compile(folder, paths[0], ready)
         started = time.perf_counter()
         kept = _dedupe(Path(folder), paths, [pq.read_metadata(path).num_rows for path in paths], pool.starmap)
         return time.perf_counter() - started, kept
 
 
 def _compile(folder, path, ready):
+    """Import and compile what a process needs, and wait until all have."""
     _dedupe(Path(folder) / str(os.getpid()), [path], [10], starmap)
     ready.wait()
 
@@ -115,21 +116,24 @@ def _dedupe(folder, paths, sizes, run):
     """Return the number of kept rows of the first `sizes` rows of parts, and the sum of their numbers."""
     from dataops.snapshot import Draft
     from dataops.store import FolderStore
+    from tasks.engine.exchange import Step, run_step
     from tasks.filter.config import FilterConfig
     from tasks.filter.stage import plan_sizes
-    from tasks.filter.steps import FilterJob
+    from tasks.filter.steps import FilterJob, drop_duplicates
 
     draft, config = Draft(FolderStore(folder), "filter", "0" * 16), FilterConfig(dedupe=["url"])
-    slices = [
-        (path, start, min(DEDUPE_ROWS, size - start))
-        for path, size in zip(paths, sizes, strict=True)
-        for start in range(0, size, DEDUPE_ROWS)
-    ]
     memory = DEDUPE_MEMORY // DEDUPE_WORKERS
-    partitions = plan_sizes(sum(sizes), DEDUPE_WORKERS, memory).partitions
-    job = FilterJob(config, sum(sizes), len(slices), partitions, memory)
+    planned = plan_sizes(sum(sizes), DEDUPE_WORKERS, memory)
+    slices = [
+        (path, start, min(planned.batch_rows, size - start))
+        for path, size in zip(paths, sizes, strict=True)
+        for start in range(0, size, planned.batch_rows)
+    ]
+    job = FilterJob(config, sum(sizes), len(slices), planned.partitions, memory)
     list(run(_put_keys, [(draft, job, number, *where) for number, where in enumerate(slices)]))
-    list(run(_choose, [(draft, job, number) for number in range(partitions)]))
+    choices = [Step(drop_duplicates, number, job) for number in range(planned.partitions)]
+    for steps in (job.exchange("keys").merge_steps(), choices, job.exchange("drop-reasons").merge_steps()):
+        list(run(run_step, [(draft, step) for step in steps]))
     dropped = list(run(_count_dropped, [(draft, job, number) for number in range(len(slices))]))
     every, before = sum(sizes), np.cumsum([0, *(rows for _, _, rows in slices)]).tolist()
     numbers = sum(total + first * count for (count, total), first in zip(dropped, before, strict=False))
@@ -138,13 +142,6 @@ def _dedupe(folder, paths, sizes, run):
 
 def _put_keys(draft, job, number, path, start, size):
     job.exchange("keys").write(draft, number, _make_url_keys(path, start, size, number), "url")
-
-
-def _choose(draft, job, number):
-    from tasks.engine.exchange import Step
-    from tasks.filter.steps import drop_duplicates
-
-    drop_duplicates(draft, Step(drop_duplicates, number, job))
 
 
 def _count_dropped(draft, job, number):
