@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import threading
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote
@@ -247,6 +248,9 @@ def _remove_dot_segments(path: str) -> str:
     return "/" + "/".join(kept)
 
 
+_LOADING = threading.Lock()
+
+
 @cache
 def load_suffixes(*, private: bool) -> "TLDExtract":
     """Return the Public Suffix List of its package, with or without the section of private owners.
@@ -271,4 +275,6 @@ def find_registrable_domain(host: str) -> str:
 
     user.github.io is a registrable domain: the private section of the Public Suffix List counts.
     """
-    return load_suffixes(private=True)(host).top_domain_under_public_suffix or host
+    with _LOADING:  # else each of the threads that fetch reads the whole list
+        suffixes = load_suffixes(private=True)
+    return suffixes(host).top_domain_under_public_suffix or host

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from unittest.mock import Mock
 
 import ada_url
@@ -185,3 +187,16 @@ def test_a_suffix_list_that_is_missing_or_damaged_is_a_clear_error(monkeypatch, 
     monkeypatch.setattr("tldextract.suffix_list.pkgutil.get_data", Mock(side_effect=[found]))
     with pytest.raises(ConfigError, match=rf"Suffix List is missing or damaged; reinstall tldextract \(.*{why}"):
         urls.load_suffixes.__wrapped__(private=True)
+
+
+def test_threads_that_start_together_read_the_list_of_suffixes_once():
+    urls.load_suffixes.cache_clear()
+    together = Barrier(8)
+
+    def find(number):
+        together.wait()
+        return urls.find_registrable_domain(f"www.shop{number}.co.uk")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(find, range(8))) == [f"shop{number}.co.uk" for number in range(8)]
+    assert urls.load_suffixes.cache_info().misses == 1
