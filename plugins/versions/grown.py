@@ -9,7 +9,7 @@ from dataops.snapshot import find_manifest
 from dataops.stages import RunState, find_table
 from flows.listeners.base import LiveRun, RunListener, StageEnd
 from tasks.engine.stage import Plan
-from tasks.growth.versions import Version, find_version, load_version
+from tasks.growth.versions import Version, find_version, list_history, load_version
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +48,15 @@ class GrownVersion(RunListener):
         from flows.planning.reasons import Wanted, find_differences
         from flows.records import read_record
 
-        stage = planned.stage
-        if not base.number:
+        stage, history = planned.stage, list_history(self.run.context.store, base)
+        made = next((one for one in history if one.run_id), None)  # none has packed small datasets again
+        if made is None:
             return "the dataset begins"
-        record = read_record(self.run.context.store, f"runs/{base.run_id}.json")
+        record = read_record(self.run.context.store, f"runs/{made.run_id}.json")
         key = record.key_of(stage.name)
         before = find_manifest(self.run.context.store, stage.name, key) if key else None
         if before is None:
-            return f"{base.run_id}, which made version {base.number}, has no snapshot of it"
+            return f"{made.run_id}, which made version {made.number}, has no snapshot of it"
         settings, table = planned.config.key_config(), find_table(stage.name)
         wanted = Wanted(stage.name, stage.version, settings, planned.seed, planned.inputs, table)
         return "; ".join(find_differences(wanted, before)) or "its snapshot was deleted"

@@ -67,3 +67,15 @@ def test_a_pack_that_a_later_attempt_makes_is_named_with_what_adds_it(web, tmp_p
     listener.stage_ended(StageEnd("pack", "Completed", 1.0, own.model_copy(update={"key": "0123456789abcdef"})))
     assert f"{version.name} stays without pack/0123456789abcdef; `pairmill run` of the config with" in caplog.text
     assert "`--set grow.base=0`" in caplog.text
+
+
+def test_a_stage_after_small_datasets_were_packed_again_is_explained_by_the_last_run(web, tmp_path, caplog):
+    version, _ = run_night(web, tmp_path, 1)
+    packed = version.model_copy(update={"number": 2, "base": 1, "run_id": ""})
+    record = SimpleNamespace(version=None)
+    store = FolderStore(tmp_path / "store")
+    run = SimpleNamespace(config=SimpleNamespace(base=packed), context=SimpleNamespace(store=store), record=record)
+    listener = GrownVersion(run)
+    listener.stage_started(SimpleNamespace(stage=SimpleNamespace(name="train")))
+    listener.stage_ended(StageEnd("train", "Completed", 1.0, None))
+    assert "train was made: run-1, which made version 1, has no snapshot of it" in caplog.text
