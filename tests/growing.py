@@ -115,7 +115,8 @@ def run(config, home, store=None, pool=None):
             raise
     if config.base is None or config.grow is None or not manifests:
         return None, manifests
-    record = RunRecord(run_id=f"run-{config.grow.number}", name=config.name, created_at="2026-01-01", config={})
+    run_id = f"run-{config.grow.number}"
+    record = RunRecord(run_id=run_id, name=config.name, created_at="2026-01-01", config=config.as_dict())
     for stage, manifest in manifests.items():
         record.set_stage(StageRun(stage=stage, key=manifest.key, state="Completed"))
     record.save(store)

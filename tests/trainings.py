@@ -52,23 +52,23 @@ def pairs(first, count):
     return members
 
 
-def packed(draft, shards, pairs_each):
+def packed(draft, shards, pairs_each, removed=()):
     """Write the parts of a dataset as the pack stage does; every third pair is drawn in half of the epochs."""
     parts = []
     for shard in range(shards):
         file, index, rows = io.BytesIO(), [], []
         writer = ShardWriter(file)
-        for number in range(shard * pairs_each, (shard + 1) * pairs_each):
-            key, caption = f"{number:06d}", f"thing {number}"
-            row = {"uid": f"{number:032x}", "sampling_probability": None if number % 3 else 0.5}
+        for number in sorted({*range(shard * pairs_each, (shard + 1) * pairs_each)} - {*removed}):
+            key, caption = f"{number:032x}", f"thing {number}"
+            row = {"uid": key, "sampling_probability": None if number % 3 else 0.5}
             members = {"jpg": jpeg(number), "txt": caption.encode(), "json": json.dumps(row).encode()}
             index.append(writer.write(key, members))
             rows.append({**row, "key": key, "caption": caption})
         writer.close()
         columns = [CURATED.field(name) for name in ("key", "uid", "caption", "sampling_probability")]
         parts += [
-            draft.put_bytes(f"{shard:05d}.tar", file.getvalue(), pairs_each),
-            draft.put_bytes(f"{shard:05d}.idx", format_index(index).encode(), pairs_each),
+            draft.put_bytes(f"{shard:05d}.tar", file.getvalue(), len(rows)),
+            draft.put_bytes(f"{shard:05d}.idx", format_index(index).encode(), len(rows)),
             draft.put_table(f"part-{shard:05d}.parquet", pa.Table.from_pylist(rows, schema=pa.schema(columns))),
         ]
     return parts

@@ -12,6 +12,7 @@ from dataops.regular_files import read_bytes
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, print_json
 from infra.local import services
+from plugins.claims.verify_claim import ANSWERS
 
 VERIFIER = Path(__file__).with_name("verify_claim.py")
 
@@ -96,8 +97,7 @@ _MEANINGS = {
 
 
 def _conclude(answer: dict[str, Any]) -> str:
-    used = {True: "used", False: "not used", None: "not known whether used"}[answer["used"]]
-    return f"{used} by {answer['subject']}"
+    return f"{ANSWERS[answer['used']]} by {answer['subject']}"
 
 
 def verify(

@@ -269,7 +269,7 @@ def read_list(path: Path) -> list[Asked]:
     Raises: ConfigError with the line.
     """
     try:
-        lines = read_bytes(path).decode().splitlines()
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
     except OSError as error:
         raise ConfigError(f"--list {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 FORMAT, BLOCK, WIDTHS = "pairmill-claim/2", 16, {"sha256": 32, "phash": 8}
 """Format of a statement, values of a leaf, and bytes of a value of each tree."""
+ANSWERS = {True: "used", False: "not used", None: "not known whether used"}
 _P, _ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 _D = -121665 * pow(121666, _P - 2, _P) % _P
 _Point = tuple[int, int, int, int]
@@ -178,8 +179,7 @@ if __name__ == "__main__":
             raise Refused(f"usage: {str(__doc__).splitlines()[2].strip()}")
         photos = [name.read_bytes() for name in names[1:]] or [None]
         found = verify(load(names[0].read_bytes()), (keys or [None])[0], frozenset(given), photos[0])
-        answer_text = {True: "used", False: "not used", None: "not known whether used"}[found["used"]]
-        sys.stdout.write(f"valid: {answer_text} by {found['subject']}\n")
+        sys.stdout.write(f"valid: {ANSWERS[found['used']]} by {found['subject']}\n")
     except (OSError, Refused) as problem:
         sys.stderr.write(f"refused: {problem}\n")
         sys.exit(3)

@@ -1,20 +1,16 @@
 """A replay equals a training in which the places were empty from the start, and what cannot be replayed is refused."""
 
-import io
 import json
 import re
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from safetensors.torch import save_file
 
 import tasks.train.stage as stage_module
 from dataops.errors import ConfigError
-from dataops.schema import CURATED
-from dataops.shards.tar import ShardWriter, format_index
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
 from dataops.trace.requests import STAGE, make_request, record_request, report_name
@@ -29,7 +25,7 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.train.stage import TRAIN
 from tests.manifests import build_manifest
-from tests.trainings import RESNET, jpeg
+from tests.trainings import RESNET, packed
 from training.config import TrainConfig
 from training.job import Job
 from training.model_config import MIN_VOCAB_SIZE, BackboneConfig
@@ -52,26 +48,10 @@ class Lab:
         self.versions = 0
 
     def pack(self, removed=(), requests=()):
-        """Write a version of the dataset as pack does; every third pair is drawn in half of the epochs."""
+        """Write a version of the dataset without some pairs."""
         self.versions += 1
-        draft, parts = Draft(self.store, "pack", f"{self.versions:016x}"), []
-        for shard in range(SHARDS):
-            file, index, rows = io.BytesIO(), [], []
-            writer = ShardWriter(file)
-            for number in range(shard * EACH, (shard + 1) * EACH):
-                if number in removed:
-                    continue
-                row = {"uid": uid(number), "sampling_probability": None if number % 3 else 0.5}
-                members = {"jpg": jpeg(number), "txt": f"thing {number}".encode(), "json": json.dumps(row).encode()}
-                index.append(writer.write(uid(number), members))
-                rows.append({**row, "key": uid(number), "caption": f"thing {number}"})
-            writer.close()
-            columns = [CURATED.field(name) for name in ("key", "uid", "caption", "sampling_probability")]
-            parts += [
-                draft.put_bytes(f"{shard:05d}.tar", file.getvalue(), len(rows)),
-                draft.put_bytes(f"{shard:05d}.idx", format_index(index).encode(), len(rows)),
-                draft.put_table(f"part-{shard:05d}.parquet", pa.Table.from_pylist(rows, schema=pa.schema(columns))),
-            ]
+        draft = Draft(self.store, "pack", f"{self.versions:016x}")
+        parts = packed(draft, SHARDS, EACH, removed)
         kept = PAIRS - len(removed)
         inputs = [{"stage": STAGE, "key": one, "digest": one} for one in requests]
         manifest = build_manifest("pack", parts, key=draft.key, counts=Counts(input=kept, kept=kept), inputs=inputs)
