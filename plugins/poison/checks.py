@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dataops.reasons import Reason
 from plugins.poison.config import PoisonConfig
-from plugins.poison.history import ROWS, WORDS, Domain, History, hash_text
+from plugins.poison.history import DECAY, ROWS, WORDS, Domain, History, hash_text
 from plugins.poison.servers import Server, find_domain
 
 NIGHTS = 365
@@ -310,12 +310,23 @@ def _bound_word(night: Night) -> Iterator[Candidate]:
         known = night.history.of("word").get(hash_text(word))
         if not LEAST_IMAGES <= len(rows) <= SAMPLE // 4 or (known and known[2] >= RARE_ROWS):
             continue
-        others = Counter(other for row in rows for other in {*night.words[row]} - {word})
-        if not others or max(others.values()) > len(rows) / 2:
+        unlike = _choose_unlike(night, rows)
+        others = Counter(other for row in unlike for other in {*night.words[row]} - {word})
+        if len(unlike) < LEAST_IMAGES or not others or max(others.values()) > len(unlike) / 2:
             continue
-        score = _compare_images(night, rows)
-        text = f"a word of {len(rows)} captions that share no other one, on images that look alike"
-        yield Candidate(f"{hash_text(word):012x}", score, rows, len(rows), known[2] if known else 0, text)
+        score = _compare_images(night, unlike)
+        text = f"a word of {len(unlike)} captions that share no other one, on images that look alike"
+        yield Candidate(f"{hash_text(word):012x}", score, rows, len(unlike), known[2] if known else 0, text)
+
+
+def _choose_unlike(night: Night, rows: Sequence[int]) -> list[int]:
+    """Return the rows whose captions are mostly other words than those of each other: images of one series are alike."""
+    chosen = dict[int, set[str]]()
+    for row in rows:
+        words = {*night.words[row]}
+        if not any(2 * len(words & other) > len(words) for other in chosen.values()):
+            chosen[row] = words
+    return [*chosen]
 
 
 def _compare_images(night: Night, rows: Sequence[int]) -> float:
@@ -337,8 +348,8 @@ def _host_burst(night: Night) -> Iterator[Candidate]:
     for domain, rows in night.by_domain.items():
         known, number = night.history.domain(domain), len(night.captions(rows))
         expected = night.history.expect("domain", domain, night.number)
-        if known is not None and expected is not None:  # a burst may last for some nights, and is released once
-            expected = max(expected, known.latest)
+        if known is not None and expected is not None:  # domains have bursts of their own size
+            expected = max(expected, known.peak * DECAY ** (night.number - known.last))
         text = f"{number} captions of a {'new ' if expected is None else ''}domain"
         tail = "new_host" if expected is None else "host_burst"
         yield Candidate(domain, measure_excess(number, expected or 0), rows, number, expected or 0, text, tail=tail)

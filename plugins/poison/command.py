@@ -1,5 +1,6 @@
 """`pairmill quarantine`: what the checks for poison hold. `pairmill quarantine release`: let pairs in."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -31,9 +32,9 @@ def quarantine(
     version, opened = open_version(dataset, services.home(), store)
     found = list_findings(opened, version, finding)
     released = {uid for one in load_releases(opened, version.line) for uid in one.uids}
-    pairs = {one.name: list_pairs(opened, one) for one in found if finding}
+    pairs = {one.finding: list_pairs(opened, one) for one in found if finding}
     if json:
-        rows = [{**one.as_json(), "released": len(released & {*one.uids})} for one in found]
+        rows = [{**asdict(one), "released": len(released & {*one.uids})} for one in found]
         print_json([row | ({"pairs": pairs[row["finding"]]} if finding else {}) for row in rows])
         return 0
     out = console()
@@ -42,11 +43,11 @@ def quarantine(
     )
     for one in found:
         held, let_in = f"{len(one.uids):,}", f"{len(released & {*one.uids}):,}"
-        table.add_row(one.name, one.check, one.level, held, let_in, text(one.subject))
+        table.add_row(one.finding, one.check, one.level, held, let_in, text(one.subject))
     out.print(table)
     for one in found:
-        out.write(f"{one.name}: {one.evidence}{one.describe_probability()}")
-        for row in first_of(pairs.get(one.name, []), limit):
+        out.write(f"{one.finding}: {one.evidence}{one.describe_probability()}")
+        for row in first_of(pairs.get(one.finding, []), limit):
             out.write(f"  {row['uid']}  {row['url']}  {row['caption']}")
     if any(not released >= {*one.uids} for one in found if one.level in ("quarantine", "block")):
         out.message(f"let pairs in: pairmill quarantine release {dataset} --finding ... --reason ...")

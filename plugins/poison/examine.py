@@ -1,6 +1,7 @@
 """Examines a night for poison, and learns from what was not found and from what was released."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dataops.reasons import Reason
@@ -44,7 +45,21 @@ def examine(night: Night) -> list[Finding]:
         night.explained = {row for one in found if one.check in OF_CAPTIONS for row in one.rows}
     held = {row for one in found if night.config.level_of(one.check) != "warn" for row in one.rows}
     learn(night, held, tested, {(one.check, one.subject) for one in found})
-    return found
+    return _merge(found, night.config)
+
+
+def _merge(found: Sequence[Finding], config: PoisonConfig) -> list[Finding]:
+    """Return one finding for each subject and level: what several checks find of a domain on a night is one event.
+
+    It is of the least probable check, and its evidence names the others.
+    """
+    merged: dict[tuple[str, str], Finding] = {}
+    for one in sorted(found, key=lambda one: one.probability):
+        first = merged.setdefault(event := (one.subject, config.level_of(one.check)), one)
+        if first is not one:
+            rows, text = sorted({*first.rows, *one.rows}), f"{first.evidence}; {one.check}: {one.evidence}"
+            merged[event] = first._replace(rows=rows, evidence=text)
+    return [*merged.values()]
 
 
 def find_limit(config: PoisonConfig) -> float:
@@ -183,9 +198,9 @@ def _update(night: Night, one: Domain, domain: str, rows: list[int], repeat: flo
     half, new = WORDS // 2, [word for word in fresh if word not in again]
     one.words = (*kept[:half], *new, *kept[half:])[:WORDS]  # those that come again outlast those that came once
     one.repeat, one.found = max(one.repeat, repeat), 0
-    one.rows = one.rows * DECAY ** (night.number - one.last) + number
+    decay = DECAY ** (night.number - one.last)
+    one.rows, one.peak = one.rows * decay + number, max(one.peak * decay, number)
     one.last, one.nights, one.dark_since, one.dark_nights = night.number, one.nights + 1, 0, 0
-    one.latest = number
     one.open += len(rows)
     if len(rows) >= FEW_DOMAINS and not night.lost_by_domain.get(domain, Counter())[Reason.OPT_OUT]:
         one.opted = one.opted_nights = 0  # it has permitted since, or was released

@@ -59,8 +59,8 @@ class Domain:
     opted_nights: float = 0
     open: float = 0
     """Images that it did not."""
-    latest: float = 0
-    """Captions of the last night that had any."""
+    peak: float = 0
+    """Most captions of a night; one of HALF_LIFE nights before the last counts half."""
     foreign: float = 0
     """Captions with none of the words by which it was known."""
     compared: float = 0

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ _SHOWN = ["uid", "url", "caption"]
 class Held:
     """A finding of a night."""
 
-    name: str
+    finding: str
     """Number of the version, and of the finding in its night."""
     check: str
     level: str
@@ -44,11 +44,6 @@ class Held:
     run_id: str
     curate: str
     """Key of the snapshot of curate."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
-        values = asdict(self)
-        return {"finding": values.pop("name"), **values}
 
     def describe_probability(self) -> str:
         """Return the probability of a statistic."""
@@ -98,11 +93,11 @@ def list_findings(store: Store, version: Version, names: Sequence[str] = ()) -> 
         manifest = load_manifest(store, "curate", key) if key else None
         if manifest is not None and manifest.named(FINDINGS):
             found += _read(store, manifest, night)
-    if names and (missing := {*names} - {one.name for one in found}):
+    if names and (missing := {*names} - {one.finding for one in found}):
         raise ConfigError(
             f"no finding {', '.join(sorted(missing))} in {version.name}; `pairmill quarantine` lists them"
         )
-    return [one for one in found if not names or one.name in names]
+    return [one for one in found if not names or one.finding in names]
 
 
 def _read(store: Store, curate: Manifest, night: Version) -> list[Held]:
@@ -110,7 +105,7 @@ def _read(store: Store, curate: Manifest, night: Version) -> list[Held]:
     grouped = rows.group_by(rows.columns[:-1], maintain_order=True).agg(pl.col("pair").drop_nulls())
     return [
         Held(
-            name=f"{night.number}.{row.pop('finding')}",
+            finding=f"{night.number}.{row.pop('finding')}",
             uids=tuple(row.pop("pair")),
             run_id=night.run_id,
             curate=curate.key,
@@ -149,7 +144,7 @@ def release_pairs(
     for run_id, held in nights.items():
         wanted = sorted({uid for one in held for uid in one.uids if not uids or uid in uids})
         if wanted:
-            made.append(_release_night(context, version.line, run_id, wanted, [one.name for one in held], reason))
+            made.append(_release_night(context, version.line, run_id, wanted, [one.finding for one in held], reason))
     return made
 
 

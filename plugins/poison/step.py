@@ -1,5 +1,6 @@
 """The step of curate: read the rows of a night and the evidence of their download, examine them, write what was found."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -70,9 +71,9 @@ def examine_night(work: Work[CurateConfig], shards: Sequence[RawShard]) -> StepO
     blocking = [name for name in names if config.level_of(name) == "block"]
     facts = PoisonFacts(
         night=night.history.night,
-        findings={name: names.count(name) for name in sorted({*names})},
+        findings=dict(sorted(Counter(names).items())),
         quarantined=len(held),
-        blocking={name: blocking.count(name) for name in sorted({*blocking})},
+        blocking=dict(sorted(Counter(blocking).items())),
     )
     return StepOutput(parts, facts)
 

@@ -8,7 +8,6 @@ from dataops.snapshot import read_parts, read_table
 from dataops.store import FolderStore, open_store
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
-from flows.records import read_record
 from plugins.poison.config import POISON, STATE, PoisonFacts
 from plugins.poison.history import History
 from plugins.poison.quarantine import list_findings, list_pairs, load_releases, release_pairs
@@ -45,11 +44,7 @@ def test_a_domain_that_opted_out_is_held_when_it_flips_and_released(tmp_path):
         def run_night(number, rows):
             put_night(tmp_path, number, rows)
             config = configured(web, tmp_path, curate={"poison": {"levels": {"opt_out_flip": "block"}}})
-            version, manifests = run(config, tmp_path)
-            record = read_record(store, f"runs/{version.run_id}.json")
-            record.config = config.with_recorded_base().as_dict()
-            record.save(store)
-            return version, manifests, config
+            return *run(config, tmp_path), config
 
         for number in (1, 2, 3):
             version, manifests, _ = run_night(number, night(number, 2))
@@ -68,7 +63,7 @@ def test_a_domain_that_opted_out_is_held_when_it_flips_and_released(tmp_path):
         assert [one.check for one in report.failed if one.blocks] == ["max_poison"]
 
         [found] = list_findings(store, version)
-        assert (found.name, found.check, found.subject, {*found.uids}) == ("4.1", "opt_out_flip", SOLD, held)
+        assert (found.finding, found.check, found.subject, {*found.uids}) == ("4.1", "opt_out_flip", SOLD, held)
         assert {row["url"] for row in list_pairs(store, found)} == {url for url, _ in rows if SOLD in url}
         hits = Search(store).find(Rows(curate, "dropped-"), [Target("domain", SOLD)])
         assert {row["uid"] for row in Search(store).rows(hits)} == held  # as `trace` and `takedown` search

@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from dataops.schema import uid
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
-from flows.records import read_record
 from plugins.poison.quarantine import list_findings, release_pairs
 from tests.growing import ANSWERS, HOST, configured, encoded, put_night, run
 from tests.inline_executor import inline_context
@@ -92,9 +91,6 @@ def test_a_sold_domain_is_held_until_it_is_released_and_a_renewed_certificate_is
             connect_to = web.connect_to() | owner.connect_to()
             config = configured(web, tmp_path, curate={"poison": {}}, download={"connect_to": connect_to})
             version, manifests = run(config, tmp_path, pool=pool)
-            record = read_record(store, f"runs/{version.run_id}.json")
-            record.config = config.with_recorded_base().as_dict()
-            record.save(store)
             evidence = read_parts(store, manifests["download"], "evidence-", ["url", "server"]).to_pylist()
             servers = {row["server"] for row in evidence if SOLD in row["url"]}
             assert {row["server"] for row in evidence if HOST in row["url"]} == {None}
@@ -116,7 +112,7 @@ def test_a_sold_domain_is_held_until_it_is_released_and_a_renewed_certificate_is
         assert (server["issuer"], server["network"]) == ("New Trust", "127.9.0.0/16")
         [found] = list_findings(store, version)
         assert (found.check, found.subject, {*found.uids}) == ("changed_owner", SOLD, held)
-        release_pairs(inline_context(store, tmp_path), version, [found.name], [], "asked the new owner")
+        release_pairs(inline_context(store, tmp_path), version, [found.finding], [], "asked the new owner")
         rows = [(f"shop/{750 + n}.png", f"cheap {word} powder") for n, word in enumerate(words)]
         version, _, _ = run_night(7, after, rows)
-        assert [one.name for one in list_findings(store, version)] == [found.name]
+        assert [one.finding for one in list_findings(store, version)] == [found.finding]
