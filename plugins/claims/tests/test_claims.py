@@ -334,11 +334,7 @@ def test_bad_input_has_a_clear_error(tmp_path, trained, key):
     ):
         with pytest.raises(ConfigError, match=message):
             parse_asked(text)
-    for data, message in (
-        (b"", "has no line"),
-        (b"\xef\xbb\xbfhost1.example\nhttp://[::1", "line 2: "),
-        (b"\xff", "UTF-8"),
-    ):
+    for data, message in ((b"", "has no line"), (b"\xef\xbb\xbfa.jp\nhttp://[::1", "line 2: "), (b"\xff", "UTF-8")):
         (tmp_path / "list").write_bytes(data)
         with pytest.raises(ConfigError, match=f"--list .*{message}"):
             read_list(tmp_path / "list")
