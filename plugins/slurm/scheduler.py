@@ -89,7 +89,7 @@ def run_command(*command: str, text: str = "") -> str:
     if done.returncode == 0:
         return done.stdout
     reason = redact(" ".join(done.stderr.split())) or f"exit code {done.returncode}"
-    if UNREACHABLE.search(reason):
+    if done.returncode < 0 or UNREACHABLE.search(reason):  # below 0: a signal ended it
         raise ServiceError(SILENT + reason)
     raise ConfigError(
         f"SLURM rejects {command[0]} ({reason}): correct [execution.slurm]; `sinfo` lists the partitions and their nodes"
@@ -101,10 +101,11 @@ def read_lines(form: str, *command: str, text: str = "") -> list[tuple[str, ...]
 
     Raises: as run_command; ServiceError (75) if a line has another form.
     """
-    lines = run_command(*command, text=text).splitlines()
-    found = [match.groups("") for match in (re.fullmatch(form, line) for line in lines) if match]
-    if len(found) < len(lines):
-        raise ServiceError(f"{command[0]} printed {redact(lines[0])[:80]!r}, {NO_ANSWER}")
+    found: list[tuple[str, ...]] = []
+    for line in run_command(*command, text=text).splitlines():
+        if (match := re.fullmatch(form, line)) is None:
+            raise ServiceError(f"{command[0]} printed {redact(line)[:80]!r}, {NO_ANSWER}")
+        found.append(match.groups(""))
     return found
 
 

@@ -127,6 +127,15 @@ def test_answers_of_another_form_are_retryable_errors(fake, tmp_path, says):
             call()
 
 
+def test_a_command_that_a_signal_ends_is_retryable_and_the_line_of_another_form_is_named(fake):
+    fake("squeue", code="$(kill -9 $$)")
+    with pytest.raises(ServiceError, match="exit code -9"):
+        next(watch_states())
+    fake("squeue", says="17|RUNNING|name|None\nhello")
+    with pytest.raises(ServiceError, match="squeue printed 'hello'"):
+        next(watch_states())
+
+
 @dataclass(frozen=True)
 class Task:
     id: str
