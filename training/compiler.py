@@ -41,12 +41,8 @@ def prepare_compiler(device: str, folders: Sequence[Path] | None = None) -> Path
     for folder in chosen or folders:
         try:
             _compile_and_run(device, folder)
-        except subprocess.CalledProcessError as error:
-            problems.append(
-                f"{folder}: {error.stderr.strip()[:300] or f'{error.cmd[0]} ended with {error.returncode}'}"
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            problems.append(f"{folder}: {error}")
+        except (OSError, subprocess.SubprocessError) as error:
+            problems.append(f"{folder}: {str(getattr(error, 'stderr', '') or error).strip()[:300]}")
         else:
             working.append(folder)
             if not chosen:
