@@ -1,20 +1,24 @@
-"""The command as the user typed it, for messages that name a command.
+"""The command as the user typed it, for messages that name a command, and the lines that a command writes itself.
 
 Messages are written with the plain name: `pairmill rerun RUN`. They are stored so, in run records,
 Prefect and MLflow, and `name_command` puts the typed command in its place where this process prints
 them.
 """
 
+import json
 import os
 import re
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from dataops import plugins
+from dataops.escaping import escape_controls
+from dataops.redaction import redact
 
 NAME = "pairmill"
 COMMANDS = "commands."
@@ -84,3 +88,15 @@ def _is_same(found: str, script: str) -> bool:
         return os.path.samefile(found, script)  # noqa: PTH121
     except OSError:
         return False
+
+
+def logs_json() -> bool:
+    """Return whether PAIRMILL_LOG_FORMAT makes log lines JSON objects."""
+    return os.environ.get("PAIRMILL_LOG_FORMAT", "").strip().lower() == "json"
+
+
+def format_message(text: str, level: str = "INFO") -> str:
+    """Return lines for standard error: redacted, escaped, with the typed command; or a JSON object as Prefect logs it."""
+    text = escape_controls(name_command(redact(text)))
+    fields = {"name": "pairmill", "levelname": level, "msg": text.strip(), "created": time.time()}
+    return f"{json.dumps(fields)}\n" if logs_json() else text

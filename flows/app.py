@@ -24,9 +24,8 @@ from typing import Any
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from dataops import plugins
-from dataops.command_name import COMMANDS, name_command, set_command_name
+from dataops.command_name import COMMANDS, format_message, name_command, set_command_name
 from dataops.errors import ConfigError, PairmillError
-from dataops.messages.lines import format_message
 from dataops.process import use_utf8
 from infra.local import services
 from tasks.engine.process_guard import guard_process

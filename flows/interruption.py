@@ -18,7 +18,7 @@ from types import FrameType
 
 import psutil
 
-from dataops.messages.lines import format_message
+from dataops.command_name import format_message
 from tasks.engine.process_guard import GRACE_SECONDS, is_finishing
 from tasks.engine.subprocess_job import end_jobs
 

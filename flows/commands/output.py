@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dataops.command_name import name_command
+from dataops.command_name import format_message, name_command
 from dataops.formatting import format_interval, format_percent
-from dataops.messages.lines import format_message
 from dataops.messages.waiting import current_waits
 from dataops.redaction import escape_for_display
 from infra.local.services import ServiceStatus

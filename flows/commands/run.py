@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from dataops.command_name import name_command
+from dataops.command_name import format_message, name_command
 from dataops.errors import PairmillError, describe_error
-from dataops.messages.lines import format_message
 from dataops.redaction import redact
 from dataops.stages import StageName
 from flows.commands.options import Json, Name, Settings, StoreUri

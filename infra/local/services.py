@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dataops.command_name import logs_json
 from dataops.errors import ConfigError, PairmillError, ServiceError
 from dataops.home import CHECKOUT, home, private_folder
-from dataops.messages.lines import logs_json
 from dataops.messages.waiting import pause
 from dataops.plugins import CORE
 from dataops.process import is_utf8

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from dataops.command_name import format_message
 from dataops.errors import ConfigError
-from dataops.messages.lines import format_message
 from flows.commands.options import Json, Settings
 from flows.commands.run import run
 from flows.config import load_config, with_growth

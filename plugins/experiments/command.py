@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from dataops.command_name import format_message
 from dataops.errors import ConfigError
 from dataops.formatting import format_bytes, format_quantity, format_seconds
-from dataops.messages.lines import format_message
 from dataops.store import Store
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, new_table, print_json

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from dataops.command_name import name_command
-from dataops.messages.lines import format_message
+from dataops.command_name import format_message, name_command
 from dataops.process import escape_unencodable_output
 from dataops.redaction import escape_for_display, redact, scrub
 
