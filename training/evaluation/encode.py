@@ -135,7 +135,7 @@ def encode_images(
         batch_size: images per batch; on the CPU at most IMAGES_PER_THREAD.
         threads: threads that decode (and on the CPU encode); None: one a core.
 
-    Raises: TrainingDiverged if the model returns features that are not finite.
+    Raises: TrainingDiverged if features are not finite.
     """
     device, dtype = get_device_and_dtype(loaded.model)
     on_cpu = device.type == "cpu"
@@ -179,7 +179,7 @@ def encode_texts(
     Args:
         most_tokens: of a batch on the CPU.
 
-    Raises: TrainingDiverged if the model returns features that are not finite; ValueError without texts.
+    Raises: TrainingDiverged if features are not finite; ValueError without texts.
     """
     if not texts:
         raise ValueError("no text to encode")
@@ -298,7 +298,7 @@ def encode_shard_images(
     Args:
         images: number and bytes of each image.
 
-    Raises: TrainingDiverged if the model returns features that are not finite.
+    Raises: TrainingDiverged if features are not finite.
     """
     size = PADDED_IMAGES[torch.device(device).type]
 
@@ -328,7 +328,7 @@ def encode_shard_images(
 def encode_captions(loaded: EvaluatedModel, captions: list[str], device: str, threads: int | None = None) -> Tensor:
     """Return unit-norm features (N, D) of the captions, float64 on the CPU; equal captions have equal features.
 
-    Raises: TrainingDiverged if the model returns features that are not finite.
+    Raises: TrainingDiverged if features are not finite.
     """
     unique = list(dict.fromkeys(captions))
     if not unique:

@@ -63,7 +63,7 @@ def is_evaluated(run: TrainingRun) -> bool:
 def evaluate_interim(run: TrainingRun) -> None:
     """Evaluate the model, and append its metrics to evidence-suite.jsonl; all ranks together.
 
-    Raises: Stopped if this rank receives SIGTERM meanwhile.
+    Raises: as _undisturbed.
     """
     assert run.job.suite is not None
     with _undisturbed(run) as model:
@@ -89,8 +89,7 @@ def evaluate_interim(run: TrainingRun) -> None:
 def _undisturbed(run: TrainingRun) -> Iterator[CLIP]:
     """Yield the whole model for an evaluation that leaves no trace in the training; all ranks together.
 
-    Raises: Stopped if this rank receives SIGTERM meanwhile, unless the last step was taken; TrainingDiverged if features
-        are not finite.
+    Raises: Stopped on SIGTERM before the last step; TrainingDiverged if features are not finite.
     """
     model, threads = copy_whole(run.model), torch.get_num_threads()
     model.eval()
