@@ -124,4 +124,11 @@ def _put_page(work: Work[EvaluateConfig], suite: Suite, evaluation: Evaluation) 
     return work.draft.put_bytes(PAGE, encode_page(report_html(suite, evaluation)))
 
 
-EVALUATE = Stage(name="evaluate", version=8, make=make, external_inputs=external_inputs, conserves_rows=False)
+EVALUATE = Stage(
+    name="evaluate",
+    version=9,
+    accepts=frozenset({8}),  # whose choice sets that are not made of groups also have the scores of groups
+    make=make,
+    external_inputs=external_inputs,
+    conserves_rows=False,
+)
