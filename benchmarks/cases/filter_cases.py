@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from benchmarks.measure import copy_speed
 
 QUERIES = 500_000
-DEDUPE_MEMORY, DEDUPE_WORKERS = 512 << 20, 2
-"""Memory for deduplication (the stage's default is 4 GiB), and workers: processes of ours, threads of DuckDB."""
+DEDUPE_MEMORY, DEDUPE_WORKERS = 256 << 20, 2
+"""Memory of a worker (by the stage's default 2 GiB), and workers: processes of ours, threads of DuckDB."""
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LETTER = r"[^\W\d_]|[\u0300-\u036f\u3099\u309a]"  # Python's \w has no combining marks
 _WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
@@ -121,21 +121,20 @@ def _dedupe(folder, paths, sizes, run):
     from tasks.filter.stage import plan_sizes
     from tasks.filter.steps import FilterJob, drop_duplicates
 
-    draft, config = Draft(FolderStore(folder), "filter", "0" * 16), FilterConfig(dedupe=["url"])
-    memory = DEDUPE_MEMORY // DEDUPE_WORKERS
-    planned = plan_sizes(sum(sizes), DEDUPE_WORKERS, memory)
+    draft, every = Draft(FolderStore(folder), "filter", "0" * 16), sum(sizes)
+    planned = plan_sizes(every, DEDUPE_WORKERS, DEDUPE_MEMORY)
     slices = [
         (path, start, min(planned.batch_rows, size - start))
         for path, size in zip(paths, sizes, strict=True)
         for start in range(0, size, planned.batch_rows)
     ]
-    job = FilterJob(config, sum(sizes), len(slices), planned.partitions, memory)
+    job = FilterJob(FilterConfig(dedupe=["url"]), every, len(slices), planned.partitions, DEDUPE_MEMORY)
     list(run(_put_keys, [(draft, job, number, *where) for number, where in enumerate(slices)]))
     choices = [Step(drop_duplicates, number, job) for number in range(planned.partitions)]
     for steps in (job.exchange("keys").merge_steps(), choices, job.exchange("drop-reasons").merge_steps()):
         list(run(run_step, [(draft, step) for step in steps]))
     dropped = list(run(_count_dropped, [(draft, job, number) for number in range(len(slices))]))
-    every, before = sum(sizes), np.cumsum([0, *(rows for _, _, rows in slices)]).tolist()
+    before = np.cumsum([0, *(rows for _, _, rows in slices)]).tolist()
     numbers = sum(total + first * count for (count, total), first in zip(dropped, before, strict=False))
     return [every - sum(count for count, _ in dropped), every * (every - 1) // 2 - numbers]
 
@@ -146,7 +145,7 @@ def _put_keys(draft, job, number, path, start, size):
 
 def _count_dropped(draft, job, number):
     rows = job.exchange("drop-reasons").read(draft, number)["row"]
-    return len(rows), int(rows.cast(pl.UInt64).sum())
+    return len(rows), int(rows.to_numpy().sum())
 
 
 def _make_url_keys(path, start, size, number):

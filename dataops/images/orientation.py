@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dataops.images.structure import MAX_CHUNKS, read_segments
+from dataops.images.structure import find_chunks, read_segments
 
 MAX_ENTRIES = 1_000
 """Maximum number of entries of IFD0 that are read; cameras write about 20."""
@@ -50,10 +50,8 @@ def read_orientation(data: bytes, kind: str, opened: Image.Image | None = None) 
     """
     if kind == "jpeg":
         return parse_orientation(read_segments(data).exif)
-    if kind == "png":
-        return parse_orientation(_find_png_exif(data))
-    if kind == "webp":
-        return parse_orientation(_find_webp_exif(data))
+    if kind in ("png", "webp"):
+        return parse_orientation(_find_exif(data, kind))
     if kind == "avif" and opened is not None:
         return parse_orientation(opened.info.get("exif", b""))
     return 1
@@ -77,30 +75,11 @@ def parse_orientation(exif: bytes) -> int:
     return 1
 
 
-def _find_png_exif(png: bytes) -> bytes:
-    at = 8
-    for _ in range(MAX_CHUNKS):
-        if at + 8 > len(png):
-            break
-        length, name = struct.unpack_from(">I4s", png, at)
-        if name == b"eXIf":
-            return png[at + 8 : at + 8 + length]
-        at += 12 + length
-    return b""
-
-
-def _find_webp_exif(webp: bytes) -> bytes:
-    if webp[12:16] != b"VP8X" or not webp[20:21] or not webp[20] & 0x08:  # the flag for EXIF
+def _find_exif(data: bytes, kind: str) -> bytes:
+    if kind == "webp" and (data[12:16] != b"VP8X" or not data[20:21] or not data[20] & 0x08):  # the flag for EXIF
         return b""
-    at = 12
-    for _ in range(MAX_CHUNKS):
-        if at + 8 > len(webp):
-            break
-        name, length = struct.unpack_from("<4sI", webp, at)
-        if name == b"EXIF":
-            return webp[at + 8 : at + 8 + length]
-        at += 8 + length + length % 2
-    return b""
+    wanted = b"eXIf" if kind == "png" else b"EXIF"
+    return next((data[content] for name, content in find_chunks(data, kind) if name == wanted), b"")
 
 
 def turn_image(image: Image.Image, orientation: int) -> Image.Image:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from itertools import islice, zip_longest
 
+from dataops.images.structure import find_chunks
 from dataops.rights.signals import Finding, Signal, Statement
 
 _MAX_SEGMENTS = 10_000
@@ -64,9 +65,9 @@ def _metadata(data: bytes, kind: str) -> tuple[bytes, bytes]:
         xmp = b"".join(content for marker, content in segments if marker == 0xE1)
         return xmp, b"".join(_jumbf_content(content) for marker, content in segments if marker == 0xEB)
     if kind in ("png", "webp"):
-        chunks = list(_png_chunks(data) if kind == "png" else _webp_chunks(data))
-        xmp = b"".join(content for name, content in chunks if name in (b"iTXt", b"tEXt", b"XMP "))
-        return xmp, b"".join(content for name, content in chunks if name in (b"caBX", b"C2PA"))
+        chunks = list(islice(find_chunks(data, kind), _MAX_SEGMENTS))
+        xmp = b"".join(data[content] for name, content in chunks if name in (b"iTXt", b"tEXt", b"XMP "))
+        return xmp, b"".join(data[content] for name, content in chunks if name in (b"caBX", b"C2PA"))
     return data, data
 
 
@@ -99,28 +100,6 @@ def _jumbf_content(content: bytes) -> bytes:
         return b""
     number = struct.unpack_from(">I", content, 4)[0]
     return content[8:] if number <= 1 else content[16:]
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = 8
-    for _ in range(_MAX_SEGMENTS):
-        if at + 8 > len(data):
-            return
-        length, name = struct.unpack_from(">I4s", data, at)
-        if name != b"IDAT":
-            yield name, data[at + 8 : at + 8 + length]
-        at += 12 + length
-
-
-def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = 12
-    for _ in range(_MAX_SEGMENTS):
-        if at + 8 > len(data):
-            return
-        name, length = struct.unpack_from("<4sI", data, at)
-        if name not in (b"VP8 ", b"VP8L", b"ANMF", b"ALPH"):
-            yield name, data[at + 8 : at + 8 + length]
-        at += 8 + length + length % 2
 
 
 IPTC = Signal(name="iptc", reads={"image": ()}, find=find_iptc, order=50)

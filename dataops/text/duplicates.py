@@ -123,12 +123,15 @@ def find_duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.u
         return found
     keys = {column.name: column.to_numpy() for column in rows.select(cs.by_name(KEYS, require_all=False)).rechunk()}
     firsts = {"caption" if step == "caption" else "url" for step in steps}
-    places = np.flatnonzero(np.any([_may_repeat(keys[name], seed) for name in firsts], axis=0))
+    slots = 1 << (4 * rows.height).bit_length()
+    repeated = [_may_repeat(keys[name], np.zeros(slots, np.uint8), seed) for name in firsts]
+    places = np.flatnonzero(np.any(repeated, axis=0))
     for number, step in enumerate(DEDUPE_STEPS, 1):
         if step in steps:
             ranks = keys["rank"] & np.uint16(_WITHOUT_WORDS if step in ("uid", "pair") else (1 << 16) - 1)
             high, low = (keys[name] for name in _GROUPS[step])
-            _drop_all_but_first(places, high, low, ranks, keys["uid"], keys["origin"], seed, number, found)
+            slots = np.full(1 << (2 * len(places)).bit_length(), -1, np.int32)
+            _drop_all_but_first(places, slots, high, low, ranks, keys["uid"], keys["origin"], seed, number, found)
     return found
 
 
@@ -145,19 +148,10 @@ def _find_slot(slots, high, low, row, seed):
     return at
 
 
-@compiled(inline="always")
-def _count_slots(rows):
-    size = 1
-    while size < 2 * rows:
-        size *= 2
-    return size
-
-
 @compiled(nogil=True)
-def _may_repeat(values, seed):
+def _may_repeat(values, seen, seed):
     """Return whether another value has the slot of a value (n,): those that occur more than once, and few others."""
-    seen, shared = np.zeros(_count_slots(2 * len(values)), np.uint8), np.empty(len(values), np.bool_)
-    mask = np.uint64(len(seen) - 1)
+    shared, mask = np.empty(len(values), np.bool_), np.uint64(len(seen) - 1)
     for value in values:
         at = mix(value ^ seed) & mask
         seen[at] = min(seen[at] + 1, 2)
@@ -167,9 +161,8 @@ def _may_repeat(values, seed):
 
 
 @compiled(nogil=True)
-def _drop_all_but_first(places, high, low, ranks, uids, origins, seed, number, found):
+def _drop_all_but_first(places, slots, high, low, ranks, uids, origins, seed, number, found):
     """Set `found` to `number` for all rows of a key but the first in the order of find_duplicates."""
-    slots = np.full(_count_slots(len(places)), -1, np.int32)
     for row in places:
         if found[row]:
             continue

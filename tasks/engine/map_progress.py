@@ -126,18 +126,17 @@ T = TypeVar("T", bound=Task)
 
 def describe_counts(counts: Counts) -> str:
     """Return how many rows were kept, and the most frequent drop reasons."""
-    if not counts.input:
-        return ""
-    top = Counter(counts.dropped).most_common(REASONS_SHOWN)
-    return f"kept {counts.kept:,} of {counts.input:,}" + (f"; most dropped: {format_counts(top)}" if top else "")
+    return _describe(counts, f"kept {counts.kept:,} of {counts.input:,}", "most dropped: ")
 
 
 def describe_fetched(counts: Counts) -> str:
     """Return the share of images that were fetched, and the most frequent reasons of failures."""
-    if not counts.input:
-        return ""
-    reasons = Counter(counts.dropped).most_common(REASONS_SHOWN)
-    return f"{format_share(counts.kept, counts.input)} fetched" + (f"; {format_counts(reasons)}" if reasons else "")
+    return _describe(counts, f"{format_share(counts.kept, counts.input)} fetched", "")
+
+
+def _describe(counts: Counts, kept: str, dropped: str) -> str:
+    top = Counter(counts.dropped).most_common(REASONS_SHOWN)
+    return kept + (f"; {dropped}{format_counts(top)}" if top else "") if counts.input else ""
 
 
 @dataclass(frozen=True)
