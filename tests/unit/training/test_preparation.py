@@ -1,11 +1,13 @@
 """What a start computes from the data is remembered, shared by the ranks of a machine, and redone for other data."""
 
+import hashlib
 import json
 import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,7 +42,8 @@ def calls(monkeypatch):
     monkeypatch.setattr(preparation, "build_index", record("index", build_index))
     monkeypatch.setattr(preparation, "train_tokenizer", record("vocabulary", train_tokenizer))
     monkeypatch.setattr(preparation.Plan, "count_epochs", record("epochs", preparation.Plan.count_epochs))
-    monkeypatch.setattr("dataops.digest.hashlib.file_digest", record("shard", __import__("hashlib").file_digest))
+    counted = SimpleNamespace(**vars(hashlib) | {"file_digest": record("shard", hashlib.file_digest)})
+    monkeypatch.setattr("dataops.digest.hashlib", counted)
     return called
 
 
