@@ -8,10 +8,9 @@ unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python infra/install.py --constraint=constraints.txt
 # Compiles the functions of the stages into the user's cache, so that no run waits for that; without a cache, each run does.
 KERNELS := $(BIN)/python -m plugins.kernels || true
-# Two test files at a time; conftest.py orders them.
-PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
-# More where tests wait for servers and processes.
-PYTEST_WAITING := $(PYTEST) -n 3
+# Three test files at a time, since tests wait for processes; conftest.py orders them.
+PYTEST := $(BIN)/python -m pytest -q -n 3 --dist loadfile --durations=5
+# More where tests wait for servers most of the time.
 PYTEST_E2E := $(PYTEST) -n 4
 
 .PHONY: demo install test checks lint audit unit stage flaky integration e2e core plugin nodes ray slurm export peers previous cuda-lines docs docs-reference docs-outputs \
@@ -57,7 +56,7 @@ flaky: .venv/installed-dev
 	$(BIN)/python -m benchmarks.flaky $(SUITE)
 
 integration: .venv/installed-dev
-	$(PYTEST_WAITING) tests/integration $(wildcard plugins/*/tests/integration)
+	$(PYTEST) tests/integration $(wildcard plugins/*/tests/integration)
 
 e2e: .venv/installed-dev
 	$(PYTEST_E2E) tests/e2e $(wildcard plugins/*/tests/e2e)
@@ -74,7 +73,7 @@ endef
 # The core's own tests (all but tests/whole) without plugins; not part of `test`, since it installs a second environment.
 core:
 	$(call copy,core,,test)
-	cd build/core && $(PYTEST) tests/unit && $(PYTEST_WAITING) tests/integration && $(PYTEST_E2E) tests/e2e
+	cd build/core && $(PYTEST) tests/unit && $(PYTEST) tests/integration && $(PYTEST_E2E) tests/e2e
 
 # The tests of one plugin with the core and itself: make plugin PLUGIN=browse
 PLUGIN ?= browse
