@@ -98,5 +98,6 @@ def logs_json() -> bool:
 def format_message(text: str, level: str = "INFO") -> str:
     """Return lines for standard error: redacted, escaped, with the typed command; or a JSON object as Prefect logs it."""
     text = escape_controls(name_command(redact(text)))
-    fields = {"name": "pairmill", "levelname": level, "msg": text.strip(), "created": time.time()}
-    return f"{json.dumps(fields)}\n" if logs_json() else text
+    if not logs_json():
+        return text
+    return json.dumps({"name": NAME, "levelname": level, "msg": text.strip(), "created": time.time()}) + "\n"
