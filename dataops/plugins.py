@@ -133,7 +133,7 @@ def extend(model: type[ModelT], kind: str) -> type[ModelT]:
     The class has `plugin_fields`, the name and version of the plugin by field (the core's own
     fields are not among them), and `plugin_kinds`, the kinds whose objects may have keys in it.
 
-    Raises: ConfigError if two objects have the same key.
+    Raises: ConfigError if two objects have the same key, or a key has no default.
     """
     from pydantic import BaseModel, create_model  # the list of commands needs no model
 
@@ -148,13 +148,18 @@ def extend(model: type[ModelT], kind: str) -> type[ModelT]:
         fields = [value.table] if value.table else list(config.model_fields)
         checks = config.__pydantic_decorators__  # a validator would replace another one of its name
         methods = [] if value.table else [*checks.field_validators, *checks.model_validators]
-        if doubled := [one for one in (*fields, *methods) if one in owners]:
+        used = (*fields, *methods)
+        if doubled := [one for one in used if one in owners]:
             what = "config key" if doubled[0] in fields else "validator"
             raise ConfigError(f"{kind} {name}: its {what} {doubled[0]} is already that of {owners[doubled[0]]}")
-        owners |= dict.fromkeys((*fields, *methods), name)
+        owners |= dict.fromkeys(used, name)
         if value.table:
             tables[value.table] = (config | None, None)
         else:
+            if required := [key for key in fields if config.model_fields[key].is_required()]:
+                raise ConfigError(
+                    f"{kind} {name}: its config key {required[0]} has no default; give one that turns it off"
+                )
             mixins.append(config)
         if not _is_core(_points(kind)[name]):
             plugin_fields |= dict.fromkeys(fields, (name, getattr(value, "version", 1)))
@@ -189,10 +194,9 @@ def require(packages: Iterable[str], extra: str, purpose: str) -> None:
 def _points(kind: str) -> Mapping[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in _copied_points(f"pairmill.{kind}") or _all_points().get(kind, ()):
-        if point.name in found and found[point.name].value != point.value:
-            one, other = found[point.name], point
+        if (first := found.get(point.name, point)).value != point.value:
             raise ConfigError(
-                f"two distributions register {kind} {point.name}: {_owner(one)} and {_owner(other)}; uninstall one"
+                f"two distributions register {kind} {point.name}: {_owner(first)} and {_owner(point)}; uninstall one"
             )
         found[point.name] = point
     return found
@@ -226,19 +230,13 @@ def _import(point: EntryPoint) -> Any:
     """Return the object of an entry point, or None if its module or a package that it imports is not installed."""
     try:
         return point.load()
-    except ModuleNotFoundError as error:
-        if _is_core(point):
-            raise
-        if error.name is not None and _is_installed(error.name):
-            if not _exists(point):
-                return None
-            raise ConfigError(f"{_owner(point)}: cannot import {point.value}: {error}") from error
-        return None
     except ConfigError:
         raise
     except Exception as error:
         if _is_core(point):
             raise
+        if isinstance(error, ModuleNotFoundError) and not (error.name and _is_installed(error.name) and _exists(point)):
+            return None
         raise ConfigError(
             f"{_owner(point)}: cannot import {point.value}: {type(error).__name__}: {error}; update or uninstall it"
         ) from error

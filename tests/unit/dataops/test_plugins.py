@@ -49,6 +49,14 @@ def test_two_objects_with_one_name_or_key_are_an_error_that_names_both(stranger,
     assert [text for text in named if text not in errors] == []
 
 
+def test_key_without_a_default_is_an_error_that_names_its_object(stranger):
+    stranger.install(
+        "red", TABLE.format(table=None, order=1).replace(" = 3", ""), "[pairmill.things]\nred = red:THING\n"
+    )
+    done = stranger.run(USE)
+    assert "ConfigError: things red: its config key shade has no default; give one that turns it off" in done.stderr
+
+
 @pytest.mark.parametrize("module", ["import there_is_no_such_package", None], ids=["package", "module"])
 def test_object_without_its_packages_counts_as_not_installed(stranger, module):
     stranger.install("bare", module or "", "[pairmill.things]\nbare = bare:THING\n")
