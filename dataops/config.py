@@ -76,9 +76,9 @@ SCHEDULED: ContextVar[datetime | None] = ContextVar("SCHEDULED", default=None)
 
 
 class FrozenModel(BaseModel):
-    """A model that is immutable and rejects unknown fields."""
+    """A model that is immutable, and rejects unknown fields and numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class StageConfig(FrozenModel):

@@ -38,7 +38,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     if _LONG_KEY.search(text):
         raise TomlRefused(too_deep)
     try:
-        values = tomllib.loads(text)
+        values = tomllib.loads(text.removeprefix("\ufeff"))
     except RecursionError:
         raise TomlRefused(too_deep) from None
     except tomllib.TOMLDecodeError:
@@ -68,7 +68,7 @@ def find_key_lines(text: str) -> dict[str, int]:
     table: tuple[str, ...] = ()
     elements: dict[tuple[str, ...], int] = {}
     statement, start = "", 0
-    for number, line in enumerate(text.split("\n"), 1):  # TOML has no other line ends
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):  # TOML has no other line ends
         if not statement:
             start = number
         statement += f"{line}\n"

@@ -4,7 +4,6 @@ All problems are reported together, each with its path, the value and what is al
 environment; a config with a secret is refused, so none can reach a manifest or a Prefect parameter.
 """
 
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, get_type_hints
@@ -271,11 +270,10 @@ def read_config(path: Path, settings: Iterable[str] = ()) -> tuple[dict[str, Any
     Raises: ConfigError if the file is no TOML, or a setting cannot be applied.
     """
     try:
-        text = read_text(path)
-        values = parse_toml(text)
+        values = parse_toml(text := read_text(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     set_paths = [apply_setting(values, setting) for setting in settings]
 
@@ -458,7 +456,7 @@ def apply_setting(values: dict[str, object], setting: str) -> str:
         raise ConfigError(f"--set {name!r}: it has no value; write it as path.to.key=value")
     try:
         value = parse_toml(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         value = text
     table: Any = values
     path: list[str] = []

@@ -51,7 +51,7 @@ def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
 
 
 Range = Annotated[tuple[PositiveFloat, Share], AfterValidator(_in_order)]
-CaptionWeights = dict[CaptionKind, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+CaptionWeights = dict[CaptionKind, Annotated[float, Field(ge=0)]]
 """Weights of the kinds of captions."""
 
 
@@ -65,7 +65,7 @@ class DatasetConfig(FrozenModel):
 
     key: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
     """Key of a dataset (pack snapshot) in the store of the run; not set: the run's own, which exactly one table must be."""
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    weight: Annotated[float, Field(gt=0)]
     """Share of the samples of an epoch that are of this dataset, relative to the sum of all weights."""
 
 

@@ -33,7 +33,7 @@ class _CheckedHeader(tarfile.TarInfo):
         try:
             return super().fromtarfile(tarfile)
         except EOFHeaderError:  # the block of zeros
-            if not is_end(cast(BinaryIO, tarfile.fileobj)):
+            if not is_end(cast(BinaryIO, tarfile.fileobj), at):
                 raise ReadError(f"its end is at byte {at:,}, but {MORE_FOLLOWS}") from None
             raise
         except HeaderError as error:

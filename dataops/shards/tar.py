@@ -150,14 +150,14 @@ def check_end(file: BinaryIO, where: str, at: int) -> None:
 
     Raises: CorruptPart if others follow: a header was overwritten with zeros, or two tars were joined.
     """
-    if not is_end(file):
+    if not is_end(file, at):
         raise CorruptPart(f"{where}: not a whole tar file (its end is at byte {at:,}, but {MORE_FOLLOWS})")
 
 
-def is_end(file: BinaryIO) -> bool:
-    """Return whether only zeros follow in a file, as a tar's padding: at most MAX_PADDING bytes."""
+def is_end(file: BinaryIO, at: int) -> bool:
+    """Return whether only zeros follow in a file, as the padding of a tar whose last member ends at byte `at`."""
     data = file.read(MAX_PADDING + 1)
-    return len(data) <= MAX_PADDING and data.count(0) == len(data)
+    return len(data) <= (MAX_PADDING if at else 10 << 10) and not data.strip(b"\0")  # an empty tar has one record
 
 
 def _make_reader(file: BinaryIO) -> Callable[[int], bytes]:

@@ -63,7 +63,7 @@ class Decide(FrozenModel):
 class Ladder(FrozenModel):
     """The `[ladder]` table: smaller trainings, on which a forecast is fitted."""
 
-    samples_seen: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+    samples_seen: tuple[Annotated[float, Field(gt=0)], ...]
     """Samples that the trainings see, at least three numbers: each variant sees about so many, in whole epochs."""
 
     @field_validator("samples_seen")

@@ -26,7 +26,7 @@ class PoisonConfig(StageConfig):
     `block` does so too, and no training starts on the version; `off` omits the check."""
     levels: dict[str, Level] = Field(default_factory=dict)
     """Level of single checks, for example `host_burst = "warn"`."""
-    false_alarms: float = Field(default=2.0, gt=0, le=365, allow_inf_nan=False)
+    false_alarms: float = Field(default=2.0, gt=0, le=365)
     """Expected number of false findings in a year of 365 nights, of all checks with a statistic together."""
     learn_nights: PositiveInt = 14
     """Number of nights after which the checks with a statistic report anything. The second half of them teaches how far

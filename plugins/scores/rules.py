@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
 from dataops.config import FrozenModel, Share
 
@@ -67,9 +67,9 @@ class ScoreRule(FrozenModel):
 
     score: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")
     """Name of the score's column."""
-    min: FiniteFloat | None = None
+    min: float | None = None
     """Minimum score that is kept."""
-    max: FiniteFloat | None = None
+    max: float | None = None
     """Maximum score that is kept."""
     top_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the rows that is kept: those with the highest scores."""

@@ -20,7 +20,7 @@ class StartConfig(FrozenModel):
     `image_init.projector_layers` = 1. Its gain is large where pairs are few. A few hundred steps then improve it, from a
     temperature of e^-3, and the finished layer is three parts its first and one part its last weights; with `keep` =
     "best" the best."""
-    start_ridge: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.03
+    start_ridge: Annotated[float, Field(gt=0)] = 0.03
     """Ridge of that regression, for numbers of unit variance and the mean over all pairs."""
 
 

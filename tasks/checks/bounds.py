@@ -69,7 +69,7 @@ class MaxHostShare(BaseModel):
 class MinRowsRatio(BaseModel):
     """The key of MIN_ROWS_RATIO."""
 
-    min_rows_ratio: float = Field(default=0.5, ge=0, allow_inf_nan=False)
+    min_rows_ratio: float = Field(default=0.5, ge=0)
     """Minimum number of pairs, relative to the last version."""
 
 

@@ -342,5 +342,5 @@ class Context:
     """An exchange of at most so many rows runs in this process: workers would take longer to start."""
 
     def without_progress(self) -> "Context":
-        """Return the same context without the function that follows the progress."""
-        return replace(self, progress=_ignore)
+        """Return the same context without its caller's functions, which no other process can have."""
+        return replace(self, progress=_ignore, stopped=_ignore)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, FiniteFloat
+from pydantic import AfterValidator, Field
 
 from dataops.config import StageConfig
 
@@ -33,7 +33,7 @@ class RegisterConfig(StageConfig):
 
     model_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$")
     """Name of the registered model; the default is the name of the run."""
-    floors: dict[str, FiniteFloat] = Field(default_factory=dict)
+    floors: dict[str, float] = Field(default_factory=dict)
     """Lowest value of each `<task>/<metric>` that passes the gate, for example `"digits/top1" = 0.2`. Without floors and
     without a comparison there is no gate: a version gets `alias` if it is above chance on a task, and not worse than the
     version that has the alias; otherwise it gets `candidate`. Both need `evaluate.suite`."""

@@ -251,7 +251,7 @@ def build_index(
             "train.blur_faces: no sample has face_bboxes; add [curate.scores.faces] and make the dataset again"
         )
     if writer.samples == 0:
-        raise ContractError(f"no pair of image and caption in {len(files.paths)} shards")
+        raise ContractError(f"no pair of image and caption in {len(files.paths)} shards, such as {files.label(0)}")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 

@@ -329,7 +329,7 @@ def _check_index(files: ShardFiles, number: int, end: int, members: int) -> None
     Raises: ContractError, or tarfile.TarError for a shard that is not whole.
     """
     shard = files.paths[number]
-    if is_end(io.BytesIO(files.read(number, end, min(files.size(number) - end, MAX_PADDING + 1)))):
+    if is_end(io.BytesIO(files.read(number, end, min(files.size(number) - end, MAX_PADDING + 1))), end):
         return
     if (found := len(_read_headers(shard))) != members:
         raise ContractError(

@@ -16,7 +16,6 @@ keys.
 """
 
 import shlex
-import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -198,7 +197,7 @@ def _read(path: Path) -> dict[str, Any]:
             else "docs/evaluate/evaluation.md has an example"
         )
         raise ConfigError(f"{path}: no such suite file; {remedy}") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
 
 

@@ -48,19 +48,20 @@ def test_each_reader_of_toml_refuses_it(read, text, tmp_path):
         read(path)
 
 
+TEXTS = st.text(st.characters(codec="utf-8"))
+
+
 @given(
     st.recursive(
         st.booleans()
         | st.integers(-(1 << 63), (1 << 63) - 1)
         | st.floats(allow_nan=False)
-        | st.text(st.characters(codec="utf-8"))
+        | TEXTS
         | st.dates()
         | st.datetimes(),
-        lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3)
-        ),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
         max_leaves=8,
     )
 )
 def test_written_value_is_read_back(value):
-    assert parse_toml(f"{format_key('a.b')} = {format_value(value)}") == {"a.b": value}
+    assert parse_toml(f"\ufeff{format_key('a.b')} = {format_value(value)}") == {"a.b": value}

@@ -88,6 +88,11 @@ def test_download_needs_a_contact(write):
     assert load_config(path, ["download.contact=https://example.org/bot"])
 
 
+def test_a_number_that_is_not_finite_is_a_problem(write):
+    with pytest.raises(ConfigError, match=r"train\.lr: inf: Input should be a finite number"):
+        load_config(write(), ["train.lr=inf"])
+
+
 def test_stages_that_will_not_run_need_no_files_and_no_model_name(write):
     path = write(evaluate='suite = "nowhere.toml"', train='model = "nowhere"', register="")
     assert load_config(path, until="pack").register_.model_name == "test"

@@ -29,6 +29,9 @@ def read(data, mode):
 def test_whole_file_is_read_and_a_damaged_or_truncated_one_is_an_error(form, mode):
     data = make_tar(form)
     assert read(data, mode) == NAMES
+    assert read(bytes(10_240), mode) == []
+    with pytest.raises(tarfile.ReadError, match="its end is at byte 0, but more follows"):
+        read(bytes(20_480), mode)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         last = tar.getmembers()[-1]
     for at in range(0, last.offset + 512, 512):

@@ -49,6 +49,7 @@ KINDS = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tar
         (make_tar(member("1.jpg", size=5000))[:3000], "bad.tar: "),
         (b"this is no tar file" * 100, "not a whole tar"),
         (b"", "not a whole tar"),
+        (bytes(20_480), "its end is at byte 0, but more follows"),
         (shard(SAMPLES) + shard([("z", {"jpg": b"1"})]), "more follows: a header was zeroed, or tars were joined"),
     ],
 )

@@ -1,6 +1,7 @@
 """Reuse, resume, force and the conservation of rows, on a stage that is only arithmetic."""
 
 import os
+import pickle
 import random
 import subprocess
 from collections import Counter
@@ -31,6 +32,12 @@ def context(tmp_path):
 @pytest.fixture
 def with_workers(context):
     return replace(context, pool=None)
+
+
+def test_a_context_without_progress_can_be_sent_to_another_process(context):
+    """As one of a run must be, for a training in a job of a cluster: its functions belong to the run."""
+    of_a_run = replace(context, pool=None, progress=lambda *_: None, stopped=lambda _: None)
+    assert pickle.loads(pickle.dumps(of_a_run.without_progress())).home == context.home
 
 
 def test_a_newer_version_of_a_stage_uses_the_snapshots_of_those_that_it_accepts(context, tmp_path):
