@@ -198,18 +198,19 @@ def test_partition_that_does_not_exist_and_a_silent_controller_are_clear_errors(
 @pytest.mark.timeout(1800)
 def test_pipeline_on_slurm_has_the_digests_of_a_local_run(cluster, pairmill):
     pairmill = replace(pairmill, env=pairmill.env | {"SLURM_CONF": os.environ["SLURM_CONF"]})
+    on_slurm = ("execution.engine=slurm", "execution.slurm.poll_seconds=0.5", "train.launch=slurm")
     ours, shown = (
-        pairmill.json("show", pairmill.json("run", config, "--until", "pack", *options)["run_id"])
+        pairmill.json("show", pairmill.json("run", config, "--until", "train", *options)["run_id"])
         for config, *options in (
-            (pairmill.write_config("here"),),
-            (pairmill.write_config("there"), "--set=execution.engine=slurm", "--set=execution.slurm.poll_seconds=0.5"),
+            (pairmill.write_config("here", train={"precision": "fp32"}),),
+            (pairmill.write_config("there", train={"precision": "fp32"}), *(f"--set={one}" for one in on_slurm)),
         )
     )
     digests = [
         [(stage["stage"], stage["key"], stage["content_digest"]) for stage in run["stages"]] for run in (ours, shown)
     ]
     assert digests[0] == digests[1]
-    assert len(digests[0]) == 5
+    assert len(digests[0]) == 6
     logs = shown["model_links"]["SLURM logs"]
     assert Path(logs).parent == pairmill.folder / "home" / "slurm"
     assert {path.name.split("-")[1] for path in Path(logs).parent.iterdir()} == {stage for stage, *_ in digests[0]}
