@@ -1,3 +1,4 @@
+import os
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from unittest.mock import Mock
@@ -186,6 +187,13 @@ def test_fast_paths_equal_full_resolution(reference, base, longest):
 def test_a_suffix_list_that_is_missing_or_damaged_is_a_clear_error(monkeypatch, found, why):
     monkeypatch.setattr("tldextract.suffix_list.pkgutil.get_data", Mock(side_effect=[found]))
     with pytest.raises(ConfigError, match=rf"Suffix List is missing or damaged; reinstall tldextract \(.*{why}"):
+        urls.load_suffixes.__wrapped__(private=True)
+
+
+def test_a_named_pipe_in_place_of_the_suffix_list_is_a_clear_error(monkeypatch, tmp_path):
+    os.mkfifo(tmp_path / ".tld_set_snapshot")
+    monkeypatch.setattr("tldextract.__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(ConfigError, match=r"reinstall tldextract .*tld_set_snapshot is a named pipe"):
         urls.load_suffixes.__wrapped__(private=True)
 
 
