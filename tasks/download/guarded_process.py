@@ -54,7 +54,10 @@ class FunctionFailed(Exception):
 
 
 class SupervisorLost(BaseException):
-    """The supervisor died, and nothing can be decoded. (No Exception: img2dataset would go on to the next image.)"""
+    """The supervisor died or is stuck, and nothing can be decoded.
+
+    It is no Exception, since img2dataset would go on to the next image.
+    """
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,13 @@ class GuardedProcess:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._requests)
+        with suppress(EOFError, OSError):  # it reaps its server, whose CPU time counts then, and ends
+            while True:
+                _receive(self._answers, self._limits.cpu_seconds)
         os.close(self._answers)
         with suppress(OSError):
-            if os.waitpid(self._supervisor, 0)[1]:  # else it has reaped its server, whose CPU time counts then
-                os.killpg(self._supervisor, signal.SIGKILL)
+            os.killpg(self._supervisor, signal.SIGKILL)
+            os.waitpid(self._supervisor, 0)
         os.close(self._input)
         os.close(self._output)
 
@@ -115,7 +121,7 @@ class GuardedProcess:
         Raises: ServerDied if ATTEMPTS servers died of it or one by a limit of time; FunctionFailed; SupervisorLost.
         """
         _write(self._input, data)
-        for attempt in range(1, ATTEMPTS + 1):
+        for left in reversed(range(ATTEMPTS)):
             self._number, started = self._number + 1, time.monotonic()
             answer = self._ask({"number": self._number, "name": name, "size": len(data)})
             self.cpu_seconds += answer.get("cpu", min(time.monotonic() - started, self._limits.cpu_seconds))
@@ -124,7 +130,7 @@ class GuardedProcess:
             if "died" not in answer:
                 size = answer["size"]
                 return None if size is None else os.pread(self._output, size, 0), answer["value"]
-            if attempt == ATTEMPTS or -answer["died"] in _FINAL:
+            if not left or -answer["died"] in _FINAL:
                 raise ServerDied(self._describe(answer["died"]))
         raise AssertionError
 
@@ -133,11 +139,11 @@ class GuardedProcess:
         try:
             _send(self._requests, request)
             while True:
-                answer = _receive(self._answers)
+                answer = _receive(self._answers, 2 * self._limits.seconds)  # its own timer ends a server before
                 if "died" in answer or answer["number"] == request["number"]:
                     return answer
         except (EOFError, OSError) as error:
-            raise SupervisorLost("the process that decodes images is lost") from error
+            raise SupervisorLost(f"the process that decodes images is lost: {error}") from error
 
     def _describe(self, code: int) -> str:
         if code >= 0:
@@ -240,10 +246,14 @@ def _wait_for(server: int, requests: int) -> int:
             os.close(pid_file)
 
 
-def _receive(pipe: int) -> dict[str, Any]:
-    """Return the next message. Raises: EOFError."""
+def _receive(pipe: int, seconds: float | None = None) -> dict[str, Any]:
+    """Return the next message. Raises: EOFError; TimeoutError if none comes in time."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    if not poll.poll(seconds and 1000 * seconds):
+        raise TimeoutError(f"it has not answered for {seconds:g} s")
     if not (message := os.read(pipe, select.PIPE_BUF)):
-        raise EOFError
+        raise EOFError("it has ended")
     return json.loads(message)
 
 

@@ -264,3 +264,16 @@ def test_server_ends_with_its_worker_and_with_its_supervisor():
         wait_for(lambda: has_ended(server))
         with pytest.raises(SupervisorLost):
             process.call("echo", b"")
+
+
+@pytest.mark.parametrize("is_called", [True, False])
+def test_a_supervisor_that_is_stuck_is_left_after_a_limit(is_called):
+    with guarded() as process:
+        server, supervisor = process.call("echo", b"")[1][1:]
+        process._limits = ServerLimits(MEGABYTE, cpu_seconds=0.2, seconds=0.5)  # those of the server stay
+        os.kill(supervisor, signal.SIGSTOP)
+        os.kill(server, signal.SIGKILL)
+        if is_called:
+            with pytest.raises(SupervisorLost, match="is lost: it has not answered for 1 s"):
+                process.call("echo", b"")
+    assert has_ended(supervisor)
