@@ -101,20 +101,20 @@ def train(job: Job, stuck_seconds: float = STUCK_SECONDS) -> None:
     Args:
         stuck_seconds: least time without a step after which several ranks end.
     """
-    set_up_allocators()
-    config = job.train
-    is_pool, ranks = config.launch == "work_pool", config.nproc
-    device = resolve_device(config.device, "a work pool" if is_pool else f"nproc = {ranks}" if ranks > 1 else None)
-    set_up_torch(config, device)
-    if config.compile:
-        prepare_compiler(device.type)
-    distributed.join(device, allow_network=config.allow_network, records=job.output / RECORDS)
-    with lock_output(job.output):
-        if is_done(job.output, job.digest()):
-            return
-        run = set_up(job, device)
-        signal.signal(signal.SIGTERM, run.request_stop)
-        try:
+    try:
+        set_up_allocators()
+        config = job.train
+        is_pool, ranks = config.launch == "work_pool", config.nproc
+        device = resolve_device(config.device, "a work pool" if is_pool else f"nproc = {ranks}" if ranks > 1 else None)
+        set_up_torch(config, device)
+        if config.compile:
+            prepare_compiler(device.type)
+        distributed.join(device, allow_network=config.allow_network, records=job.output / RECORDS)
+        with lock_output(job.output):
+            if is_done(job.output, job.digest()):
+                return
+            run = set_up(job, device)
+            signal.signal(signal.SIGTERM, run.request_stop)
             resume(run)
             if run.step == 0:
                 for hook in used_step_hooks(run.config):
@@ -122,9 +122,10 @@ def train(job: Job, stuck_seconds: float = STUCK_SECONDS) -> None:
             _log_start(run)
             run_steps(run, stuck_seconds)
             finish(run)
-        finally:
-            # The handler holds the run, which must end before the ranks part: see training.job.run_command.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    finally:
+        # A signal must not break the end of this rank where another one has failed. And the handler holds the run, which
+        # must end before the ranks part: see training.job.run_command.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 # Set-up ---------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import tarfile
 import threading
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ import training.losses.contrastive as loss_module
 import training.model.checkpoint as checkpoint_module
 import training.train as train_module
 from dataops.digest import file_sha256
+from dataops.errors import ConfigError
 from dataops.process import find_precision
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
@@ -140,6 +142,17 @@ def test_the_run_has_ended_when_the_ranks_part(make_job, monkeypatch, is_stopped
         monkeypatch.setattr(train_module, "resume", lambda run: os.kill(os.getpid(), signal.SIGTERM))
     assert run_training(make_job("j", "vit", epochs=1)) == (75 if is_stopped else 0)
     assert left == [[]]
+
+
+def test_sigterm_while_a_rank_ends_with_an_error_does_not_replace_it(make_job, monkeypatch):
+    """The launcher ends the other ranks when one has failed."""
+
+    def leave():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train_module, "set_up", Mock(side_effect=ConfigError("too few pairs")))
+    monkeypatch.setattr(job_module.distributed, "leave", leave)
+    assert run_training(make_job("j", "vit", epochs=1)) == 2
 
 
 def find_runs():
