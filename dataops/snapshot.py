@@ -334,6 +334,11 @@ class Draft:
         """Return whether an object of the store is one of this snapshot's leases."""
         return name.startswith(self.scratch("lease-"))
 
+    def clear(self, is_kept: Callable[[str], bool]) -> None:
+        """Delete all objects of the snapshot but some; the manifest first, so that none names missing parts."""
+        self.store.delete([self.path(MANIFEST)])
+        self.store.delete([name for name in self.store.names(f"{self.stage}/{self.key}") if not is_kept(name)])
+
     def is_complete(self) -> bool:
         """Return whether the manifest exists."""
         return self.store.size(self.path(MANIFEST)) is not None

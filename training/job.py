@@ -455,10 +455,9 @@ def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], ob
     job: Kind | None = None
     try:
         job = read_job(arguments, kind)
-        if job.parent_pid is not None:
-            exit_with_parent(job.parent_pid)
-        if launcher := os.environ.get(LAUNCHER_PID):
-            exit_with_parent(int(launcher))
+        for pid in (job.parent_pid, os.environ.get(LAUNCHER_PID)):
+            if pid:
+                exit_with_parent(int(pid))
         run(job)
     except PairmillError as error:
         logger.error("%s", error)
@@ -556,11 +555,10 @@ def is_done(output: Path, digest: str) -> bool:
     """Return whether this job has ended: done.json is its own, and every file has the digest that it lists."""
     ended = False
     if distributed.rank() == 0 and (output / "done.json").exists():
-        try:
+        with suppress(ValueError):  # a power failure can leave it empty
             done = json.loads((output / "done.json").read_text("utf-8"))
-        except ValueError:  # a power failure can leave it empty
-            done = {"job": None, "files": {}}
-        ended = done["job"] == digest and all(
-            (output / name).exists() and file_sha256(output / name) == sha256 for name, sha256 in done["files"].items()
-        )
+            ended = done["job"] == digest and all(
+                (output / name).exists() and file_sha256(output / name) == sha256
+                for name, sha256 in done["files"].items()
+            )
     return distributed.broadcast_from_first(ended)

@@ -123,13 +123,13 @@ class HostRules:
                 raise
         if self._refuses(robots_file):
             return 0.0, [OptOut(BOT_MANAGER.name, robots_file.refusal, robots_file.url, _format_time(robots_file))]
-        delay = robots.crawl_delay(self._limits.agents.own) or 0.0
-        if not robots.allows(url, self._limits.agents.own):
+        agents = self._limits.agents
+        delay = robots.crawl_delay(agents.own) or 0.0
+        if not robots.allows(url, agents.own):
             raise FetchError(Reason.ROBOTS, "robots.txt disallows it")
         if delay > self._limits.max_crawl_delay:
             raise FetchError(Reason.ROBOTS, f"robots.txt asks for a Crawl-delay of {delay:g} s")
         self._read_files(entry, origin, partial(self._pace.turn, parts.hostname or "", delay))
-        agents = self._limits.agents
         found: list[OptOut] = []
         when = _format_time(robots_file)
         for signal in list_signals("robots-agents"):

@@ -71,6 +71,8 @@ with (
     from img2dataset.resizer import Resizer
     from img2dataset.writer import BufferedParquetWriter
 
+_Decode = Callable[[np.ndarray, int], np.ndarray | None]
+
 __all__ = ["BufferedParquetWriter", "Downloader", "Resizer", "compute_key", "use_decoder", "use_pool"]
 
 
@@ -86,7 +88,7 @@ def use_pool(pool: HostPool) -> Iterator[None]:
 
 
 @contextmanager
-def use_decoder(decode: Callable[[np.ndarray, int], np.ndarray | None]) -> Iterator[None]:
+def use_decoder(decode: _Decode) -> Iterator[None]:
     """Make Resizer decode with `decode`, which has the arguments and the result of `cv2.imdecode`.
 
     Resizer also constructs each transform only once.
@@ -102,7 +104,7 @@ def use_decoder(decode: Callable[[np.ndarray, int], np.ndarray | None]) -> Itera
 class _Cv2(ModuleType):
     """OpenCV with another `imdecode`."""
 
-    def __init__(self, imdecode: Callable[[np.ndarray, int], np.ndarray | None]):
+    def __init__(self, imdecode: _Decode):
         super().__init__("cv2")
         self.imdecode = imdecode
 

@@ -22,7 +22,6 @@ from dataops.formats import RELEASE
 from dataops.formatting import format_now
 from dataops.home import CHECKOUT
 from dataops.snapshot import (
-    MANIFEST,
     Counts,
     Draft,
     Input,
@@ -166,7 +165,7 @@ def reuse(planned: Plan[Any], context: Context) -> Manifest | None:
             logger.warning(
                 "%s %s is damaged, or what it made elsewhere no longer exists: it is rebuilt", draft.stage, draft.key
             )
-            _clear(draft)
+            draft.clear(draft.is_lease)  # so that no former holder resumes
     return manifest
 
 
@@ -177,18 +176,11 @@ def discard(planned: Plan[Any], context: Context) -> None:
     """
     draft = _draft(planned, context)
     with hold_lease(draft, context, wait=False, remake=True):
-        _clear(draft)
+        draft.clear(draft.is_lease)
 
 
 def _draft(planned: Plan[Any], context: Context) -> Draft:
     return Draft(context.store, planned.stage.name, planned.key)
-
-
-def _clear(draft: Draft) -> None:
-    """Delete the manifest first, so that none names missing parts. Keep the leases, so that no former holder resumes."""
-    draft.store.delete([draft.path(MANIFEST)])
-    names = draft.store.names(f"{draft.stage}/{draft.key}")
-    draft.store.delete([name for name in names if not draft.is_lease(name)])
 
 
 def make(planned: Plan[Any], context: Context) -> Manifest:

@@ -107,9 +107,7 @@ def delete_snapshot(draft: Draft, context: Context, shared: Collection[str] = ()
         with hold_lease(draft, context, wait=False, remake=True) as held:
             if held is not None:
                 held.stop()  # a later beat would write the lease again
-            draft.store.delete([draft.path(MANIFEST)])
-            names = draft.store.names(f"{draft.stage}/{draft.key}")
-            draft.store.delete([name for name in names if name not in shared])
+            draft.clear(shared.__contains__)
     except ConfigError as error:  # a run holds the lease
         return str(error)
     except StorageError as error:

@@ -326,12 +326,12 @@ class _Writer:
         self._column("links").file.flush()
         links = _map(self._folder / "links", LINK, self._size("links"))
         held = np.concatenate(self._held)
-        of_held: list[np.ndarray] = [np.empty(0, LINK)]
-        for chunk in (links[i : i + LINKS_AT_ONCE] for i in range(0, len(links), LINKS_AT_ONCE)):
-            of_held.append(chunk[np.isin(chunk["sample"], held["sample"])])
-        own = np.concatenate(of_held)
+        chunks = [links[i : i + LINKS_AT_ONCE] for i in range(0, len(links), LINKS_AT_ONCE)]
+        own = np.concatenate(
+            [np.empty(0, LINK), *(chunk[np.isin(chunk["sample"], held["sample"])] for chunk in chunks)]
+        )
         seen: set[int] = set()
-        for chunk in (links[i : i + LINKS_AT_ONCE] for i in range(0, len(links), LINKS_AT_ONCE)):
+        for chunk in chunks:
             is_trained = ~np.isin(chunk["sample"], held["sample"])
             seen.update(chunk["hash"][is_trained & np.isin(chunk["hash"], own["hash"])].tolist())
         links_of: dict[int, list[int]] = {}
