@@ -82,6 +82,12 @@ class Work:
         same = [name for name, kind in self.record.kinds.items() if known.kinds.get(name) == kind]
         self.record.rates = {name: known.rates[name] for name in same if name in known.rates}
         self.record.flow_run_id = known.flow_run_id
+        if others := [name for name in known.kinds if name not in same]:
+            logger.warning(
+                "the store has an experiment %s in which %s is another variant: a run of this one replaces its record; "
+                "what it made stays",
+                *(one.name, ", ".join(others)),
+            )
 
     def check_ladder(self) -> None:
         """Check that the ladder has enough scales in whole epochs of each dataset that is made already.

@@ -229,7 +229,7 @@ def test_a_ladder_whose_scales_are_the_same_epochs_is_an_error_before_it_is_trai
         work.check_ladder()
 
 
-def test_a_killed_experiment_continues_where_it_stopped():
+def test_a_killed_experiment_continues_where_it_stopped(caplog):
     class Killed(BaseException):
         pass
 
@@ -249,6 +249,9 @@ def test_a_killed_experiment_continues_where_it_stopped():
     assert len(first.made) + len(second.made) == 31
     cells = make(whole)[1].cells  # with the runs of the calls before
     assert [len(cell.run_ids) for cell in cells] == [1, 1, 1, 1, 2, 1, 1, 1, 1]
+    assert "another variant" not in caplog.text
+    Work(load_experiment(write({"none": "{}", "long": '{ "train.lr" = 0.01 }'})), Path("home").absolute(), None)
+    assert "an experiment which in which long, short is another variant" in caplog.text
 
 
 def test_a_signal_ends_the_experiment_and_keeps_its_exit_code():
