@@ -218,6 +218,8 @@ class ReopenedShards(FetchedRows):
     shards: int
     rows: list[tuple[str, int]]
     """Parquet objects with these rows, each with its number of rows."""
+    imported: dict[str, int | str] = {}
+    """As in DownloadFacts."""
 
 
 class DownloadFacts(Facts):
@@ -233,6 +235,8 @@ class DownloadFacts(Facts):
     """Number of rows of the hosts with the most rows."""
     host_rate: float = 0.0
     """Requests a second to a host; 0: no limit."""
+    imported: dict[str, int | str] = {}
+    """The unfinished snapshot of an older version whose shards it took over: `version`, `key` and number of `shards`."""
 
 
 class CurateFacts(Facts):

@@ -77,15 +77,9 @@ CAPTIONS = pa.field(
     pa.list_(
         pa.struct(
             [
-                ("uid", pa.string()),
-                ("caption", pa.string()),
-                ("caption_source", pa.string()),
-                ("language", pa.string()),
-                ("language_score", pa.float32()),
-                ("page_url", pa.string()),
-                ("source", pa.string()),
-                ("source_offset", pa.int64()),
-                ("extracted_with", pa.string()),
+                *map(PAIRS.field, ("uid", "caption", "caption_source")),
+                *LANGUAGE,
+                *map(PAIRS.field, ("page_url", "source", "source_offset", "extracted_with")),
             ]
         )
     ),

@@ -49,7 +49,7 @@ def planned_in(store, server, **config):
     known = {"image_size": 32, "shard_size": 20, "retries": 0, "host_rate": 0, "retry": {"rounds": 2, "delay": 0.1}}
     connect_to = {"site.test": f"127.0.0.1:{server.server_port}"}
     settings = DownloadConfig.model_validate({**known, "connect_to": connect_to, **config})
-    return plan(DOWNLOAD, settings, 0, [filtered(store, URLS, rows_a_part=45)])
+    return plan(DOWNLOAD, settings, 0, [filtered(store, URLS, rows_a_part=45)], store)
 
 
 def fetched(folder, urls, page_opt_out=MappingProxyType({}), **options):

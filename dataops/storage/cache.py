@@ -66,7 +66,7 @@ class Cache:
             raise ConfigError(f"PAIRMILL_CACHE_BYTES={text!r} is not a number of bytes") from error
         self._added = self.limit  # since the last trim: the first copy of each process begins one
 
-    def get(self, name: str, version: Version, fetch: Callable[[Path], None], keep_in: Path | None) -> Path:
+    def get(self, name: str, version: Version, fetch: Callable[[Path], object], keep_in: Path | None) -> Path:
         """Return the copy of this version of an object, and fetch it if there is none.
 
         Args:
@@ -105,7 +105,7 @@ class Cache:
                     shutil.copyfile(path, keep_in / path.name)
             return True
 
-    def _add(self, path: Path, version: Version, fetch: Callable[[Path], None]) -> None:
+    def _add(self, path: Path, version: Version, fetch: Callable[[Path], object]) -> None:
         private_folder(self.root)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)

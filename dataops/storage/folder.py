@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -83,17 +84,21 @@ class FolderStore(Store):
 
     def read_each(self, ranges: Sequence[tuple[str, int, int]]) -> Iterator[bytes]:
         for path, (_, offset, size) in zip(self.locals([name for name, _, _ in ranges]), ranges, strict=True):
-            with storage_errors(f"cannot read {path}", self.root), open_regular(path) as file:
-                file.seek(offset)
+            with self._open_at(path, offset) as file:
                 data = file.read(size)  # also more than the 2 GiB of one system call
             yield data
 
     def read_each_into(self, ranges: Sequence[tuple[str, int, Sequence[memoryview]]]) -> Iterator[int]:
         for path, (_, offset, places) in zip(self.locals([name for name, _, _ in ranges]), ranges, strict=True):
-            with storage_errors(f"cannot read {path}", self.root), open_regular(path) as file:
-                file.seek(offset)
+            with self._open_at(path, offset) as file:
                 size = sum(map(file.readinto, places))
             yield size
+
+    @contextmanager
+    def _open_at(self, path: Path, offset: int) -> Iterator[BufferedReader]:
+        with storage_errors(f"cannot read {path}", self.root), open_regular(path) as file:
+            file.seek(offset)
+            yield file
 
     def read_into(self, name: str, places: Sequence[tuple[int, memoryview]]) -> None:
         with self.open(name) as file:

@@ -112,13 +112,14 @@ class S3Store(Store):
                 return None
             raise
 
+    def _metadata(self, name: str) -> dict[str, Any]:
+        return self._call(f"get the metadata of {name}", lambda: self._head(name)) or {}
+
     def size(self, name: str) -> int | None:
-        head = self._call(f"get the metadata of {name}", lambda: self._head(name))
-        return None if head is None else int(head["ContentLength"])
+        return self._metadata(name).get("ContentLength")
 
     def sha256(self, name: str) -> str | None:
-        head = self._call(f"get the metadata of {name}", lambda: self._head(name))
-        return None if head is None else head["Metadata"].get("sha256")
+        return self._metadata(name).get("Metadata", {}).get("sha256")
 
     def find(self, name: str) -> bytes | None:
         def get() -> bytes:
@@ -288,47 +289,48 @@ class S3Store(Store):
         return self._call(f"abort unfinished uploads below {prefix or '/'}", abort)
 
     def local(self, name: str, keep_in: Path | None = None) -> Path:
-        def fetch() -> Path | None:
-            head = self._head(name)
-            if head is None:
-                return None
+        def get(head: dict[str, Any]) -> Path:
             version = Version(head["ContentLength"], int(head["LastModified"].timestamp()), head["ETag"])
             where = f"{self.bucket}/{self._key(name)}"
             return self._cache.get(where, version, lambda path: self._download(name, head, path), keep_in)
 
         with storage_errors(f"cannot keep a local copy of {name} in {self.where}", self._cache.root):
-            return self._existing(name, "fetch", fetch)
+            return self._fetch(name, get)
+
+    def _fetch(self, name: str, get: Callable[[dict[str, Any]], T]) -> T:
+        """Return what `get` makes of the metadata of an object."""
+
+        def fetch() -> T | None:
+            head = self._head(name)
+            return None if head is None else get(head)
+
+        return self._existing(name, "fetch", fetch)
 
     @contextmanager
     def open_once(self, name: str) -> Iterator[BinaryIO]:
         """Open as every store does, by requests of PARTS; the local copy has no name, so a killed process leaves none."""
         with tempfile.TemporaryFile() as file:
 
-            def fetch() -> dict[str, Any] | None:
-                if (head := self._head(name)) is not None:
-                    file.truncate(0)
-                    self._s3.download_fileobj(self.bucket, self._key(name), file, Config=PARTS)
-                    file.seek(0)
-                    _check(hashlib.file_digest(file, "sha256").hexdigest(), head)
-                return head
+            def get(head: dict[str, Any]) -> int:
+                file.truncate(0)
+                self._s3.download_fileobj(self.bucket, self._key(name), file, Config=PARTS)
+                file.seek(0)
+                _check(hashlib.file_digest(file, "sha256").hexdigest(), head)
+                return file.tell()
 
             with storage_errors(f"cannot copy {name} of {self.where}", Path(tempfile.gettempdir())):
-                self._existing(name, "fetch", fetch)
+                self._fetch(name, get)
             file.seek(0)
             yield cast(BinaryIO, file)
 
     def download(self, name: str, path: Path) -> None:
-        def fetch() -> dict[str, Any] | None:
-            if (head := self._head(name)) is not None:
-                self._download(name, head, path)
-            return head
-
         with storage_errors(f"cannot copy {name} of {self.where} to {path}", path.parent):
-            self._existing(name, "fetch", fetch)
+            self._fetch(name, lambda head: self._download(name, head, path))
 
-    def _download(self, name: str, head: dict[str, object], path: Path) -> None:
+    def _download(self, name: str, head: dict[str, object], path: Path) -> bool:
         self._s3.download_file(self.bucket, self._key(name), str(path), Config=PARTS)
         _check(file_sha256(path), head)
+        return True
 
     @contextmanager
     def retrying_for(self, seconds: float) -> Iterator[None]:

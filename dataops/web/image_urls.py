@@ -5,7 +5,7 @@ lazy-load attributes, they replace `src` and `srcset`, which then hold a placeho
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
@@ -205,11 +205,11 @@ def choose_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> I
             text = image[next(iter(names))]
             if text and _is_image(text):
                 return _new_reference((text, width, height))
-        best = _largest_lazy((image,)) if names else None
-        best = best or _largest_plain((image,))
+        best = _largest_of((image,), _lazy_names) if names else None
+        best = best or _largest_of((image,), _plain_names)
     else:
         elements = (image, *filter(_is_usable_source, sources))
-        best = _largest_lazy(elements) or _largest_plain(elements)
+        best = _largest_of(elements, _lazy_names) or _largest_of(elements, _plain_names)
     if best is None:
         return _new_reference((image.get("src") or "", width, height))
     url, own_width, _, own_height = best
@@ -236,25 +236,20 @@ def _is_usable_source(source: Attributes) -> bool:
     return (not kind or kind in _DECODED_TYPES) and not (media and _OTHER_MEDIA.search(media))
 
 
-def _largest_lazy(elements: Sequence[Attributes]) -> SrcsetCandidate | None:
-    """Return the largest usable image of the elements' lazy-load attributes; the first of equal ones."""
+def _largest_of(
+    elements: Sequence[Attributes], names_of: Callable[[Attributes], Iterable[str]]
+) -> SrcsetCandidate | None:
+    """Return the largest usable image of some attributes of the elements; the first of equal ones."""
     candidates: list[SrcsetCandidate] = []
     for element in elements:
-        for name in _lazy_names(element):
+        for name in names_of(element):
             if text := element.get(name):
                 candidates += parse_srcset(text)[:MAX_CANDIDATES] if name in _SETS else [(text, 0, 1.0, None)]
     return _largest(candidates)
 
 
-def _largest_plain(elements: Sequence[Attributes]) -> SrcsetCandidate | None:
-    """Return the largest usable image of the elements' `srcset` and `src`; the first of equal ones."""
-    candidates: list[SrcsetCandidate] = []
-    for element in elements:
-        if text := element.get("srcset"):
-            candidates += parse_srcset(text)[:MAX_CANDIDATES]
-        if text := element.get("src"):
-            candidates.append((text, 0, 1.0, None))
-    return _largest(candidates)
+def _plain_names(_element: Attributes) -> Iterable[str]:
+    return ("srcset", "src")
 
 
 def _largest(candidates: Sequence[SrcsetCandidate]) -> SrcsetCandidate | None:

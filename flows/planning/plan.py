@@ -20,6 +20,7 @@ from flows.pipeline import PIPELINE
 from flows.planning.reasons import Wanted, choose_nearest, find_differences
 from flows.records import FINISHED, RunRecord, read_record
 from flows.run import Step
+from tasks.download.hooks import load_hooks
 from tasks.download.outcome import describe_longest, estimate_longest
 from tasks.engine.context import Context
 from tasks.engine.stage import plan as plan_snapshot
@@ -138,7 +139,7 @@ class _Planner:
         """Add the plan of a stage."""
         name = step.stage.name
         earlier = self._find_earlier(name)
-        wanted, key = self._find_key(step)
+        wanted, key, older = self._find_key(step)
         manifest, damage = self._find_snapshot(name, key)
         if manifest is not None and not force:
             self._manifests[name] = manifest
@@ -151,9 +152,13 @@ class _Planner:
             return
         planned = PlannedStage(name, "make", key)
         planned.why = ["--force"] if force else damage or self._explain(step, wanted, earlier, key)
-        planned.finished_tasks = self._count_finished(name, key) if key and not force else 0
-        if planned.finished_tasks:
-            planned.action, planned.why = "resume", ["an attempt is unfinished"]
+        if name != "download" or not any(hook.recovers for hook in load_hooks().values()):
+            older = []
+        for one in [key, *older] if key and not force else []:
+            if finished := len(Draft(self.store, name, one).finished()):
+                which = "an attempt" if one == key else f"download/{one}, which an accepted version began,"
+                planned.action, planned.finished_tasks, planned.why = "resume", finished, [f"{which} is unfinished"]
+                break
         self._estimate(step, planned, _by_nearness(wanted, earlier, self.config.name))
         self.stages.append(planned)
 
@@ -176,14 +181,15 @@ class _Planner:
                     found[run.key] = Earlier(manifest, record, seconds)
         return list(found.values())
 
-    def _find_key(self, step: Step) -> tuple[Wanted, str | None]:
-        """Return what determines the key, and the key if all inputs are known."""
+    def _find_key(self, step: Step) -> tuple[Wanted, str | None, list[str]]:
+        """Return what determines the key, the key if all inputs are known, and those of older accepted versions."""
         table = find_table(step.stage.name)
         config, seed = self.config.stage_config(step.table), self.config.seed
         upstream = [self._manifests[name] for name in step.reads if name in self._manifests]
         planned = plan_snapshot(step.stage, config, seed, upstream, self.store)
         key = planned.key if len(upstream) == len(step.reads) else None
-        return Wanted(step.stage.name, step.stage.version, config.key_config(), seed, planned.inputs, table), key
+        wanted = Wanted(step.stage.name, step.stage.version, config.key_config(), seed, planned.inputs, table)
+        return wanted, key, list(planned.older.values())
 
     def _find_snapshot(self, stage: str, key: str | None) -> tuple[Manifest | None, list[str]]:
         if key is None:
@@ -206,10 +212,6 @@ class _Planner:
         if key is not None and not found:
             found = ["its snapshot was deleted"]
         return why + found
-
-    def _count_finished(self, stage: str, key: str) -> int:
-        """Return the number of tasks that an unfinished attempt has finished."""
-        return len(Draft(self.store, stage, key).finished())
 
     def _estimate(self, step: Step, planned: PlannedStage, earlier: list[Earlier]) -> None:
         """Set what the stage takes, by the earlier runs of this kind."""

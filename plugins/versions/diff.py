@@ -8,12 +8,12 @@ from cyclopts import Parameter
 
 from dataops.errors import ConfigError, writing
 from dataops.formatting import format_quantity
-from dataops.spreadsheets import write_csv
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, new_table, print_json, text
 from flows.records import find_dataset, find_named_version
 from infra.local import services
 from plugins.versions.datasets import Dataset, Difference, compare_datasets, describe_settings, of_snapshot, of_version
+from plugins.versions.spreadsheets import write_csv
 from tasks.tracking.registry import is_model
 
 

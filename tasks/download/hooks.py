@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from dataops import plugins
 from dataops.facts import DownloadFacts, Facts
 from dataops.schema import DropReason
-from dataops.snapshot import Draft, Input
+from dataops.snapshot import Draft, Input, Record
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
 from tasks.engine.stage import Work
@@ -88,6 +88,8 @@ class FetchHook:
     """Its keys that change no output."""
     erased_reasons: frozenset[str] = frozenset()
     """Drop reasons that leave nothing of a row but its uid and `error_message`, and that are not retried."""
+    recovers: bool = False
+    """Whether `recover` takes over what an older accepted version of the stage has fetched."""
     facts: type[Facts] = Facts
     """Model of what `ShardHook.list_facts` returns; it states the marks of text that a takedown overwrites."""
 
@@ -109,6 +111,14 @@ class FetchHook:
     def inputs(self, config: object) -> list[Input]:
         """Return what is read from outside the store. Raises: ConfigError, SourceError."""
         return []
+
+    def recover(self, work: Work[Any], rows: Sequence[tuple[str, int]]) -> Record | None:
+        """Return the record of what was fetched before, with ReopenedShards; None: all rows are requested.
+
+        Args:
+            rows: the objects with all rows, each with its number of rows.
+        """
+        return None
 
     def start(self, work: Work[Any], context: Context, started: Sequence[ShardHook]) -> ShardHook | None:
         """Return what workers call; None where the config does not use the hook.

@@ -15,16 +15,25 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from dataops.facts import DownloadFacts, FetchedShard, ReopenedShards
+from dataops.facts import DownloadFacts, FetchedRows, FetchedShard, ReopenedShards
 from dataops.formatting import format_quantity
 from dataops.messages.waiting import pause
 from dataops.schema import FILTERED, conform
-from dataops.snapshot import INDEX, MANIFEST, Counts, Draft, Manifest, Record, find_manifest, read_table
+from dataops.snapshot import (
+    INDEX,
+    MANIFEST,
+    Counts,
+    Draft,
+    Manifest,
+    Record,
+    find_manifest,
+    read_table,
+)
 from dataops.store import Store
 from dataops.trace.targets import Target
 from tasks.download.config import DownloadConfig, RetryConfig, matches_class
 from tasks.download.hooks import ShardHook, erased_reasons
-from tasks.download.outcome import DECLARED, TEXT, count_by_host, split_by, subtract_hosts
+from tasks.download.outcome import DECLARED, TEXT, count_by_host, merge_hosts, split_by, subtract_hosts
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.engine.stage import Plan
@@ -144,7 +153,7 @@ def put_later_rows(draft: Draft, kind: str, name: str, rows: pa.Table) -> int:
         for field in HANDED:
             if field.name in rows.column_names:
                 table = table.append_column(field, rows[field.name])
-        draft.put_table(_later_name(kind, name), table)
+        draft.put_table(later_name(kind, name), table)
     return rows.num_rows
 
 
@@ -153,7 +162,8 @@ def split_by_class(rows: pa.Table, classes: Sequence[str]) -> tuple[pa.Table, pa
     return split_by(rows, lambda reason: matches_class(reason, classes))
 
 
-def _later_name(kind: str, name: str) -> str:
+def later_name(kind: str, name: str) -> str:
+    """Return the name of the scratch object that `put_later_rows` writes."""
     return f"_work/{kind}-{name}.parquet"
 
 
@@ -187,8 +197,8 @@ def run_rounds(
                 _pause(retry, number, sum(n for _, n in objects))
             fetched = fetch(cuts, number, retry.classes if number < retry.rounds else ())
             facts = [(f"{one.number:05d}", FetchedShard.of(record)) for one, record in zip(cuts, fetched, strict=True)]
-            again += [(draft.path(_later_name("again", name)), one.again) for name, one in facts if one.again]
-            waiting = [(draft.path(_later_name("handed", name)), one.handed) for name, one in facts if one.handed]
+            again += [(draft.path(later_name("again", name)), one.again) for name, one in facts if one.again]
+            waiting = [(draft.path(later_name("handed", name)), one.handed) for name, one in facts if one.handed]
             records += fetched
             wave += 1
         objects = again
@@ -199,6 +209,19 @@ def _pause(retry: RetryConfig, number: int, rows: int) -> None:
     seconds = retry.delay * 2 ** (number - 1)
     logger.info("download: retrying %d rows in %g s (round %d of %d)", rows, seconds, number, retry.rounds)
     pause(seconds, f"{format_quantity(rows, 'image')} failed for now; retry {number} of {retry.rounds} follows")
+
+
+def merge_facts(records: Iterable[Record]) -> FetchedRows:
+    """Return the facts of several shards as those of one."""
+    shards, erased = [FetchedRows.of(record) for record in records], dict[str, Counter[str]]()
+    for shard in shards:
+        for reason, counts in shard.erased.items():
+            erased.setdefault(reason, Counter()).update(counts)
+    return FetchedRows(
+        bytes=sum(shard.bytes for shard in shards),
+        hosts=merge_hosts(shard.hosts for shard in shards),
+        erased={reason: dict(sorted(counts.items())) for reason, counts in sorted(erased.items())},
+    )
 
 
 def reopen(planned: Plan, context: Context, classes: Sequence[str]) -> None:
@@ -218,7 +241,7 @@ def reopen(planned: Plan, context: Context, classes: Sequence[str]) -> None:
                 "download %s is unfinished: the run resumes it, and retries its failed rows in rounds", draft.key
             )
             return
-        record, replaced = _take_over(draft, manifest, classes)
+        record, replaced = take_over(draft, manifest, classes)
         if not ReopenedShards.of(record).rows:
             reasons = ", ".join(sorted(manifest.counts.dropped)) or "none"
             wanted = ", ".join(classes)
@@ -229,7 +252,7 @@ def reopen(planned: Plan, context: Context, classes: Sequence[str]) -> None:
         draft.store.delete([draft.path(name) for name in replaced])
 
 
-def _take_over(draft: Draft, manifest: Manifest, classes: Sequence[str]) -> tuple[Record, list[str]]:
+def take_over(draft: Draft, manifest: Manifest, classes: Sequence[str]) -> tuple[Record, list[str]]:
     """Write the rows to be retried; return one record of what stays, and the names of the parts that are replaced."""
     parts = [part for part in manifest.parts if not part.name.startswith(("dropped-", INDEX))]
     objects: list[tuple[str, int]] = []
@@ -241,7 +264,7 @@ def _take_over(draft: Draft, manifest: Manifest, classes: Sequence[str]) -> tupl
             parts.append(part)
             continue
         name = part.name.removesuffix(".parquet")
-        objects.append((draft.path(_later_name("again", name)), put_later_rows(draft, "again", name, retried)))
+        objects.append((draft.path(later_name("again", name)), put_later_rows(draft, "again", name, retried)))
         tables.append(retried)
         parts.append(draft.put_table(_next_name(part.name), dropped))
         replaced.append(part.name)
@@ -257,6 +280,7 @@ def _take_over(draft: Draft, manifest: Manifest, classes: Sequence[str]) -> tupl
         hosts=hosts,
         shards=facts.shards,
         rows=objects,
+        imported=facts.imported,
         erased={reason: facts.further[reason] for reason in erased_reasons() if reason in facts.further},
     )
     return Record(task=REOPENED, parts=parts, counts=counts, facts=done.as_json()), replaced

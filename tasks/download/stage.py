@@ -14,19 +14,18 @@ and an index over the rows of all shards (tasks/search.py).
 """
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
 from dataops.digest import text_sha256
-from dataops.facts import DownloadFacts, FetchedRows, FetchedShard, ReopenedShards
+from dataops.facts import DownloadFacts, FetchedShard, ReopenedShards
 from dataops.snapshot import Draft, Record
 from dataops.trace.requests import list_requests, load_erased, load_targets
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import load_hooks, start_hooks
-from tasks.download.outcome import explain_failure, merge_hosts
-from tasks.download.rounds import REOPENED, Objects, ShardCut, ShardTask, cut_objects, run_rounds
+from tasks.download.outcome import explain_failure
+from tasks.download.rounds import REOPENED, Objects, ShardCut, ShardTask, cut_objects, merge_facts, run_rounds
 from tasks.engine.map_parts import TaskOrder, map_parts, shared_workers
 from tasks.engine.map_progress import MapView, describe_fetched
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
@@ -45,9 +44,12 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     objects = [(source.path(part.name), part.rows) for part in source.named("part-", ".parquet")]
     takedowns = (*load_targets(draft.store, list_requests(draft.store)), *load_erased(draft.store))
     records, start = [], 0
-    if reopened := draft.done(REOPENED):
+    finished, further = draft.finished(), dict[str, Any]()
+    recovered = () if finished else (hook.recover(work, objects) for hook in load_hooks().values())
+    if reopened := finished.get(REOPENED) or next(filter(None, recovered), None):
         done = ReopenedShards.of(reopened)
         records, objects, start = [reopened], done.rows, done.shards
+        further |= {"imported": done.imported} if done.imported else {}
 
     run, longest = work.context.run_id or uuid4().hex, dict[str, int]()
     with shared_workers(work.context) as context:
@@ -79,15 +81,15 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
         records += fetched
         parts, counts = merge_records(records)
         index = write_index(draft, [part for part in parts if part.name.startswith("part-")], context)
-    shards = [FetchedRows.of(record) for record in records]
-    further = _sum_erased(shards)
+    total = merge_facts(records)
+    further |= total.erased
     for hook in hooks:
         further |= hook.list_facts()
     facts = DownloadFacts(
         shards=start + len(fetched),
         samples=counts.kept,
-        bytes_fetched=sum(shard.bytes for shard in shards),
-        hosts=merge_hosts(shard.hosts for shard in shards),
+        bytes_fetched=total.bytes,
+        hosts=total.hosts,
         longest=longest,
         host_rate=config.host_rate,
         **further,
@@ -103,15 +105,6 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
 def _digest_web(config: DownloadConfig) -> str:
     """Return a name for the web that a config sees: with other addresses, a host is another one."""
     return text_sha256(json.dumps(sorted(config.connect_to.items())))[:16]
-
-
-def _sum_erased(shards: Sequence[FetchedRows]) -> dict[str, Any]:
-    """Return the erased rows of all shards by drop reason and detail (count_erased)."""
-    totals: dict[str, Counter[str]] = {}
-    for shard in shards:
-        for reason, counts in shard.erased.items():
-            totals.setdefault(reason, Counter()).update(counts)
-    return {reason: dict(sorted(counts.items())) for reason, counts in sorted(totals.items())}
 
 
 def _delete_failed_shards(draft: Draft, records: Sequence[Record], config: DownloadConfig) -> None:

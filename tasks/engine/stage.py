@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +58,8 @@ class Work(Generic[ConfigT]):
     """All inputs of the key, also those from outside the store and the takedown requests."""
     upstream: tuple[Manifest, ...] = ()
     """The snapshots of the plan, in its order: several of one stage where packs are merged."""
+    older: Mapping[int, str] = field(default_factory=dict)
+    """As in Plan."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Plan(Generic[ConfigT]):
     upstream: tuple[Manifest, ...]
     inputs: tuple[Input, ...]
     key: str
+    older: Mapping[int, str] = field(default_factory=dict)
+    """Keys that the snapshot has with the older versions that the stage accepts, newest first; none with --force."""
 
 
 def plan(
@@ -126,16 +130,15 @@ def plan(
     named = stage.config_inputs(config, store) if store is not None else []
     inputs = [manifest.as_input() for manifest in upstream] + named + stage.external_inputs(config)
 
-    def key_of(stored: list[Input]) -> str:
-        return snapshot_key(stage.name, stage.version, config.key_config(), seed, [*inputs, *stored])
+    def key_of(stored: list[Input], version: int = stage.version) -> str:
+        return snapshot_key(stage.name, version, config.key_config(), seed, [*inputs, *stored])
 
     inputs += stage.store_inputs(store, key_of) if store is not None else []
-    key = snapshot_key(stage.name, stage.version, config.key_config(), seed, inputs)
+    key, older = key_of([]), dict[int, str]()
     if accept and stage.accepts and store is not None and not Draft(store, stage.name, key).is_complete():
-        versions = sorted(stage.accepts, reverse=True)
-        older = (snapshot_key(stage.name, version, config.key_config(), seed, inputs) for version in versions)
-        key = next((one for one in older if _is_whole(store, stage.name, one)), key)
-    return Plan(stage, config, seed, tuple(upstream), tuple(inputs), key)
+        older = {version: key_of([], version) for version in sorted(stage.accepts, reverse=True)}
+        key = next((one for one in older.values() if _is_whole(store, stage.name, one)), key)
+    return Plan(stage, config, seed, tuple(upstream), tuple(inputs), key, older)
 
 
 def _is_whole(store: Store, stage: str, key: str) -> bool:
@@ -203,7 +206,8 @@ def _make(planned: Plan[Any], held: HeldLease) -> Manifest:
         context.store.sweep(f"{draft.stage}/{draft.key}")
     stage, code = planned.stage, code_version()
     upstream = {manifest.stage: manifest for manifest in planned.upstream}
-    made = stage.make(Work(planned.config, planned.seed, upstream, draft, context, planned.inputs, planned.upstream))
+    more = planned.inputs, planned.upstream, planned.older
+    made = stage.make(Work(planned.config, planned.seed, upstream, draft, context, *more))
     if stage.conserves_rows:
         check_conservation(stage.name, made, planned.upstream)
     manifest = Manifest(

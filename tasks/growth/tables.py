@@ -39,16 +39,21 @@ from dataops.snapshot import Input
 from dataops.store import Store, open_store
 from tasks.growth.versions import FOLDER, Table, Version
 
+
+def _numbers(*columns: str) -> pa.Schema:
+    return pa.schema(dict.fromkeys(columns, pa.uint64()))
+
+
 SCHEMAS = {
     "files": pa.schema([("file", pa.string()), ("digest", pa.string())]),
-    "urls": pa.schema([("url", pa.uint64()), ("url_low", pa.uint64())]),
-    "images": pa.schema([("sha", pa.uint64()), ("phash", pa.uint64()), ("scope", pa.uint64())]),
+    "urls": _numbers("url", "url_low"),
+    "images": _numbers("sha", "phash", "scope"),
     "places": pa.schema(
         [("uid_high", pa.uint64()), ("uid_low", pa.uint64()), ("version", pa.uint32()), ("row", pa.uint32())]
     ),
-    "captions": pa.schema([("caption", pa.uint64()), ("caption_low", pa.uint64())]),
-    "caption_counts": pa.schema([("caption", pa.uint64()), ("caption_low", pa.uint64()), ("count", pa.uint64())]),
-    "queries": pa.schema([("query", pa.uint64()), ("count", pa.uint64())]),
+    "captions": _numbers("caption", "caption_low"),
+    "caption_counts": _numbers("caption", "caption_low", "count"),
+    "queries": _numbers("query", "count"),
 }
 ERASED = (1 << 64) - 1
 """`scope` of an image that a takedown has erased: no other image is like it."""

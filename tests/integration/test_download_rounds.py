@@ -13,11 +13,14 @@ from typing import ClassVar
 
 import pytest
 
+from dataops.errors import ContractError
 from dataops.home import CHECKOUT
 from dataops.shards.tar import read_samples
 from dataops.snapshot import find_manifest, read_parts
 from dataops.store import FolderStore
 from tasks.curate.stage import CURATE, CurateConfig
+from tasks.download import stage
+from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.pack.config import PackConfig
@@ -103,6 +106,8 @@ from pathlib import Path
 import tasks.download.worker
 from dataops.store import FolderStore
 from tasks.engine.context import start_worker
+from tasks.download import stage
+from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import make
 from tests.downloads import planned_in
@@ -155,3 +160,41 @@ def test_download_ends_with_the_same_digest_after_a_kill_at_any_moment(tmp_path,
     there = {name.rpartition("/")[2] for name in store.names(f"download/{manifest.key}")}
     assert there == {p.name for p in manifest.parts} | {"manifest.json"}
     assert json.loads((folder / "manifest.json").read_text())["content_digest"] == expected.content_digest
+
+
+@pytest.mark.parametrize("damaged", [None, "00000.tar"])
+def test_what_an_older_version_has_fetched_is_not_requested_again(context, moody, monkeypatch, caplog, damaged):
+    """Of a killed run of an accepted version, whole shards are copied; a damaged one is fetched again."""
+    pytest.importorskip("plugins.older_downloads")
+    store, fetch = context.store, stage.download_shard
+    caplog.set_level("INFO")
+
+    def fail(draft, task):
+        if task.cut.number == 2:
+            raise ContractError("killed")
+        return fetch(draft, task)
+
+    today = planned_in(store, moody)
+    [(version, key)] = today.older.items()
+    older = replace(today, stage=replace(DOWNLOAD, version=version), key=key, older={})
+    monkeypatch.setattr(stage, "download_shard", fail)
+    with pytest.raises(ContractError, match="killed"):
+        make(older, context)
+    before = Moody.seen.copy()
+    if damaged:
+        path = context.home / "store" / "download" / key / damaged
+        path.write_bytes(bytes(path.stat().st_size))
+    monkeypatch.setattr(stage, "download_shard", fetch)
+    manifest = make(today, context)
+    assert sorted(url for url, why in outcome(store, manifest).items() if why) == [
+        u for u in sorted(URLS) if "/gone/" in u
+    ]
+    assert manifest.counts.dropped == {"http_404": GONE}
+    rows = 15 if damaged else 30
+    assert manifest.facts["imported"] == {"version": version, "key": key, "rows": rows}
+    assert (Moody.seen - before).total() == len(URLS) - rows
+    assert f"took over {rows} rows that version {version} of the stage has fetched (download/{key})" in caplog.text
+    assert ("00000.tar is damaged, so the rows of shard-00000 are fetched again" in caplog.text) == bool(damaged)
+    there = {name.rpartition("/")[2] for name in store.names(f"download/{manifest.key}")}
+    assert there == {p.name for p in manifest.parts} | {"manifest.json"}
+    assert find_manifest(store, "download", manifest.key, verify=True) == manifest

