@@ -7,6 +7,8 @@ import signal
 from functools import cache
 from itertools import count
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from urllib.request import install_opener
 
 import pytest
@@ -29,13 +31,22 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell sets it for 
 _CACHES = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
 """Folder of the compiled functions of the stages, which are the same for all homes: compiling them takes half a minute."""
 _FOREIGN = re.compile(
-    "(PAIRMILL|PREFECT|MLFLOW|AWS|HF|HUGGINGFACE|OPENLINEAGE|WANDB|GIT|RAY|TORCHELASTIC)_|DATABASE_URL$|(HTTPS?|ALL|NO)_PROXY$",
+    "(PAIRMILL|PREFECT|MLFLOW|AWS|HF|HUGGINGFACE|OPENLINEAGE|WANDB|GIT|RAY|TORCHELASTIC)_|DATABASE_URL$|(HTTPS?|ALL|NO)_PROXY$"
+    "|(FORCE|NO)_COLOR$|COLUMNS$",
     re.IGNORECASE,
 )
-"""Names of variables that choose servers, stores, logins and folders: those of whoever runs the tests are left out."""
+"""Names of variables that choose servers, stores, logins, folders and the look of outputs: those of whoever runs the tests
+are left out."""
 _FROM_HERE = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
+_COLLECTING = mkdtemp(prefix="pairmill-home-")
+"""The home while test modules are imported: Prefect makes a folder in it, and warns if it cannot."""
 os.environ.clear()  # before a test module or a fixture of the session reads it
-os.environ.update(_FROM_HERE | {"XDG_CACHE_HOME": _CACHES})
+os.environ.update(_FROM_HERE | {"XDG_CACHE_HOME": _CACHES, "HOME": _COLLECTING})
+
+
+def pytest_unconfigure():
+    """Delete the home of the collection."""
+    rmtree(_COLLECTING, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -274,7 +274,7 @@ def client_environment() -> dict[str, str]:
     """Return the environment variables for clients of the services: URLs of running servers, and settings."""
     values = dict(_CLIENT_SETTINGS)
     if logs_json():  # Prefect's own formatter, of flow runs and workers
-        values["PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER"] = "json"
+        values |= {"PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json", "PREFECT_LOGGING_COLORS": "false"}
     for name, variable in CLIENT_VARIABLE.items():
         if url := _external(name) or _own_url(name):
             values[variable] = url

@@ -130,6 +130,7 @@ def test_up_refuses_an_external_server_with_an_error(answering, monkeypatch, cod
 
 def test_one_setting_makes_the_log_lines_of_flows_json_objects(monkeypatch):
     monkeypatch.setenv("PAIRMILL_LOG_FORMAT", "json")
+    monkeypatch.setenv("FORCE_COLOR", "1")
     code = """
 import logging
 from prefect.logging.configuration import setup_logging
