@@ -15,7 +15,7 @@ from dataops.parts import Part
 from dataops.snapshot import Draft, Record, find_manifest, read_table
 from tasks.download.config import DownloadConfig
 from tasks.download.rounds import REOPENED, later_name, merge_facts, put_later_rows, take_over
-from tasks.engine.lease import hold_lease
+from tasks.engine.lease import find_holder, hold_lease
 from tasks.engine.stage import Work, merge_records
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def recover(work: Work[DownloadConfig], rows: Sequence[tuple[str, int]]) -> Reco
     draft = work.draft
     for version, key in work.older.items():
         older = Draft(draft.store, draft.stage, key)
-        if not _list_shards(older):
+        if not _list_shards(older) and find_holder(draft.store, draft.stage, key) is None:
             continue
         with hold_lease(older, work.context, remake=True):  # nobody deletes them meanwhile
             manifest = find_manifest(draft.store, draft.stage, key)  # of a run that has ended meanwhile

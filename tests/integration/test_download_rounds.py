@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import ClassVar
 
@@ -198,3 +199,30 @@ def test_what_an_older_version_has_fetched_is_not_requested_again(context, moody
     there = {name.rpartition("/")[2] for name in store.names(f"download/{manifest.key}")}
     assert there == {p.name for p in manifest.parts} | {"manifest.json"}
     assert find_manifest(store, "download", manifest.key, verify=True) == manifest
+
+
+def test_run_of_an_older_version_is_waited_for(context, moody, monkeypatch, caplog):
+    pytest.importorskip("plugins.older_downloads")
+    caplog.set_level("INFO")
+    fetch, begun, may_go_on = stage.download_shard, threading.Event(), threading.Event()
+
+    def wait(draft, task):
+        begun.set()
+        assert may_go_on.wait(120)
+        return fetch(draft, task)
+
+    today = planned_in(context.store, moody)
+    [(version, key)] = today.older.items()
+    monkeypatch.setattr(stage, "download_shard", wait)
+    with ThreadPoolExecutor(2) as both:
+        older = replace(today, stage=replace(DOWNLOAD, version=version), key=key, older={})
+        first = both.submit(make, older, context)
+        assert begun.wait(120)
+        second = both.submit(make, today, context)
+        while not second.done() and f"download {key}: waiting for" not in caplog.text:
+            time.sleep(0.01)
+        may_go_on.set()
+        expected, manifest = first.result(), second.result()
+    assert Moody.seen.total() == len(URLS)
+    assert manifest.facts["imported"] == {"version": version, "key": key, "rows": len(URLS)}
+    assert (manifest.content_digest, manifest.counts) == (expected.content_digest, expected.counts)
