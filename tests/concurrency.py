@@ -1,4 +1,4 @@
-"""Waits for a condition, and work of several threads at once."""
+"""Waits for a condition, work of several threads at once, and a race of theirs in a store."""
 
 import threading
 import time
@@ -20,3 +20,17 @@ def at_once(number, work):
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def check_race(store, name):
+    """Let eight threads create one object at once: one of them does, and its bytes are kept."""
+    won, barrier = [], threading.Barrier(8)
+
+    def create(number):
+        barrier.wait()
+        if store.create(name, str(number).encode()):
+            won.append(number)
+
+    at_once(8, create)
+    assert len(won) == 1
+    assert store.read(name) == str(won[0]).encode()

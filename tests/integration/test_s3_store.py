@@ -16,7 +16,7 @@ from dataops.errors import ConfigError, StorageError
 from dataops.storage.s3 import S3Store, Transfers
 from dataops.store import open_store
 from flows.config import check_config
-from tests.concurrency import at_once, wait_for
+from tests.concurrency import at_once, check_race, wait_for
 from tests.kills.faulty_proxy import meddler
 from tests.kills.seaweed import KEY_ID, SECRET, free_port
 
@@ -75,17 +75,7 @@ def test_copy_in_parts_gives_the_same_object(s3_environment, tmp_path):
 
 
 def test_create_succeeds_for_one_of_many_writers(store):
-    won = []
-    barrier = threading.Barrier(6)
-
-    def race(number):
-        barrier.wait()
-        if store.create("stage/key/manifest.json", str(number).encode()):
-            won.append(number)
-
-    at_once(6, race)
-    assert len(won) == 1
-    assert store.read("stage/key/manifest.json") == str(won[0]).encode()
+    check_race(store, "stage/key/manifest.json")
 
 
 def test_names_and_delete_handle_more_objects_than_one_page(store):
