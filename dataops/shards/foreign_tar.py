@@ -46,4 +46,4 @@ def open_foreign_tar(file: BinaryIO, mode: Literal["r|", "r:"]) -> tarfile.TarFi
     Reading it raises tarfile.TarError, EOFError or ValueError if a header is damaged, or if
     anything but blocks of zeros follows the last member.
     """
-    return tarfile.open(fileobj=file, mode=mode, tarinfo=_CheckedHeader)
+    return tarfile.open(fileobj=file, mode=mode, tarinfo=_CheckedHeader, encoding="utf-8")

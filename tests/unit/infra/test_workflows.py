@@ -17,5 +17,5 @@ ZIZMOR = Path(sys.executable).with_name("zizmor")
 @pytest.mark.skipif(not ZIZMOR.exists(), reason="the extra `dev` has zizmor")
 def test_zizmor_finds_nothing():
     command = [ZIZMOR, "--offline", "--pedantic", "--no-progress", WORKFLOWS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stdout + done.stderr

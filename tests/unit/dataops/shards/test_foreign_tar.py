@@ -11,7 +11,7 @@ NAMES = ["a/0.jpg", "a/1.txt", "ä" * 60 + "/" + "b" * 90 + ".jpg", "c/2.json"]
 
 def make_tar(form):
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=form) as tar:
+    with tarfile.open(fileobj=out, mode="w", format=form, encoding="utf-8") as tar:
         for name in NAMES:
             info = tarfile.TarInfo(name)
             info.size = 700

@@ -42,21 +42,21 @@ def test_write_stage_page_of_a_dataset_by_key_or_run(tmp_path, capsys, read_json
         write_stage_page(name, home, store.uri, page)
         key = manifests["pack"].key
         assert insert_links(store.read(manifests["pack"].path("dataset.html")), key, record) == page.read_bytes()
-        assert f"<title>n: dataset {key}</title>" in page.read_text()
-        assert f"<code>pairmill browse {key}</code>" in page.read_text()
-        assert "48 × 48</small>" in page.read_text(), "the size in the shard"
-        assert "× 200</small>" not in page.read_text(), "that of the original"
+        assert f"<title>n: dataset {key}</title>" in page.read_text("utf-8")
+        assert f"<code>pairmill browse {key}</code>" in page.read_text("utf-8")
+        assert "48 × 48</small>" in page.read_text("utf-8"), "the size in the shard"
+        assert "× 200</small>" not in page.read_text("utf-8"), "that of the original"
     record.model_version = "models:/<m>/1"
     record.model_links = {"model version": "http://127.0.0.1:5/#/m", "run": "javascript:alert(1)"}
     record.save(store)
     write_stage_page("a", home, store.uri, page)
-    assert '<a href="http://127.0.0.1:5/#/m">Model models:/&lt;m&gt;/1</a>' in page.read_text()
-    assert "javascript" not in page.read_text()
+    assert '<a href="http://127.0.0.1:5/#/m">Model models:/&lt;m&gt;/1</a>' in page.read_text("utf-8")
+    assert "javascript" not in page.read_text("utf-8")
     record.checks = check_dataset(ChecksConfig(min_rows=1000), manifests)
     record.save(store)
     for name in (manifests["pack"].key, "a"):
         write_stage_page(name, home, store.uri, page)
-        assert "; the minimum is 1,000</td>" in page.read_text()
+        assert "; the minimum is 1,000</td>" in page.read_text("utf-8")
         show_run_or_key(name, home, store.uri, as_json=False)
         assert "min_rows (warning): the dataset has " in capsys.readouterr().out
         show_run_or_key(name, home, store.uri, as_json=True)

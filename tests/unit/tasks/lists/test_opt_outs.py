@@ -25,7 +25,7 @@ SHA = "ab" * 32
 
 def matches(folder, entries, rows):
     """Return which rows match a list with these entries, through the scratch of a snapshot."""
-    (folder / "list.txt").write_text(entries)
+    (folder / "list.txt").write_text(entries, "utf-8")
     locations = {"no": str(folder / "list.txt")}
     draft = Draft(FolderStore(folder), "filter", "0" * 16)
     lists = put_lists(draft, recall_lists("filter.opt_out_lists", locations, read_inputs("", locations)))
