@@ -241,16 +241,30 @@ def find_manifest(store: Store, stage: str, key: str, *, verify: bool = False) -
     for part in manifest.objects:
         where = manifest.path(part.name)
         size = sizes.get(where) or store.size(where)
-        what = None
         if size is None:
-            what = f"is missing, but {MANIFEST} names it"
-        elif size != part.bytes:
-            what = f"has {size:,} bytes, but {part.bytes:,} in {MANIFEST}"
-        elif verify and file_sha256(store.local(where)) != part.sha256:
-            what = f"is damaged: its sha256 differs from that in {MANIFEST}"
-        if what:
-            raise CorruptPart(f"{store.uri}/{where} {what}; `run --verify` remakes it")
+            raise _damaged(store, where, f"is missing, but {MANIFEST} names it")
+        if size != part.bytes:
+            raise _damaged(store, where, f"has {size:,} bytes, but {part.bytes:,} in {MANIFEST}")
+        if verify:
+            local_part(store, where, part.sha256)
     return manifest
+
+
+def _damaged(store: Store, name: str, how: str) -> CorruptPart:
+    return CorruptPart(f"{store.uri}/{name} {how}; `run --verify` remakes it")
+
+
+def local_part(store: Store, name: str, sha256: str) -> Path:
+    """Return a local file of a part, compared with the digest in its manifest. Raises: CorruptPart."""
+    path = store.local(name)
+    if file_sha256(path) != sha256:
+        raise _damaged(store, name, f"is damaged: its sha256 differs from that in {MANIFEST}")
+    return path
+
+
+def local_parts(store: Store, manifest: Manifest, names: Sequence[str]) -> dict[str, Path]:
+    """Return `local_part` of those parts that the snapshot has, by name."""
+    return {p.name: local_part(store, manifest.path(p.name), p.sha256) for p in manifest.parts if p.name in names}
 
 
 def load_manifest(store: Store, stage: str, key: str) -> Manifest | None:

@@ -26,6 +26,8 @@ from dataops.formatting import did_you_mean
 from dataops.regular_files import read_text
 from training.backbones import find_backbone
 
+MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json")
+"""Files of a finished model."""
 QUICK_GELU = "-quickgelu"
 """End of open_clip's names of models that have the activation of OpenAI's weights."""
 MODELS = Path(__file__).resolve().parent.parent / "configs" / "models"

@@ -69,9 +69,10 @@ from training.loop.interim_evaluation import (
 from training.loop.metrics_log import MetricsLog
 from training.loop.step_recorder import Agreement, DelayedValues, StepRecorder, TakenStep, agree
 from training.loop.training_run import SkippedSamples, TrainingRun, build_learner
-from training.model.checkpoint import MODEL_FILES, save_model, write_atomically
+from training.model.checkpoint import save_model, write_atomically
 from training.model.preprocess import Preprocess
 from training.model.resnet import ModifiedResNet
+from training.model_config import MODEL_FILES
 from training.optimizers import count_warmup_steps, learning_rate
 from training.sharding import copy_whole, find_part
 from training.step_hooks import used_step_hooks

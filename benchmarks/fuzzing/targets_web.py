@@ -230,8 +230,7 @@ def _load_robots():
         ours = {signal for signal, detail in opt_outs if " for " not in detail}
         everyone = every.find_declarations(_PAGE_URL, Agents("pairmill"))
         assert ours <= {signal for signal, one in everyone if not one.permits}, "an opt-out is lost"
-        named = len(every.named_agents).bit_length()
-        return f"{answers} {robots.crawl_delay('pairmill') is None} {named} {[signal for signal, _ in opt_outs]}"
+        return f"{answers} {robots.crawl_delay('pairmill') is None} {[signal for signal, _ in opt_outs]}"
 
     return Parser(parse)
 

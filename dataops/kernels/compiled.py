@@ -12,15 +12,14 @@ import hashlib
 import logging
 import os
 import platform
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FunctionType
 from typing import Any, cast
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,23 +97,18 @@ def load_or_build(name: str, sources: Iterable[Path | str], build: Callable[[], 
     for source in sources:
         identity.update(source.read_bytes() if isinstance(source, Path) else source.encode())
     try:
-        folder = caches() / "tables" / f"{name}-{identity.hexdigest()[:16]}"
-        is_usable = open_folder(folder.parent)
+        path = caches() / "tables" / f"{name}-{identity.hexdigest()[:16]}.npz"
+        if not open_folder(path.parent):
+            return build()
     except (OSError, RuntimeError):
         return build()
-    with suppress(OSError, ValueError, EOFError):
-        if is_usable and (paths := sorted(folder.glob("*.npy"))):
-            return {path.stem: np.load(path, allow_pickle=False) for path in paths}
+    with suppress(OSError, ValueError, EOFError, BadZipFile), path.open("rb") as file:
+        return dict(np.load(file, allow_pickle=False))  # a zip has a checksum of each array
     tables = build()
-    if is_usable:
-        with (
-            suppress(OSError),
-            TemporaryDirectory(prefix=f".{name}-", dir=folder.parent, ignore_cleanup_errors=True) as temporary,
-        ):
-            for column, table in tables.items():
-                np.save(Path(temporary, f"{column}.npy"), table, allow_pickle=False)
-            shutil.rmtree(folder, ignore_errors=True)  # damaged
-            Path(temporary).replace(folder)  # all arrays or none: another process may write them at the same time
+    with suppress(OSError):
+        with path.with_suffix(f".{os.getpid()}").open("wb") as part:  # another process may write them at the same time
+            np.savez(part, allow_pickle=False, **tables)
+        Path(part.name).replace(path)
     return tables
 
 

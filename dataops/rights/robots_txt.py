@@ -201,11 +201,6 @@ class RobotsFile:
         strict, lenient = (_parse(text, lenient, names, host.lower()) for lenient in (False, True))
         return cls([strict] if strict == lenient else [strict, lenient])
 
-    @property
-    def named_agents(self) -> frozenset[str]:
-        """Agents with a group of their own, in lower case."""
-        return frozenset(name for reading in self._readings for name in reading.groups if name != "*")
-
     def allows(self, url: str, agent: str) -> bool:
         """Return whether the group for the agent, else the group for all agents, allows a URL."""
         path = get_path(url)

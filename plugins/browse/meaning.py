@@ -22,7 +22,7 @@ from plugins.browse.images import IMAGES, MAX_MEMBER, Images, image_holder
 from plugins.browse.views import ROW, Dataset, View
 from tasks.lineage.graph import Lineage
 from tasks.models.find import ModelFiles, find_model
-from tasks.models.packaging import MODEL_FILES
+from training.model_config import MODEL_FILES
 
 logger = logging.getLogger(__name__)
 

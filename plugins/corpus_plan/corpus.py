@@ -227,7 +227,7 @@ def plan_filter_stage(pairs: float, files: int, p: Prices, c: Costs) -> StagePla
 def plan_curate_stage(rows: float, shards: int, p: Prices, c: Costs) -> StagePlan:
     """Return the cost of curate."""
     each = int(rows // shards)
-    raw_shards = [RawShard("", each, "", "", CurateConfig())] * shards
+    raw_shards = [RawShard("", each, "", "", "", CurateConfig())] * shards
     batches = batch_shards(raw_shards, CurateConfig().units)
     job = plan_job(CurateConfig(), each * shards, len(batches))
     exchanges = [job.exchange(kind) for kind in (*EXCHANGES, *["connected"] * (ROUNDS - 1))]

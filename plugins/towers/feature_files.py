@@ -1,11 +1,16 @@
-"""Files of features: arrays that are written whole or not at all, and read as memory-mapped ones."""
+"""Files of features: arrays that are written whole or not at all, and read as memory-mapped ones.
 
+After the array, which ends as numpy's format says, a file has the 16 bytes of a checksum (xxh3) of all before them.
+"""
+
+import logging
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from dataops.digest import canonical_json, text_sha256
 from dataops.storage.cached_files import mark_used
@@ -13,6 +18,8 @@ from dataops.storage.cached_files import mark_used
 VERSION = 3
 """Version of the features, raised when the same weights and data give others."""
 
+CHECKSUM_BYTES = 16
+logger = logging.getLogger(__name__)
 _OF_SHARD = re.compile(r"(?:images|texts)-([0-9a-f]{16})-[0-9a-f]{64}\.")
 
 
@@ -48,7 +55,7 @@ def write_features(path: Path, count: int, width: int, rows: Iterable[tuple[np.n
         array[numbers] = features
     array.flush()
     del array
-    part.replace(path)
+    _finish(part, path)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -57,7 +64,36 @@ def write_array(path: Path, array: np.ndarray) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
         np.save(file, array)
+    _finish(part, path)
+
+
+def _finish(part: Path, path: Path) -> None:
+    with part.open("ab") as file:
+        file.write(_checksum(part, part.stat().st_size))
     part.replace(path)
+
+
+def _checksum(path: Path, size: int) -> bytes:
+    """Return the checksum of the first bytes of a file."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while size > 0 and (data := file.read(min(size, 1 << 20))):
+            digest.update(data)
+            size -= len(data)
+    return digest.digest()
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a file is as it was written; log it if it is not."""
+    if not path.is_file():
+        return False
+    size = path.stat().st_size - CHECKSUM_BYTES
+    with path.open("rb") as file:
+        file.seek(max(size, 0))
+        is_equal = file.read() == _checksum(path, size)
+    if not is_equal:
+        logger.warning("%s is damaged: its checksum differs; it is computed again", path)
+    return is_equal
 
 
 def read_features(path: Path, count: int, width: int) -> np.ndarray | None:

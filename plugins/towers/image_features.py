@@ -3,7 +3,6 @@
 Legend: B batch, S side of the input, N samples of a shard, W width of a feature.
 """
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -14,15 +13,20 @@ import torch
 import xxhash
 from torch import Tensor
 
-from dataops.digest import canonical_json, file_sha256
-from dataops.regular_files import read_text
+from dataops.digest import file_sha256
 from dataops.storage.cached_files import mark_used
-from plugins.towers.feature_files import VERSION, name_shard_features, read_features, write_array, write_features
+from plugins.towers.feature_files import (
+    VERSION,
+    is_whole,
+    name_shard_features,
+    read_features,
+    write_array,
+    write_features,
+)
 from training import distributed
 from training.data.loader import Dataset
 from training.data.shard_files import find_checksum
 from training.evaluation.encode import IMAGES_PER_THREAD, map_in_order
-from training.model.checkpoint import write_atomically
 from training.model.clip import autocast
 from training.model.preprocess import normalize
 from training.model.towers import BackboneTower
@@ -87,15 +91,19 @@ class _File:
 
     @property
     def errors(self) -> Path:
-        """Path of the reasons of the samples that have none."""
-        return self.path.with_suffix(".json")
+        """Path of the reasons of the samples that have none; it is written last."""
+        return self.path.with_suffix(".errors.npy")
+
+    def is_whole(self) -> bool:
+        return all(map(is_whole, (self.errors, self.path, self.hashes)))
 
     def read(self, width: int) -> np.ndarray | None:
-        return read_features(self.path, len(self.samples), width) if self.errors.is_file() else None
+        return read_features(self.path, len(self.samples), width)
 
     def read_errors(self) -> dict[int, str]:
         mark_used(self.errors)
-        return {int(row): reason for row, reason in json.loads(read_text(self.errors)).items()}
+        reasons = np.load(self.errors, allow_pickle=False)
+        return {int(row): str(reasons[row]) for row in np.flatnonzero(reasons != "")}
 
     def read_images(self, same: Images, width: int) -> Known:
         """Return the features of the images that could be read."""
@@ -115,7 +123,8 @@ class _File:
                 continue
             if (array := read_features(path, len(hashes), width)) is None:
                 continue
-            for row in np.flatnonzero(np.isin(hashes, list(wanted))):
+            same = np.flatnonzero(np.isin(hashes, list(wanted)))
+            for row in same if len(same) and other.is_whole() else ():
                 if int(row) not in errors and (image := wanted.pop(int(hashes[row]), None)) is not None:
                     found[image] = array[row]
         return found
@@ -158,7 +167,7 @@ def prepare_image_features(
     share = [one for of_shard in files for one in of_shard][distributed.local_rank() :: distributed.local_world_size()]
 
     def prepare() -> None:
-        missing = {one.path: len(one.samples) for one in share if one.read(width) is None}
+        missing = {one.path: len(one.samples) for one in share if not one.is_whole() or one.read(width) is None}
         known: Known = {}
         progress = Progress("pretrained network", "images", sum(missing.values()))
         was_training = tower.training
@@ -204,7 +213,7 @@ def _compute_file(
 ) -> None:
     device, width, samples = next(tower.parameters()).device, tower.feature_width, file.samples
     encoder = tower.encoder.fold(torch.bfloat16 if precision == "bf16" else torch.float32)
-    errors: dict[str, str] = {}
+    errors: dict[int, str] = {}
 
     def load(batch: list[list[int]]) -> tuple[list[np.ndarray], np.ndarray]:
         rows, squares = [], []
@@ -214,7 +223,7 @@ def _compute_file(
                 squares.append(dataset.load_square(of_image[0]))
                 rows.append(numbers)
             except ValueError as error:
-                errors.update((str(number), str(error)) for number in numbers)
+                errors.update((int(number), str(error)) for number in numbers)
         side = dataset.image_size
         return rows, np.stack(squares) if squares else np.empty((0, side, side, 3), np.uint8)
 
@@ -252,4 +261,4 @@ def _compute_file(
     for image, found in same.items():
         hashes[np.array(found) - samples.start] = _hash(image)
     write_array(file.hashes, hashes)
-    write_atomically(file.errors, canonical_json(errors))
+    write_array(file.errors, np.array([errors.get(row, "") for row in range(len(samples))], str))

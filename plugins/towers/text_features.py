@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plugins.towers.feature_files import VERSION, name_shard_features, read_features, write_array
+from plugins.towers.feature_files import VERSION, is_whole, name_shard_features, read_features, write_array
 from training import distributed
 from training.evaluation.encode import map_in_order
 from training.model.clip import autocast
@@ -112,7 +112,11 @@ def prepare_text_features(
         files[folder / name_shard_features("texts", sha256, [*decides, ordered])] = ordered
 
     def prepare() -> None:
-        missing = [(path, texts) for path, texts in files.items() if read_features(path, len(texts), width) is None]
+        missing = [
+            (path, texts)
+            for path, texts in files.items()
+            if not is_whole(path) or read_features(path, len(texts), width) is None
+        ]
         if not missing:
             logger.info("the features of the texts of %s shards are known", f"{len(files):,}")
             return

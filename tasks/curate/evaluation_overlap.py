@@ -134,11 +134,16 @@ def match_evaluation_sets(
         read_table(draft.store, draft.path(record.parts[0].name))
         for record in map_parts(search_shards, tasks, draft, work.context)
     ]
-    order: Any = [(name, "ascending") for name in MATCHES.names]
-    matches = pa.concat_tables([MATCHES.empty_table(), *found]).sort_by(order)
+    matches = join_matches(found)
     rows = len(matches["uid"].unique())
     facts = {"evaluation_pictures": count, "evaluation_unreadable": unreadable, "evaluation_overlaps": rows}
     return draft.put_table(MATCHES_PART, matches), facts
+
+
+def join_matches(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return tables of MATCHES as one, sorted by all columns."""
+    order: Any = [(name, "ascending") for name in MATCHES.names]
+    return pa.concat_tables([MATCHES.empty_table(), *tables]).sort_by(order)
 
 
 def _index_tasks(config: OverlapConfig) -> list[IndexTask]:

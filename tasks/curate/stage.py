@@ -141,13 +141,13 @@ def _make(work: Work[CurateConfig]) -> StageOutput:
 
 def _list_raw_shards(download: Manifest, config: CurateConfig) -> list[RawShard]:
     extension = str(download.config["encode_format"])
-    tars = {part.name for part in download.named("", ".tar")}
+    tars = {part.name: part.sha256 for part in download.named("", ".tar")}
     shards = []
     for part in download.named("part-", ".parquet"):
         tar = part.name.removeprefix("part-").removesuffix(".parquet") + ".tar"
         if tar not in tars:
             raise CorruptPart(f"{download.path(part.name)} has no {tar} beside it; remake it with --force download")
-        shards.append(RawShard(download.path(part.name), part.rows, download.path(tar), extension, config))
+        shards.append(RawShard(download.path(part.name), part.rows, download.path(tar), tars[tar], extension, config))
     return shards
 
 

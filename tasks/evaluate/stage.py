@@ -18,7 +18,7 @@ from typing import Any
 
 from dataops.errors import ContractError
 from dataops.facts import EvaluateFacts
-from dataops.snapshot import Counts, Input, Part, Record
+from dataops.snapshot import Counts, Input, Part, Record, local_parts
 from dataops.trace.sources import list_training_datasets, stored_manifests
 from tasks.engine.context import IS_PROGRESS, READ
 from tasks.engine.stage import Stage, StageOutput, Work
@@ -29,6 +29,7 @@ from tasks.evaluate.suite_overlap import find_overlaps
 from tasks.reports.page import encode_page, render_document
 from training.evaluation.contamination import contamination, group_by_task
 from training.evaluation.suite import Suite
+from training.model_config import MODEL_FILES
 
 PAGE = "evaluation.html"
 MATCHES_PART = "evaluation-matches.parquet"
@@ -79,8 +80,7 @@ def _evaluate(work: Work[EvaluateConfig], folder: Path) -> Record:
 
 def _run_job(work: Work[EvaluateConfig], suite: Suite, folder: Path) -> dict[str, dict[str, Any]]:
     """Run the job, with a progress step for each finished task; returns metrics.json."""
-    store, model, config = work.draft.store, work.inputs["train"], work.config
-    files = [store.local(model.path(name)) for name in ("model.safetensors", "model.json", "tokenizer.json")]
+    config, files = work.config, local_parts(work.draft.store, work.inputs["train"], MODEL_FILES)
     tasks = [task.name for task in suite.tasks]
     done: set[str] = set()
 
@@ -94,7 +94,7 @@ def _run_job(work: Work[EvaluateConfig], suite: Suite, folder: Path) -> dict[str
 
     work.context.progress(0, len(tasks), "the evaluation starts: it loads torch and the model")
     settings = EvaluationSettings(config.batch_size, config.device, config.precision, config.nproc)
-    return run_evaluation(files[0].parent, suite, folder, folder / "features", settings, report_progress)
+    return run_evaluation(files["model.json"].parent, suite, folder, folder / "features", settings, report_progress)
 
 
 def _put_matches(work: Work[EvaluateConfig], suite: Suite, evaluation: Evaluation) -> list[Part]:

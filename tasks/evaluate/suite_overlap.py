@@ -23,11 +23,11 @@ from dataops.images.fingerprint import MATRIX_SIDE, compute_luminance, resize_pl
 from dataops.images.near_duplicates import find_close_pairs
 from dataops.parquet import encode_table, read_parquet
 from dataops.shards.tar import read_index
-from dataops.snapshot import Manifest, read_table
+from dataops.snapshot import Manifest, read_parts
 from dataops.storage.cached_files import mark_used
 from dataops.store import FolderStore, Store
 from tasks.curate.config import OverlapThresholds
-from tasks.curate.evaluation_overlap import INDEXED, MATCHES, describe_image, find_matches
+from tasks.curate.evaluation_overlap import INDEXED, describe_image, find_matches, join_matches
 from training.evaluation.samples import Sample
 from training.evaluation.sets import EvalSet
 from training.evaluation.suite import Suite
@@ -52,7 +52,7 @@ def find_overlaps(suite: Suite, store: Store, packs: Sequence[Manifest], home: P
 
     Returns: MATCHES, with the name of a task as `evaluation_set` and the key of a sample as `member`.
     """
-    thresholds, found = OverlapThresholds(), [MATCHES.empty_table()]
+    thresholds, found = OverlapThresholds(), list[pa.Table]()
     with ThreadPoolExecutor(workers, "overlap") as pool:
         for pack in packs:
             trained = _read_training_rows(store, pack)
@@ -65,15 +65,12 @@ def find_overlaps(suite: Suite, store: Store, packs: Sequence[Manifest], home: P
                 found.append(find_matches(candidates.append_column("luminance", luminances), indexed, thresholds, pool))
                 count = len(found[-1]["member"].unique())
                 logger.info("evaluate: images of %s in the dataset %s: %d", task.name, pack.key, count)
-    order: Any = [(name, "ascending") for name in MATCHES.names]
-    return pa.concat_tables(found).sort_by(order)
+    return join_matches(found)
 
 
 def _read_training_rows(store: Store, pack: Manifest) -> pa.Table:
     """Return the rows of the dataset, in the columns that are compared."""
-    parts = pack.named("part-", ".parquet")
-    tables = [read_table(store, pack.path(part.name)) for part in parts]
-    rows = pa.concat_tables(table.select(["uid", "sha256", "phash", "key", "shard"]) for table in tables)
+    rows = read_parts(store, pack, columns=["uid", "sha256", "phash", "key", "shard"])
     phash = pa.array(np.array([int(value, 16) for value in rows["phash"].to_pylist()], np.uint64))
     rows = rows.set_column(rows.schema.get_field_index("phash"), "phash", phash)
     return rows.append_column("drop_reason", pa.nulls(rows.num_rows, pa.string())).combine_chunks()
@@ -88,9 +85,9 @@ def index_images(data: EvalSet, index: FolderStore, pool: ThreadPoolExecutor) ->
     files = [[path.relative_to(data.root).as_posix(), file_sha256(path)] for path in data.files()]
     name = f"{text_sha256(canonical_json([INDEX_VERSION, data.kind, data.split, files]))[:32]}.parquet"
     if index.size(name) is not None:
-        mark_used(index.local(name))
+        mark_used(path := index.local(name))
         try:
-            return read_parquet(index.local(name), str(index.local(name))).cast(_INDEXED)
+            return read_parquet(path, str(path)).cast(_INDEXED)
         except (OSError, ValueError, CorruptPart) as error:
             logger.warning("%s; its images are indexed again", error)
     samples = data.samples()

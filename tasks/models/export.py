@@ -13,12 +13,11 @@ from typing import Any
 
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError
-from dataops.snapshot import Manifest
+from dataops.snapshot import Manifest, local_parts
 from dataops.store import Store
 from tasks.engine.subprocess_job import run_job
-from tasks.models.packaging import MODEL_FILES
 from training.exporter import find_exporter
-from training.model_config import ModelConfig
+from training.model_config import MODEL_FILES, ModelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +80,6 @@ def fetch_snapshot_model(manifest: Manifest, store: Store, folder: Path, form: s
             f"{manifest.stage}/{manifest.key}: has no {', '.join(missing)}; name a snapshot of the stage train"
         )
     check_card(store.read(manifest.path("model.json")), form)
-    for name in MODEL_FILES:
-        shutil.copyfile(store.local(manifest.path(name)), folder / name)
+    for name, path in local_parts(store, manifest, MODEL_FILES).items():
+        shutil.copyfile(path, folder / name)
     return folder

@@ -16,8 +16,8 @@ from dataops.config import FrozenModel
 from dataops.digest import canonical_json, file_sha256, files_sha256, text_sha256
 from dataops.errors import ConfigError
 from dataops.storage.cached_files import hold
-from tasks.models.packaging import MODEL_FILES
 from tasks.tracking import client as tracking
+from training.model_config import MODEL_FILES
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

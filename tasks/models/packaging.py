@@ -20,7 +20,6 @@ from training.model_config import ModelConfig
 
 PYFUNC = CHECKOUT / "tasks" / "models" / "pyfunc.py"
 OUR_PACKAGES = ("training", "dataops", "plugins")
-MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json")
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless"}
 """Distributions whose name differs from that of their package. (To search all installed ones takes two seconds.)"""
 
@@ -99,8 +98,8 @@ def write_model(folder: Path, weights: dict[str, Path], mlflow_model: object) ->
 
     staging = folder.with_name(f"{folder.name}-staging")
     needed = copy_code(read_text(weights["model.json"]), staging / "code")
-    for name in MODEL_FILES:
-        _copy(weights[name], staging / "model" / name)
+    for name, path in weights.items():
+        _copy(path, staging / "model" / name)
     mlflow.pyfunc.save_model(
         path=folder,
         python_model=str(PYFUNC),

@@ -22,18 +22,19 @@ from urllib.parse import quote
 from dataops import plugins
 from dataops.facts import RegisteredPages, RegisterFacts, TrainFacts
 from dataops.home import CHECKOUT
-from dataops.snapshot import UNDIGESTED, Manifest, load_ancestors
+from dataops.snapshot import UNDIGESTED, Manifest, load_ancestors, local_parts
 from dataops.trace.sources import TrainingDataset, list_training_datasets, stored_manifests
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.engine.stage import Work, code_version
 from tasks.evaluate.stage import PAGE
-from tasks.models.packaging import MODEL_FILES, write_model
+from tasks.models.packaging import write_model
 from tasks.register.card import Card, stage_pages
 from tasks.register.config import CANDIDATE, RegisterConfig
 from tasks.register.gate import Verdict, describe_model, move_alias
 from tasks.tracking import client as tracking
 from tasks.tracking import pages, run_metadata
 from tasks.tracking.child_runs import log_child_runs, log_datasets
+from training.model_config import MODEL_FILES
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -382,7 +383,7 @@ def _log_model_files(registration: Registration, run: "Run", model: Any) -> None
 
     train, store = registration.work.inputs["train"], registration.work.draft.store
     with scratch_folder("register") as folder:
-        weights = {name: store.local(train.path(name)) for name in MODEL_FILES}
+        weights = local_parts(store, train, MODEL_FILES)
         mlflow_model = Model(
             model.artifact_location, run.info.run_id, model_uuid=model.model_id, model_id=model.model_id
         )

@@ -36,6 +36,7 @@ from tasks.train.curves import CurveFollower, LiveRun
 from tasks.train.transfers import CheckpointMirror, ShardSupply
 from training.config import TrainConfig
 from training.hooks import used_hooks
+from training.model_config import MODEL_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -194,14 +195,7 @@ def describe_few_steps(config: TrainConfig, samples: float) -> str | None:
     return f"{format_quantity(steps, 'step')} only ({of}); a smaller train.batch_size or more train.epochs give more"
 
 
-OUTPUT = (
-    "model.safetensors",
-    "model.json",
-    "tokenizer.json",
-    "metrics.jsonl",
-    "skipped.json",
-    "evidence-throughput.jsonl",
-)
+OUTPUT = (*MODEL_FILES, "metrics.jsonl", "skipped.json", "evidence-throughput.jsonl")
 STEP = re.compile(r"\bstep (\d+)/(\d+), (?:[\d,]+ samples, )?(.*)")
 """Line of the trainer about a step: the step, the number of steps, and the loss with other measurements."""
 PLAN = re.compile(r"\b(\d+) steps of \d+ epochs from step (\d+)")

@@ -1,25 +1,26 @@
 """The encoded images of a set, computed once for zero-shot transfer, retrieval, prompts and probe.
 
-In a folder they outlive the process: one safetensors file for a model, a split's bytes and a way to
+In a folder they outlive the process: one npz file for a model, a split's bytes and a way to
 compute. Labels and captions are not in it: they are read from the set each time, which costs
 little.
 """
 
+import io
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ContractError
+from dataops.regular_files import open_regular
 from dataops.storage.cached_files import mark_used
 from dataops.store import FolderStore
 from training import distributed
@@ -97,29 +98,32 @@ class FeatureCache:
             "batch_size": batch_size,
             "computed": [device.type, str(dtype)],
         }
-        return f"{text_sha256(canonical_json(inputs))[:32]}.safetensors"
+        return f"{text_sha256(canonical_json(inputs))[:32]}.npz"
 
     def read(self, name: str) -> tuple[list[str | None], Tensor, Tensor | None] | None:
         """Return errors, features and pooled features; None if the file is missing or damaged."""
-        path = self.store.local(name) if self.store.size(name) is not None else None
-        if path is None:
+        if self.store.size(name) is None:
             return None
-        mark_used(path)
+        mark_used(path := self.store.local(name))
         try:
-            with safe_open(path, framework="pt") as file:
-                errors = json.loads(file.metadata()["errors"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
-            return errors, tensors["features"], tensors.get("pooled")
-        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+            with (
+                open_regular(path) as file,
+                np.load(file, allow_pickle=False) as found,
+            ):  # with a checksum of each array
+                pooled = torch.from_numpy(found["pooled"]) if "pooled" in found else None
+                return json.loads(str(found["errors"])), torch.from_numpy(found["features"]), pooled
+        except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
             logger.warning("%s is damaged (%s): its images are encoded again", path, error)
             return None
 
     def write(self, name: str, encoded: EncodedSet) -> None:
         """Write features, whole or not at all."""
-        tensors = {"features": encoded.features_RD.cpu().contiguous()}
+        arrays = {"errors": np.array(json.dumps(encoded.errors)), "features": encoded.features_RD.cpu().numpy()}
         if encoded.pooled_RW is not None:
-            tensors["pooled"] = encoded.pooled_RW.cpu().contiguous()
-        self.store.put(name, save(tensors, {"errors": json.dumps(encoded.errors)}))
+            arrays["pooled"] = encoded.pooled_RW.cpu().numpy()
+        data = io.BytesIO()
+        np.savez(data, allow_pickle=False, **arrays)
+        self.store.put(name, data.getvalue())
 
 
 def encode_set(
@@ -140,9 +144,8 @@ def encode_set(
     Raises: ContractError if the set is damaged or no image can be decoded; TrainingDiverged if features are not finite.
     """
     name = cache.file_name(loaded, files, batch_size) if cache is not None else ""
-    cached = distributed.broadcast_from_first(
-        cache.read(name) if cache is not None and distributed.rank() == 0 else None
-    )
+    own = cache if distributed.rank() == 0 else None
+    cached = distributed.broadcast_from_first(own.read(name) if own is not None else None)
     device, _ = get_device_and_dtype(loaded.model)
     if cached is not None:
         errors, features_RD, pooled_RW = cached
@@ -151,8 +154,8 @@ def encode_set(
         if len(errors) == len(samples) and errors.count(None) == len(features_RD):
             return EncodedSet(data.folder, samples, errors, features_RD.to(device), on_device)
     encoded = _encode(loaded, data, batch_size, threads)
-    if cache is not None and distributed.rank() == 0:
-        cache.write(name, encoded)
+    if own is not None:
+        own.write(name, encoded)
     return encoded
 
 

@@ -21,9 +21,8 @@ from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.pretrained_tokenizer import load_tower_tokenizer
 from training.model.tokenizer import Tokenizer
-from training.model_config import ModelConfig
+from training.model_config import MODEL_FILES, ModelConfig
 
-MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json")
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """End of safetensors' message about a failed disk."""
 

@@ -22,12 +22,13 @@ from torch.nn import functional as F
 from dataops.digest import files_sha256
 from dataops.errors import ConfigError, ContractError
 from dataops.regular_files import read_text
-from training.model.checkpoint import MODEL_FILES, LoadedModel, load_model
+from training.model.checkpoint import LoadedModel, load_model
 from training.model.clip import CLIP
 from training.model.clip_vocabulary import VOCAB_SIZE
 from training.model.preprocess import MEAN, STD, Preprocess
 from training.model.pretrained import WEIGHTS, load_pretrained, read_state_dict
 from training.model.tokenizer import load_tokenizer, make_tokenizer
+from training.model_config import MODEL_FILES
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 logger = logging.getLogger(__name__)
@@ -90,8 +91,7 @@ def list_model_files(path: Path) -> list[Path]:
         if not weights:
             raise ConfigError(f"{path}: has {OPEN_CLIP_CONFIG} but no weights; expected one of {', '.join(WEIGHTS)}")
         return [*sorted(path.glob("*.json")), weights[0]]
-    missing = [name for name in MODEL_FILES if not (path / name).is_file()]
-    if missing:
+    if missing := [name for name in MODEL_FILES if not (path / name).is_file()]:
         raise ConfigError(
             f"{path}: is no model: it lacks {', '.join(missing)}. A model is a folder with {', '.join(MODEL_FILES)}, an "
             f"open_clip folder with {OPEN_CLIP_CONFIG}, or a file of weights"

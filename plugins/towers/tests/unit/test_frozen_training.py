@@ -224,6 +224,10 @@ def test_kept_features_serve_another_job_until_weights_or_data_change(make_job, 
 
     assert run("a") == ["images", "images", "texts", "texts"]  # two shards
     assert run("b", lr=0.01) == []
+    for number, path in enumerate(sorted((tmp_path / "kept" / "towers").iterdir())):
+        data = path.read_bytes()
+        path.write_bytes(data[:-20] + bytes([data[-20] ^ 4]) + data[-19:])
+        assert run(f"flipped-{number}") == [path.name.partition("-")[0]]
     assert run("c", prompts=["{}", "a picture of {}"]) == ["texts", "texts"]
     weights = load_file(tmp_path / "net.safetensors")
     save_file({name: t * 1.5 for name, t in weights.items()}, tmp_path / "net.safetensors")

@@ -195,7 +195,7 @@ def test_robots_file_reads_the_crawl_delay_of_the_lines_before_it():
 def test_parse_keeps_only_the_agents_in_use():
     text = "".join(f"User-agent: a{number}\n" for number in range(30_000)) + "User-agent: gptbot\nDisallow: /\n"
     file = RobotsFile.parse(text + "User-agent: other\nDisallow: /x\n", ("pairmill", *AI_AGENTS))
-    assert file.named_agents == {"gptbot"}
+    assert file.allows("/x", "other")
     assert file.list_denied_agents("/1.jpg", AI_AGENTS, "pairmill") == ["GPTBot"]
 
 

@@ -29,7 +29,7 @@ def choose(
     found = [{"uid": u, "evaluation_set": name} for u, names in (overlaps or {}).items() for name in names]
     matches = draft.path(draft.put_table("matches.parquet", pa.Table.from_pylist(found, MATCHES)).name)
     parsed = CurateConfig.model_validate(config).with_sources(sources).with_units(units or Units())
-    raw = [RawShard("", len(rows), f"raw/{number:05d}.tar", "jpg", parsed) for number, rows in enumerate(shards)]
+    raw = [RawShard("", len(rows), f"raw/{number:05d}.tar", "", "jpg", parsed) for number, rows in enumerate(shards)]
 
     def run_in_process(tasks):
         return [draft.finish(run_step(draft, task)) for task in tasks]

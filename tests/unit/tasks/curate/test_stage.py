@@ -1,4 +1,5 @@
 import io
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -107,20 +108,21 @@ def test_rows_and_images_that_do_not_match_are_an_error(tmp_path):
     store = FolderStore(tmp_path)
     source = downloaded(store, some_pairs()[:3], 10)
     tar = source.path("00000.tar")
-    good = store.read(tar)
-    samples = list(read_samples(io.BytesIO(good), tar))
-    for wrong, message in (
-        (samples[:2], "found None where 000000002.jpg"),
-        ([*samples, ("9", {"jpg": b""})], "'9' has no row"),
+    out = io.BytesIO()
+    writer = ShardWriter(out)
+    for sample in list(read_samples(io.BytesIO(store.read(tar)), tar))[:2]:
+        writer.write(*sample)
+    writer.close()
+    store.put(tar, out.getvalue())
+    digest = {"sha256": sha256(out.getvalue()).hexdigest()}
+    parts = [part.model_copy(update=digest if tar.endswith(part.name) else {}) for part in source.parts]
+    changed = source.model_copy(update={"parts": parts})
+    for manifest, message in (
+        (source, r"00000\.tar is damaged: its sha256"),
+        (changed, "found None where 000000002.jpg"),
     ):
-        out = io.BytesIO()
-        writer = ShardWriter(out)
-        for sample in wrong:
-            writer.write(*sample)
-        writer.close()
-        store.put(tar, out.getvalue())
         with pytest.raises(CorruptPart, match=message):
-            make(plan(CURATE, CurateConfig(), 0, [source]), inline_context(store, tmp_path))
+            make(plan(CURATE, CurateConfig(), 0, [manifest]), inline_context(store, tmp_path))
 
 
 def test_images_inspected_before_a_crash_are_not_inspected_again(tmp_path, monkeypatch):

@@ -75,6 +75,12 @@ def test_a_shifted_set_reports_the_gap_to_its_base(tmp_path, loaded):
     assert json.loads((tmp_path / "out/metrics.json").read_bytes()) == result
 
 
+def flip_middle(data):
+    changed = bytearray(data)
+    changed[len(data) // 2] ^= 1
+    return changed
+
+
 def test_images_are_encoded_once_for_all_protocols(tmp_path, loaded):
     pytest.importorskip("plugins.evaluation_sets")
     samples = [shown(c, c) for c in NAMES for _ in range(4)]
@@ -91,10 +97,11 @@ def test_images_are_encoded_once_for_all_protocols(tmp_path, loaded):
     second = run(loaded, tmp_path / "two", plain, probed, features=kept)
     assert loaded.model.images == 40  # other prompts need no other image features
     assert second["plain"]["metrics"] == first["plain"]["metrics"]
-    for path in kept.iterdir():
-        path.write_bytes(path.read_bytes()[:-40])
-    run(loaded, tmp_path / "three", plain, features=kept)
-    assert loaded.model.images == 60  # damaged features are made again
+    for number, damage in enumerate((lambda data: data[:-40], flip_middle)):
+        for path in kept.iterdir():
+            path.write_bytes(damage(path.read_bytes()))
+        run(loaded, tmp_path / f"damaged-{number}", plain, features=kept)
+        assert loaded.model.images == 60 + 20 * number  # damaged features are made again
 
 
 def test_cached_features_depend_on_model_and_bytes(tmp_path, loaded):
