@@ -236,7 +236,7 @@ class DownloadFacts(Facts):
     host_rate: float = 0.0
     """Requests a second to a host; 0: no limit."""
     imported: dict[str, int | str] = {}
-    """The unfinished snapshot of an older version whose shards it took over: `version`, `key` and number of `shards`."""
+    """The unfinished snapshot of an older version whose shards it took over: `version`, `key` and number of `rows`."""
 
 
 class CurateFacts(Facts):

@@ -19,16 +19,7 @@ from dataops.facts import DownloadFacts, FetchedRows, FetchedShard, ReopenedShar
 from dataops.formatting import format_quantity
 from dataops.messages.waiting import pause
 from dataops.schema import FILTERED, conform
-from dataops.snapshot import (
-    INDEX,
-    MANIFEST,
-    Counts,
-    Draft,
-    Manifest,
-    Record,
-    find_manifest,
-    read_table,
-)
+from dataops.snapshot import INDEX, MANIFEST, Counts, Draft, Manifest, Record, find_manifest, read_table
 from dataops.store import Store
 from dataops.trace.targets import Target
 from tasks.download.config import DownloadConfig, RetryConfig, matches_class
