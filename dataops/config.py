@@ -165,10 +165,10 @@ class SourceOrder(StageConfig):
 
 
 def problems_of(path: str, check: Callable[[], object]) -> list[str]:
-    """Call `check` and return the message of its ConfigError as a problem of the field `path`, or nothing."""
+    """Call `check` and return the message of its error as a problem of the field `path`, or nothing."""
     try:
         check()
-    except ConfigError as error:
+    except (ConfigError, ValueError) as error:  # such as a path with a NUL
         return [f"{path}: {error}"]
     return []
 

@@ -7,7 +7,7 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import read_parts, read_table
 from dataops.store import FolderStore
-from tasks.filter.config import FilterConfig
+from tasks.filter.config import BalanceConfig, FilterConfig
 from tasks.filter.stage import FILTER
 from tasks.filter.write import write_parts
 from tests.filter_runs import SUBJECTS, filtered, kept, some_pairs, with_sizes
@@ -39,6 +39,8 @@ def test_balancing_samples_frequent_queries_and_drops_with_reasons(tmp_path):
     assert FILTER.external_inputs(FilterConfig(balance=balance))[0].key == "queries.parquet"
     with pytest.raises(ConfigError, match="pairmill queries build"):
         FILTER.external_inputs(FilterConfig(balance={"queries": "no/such.parquet"}))
+    nul = BalanceConfig(queries="a\0b.parquet", max_per_query=1)
+    assert nul.problems() == ["queries: embedded null byte"]
 
 
 def test_the_size_of_slices_does_not_change_the_output(tmp_path):
