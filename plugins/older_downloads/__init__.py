@@ -1,1 +1,1 @@
-"""Goes on with a download that an older version of the stage began (docs/operate/versions.md)."""
+"""Continues a download that an older version of the stage began (docs/operate/versions.md)."""

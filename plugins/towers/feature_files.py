@@ -15,9 +15,8 @@ import xxhash
 from dataops.digest import canonical_json, text_sha256
 from dataops.storage.cached_files import mark_used
 
-VERSION = 3
-"""Version of the features, raised when the same weights and data give others."""
-
+VERSION = 4
+"""Version of the features, raised when the same weights and data give others, or files another format."""
 CHECKSUM_BYTES = 16
 logger = logging.getLogger(__name__)
 _OF_SHARD = re.compile(r"(?:images|texts)-([0-9a-f]{16})-[0-9a-f]{64}\.")

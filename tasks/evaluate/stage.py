@@ -20,6 +20,7 @@ from dataops.errors import ContractError
 from dataops.facts import EvaluateFacts
 from dataops.snapshot import Counts, Input, Part, Record, local_parts
 from dataops.trace.sources import list_training_datasets, stored_manifests
+from tasks.curate.evaluation_overlap import MATCHES_PART
 from tasks.engine.context import IS_PROGRESS, READ
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.evaluate.config import EvaluateConfig
@@ -32,7 +33,6 @@ from training.evaluation.suite import Suite
 from training.model_config import MODEL_FILES
 
 PAGE = "evaluation.html"
-MATCHES_PART = "evaluation-matches.parquet"
 NO_SUITE = (
     "Nothing was evaluated: evaluate.suite of the config is not set. Set it to a TOML file with your evaluation sets, and"
     " run the pipeline again: the trained model is reused."

@@ -101,7 +101,7 @@ def test_images_are_encoded_once_for_all_protocols(tmp_path, loaded):
         for path in kept.iterdir():
             path.write_bytes(damage(path.read_bytes()))
         run(loaded, tmp_path / f"damaged-{number}", plain, features=kept)
-        assert loaded.model.images == 60 + 20 * number  # damaged features are made again
+        assert loaded.model.images == 60 + 20 * number  # damaged features are computed again
 
 
 def test_cached_features_depend_on_model_and_bytes(tmp_path, loaded):
