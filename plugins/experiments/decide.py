@@ -20,11 +20,11 @@ from plugins.experiments.config import LAST, SEED, SHARE
 from plugins.experiments.ladder import Forecast, read_forecasts
 from plugins.experiments.race import FIRST_LOOK, Race
 from plugins.experiments.record import Cell, Record
+from tasks.curate.evaluation_overlap import MATCHES_PART
 from tasks.evaluate.run_suite import read_evaluation
 from training.evaluation.comparison import count_captions
 from training.evaluation.contamination import group_by_task
 
-MATCHES = "evaluation-matches.parquet"
 NUMBERS = ("value", "by seed", "pairs", "samples seen", "time", "CPU time", "in training")
 """Columns of the table of variants; the last one counts test images that are in the training data."""
 
@@ -229,8 +229,8 @@ def _read_variant(
             one.chance_error = float(np.sqrt((chances * (1 - chances) / images).sum()) / len(chances))
         predictions = read_evaluation(name, store, manifests[LAST]).predictions()
         found.append({task: predictions[task] for task in tasks})
-        if any(part.name == MATCHES for part in manifests[LAST].parts):
-            grouped = group_by_task(read_table(store, manifests[LAST].path(MATCHES)))
+        if any(part.name == MATCHES_PART for part in manifests[LAST].parts):
+            grouped = group_by_task(read_table(store, manifests[LAST].path(MATCHES_PART)))
             own |= {(task, key) for task in tasks for key in grouped.get(task, ())}
         one.dataset, one.rows = cell.keys["pack"], manifests["pack"].counts.kept
         one.samples_seen = one.rows * int(manifests["train"].config.get("epochs", 1))
