@@ -14,7 +14,7 @@ manifest names, which the next call deletes (plugins/erasure/leftovers.py).
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,16 +109,7 @@ def _erase_in(context: Context, manifest: Manifest, parts: list[Part], uids: set
     draft = Draft(context.store, manifest.stage, manifest.key)
     with hold_lease(draft, context, wait=False, remake=True) as held:
         assert held is not None
-        replaced: dict[str, Part] = {}
-        taken, rows = {part.name for part in manifest.parts}, 0
-        for part in parts:
-            table = read_table(draft.store, manifest.path(part.name))
-            mask = _rows_to_erase(table, uids)
-            rows += int(mask.sum())
-            name = _next_name(part.name, taken)
-            taken.add(name)
-            new = held.draft.put_table(name, _blank(table, mask))
-            replaced[part.name] = new.model_copy(update={"uid_sum": part.uid_sum, "rows": part.rows})
+        replaced, rows = blank_parts(held.draft, manifest, parts, uids)
         facts = {**manifest.facts, "erased": int(manifest.facts.get("erased", 0)) + rows}
         after = manifest.model_copy(
             update={"parts": [replaced.get(part.name, part) for part in manifest.parts], "facts": facts}
@@ -129,6 +120,22 @@ def _erase_in(context: Context, manifest: Manifest, parts: list[Part], uids: set
                 _replace_indexed_parts(draft.store, name, manifest.key, replaced)
         draft.store.delete([draft.path(name) for name in replaced])
     return rows
+
+
+def blank_parts(draft: Draft, manifest: Manifest, parts: Sequence[Part], uids: set[str]) -> tuple[dict[str, Part], int]:
+    """Write parts anew with blank rows of these pairs; return them by their old names, and the number of rows."""
+    taken, rows, replaced = {part.name for part in manifest.parts}, 0, dict[str, Part]()
+    for part in parts:
+        table = read_table(draft.store, manifest.path(part.name))
+        mask = _rows_to_erase(table, uids)
+        if not mask.any():
+            continue
+        rows += int(mask.sum())
+        name = _next_name(part.name, taken)
+        taken.add(name)
+        new = draft.put_table(name, _blank(table, mask))
+        replaced[part.name] = new.model_copy(update={"uid_sum": part.uid_sum, "rows": part.rows})
+    return replaced, rows
 
 
 def _blank(table: pa.Table, mask: NDArray[np.bool_]) -> pa.Table:

@@ -2,7 +2,8 @@
 
 A run, a takedown or a deletion that was killed leaves them: old shards beside the manifest of a rewritten raw snapshot, the
 shards of a dataset version whose manifest is deleted, and the finished tasks of a snapshot that is not complete. Images
-are in `download` and `pack` only; the tables of the other stages have URLs and captions.
+are in `download` and `pack` only; the tables of the other stages have URLs and captions. The finished shards of an
+unfinished download are rewritten, so that the run that resumes it requests none of their images again.
 """
 
 import re
@@ -10,11 +11,16 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from dataops.errors import CorruptPart
-from dataops.snapshot import MANIFEST, Draft, Manifest, SnapshotName
+from dataops.snapshot import MANIFEST, Draft, Manifest, Record, SnapshotName
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from dataops.trace.targets import COLUMNS, Target, matching_rows
+from plugins.erasure.erase_rows import blank_parts
+from plugins.erasure.raw_images import rewrite_shards
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder, hold_lease
 from tasks.lineage.inventory import Inventory
@@ -96,21 +102,58 @@ def _find_in_unfinished(
 def _has_match(store: Store, rows: str, targets: Sequence[Target]) -> bool:
     """Return whether a row matches; True if the rows cannot be read, since the shard may then hold any image."""
     try:
-        return bool(matching_rows(read_columns(store, rows, COLUMNS), targets).any())
+        return bool(_find_uids(store, rows, targets))
     except CorruptPart:
         return True
+
+
+def _find_uids(store: Store, rows: str, targets: Sequence[Target]) -> set[str]:
+    """Return the uids of the rows that match; an erased row has no URL, and matches nothing. Raises: CorruptPart."""
+    table = read_columns(store, rows, COLUMNS)
+    if "url" in table.column_names:
+        table = table.filter(pc.field("url") != "")
+    found = table.filter(pa.array(matching_rows(table, targets)))
+    return set(found["uid"].to_pylist())
 
 
 def delete_leftovers(context: Context, name: SnapshotName, targets: Sequence[Target]) -> int:
     """Delete the leftovers of a snapshot under its lease; return the number of objects.
 
-    A run that resumes the snapshot makes the tasks of the deleted objects again, without the removed pairs.
+    Finished tasks of a download stay finished, without the removed pairs. A run that resumes another stage makes the tasks
+    of the deleted objects again.
 
     Raises: ConfigError that names the run that makes the snapshot now, if there is one.
     """
     with hold_lease(Draft(context.store, *name), context, wait=False, remake=True) as held:
         assert held is not None
+        number = 0
+        if name.stage == "download" and not held.draft.is_complete():
+            number = sum(_rewrite_task(held.draft, record, targets) for record in held.draft.finished().values())
         objects = _find_in(Inventory(context.store, name.stage), name, targets, lambda: False)
         held.draft.check_fence()
         context.store.delete(objects)
-    return len(objects)
+    return number + len(objects)
+
+
+def _rewrite_task(draft: Draft, record: Record, targets: Sequence[Target]) -> int:
+    """Remove what matches from the shards of a finished task; return the number of objects that are replaced.
+
+    If the task were repeated, hosts might answer otherwise, and the rows of later waves, which are cut already, would be
+    others. So would the record of a reopened snapshot, which no task makes again.
+    """
+    shards = Manifest.model_construct(stage=draft.stage, key=draft.key, parts=record.parts, counts=record.counts)
+    tables = shards.named("", ".parquet")
+    try:
+        found = {part.name: _find_uids(draft.store, draft.path(part.name), targets) for part in tables}
+    except CorruptPart:  # its shards are deleted
+        return 0
+    hits = [part for part in tables if part.name.startswith("part-") and found[part.name]]
+    after, replaced = rewrite_shards(draft, shards, hits, targets)
+    others = [part for part in after.parts if part.name.endswith(".parquet") and not part.name.startswith("part-")]
+    blank, _ = blank_parts(draft, after, others, set().union(*found.values()))
+    replaced += [name for name in blank if name in found]
+    if replaced:
+        parts = [blank.get(part.name, part) for part in after.parts]
+        draft.finish(record.model_copy(update={"parts": parts, "counts": after.counts}))
+        draft.store.delete([draft.path(name) for name in replaced])
+    return len(replaced)

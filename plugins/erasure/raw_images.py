@@ -83,17 +83,27 @@ def delete_raw(context: Context, raw: RawSnapshot, targets: Sequence[Target]) ->
     draft = Draft(context.store, manifest.stage, manifest.key)
     with hold_lease(draft, context, wait=False, remake=True) as held:
         assert held is not None
-        parts, replaced, removed = {part.name: part for part in manifest.parts}, list[str](), 0
-        for part in raw.parts:
-            old, new, count = _rewrite_part(held.draft, manifest, part, targets)
-            for name in old:
-                del parts[name]
-            parts |= {one.name: one for one in new}
-            replaced, removed = replaced + old, removed + count
-        after = _update_manifest(manifest, list(parts.values()), removed)
+        after, replaced = rewrite_shards(held.draft, manifest, raw.parts, targets)
         held.draft.replace(after)
         draft.store.delete([draft.path(name) for name in replaced])
-    return removed
+    return manifest.counts.kept - after.counts.kept
+
+
+def rewrite_shards(
+    draft: Draft, manifest: Manifest, rows: Sequence[Part], targets: Sequence[Target]
+) -> tuple[Manifest, list[str]]:
+    """Write the shards of some parts with rows without what matches.
+
+    Returns: the manifest that names the new parts, and the names of those that they replace.
+    """
+    parts, replaced, removed = {part.name: part for part in manifest.parts}, list[str](), 0
+    for part in rows:
+        old, new, count = _rewrite_part(draft, manifest, part, targets)
+        for name in old:
+            del parts[name]
+        parts |= {one.name: one for one in new}
+        replaced, removed = replaced + old, removed + count
+    return _update_manifest(manifest, list(parts.values()), removed), replaced
 
 
 def _rewrite_part(

@@ -5,6 +5,7 @@ part of them has are cut anew. What was fetched is what an accepted version give
 """
 
 import logging
+import re
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -45,7 +46,7 @@ def recover(work: Work[DownloadConfig], rows: Sequence[tuple[str, int]]) -> Reco
         )  # fmt: skip
         facts = ReopenedShards(
             **dict(merge_facts(shards)),
-            shards=1 + max(int(part.name[:-4]) for part in parts if part.name.endswith(".tar")),
+            shards=1 + max(int(re.split("[-.]", part.name)[0]) for part in parts if part.name.endswith(".tar")),
             rows=left,
             imported={"version": version, "key": key, "rows": counts.input},
         )

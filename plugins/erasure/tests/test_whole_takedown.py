@@ -10,7 +10,7 @@ import pytest
 
 from dataops.errors import ConfigError, CorruptPart
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Draft, SnapshotName, find_manifest
+from dataops.snapshot import Draft, SnapshotName, find_manifest, read_table
 from dataops.store import FolderStore
 from dataops.trace.targets import image_targets
 from plugins.erasure.leftovers import delete_leftovers
@@ -81,6 +81,14 @@ def test_takedown_killed_at_any_change_is_completed_by_the_next_call(kind, choos
     capsys.readouterr()
 
 
+def read_finished(store):
+    """Return the record of the finished task of the unfinished download, and the uids of its rows."""
+    draft = Draft(store, "download", "f" * 16)
+    [record] = draft.finished().values()
+    names = [part.name for part in record.parts if part.name.startswith(("part-", "dropped-"))]
+    return record, {uid for name in names for uid in read_table(store, draft.path(name), ["uid"])["uid"].to_pylist()}
+
+
 @pytest.mark.parametrize("kind", [FailingStore, RemoteStore])
 def test_the_next_run_makes_nothing_again_and_another_packing_leaves_the_erased_pairs_out(
     kind,
@@ -91,8 +99,12 @@ def test_the_next_run_makes_nothing_again_and_another_packing_leaves_the_erased_
     home = copy_home("next")
     store = kind(home / "store", 10**9)
     before = {stage: one for (stage, _), one in Lineage(store).manifests.items()}
+    begun, had = read_finished(store)
     assert take_down(home, store, monkeypatch) == 0
     capsys.readouterr()
+    finished, has = read_finished(store)
+    assert has == had, "a run that resumes requests no image again"
+    assert finished.counts.dropped == {"takedown": begun.counts.kept - finished.counts.kept}
     upstream = [Lineage(store).manifests[SnapshotName(stage, before[stage].key)] for stage in ("curate", "download")]
     assert [one.as_input() for one in upstream] == [before[stage].as_input() for stage in ("curate", "download")]
     context = inline_context(store, home)
