@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import product
 from uuid import uuid4
 
 import httpx
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.timeout(600)
 EVIL = "http://evil.example:8000"
 SOCKETS = ("/events/in", "/events/out", "/logs/out", "/task_runs/subscriptions/scheduled")
 PLANTED = "planted-by-a-page"
+EXPERIMENTS = "/api/2.0/mlflow/experiments/search"
 CONFIG = """
 name = "nightly"
 [store]
@@ -94,6 +96,13 @@ def mlflow(home):
     return services.status()[1].url
 
 
+@pytest.fixture(scope="module")
+def client():
+    """Return a client of plain HTTP, which reads no certificates."""
+    with httpx.Client(timeout=60, verify=False) as client:
+        yield client
+
+
 # As a browser would send it ---------------------------------------------------------------------------------------------
 
 BODIES = {
@@ -106,43 +115,45 @@ BODIES = {
 """Requests that a page can send without asking first, and one for which its browser asks first."""
 
 
-@pytest.mark.parametrize("body", BODIES)
-def test_page_cannot_post_to_prefect(api, body):
-    options = BODIES[body]
-    headers = {"Origin": EVIL, **options.get("headers", {})}
-    answer = httpx.post(f"{api.url}/flows/", **{**options, "headers": headers}, timeout=60)
-    assert answer.status_code == 401
+def _post(client, url, origin, options):
+    """Send one of the bodies as a page of an origin; the answer lets no other origin read it."""
+    answer = client.post(url, **options | {"headers": {"Origin": origin, **options.get("headers", {})}})
     assert answer.headers.get("access-control-allow-origin") is None
+    return answer.status_code
+
+
+def test_page_cannot_post_to_prefect(api, client):
+    for name, options in BODIES.items():
+        assert (name, _post(client, f"{api.url}/flows/", EVIL, options)) == (name, 401)
     assert PLANTED not in api.flows()
 
 
-def test_no_route_of_prefect_answers_without_the_login(api):
+def test_no_route_of_prefect_answers_without_the_login(api, client):
     """Each method of each path that the server itself lists, also under another host name (DNS rebinding)."""
     listed = api.get("openapi.json")["paths"]
     routes = [(method, path.removeprefix("/api")) for path, methods in listed.items() for method in methods]
     assert len(routes) > 150
-    statuses = {}
-    with httpx.Client(headers={"Origin": EVIL, "Host": "evil.example"}, timeout=60) as client:
-        for method, path in routes:
-            url = api.url + path.replace("{", "").replace("}", "")
-            statuses[f"{method} {path}"] = client.request(method, url).status_code
+    statuses, headers = {}, {"Origin": EVIL, "Host": "evil.example"}
+    for method, path in routes:
+        url = api.url + path.replace("{", "").replace("}", "")
+        statuses[f"{method} {path}"] = client.request(method, url, headers=headers).status_code
     health = {"get /health": 200, "get /ready": 200}
     assert {route: status for route, status in statuses.items() if status != 401} == health
 
 
-@pytest.mark.parametrize("path", SOCKETS)
 @pytest.mark.parametrize("protocol", [None, "prefect"])
 @pytest.mark.parametrize("token", [None, "", "pairmill:guess"])
-def test_page_cannot_use_a_websocket_of_prefect(api, path, protocol, token):
-    answers = []
+def test_page_cannot_use_a_websocket_of_prefect(api, protocol, token):
     first = {"type": "auth", "token": token} if protocol else {"type": "subscribe", "keys": []}
-    with contextlib.suppress(WebSocketException, InvalidStatus):
-        url = api.url.replace("http://", "ws://") + path
-        with connect(url, origin=EVIL, subprotocols=[protocol] if protocol else None, proxy=None) as socket:
-            for message in (first, _event(f"{PLANTED}.socket"), {"type": "filter", "filter": {}}):
-                socket.send(json.dumps(message))
-            answers = [socket.recv(timeout=5)]
-    assert answers == []
+    for path in SOCKETS:
+        answers = []
+        with contextlib.suppress(WebSocketException, InvalidStatus):
+            url = api.url.replace("http://", "ws://") + path
+            with connect(url, origin=EVIL, subprotocols=[protocol] if protocol else None, proxy=None) as socket:
+                for message in (first, _event(f"{PLANTED}.socket"), {"type": "filter", "filter": {}}):
+                    socket.send(json.dumps(message))
+                answers = [socket.recv(timeout=5)]
+        assert (path, answers) == (path, [])
     assert f"{PLANTED}.socket" not in api.events()
 
 
@@ -153,45 +164,41 @@ def _event(name, **labels):
 
 
 @pytest.mark.parametrize("origin", [EVIL, "http://localhost:1", "http://127.0.0.1:1", "https://localhost", "null"])
-@pytest.mark.parametrize("body", BODIES)
-@pytest.mark.parametrize("prefix", ["/api", "/ajax-api"])
-def test_page_cannot_post_to_mlflow(mlflow, prefix, body, origin):
-    options = BODIES[body]
-    url = f"{mlflow}{prefix}/2.0/mlflow/experiments/create"
-    answer = httpx.post(url, **{**options, "headers": {"Origin": origin, **options.get("headers", {})}}, timeout=60)
-    assert answer.status_code == 403
-    assert answer.headers.get("access-control-allow-origin") is None
-    assert PLANTED not in httpx.get(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=100", timeout=60).text
+def test_page_cannot_post_to_mlflow(mlflow, client, origin):
+    for prefix, (name, options) in product(("/api", "/ajax-api"), BODIES.items()):
+        status = _post(client, f"{mlflow}{prefix}/2.0/mlflow/experiments/create", origin, options)
+        assert (prefix, name, status) == (prefix, name, 403)
+    assert PLANTED not in client.get(f"{mlflow}{EXPERIMENTS}?max_results=100").text
 
 
-@pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
 @pytest.mark.parametrize("path", ["/api/2.0/mlflow/x", "/ajax-api/3.0/jobs/", "/graphql", "/v1/traces", "/gateway/x/y"])
-def test_page_cannot_change_anything_in_mlflow(mlflow, method, path):
-    for origin in (EVIL, "http://localhost:1"):
-        assert httpx.request(method, mlflow + path, headers={"Origin": origin}, timeout=60).status_code == 403
+def test_page_cannot_change_anything_in_mlflow(mlflow, client, path):
+    for method, origin in product(("post", "put", "patch", "delete"), (EVIL, "http://localhost:1")):
+        answer = client.request(method, mlflow + path, headers={"Origin": origin})
+        assert (method, answer.status_code) == (method, 403)
 
 
-def test_mlflow_has_no_assistant_that_runs_commands(mlflow):
-    assert httpx.get(f"{mlflow}/ajax-api/3.0/mlflow/assistant/providers", timeout=60).status_code == 404
+def test_mlflow_has_no_assistant_that_runs_commands(mlflow, client):
+    assert client.get(f"{mlflow}/ajax-api/3.0/mlflow/assistant/providers").status_code == 404
 
 
-def test_pages_of_mlflow_can_use_it(mlflow):
+def test_pages_of_mlflow_can_use_it(mlflow, client):
     for host in (mlflow.removeprefix("http://"), "localhost:8080"):  # another port: through a tunnel
         headers = {"Origin": f"http://{host}", "Host": host}
         url = f"{mlflow}/ajax-api/2.0/mlflow/experiments/search"
-        assert httpx.post(url, json={"max_results": 1}, headers=headers, timeout=60).status_code == 200
-        assert (
-            httpx.get(url, params={"max_results": 1}, headers=headers | {"Origin": EVIL}, timeout=60).status_code == 403
-        )
+        assert client.post(url, json={"max_results": 1}, headers=headers).status_code == 200
+        assert client.get(url, params={"max_results": 1}, headers=headers | {"Origin": EVIL}).status_code == 403
 
 
-@pytest.mark.parametrize("host", ["evil.example", "10.evil.example", "192.168.evil.example", "172.16.evil.example"])
-def test_page_that_rebinds_its_name_cannot_read_mlflow(mlflow, host):
-    url = f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
-    for port in ("", ":5000"):
-        assert httpx.get(url, headers={"Host": host + port}, timeout=60).status_code == 403
+def test_page_that_rebinds_its_name_cannot_read_mlflow(mlflow, client):
+    def read(host):
+        return client.get(f"{mlflow}{EXPERIMENTS}?max_results=1", headers={"Host": host}).status_code
+
+    rebound = ("evil.example", "10.evil.example", "192.168.evil.example", "172.16.evil.example")
+    for host in (f"{name}{port}" for name in rebound for port in ("", ":5000")):
+        assert (host, read(host)) == (host, 403)
     for own in ("127.0.0.1:5000", "localhost:8080", "localhost"):
-        assert httpx.get(url, headers={"Host": own}, timeout=60).status_code == 200
+        assert (own, read(own)) == (own, 200)
 
 
 # A page in a real browser -----------------------------------------------------------------------------------------------
@@ -241,15 +248,15 @@ ATTACK = """
 """
 
 
-@pytest.fixture
-def browser(tmp_path):
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
     find_browser()
-    with start_browser(tmp_path / "profile") as started:
+    with start_browser(tmp_path_factory.mktemp("page") / "profile") as started:
         yield started
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost"])
-def test_page_in_a_real_browser_drives_no_server(browser, api, mlflow, host):
+def test_page_in_a_real_browser_drives_no_server(browser, api, mlflow, client, host):
     event = _event(f"{PLANTED}.page", **{"pairmill.store": "/tmp/evil"})
     with serve_page(host) as page:
         browser.open(page)
@@ -260,7 +267,7 @@ def test_page_in_a_real_browser_drives_no_server(browser, api, mlflow, host):
     assert said.keys() >= {"no type", "events", "mlflow", "/events/in", "/events/outprefect"}
     assert PLANTED not in api.flows()
     assert f"{PLANTED}.page" not in api.events()
-    assert PLANTED not in httpx.get(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=100", timeout=60).text
+    assert PLANTED not in client.get(f"{mlflow}{EXPERIMENTS}?max_results=100").text
 
 
 LOGIN = """
@@ -275,15 +282,24 @@ LOGIN = """
 """
 
 
-def test_links_to_prefect_work_after_one_login(browser, api):
-    """The page that `pairmill up` names asks for the login; then the links that we print ask for none, in either UI."""
+@pytest.fixture(scope="module")
+def logged_in(home, tmp_path_factory):
+    """Log in once on the page that `pairmill up` names; return the browser, and what it requests of other machines."""
+    find_browser()
+    folder = tmp_path_factory.mktemp("logged-in") / "profile"
+    with record_requests() as (proxy, requested), start_browser(folder, proxy) as browser:
+        browser.open(services.status()[0].ui_url)
+        browser.wait_for("document.querySelector('input[type=password]') && document.readyState == 'complete'")
+        assert browser.run(LOGIN % json.dumps(services.show_login()))
+        browser.wait_for("!location.pathname.includes('login') && localStorage.length > 0")
+        yield browser, requested
+
+
+def test_links_to_prefect_work_after_one_login(logged_in, api):
+    """The links that we print ask for none, in either UI."""
+    browser, server = logged_in[0], services.status()[0].ui_url
     flow = api.post("flows/", {"name": "shown-flow"})["id"]
     run = api.post("flow_runs/", {"flow_id": flow, "name": "shown-run", "state": {"type": "COMPLETED"}})["id"]
-    server = services.status()[0].ui_url
-    browser.open(server)
-    browser.wait_for("document.querySelector('input[type=password]') && document.readyState == 'complete'")
-    assert browser.run(LOGIN % json.dumps(services.show_login()))
-    browser.wait_for("!location.pathname.includes('login') && localStorage.length > 0")
     for link in (f"{server}/runs/flow-run/{run}", f"{server}/v2/runs/flow-run/{run}"):
         browser.open(link)
         browser.wait_for("document.body.innerText.includes('shown-run')")
@@ -300,15 +316,13 @@ LOADED = "document.readyState == 'complete' && document.body && document.body.in
 FETCH = f"fetch('{FOREIGN}/control', {{mode: 'no-cors'}}).then(() => 1, () => 2)"
 
 
-def test_servers_send_the_policy_of_their_pages(home):
+def test_servers_send_the_policy_of_their_pages(home, client):
     for server in services.status():
         for path in ("/", "/v2/", "/api/health", "/health"):
-            assert (
-                "default-src 'self'" in httpx.get(server.ui_url + path, timeout=60).headers["content-security-policy"]
-            ), path
+            assert "default-src 'self'" in client.get(server.ui_url + path).headers["content-security-policy"], path
 
 
-def test_no_page_requests_anything_from_another_server(tmp_path, api, mlflow):
+def test_no_page_requests_anything_from_another_server(logged_in, api, mlflow, client):
     """Pages of Prefect's two UIs and of MLflow, with Markdown that names images of another site."""
     flow = api.post("flows/", {"name": "quiet"})["id"]
     run = api.post("flow_runs/", {"flow_id": flow, "name": "quiet-run", "state": {"type": "COMPLETED"}})["id"]
@@ -316,32 +330,25 @@ def test_no_page_requests_anything_from_another_server(tmp_path, api, mlflow):
     artefact = api.post("artifacts/", artefact)["id"]
     rest = f"{mlflow}/api/2.0/mlflow"
     tags = [{"key": "mlflow.note.content", "value": MARKDOWN}]
-    created = httpx.post(
-        f"{rest}/runs/create", json={"experiment_id": "0", "run_name": "quiet", "tags": tags}, timeout=60
-    ).json()
+    created = client.post(f"{rest}/runs/create", json={"experiment_id": "0", "run_name": "quiet", "tags": tags}).json()
     model = {"name": "planted", "description": MARKDOWN}
-    assert httpx.post(f"{rest}/registered-models/create", json=model, timeout=60).status_code == 200
+    assert client.post(f"{rest}/registered-models/create", json=model).status_code == 200
     server = services.status()[0].ui_url
     pages = [f"{server}/{ui}{page.format(artefact=artefact)}" for ui in ("", "v2/") for page in PREFECT_PAGES]
     pages += [f"{mlflow}/{page.format(run=created['run']['info']['run_id'])}" for page in MLFLOW_PAGES]
-    find_browser()
-    with record_requests() as (proxy, requested), start_browser(tmp_path / "profile", proxy) as browser:
-        browser.open(server)
-        browser.wait_for("document.querySelector('input[type=password]') && document.readyState == 'complete'")
-        assert browser.run(LOGIN % json.dumps(services.show_login()))
-        browser.wait_for("!location.pathname.includes('login') && localStorage.length > 0")
-        for page in pages:
-            browser.open("about:blank")  # a change of the fragment alone would load nothing
-            browser.open(page)
-            browser.wait_for(LOADED)
-            time.sleep(0.3)  # requests that a page sends once it is shown
-        assert requested == []
-        assert browser.run(FETCH) == 2  # the policy stops it
-        with serve_page("localhost") as other:
-            browser.open(other)
-            browser.wait_for("document.title == 'another site'")
-            browser.run(FETCH)
-        assert requested == ["CONNECT internet.example:443 HTTP/1.1"]  # so what is not stopped is recorded
+    browser, requested = logged_in
+    for page in pages:
+        browser.open("about:blank")  # a change of the fragment alone would load nothing
+        browser.open(page)
+        browser.wait_for(LOADED)
+        time.sleep(0.3)  # requests that a page sends once it is shown
+    assert requested == []
+    assert browser.run(FETCH) == 2  # the policy stops it
+    with serve_page("localhost") as other:
+        browser.open(other)
+        browser.wait_for("document.title == 'another site'")
+        browser.run(FETCH)
+    assert requested == ["CONNECT internet.example:443 HTTP/1.1"]  # so what is not stopped is recorded
 
 
 # Second line: a request that has the login, or a server that another person can write to ----------------------------------
