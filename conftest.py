@@ -4,11 +4,11 @@ import gc
 import os
 import re
 import signal
+import tempfile
 from functools import cache
 from itertools import count
 from pathlib import Path
 from shutil import rmtree
-from tempfile import mkdtemp
 from urllib.request import install_opener
 
 import pytest
@@ -37,16 +37,24 @@ _FOREIGN = re.compile(
 )
 """Names of variables that choose servers, stores, logins, folders and the look of outputs: those of whoever runs the tests
 are left out."""
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # where pytest keeps the folders of three runs
 _FROM_HERE = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
-_COLLECTING = mkdtemp(prefix="pairmill-home-")
+_IS_FIRST = "PYTEST_XDIST_WORKER" not in os.environ
+_TEMPORARY = tempfile.mkdtemp(prefix="pairmill-tests-") if _IS_FIRST else tempfile.gettempdir()
+"""TMPDIR of all processes of the tests: those that a test kills leave folders in it."""
+Path(_TEMPORARY).chmod(0o711)  # Postgres does not run as root
+tempfile.tempdir = _TEMPORARY
+_COLLECTING = tempfile.mkdtemp(prefix="home-")
 """The home while test modules are imported: Prefect makes a folder in it, and warns if it cannot."""
+_OURS = {"XDG_CACHE_HOME": _CACHES, "HOME": _COLLECTING, "TMPDIR": _TEMPORARY}
 os.environ.clear()  # before a test module or a fixture of the session reads it
-os.environ.update(_FROM_HERE | {"XDG_CACHE_HOME": _CACHES, "HOME": _COLLECTING})
+os.environ.update(_FROM_HERE | _OURS)
 
 
 def pytest_unconfigure():
-    """Delete the home of the collection."""
-    rmtree(_COLLECTING, ignore_errors=True)
+    """Delete what the processes of all tests left."""
+    if _IS_FIRST:
+        rmtree(_TEMPORARY, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
