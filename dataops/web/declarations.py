@@ -3,7 +3,7 @@ else the Twitter card). Its opt-outs are in dataops.rights.signals.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -37,24 +37,25 @@ def parse_language(root: Attributes) -> str | None:
     return None
 
 
-def read_meta(name: str | None, property_: str | None, equivalent: str | None, content: str) -> list[tuple[str, str]]:
-    """Return (normalised key, content) for each key of a `<meta>` that extraction uses; nothing for most."""
-    found: list[tuple[str, str]] = []
-    for text in (name, property_ if property_ != name else None):
-        if text:
-            key, is_read = (_meta_key if len(text) <= _MAX_CACHED_NAME else _meta_key.__wrapped__)(text)
-            if is_read or is_of_robot(key, content):
-                found.append((key, content))
-    if equivalent and (key := normalise_key(equivalent)) in signals_by_name("header"):
-        found.append((key, content))
-    return found
+def read_meta(names: Sequence[str], content: str) -> list[tuple[str, str]]:
+    """Return (normalised key, content) for each key of a `<meta>` that extraction uses; nothing for most.
+
+    Args:
+        names: its `name`, `property` and `http-equiv`, each '' if it has none.
+    """
+    keys = (_meta_keys if len("".join(names)) <= _MAX_CACHED_NAME else _meta_keys.__wrapped__)(*names)
+    return [(key, content) for key, is_read in keys if is_read or is_of_robot(key, content)]
 
 
 @lru_cache(maxsize=10_000)
-def _meta_key(name: str) -> tuple[str, bool]:
-    """Return the normalised name of a `<meta>`, and whether it is used whatever its content."""
-    key = normalise_key(name)
-    return key, bool(re.match("(og|twitter):(image|title|description)", key)) or is_meta_read(key)
+def _meta_keys(name: str, property_: str, equivalent: str) -> list[tuple[str, bool]]:
+    """Return the normalised keys of a `<meta>` that may be used, and whether they are whatever its content."""
+    found = [
+        (key, bool(re.match("(og|twitter):(image|title|description)", key)) or is_meta_read(key))
+        for key in map(normalise_key, filter(None, dict.fromkeys((name, property_))))
+    ]
+    key = normalise_key(equivalent)
+    return [*found, (key, True)] if key in signals_by_name("header") else found
 
 
 def resolve_terms(signals: Iterable[str], base: str, max_url_chars: int) -> set[str]:

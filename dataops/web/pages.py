@@ -276,12 +276,12 @@ class _Page:
         found: list[tuple[str, str]] = []
         for node in self.by_tag.get("meta", ()):
             attributes = node.attributes
+            names = [attributes.get(key) or "" for key in ("name", "property", "http-equiv")]
             content = attributes.get("content")
-            if not content and is_meta_read(name := normalise_key(attributes.get("name") or "")):
+            if not content and is_meta_read(name := normalise_key(names[0])):
                 content = name  # `<meta name="noai">` says it by its name
             if content:
-                names = attributes.get("name"), attributes.get("property"), attributes.get("http-equiv")
-                found += read_meta(*names, content)
+                found += read_meta(names, content)
         return found
 
     def image_pairs(self) -> list[PagePair]:

@@ -21,8 +21,11 @@ from dataops.web.page_pairs import MAX_IMAGES
 from dataops.web.urls import MAX_DATA_URL_CHARS, Resolver
 
 _SHORTEST = len('{"path":"IMG@/src"},')
+_KEY_LENGTHS = (4, 3, 3, 3, 5)
+# Keys and the quotes behind them as numbers, and the bits that they take of what _word returns.
+_KEYS = tuple(int.from_bytes(name + b'"', "little") for name in (b"path", b"rel", b"url", b"alt", b"title"))
+_KEY_MASKS = tuple((1 << 8 * length + 8) - 1 for length in _KEY_LENGTHS)
 # Short texts as numbers, as _number returns them.
-_KEYS = tuple(int.from_bytes(b"\1" + name, "big") for name in (b"path", b"rel", b"url", b"alt", b"title"))
 _HTTP, _AUTHORITY, _DATA = (int.from_bytes(b"\1" + text, "big") for text in (b"http", b"://", b"data:"))
 _IMAGE = int.from_bytes(b"IMG@/src", "big")
 _LOW, _HIGH = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
@@ -151,7 +154,7 @@ def _build() -> dict[str, NDArray[np.bool_]]:
 def _skip_space(data, at):
     """Return the position of the next byte of the JSON that is no white space, at most the last one."""
     last = len(data) - 1
-    while at < last and data[at] <= ord(" "):
+    while at < last and data[np.uint64(at)] <= ord(" "):
         at += 1
     return min(at, last)
 
@@ -162,21 +165,34 @@ def _zero_bytes(word):
     return (word - _LOW) & ~word & _HIGH
 
 
+@compiled(inline="always")
+def _byte(data, at):
+    """Return a byte; for a signed index, numba would also handle a negative one."""
+    return data[np.uint64(at)]
+
+
+@compiled(inline="always")
+def _word(data, at):
+    """Return eight bytes as a little-endian number."""
+    word, first = np.uint64(0), np.uint64(at)
+    for i in range(8):
+        word |= np.uint64(data[first + np.uint64(i)]) << np.uint64(8 * i)
+    return word
+
+
 @compiled(nogil=True)
 def _string_end(data, at):
     """Return the position of the quote that ends the string whose content begins at a position."""
     last = len(data) - 1
     while at + 8 <= last:
-        word, first = np.uint64(0), np.uint64(at)  # for a signed index, numba also handles a negative one, byte by byte
-        for i in range(8):
-            word |= np.uint64(data[first + np.uint64(i)]) << np.uint64(8 * i)
+        word = _word(data, at)
         found = _zero_bytes(word ^ _QUOTES) | _zero_bytes(word ^ _BACKSLASHES)
         if not found:
             at += 8
             continue
         found &= ~found + np.uint64(1)
         at += np.int64(((found >> np.uint64(7)) * np.uint64(0x0001020304050607)) >> np.uint64(56))
-        if data[at] == ord('"'):
+        if _byte(data, at) == ord('"'):
             return at
         at += 2
     while at < last and data[at] != ord('"'):
@@ -271,19 +287,24 @@ def _read_link(data, at, spans):
     """Write the spans of a link's values; return the position of the next link or the end, or _NO_TEXT."""
     spans[:] = 0
     at = _skip_space(data, at + 1)
-    while data[at] != ord("}"):
-        end = _string_end(data, at + 1)
-        if data[at] != ord('"') or _is_escaped(data, at + 1, end):
+    while _byte(data, at) != ord("}"):
+        if _byte(data, at) != ord('"'):
             return _NO_TEXT
-        key, which = _number(data, at + 1, end), -1
-        for i in range(5):
-            if key == np.uint64(_KEYS[i]):
-                which = i
+        which, end = -1, at
+        if at + 9 <= len(data):  # what follows a key in JSON is longer
+            word = _word(data, at + 1)
+            for i in range(5):
+                if word & np.uint64(_KEY_MASKS[i]) == np.uint64(_KEYS[i]):
+                    which, end = i, at + 1 + _KEY_LENGTHS[i]
+        if which < 0:
+            end = _string_end(data, at + 1)
+            if _is_escaped(data, at + 1, end):
+                return _NO_TEXT
         at = _skip_space(data, end + 1)
-        if data[at] != ord(":"):
+        if _byte(data, at) != ord(":"):
             return _NO_TEXT
         at = _skip_space(data, at + 1)
-        if data[at] == ord('"'):
+        if _byte(data, at) == ord('"'):
             start, at = at + 1, _string_end(data, at + 1)
             if which >= 0:
                 spans[which, 0], spans[which, 1] = start, at
@@ -292,12 +313,12 @@ def _read_link(data, at, spans):
             if which >= 0:
                 spans[which, 0] = -1
             at = _value_end(data, at)
-        if data[at] == ord(","):
+        if _byte(data, at) == ord(","):
             at = _skip_space(data, at + 1)
-        elif data[at] != ord("}"):
+        elif _byte(data, at) != ord("}"):
             return _NO_TEXT
     at = _skip_space(data, at + 1)
-    return _skip_space(data, at + 1) if data[at] == ord(",") else at
+    return _skip_space(data, at + 1) if _byte(data, at) == ord(",") else at
 
 
 @compiled(nogil=True)

@@ -355,11 +355,10 @@ def _select_metas(metas: Sequence[MetaTag]) -> list[tuple[str, str]]:
     """Return (name or property in lower case, content) of each meta that extraction uses."""
     selected: list[tuple[str, str]] = []
     for meta in metas:
-        content, name, property_ = meta.content, meta.name, meta.property
-        if content and (name == LANGUAGE_META or property_ == LANGUAGE_META):
-            selected.append((LANGUAGE_META, content))
-        elif content:
-            selected += read_meta(name, property_, meta.http_equiv, content)
+        if not (content := meta.content):
+            continue
+        names = meta.name, meta.property, meta.http_equiv
+        selected += [(LANGUAGE_META, content)] if LANGUAGE_META in names[:2] else read_meta(names, content)
     return selected
 
 
