@@ -20,12 +20,9 @@ def web():
         yield web
 
 
-@pytest.mark.parametrize("is_remote", [False, True], ids=["folder", "S3"])
-def test_a_later_run_fetches_only_changed_images(tmp_path, web, is_remote, request):
-    if is_remote:
-        request.getfixturevalue("s3_environment")
+def test_a_later_run_fetches_only_changed_images(tmp_path, web, s3_environment):
     urls = [f"http://versioned.test/{name}" for name in ("1.png", "2.png", "gone.png", "says-no.png")]
-    place = f"s3://mill/{tmp_path.name}/originals" if is_remote else str(tmp_path / "originals")
+    place = f"s3://mill/{tmp_path.name}/originals"
     options = {"connect_to": web.connect_to(), "originals": place}
     first, before = fetched(tmp_path / "a", urls, **options)
     assert set(first.values()) == {None}

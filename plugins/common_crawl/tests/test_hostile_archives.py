@@ -81,8 +81,13 @@ BLOCK = http(b"<html>" + bytes(range(256)) * (ENOUGH // 256))
 HUGE["a large page"] = HEAD + b"Content-Length: %d\r\n\r\n" % len(BLOCK) + BLOCK + b"\r\n\r\n"
 
 
-@pytest.mark.parametrize("name", HUGE)
-@pytest.mark.parametrize("packed", PACKED)
+@pytest.mark.parametrize(
+    ("packed", "name"),
+    [
+        *((packed, name) for packed in ("plain", "gz") for name in HUGE),
+        *((packed, name) for packed in ("zstd", "lz4") for name in ("zeros", "a large page", "a head without an end")),
+    ],
+)
 def test_read_pages_reads_the_records_around_a_hostile_one(tmp_path, name, packed):
     pack = PACKED[packed]
     data = pack(GOOD) + pack(HUGE[name]) + pack(GOOD)

@@ -180,31 +180,6 @@ def test_read_wat_repairs_and_reports_invalid_text():
     assert [damage.reason for damage in damages] == ["odd_json", "odd_json"]
 
 
-def test_extract_wat_pairs_has_the_declarations_of_the_page():
-    metas = [
-        {"name": "HTML@/lang", "content": "pt_BR"},
-        {"name": "ROBOTS", "content": "noindex, NoImageAI"},
-        {"property": "og:image", "content": "/og.jpg"},
-        {"property": "og:title", "content": "The title"},
-        {"property": "og:description", "content": "What it is about"},
-        {"property": "og:image:width", "content": "1200"},
-    ]
-    license = {"path": "A@/href", "url": "http://creativecommons.org/licenses/by-sa/4.0/", "rel": "license noopener"}
-    html = {"Links": [image("a.jpg", "An image"), license], "Head": {"Metas": metas, "Base": "http://cdn.example/x/"}}
-    url = "https://site.example/"
-    data = json_record(url, page_value(url, html, {"TDM-Reservation": "1"}))
-    [first, *others] = actual_rows(data)[0]
-    directives = "noimageai,noindex,tdm-reservation"
-    expected = ("http://creativecommons.org/licenses/by-sa/4.0/", url, "pt-br", directives)
-    assert first[:4] == ("http://cdn.example/x/a.jpg", "An image", "alt", "opt_out")
-    assert (first[4], *first[7:]) == expected
-    assert [row[:3] for row in others] == [
-        ("http://cdn.example/og.jpg", "The title", "og"),
-        ("http://cdn.example/og.jpg", "What it is about", "og"),
-    ]
-    assert others[0][5] == 1200
-
-
 @pytest.mark.parametrize(
     ("head", "headers", "directives"),
     [

@@ -8,7 +8,6 @@ import pytest
 from plugins.croissant.croissant import CONFORMS_TO
 from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair
 
-mlcroissant = pytest.importorskip("mlcroissant")
 pytestmark = pytest.mark.filterwarnings(  # theirs: rdflib's old classes, and files left to the collector
     "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
@@ -30,6 +29,9 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dataset(made, tmp_path_factory):
+    mlcroissant = pytest.importorskip(
+        "mlcroissant"
+    )  # here, since each process collects all tests, and it takes seconds
     from mlcroissant._src.operation_graph.operations import extract
 
     records = []

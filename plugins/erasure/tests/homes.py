@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -127,6 +128,7 @@ def put_unfinished(store, download, key):
 def copy_home(template, tmp_path, monkeypatch):
     now = LeaseTimes(orphan=0)
     monkeypatch.setattr(takedown, "Context", partial(Context, pool=InlineExecutor(), lease_times=now))
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # no test loses power
 
     def copy(name):
         home = tmp_path / name

@@ -29,16 +29,6 @@ def site(name, **options):
     )
 
 
-def test_unusable_key_file_is_a_problem_of_the_download_and_of_the_crawl(tmp_path):
-    missing = identity(tmp_path / "none.pem")
-    problem = f"identity.key_file: {tmp_path}/none.pem does not exist on {os.uname().nodename}"
-    contact = {"contact": "mailto:a@b.test"}
-    for table in (DownloadConfig(identity=missing, **contact), site("", identity=missing)):
-        assert [line[: len(problem)] for line in table.problems()] == [problem]
-    create_key(tmp_path / "none.pem")
-    assert DownloadConfig(identity=missing, **contact).problems() == []
-
-
 def test_worker_without_the_key_ends_the_stage_with_the_remedy_of_its_machine(tmp_path):
     path, machine = tmp_path / "k.pem", os.uname().nodename
     config = pickle.loads(pickle.dumps(DownloadConfig(identity=identity(path), contact="mailto:a@b.test")))

@@ -76,19 +76,6 @@ def test_extract_splits_a_long_parquet_list_into_parts_with_the_same_rows(tmp_pa
     assert [json.loads(extra) for extra in read_parts(store, split)["extra"].to_pylist()][3] == {"similarity": 0.3}
 
 
-def test_extract_fails_on_a_broken_list_unless_max_failed_files_allows_it(tmp_path):
-    whole = laion(tmp_path / "lists" / "a.parquet").read_bytes()
-    (tmp_path / "lists" / "broken.parquet").write_bytes(whole[:-20])
-    paths = [str(tmp_path / "lists" / "*.parquet")]
-    with pytest.raises(SourceError, match=r"broken\.parquet: cannot be read"):
-        extract(tmp_path, *paths)
-    manifest = extract(tmp_path, *paths, max_failed_files=1)
-    assert manifest.counts.kept == 9
-    [[name, error]] = manifest.facts["failed_files"]
-    assert name == "broken.parquet"
-    assert "cannot be read" in error
-
-
 def test_further_captions_of_a_list_are_rows_with_their_kind_in_every_format(tmp_path):
     (tmp_path / "lists").mkdir()
     rows = [

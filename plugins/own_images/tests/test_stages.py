@@ -59,24 +59,22 @@ def digests(made):
     return {name: one.content_digest for name, one in made.items()}
 
 
-def test_dataset_of_an_archive_and_own_images(tmp_path, one_thread):
+def test_dataset_of_an_archive_and_own_images(own, tmp_path):
     pytest.importorskip("plugins.archives")
     sources = write_sources(tmp_path)
     config, problems = validate_values({"name": "x", "source": sources, "download": {"image_size": 32}})
     assert not problems
     assert not config.stage_config("download").problems(), "no contact is needed where no host is asked"
-    made = run(tmp_path, sources, one_thread)
+    made = run(tmp_path, sources, PicklingExecutor())  # as in worker processes
     store = FolderStore(tmp_path / "store")
     assert made["pack"].counts.kept == 24
     assert made["pack"].facts["sources"] == {"warc": 6, "mine": 6, "webdataset": 6, "set": 6}
-    apart = run(tmp_path / "apart", sources, PicklingExecutor())
-    assert digests(apart) == digests(made), "as in worker processes"
     card = store.read(made["pack"].path("DATASET.md")).decode()
     (row,) = [line for line in card.splitlines() if line.startswith("| mine | folder |")]
     assert "//a.test/licence" in row
     assert row.endswith("| 1 | 6 | 6 | 6 | 25.0% |")
-    alone = run(tmp_path / "alone", sources[1], one_thread)
-    card = FolderStore(tmp_path / "alone/store").read(alone["pack"].path("DATASET.md")).decode()
+    folder, _, alone = own
+    card = FolderStore(folder / "store").read(alone["pack"].path("DATASET.md")).decode()
     assert "Captions are those of files that the sources name." in card
     assert "one host" not in card
 

@@ -153,15 +153,6 @@ def test_quantiles_equal_those_of_polars(values):
     assert {cut: score_of_key(key) for cut, key in keys.items()} == expected
 
 
-def test_the_order_of_rules_changes_only_the_reason():
-    rows = scored(0.9, 0.1, 0.5)
-    low, top = {"score": "clip_score", "min": 0.2}, {"score": "clip_score", "top_fraction": 0.4}
-    assert reasons(rows, low, top) == [None, "clip_score_low", None]
-    assert reasons(rows, top, low) == [None, "clip_score_not_top", None]
-    assert reasons(rows) == [None, None, None]
-    assert reasons([], low, top) == []
-
-
 @pytest.mark.parametrize(
     ("rule", "message"),
     [

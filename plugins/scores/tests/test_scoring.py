@@ -94,7 +94,7 @@ def test_remaining_rows_have_scores_and_rules_drop_by_them(tmp_path, checkpoint)
 def test_rules_keep_the_same_rows_for_any_sharding_and_batches(tmp_path, checkpoint):
     rule = {"score": "clip_score", "top_fraction": 0.5, "by": "language"}
     found = []
-    for size, batch in ((1, 3), (100, 1000)):
+    for size, batch in ((5, 3), (100, 1000)):
         store = FolderStore(tmp_path / str(size))
         found.append(rows_of(store, curate_pairs(store, pairs(), checkpoint, size, rule, batch_rows=batch)))
     keep = ("clip_score", "drop_reason")

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from dataops.text.query_list import QUERIES, read_queries
+from dataops.text.query_list import QUERIES
 from plugins.demo.queries import MIN_INFORMATION, MIN_PAIR, MIN_WORD, build_queries
 
 
@@ -23,8 +23,3 @@ def test_queries_are_words_and_collocations(queries):
         least = MIN_WORD if row["kind"] == "unigram" else MIN_PAIR
         assert row["count"] >= least
         assert (row["score"] is None) == (row["kind"] == "unigram") or row["score"] >= MIN_INFORMATION
-
-
-def test_the_build_writes_the_queries(web, queries):
-    assert read_queries(web.queries) == queries["query"].to_list()
-    assert web.counts["queries"] == queries.height

@@ -77,10 +77,3 @@ def test_check_clock_warns_of_a_difference(careless):
         assert (check.ok, check.severity) == (False, "warning")
         assert word in check.detail
         assert "timedatectl" in check.remedy
-
-
-def test_check_clock_reports_a_server_that_does_not_answer(monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    check = store_checks.check_clock("s3://bucket/prefix")
-    assert "the store's answer has no time" in check.detail

@@ -25,7 +25,7 @@ from tasks.search import INDEXES
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.dataset_chain import chain, pair
 
-SHARDS, FEWER = 60, 20
+SHARDS, FEWER = 30, 12
 LISTED = 1000
 """Names that a request lists."""
 
@@ -154,13 +154,13 @@ def test_one_url_in_a_thousand_shards_takes_few_requests_and_the_next_run_reuses
 def test_plan_counts_the_parts_of_a_dataset_without_an_index(tmp_path, monkeypatch, capsys):
     load = plugins.load
     monkeypatch.setattr(plugins, "load", lambda kind: {} if kind == INDEXES else load(kind))
-    project = Project(tmp_path / "a", 48, monkeypatch)
+    project = Project(tmp_path / "a", 24, monkeypatch)
     project.run()
     planned = plan_takedown(project.store, [Target("url", project.pairs[7]["url"])])
     project.store.count()
     project.take_down(capsys, project.pairs[7]["url"])
     took = project.store.count()
-    assert took > 4 * 24, "each part is read"
+    assert took > 4 * 12, "each part is read"
     assert abs(planned["requests"] - took) <= took / 10
 
 
@@ -224,27 +224,27 @@ def test_a_deletion_reads_each_table_once_and_no_shard(tmp_path, monkeypatch, ca
     assert estimate_requests(0, 1000, 900) - estimate_requests(0, 0, 0) == 1000 * each - 3 * 1000 + LISTINGS * 8
 
 
-def test_ten_versions_that_share_a_shard_cost_one_rewrite_and_are_deleted_one_by_one(tmp_path, monkeypatch, capsys):
-    project = Project(tmp_path / "a", 24, monkeypatch)
+def test_versions_that_share_a_shard_cost_one_rewrite_and_are_deleted_one_by_one(tmp_path, monkeypatch, capsys):
+    project = Project(tmp_path / "a", 12, monkeypatch)
     store, versions = project.store, [project.run()]
     shards = {row["url"]: row["shard"] for row in read_parts(store, versions[0]).to_pylist()}
     urls = list({shard: url for url, shard in shards.items()}.items())  # one of each shard
-    for _, url in urls[:9]:
+    for _, url in urls[:3]:
         (next_key,) = {one["next"] for one in project.take_down(capsys, url)["datasets"]}
         versions.append(project.load(next_key))
-    assert len({one.key for one in versions}) == 10
-    assert len({one.named(urls[9][0])[0].sha256 for one in versions}) == 1
+    assert len({one.key for one in versions}) == 4
+    assert len({one.named(urls[3][0])[0].sha256 for one in versions}) == 1
     before = {name for name in store.names("pack") if name.endswith(".tar")}
-    report = project.take_down(capsys, urls[9][1])
-    assert len(report["datasets"]) == 10
+    report = project.take_down(capsys, urls[3][1])
+    assert len(report["datasets"]) == 4
     (next_key,) = {one["next"] for one in report["datasets"]}
     assert len({name for name in store.names("pack") if name.endswith(".tar")} - before) == 1
     last = project.load(next_key)
     assert project.run() == last
-    removed = {url for _, url in urls[:10]}
+    removed = {url for _, url in urls[:4]}
     assert {row["url"] for row in read_parts(store, last).to_pylist()} == shards.keys() - removed
-    other = Project(tmp_path / "b", 24, monkeypatch)
-    for _, url in urls[:10]:
+    other = Project(tmp_path / "b", 12, monkeypatch)
+    for _, url in urls[:4]:
         record_request(other.store, make_request([Target("url", url)], ""))
     anew = other.run()
     assert not anew.homes

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 
 import pytest
 
@@ -47,6 +48,21 @@ def packed(store, upstream):
     return make(plan(PACK, PackConfig(shard_size=4), 0, upstream, store), inline_context(store, store.root))
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Return a store with a dataset of some pairs, its upstream, and the dataset."""
+    store = FolderStore(tmp_path_factory.mktemp("made") / "store")
+    upstream = curated(store, some_pairs(), 7)
+    return store, upstream, packed(store, upstream)
+
+
+@pytest.fixture
+def dataset(made, store):
+    """Return upstream and dataset in a copy of the store."""
+    shutil.copytree(made[0].root, store.root)
+    return made[1:]
+
+
 def take_down(store, *targets):
     request = takedown_requests.make_request(targets, "a letter")
     lineage, registry = Lineage(store), Registry(query=False)
@@ -82,11 +98,10 @@ def test_takedown_of_a_further_caption_removes_its_sample(store, target):
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_takedown_removes_all_bytes_and_rewrites_only_touched_shards(store, kind):
+def test_takedown_removes_all_bytes_and_rewrites_only_touched_shards(store, dataset, kind):
     target, matches = TARGETS[kind]
-    pairs = some_pairs()
+    pairs, (_, old) = some_pairs(), dataset
     removed = [row for row in pairs if matches(row)]
-    old = packed(store, curated(store, pairs, 7))
     (outcome,) = take_down(store, target)
     new = outcome.successor
     assert outcome.error == ""
@@ -119,9 +134,9 @@ def test_takedown_removes_all_bytes_and_rewrites_only_touched_shards(store, kind
     assert [i.key for i in new.inputs if i.stage == "takedown"] == new.facts["takedowns"]
 
 
-def test_packing_after_a_takedown_makes_the_same_bytes_as_rewriting(tmp_path):
+def test_packing_after_a_takedown_makes_the_same_bytes_as_rewriting(made, tmp_path):
     first, second = FolderStore(tmp_path / "a"), FolderStore(tmp_path / "b")
-    packed(first, curated(first, some_pairs(), 7))
+    shutil.copytree(made[0].root, first.root)
     (outcome,) = take_down(first, TARGETS["domain"][0])
     takedown_requests.record_request(second, takedown_requests.make_request([TARGETS["domain"][0]], ""))
     repacked = packed(second, curated(second, some_pairs(), 7))
@@ -131,8 +146,8 @@ def test_packing_after_a_takedown_makes_the_same_bytes_as_rewriting(tmp_path):
     assert repacked.facts | of_history == outcome.successor.facts | of_history
 
 
-def test_second_takedown_builds_on_the_first_and_changes_the_key(store):
-    old = packed(store, curated(store, some_pairs(), 7))
+def test_second_takedown_builds_on_the_first_and_changes_the_key(store, dataset):
+    _, old = dataset
     (first,) = take_down(store, TARGETS["url"][0])
     both = take_down(store, TARGETS["sha256"][0])
     assert {one.affected.dataset.key for one in both} == {old.key, first.successor.key}
@@ -143,9 +158,8 @@ def test_second_takedown_builds_on_the_first_and_changes_the_key(store):
     assert take_down(store, TARGETS["sha256"][0])[0].successor == second, "a repeated takedown makes nothing"
 
 
-def test_takedown_without_matches_changes_nothing(store):
-    upstream = curated(store, some_pairs(), 7)
-    old = packed(store, upstream)
+def test_takedown_without_matches_changes_nothing(store, dataset):
+    upstream, old = dataset
     assert take_down(store, Target("domain", "elsewhere.example")) == []
     assert packed(store, upstream) == old
     store.delete_tree("takedowns/datasets")
@@ -156,8 +170,8 @@ def test_takedown_without_matches_changes_nothing(store):
     assert packed(store, upstream).key == outcome.successor.key
 
 
-def test_prove_removal_raises_when_a_row_is_left(store):
-    old = packed(store, curated(store, some_pairs(), 7))
+def test_prove_removal_raises_when_a_row_is_left(store, dataset):
+    _, old = dataset
     uids = [read_parts(store, old)["uid"][3].as_py()]
     with pytest.raises(ContractError, match="still has a row"):
         prove_removal(store, old, [TARGETS["url"][0]], [], {})
@@ -168,8 +182,8 @@ def test_prove_removal_raises_when_a_row_is_left(store):
     assert prove_removal(store, old, [], [], {})[1].startswith("24 samples")
 
 
-def test_takedown_command_reports_and_deletes(store, tmp_path, capsys, read_json):
-    old = packed(store, curated(store, some_pairs(), 7))
+def test_takedown_command_reports_and_deletes(store, dataset, tmp_path, capsys, read_json):
+    _, old = dataset
     file = tmp_path / "letter.txt"
     file.write_text(
         "# from a lawyer\nhttp://host1.example/4.jpg  # one\n\nsite3.example\nhttp://host1.example/typo.jpg\n"
@@ -240,15 +254,15 @@ def test_read_targets_reads_the_same_from_txt_and_csv(tmp_path):
     ]  # fmt: skip
 
 
-def test_pack_raises_for_a_damaged_request(store):
-    upstream = curated(store, some_pairs(), 7)
+def test_pack_raises_for_a_damaged_request(store, dataset):
+    upstream, _ = dataset
     store.put(f"takedowns/{'a' * 16}.json", b'{"targets": ["domain:site3.example"], "requested_at": ""}')
     with pytest.raises(CorruptPart, match="has other targets"):
         packed(store, upstream)
 
 
-def test_model_trained_on_a_version_that_was_replaced_and_deleted_has_seen_the_pairs_too(store):
-    dataset = packed(store, curated(store, some_pairs(), 7))
+def test_model_trained_on_a_version_that_was_replaced_and_deleted_has_seen_the_pairs_too(store, dataset):
+    _, dataset = dataset
     report = {"versions": {"0" * 16: "1" * 16, "1" * 16: dataset.key, "2" * 16: "3" * 16}}
     store.put("takedowns/0000000000000000.report.json", json.dumps(report).encode())
     for number, key in enumerate(("0" * 16, "2" * 16)):

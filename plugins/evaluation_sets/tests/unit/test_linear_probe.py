@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from plugins.evaluation_sets import linear_probe
@@ -19,8 +17,17 @@ from plugins.evaluation_sets.linear_probe import (
 from training.evaluation.features import Examples
 
 
+def linear_model():
+    """Import the oracle only where it is used, since each process collects all tests."""
+    from sklearn import linear_model
+
+    return linear_model
+
+
 @pytest.fixture(scope="module")
 def digits():
+    from sklearn.datasets import load_digits
+
     scans, labels = load_digits(return_X_y=True)
     examples = Examples(torch.from_numpy(scans / 16).float(), torch.from_numpy(labels).long())
     return examples.select(np.arange(1000)), examples.select(np.arange(1000, 1797))
@@ -30,7 +37,7 @@ def digits():
 def test_fit_equals_scikit_learn(digits, strength):
     train, test = digits
     (ours,) = fit_each(train, 10, [strength])
-    theirs = LogisticRegression(C=1 / strength, max_iter=1000, tol=1e-4)
+    theirs = linear_model().LogisticRegression(C=1 / strength, max_iter=1000, tol=1e-4)
     theirs.fit(train.features_NW.double().numpy(), train.labels_N.numpy())
     np.testing.assert_allclose(ours.weights_CW.numpy(), theirs.coef_, atol=1e-3 * abs(theirs.coef_).max())
     expected = theirs.score(test.features_NW.double().numpy(), test.labels_N.numpy())
@@ -62,7 +69,7 @@ def test_the_search_finds_the_peak_in_few_steps(peak):
 def test_the_probe_refits_on_all_and_counts_unreadable_images_as_wrong(digits):
     train, test = digits[0].select(np.arange(120)), digits[1].select(np.arange(200))
     found = probe(train, None, test, 10, unreadable=3)
-    theirs = LogisticRegression(C=1 / found["strength"], max_iter=1000)
+    theirs = linear_model().LogisticRegression(C=1 / found["strength"], max_iter=1000)
     theirs.fit(train.features_NW.double().numpy(), train.labels_N.numpy())
     right = round(theirs.score(test.features_NW.double().numpy(), test.labels_N.numpy()) * len(test.labels_N))
     assert found["train"] == 120

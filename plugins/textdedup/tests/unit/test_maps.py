@@ -68,29 +68,19 @@ def test_filter_keeps_one_near_duplicate_per_host_or_overall(tmp_path):
     assert every.facts["examples"][NEAR]
 
 
-def test_order_parts_partitions_and_slices_do_not_change_near_captions(tmp_path):
+def test_order_parts_partitions_slices_and_workers_do_not_change_near_captions(tmp_path):
+    row_bytes = NEAR_CAPTIONS.row_bytes(NearCaptionsConfig(threshold=0.8))
+    assert plan_sizes(2500, 8, 4 << 20, row_bytes).partitions > 2
     rows = pairs([*slow.variants(6, 450), *["the same again"] * 20], hosts=4)
     found = set()
     for name, parts, stage in (
         ("a", 1, FILTER), ("b", 3, with_sizes(4)), ("c", 7, with_sizes(8, 1 << 7, 1 << 7)),
     ):  # fmt: skip
-        shuffled = random.Random(name).sample(rows, len(rows))
-        result = filtered(tmp_path / name, shuffled, parts, stage, near_captions={}, memory_limit_bytes=64 << 20)
+        shuffled, pool = random.Random(name).sample(rows, len(rows)), PicklingExecutor()
+        result = filtered(tmp_path / name, shuffled, parts, stage, pool, near_captions={}, memory_limit_bytes=64 << 20)
         found.add(tuple(ids(tmp_path / name, result)))
     assert len(found) == 1
     assert result.counts.dropped[NEAR] > 50
-
-
-def test_a_small_memory_limit_and_workers_do_not_change_near_captions(tmp_path):
-    rows, config = pairs(slow.variants(7, 2500), hosts=2), {"scope": "all"}
-    row_bytes = NEAR_CAPTIONS.row_bytes(NearCaptionsConfig(threshold=0.8))
-    assert plan_sizes(len(rows), 8, 4 << 20, row_bytes).partitions > 2
-    one = filtered(tmp_path / "one", rows, near_captions=config)
-    many, pool = with_sizes(3, 1000, 1000), PicklingExecutor()
-    two = filtered(tmp_path / "two", rows, 3, many, pool, near_captions=config, memory_limit_bytes=64 << 20)
-    assert (one.key, one.counts) == (two.key, two.counts)
-    assert ids(tmp_path / "one", one) == ids(tmp_path / "two", two)
-    assert one.counts.dropped[NEAR] > 250
 
 
 def test_near_captions_resume_at_the_first_missing_task(tmp_path):

@@ -21,7 +21,6 @@ from plugins.towers.tests.made_towers import table_of, write_bert, write_decoder
 from tests.pretended_card import pretended_card
 from tests.trainings import before_step, output_of, outputs_of, rows_of, run_training, stop_at
 from training.config import TrainConfig
-from training.data.loader import Dataset
 from training.hooks import used_hooks
 from training.job import Job, Stopped, read_job
 from training.model.checkpoint import load_model
@@ -34,13 +33,21 @@ ARCHITECTURE = "resnet18"
 PLAIN = {"workers": 2}
 
 
-@pytest.fixture
-def tables(tmp_path):
-    """Return the tables of a sentence encoder and a backbone, both frozen."""
-    write_bert(tmp_path / "bert")
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Return a folder with a sentence encoder and a backbone."""
+    folder = tmp_path_factory.mktemp("weights")
+    write_bert(folder / "bert")
     torch.manual_seed(1)
     config = BackboneConfig(kind="backbone", architecture=ARCHITECTURE, image_size=32, mean=(0, 0, 0), std=(1, 1, 1))
-    save_file(build(config).state_dict(), tmp_path / "net.safetensors")
+    save_file(build(config).state_dict(), folder / "net.safetensors")
+    return folder
+
+
+@pytest.fixture
+def tables(tmp_path, weights):
+    """Return the tables of copies of both, frozen."""
+    shutil.copytree(weights, tmp_path, dirs_exist_ok=True)
     return {
         "text_init": table_of(tmp_path / "bert", kind="bert"),
         "image_init": table_of(tmp_path / "net.safetensors", architecture=ARCHITECTURE, frozen=True),
@@ -216,15 +223,15 @@ def test_kept_features_serve_another_job_until_weights_or_data_change(make_job, 
         monkeypatch.setattr(module, writer, record)
 
     def run(output, **train):
-        path = make_job(output, image_size=32, epochs=1, **PLAIN, **{**tables, **train})
+        path = make_job(output, image_size=32, **PLAIN, **{**tables, **train})
         path.write_text(json.dumps({**json.loads(path.read_text()), "features": str(tmp_path / "kept")}))
         computed.clear()
-        assert run_training(path) == 0
+        set_up(read_job([str(path)], Job), torch.device("cpu"))
         return sorted(computed)
 
     assert run("a") == ["images", "images", "texts", "texts"]  # two shards
     assert run("b", lr=0.01) == []
-    for number, path in enumerate(sorted((tmp_path / "kept" / "towers").iterdir())):
+    for number, path in enumerate(sorted((tmp_path / "kept" / "towers").iterdir())[::2]):
         data = path.read_bytes()
         path.write_bytes(data[:-20] + bytes([data[-20] ^ 4]) + data[-19:])
         assert run(f"flipped-{number}") == [path.name.partition("-")[0]]
@@ -355,15 +362,3 @@ def test_what_the_recipe_lacks_is_an_error_that_names_the_key(tables, table, fie
     TrainConfig.model_validate(recipe)
     with pytest.raises((ValueError, ConfigError), match=message):
         TrainConfig.model_validate({**recipe, table: {**recipe[table], **fields}}).load_dimensions()
-
-
-def test_without_the_tables_the_key_of_a_config_stays_as_it_was():
-    assert not {"text_init", "image_init"} & TrainConfig().key_config().keys()
-
-
-def test_the_dataset_gives_the_square_at_the_centre(shards):
-    dataset = Dataset(shards, 16, 0)
-    loaded = dataset.load(3)
-    pixels = loaded[0]
-    left = round((pixels.shape[1] - 16) / 2)
-    assert dataset.load_square(3).tolist() == pixels[:, left : left + 16].tolist()

@@ -11,8 +11,8 @@ from dataops.store import FolderStore
 from dataops.trace.requests import Report, make_request, record_request, report_name
 from dataops.trace.targets import Target, image_targets
 from plugins.trace import command as flow
-from plugins.trace.tracing import Trace, final_rows
-from tasks.lineage.graph import DROPPED, KEPT, Lineage
+from plugins.trace.tracing import Trace
+from tasks.lineage.graph import Lineage
 from tasks.search import Search
 from tasks.tracking.registry import Registry
 from tests.manifests import build_manifest
@@ -172,13 +172,6 @@ def test_trace_prints_the_place_in_the_unit_of_its_source_and_long_urls(extracto
     assert url in printed, "no line is cut off"
     (found,) = json.loads(as_value)["stores"][0]["pairs"]
     assert (found["source_offset"], found["source_unit"]) == (1074, place.split()[2])
-
-
-def test_final_rows_yields_dropped_rows_of_each_stage_and_kept_rows_of_the_last(stored):
-    final = {(rows.manifest.stage, rows.prefix) for rows in final_rows(Lineage(stored[0]))}
-    assert final == {(stage, DROPPED) for stage in ("extract", "filter", "download", "curate", "pack")} | {
-        ("pack", KEPT)
-    }
 
 
 @pytest.mark.parametrize("as_json", [True, False])

@@ -7,7 +7,6 @@ import pytest
 
 from dataops.snapshot import Draft
 from plugins.versions.comparison import VersionSide, compare_versions, load_side
-from plugins.versions.history import VersionRow, format_metric
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
@@ -70,13 +69,3 @@ def test_datasets_that_are_equal_or_missing_are_not_compared(sides):
     found = compare_versions(other, second)
     assert found.note == "The dataset of version 0 is not in the store."
     assert found.metrics[0]["comparison"]["verdict"] == "better"
-
-
-def row(version, **metrics):
-    return VersionRow(str(version), "2026-01-02T03:04:05+00:00", (), "", "d" * 16, "r", metrics)
-
-
-def test_metric_is_shown_with_its_change_from_the_version_before():
-    oldest, newest = row(1, birds=0.5, pairs=10), row(2, birds=0.4)
-    assert [format_metric(name, newest, oldest) for name in ("birds", "pairs")] == ["40.00% (-10.00)", "-"]
-    assert [format_metric(name, oldest, None) for name in ("birds", "pairs")] == ["50.00%", "10"]
