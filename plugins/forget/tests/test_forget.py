@@ -16,7 +16,7 @@ from dataops.store import FolderStore
 from dataops.trace.requests import STAGE, make_request, record_request, report_name
 from dataops.trace.targets import Target
 from flows.records import RunRecord, StageRun, remember_store
-from plugins.forget.card import ForgetFacts
+from plugins.forget.card import ForgetFacts, describe_forgotten
 from plugins.forget.checkpoint import check_environments
 from plugins.forget.command import command
 from plugins.forget.places import FILE, count_start_shards, find_first_visits, make_plan
@@ -251,3 +251,11 @@ def test_the_command_names_what_it_cannot_do(lab, monkeypatch):
     with pytest.raises(ConfigError, match="there is no run 'run-2'"):
         command("run-2", request=(request,))
     assert command("run-1", json=True) == 0
+
+
+def test_a_card_names_what_is_forgotten():
+    assert describe_forgotten(build_manifest("train")) == []
+    facts = {"forget": {"base": "b" * 16, "removed": 2, "step": 5, "steps": 9, "forgotten": ["a" * 16]}}
+    (section,) = describe_forgotten(build_manifest("train", facts=facts))
+    assert section.rows == [["a" * 16, "forgotten exactly"]]
+    assert "2 places" in section.sentences[0]

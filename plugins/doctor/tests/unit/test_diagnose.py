@@ -155,3 +155,9 @@ def test_look_ups_a_second_are_measured_by_the_hosts_of_earlier_downloads(tmp_pa
     assert "download.resolvers" in check.remedy
     config.write_text('[download]\nproxy = "http://p.test:1"\n')
     assert doctor.check_dns(config, tmp_path) == [], "the proxy resolves them"
+
+
+def test_installed_torch_cuda_agrees_with_torch():
+    import torch  # in seconds where all tests are collected
+
+    assert machine_checks.installed_torch_cuda() == torch.version.cuda
