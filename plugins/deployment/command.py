@@ -28,7 +28,10 @@ def deploy(
     ] = "register",
     overlap: Annotated[
         Literal["skip", "queue"],
-        Parameter(help="Whether a scheduled run is queued or skipped while the last one still runs."),
+        Parameter(
+            help="Whether a scheduled run is queued or skipped while the last one still runs; skip begins only the newest"
+            " of several late ones."
+        ),
     ] = "queue",
     notify: Annotated[
         tuple[str, ...],

@@ -11,12 +11,16 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import anyio
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.runner._flow_run_executor import FlowRunExecutorContext
+from prefect.states import Cancelled
 from prefect.utilities.processutils import command_to_string, get_sys_executable
 from prefect.workers import process
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
@@ -120,6 +124,30 @@ class PatientExecutorContext(FlowRunExecutorContext):
 
 process.FlowRunExecutorContext = PatientExecutorContext  # pyright: ignore[reportPrivateImportUsage]
 
+
+async def _keep_newest(found: Sequence[Any], now: datetime, submitted: Collection[UUID], client: Any) -> list[Any]:
+    """Cancel the late runs of a schedule that `--overlap skip` leaves out, and return the others.
+
+    Args:
+        submitted: the ids of runs that the worker begins already.
+    """
+    late = dict[UUID, list[Any]]()
+    for run in (entry.flow_run for entry in found):
+        if run.auto_scheduled and run.expected_start_time <= now:
+            late.setdefault(run.deployment_id, []).append(run)
+    skipped = set[UUID]()
+    for deployment, runs in late.items():
+        *older, newest = sorted(runs, key=lambda run: run.expected_start_time)
+        options = (await client.read_deployment(deployment)).concurrency_options if older else None
+        if options is not None and options.collision_strategy is ConcurrencyLimitStrategy.CANCEL_NEW:
+            why = Cancelled(message=f"It was late, and so is a newer run of its deployment, {newest.name}.")
+            for run in older:
+                if run.id not in submitted:
+                    await client.set_flow_run_state(run.id, why)
+                    skipped.add(run.id)
+    return [entry for entry in found if entry.flow_run.id not in skipped]
+
+
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*matches existing registered type")
 
@@ -136,6 +164,14 @@ with warnings.catch_warnings():
                 with anyio.CancelScope(shield=True):
                     await self._propose_crashed_state(flow_run, "Its worker was stopped.")
                 raise
+
+        async def _get_scheduled_flow_runs(self) -> list[Any]:
+            """Return the runs that are due. Of late ones of a deployment that skips, only the newest is left.
+
+            Prefect's worker begins all at once, the server lets one of them run, and that may be any.
+            """
+            found, now = await super()._get_scheduled_flow_runs(), datetime.now(UTC)
+            return await _keep_newest(found, now, self._submitting_flow_run_ids, self.client)
 
         async def _propose_crashed_state(self, flow_run: Any, message: str, client: Any = None) -> None:
             """Report a crash, unless the end of this attempt is recorded already.

@@ -1,11 +1,11 @@
 import asyncio
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import ConcurrencyOptions, FlowRun, State, StateType
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus, StateAcceptDetails
 from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from prefect.workers.process import ProcessWorker
@@ -126,3 +126,37 @@ def test_a_killed_process_is_reported_once_and_no_retry_is_ended(earlier, since,
     with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):  # no server gets its log
         asyncio.run(worker._propose_crashed_state(begun, "it was killed", client=server))
     assert [one.name for one in server.states[before:]] == (["Crashed"] if reported else [])
+
+
+@pytest.mark.parametrize(("strategy", "left"), [("CANCEL_NEW", [2, 3, 4]), ("ENQUEUE", [0, 1, 2, 3, 4])])
+def test_only_the_newest_of_late_runs_begins_where_runs_are_skipped(monkeypatch, strategy, left):
+    """Run 3 is not due yet, and 4 was asked for by hand."""
+    now, cancelled = datetime.now(UTC), []
+
+    class Client:
+        async def read_deployment(self, deployment_id):
+            return SimpleNamespace(concurrency_options=ConcurrencyOptions(collision_strategy=strategy))
+
+        async def set_flow_run_state(self, flow_run_id, new):
+            cancelled.append((flow_run_id.int, new.name))
+
+    async def find_due(self):
+        return [SimpleNamespace(flow_run=run) for run in runs]
+
+    runs = [
+        FlowRun(
+            id=UUID(int=n),
+            flow_id=UUID(int=9),
+            deployment_id=UUID(int=8),
+            name=str(n),
+            auto_scheduled=n != 4,
+            expected_start_time=now + timedelta(hours=min(n, 3) - 2.5),
+        )
+        for n in range(5)
+    ]
+    monkeypatch.setattr(ProcessWorker, "_get_scheduled_flow_runs", find_due)
+    worker = FlowWorker(work_pool_name="pool")
+    worker._client = Client()
+    found = asyncio.run(worker._get_scheduled_flow_runs())
+    assert [one.flow_run.id.int for one in found] == left
+    assert cancelled == [(n, "Cancelled") for n in range(5) if n not in left]
