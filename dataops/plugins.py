@@ -51,7 +51,7 @@ class Configurable(Protocol):
 def load(kind: str) -> Mapping[str, Any]:
     """Return the objects of a kind by name, in the order of their `order` (a number, 100 by default), then of their names.
 
-    Objects whose module, or a package that their module imports, is not installed are left out.
+    Left out are objects that need a package which is not installed, and those of pairmill whose module is missing.
 
     Raises: ConfigError if a plugin's object cannot be imported for another reason: it names the distribution.
     """
@@ -133,7 +133,7 @@ def extend(model: type[ModelT], kind: str) -> type[ModelT]:
     The class has `plugin_fields`, the name and version of the plugin by field (the core's own
     fields are not among them), and `plugin_kinds`, the kinds whose objects may have keys in it.
 
-    Raises: ConfigError if two objects have the same key, or a key has no default.
+    Raises: ConfigError if two objects have the same key or drop reason, or a key has no default.
     """
     from pydantic import BaseModel, create_model  # the list of commands needs no model
 
@@ -142,15 +142,16 @@ def extend(model: type[ModelT], kind: str) -> type[ModelT]:
     plugin_fields: dict[str, tuple[str, int]] = {}
     owners = dict.fromkeys(model.model_fields, model.__name__)
     for name, value in load(kind).items():
-        config = value.config if isinstance(value, Configurable) else None
-        if config is None:
+        if not isinstance(value, Configurable):
+            raise ConfigError(f"{kind} {name}: {_points(kind)[name].value} is {value!r}, without config and table")
+        if (config := value.config) is None:
             continue
         fields = [value.table] if value.table else list(config.model_fields)
         checks = config.__pydantic_decorators__  # a validator would replace another one of its name
         methods = [] if value.table else [*checks.field_validators, *checks.model_validators]
-        used = (*fields, *methods)
+        used = (*fields, *methods, f"reason {getattr(value, 'reason', name)}")
         if doubled := [one for one in used if one in owners]:
-            what = "config key" if doubled[0] in fields else "validator"
+            what = "config key" if doubled[0] in fields else "validator" if doubled[0] in methods else "drop"
             raise ConfigError(f"{kind} {name}: its {what} {doubled[0]} is already that of {owners[doubled[0]]}")
         owners |= dict.fromkeys(used, name)
         if value.table:
@@ -161,8 +162,8 @@ def extend(model: type[ModelT], kind: str) -> type[ModelT]:
                     f"{kind} {name}: its config key {required[0]} has no default; give one that turns it off"
                 )
             mixins.append(config)
-        if not _is_core(_points(kind)[name]):
-            plugin_fields |= dict.fromkeys(fields, (name, getattr(value, "version", 1)))
+        if (version := plugin_version(kind, name)) is not None:
+            plugin_fields |= dict.fromkeys(fields, (name, version))
     bases = (model, *reversed(mixins))  # pydantic orders keys from the last base on
     made: Any = create_model(
         model.__name__, __base__=bases, __module__=model.__module__, __doc__=model.__doc__, **tables
@@ -184,7 +185,7 @@ def require(packages: Iterable[str], extra: str, purpose: str) -> None:
 
     Raises: ConfigError with the command that installs them.
     """
-    if lacking := [name for name in packages if importlib.util.find_spec(name) is None]:
+    if lacking := [name for name in packages if not _is_installed(name)]:
         raise ConfigError(
             f"{purpose} needs {', '.join(lacking)}, not installed here: pip install 'pairmill[{_extra(extra)}]'"
         )
@@ -235,7 +236,9 @@ def _import(point: EntryPoint) -> Any:
     except Exception as error:
         if _is_core(point):
             raise
-        if isinstance(error, ModuleNotFoundError) and not (error.name and _is_installed(error.name) and _exists(point)):
+        if isinstance(error, ModuleNotFoundError) and (
+            not (error.name and _is_installed(error.name)) if _exists(point) else point.module.startswith("plugins.")
+        ):
             return None
         raise ConfigError(
             f"{_owner(point)}: cannot import {point.value}: {type(error).__name__}: {error}; update or uninstall it"

@@ -45,7 +45,9 @@ def up(
 
 def down(*, json: Json = False) -> int:
     """Stop the servers and workers that pairmill started."""
-    return show_services(services.down(), as_json=json)
+    with print_waits():
+        stopped = services.down()
+    return show_services(stopped, as_json=json)
 
 
 def status(

@@ -20,7 +20,6 @@ from flows.pipeline import PIPELINE
 from flows.planning.reasons import Wanted, choose_nearest, find_differences
 from flows.records import FINISHED, RunRecord, read_record
 from flows.run import Step
-from tasks.download.hooks import load_hooks
 from tasks.download.outcome import describe_longest, estimate_longest
 from tasks.engine.context import Context
 from tasks.engine.stage import plan as plan_snapshot
@@ -152,11 +151,9 @@ class _Planner:
             return
         planned = PlannedStage(name, "make", key)
         planned.why = ["--force"] if force else damage or self._explain(step, wanted, earlier, key)
-        if name != "download" or not any(hook.recovers for hook in load_hooks().values()):
-            older = []
         for one in [key, *older] if key and not force else []:
             if finished := len(Draft(self.store, name, one).finished()):
-                which = "an attempt" if one == key else f"download/{one}, which an accepted version began,"
+                which = "an attempt" if one == key else f"{name}/{one}, which an accepted version began,"
                 planned.action, planned.finished_tasks, planned.why = "resume", finished, [f"{which} is unfinished"]
                 break
         self._estimate(step, planned, _by_nearness(wanted, earlier, self.config.name))
@@ -209,9 +206,7 @@ class _Planner:
             recorded = key is not None and any(record.key_of(step.stage.name) == key for record in self.records)
             return ["its snapshot was deleted"] if recorded else [*why, "no earlier snapshot"]
         found = find_differences(wanted, nearest)
-        if key is not None and not found:
-            found = ["its snapshot was deleted"]
-        return why + found
+        return why + (found if found or key is None else ["its snapshot was deleted"])
 
     def _estimate(self, step: Step, planned: PlannedStage, earlier: list[Earlier]) -> None:
         """Set what the stage takes, by the earlier runs of this kind."""
@@ -234,10 +229,11 @@ class _Planner:
         elif name not in BY_ROWS:
             rows = None
         found = planned.estimate = Estimate(rows)
-        if alike and alike[0].manifest.counts.input and rows is not None:
-            found.kept = rows * alike[0].manifest.counts.kept / alike[0].manifest.counts.input
+        if alike and (counts := alike[0].manifest.counts).input and rows is not None:
+            found.kept = rows * counts.kept / counts.input
         if timed := [one for one in alike if one.seconds is not None]:
-            _estimate_time(found, name, self._units(name, new_rows), timed)
+            units = new_rows * self.config.train.epochs if name == "train" and new_rows is not None else new_rows
+            _estimate_time(found, name, units, timed)
         self._rows[name] = found.kept
         self._most = found.rows if name == "extract" and found.kept is None else found.kept or self._most
 
@@ -247,10 +243,6 @@ class _Planner:
             return False
         now = self.config.train.key_config()
         return name != "train" or all(one.manifest.config.get(key) == now.get(key) for key in ("model", "image_size"))
-
-    def _units(self, name: str, rows: float | None) -> float | None:
-        """Return the work of a stage: rows, or for train the samples that it sees."""
-        return rows * self.config.train.epochs if name == "train" and rows is not None else rows
 
 
 def _estimate_time(found: Estimate, name: str, units: float | None, timed: Sequence[Earlier]) -> None:

@@ -124,5 +124,10 @@ def download_shard(draft: Draft, task: ShardTask) -> Record:
 
 
 DOWNLOAD = Stage(
-    name="download", version=10, accepts=frozenset({9}), make=make, external_inputs=lambda config: config.inputs()
+    name="download",
+    version=10,
+    accepts=frozenset({9}),
+    make=make,
+    external_inputs=lambda config: config.inputs(),
+    takes_over=lambda: any(hook.recovers for hook in load_hooks().values()),
 )

@@ -92,6 +92,8 @@ class Stage(Generic[ConfigT]):
     returns the key with some such inputs."""
     still_valid: Callable[[Manifest, ConfigT, Context], bool] = lambda manifest, config, context: True
     """Returns whether what a complete snapshot made elsewhere (a registered model) still exists."""
+    takes_over: Callable[[], bool] = lambda: False
+    """Returns whether it takes over what an older accepted version has begun."""
     conserves_rows: bool = True
     """True if `kept + dropped == input`, by uid, is checked."""
 
@@ -107,7 +109,8 @@ class Plan(Generic[ConfigT]):
     inputs: tuple[Input, ...]
     key: str
     older: Mapping[int, str] = field(default_factory=dict)
-    """Keys that the snapshot has with the older versions that the stage accepts, newest first; none with --force."""
+    """Keys that the snapshot has with the older versions that the stage accepts and takes over, newest first; none with
+    --force."""
 
 
 def plan(
@@ -138,7 +141,7 @@ def plan(
     if accept and stage.accepts and store is not None and not Draft(store, stage.name, key).is_complete():
         older = {version: key_of([], version) for version in sorted(stage.accepts, reverse=True)}
         key = next((one for one in older.values() if _is_whole(store, stage.name, one)), key)
-    return Plan(stage, config, seed, tuple(upstream), tuple(inputs), key, older)
+    return Plan(stage, config, seed, tuple(upstream), tuple(inputs), key, older if stage.takes_over() else {})
 
 
 def _is_whole(store: Store, stage: str, key: str) -> bool:

@@ -57,11 +57,28 @@ def test_key_without_a_default_is_an_error_that_names_its_object(stranger):
     assert "ConfigError: things red: its config key shade has no default; give one that turns it off" in done.stderr
 
 
-@pytest.mark.parametrize("module", ["import there_is_no_such_package", None], ids=["package", "module"])
-def test_object_without_its_packages_counts_as_not_installed(stranger, module):
-    stranger.install("bare", module or "", "[pairmill.things]\nbare = bare:THING\n")
-    if module is None:
-        (stranger.folder / "bare.py").unlink()
+@pytest.mark.parametrize(
+    ("point", "named"),
+    [
+        ("red", "things red: red is <module 'red'"),
+        ("red:THINGS", "red 1.0: cannot import red:THINGS: AttributeError"),
+        ("rad:THING", "red 1.0: cannot import rad:THING: ModuleNotFoundError: No module named 'rad'"),
+    ],
+)
+def test_entry_point_on_something_else_is_an_error_that_names_it(stranger, point, named):
+    stranger.install("red", TABLE.format(table=None, order=1), f"[pairmill.things]\nred = {point}\n")
+    assert named in stranger.run(USE).stderr
+
+
+def test_two_rules_of_one_drop_reason_are_an_error_that_names_both(stranger):
+    for name in ("blue", "green"):
+        module = TABLE.format(table=name, order=1).replace("version=7", "version=7, reason='dull'")
+        stranger.install(name, module, f"[pairmill.things]\n{name} = {name}:THING\n")
+    assert "things green: its drop reason dull is already that of blue" in stranger.run(USE).stderr
+
+
+def test_object_without_its_packages_counts_as_not_installed(stranger):
+    stranger.install("bare", "import there_is_no_such_package", "[pairmill.things]\nbare = bare:THING\n")
     done = stranger.run("""
         from dataops.plugins import find, load, missing, targets
         print(dict(load("things")), dict(missing("things")))
