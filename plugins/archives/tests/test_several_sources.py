@@ -46,7 +46,7 @@ def test_a_dataset_of_two_sources_names_the_source_of_each_pair(tmp_path, one_th
         download = {"connect_to": connect_to, "contact": "mailto:a@b.test"}
         one = made.run(tmp_path, [archive, licensed], one_thread, download=download)
         assert {path for path in requested if path.endswith(".png")} == {f"/{n}.png" for n in range(6, 10)}
-        other = made.run(tmp_path, [licensed, archive], one_thread, download=download)
+        other = made.run(tmp_path, [licensed, archive], one_thread, "filter", download=download)
     store = FolderStore(tmp_path / "store")
 
     rows = {row["url"]: row for row in read_parts(store, one["pack"]).to_pylist()}
@@ -57,7 +57,7 @@ def test_a_dataset_of_two_sources_names_the_source_of_each_pair(tmp_path, one_th
     evidence = {row["url"]: row["archive"] for row in read_parts(store, one["download"], "evidence-").to_pylist()}
     assert (evidence["http://a.test/4.png"], evidence["http://b.test/7.png"]) == ("warc/pages.warc.gz", None)
 
-    sources = Counter(row["source"] for row in read_parts(store, other["pack"]).to_pylist())
+    sources = Counter(row["source"] for row in read_parts(store, other["filter"]).to_pylist())
     assert sources == {"warc/pages.warc.gz": 4, "licensed/list.csv": 6}, "of duplicates, the first source's is kept"
     assert other["extract"].content_digest == one["extract"].content_digest, "the parts are those of the files"
     assert one["filter"].facts["sources"]["licensed"] == {"kept": 4, "dropped": {"duplicate_url": 2}}

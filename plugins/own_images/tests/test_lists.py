@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dataops.errors import ConfigError, SourceError
 from dataops.web.captions import normalise_caption
 from dataops.web.urls import BadUrl, canonicalise_url
-from plugins.own_images.list_rows import build_pair_table, canonicalise_urls, normalise_captions
+from plugins.own_images.list_rows import canonicalise_urls, normalise_captions
 from plugins.own_images.lists import (
     BATCH_ROWS,
     MAX_FIELD_CHARS,
@@ -253,36 +253,6 @@ def test_canonicalise_urls_equals_canonicalise_url_for_each(urls):
 def test_normalise_captions_equals_normalise_caption_for_each(captions):
     captions = [None if c is None else c.encode("utf-8", "ignore").decode() for c in captions]
     assert normalise_captions(captions, 20) == [normalise_caption(c or "", 20) for c in captions]
-
-
-def test_build_pair_table_returns_canonical_rows_and_drop_reasons(tmp_path):
-    lines = [
-        "url,text,page_url,score",
-        "http://a.example/0.jpg,  A   dog ,http://B.example:80/x,0.5",
-        "HTTP://A.example:80/x/../1.jpg,Ein Bär,,0.1",
-        "data:image/png;base64,AAAA,a dot,",
-        "ftp://a.example/3.jpg,no,,",
-        "/relative.jpg,no,,",
-        ",no address,,",
-        f"http://a.example/{'x' * 100},long,,",
-        "http://a.example/7.jpg,\x00 ,,",
-    ]
-    (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
-    [batch] = read_list(tmp_path / "a.csv", ColumnNames(extra=("score",)), lambda *_: None)
-    table = build_pair_table(batch, max_caption_chars=50, max_url_chars=90)
-    rows = table.select(["url", "caption", "page_url", "source_offset", "extra", "drop_reason"]).to_pylist()
-    assert [tuple(row.values()) for row in rows[:2]] == [
-        ("http://a.example/0.jpg", "A dog", "http://b.example/x", 0, '{"score":"0.5"}', None),
-        ("http://a.example/1.jpg", "Ein Bär", None, 1, '{"score":"0.1"}', None),
-    ]
-    assert [(row["source_offset"], row["drop_reason"]) for row in rows[2:]] == [
-        (2, "data_url"),
-        (3, "not_http"),
-        (4, "bad_url"),
-        (5, "no_url"),
-        (6, "url_too_long"),
-        (7, "no_caption"),
-    ]
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz", "a.parquet"])
