@@ -37,8 +37,8 @@ def find_places(root=ROOT):
     found = set()
     for path in (path for top in ("training", "plugins") for path in (root / top).rglob("*.py")):
         name = path.relative_to(root).as_posix()
-        if "/tests/" not in name:
-            for node in _visit_block(ast.parse(path.read_text("utf-8")).body, only=False):
+        if "/tests/" not in name and re.search("cuda|cpu", source := path.read_text("utf-8")):
+            for node in _visit_block(ast.parse(source).body, only=False):
                 span = (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
                 found.add(Place(name, span, ast.unparse(node).partition("\n")[0]))
     return sorted(found)
@@ -56,7 +56,7 @@ def _visit(node, *, only):
     if only and isinstance(node, ast.stmt) and not hasattr(node, "body"):
         yield node
         return
-    if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("torch.cuda."):
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is_of_cuda(node.func):
         yield node
     side = _side(node.test) if isinstance(node, ast.If | ast.IfExp) else None
     if isinstance(node, ast.IfExp) and side is not None:
@@ -70,6 +70,10 @@ def _visit(node, *, only):
             for inner in value if isinstance(value, list) else [value]:
                 if isinstance(inner, ast.AST):
                     yield from _visit(inner, only=False)
+
+
+def _is_of_cuda(function):
+    return ast.unparse(function).startswith("torch.cuda.")
 
 
 def _side(test):

@@ -26,9 +26,13 @@ NO_ROWS = frozenset({"redirect", "bad_answer", "unreadable", "not_encrypted"})
 
 
 def modules():
+    """Yield the modules that have a name as a text, or a call that makes a reason."""
+    names = "|".join(map(re.escape, (*REASONS, *plugins.names("signals"), *plugins.names("sources"))))
+    wanted = re.compile(rf"[\"'](?:{names})[\"']|\b(?:{'|'.join(MAKES_REASON | MAKES_DAMAGE)})\(")
     for folder in plugins.CORE:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            yield str(path.relative_to(ROOT)), ast.parse(path.read_text("utf-8"))
+            if wanted.search(source := path.read_text("utf-8")):
+                yield str(path.relative_to(ROOT)), ast.parse(source)
 
 
 def find_literals(tree):

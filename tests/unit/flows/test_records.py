@@ -222,17 +222,16 @@ from pathlib import Path
 from flows.config import RunConfig
 from flows.records import create_run
 config = RunConfig.model_validate({"name": "n", "store": {"uri": sys.argv[1]}, "source": {"kind": "warc", "paths": ["x"]}})
-record = create_run(config, Path(sys.argv[1]), sys.argv[2], until="pack")
-if sys.argv[2] == "begun":
-    record.begin("pipeline", "pack", "flow run")
-    record.save(__import__("dataops.store").store.open_store(sys.argv[1]))
+create_run(config, Path(sys.argv[1]), "a", until="pack")
+begun = create_run(config, Path(sys.argv[1]), "begun", until="pack")
+begun.begin("pipeline", "pack", "flow run")
+begun.save(__import__("dataops.store").store.open_store(sys.argv[1]))
 """
 
 
 def test_run_whose_process_is_killed_before_its_flow_run_begins_is_crashed_and_keeps_its_last_stage(tmp_path):
-    run_python(CREATE, tmp_path, "a")
+    run_python(CREATE, tmp_path)
     found = load_run("a", tmp_path, str(tmp_path))[0]
     assert (found.actual_state(), found.last_stage, len(found.attempts)) == ("crashed", "pack", 1)
-    run_python(CREATE, tmp_path, "begun")
     begun = load_run("begun", tmp_path, str(tmp_path))[0]
     assert [attempt.flow_run_id for attempt in begun.attempts] == ["flow run"], "both are one attempt"

@@ -22,7 +22,7 @@ from training import distributed, train
 from training.sharding import Part, rows_of_part
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("ranks")]
-SETTINGS = {"epochs": 2, "eps": 1e-3, "checkpoint_every": 2, "keep_checkpoints": 9}
+SETTINGS = {"epochs": 1, "eps": 1e-3, "checkpoint_every": 2, "keep_checkpoints": 9}
 """A large eps keeps Adam from blowing rounding up where a gradient is all but zero."""
 EVERYTHING = {
     "max_bad_steps": 2,
@@ -42,11 +42,11 @@ def wait_for(ranks):
 
 
 def die_in_checkpoint(path, trial, *more):
-    """Run a job whose second rank is killed between the two files of its part of step 4's checkpoint."""
+    """Run a job whose second rank is killed between the two files of its part of step 2's checkpoint."""
     save = writing.save_tensors
 
     def save_or_die(tensors, file):
-        if trial.rank == 1 and "000004" in file.parent.name and file.name.startswith("optimizer"):
+        if trial.rank == 1 and "000002" in file.parent.name and file.name.startswith("optimizer"):
             os.kill(os.getpid(), signal.SIGKILL)
         save(tensors, file)
 
@@ -138,7 +138,7 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
     """
     names = ("alone", "three", "machines", "killed", "two", "joined", "divided")
     more = {"machines": {"sharding": "hybrid"}, "alone": {}, "joined": {}}
-    settings = {**SETTINGS, **EVERYTHING, "evaluate_every": 4}
+    settings = {**SETTINGS, **EVERYTHING, "checkpoint_every": 1, "evaluate_every": 2}
     jobs = {name: make_job(name, "vit", **settings, **more.get(name, {"sharding": "full"})) for name in names}
     for job in jobs.values():
         with_suite(job, suite)
@@ -154,30 +154,30 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
     for name in ("three", "machines"):
         assert_same_training(jobs["alone"], jobs[name])
         evaluated = (output_of(jobs[name]) / "evidence-suite.jsonl").read_text().splitlines()
-        assert [json.loads(row)["step"] for row in evaluated] == [4]
+        assert [json.loads(row)["step"] for row in evaluated] == [2]
     parts = {"three": 3, "machines": 2}
     for name, count in parts.items():
-        files = {path.name for path in (output_of(jobs[name]) / "checkpoints" / "step-000004").iterdir()}
+        files = {path.name for path in (output_of(jobs[name]) / "checkpoints" / "step-000002").iterdir()}
         own = {
             f"{kind}-{n + 1:05d}-of-{count:05d}.safetensors" for kind in ("model", "optimizer") for n in range(count)
         }
         assert files == own | {"state.json", "manifest.json"}
 
-    restart_at(jobs["two"], jobs["three"], 4)
-    restart_at(jobs["joined"], jobs["three"], 4)
-    restart_at(jobs["divided"], jobs["alone"], 4)
+    restart_at(jobs["two"], jobs["three"], 2)
+    restart_at(jobs["joined"], jobs["three"], 2)
+    restart_at(jobs["divided"], jobs["alone"], 2)
     wait_for([Ranks(jobs["killed"], 3), Ranks(jobs["two"], 2), Ranks(jobs["joined"], 1), Ranks(jobs["divided"], 3)])
-    assert "resumed from step-000002" in log_of(jobs["killed"])
+    assert "resumed from step-000001" in log_of(jobs["killed"])
     assert_same_bytes(jobs["killed"], jobs["three"])
     for name in ("two", "joined", "divided"):
-        assert "resumed from step-000004" in log_of(jobs[name])
+        assert "resumed from step-000002" in log_of(jobs[name])
         assert_same_training(jobs["alone"], jobs[name])
 
 
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_machines_without_a_shared_disk_resume_from_the_files_of_both(make_job, sharding):
     """Where parts are on both machines, one of the newest checkpoint is damaged."""
-    settings = {**SETTINGS, "epochs": 1, "checkpoint_every": 1, "sharding": sharding, "launch": "another"}
+    settings = {**SETTINGS, "checkpoint_every": 1, "sharding": sharding, "launch": "another"}
     first, second = (make_job(name, "vit", **settings) for name in ("first", "second"))
     wait_for([Ranks(first, 2, machines=2, others=[second])])
     expected = {name: (output_of(first) / name).read_bytes() for name in (METRICS, WEIGHTS, "skipped.json")}
@@ -207,7 +207,7 @@ def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job, 
     """The sums of two gradients have no order, so that only the arithmetic could differ: bf16 is that of autocast."""
     if "fp8" in more:
         pytest.importorskip("plugins.fp8")
-    settings = {**SETTINGS, "epochs": 1, **more}
+    settings = {**SETTINGS, **more}
     whole, divided = (make_job(name, "vit", **settings, sharding=name) for name in ("none", "full"))
     wait_for([Ranks(whole, 2), Ranks(divided, 2, target=write_slowly)])
     assert [row["loss"] for row in rows_of(divided)] == [row["loss"] for row in rows_of(whole)]
@@ -215,14 +215,14 @@ def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job, 
 
 
 def test_ranks_that_divide_a_compiled_model_end_in_the_same_bits(make_job):
-    settings = {**SETTINGS, "epochs": 1, "sharding": "full"}
+    settings = {**SETTINGS, "sharding": "full"}
     plain, compiled = (make_job(name, "vit", **settings, compile=name == "compiled") for name in ("plain", "compiled"))
     wait_for([Ranks(plain, 2), Ranks(compiled, 2, target=compile_as_is)])
     assert_same_bytes(plain, compiled)
 
 
 def test_a_rank_that_hangs_ends_the_job_with_75(make_job):
-    job = make_job("a", "vit", **{**SETTINGS, "epochs": 1})
+    job = make_job("a", "vit", **SETTINGS)
     ranks = Ranks(job, 2, target=hang)
     assert ranks.wait_for_first() == RETRYABLE
     failure = json.loads((output_of(job) / "failure.json").read_text())
@@ -231,7 +231,7 @@ def test_a_rank_that_hangs_ends_the_job_with_75(make_job):
 
 
 def test_a_full_disk_of_one_rank_ends_all_of_them(make_job):
-    job = make_job("a", "vit", **{**SETTINGS, "epochs": 1}, sharding="full")
+    job = make_job("a", "vit", **SETTINGS, sharding="full")
     assert Ranks(job, 2, target=fill_disk).wait() == [RETRYABLE] * 2
     failure = json.loads((output_of(job) / "failure.json").read_text())
     assert "model-00002-of-00002.safetensors: No space left on device" in failure["message"]

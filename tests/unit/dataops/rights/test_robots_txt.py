@@ -52,7 +52,7 @@ def make_file(rng):
 def test_robots_file_permits_nothing_that_rfc_9309_forbids():
     rng = random.Random(9309)
     forbidden = decisions = 0
-    for _ in range(1_000):
+    for _ in range(400):
         text = make_file(rng)
         file = RobotsFile.parse(decode_file(text.encode()), AGENTS)
         patterns = re.findall(r"llow ?: ?(/\S*)", text) or ["/"]
@@ -63,14 +63,14 @@ def test_robots_file_permits_nothing_that_rfc_9309_forbids():
                 forbidden += not expected
                 allowed = file.allows(f"http://a.test{path}", agent)
                 assert expected or not allowed, (text, agent, path)
-    assert decisions == 20_000
-    assert forbidden > 1_700
+    assert decisions == 8_000
+    assert forbidden > 600
 
 
 def test_robots_file_agrees_with_rfc_9309_on_files_without_mistakes():
     rng = random.Random(2022)
     pieces = ["/", "a", "b", "/a/", "ab", "%61", "ü", "%C3%BC", "&", ":", ".jpg", "日"]
-    for _ in range(500):
+    for _ in range(200):
         lines = []
         for _ in range(rng.randrange(1, 5)):
             lines += [f"User-agent: {name}" for name in rng.sample([*AGENTS, "*"], rng.randrange(1, 4))]

@@ -95,12 +95,6 @@ def test_reason_is_the_part_of_the_key_that_differs(folder):
     assert why(plan_of(folder, until="extract", force=("extract",)))["extract"] == ("make", ["--force"])
 
 
-def test_a_training_of_few_steps_is_named_before_it_runs(folder):
-    (train,) = [one for one in plan_of(folder, train={"epochs": 3, "batch_size": 512}).stages if one.stage == "train"]
-    assert train.warning.startswith(f"3 steps only ({ROWS} pairs in batches of 512, 3 epochs)")
-    assert not plan_of(folder, train={"epochs": 20, "batch_size": 512}).stages[5].warning
-
-
 def test_deleted_snapshot_and_damaged_part_are_reasons(folder):
     keys = {one.stage: one.key for one in plan_of(folder, until="filter").stages}
     (folder / "store" / "filter" / str(keys["filter"]) / "part-00000.parquet").write_bytes(b"x")

@@ -127,11 +127,11 @@ def brute_force(rows, overlaps, config):
     ],
 )
 def test_choose_rows_equals_brute_force(tmp_path, config, units):
-    rows = synthetic_rows(1, 110)
+    rows = synthetic_rows(1, 80)
     overlaps = {row["uid"]: ["b", "a"] for row in rows[::9]}
     parsed = CurateConfig.model_validate(config)
     expected = brute_force(rows, overlaps, parsed)
-    found = choose(tmp_path, [rows[:40], rows[40:45], rows[45:]], overlaps, units=units, **config)
+    found = choose(tmp_path, [rows[:30], rows[30:35], rows[35:]], overlaps, units=units, **config)
     assert [(row["drop_reason"], row["cluster"]) for row in found] == expected
     named = {row["uid"] for row in found if row["evaluation_overlap"] == "a,b"}
     assert named == (set(overlaps) if parsed.overlap else set())

@@ -10,6 +10,7 @@ import pytest
 from dataops.errors import StorageError
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
+from tasks.engine.context import TaskLimits
 from tasks.engine.lease import find_holder
 from tasks.engine.stage import Stage, StageOutput, make, plan, reuse
 from tasks.train.stage import OUTPUT, TRAIN
@@ -20,7 +21,8 @@ from training.config import TrainConfig
 
 @pytest.fixture
 def context(tmp_path):
-    return inline_context(FolderStore(tmp_path / "store"), tmp_path / "home")
+    context = inline_context(FolderStore(tmp_path / "store"), tmp_path / "home")
+    return replace(context, task_limits=TaskLimits(pause=0))
 
 
 def squares(log, count=4):
@@ -36,11 +38,6 @@ def partial_snapshot(context, log):
     Path(f"{log}.fail").unlink()
     log.unlink()
     return planned, Path(context.store.uri) / "filter" / planned.key
-
-
-@pytest.fixture(autouse=True)
-def no_sleep(monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 @pytest.mark.parametrize(

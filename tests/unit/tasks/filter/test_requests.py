@@ -15,7 +15,7 @@ CONFIG = FilterConfig(dedupe=["uid", "url", "caption"], max_caption_count=100)
 def test_requests_do_not_grow_faster_than_the_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(exchange, "plan_merges", partial(exchange.plan_merges, direct=16))
     per_row = []
-    for rows in (80, 640):
+    for rows in (80, 320):
         store = CountingStore(tmp_path / str(rows))
         pairs = snapshot(store.root, "extract", [some_pairs(80, seed) for seed in range(rows // 80)])
         monkeypatch.setattr("tasks.engine.map_parts.open_store", lambda uri, store=store: store)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 from dataops.home import CHECKOUT
+from tests.small_model import write_model
 
 SCORE = """
 import sys, warnings
@@ -31,13 +32,21 @@ print(scores["error"][0])
 """
 
 
-def test_model_imports_its_own_code_when_the_process_has_another_version_of_it(finished_model, tmp_path):
+def test_model_imports_its_own_code_when_the_process_has_another_version_of_it(tmp_path):
     earlier = tmp_path / "training"
     earlier.mkdir()
     (earlier / "__init__.py").touch()
     (earlier / "model.py").write_text("VERSION = 1\n")
     pyfunc = CHECKOUT / "tasks" / "models" / "pyfunc.py"
-    command = [sys.executable, "-c", SCORE, str(finished_model), str(tmp_path), str(CHECKOUT), str(pyfunc)]
+    command = [
+        sys.executable,
+        "-c",
+        SCORE,
+        str(write_model(tmp_path / "model")),
+        str(tmp_path),
+        str(CHECKOUT),
+        str(pyfunc),
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "neither image bytes nor base64"

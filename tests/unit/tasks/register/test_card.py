@@ -107,22 +107,6 @@ def test_summary_begins_with_the_main_results_and_ends_with_whole_rows():
     assert "Training data" in whole
 
 
-def test_card_shows_the_curve_of_held_out_pairs():
-    assert "Held-out" not in registered().markdown()
-    found = manifests()
-    curve = [{"step": 1000 * n, "holdout_loss": n / 7, "holdout_mean_R_at_1": 0.25} for n in (1, 2)]
-    holdout = {"pairs": 4096, "kept_step": 1000, "ended_early": True, "curve": curve}
-    found["train"] = build_manifest("train", facts={"holdout": holdout}, config={"model": "m"})
-    page = read_page(without_front_matter(Card("m", found, ROWS, "passed").markdown()))
-    rows = [[cell.text() for cell in row.css("td")] for row in page.css("tr")]
-    assert [row for row in rows if len(row) == 3 and row[0] in ("1,000", "2,000")] == [
-        ["1,000", "0.1429", "25.00%"],
-        ["2,000", "0.2857", "25.00%"],
-    ]
-    assert "4,096 pairs that were never trained on. The model is that of step 1,000." in page.text()
-    assert "ended early" in page.text()
-
-
 RESULTS = [
     {"task": "digits", "metric": "top1", "value": 0.25},
     {"task": "flickr <b>", "metric": "image_to_text_R_at_1", "value": 0.125},

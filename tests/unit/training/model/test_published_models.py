@@ -15,9 +15,7 @@ from training.model_config import load_model_config
 open_clip = pytest.importorskip("open_clip")
 
 PUBLISHED = {
-    "RN50": (102.01, 12.22, 5.96),
     "RN50x16": (290.98, 149.39, 13.3),
-    "ViT-S-16": (62.26, 9.2, 3.38),
     "ViT-B-32": (151.28, 8.82, 5.96),
     "ViT-L-14-336": (427.94, 381.92, 13.3),
 }
