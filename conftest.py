@@ -47,9 +47,7 @@ tempfile.tempdir = _TEMPORARY
 _COLLECTING = tempfile.mkdtemp(prefix="home-")
 """The home while test modules are imported: Prefect makes a folder in it, and warns if it cannot."""
 _OURS = {"XDG_CACHE_HOME": _CACHES, "HOME": _COLLECTING, "TMPDIR": _TEMPORARY}
-_OURS |= {
-    "OMP_WAIT_POLICY": "PASSIVE"
-}  # as `training` sets it, which a test may import after torch: waiting threads would spin
+_OURS["OMP_WAIT_POLICY"] = "PASSIVE"  # as `training` sets it, which some tests import after torch
 os.environ.clear()  # before a test module or a fixture of the session reads it
 os.environ.update(_FROM_HERE | _OURS)
 
