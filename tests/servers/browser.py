@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 
 import pytest
@@ -113,31 +112,27 @@ def start_browser(folder, proxy=None):
     Args:
         proxy: URL of the proxy of this tab, its frames and workers; not of what the browser requests for itself.
     """
-    with (
-        # Its folder in TMPDIR, which it leaves: the path of the socket in it must be short.
-        tempfile.TemporaryDirectory(prefix="pairmill-browser-", ignore_cleanup_errors=True) as temporary,
-        (folder.parent / "browser.log").open("wb") as log,
-    ):
+    with (folder.parent / "browser.log").open("wb") as log:
         environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
         command = [find_browser(), *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment | {"TMPDIR": temporary})
-        try:
-            port_file, deadline = folder / "DevToolsActivePort", time.monotonic() + 90
-            while not (port_file.exists() and port_file.read_text().count("\n")):
-                assert process.poll() is None, log.name
-                assert time.monotonic() < deadline, "the browser did not start"
-                time.sleep(0.1)
-            port, path = port_file.read_text().split()
-            with connect(f"ws://127.0.0.1:{port}{path}", max_size=None) as socket:
-                whole = Browser(socket)
-                context = whole.send("Target.createBrowserContext", **({"proxyServer": proxy} if proxy else {}))
-                tab = whole.send("Target.createTarget", url="about:blank", **context)["targetId"]
-                tabs = f"ws://127.0.0.1:{port}/devtools/page"
-                with connect(f"{tabs}/{tab}", max_size=None) as page:
-                    yield Browser(page, tabs)
-        finally:
-            process.terminate()
-            process.wait(30)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    try:
+        port_file, deadline = folder / "DevToolsActivePort", time.monotonic() + 90
+        while not (port_file.exists() and port_file.read_text().count("\n")):
+            assert process.poll() is None, log.name
+            assert time.monotonic() < deadline, "the browser did not start"
+            time.sleep(0.1)
+        port, path = port_file.read_text().split()
+        with connect(f"ws://127.0.0.1:{port}{path}", max_size=None) as socket:
+            whole = Browser(socket)
+            context = whole.send("Target.createBrowserContext", **({"proxyServer": proxy} if proxy else {}))
+            tab = whole.send("Target.createTarget", url="about:blank", **context)["targetId"]
+            tabs = f"ws://127.0.0.1:{port}/devtools/page"
+            with connect(f"{tabs}/{tab}", max_size=None) as page:
+                yield Browser(page, tabs)
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @contextlib.contextmanager
