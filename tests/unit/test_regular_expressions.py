@@ -141,14 +141,13 @@ def _sample_set(items):
     return next(c for c in CANDIDATES if ord(c) not in excluded)
 
 
-def worst_cases(parsed, chars):
-    """Yield texts of about `chars` characters on which a backtracking match may be slow."""
+def worst_cases(parsed):
+    """Yield start, repeated unit and end of texts on which a backtracking match may be slow."""
     for prefix, body in _repeats(parsed, ""):
         for alternative in {body, *(_branches(parsed))}:
             for unit in {alternative, prefix + alternative, prefix or alternative}:
                 if unit:
-                    long = unit * (chars // len(unit))
-                    yield from (start + long + end for start in {"", prefix} for end in SUFFIXES)
+                    yield from ((start, unit, end) for start in {"", prefix} for end in SUFFIXES)
 
 
 def _repeats(parsed, prefix):
@@ -203,8 +202,8 @@ def find_slow_text(expression):
     """Return a text on which an expression is slower than linear; None if there is none."""
     pattern = expression.pattern
     source = pattern.pattern if isinstance(pattern.pattern, str) else pattern.pattern.decode("latin-1")
-    parsed = PARSER.parse(source, pattern.flags)
-    for short, text in dict(zip(worst_cases(parsed, CHARS // 10), worst_cases(parsed, CHARS), strict=True)).items():
+    for start, unit, end in dict.fromkeys(worst_cases(PARSER.parse(source, pattern.flags))):
+        short, text = (start + unit * (chars // len(unit)) + end for chars in (CHARS // 10, CHARS))
         try:
             with stop_after(SECONDS):
                 if _search(expression, short) > SECONDS / 500:  # a quadratic search takes ten times as long
