@@ -162,6 +162,10 @@ def _read(path: Path) -> ExperimentFile:
 
 
 def _load_variant(path: Path, base: Path, name: str, values: Mapping[str, Any], writes: bool) -> Variant:
+    if wrong := [key for key in DECIDING if not isinstance(values.get(key, {}), Mapping | list)]:
+        raise ConfigError(
+            f"{path}: variant {name} sets {wrong[0]}, which is a table; set its keys: {wrong[0]}.KEY = ..."
+        )
     settings = tuple(list_settings(values))
     keys = {line.partition("=")[0] for line in settings}
     if set_here := sorted(key for key in keys if key in (SEED, "name") or key.split(".")[0] in ("store", "evaluate")):

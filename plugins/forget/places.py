@@ -138,18 +138,20 @@ def make_plan(config: TrainConfig, seed: int, places: Places, sampling: Sampling
         windows = Windows(sizes, config.shuffle_shards) if config.shuffle_shards else None
         plan = Plan(count, config, seed, sampling, windows)
     else:
-        if len(sizes) < settings.phases:
-            raise ConfigError(
-                f"train.forget.phases: {len(sizes)} shards cannot be dealt to {settings.phases} phases; lower "
-                "pack.shard_size or phases"
-            )
         plan = PhasedPlan(count, config, seed, sampling, starts=cut_phases(sizes, settings.phases))
     kept = choose_steps(find_first_visits(plan), settings.checkpoints)
     return replace(plan, kept_steps=kept.union(plan.phase_steps if isinstance(plan, PhasedPlan) else ()) - {0})
 
 
 def cut_phases(sizes: np.ndarray, phases: int) -> tuple[int, ...]:
-    """Return the first sample of each phase, and the number of all, by the samples of each shard."""
+    """Return the first sample of each phase, and the number of all, by the samples of each shard.
+
+    Raises: ConfigError if there are fewer shards than phases.
+    """
+    if len(sizes) < phases:
+        raise ConfigError(
+            f"train.forget.phases: {len(sizes)} shards cannot be dealt to {phases} phases; lower pack.shard_size or phases"
+        )
     ends = np.concatenate([[0], np.cumsum(sizes)])
     return tuple(int(ends[len(sizes) * phase // phases]) for phase in range(phases + 1))
 

@@ -14,7 +14,7 @@ from dataops.snapshot import Manifest, fetch_table, load_manifest
 from dataops.store import Store
 from dataops.trace.requests import load_report, report_name, select_requests
 from plugins.forget.card import ForgetFacts
-from plugins.forget.places import FILE, Places, find_first_visits, find_phase_step, list_shards, make_plan
+from plugins.forget.places import FILE, Places, cut_phases, find_first_visits, find_phase_step, list_shards, make_plan
 from tasks.train.stage import TRAIN, external_inputs
 from training.checkpoint_files import step_of
 from training.config import TrainConfig
@@ -195,6 +195,7 @@ def prepare_job(config: TrainConfig, store: Store, datasets: Sequence[Manifest],
         raise ConfigError("train.forget: a training on several datasets cannot be replayed; remove it or [grow]")
     settings: Any = getattr(config, "forget", None)
     places = read_places(store, datasets[0])
+    cut_phases(np.bincount(places.shards), settings.phases)  # an error now, not when the trainer has started
     if settings.base is None:
         made = Plan(None, 0, 0, 0, 0)
     else:

@@ -20,7 +20,7 @@ from plugins.forget.card import ForgetFacts, describe_forgotten
 from plugins.forget.checkpoint import check_environments
 from plugins.forget.command import command
 from plugins.forget.places import FILE, count_start_shards, find_first_visits, make_plan
-from plugins.forget.replay import find_reason, load_base, plan_replay, read_places
+from plugins.forget.replay import find_reason, load_base, plan_replay, prepare_job, read_places
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.train.stage import TRAIN
@@ -202,7 +202,7 @@ def test_what_cannot_be_replayed_is_refused_before_it_costs(lab):
     with pytest.raises(ConfigError, match="no complete training train/0000000000000000"):
         load_base(lab.store, "0" * 16)
     with pytest.raises(ConfigError, match="6 shards cannot be dealt to 7 phases"):
-        make_plan(lab.config(forget={"phases": 7}), 0, known.places)
+        prepare_job(lab.config(forget={"phases": 7}), lab.store, [dataset], lab.folder)
 
     here = dict(known.facts.environments[0])
     check_environments(known.facts.environments, here)

@@ -36,7 +36,7 @@ def test_output_escapes_what_its_encoding_lacks(encoding, expected, monkeypatch)
 
 
 def test_a_worker_prints_any_text():
-    code = f"import os\nfrom tasks.engine.context import start_worker\nstart_worker(os.getppid())\nprint({TEXTS!r})"
+    code = f"import os\nfrom tasks.engine.context import start_worker\nstart_worker(os.getppid())\nprint({TEXTS!a})"
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, rb"\xe9 \u6570\u636e \U0001f600 \udcff")

@@ -176,6 +176,7 @@ def by_noise(gap):
         ({"a": "{}", "b": "{}"}, "", "variants a and b are equal"),
         ({"a": "{}"}, "", "at least two"),
         ({"a": "{}", '"b/ü"': "{ train.epochs = 3 }"}, "", "'b/ü': write at most 64 Latin letters"),
+        ({"a": "{}", "b": '{ "train" = 5 }'}, "", "variant b sets train, which is a table; set its keys: train.KEY"),
         ({"a": "{}", "b": "{ train.seed = 4 }"}, "", "variant b sets train.seed"),
         ({"a": "{}", "b": '{ store.uri = "else" }'}, "", "variant b sets store.uri"),
         (VARIANTS, '[decide]\nmetric = "birds"', "'birds' is not in the suite small; it has colours/top1"),
