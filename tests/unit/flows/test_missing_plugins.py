@@ -6,11 +6,11 @@ from tests.stranger import Stranger
 
 POINTS = """
     [pairmill.rules]
-    too_green = lost_plugin:TOO_GREEN
+    too_green = plugins.lost_plugin:TOO_GREEN
     [pairmill.steps]
-    brightness = lost_plugin:BRIGHTNESS
+    brightness = plugins.lost_plugin:BRIGHTNESS
     [pairmill.executors]
-    farm = lost_plugin:FARM
+    farm = plugins.lost_plugin:FARM
     """
 
 
@@ -25,7 +25,6 @@ FOUND = {
 def test_error_names_the_command_that_installs_the_plugin(tmp_path):
     stranger = Stranger(tmp_path)
     stranger.install("lost_plugin", "", POINTS)
-    (tmp_path / "lost_plugin.py").unlink()
     done = stranger.run(f"""
     from flows.config import validate_values
     for table in ({", ".join(FOUND)}):
@@ -33,4 +32,4 @@ def test_error_names_the_command_that_installs_the_plugin(tmp_path):
         print(*validate_values(values)[1])
     """)
     for line, expected in zip(done.stdout.splitlines(), FOUND.values(), strict=True):
-        assert re.search(f"{expected}.*lost_plugin", line), done.stderr
+        assert re.search(f"{expected}.*lost-plugin", line), done.stderr
