@@ -69,7 +69,11 @@ def plain_loss(images, texts):
 
 @pytest.mark.parametrize(
     ("loss", "least", "most"),
-    [(plain_loss, 1.5, math.inf), (lambda *two: contrastive_loss(*two, torch.tensor(1.0), rows=256).loss, 0, 0.4)],
+    [
+        (plain_loss, 1.5, math.inf),
+        # Where freed memory is enough, the peak may be some pages less than what was in use before.
+        (lambda *two: contrastive_loss(*two, torch.tensor(1.0), rows=256).loss, -0.1, 0.4),
+    ],
 )
 def test_memory_is_bounded_by_a_few_rows(loss, least, most):
     """4,096 pairs: the whole matrix is 67 MB, and plain autograd holds several."""
