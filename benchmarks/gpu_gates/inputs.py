@@ -29,7 +29,8 @@ def choose_model(setting, name):
         return name
     tower = "resnet" if name.startswith("RN") else "vit"
     path = setting.folder / f"{tower}.json"
-    path.write_text(json.dumps({"embed_dim": 16, "vision_cfg": TOYS[tower], "text_cfg": TOY_TEXT}))
+    if not path.exists():  # another rank may read it
+        path.write_text(json.dumps({"embed_dim": 16, "vision_cfg": TOYS[tower], "text_cfg": TOY_TEXT}))
     return str(path)
 
 

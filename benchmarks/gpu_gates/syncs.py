@@ -32,6 +32,7 @@ def count_syncs_of_ranks(setting):
     """Count the waits of the steps of two ranks of a ResNet, whose batch norms exchange in each layer."""
     if not setting.is_toy and torch.cuda.device_count() < 2:
         return not_run("needs two cards")
+    make_config(setting, "RN50")  # writes the toy, which both ranks read
     meeting = setting.folder / f"meeting-{os.getpid()}"
     context = setting.job_processes()
     ranks = [context.Process(target=count_in_rank, args=(setting, rank, meeting)) for rank in range(2)]
