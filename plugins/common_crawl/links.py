@@ -21,9 +21,10 @@ from dataops.web.page_pairs import MAX_IMAGES
 from dataops.web.urls import MAX_DATA_URL_CHARS, Resolver
 
 _SHORTEST = len('{"path":"IMG@/src"},')
-_KEY_LENGTHS = (4, 3, 3, 3, 5)
+_NAMES = b"path", b"rel", b"url", b"alt", b"title"
+_KEY_LENGTHS = tuple(map(len, _NAMES))
 # Keys and the quotes behind them as numbers, and the bits that they take of what _word returns.
-_KEYS = tuple(int.from_bytes(name + b'"', "little") for name in (b"path", b"rel", b"url", b"alt", b"title"))
+_KEYS = tuple(int.from_bytes(name + b'"', "little") for name in _NAMES)
 _KEY_MASKS = tuple((1 << 8 * length + 8) - 1 for length in _KEY_LENGTHS)
 # Short texts as numbers, as _number returns them.
 _HTTP, _AUTHORITY, _DATA = (int.from_bytes(b"\1" + text, "big") for text in (b"http", b"://", b"data:"))
@@ -151,10 +152,16 @@ def _build() -> dict[str, NDArray[np.bool_]]:
 
 
 @compiled(inline="always")
+def _byte(data, at):
+    """Return a byte; for a signed index, numba would also handle a negative one."""
+    return data[np.uint64(at)]
+
+
+@compiled(inline="always")
 def _skip_space(data, at):
     """Return the position of the next byte of the JSON that is no white space, at most the last one."""
     last = len(data) - 1
-    while at < last and data[np.uint64(at)] <= ord(" "):
+    while at < last and _byte(data, at) <= ord(" "):
         at += 1
     return min(at, last)
 
@@ -163,12 +170,6 @@ def _skip_space(data, at):
 def _zero_bytes(word):
     """Return a number whose lowest bit is in the first byte that is 0; 0 if there is none."""
     return (word - _LOW) & ~word & _HIGH
-
-
-@compiled(inline="always")
-def _byte(data, at):
-    """Return a byte; for a signed index, numba would also handle a negative one."""
-    return data[np.uint64(at)]
 
 
 @compiled(inline="always")
