@@ -1,4 +1,4 @@
-"""Pages of 50 MB, parsed in a subprocess whose peak memory stays below 500 MB."""
+"""Pages of 50 MB, parsed in a subprocess whose peak memory, without the libraries', stays below 400 MB."""
 
 import json
 
@@ -20,7 +20,8 @@ for page in read_pages(pathlib.Path(sys.argv[1]), 50_000_000, lambda what: None)
     except BadPage as bad:
         found.append(bad.reason)
 status = pathlib.Path("/proc/self/status").read_text()  # ru_maxrss is that of the test process, which forked this one
-print(json.dumps([found, int(status.partition("VmHWM:")[2].split()[0]) * 1024]))
+peak, libraries = (int(status.partition(f"{name}:")[2].split()[0]) * 1024 for name in ("VmHWM", "RssFile"))
+print(json.dumps([found, peak - libraries]))  # how much of a library is resident is up to the kernel
 """
 SIZE = 49_000_000
 IMAGE = b'<img src="/images/000000.jpg" alt="a picture">'
@@ -31,7 +32,7 @@ PAGES = {
 }
 
 
-def test_extract_page_pairs_uses_less_than_500_mb_for_dense_pages_of_50_mb(tmp_path):
+def test_extract_page_pairs_uses_less_than_400_mb_for_dense_pages_of_50_mb(tmp_path):
     path = tmp_path / "dense.warc"
     with path.open("wb") as file:
         for page, _ in PAGES.values():
@@ -40,4 +41,4 @@ def test_extract_page_pairs_uses_less_than_500_mb_for_dense_pages_of_50_mb(tmp_p
             file.write(f"{head}{len(response)}\r\n\r\n".encode() + response + b"\r\n\r\n")
     found, peak = json.loads(run_python(READ, path).stdout)
     assert found == [expected for _, expected in PAGES.values()]
-    assert peak < 500_000_000
+    assert peak < 400_000_000
