@@ -1,9 +1,10 @@
 """Run all comparisons with peers, keep the results, and write the table of docs/speed.md from them.
 
-    python -m benchmarks.peers [--quick] [--json] [--write] [--times 3] [--only extract loader]
+    python -m benchmarks.peers [--whole] [--json] [--write] [--times 3] [--only extract loader]
     python -m benchmarks.peers --page     # only write the table and the plot, from the kept results
 
 Each comparison is a process of its own, which runs ours and theirs in turn and checks the outputs; its row is its median.
+Comparisons are run with --quick, which takes ten minutes for all of them, unless --whole is given (over an hour).
 With --times it is run again, and a row is that of the median ratio, with the lowest and the highest as its spread.
 A row is printed in red if its ratio is less than 0.9 of that in the last kept result of the same processor and length.
 """
@@ -24,7 +25,7 @@ BEGIN, END = "<!-- rows: python -m benchmarks.peers --page -->\n", "<!-- end of 
 
 def run(name, quick):
     """Run one comparison, whose messages go to standard error; return its result, or None if it ended without one."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *(["--quick"] if quick else [])]
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *["--quick"] * quick]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
     return {**json.loads(output.splitlines()[-1]), "quick": quick} if output else None
 
@@ -138,6 +139,8 @@ def write_page(results):
 def main():
     """Run the comparisons; return 1 if outputs differ or a comparison ended without a result."""
     parser = make_parser(__doc__)
+    parser.add_argument("--whole", dest="quick", action="store_false", help="do not run them with --quick")
+    parser.set_defaults(quick=True)
     parser.add_argument(
         "--write", action="store_true", help="keep the results in benchmarks/results, and write the page"
     )
