@@ -69,6 +69,8 @@ class _Host:
     paused_until: float = 0.0
     wasted: float = 0.0
     """Seconds of failed requests and pauses."""
+    seconds: float = 0.0
+    """Running average of an answer; 0 before the first one."""
     pauses_in_row: int = 0
     pause: FetchError | None = None
     """Error that caused the pause until `paused_until`."""
@@ -107,6 +109,10 @@ class HostPace:
             return 0.0, False  # its rows fail at once
         return max(host.next_at - now, pause, 0.0), host.interval >= SLOW
 
+    def answer_seconds(self, name: str) -> float:
+        """Return the running average of a host's answers in seconds; 0 for a host without any."""
+        return self._find(name).seconds
+
     def _find(self, name: str) -> _Host:
         with self._lock:
             return self._hosts[name]
@@ -133,6 +139,8 @@ class HostPace:
         else:
             with host.changed:
                 host.wasted, host.pauses_in_row = host.wasted / 2, 0
+                took = time.monotonic() - started
+                host.seconds = ((host.seconds or took) + took) / 2
         finally:
             with host.changed:
                 host.running -= 1
@@ -208,29 +216,21 @@ class HostPool:
 
     Args:
         threads: number of threads. At most twice as many results wait for the Downloader.
-        per_host: maximum number of threads that fetch from one host.
-        pace: when hosts may be asked; None: at any time.
+        pace: when hosts may be asked, and by how many threads at a time.
         find_url: returns the URL that is requested for that of a row.
     """
 
-    def __init__(
-        self,
-        threads: int,
-        per_host: int,
-        pace: HostPace | None = None,
-        find_url: Callable[[str], str] = lambda url: url,
-    ):
-        self._threads, self._per_host, self._pace, self._find_url = threads, per_host, pace, find_url
+    def __init__(self, threads: int, pace: HostPace, find_url: Callable[[str], str] = lambda url: url):
+        self._threads, self.pace, self._find_url = threads, pace, find_url
         lock = threading.Lock()
         self._row_ready, self._result_ready = threading.Condition(lock), threading.Condition(lock)
         self._rows: defaultdict[str, deque[UrlRow]] = defaultdict(deque)
         self._left = 0
-        self._ready: tuple[_Heap, _Heap] = [], []  # quick and slow hosts with rows left and fewer than per_host threads
+        self._ready: tuple[_Heap, _Heap] = [], []  # quick and slow hosts with rows left that may get a thread
         self._later: _Heap = []  # times at which hosts may be asked, and the hosts
         self._queued: set[str] = set()  # hosts in one of the heaps
         self._running: Counter[str] = Counter()
         self._slow_running = 0
-        self._seconds: dict[str, float] = {}  # running average of a request to a host
         self._results: deque[tuple[str, Any]] = deque()
         self.current = ""
         """URL that was requested for the row whose result was returned last."""
@@ -272,9 +272,7 @@ class HostPool:
     def _run_thread(self, function: Callable[[UrlRow], Any]) -> None:
         while next_row := self._pop_row():
             host, row, is_slow = next_row
-            started = time.monotonic()
-            result = function(row)
-            self._put_result(host, time.monotonic() - started, is_slow, (row[1], result))
+            self._put_result(host, is_slow, (row[1], function(row)))
 
     def _pop_row(self) -> tuple[str, UrlRow, bool] | None:
         """Return the host of the next row, the row, and whether the host is slow; None when no row is left."""
@@ -300,9 +298,8 @@ class HostPool:
             self._queue(host)
             return host, row, is_slow
 
-    def _put_result(self, host: str, seconds: float, is_slow: bool, result: tuple[str, object]) -> None:
+    def _put_result(self, host: str, is_slow: bool, result: tuple[str, object]) -> None:
         with self._result_ready:
-            self._seconds[host] = (self._seconds.get(host, seconds) + seconds) / 2
             self._running[host] -= 1
             self._slow_running -= is_slow
             self._queue(host)
@@ -313,15 +310,15 @@ class HostPool:
         """Add a host to its heap, if it is in none, has a row left and a free thread."""
         if again:
             self._queued.discard(host)
-        wait, is_rare = self._pace.seconds_until_turn(host) if self._pace else (0.0, False)
-        left, most = len(self._rows[host]), 1 if is_rare else self._per_host
+        wait, is_rare = self.pace.seconds_until_turn(host)
+        left, most = len(self._rows[host]), 1 if is_rare else self.pace.limits.concurrency
         if host in self._queued or not left or self._running[host] >= most:
             return
         self._queued.add(host)
         if wait >= _FAR:
             heapq.heappush(self._later, (time.monotonic() + wait, host))
         else:
-            seconds = self._seconds.get(host, SLOW)
+            seconds = self.pace.answer_seconds(host) or SLOW
             heapq.heappush(self._ready[seconds >= SLOW], (-left * seconds, host))
         self._row_ready.notify()
 
@@ -335,13 +332,12 @@ class CpuBudget:
     """Stops a host whose images cost far more CPU time than their size explains: 2.5 KB can keep a decoder for seconds.
 
     Args:
-        pool: its current row is that of the image.
-        pace: gives the host up.
+        pool: its current row is that of the image, and its pace gives the host up.
         seconds: the budget of each host.
     """
 
-    def __init__(self, pool: HostPool, pace: HostPace, seconds: float = CPU_SECONDS):
-        self._pool, self._pace, self._seconds = pool, pace, seconds
+    def __init__(self, pool: HostPool, seconds: float = CPU_SECONDS):
+        self._pool, self._seconds = pool, seconds
         self._spent: defaultdict[str, float] = defaultdict(float)
 
     def refusal(self) -> str | None:
@@ -358,7 +354,7 @@ class CpuBudget:
         host = parse_host(self._pool.current)
         if excess > 0 and self._spent[host] <= self._seconds < self._spent[host] + excess:
             reason, _, detail = self._message().partition(": ")
-            self._pace.give_up(host, FetchError(reason, detail))
+            self._pool.pace.give_up(host, FetchError(reason, detail))
         self._spent[host] += max(0.0, excess)
 
     def _message(self) -> str:

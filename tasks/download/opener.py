@@ -38,7 +38,7 @@ from dataops.web.urls import find_registrable_domain
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import ShardHook, erased_reasons
 from tasks.download.host_rules import HostRules, RuleLimits
-from tasks.download.host_turns import HostPace, PaceLimits, parse_host
+from tasks.download.host_turns import SLOW, HostPace, PaceLimits, parse_host
 from tasks.web.address_policy import AddressResolver, DnsCache, ask_resolvers, parse_connect_to, parse_resolver
 from tasks.web.connection import parse_proxy
 from tasks.web.fetch_error import FetchError
@@ -61,7 +61,8 @@ from tasks.web.signing import open_signer
 HANDED_ON = "handed_on"
 """Outcome of a row that a later task requests, in place of a drop reason."""
 SLOW_SECONDS = 120.0
-"""Time in which a worker fetches a shard of 10,000 rows, about; a host whose rows take longer gets other shards."""
+"""Time in which a worker fetches a shard of 10,000 rows, about; a host whose rows take longer, by its Crawl-delay or
+because it answers slowly, gets other shards."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Start:
     Attributes:
         url: requested instead of the row's URL.
         hops: number of redirects that led to it.
-        wait: Crawl-delay in seconds for which the row was handed on; None: none.
+        wait: seconds of a row at its host, for which it was handed on; None: none.
     """
 
     url: str
@@ -137,13 +138,11 @@ class Scope:
         units: domains, and hosts after `//` (host_cut.py); None: all.
         rows: number of rows by host.
         starts: by the URL of a row.
-        max_seconds: time that a Crawl-delay may cost a host's rows; where it is longer, they are handed on.
     """
 
     units: frozenset[str] | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
     starts: Mapping[str, Start] = field(default_factory=dict)
-    max_seconds: float = SLOW_SECONDS
 
     def includes(self, url: str) -> bool:
         """Return whether this shard may request a URL."""
@@ -293,16 +292,17 @@ class Fetch:
         self.evidence.final_url = url
         waits_since = time.monotonic()
         interval, opt_outs = self.opener.rules.check(parts)
-        scope = self.opener.scope
-        rows = scope.rows.get(parts.hostname or "", 1)
-        if start.wait is None and interval * rows > scope.max_seconds and scope.units is not None:
-            raise HandedOn(self._start(url, hops, interval))
+        host, scope, pace = parts.hostname or "", self.opener.scope, self.opener.pace
+        seconds = pace.answer_seconds(host)
+        wait = interval if seconds < SLOW else max(interval, seconds / pace.limits.concurrency)
+        if start.wait is None and wait * scope.rows.get(host, 1) > SLOW_SECONDS and scope.units is not None:
+            raise HandedOn(self._start(url, hops, wait))
         self._record_opt_outs(opt_outs)
         headers = {"Accept": "image/*,*/*;q=0.5"}
         for hook in self.opener.hooks:
             headers |= hook.headers(url)
         self._sent = headers
-        with self.opener.pace.turn(parts.hostname or "", interval):
+        with pace.turn(host, interval):
             self.deadline += time.monotonic() - waits_since
             self.evidence.fetched_at = datetime.now(UTC).isoformat(timespec="milliseconds")
             with (

@@ -75,7 +75,7 @@ HANDED = pa.schema(
     {
         "next_url": TEXT,  # URL that is requested instead of the row's own, after redirects to other hosts
         "hops": pa.int32(),  # number of these redirects
-        "wait": pa.float64(),  # Crawl-delay of the host in seconds, if it is known
+        "wait": pa.float64(),  # seconds of a row at its host, if it was handed on for them
         "opt_out": DECLARED,  # what earlier hosts declared
         "permissions": DECLARED,
         "state": pa.binary(),  # what is known of the host of the URL (HostState.export), on one row of each origin

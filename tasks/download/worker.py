@@ -347,12 +347,12 @@ def _run_downloader(
     keys = make_keys(task.cut.number, rows.num_rows, config.shard_size)
     urllib.request.install_opener(opener)  # noqa: TID251  puts the safe fetch under img2dataset
     tar = folder / f"{task.cut.number:0{SHARD_DIGITS}d}.tar"
-    pool = HostPool(config.threads, config.concurrency(task.processes), opener.pace, opener.scope.find_url)
+    pool = HostPool(config.threads, opener.pace, opener.scope.find_url)
     with (folder / "waiting").open("w+b") as early_file, tar.open("wb") as tar_file:
         files = (early_file, tar_file)
         downloader = Downloader(
             sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, previews, *files),
-            resizer=GuardedResizer(decoder, previews, CpuBudget(pool, opener.pace)),
+            resizer=GuardedResizer(decoder, previews, CpuBudget(pool)),
             thread_count=max(1, rows.num_rows),  # the Downloader hands out twice as many rows at a time: all of them
             save_caption=True,
             extract_exif=False,

@@ -109,7 +109,7 @@ def fetch(draft, task):
             except FetchError as error:
                 reasons[row[1]] = error.reason
 
-        pool = HostPool(8, task.config.concurrency(task.processes), opener.pace, opener.scope.find_url)
+        pool = HostPool(8, opener.pace, opener.scope.find_url)
         for _ in pool.imap_unordered(request, enumerate(rows["url"].to_pylist())):
             pass
         rows = drop_handed(rows).append_column(

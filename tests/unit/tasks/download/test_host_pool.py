@@ -29,7 +29,7 @@ def test_pool_limits_the_threads_of_a_slow_host():
         return row
 
     got = []
-    with HostPool(threads=8, per_host=2) as pool:
+    with HostPool(8, HostPace(PaceLimits(concurrency=2))) as pool:
         for row in pool.imap_unordered(fetch, iter(rows)):
             got.append(row)
             if len(got) == 70:  # all the others
@@ -53,14 +53,15 @@ def test_hosts_that_are_asked_rarely_hold_no_thread_while_they_wait():
         return row
 
     started = time.monotonic()
-    assert sorted(HostPool(4, 4, pace).imap_unordered(fetch, rows)) == rows
+    assert sorted(HostPool(4, pace).imap_unordered(fetch, rows)) == rows
     assert 2 <= time.monotonic() - started < 20, "one host after the other would take 40 s"
     assert all(start - started >= turn for times in starts.values() for turn, start in enumerate(times))
 
 
 def test_host_whose_images_cost_too_much_cpu_time_is_given_up_in_all_processes(tmp_path):
-    pool, pace = HostPool(threads=1, per_host=1), HostPace(PaceLimits(), MachinePace(HostState(tmp_path)))
-    budget = CpuBudget(pool, pace, seconds=10)
+    pace = HostPace(PaceLimits(concurrency=1), MachinePace(HostState(tmp_path)))
+    pool = HostPool(1, pace)
+    budget = CpuBudget(pool, seconds=10)
     rows = [(number, f"http://{host}.test:80/{number}.webp") for number in range(9) for host in ("bad", "good")]
     refused = Counter()
     for _, url in pool.imap_unordered(lambda row: row, rows):

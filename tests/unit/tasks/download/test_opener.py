@@ -1,12 +1,14 @@
 import socket
 import threading
+import time
+from dataclasses import replace
 from urllib.parse import urlunsplit
 
 import pytest
 
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import ShardHook
-from tasks.download.opener import Evidence, make_opener
+from tasks.download.opener import Evidence, Scope, Start, make_opener
 from tasks.web.address_policy import AddressResolver, is_public
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import HostState
@@ -140,3 +142,36 @@ def test_what_a_hook_drops_is_kept_by_no_other_and_may_leave_no_evidence(tmp_pat
     assert recorder.calls == other.calls == [f"failed {urls[0]}", f"keep {urls[1]}"]
     assert (opener.evidence[urls[0]] == Evidence()) is erases
     assert opener.evidence[urls[1]].http_status == 200
+
+
+@pytest.mark.parametrize(
+    ("answer", "delay", "rows", "wait"),
+    [
+        (1.2, 0.0, 500, 0.3),  # by four requests at a time
+        (1.2, 50.0, 500, 50.0),
+        (0.0, 1.0, 121, 1.0),
+        (0.0, 1.0, 120, None),
+        (1.2, 0.0, 10, None),
+        (0.0, 0.0, 1600, None),
+    ],
+)
+def test_rows_of_a_host_that_would_take_over_two_minutes_are_handed_on_once(
+    tmp_path, monkeypatch, answer, delay, rows, wait
+):
+    url, config = "http://late.test/1.png", DownloadConfig(connect_to={"late.test": "127.0.0.1:1"})
+    scope = Scope(frozenset({"late.test"}), {"late.test": rows})
+    opener = make_opener(config, HostState(tmp_path), scope=scope)
+    monkeypatch.setattr(opener.rules, "check", lambda parts: (delay, []))
+    if answer:
+        with opener.pace.turn("late.test"):
+            time.sleep(answer)
+    with pytest.raises(FetchError, match="^handed_on: " if wait else "^connect: "):
+        opener.open(url)
+    assert [wait <= start.wait < wait + 25 for start in opener.handed.values()] == ([True] if wait else [])
+    opener.scope = replace(scope, starts={url: Start(url, wait=wait or 1.0)})
+    with pytest.raises(FetchError, match="^handed_on: " if wait else "^connect: "):
+        opener.open(url)  # in the same shard
+    later = make_opener(config, HostState(tmp_path), scope=opener.scope)
+    monkeypatch.setattr(later.rules, "check", opener.rules.check)
+    with pytest.raises(FetchError, match=r"^connect: "):
+        later.open(url)

@@ -220,7 +220,7 @@ def test_image_that_takes_more_memory_than_the_limit_is_a_row():
 def check_image_beyond_the_limit():
     _, checked, _ = resizers()
     with GuardedProcess(resize_functions(checked), ServerLimits(12 << 20)) as process:
-        resize = GuardedResizer(process, Previews(), CpuBudget(HostPool(1, 1), HostPace(PaceLimits())))
+        resize = GuardedResizer(process, Previews(), CpuBudget(HostPool(1, HostPace(PaceLimits()))))
         message = resize(io.BytesIO(plain("PNG", "RGBA", 5000)))[5]
         assert message.startswith(("out_of_memory: ", "worker_died: ", "decode: "))
         assert resize(io.BytesIO(drawing("PNG", "RGB")))[5] is None
