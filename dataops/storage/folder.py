@@ -177,12 +177,12 @@ class FolderStore(Store):
         found: list[Entry] = []
         for folder, folders, files in os.walk(base):
             folders[:] = [name for name in folders if not name.startswith(TEMPORARY)]
-            below = Path(folder).relative_to(self.root)
+            below = folder[len(self.uri) :].lstrip("/")
             for name in files:
-                if not name.startswith(TEMPORARY) and not Path(folder, name).is_symlink():
-                    with suppress(FileNotFoundError):  # deleted since the folder was listed
-                        known = Path(folder, name).stat()
-                        found.append(Entry(str(below / name), known.st_size, known.st_mtime))
+                with suppress(FileNotFoundError):  # deleted since the folder was listed
+                    known = os.lstat(f"{folder}/{name}")
+                    if not name.startswith(TEMPORARY) and not stat.S_ISLNK(known.st_mode):
+                        found.append(Entry(f"{below}/{name}".lstrip("/"), known.st_size, known.st_mtime))
         return sorted(found)
 
     def delete(self, names: Sequence[str]) -> None:

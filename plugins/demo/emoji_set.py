@@ -74,10 +74,11 @@ def load_emoji(limit: int | None = None) -> tuple[Emoji, ...]:
         svg = _first(openmoji_files, (code.upper() for code in _file_stems(text)))
         png = _first(twemoji_files, _file_stems(text, padded=False))
         if svg is not None and png is not None:
-            found.append(_make_emoji(text, entry, svg, png))
+            found.append((text, entry, svg, png))
     if limit is not None:
-        found = sorted(found, key=lambda one: stable_hash(0, "subset", one.text))[:limit]
-    return tuple(sorted(_drop_repeated_names(found), key=lambda one: (one.order, one.text)))
+        found = sorted(found, key=lambda one: stable_hash(0, "subset", one[0]))[:limit]
+    made = [_make_emoji(*one) for one in found]
+    return tuple(sorted(_drop_repeated_names(made), key=lambda one: (one.order, one.text)))
 
 
 def all_wordings(emojis: Iterable[Emoji]) -> frozenset[str]:

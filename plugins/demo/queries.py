@@ -18,9 +18,9 @@ MIN_WORD, MIN_PAIR, MIN_INFORMATION = 100_000, 1_000_000, 8.0
 
 def build_queries() -> pl.DataFrame:
     """Return the queries, with the columns dataops.text.query_list.QUERIES, as `pairmill queries build` would."""
-    words = pl.DataFrame(_counts("frequency_dictionary_en_82_765.txt"), ["query", "count"], orient="row")
     names = ["one", "two", "count"]
-    pairs = pl.DataFrame(_counts("frequency_bigramdictionary_en_243_342.txt"), names, orient="row")
+    words = _counts("frequency_dictionary_en_82_765.txt", ["query", "count"])
+    pairs = _counts("frequency_bigramdictionary_en_243_342.txt", names)
     total, words = int(words["count"].sum()), words.filter(pl.col("count") >= MIN_WORD)
     for name in names[:2]:
         pairs = pairs.join(words.select(pl.col("query").alias(name), pl.col("count").alias(f"of_{name}")), on=name)
@@ -36,7 +36,7 @@ def build_queries() -> pl.DataFrame:
     return every.filter(is_query).unique("query", keep="first").sort("query")
 
 
-def _counts(name: str) -> list[tuple]:
-    """Return the lines of a file as tuples of words and their count."""
-    text = (importlib.resources.files("symspellpy") / name).read_text(encoding="utf-8-sig")
-    return [(*words, int(count)) for *words, count in (line.split() for line in text.splitlines())]
+def _counts(name: str, columns: list[str]) -> pl.DataFrame:
+    """Return the lines of a file: words and their count."""
+    text = (importlib.resources.files("symspellpy") / name).read_bytes()
+    return pl.read_csv(text, separator=" ", has_header=False, new_columns=columns, quote_char=None)

@@ -18,8 +18,8 @@ from benchmarks.fuzzing.runner import Runner
 from benchmarks.fuzzing.target import Limits, Parser, Target
 from benchmarks.fuzzing.targets import TARGETS
 
-EXAMPLES = 50
-"""Inputs of each target: all of them take about 8 s of CPU time."""
+EXAMPLES = 25
+"""Inputs of each target: all of them take about 5 s of CPU time."""
 SLACK = 10.0
 """Factor of the time limits on a machine with other load; what they must find takes minutes."""
 SEED = 21

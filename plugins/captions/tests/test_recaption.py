@@ -20,14 +20,12 @@ from dataops.snapshot import Counts, read_parts
 from dataops.store import FolderStore
 from plugins.captions import captioning
 from plugins.captions import endpoint as endpoints
-from plugins.captions.captioning import cut_budget
 from plugins.captions.config import API_KEY, RecaptionConfig
-from plugins.captions.endpoint import Endpoint, Pace
+from plugins.captions.endpoint import Endpoint
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
 from tasks.curate.step import describe_steps
 from tasks.engine.stage import make, plan
-from tasks.web.fetch_error import FetchError
 from tests.inline_executor import inline_context
 from tests.servers.loopback import Handler, serving
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
@@ -248,18 +246,3 @@ def test_limits_of_images_requests_and_rate_hold(tmp_path, toy):
     assert outcomes["added"] == len(toy.bodies) <= 7
     assert outcomes["over_budget"] == 12 - outcomes["added"]
     assert sum(row["captions"] is not None for row in rows) == outcomes["added"]
-    for sizes in ([5, 5, 3], [1], [0, 4, 0], [10_000] * 7):
-        for limit in (1, 3, 12, 50_000):
-            quotas = cut_budget(sizes, limit)
-            assert sum(quotas) == min(limit, sum(sizes))
-            assert all(0 <= quota <= size for quota, size in zip(quotas, sizes, strict=True))
-
-
-def test_a_pause_that_the_server_asks_for_holds_for_all_threads():
-    pace = Pace(None)
-    pace.pause(0.2)
-    started = time.monotonic()
-    pace.wait()
-    assert time.monotonic() - started >= 0.19
-    with pytest.raises(FetchError, match="connect"):
-        Endpoint(RecaptionConfig(endpoint="http://127.0.0.1:1/v1", model="toy", attempts=1), "jpg").ask(IMAGES[0])

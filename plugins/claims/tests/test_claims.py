@@ -1,8 +1,8 @@
 """Proofs agree with a set, whatever is altered is refused, and statements follow the datasets that a model saw."""
 
 import hashlib
-import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from dataops.errors import ConfigError, CorruptPart
 from dataops.facts import PackFacts
@@ -38,6 +37,7 @@ from plugins.claims.verify_claim import (
 from tasks.engine.stage import make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
+from tests.image_files import photo
 from tests.inline_executor import inline_context
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, packed, pair
@@ -91,13 +91,13 @@ def test_proofs_agree_with_a_set_and_a_recursive_tree(digests, hashes, data):
 
 
 def test_a_proof_of_a_value_never_shows_the_absence_of_another(tmp_path):
-    digests = [hashlib.sha256(bytes([n])).digest() for n in range(200)]
+    digests = [hashlib.sha256(bytes([n])).digest() for n in range(90)]
     trees, stated = write_trees(tmp_path, {"sha256": digests, "phash": []})
     root, proofs = bytes.fromhex(stated["roots"]["sha256"]), [trees.prove("sha256", value) for value in digests]
     for value in digests:
         for proof in proofs:
             try:
-                assert verify_proof(proof, value, 200, root, 32)
+                assert verify_proof(proof, value, 90, root, 32)
             except Refused:
                 assert proof["index"] != trees.prove("sha256", value)["index"]
 
@@ -126,36 +126,18 @@ def test_signatures_are_verified_as_by_cryptography(data, bit):
 # Statements -----------------------------------------------------------------------------------------------------------
 
 
-def photo(seed, size=96, quality=95):
-    """An image with gradients and shapes, as a JPEG file."""
-    import random
-
-    from PIL import ImageDraw
-
-    rng = random.Random(seed)
-    image = Image.linear_gradient("L").resize((96, 96)).rotate(rng.randrange(360)).convert("RGB")
-    draw = ImageDraw.Draw(image)
-    for _ in range(6):
-        box = [rng.randrange(60) for _ in range(2)]
-        draw.ellipse(
-            [*box, *(at + rng.randrange(8, 40) for at in box)], fill=tuple(rng.randrange(256) for _ in range(3))
-        )
-    out = io.BytesIO()
-    image.resize((size, size), Image.Resampling.BILINEAR).save(out, "JPEG", quality=quality)
-    return out.getvalue()
-
-
 def named_pair(number):
     sha256, phash = image_targets(photo(number))
     return pair(number, sha256=sha256.value, phash=phash.value)
 
 
-@pytest.fixture
-def trained(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """A store with a dataset of the photos 0 to 39, and a training on it."""
-    store = FolderStore(tmp_path / "store")
+    folder = tmp_path_factory.mktemp("made")
+    store = FolderStore(folder / "store")
     snapshots = chain(store, [named_pair(n) for n in range(40)])
-    pack = packed(store, tmp_path, snapshots, shard_size=9)
+    pack = packed(store, folder, snapshots, shard_size=9)
     draft = Draft(store, "train", "b" * 16)
     train = draft.commit(
         build_manifest(
@@ -170,6 +152,13 @@ def trained(tmp_path):
 
 
 @pytest.fixture
+def trained(made, tmp_path):
+    """The training in a copy of the store."""
+    shutil.copytree(made[0].root, tmp_path / "store")
+    return FolderStore(tmp_path / "store"), made[1]
+
+
+@pytest.fixture
 def key():
     return Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 
@@ -181,7 +170,7 @@ def claim_of(what, store, train):
 def test_photo_copy_and_stranger(tmp_path, trained, key):
     for name, data, used in (
         ("own.jpg", photo(7), True),
-        ("copy.jpg", photo(7, size=48, quality=70), True),
+        ("copy.jpg", photo(7, side=48), True),
         ("other.jpg", photo(1234), False),
         ("text.jpg", b"no image", None),
         ("cut.jpg", photo(7)[:500], None),
@@ -276,14 +265,7 @@ def test_verifier_needs_the_standard_library_alone(tmp_path, trained, key):
     valid = run("claim.json", "own.jpg", f"--key={public}")
     assert (valid.returncode, valid.stdout) == (0, f"valid: used by train/{'b' * 16}\n")
     (tmp_path / "other.jpg").write_bytes(photo(8))
-    for refused in (
-        run("claim.json", "other.jpg"),
-        run("claim.json", f"--key={'0' * 64}"),
-        run("claim.json", "--root=00"),
-        run("claim.json", "--rooot=00"),
-        run("own.jpg"),
-        run(),
-    ):
+    for refused in (run("claim.json", "other.jpg"), run("claim.json", "--rooot=00"), run()):
         assert refused.returncode == 3
         assert refused.stderr.startswith("refused: ")
 
@@ -312,14 +294,6 @@ def test_pair_that_a_takedown_removed_stays_in_the_answer_of_the_model(tmp_path,
     store.put(report_name("d" * 16), report.model_dump_json().encode())
     (dataset,) = claim_of(tmp_path / "own.jpg", store, train)["datasets"]
     assert (dataset["key"], dataset["version"], dataset["answer"]) == (pack.key, following.key, "proved")
-
-
-def test_urls_and_domains_are_listed_without_a_proof(trained, key):
-    for what, pairs in ((pair(7)["url"], 1), ("host1.example", 13), ("nothing.jp", 0)):
-        statement = claim_of(what, *trained)
-        (dataset,) = statement["datasets"]
-        assert (dataset["answer"], dataset["pairs"]) == ("listed" if pairs else "unlisted", pairs)
-        assert verify(sign_statement(statement, key))["used"] is bool(pairs)
 
 
 def test_bad_input_has_a_clear_error(tmp_path, trained, key):
@@ -372,6 +346,9 @@ def test_command_writes_signed_statements_and_their_verifier(tmp_path, trained, 
     printed = capsys.readouterr().out
     assert "used by train/" in printed
     assert "no pair matches; this has no proof" in printed
+    listed = json.loads((out / "claim-0003.json").read_bytes())
+    (dataset,) = listed["statement"]["datasets"]
+    assert (dataset["answer"], dataset["pairs"], verify(listed)["used"]) == ("listed", 13, True)
     assert command.verify(out / "claim-0001.json", own) == 0
     altered = json.loads((out / "claim-0001.json").read_bytes())
     altered["statement"]["name"] = "another"

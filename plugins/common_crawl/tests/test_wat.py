@@ -150,20 +150,6 @@ def test_read_wat_skips_only_the_bad_record(bad, reasons):
     assert [damage.offset for damage in damages] == [len(warcinfo() + GOOD[0])]
 
 
-def test_read_wat_skips_only_the_record_with_a_bad_length_in_a_plain_file():
-    good = [gzip.decompress(one) for one in GOOD]
-    for length, reason in (
-        (b"3", "bad_length"),
-        (b"90", "bad_length"),
-        (b"99999", "truncated"),
-        (b"9" * 12, "too_large"),
-    ):
-        bad = plain_record("http://a.example/", b'{"a": 1}').replace(b"Length: 8", b"Length: " + length)
-        rows, damages, _ = actual_rows(good[0] + bad + good[1] + good[2])
-        assert [row[1] for row in rows] == [f"A picture of the number {i}" for i in range(3)], length
-        assert [(d.offset, d.reason) for d in damages] == [(len(good[0]), reason)]
-
-
 def test_read_wat_repairs_and_reports_invalid_text():
     surrogates = json.dumps(
         page_value("https://a.example/", {"Links": [image("a\ud800.jpg", "one \udfff two\0 three")]})

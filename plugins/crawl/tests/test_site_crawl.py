@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -27,7 +27,8 @@ from tests.servers.site import Web, served
 
 pytestmark = pytest.mark.timeout(600)
 
-HOSTS = ("pets.test", "slow.test", "calendar.test", "down.test", "sleepy.test", "hanging.test", "reserved.test")
+HOSTS = ("pets.test", "slow.test", "calendar.test", "down.test", "sleepy.test", "hanging.test", "reserved.test",
+         "linker.test")  # fmt: skip
 
 
 def config(web, *hosts, **options):
@@ -40,21 +41,15 @@ def context(folder):
     return Context(store=FolderStore(folder / "store"), home=folder / "home", workers=1, pool=PicklingExecutor())
 
 
-def crawl(site, folder, lines=None):
-    """Crawl, and append each line of the progress to `lines`."""
-    where = context(folder)
-    if lines is not None:
-        where = replace(where, progress=lambda done, total, line: lines.append(line))
-    return make(plan(EXTRACT, site, 0, []), where)
+def crawl(site, folder):
+    return make(plan(EXTRACT, site, 0, []), context(folder))
 
 
 @dataclass(frozen=True)
 class Crawled:
     web: Web
-    site: SiteSource
     folder: Path
     manifest: Manifest
-    progress: list[str]
 
     def path(self, name):
         return FolderStore(self.folder / "store").local(self.manifest.path(name))
@@ -70,9 +65,9 @@ def crawled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("crawl")
     with served() as web:
         options = {"max_pages_per_host": 20, "max_page_bytes": 200_000}
-        site = config(web, *HOSTS, contact="https://example.org/bot", **options)
-        lines = []
-        yield Crawled(web, site, folder, crawl(site, folder, lines), lines)
+        allowed = (*HOSTS, "localhost", "::ffff:7f00:1", "169.254.169.254")
+        site = config(web, *HOSTS, contact="https://example.org/bot", allowed_domains=allowed, **options)
+        yield Crawled(web, folder, crawl(site, folder))
 
 
 def test_crawl_records_the_outcome_of_every_url(crawled):
@@ -99,11 +94,14 @@ def test_crawl_records_the_outcome_of_every_url(crawled):
         "http://sleepy.test/": "crawl_delay_too_long",
         "http://hanging.test/": "timeout",
         "http://reserved.test/inside": "opt_out",
+        f"http://localhost:{crawled.web.port}/": "private_address",
+        f"http://[::ffff:7f00:1]:{crawled.web.port}/": "private_address",
+        "http://169.254.169.254/": "private_address",
     }
     assert crawled.manifest.counts.dropped["opt_out"] == 1  # the image of /usage
     facts = crawled.manifest.facts["crawl"]
     assert facts["outcomes"] == dict(sorted(Counter(row["outcome"] for row in index.values()).items()))
-    assert facts["links_not_followed"] == {"not_http": 1, "nofollow": 3, "off_site": 1, "too_deep": 1}
+    assert facts["links_not_followed"] == {"not_http": 1, "nofollow": 3, "off_site": 2, "too_deep": 1}
     assert facts["depth"] == 8
     assert facts["http_status"]["404"] == 1
     assert index["http://pets.test/last"]["referrer"] == "http://pets.test/busy"
@@ -197,7 +195,8 @@ def test_pairs_are_those_of_the_archive(crawled, tmp_path):
 
 def test_killed_crawl_repeats_no_request_and_another_edition_of_the_same_pages_has_the_same_parts(tmp_path):
     with served() as web:
-        site = config(web, "calendar.test", "pets.test", edition="2026-11", max_depth=9, delay=0.08, pages_per_part=8)
+        site = config(web, "calendar.test", "pets.test", edition="2026-11", max_depth=9, delay=0.08, pages_per_part=8,
+                      allowed_domains=("calendar.test", "pets.test", "127.0.0.1"))  # fmt: skip
         todo = plan(EXTRACT, site, 0, [])
         folder = tmp_path / "home" / "jobs" / f"crawl-{todo.key}"
         folder.mkdir(parents=True)
@@ -221,7 +220,10 @@ def test_killed_crawl_repeats_no_request_and_another_edition_of_the_same_pages_h
     paths.pop(("pets.test", "/busy"))
     # Only requests in flight when the process was killed are repeated: at most one for each host.
     assert sum(n - 1 for n in paths.values()) <= 2
-    assert manifest.facts["crawl"]["outcomes"]["archived"] == manifest.facts["read"]["pages"] == 10 + 10
+    outcomes = manifest.facts["crawl"]["outcomes"]
+    assert outcomes["archived"] == manifest.facts["read"]["pages"] == 10 + 10
+    assert outcomes["no_contact"] == 1, "without a contact, only hosts in connect_to are requested"
+    assert {host for host, _ in paths} == {"calendar.test", "pets.test"}
     assert not manifest.facts["damages"]
     rows = read_parts(FolderStore(tmp_path / "store"), manifest)
     assert len(set(rows["page_url"].to_pylist())) == 17  # of pets.test two pages have no image, and one opts out
@@ -229,19 +231,3 @@ def test_killed_crawl_repeats_no_request_and_another_edition_of_the_same_pages_h
     assert again.content_digest == manifest.content_digest
     for prefix, ending in (("part-", "parquet"), ("evidence-pages-", "warc.gz")):
         assert [one.name for one in again.named(prefix)] == [f"{prefix}0000{n}.{ending}" for n in range(3)]
-
-
-def test_crawl_never_connects_to_private_ip_addresses(tmp_path):
-    inner = ("127.0.0.1", "localhost", "::ffff:7f00:1", "169.254.169.254")
-    with served() as web:
-        contact = "https://example.org/bot"
-        manifest = crawl(config(web, "linker.test", allowed_domains=("linker.test", *inner), contact=contact), tmp_path)
-        assert manifest.facts["crawl"]["outcomes"] == {"archived": 1, "private_address": 4}
-        assert {request.host for request in web.log} == {"linker.test"}
-
-
-def test_crawl_without_a_contact_requests_only_hosts_in_connect_to(tmp_path):
-    with served() as web:
-        manifest = crawl(config(web, "linker.test", allowed_domains=("linker.test", "127.0.0.1")), tmp_path)
-        assert manifest.facts["crawl"]["outcomes"] == {"archived": 1, "no_contact": 1}
-        assert {request.host for request in web.log} == {"linker.test"}

@@ -232,13 +232,15 @@ def test_problems_come_before_a_run(tmp_path):
 
 def test_moved_folder_gives_the_same_keys_and_a_changed_photo_another(tmp_path):
     files = {f"{n}.jpg": photo(n) for n in range(6)} | {f"{n}.txt": f"photo number {n}" for n in range(6)}
-    first = run(tmp_path, {"kind": "folder", "folder": str(write_files(tmp_path / "one", files))}, InlineExecutor())
+    first = run(
+        tmp_path, {"kind": "folder", "folder": str(write_files(tmp_path / "one", files))}, InlineExecutor(), "download"
+    )
     (tmp_path / "one").rename(tmp_path / "two")
     source = {"kind": "folder", "folder": str(tmp_path / "two")}
-    moved = run(tmp_path, source, InlineExecutor())
+    moved = run(tmp_path, source, InlineExecutor(), "download")
     assert {name: one.key for name, one in moved.items()} == {name: one.key for name, one in first.items()}
     write_files(tmp_path / "two", {"3.jpg": photo(30)})
-    changed = run(tmp_path, source, InlineExecutor())
+    changed = run(tmp_path, source, InlineExecutor(), "download")
     assert changed["extract"].key == first["extract"].key
     assert changed["download"].key != first["download"].key
     write_files(tmp_path / "two", {"3.txt": "another caption"})

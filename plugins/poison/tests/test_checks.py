@@ -5,10 +5,9 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from scipy.stats import binom
 
 from dataops.schema import uid
-from plugins.poison.checks import STABLE_NIGHTS, TAILS, Night, _surprise
+from plugins.poison.checks import STABLE_NIGHTS, TAILS, Night
 from plugins.poison.config import CHECKS, PoisonConfig
 from plugins.poison.examine import accept, examine
 from plugins.poison.history import History, hash_text
@@ -135,11 +134,24 @@ def test_a_check_finds_what_is_planted_until_it_is_released(check, past):
         assert check not in names(web.examine(again, history))
 
 
+@pytest.fixture(scope="module")
+def dark(past):
+    """The states after up to 8 nights on which s4 did not resolve (-8: accepted no connection)."""
+    web, found = past[0], {0: past[1]}
+    for sign, why in ((1, "dns"), (-1, "connect")):
+        history = History.decode(found[0])
+        for number in range(1, 9):
+            rows = [row for row in web.rows() if "//s4." not in row["url"]]
+            web.examine(rows, history, [("https://s4.test/a.jpg", why)])
+            found[sign * number] = history.encode(65_536)
+    return web, found
+
+
 SERVES = {"etag": "W/x", "final_url": "https://cdn.test/"}
 
 
 @pytest.mark.parametrize(
-    ("server", "changes", "dark", "found"),
+    ("server", "changes", "nights", "found"),
     [
         (SOLD, SERVES, 8, True),
         (SOLD, SERVES, -8, False),  # it resolved, and accepted no connection
@@ -159,15 +171,13 @@ SERVES = {"etag": "W/x", "final_url": "https://cdn.test/"}
         (SOLD, SERVES, -40, False),
     ],
 )
-def test_an_owner_is_another_if_all_of_its_certificate_is_or_it_may_have_expired(past, server, changes, dark, found):
-    web, state = past
-    history = History.decode(state)
-    others = lambda: [row for row in web.rows() if "//s4." not in row["url"]]  # noqa: E731
-    for _ in range(min(abs(dark), 8)):
-        web.examine(others(), history, [("https://s4.test/a.jpg", "dns" if dark > 0 else "connect")])
-    history.night += max(abs(dark) - 8, 0)
-    rows = [web.row(4, server=server, **changes) for _ in range(2)]
-    checks = names(web.examine(others() + rows, history))
+def test_an_owner_is_another_if_all_of_its_certificate_is_or_it_may_have_expired(dark, server, changes, nights, found):
+    web, states = dark
+    history = History.decode(states[max(-8, min(nights, 8))])
+    history.night += max(abs(nights) - 8, 0)
+    rows = [row for row in web.rows() if "//s4." not in row["url"]]
+    rows += [web.row(4, server=server, **changes) for _ in range(2)]
+    checks = names(web.examine(rows, history))
     assert bool(checks & {"changed_owner", "revived_domain"}) == found
 
 
@@ -268,8 +278,3 @@ def test_a_tail_holds_its_false_alarm_rate(number):
         history.of("tail")[hash_text("x")] = random.exponential(2.0, number).tolist()
         below += history.probability("x", random.exponential(2.0)) < 1 / 100
     assert 8 <= below <= 34  # 20 expected
-
-
-def test_a_surprise_bounds_the_binomial_tail():
-    for number, total, share in ((3, 5, 0.01), (20, 400, 0.02), (7, 7, 0.5), (1, 50, 0.2)):
-        assert np.exp(-_surprise(number, total, share)) >= binom.sf(number - 1, total, share) - 1e-12

@@ -1,4 +1,4 @@
-"""A domain over TLS: a renewed certificate is ordinary, and a sold one is held until it is released."""
+"""A domain over TLS: a renewed certificate is ordinary, and a sold domain is held."""
 
 import json
 import ssl
@@ -15,9 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from dataops.schema import uid
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
-from plugins.poison.quarantine import list_findings, release_pairs
+from plugins.poison.quarantine import list_findings
 from tests.growing import ANSWERS, HOST, configured, encoded, put_night, run
-from tests.inline_executor import inline_context
 from tests.servers.hostile_web import served
 
 pytestmark = pytest.mark.timeout(300)  # of a busy machine
@@ -66,7 +65,7 @@ def paint(handler):
     handler.respond((200, headers, encoded(path)))
 
 
-def test_a_sold_domain_is_held_until_it_is_released_and_a_renewed_certificate_is_not(tmp_path, monkeypatch):
+def test_a_sold_domain_is_held_and_a_renewed_certificate_is_not(tmp_path, monkeypatch):
     old, new = Authority("Old Trust"), Authority("New Trust")
     trusted = tmp_path / "trusted.pem"
     trusted.write_bytes(b"".join(encode(one.certificate, one.key) for one in (old, new)))
@@ -112,7 +111,3 @@ def test_a_sold_domain_is_held_until_it_is_released_and_a_renewed_certificate_is
         assert (server["issuer"], server["network"]) == ("New Trust", "127.9.0.0/16")
         [found] = list_findings(store, version)
         assert (found.check, found.subject, {*found.uids}) == ("changed_owner", SOLD, held)
-        release_pairs(inline_context(store, tmp_path), version, [found.finding], [], "asked the new owner")
-        rows = [(f"shop/{750 + n}.png", f"cheap {word} powder") for n, word in enumerate(words)]
-        version, _, _ = run_night(7, after, rows)
-        assert [one.finding for one in list_findings(store, version)] == [found.finding]

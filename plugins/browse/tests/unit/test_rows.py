@@ -50,12 +50,6 @@ def test_filters_and_order_choose_rows(dataset, database, stored):
     assert count_rows(database, selection) == len(wanted) > 0
 
 
-def test_text_search_takes_hostile_text_as_text(dataset, database):
-    view = dataset.view("pack.kept")
-    assert count_rows(database, select(view, terms=("<SCRIPT>", "' or 1=1"))) == 1
-    assert count_rows(database, select(view, terms=("' OR '1'='1",))) == 0
-
-
 def test_clusters_have_their_kept_and_dropped_pairs(dataset, database):
     number, clusters = list_clusters(database, cluster_views(dataset), 0)
     assert number == 1

@@ -111,22 +111,10 @@ def test_archive_that_was_replaced_is_not_shown_as_the_record(ask, site, tmp_pat
             read_page(file, row | wrong)
 
 
-def test_similar_images_need_no_features_before(ask, site):
-    if len(site.need_meaning().table):
-        pytest.skip("another test has computed them")
-    found = page(ask, "/?like=3")
-    assert found.css_first("p.message") is None
-    assert (
-        found.css_first("progress[data-running]") is not None or "have a feature" not in found.css_first("main").text()
-    )
-    wait_for(lambda: cards(page(ask, "/?like=3")))
-
-
 def test_search_by_meaning(ask, site):
     meaning = site.need_meaning()
-    if not len(meaning.table):
-        assert "compute them" in page(ask, "/?m=red").css_first("main").text()
-        assert ask("/features", "POST", data={"action": "start"}).status_code == 303
+    assert "compute them" in page(ask, "/?m=red").css_first("main").text()
+    assert ask("/features", "POST", data={"action": "start"}).status_code == 303
     state = wait_for(lambda: (found := ask("/features.json").json())["done"] and not found["running"] and found)
     assert state["error"] == ""
     assert meaning.coverage() == (site.dataset.manifest.counts.kept,) * 2

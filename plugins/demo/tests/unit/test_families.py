@@ -49,24 +49,3 @@ def test_no_wording_is_shared_but_a_published_emoji_keeps_its_own_name(emojis, d
     assert not held_out_names & {
         fold_text(text) for one in split.published for text in (*one.wordings, *one.names.values())
     }
-
-
-@pytest.mark.parametrize(
-    ("names", "same"),
-    [
-        ("person running, woman running facing right dark skin tone, man running", True),
-        ("waving hand, waving hand medium-light skin tone", True),
-        ("backhand index pointing left, backhand index pointing up", True),
-        ("prince, princess", True),
-        ("woman and man holding hands, men holding hands light skin tone dark skin tone", True),
-        ("right arrow, down-left arrow", True),
-        ("white flag, transgender flag", False),
-        ("firefighter, pilot", False),
-        ("cat, dog", False),
-    ],
-)
-def test_find_families(emojis, digests, names, same):
-    expected = set(names.split(", "))
-    members = [{one.name for one in each} for each in find_families(emojis, digests)]
-    assert expected <= set().union(*members)
-    assert any(expected <= each for each in members) == same

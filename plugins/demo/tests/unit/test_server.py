@@ -1,17 +1,12 @@
 import http.client
 import json
-import signal
-import subprocess
-import sys
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import pairwise
 
 import pytest
 
-from dataops.home import CHECKOUT
 from plugins.demo.server import running_server
-from tests.kills.seaweed import free_port
 
 
 @pytest.fixture(scope="module")
@@ -106,20 +101,3 @@ def test_one_connection_serves_many_requests_without_stalling(connection):
     assert connection.sock is used
     # Nagle's algorithm and delayed ACKs would delay each response by 40 ms; a busy machine does not delay all of them.
     assert min(after - before for before, after in pairwise(moments[50:])) < 0.03
-
-
-def test_sigterm_stops_the_command(folder):
-    port = free_port()
-    command = [sys.executable, "-m", "plugins.demo.server", "--directory", str(folder), "--port", str(port)]
-    process = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE)
-    try:
-        while process.poll() is None:
-            with suppress(ConnectionRefusedError), closing(http.client.HTTPConnection("127.0.0.1", port)) as client:
-                assert request(client, "/healthz")[0] == 200
-                break
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate()
-    finally:
-        process.kill()
-    assert (process.returncode, errors) == (0, b"")

@@ -7,7 +7,6 @@ import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, temporary_settings
 
 from dataops.store import FolderStore
-from plugins.erasure import deadlines
 from plugins.erasure.list_command import command
 from plugins.erasure.request_log import RequestLog, make_letter
 from tests.servers.recorder import serve_recorder
@@ -58,17 +57,3 @@ def test_check_ends_with_3_and_announces_what_is_due_without_who_asked(home, pre
     assert command(check=True, days=30) == 3
     assert command() == 0
     assert len(prefect.calls) == 2
-
-
-def test_a_scheduled_run_announces_requests_near_or_past_their_deadline(home, monkeypatch, caplog):
-    sent = []
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setattr(deadlines, "announce", lambda rows, today: sent.extend(rows))
-    deadlines.report_due_requests(FolderStore(home / "another"))
-    assert not sent
-    deadlines.report_due_requests(FolderStore(home / "store"))
-    due = [f"{0:016x}", f"{1:016x}"]
-    assert [row["request"] for row in sent] == due
-    states = [f"takedown {one} is {state}" for one, state in zip(due, ("overdue", "open"), strict=True)]
-    assert [line.split(",")[0] for line in caplog.messages] == states
-    assert "Jane" not in caplog.text

@@ -84,17 +84,18 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize(
-    "target", [Target("uid", f"{7:032x}"), Target("url", "https://other.example/a"), Target("domain", "other.example")]
-)
-def test_takedown_of_a_further_caption_removes_its_sample(store, target):
-    further = {"uid": f"{7:032x}", "caption": "another text", "page_url": "https://other.example/a"}
-    pairs = [row | {"captions": [further] if n == 7 else None} for n, row in enumerate(some_pairs())]
+def test_takedown_of_a_further_caption_removes_its_sample(store):
+    pairs, further = some_pairs(), []
+    for n in (7, 12, 20):
+        further.append({"uid": f"{n:032x}", "caption": f"another text {n}", "page_url": f"https://other{n}.example/a"})
+        pairs[n]["captions"] = [further[-1]]
+    pairs = [{"captions": None} | row for row in pairs]
     old = packed(store, curated(store, pairs, 7))
-    assert b"another text" in read_bytes(store, old)
-    (outcome,) = take_down(store, target)
+    assert read_bytes(store, old).count(b"another text") >= 3
+    by = [Target("uid", further[0]["uid"]), Target("url", further[1]["page_url"]), Target("domain", "other20.example")]
+    (outcome,) = take_down(store, *by)
     assert b"another text" not in read_bytes(store, outcome.successor)
-    assert outcome.successor.counts == Counts(input=24, kept=23, dropped={"takedown": 1})
+    assert outcome.successor.counts == Counts(input=24, kept=21, dropped={"takedown": 3})
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -132,30 +133,6 @@ def test_takedown_removes_all_bytes_and_rewrites_only_touched_shards(store, data
     assert [row["url"] for row in dropped] == [None] * len(removed)
     assert new.facts["parent"] == old.key
     assert [i.key for i in new.inputs if i.stage == "takedown"] == new.facts["takedowns"]
-
-
-def test_packing_after_a_takedown_makes_the_same_bytes_as_rewriting(made, tmp_path):
-    first, second = FolderStore(tmp_path / "a"), FolderStore(tmp_path / "b")
-    shutil.copytree(made[0].root, first.root)
-    (outcome,) = take_down(first, TARGETS["domain"][0])
-    takedown_requests.record_request(second, takedown_requests.make_request([TARGETS["domain"][0]], ""))
-    repacked = packed(second, curated(second, some_pairs(), 7))
-    assert repacked.facts["parent"] is None
-    assert (repacked.key, repacked.content_digest) == (outcome.successor.key, outcome.successor.content_digest)
-    of_history = {"parent": "", "commitments": ""}  # what models saw of the first version is stated of that
-    assert repacked.facts | of_history == outcome.successor.facts | of_history
-
-
-def test_second_takedown_builds_on_the_first_and_changes_the_key(store, dataset):
-    _, old = dataset
-    (first,) = take_down(store, TARGETS["url"][0])
-    both = take_down(store, TARGETS["sha256"][0])
-    assert {one.affected.dataset.key for one in both} == {old.key, first.successor.key}
-    (second,) = {one.successor.key: one.successor for one in both if one.successor}.values()
-    assert second.facts["parent"] == first.successor.key
-    assert second.counts.dropped == {"takedown": 2}
-    assert len({old.key, first.successor.key, second.key}) == 3
-    assert take_down(store, TARGETS["sha256"][0])[0].successor == second, "a repeated takedown makes nothing"
 
 
 def test_takedown_without_matches_changes_nothing(store, dataset):
@@ -207,13 +184,8 @@ def test_takedown_command_reports_and_deletes(store, dataset, tmp_path, capsys, 
     assert find_manifest(store, "pack", old.key) is None
     assert report["unmatched"] == [unmatched]
     assert flow.command(file, store=store.uri, json=True) == 0
-    again = [one for one in read_json()["stores"] if one["store"] == report["store"]]
-    assert again[0]["unmatched"] == [unmatched], "not also those whose pairs an earlier call deleted"
-    report = again[0]
-    (name,) = [name for name in store.names("takedowns") if name.endswith(".report.json")]
-    assert json.loads(store.read(name)) == report
-    everything = b"".join(store.read(n) for n in store.names("") if n.startswith(("pack/", "download/")))
-    assert not any(row["data"] in everything for row in some_pairs() if row["url"].endswith("/4.jpg"))
+    (again,) = [one for one in read_json()["stores"] if one["store"] == report["store"]]
+    assert again["unmatched"] == [unmatched], "not also those whose pairs an earlier call deleted"
     (second,) = take_down(store, TARGETS["sha256"][0])
     assert (second.error, len(second.rewritten)) == ("", 1), (
         "the next version is made from the previous one, without raw shards"

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from plugins.evaluation_sets import linear_probe
 from plugins.evaluation_sets.linear_probe import (
     GRID,
     SHOTS,
@@ -42,16 +40,6 @@ def test_fit_equals_scikit_learn(digits, strength):
     np.testing.assert_allclose(ours.weights_CW.numpy(), theirs.coef_, atol=1e-3 * abs(theirs.coef_).max())
     expected = theirs.score(test.features_NW.double().numpy(), test.labels_N.numpy())
     assert ours.accuracy(test) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("device", "threads"), [("cuda", 1), ("cpu", None)])
-def test_a_gpu_fits_one_probe_at_a_time(monkeypatch, device, threads):
-    used = []
-    monkeypatch.setattr(linear_probe, "map_in_order", lambda work, items, threads: used.append(threads) or [])
-    with FakeTensorMode():
-        examples = Examples(torch.empty(4, 3, device=device), torch.zeros(4, dtype=torch.int64, device=device))
-        assert fit_each(examples, 2, [0.1, 1.0]) == []
-    assert used == [threads]
 
 
 @pytest.mark.parametrize("peak", range(0, 97, 7))

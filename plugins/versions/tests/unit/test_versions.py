@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from dataops.snapshot import Draft
-from plugins.versions.comparison import VersionSide, compare_versions, load_side
+from plugins.versions.comparison import VersionSide, compare_versions
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
@@ -59,13 +59,3 @@ def test_comparison_has_significance_reasons_and_settings(sides):
     assert "hunter" not in str(found.settings)
     back = compare_versions(*reversed(sides))
     assert {row["key"]: row for row in back.metrics}["birds/top1"]["comparison"]["verdict"] == "worse"
-
-
-def test_datasets_that_are_equal_or_missing_are_not_compared(sides):
-    first, second = sides
-    assert compare_versions(first, first).note == "Both were trained on the same dataset."
-    other = load_side("version 0", {"snapshot.pack": "0" * 16, "snapshot.evaluate": "e" * 16}, first.store)
-    assert [*other.manifests] == ["evaluate"]
-    found = compare_versions(other, second)
-    assert found.note == "The dataset of version 0 is not in the store."
-    assert found.metrics[0]["comparison"]["verdict"] == "better"
