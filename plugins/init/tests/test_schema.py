@@ -8,22 +8,25 @@ from flows.config import RunConfig, validate_values
 from plugins.init.schema import config_schema
 from tasks.extract.config import SOURCE_KINDS
 
-SCHEMA = config_schema()
-CONFIG = jsonschema.Draft202012Validator(SCHEMA)
 WARC = {"kind": "warc", "paths": ["a.warc.gz"]}
 
 
-def test_schema_is_a_schema_and_every_key_has_a_meaning():
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    tables = {"": SCHEMA, **SCHEMA["$defs"]}
+@pytest.fixture(scope="module")
+def schema():
+    return config_schema()
+
+
+def test_schema_is_a_schema_and_every_key_has_a_meaning(schema):
+    jsonschema.Draft202012Validator.check_schema(schema)
+    tables = {"": schema, **schema["$defs"]}
     silent = [
         f"{table}.{name}"
-        for table, schema in tables.items()
-        for name, key in schema["properties"].items()
+        for table, described in tables.items()
+        for name, key in described["properties"].items()
         if name not in ("kind", "source") and len(key.get("description", "")) < 10
     ]
     assert silent == []
-    text = json.dumps(SCHEMA)
+    text = json.dumps(schema)
     assert '"null"' not in text
     assert '"title": "Min Chars"' not in text
 
@@ -41,7 +44,8 @@ for name, field in RunConfig.model_fields.items():
 
 
 @pytest.mark.parametrize("value", VALUES, ids=str)
-def test_what_the_schema_refuses_the_run_refuses_too(value):
+def test_what_the_schema_refuses_the_run_refuses_too(schema, value):
+    validator = jsonschema.Draft202012Validator(schema)
     for where, model in TABLES.items():
         keys = [field.alias or name for name, field in model.model_fields.items() if not tables_of(field.annotation)]
         wrong = dict.fromkeys(keys, value)
@@ -53,8 +57,8 @@ def test_what_the_schema_refuses_the_run_refuses_too(value):
             values[table] = wrong
         else:
             values |= wrong
-        schema = SCHEMA if model is RunConfig else SCHEMA["$defs"][model.__name__]
-        marked = {key for key in keys if not CONFIG.evolve(schema=schema["properties"][key]).is_valid(value)}
+        described = schema if model is RunConfig else schema["$defs"][model.__name__]
+        marked = {key for key in keys if not validator.evolve(schema=described["properties"][key]).is_valid(value)}
         path = f"{table}." if table else ""
         refused = {line.partition(": ")[0].removeprefix(path).partition(".")[0] for line in validate_values(values)[1]}
         assert marked - refused - {"kind"} == set(), where

@@ -4,10 +4,9 @@ from itertools import product
 
 import numpy as np
 import pytest
-from scipy.stats import false_discovery_control, ttest_rel
-from scipy.stats import t as t_distribution
 
 from plugins.experiments.comparisons import TaskScores, adjust_holm, compare_variants
+from tests.oracles import scipy
 
 EFFECTS = np.array([0.0, 0.02, 0.05])
 """Added to the scores of the variants."""
@@ -71,7 +70,7 @@ def test_where_all_seeds_agree_the_interval_is_that_of_a_bootstrap_over_classes(
     sums_C = np.bincount(classes_N, weights_N * (scores[1, 0] - scores[0, 0]))
     drawn = generator.multinomial(60, np.full(60, 1 / 60), size=20_000)
     deviation = np.std(drawn @ sums_C / (drawn @ np.bincount(classes_N, weights_N))) * np.sqrt(60 / 59)
-    assert (found.high - found.low) / 2 == pytest.approx(t_distribution.ppf(0.975, 59) * deviation, rel=0.03)
+    assert (found.high - found.low) / 2 == pytest.approx(scipy("stats").t.ppf(0.975, 59) * deviation, rel=0.03)
 
 
 def test_where_only_seeds_differ_the_p_value_is_that_of_a_paired_t_test():
@@ -79,7 +78,7 @@ def test_where_only_seeds_differ_the_p_value_is_that_of_a_paired_t_test():
     values = np.random.default_rng(1).normal(0.5, 0.1, (2, 6))
     tasks = [TaskScores("a", np.repeat(values[:, :, None], 50, axis=2), np.ones(50), np.arange(50))]
     (found,) = compare_variants(tasks)
-    assert found.p_value == pytest.approx(ttest_rel(values[1], values[0]).pvalue, rel=1e-6)
+    assert found.p_value == pytest.approx(scipy("stats").ttest_rel(values[1], values[0]).pvalue, rel=1e-6)
     assert found.difference == pytest.approx(values[1].mean() - values[0].mean())
 
 
@@ -89,7 +88,7 @@ def test_holm_agrees_with_its_definition_and_keeps_the_order():
     assert adjust_holm(values) == pytest.approx([0.12, 0.005, 0.12, 0.12, 0.6])
     for case in product((0.001, 0.2, 0.9), repeat=3):
         adjusted = np.array(adjust_holm(case))
-        assert (adjusted >= false_discovery_control(case)).all()
+        assert (adjusted >= scipy("stats").false_discovery_control(case)).all()
         assert (adjusted <= np.minimum(3 * np.array(case), 1)).all()
 
 

@@ -3,8 +3,8 @@
 import random
 
 import numpy as np
-from scipy import sparse
 
+from tests.oracles import scipy
 from tests.slow_words import words
 
 MASK32, MASK64 = (1 << 32) - 1, (1 << 64) - 1
@@ -32,7 +32,7 @@ def all_pairs(texts, threshold):
     columns = {shingle: i for i, shingle in enumerate(sorted(set().union(*sets)))}
     occurrences = [(row, columns[shingle]) for row, found in enumerate(sets) for shingle in found]
     rows, cols = zip(*occurrences, strict=True)
-    holds = sparse.csr_array((np.ones(len(rows), np.int64), (rows, cols)), shape=(len(sets), len(columns)))
+    holds = scipy("sparse").csr_array((np.ones(len(rows), np.int64), (rows, cols)), shape=(len(sets), len(columns)))
     common = (holds @ holds.T).tocoo()
     sizes = np.array([len(found) for found in sets])
     similar = common.data / (sizes[common.row] + sizes[common.col] - common.data)

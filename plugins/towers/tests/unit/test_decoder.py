@@ -1,6 +1,7 @@
 """A decoder language model as text tower computes what transformers' own does, and its files are read safely."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from training.model.preprocess import Preprocess
 from training.model.pretrained_tokenizer import load_tower_tokenizer
 from training.model_config import ModelConfig
 
-pytest.importorskip("transformers")
+pytestmark = pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
 TEXTS = ["a red thing", "!", "", "green " * 40, "a thing of no name 😀"]
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from scipy.linalg import lstsq, sqrtm
 
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
@@ -18,6 +17,7 @@ from plugins.towers import text_features as text_features_module
 from plugins.towers.config import StartConfig
 from plugins.towers.networks.resnet import build
 from plugins.towers.tests.made_towers import table_of, write_bert, write_decoder, write_words
+from tests.oracles import scipy
 from tests.pretended_card import pretended_card
 from tests.trainings import before_step, output_of, outputs_of, rows_of, run_training, stop_at
 from training.config import TrainConfig
@@ -172,10 +172,10 @@ def test_the_start_is_the_regression_of_captions_on_features_of_the_first_shards
     scales = x.std(axis=0)
     rows = np.vstack([(x - x.mean(axis=0)) / scales, np.sqrt(0.1 * len(x)) * np.eye(x.shape[1])])
     targets = np.vstack([y - y.mean(axis=0), np.zeros((x.shape[1], y.shape[1]))])
-    expected = lstsq(rows, targets, lapack_driver="gelsy")[0]  # by QR, in a tenth of the time of an SVD
+    expected = scipy("linalg").lstsq(rows, targets, lapack_driver="gelsy")[0]  # by QR, in a tenth of the time of an SVD
     moments = y.T @ y
     moments += 0.1 * np.trace(moments) / len(moments) * np.eye(len(moments))
-    whitening = np.linalg.inv(sqrtm(moments / (np.trace(moments) / len(moments))))
+    whitening = np.linalg.inv(scipy("linalg").sqrtm(moments / (np.trace(moments) / len(moments))))
     weights = run.model.visual.get_parameter("projector.layers.0.weight").detach().double().numpy().T
     np.testing.assert_allclose(weights * scales[:, None], expected @ whitening, atol=1e-5)
     found = run.model.visual(torch.from_numpy(np.array([run.dataset.load(0)[0]]))).detach().double().numpy()

@@ -5,15 +5,15 @@ from itertools import combinations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 
+from tests.oracles import scipy
 from training.evaluation.intervals import clopper_pearson_interval, expected_recall
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_clopper_pearson_equals_scipys_exact_interval(case):
     successes, n = case
-    expected = binomtest(successes, n).proportion_ci(0.995, method="exact")
+    expected = scipy("stats").binomtest(successes, n).proportion_ci(0.995, method="exact")
     low, high = clopper_pearson_interval(successes, n)
     assert low == pytest.approx(expected.low, abs=1e-9)
     assert high == pytest.approx(expected.high, abs=1e-9)

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from open_clip import build_zero_shot_classifier
 
 from dataops.errors import TrainingDiverged
 from tests import rounding
+from tests.oracles import open_clip
 from training.evaluation.class_weights import compute_class_weights
 from training.evaluation.encode import encode_texts, map_in_order, normalize_features
 from training.evaluation.zero_shot import rank_true_labels, select_top
@@ -17,6 +17,8 @@ from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import train_tokenizer
 from training.model_config import ModelConfig, TextConfig, VisionConfig
+
+pytestmark = pytest.mark.xdist_group("open_clip")
 
 NAMES = ["grinning face", "red heart", "person in lotus position", "cat", "{c} braces {0}", "flag: Åland Islands"]
 TEMPLATES = ["{c}", "a drawing of {c}", "an emoji that shows {c} and nothing else at all"]
@@ -52,7 +54,7 @@ def test_class_weights_equal_open_clip(loaded):
 
     # one callable a template: open_clip's str.format would trip over the braces of a class name's template
     callables = [lambda name, t=t: t.replace("{c}", name) for t in TEMPLATES]
-    expected_DC = build_zero_shot_classifier(
+    expected_DC = open_clip().build_zero_shot_classifier(
         Normalising(), lambda texts: padded(loaded.tokenizer, texts), NAMES, callables, num_classes_per_batch=2
     )
     found = compute_class_weights(loaded, NAMES, TEMPLATES)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.oracles import open_clip
 from tests.trainings import RESNET, VIT
 from training.config import TrainConfig
 from training.loop.initial_model import lock_layers
@@ -11,7 +12,7 @@ from training.loop.step import update
 from training.model.clip import CLIP
 from training.model_config import ModelConfig
 
-open_clip = pytest.importorskip("open_clip")
+pytestmark = pytest.mark.xdist_group("open_clip")
 
 DEEP = {
     **VIT,
@@ -38,13 +39,13 @@ def trained(model):
 
 @pytest.mark.parametrize("count", range(6))
 def test_unlocked_groups_are_those_of_open_clip(count):
-    oracle = open_clip.model.CLIP(**DEEP)
+    oracle = open_clip().model.CLIP(**DEEP)
     oracle.lock_image_tower(count)
     oracle.lock_text_tower(count)
     ours = {"unlocked_image_groups": count, "unlocked_text_groups": count}
     if count:
         assert trained(model_of(lock_image=True, lock_text=True, **ours)) == trained(oracle)
-    text = open_clip.model.CLIP(**DEEP)
+    text = open_clip().model.CLIP(**DEEP)
     text.lock_text_tower(count)
     assert trained(model_of(lock_text=True, unlocked_text_groups=count)) == trained(text)
     if not count:

@@ -9,18 +9,19 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from tests.oracles import open_clip
 from tests.trainings import run_training
 from training.model.checkpoint import load_model
 from training.model.clip import CLIP
 from training.model_config import ModelConfig
 
-open_clip = pytest.importorskip("open_clip")
+pytestmark = pytest.mark.xdist_group("open_clip")
 
 TEXTS = ["a red thing 3", "A  PALE\tthing", "", "the end <|endoftext|> and <|pad|> after it", "ünïcödé 🙂 " * 9]
 
 
 def oracle_of(card, weights):
-    oracle = open_clip.model.CLIP(
+    oracle = open_clip().model.CLIP(
         **{name: card[name] for name in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")}
     )
     oracle.load_state_dict(weights, strict=True)
@@ -46,7 +47,7 @@ def test_a_trained_model_has_open_clips_features(make_job, tower):
         one_by_one = torch.cat([ours.model.encode_text(ours.tokenizer([text])) for text in TEXTS])
         torch.testing.assert_close(one_by_one, expected, atol=1e-5, rtol=1e-5)
     assert ours.model.logit_scale == oracle.logit_scale
-    reference = open_clip.transform.image_transform(images.shape[-1], is_train=False)(image)
+    reference = open_clip().transform.image_transform(images.shape[-1], is_train=False)(image)
     torch.testing.assert_close(ours.preprocess(image), reference, atol=1e-6, rtol=0)
 
 

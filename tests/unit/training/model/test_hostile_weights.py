@@ -12,15 +12,22 @@ from safetensors.torch import save_file
 
 from dataops.errors import ConfigError, ContractError
 from tests.costs import bounded
+from tests.oracles import open_clip
 from training.model.clip import CLIP
 from training.model.load import load_any
 from training.model.pretrained import load_pretrained, read_state_dict
 from training.model_config import ModelConfig
 
-pytest.importorskip("open_clip")  # imported here, since that takes seconds
+pytestmark = pytest.mark.xdist_group("open_clip")
 
 MAX_SECONDS = 30
 """CPU time; each takes below 1 s."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _open_clip_is_loaded():
+    """Import it before a test measures time and memory."""
+    open_clip()
 
 
 def archive(path, pickled, storages=None, *, script, **more):

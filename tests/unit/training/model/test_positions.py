@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.oracles import open_clip
 from tests.trainings import output_of, run_training
 from training.config import TrainConfig
 from training.loop.initial_model import build_initial_model
 from training.model.checkpoint import load_model
 from training.model.pretrained import fit_positions
 
-open_clip = pytest.importorskip("open_clip")
+pytestmark = pytest.mark.xdist_group("open_clip")
 
 
 def random_positions(length, width):
@@ -30,7 +31,7 @@ def test_image_positions_are_resized_as_by_open_clip_and_pillow(name, before, af
     resized = fit_positions({name: found}, {name: expected})[name]
     assert resized[0].equal(found[0]), "the class token has no place"
     theirs = {"visual.positional_embedding": found}
-    open_clip.model.resize_pos_embed(theirs, SimpleNamespace(visual=SimpleNamespace(grid_size=(after, after))))
+    open_clip().model.resize_pos_embed(theirs, SimpleNamespace(visual=SimpleNamespace(grid_size=(after, after))))
     assert resized.equal(theirs["visual.positional_embedding"])
     for channel in range(6):
         grid = Image.fromarray(found[1:, channel].view(before, before).numpy())
@@ -44,7 +45,7 @@ def test_text_positions_are_cut_or_interpolated_as_by_open_clip():
     assert cut["positional_embedding"].equal(found[:3])
     longer = fit_positions({"positional_embedding": found}, {"positional_embedding": torch.empty(9, 4)})
     theirs = {"positional_embedding": found}
-    open_clip.model.resize_text_pos_embed(theirs, SimpleNamespace(positional_embedding=torch.empty(9, 4)))
+    open_clip().model.resize_text_pos_embed(theirs, SimpleNamespace(positional_embedding=torch.empty(9, 4)))
     assert longer["positional_embedding"].equal(theirs["positional_embedding"])
 
 

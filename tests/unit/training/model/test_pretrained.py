@@ -10,12 +10,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dataops.errors import ConfigError, SourceError
+from tests.oracles import open_clip
 from training.model.clip import CLIP
 from training.model.load import load_any
 from training.model.pretrained import load_pretrained, read_state_dict
 from training.model_config import ModelConfig
 
-open_clip = pytest.importorskip("open_clip")
+pytestmark = pytest.mark.xdist_group("open_clip")
 
 TEXT = {"context_length": 12, "vocab_size": 300, "width": 64, "heads": 1, "layers": 2}
 RESNET = {"image_size": 32, "layers": [1, 2, 1, 1], "width": 8, "patch_size": None}
@@ -26,7 +27,7 @@ TOWERS = {"resnet": RESNET, "vit": VIT}
 def oracle_of(tower, *, quick_gelu=False, **more):
     """Build open_clip's model with random weights, batch statistics and temperature."""
     torch.manual_seed(0)
-    model = open_clip.model.CLIP(16, dict(TOWERS[tower]), dict(TEXT), quick_gelu=quick_gelu, **more).eval()
+    model = open_clip().model.CLIP(16, dict(TOWERS[tower]), dict(TEXT), quick_gelu=quick_gelu, **more).eval()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point() and tensor.ndim:
@@ -174,7 +175,7 @@ def test_open_clips_model_has_its_features_texts_and_pixels(tmp_path, has_card):
     }
     own = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)} if has_card else {}
     torch.manual_seed(3)
-    theirs = open_clip.model.CLIP(**card).eval()
+    theirs = open_clip().model.CLIP(**card).eval()
     path = torch_save(theirs.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
     if has_card:
         values = {"model_cfg": card, "preprocess_cfg": {"size": 32, "interpolation": "bicubic", **own}}
@@ -182,10 +183,10 @@ def test_open_clips_model_has_its_features_texts_and_pixels(tmp_path, has_card):
     loaded = load_any(tmp_path if has_card else path)
     assert isinstance(loaded.model, CLIP)  # ours, which takes texts at their own length
     texts, image = ["a cat", "a dog and its ball"], Image.effect_noise((40, 36), 80).convert("RGB")
-    pixels = open_clip.image_transform(32, is_train=False, **own)(image)
+    pixels = open_clip().image_transform(32, is_train=False, **own)(image)
     torch.testing.assert_close(loaded.preprocess(image), pixels, atol=1e-6, rtol=0)
     with torch.no_grad():
-        expected = theirs.encode_text(open_clip.tokenizer.SimpleTokenizer()(texts))
+        expected = theirs.encode_text(open_clip().tokenizer.SimpleTokenizer()(texts))
         torch.testing.assert_close(loaded.model.encode_text(loaded.tokenizer(texts)), expected, atol=1e-5, rtol=1e-5)
         expected = theirs.encode_image(pixels[None])
         torch.testing.assert_close(loaded.model.encode_image(pixels[None]), expected, atol=1e-5, rtol=1e-5)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.oracles import open_clip
 from training.model.clip import CLIP
 from training.model_config import load_model_config
 
-open_clip = pytest.importorskip("open_clip")
+pytestmark = pytest.mark.xdist_group("open_clip")
 
 PUBLISHED = {
     "RN50x16": (290.98, 149.39, 13.3),
@@ -63,8 +64,8 @@ def test_parameters_operations_and_keys_equal_the_published_ones(name):
     flops = forward_flops(config)
     assert round(flops.image / 1e9 + pooling_difference(name), 2) == pytest.approx(image, abs=0.011)
     assert round(flops.text / 1e9, 2) == pytest.approx(text, abs=0.011)
-    path = Path(open_clip.__file__).parent / "model_configs" / f"{name}.json"
+    path = Path(open_clip().__file__).parent / "model_configs" / f"{name}.json"
     with torch.device("meta"):
-        ours, theirs = CLIP(config), open_clip.model.CLIP(**json.loads(path.read_text()))
+        ours, theirs = CLIP(config), open_clip().model.CLIP(**json.loads(path.read_text()))
     assert sum(parameter.numel() for parameter in ours.parameters()) / 1e6 == pytest.approx(parameters, abs=0.006)
     assert {n: t.shape for n, t in ours.state_dict().items()} == {n: t.shape for n, t in theirs.state_dict().items()}
