@@ -76,26 +76,22 @@ def test_extract_splits_a_long_parquet_list_into_parts_with_the_same_rows(tmp_pa
     assert [json.loads(extra) for extra in read_parts(store, split)["extra"].to_pylist()][3] == {"similarity": 0.3}
 
 
-def test_further_captions_of_a_list_are_rows_with_their_kind_in_every_format(tmp_path):
+def test_further_captions_of_a_list_are_rows_with_their_kind(tmp_path):
     (tmp_path / "lists").mkdir()
     rows = [
         {"url": "http://img.example/a.jpg", "caption": "A red  kite", "tags": "kite, sky", "note": "Seen from below"},
         {"url": "http://img.example/b.jpg", "caption": "", "tags": None, "note": " "},
         {"url": "no url", "caption": "A dog", "tags": "dog", "note": None},
     ]
-    texts = [{name: value or "" for name, value in row.items()} for row in rows]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "lists" / "a.parquet")
-    (tmp_path / "lists" / "b.tsv").write_text(
-        "\n".join("\t".join(r) for r in [list(rows[0]), *(r.values() for r in texts)])
-    )
     (tmp_path / "lists" / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
     paths = [str(tmp_path / "lists" / "*")]
     more = {"keywords": "tags", "description": "note"}
     manifest = extract(tmp_path, *paths, more_captions=more)
-    assert manifest.counts.model_dump() == {"input": 18, "kept": 9, "dropped": {"bad_url": 6, "no_caption": 3}}
+    assert manifest.counts.model_dump() == {"input": 12, "kept": 6, "dropped": {"bad_url": 4, "no_caption": 2}}
     store = FolderStore(tmp_path / "store")
     kept = read_parts(store, manifest).to_pylist()
-    for file in ("a.parquet", "b.tsv", "c.jsonl"):
+    for file in ("a.parquet", "c.jsonl"):
         found = {row["caption_source"]: row["caption"] for row in kept if row["source"] == file}
         assert found == {"pair_list": "A red kite", "keywords": "kite, sky", "description": "Seen from below"}
     assert all(row["uid"] == uid(row["url"], row["caption"]) for row in kept)

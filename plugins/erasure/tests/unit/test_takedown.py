@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+from functools import partial
 
 import pytest
 
@@ -16,13 +17,14 @@ from plugins.erasure import command as flow
 from plugins.erasure import next_versions as takedown
 from plugins.erasure.next_versions import prove_removal
 from plugins.erasure.target_files import read_targets
+from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.lineage.graph import Lineage
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tasks.search import Search
 from tasks.tracking.registry import Registry
-from tests.inline_executor import inline_context
+from tests.inline_executor import InlineExecutor, inline_context
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, jpeg, pair
 
@@ -159,8 +161,9 @@ def test_prove_removal_raises_when_a_row_is_left(store, dataset):
     assert prove_removal(store, old, [], [], {})[1].startswith("24 samples")
 
 
-def test_takedown_command_reports_and_deletes(store, dataset, tmp_path, capsys, read_json):
+def test_takedown_command_reports_and_deletes(store, dataset, tmp_path, capsys, read_json, monkeypatch):
     _, old = dataset
+    monkeypatch.setattr(flow, "Context", partial(Context, pool=InlineExecutor()))
     file = tmp_path / "letter.txt"
     file.write_text(
         "# from a lawyer\nhttp://host1.example/4.jpg  # one\n\nsite3.example\nhttp://host1.example/typo.jpg\n"
