@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import tempfile
+import warnings
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -24,6 +25,11 @@ gc.disable()  # until all tests are collected: it takes a quarter of the time of
 for name, examples in {"thorough": 1000, "quick": 40}.items():
     settings.register_profile(name, settings.get_profile("ci"), max_examples=examples)
     settings.load_profile(name)
+
+# Hypothesis makes its source of random numbers, and collects garbage twice: here, before there are a million objects. Its
+# warning is that this takes time before the tests.
+with warnings.catch_warnings(action="ignore"):
+    given(none())(lambda nothing: None)()
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell sets it for what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # so that commands that tests start can be interrupted
@@ -125,11 +131,6 @@ def pytest_collection_modifyitems(items):
         size, limit = item.path.stat().st_size, mark.args[0] if mark else 0
         order[item.path] = min((-limit, -size, item.path), order.get(item.path, (0, 0, item.path)))
     items.sort(key=lambda item: order[item.path])
-
-
-def pytest_collection():
-    """Make Hypothesis's source of random numbers, which collects garbage twice, before there are a million objects."""
-    given(none())(lambda nothing: None)()
 
 
 def pytest_collection_finish():

@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+from rich.console import Console
 
 from dataops.errors import ConfigError
 from dataops.redaction import redact
@@ -12,6 +13,8 @@ from dataops.store import FolderStore
 from flows import app
 from flows.commands import servers, show
 from flows.config import load_config
+from flows.listeners.progress import StageProgress
+from flows.listeners.terminal import ProgressBlock
 from flows.records import Attempt, RunRecord, list_runs, load_run
 from infra.local.services import ServiceStatus
 from tests.manifests import build_manifest
@@ -153,6 +156,14 @@ def test_tables_and_lines_print_hostile_text_as_text(printed_by, tmp_path):
     assert_harmless(printed_by(lambda: show.show_runs([bad], "", as_json=False)))
     service = ServiceStatus(HOSTILE, HOSTILE, HOSTILE, None, "external", "")
     assert_harmless(printed_by(lambda: servers.show_services([service], [HOSTILE], as_json=False)))
+
+
+def test_no_control_codes_come_from_the_line_of_a_stage():
+    out, progress = io.StringIO(), StageProgress("filter", lambda: 1.0)
+    progress.update(1, 2, "\x1b[31mred\nforged")
+    Console(file=out, width=80, force_terminal=True, color_system=None).print(ProgressBlock(progress, (), 1.0))
+    assert "\x1b" not in out.getvalue()
+    assert "red\nforged" not in out.getvalue()
 
 
 def test_json_output_is_escaped(printed_by):

@@ -26,7 +26,6 @@ from dataops.shards.tar import ShardWriter
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
 from tasks.download.outcome import EVIDENCE
-from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.filter.summary import summarise_slice
 from tasks.pack.config import PackConfig
@@ -167,7 +166,6 @@ def packed_in(
     raw_size=7,
     seed=0,
     *,
-    workers=1,
     pool=INLINE,
     settings=None,
     **config,
@@ -175,7 +173,7 @@ def packed_in(
     """Return the chain with the dataset at its end."""
     store = FolderStore(folder)
     manifests = chain(store, pairs, raw_size, **(settings or {}))
-    return store, manifests | {"pack": packed(store, folder, manifests, seed, workers=workers, pool=pool, **config)}
+    return store, manifests | {"pack": packed(store, folder, manifests, seed, pool=pool, **config)}
 
 
 def packed(
@@ -184,10 +182,9 @@ def packed(
     manifests,
     seed=0,
     *,
-    workers=1,
     pool=INLINE,
     **config,
 ):
-    """Return the dataset of a chain. Without a pool it is made in worker processes."""
+    """Return the dataset of a chain."""
     planned = plan(PACK, PackConfig(**config), seed, [manifests["curate"], manifests["download"]])
-    return make(planned, Context(store, home, workers=workers, pool=pool))
+    return make(planned, inline_context(store, home, pool))

@@ -17,9 +17,9 @@ from dataops.schema import uid
 from dataops.snapshot import Counts, Draft, Record
 from dataops.store import FolderStore
 from tasks.engine.context import Context, TaskLimits
-from tasks.engine.map_parts import TaskOrder, map_parts
+from tasks.engine.map_parts import TaskOrder, map_parts, shared_workers
 from tasks.engine.stage import Stage, StageOutput, discard, make, merge_records, plan, reuse
-from tests.inline_executor import InlineExecutor
+from tests.inline_executor import InlineExecutor, inline_context
 from tests.simulated_cluster import Faults, SimulatedCluster, make_at_any_price
 from tests.unit.tasks.engine.squares import SQUARES, Number, SquareConfig, done, square
 
@@ -72,26 +72,27 @@ def test_a_worker_that_dies_costs_its_own_task_only(with_workers, tmp_path):
     context, log, times = with_workers, tmp_path / "log", Path(f"{tmp_path / 'log'}.die")
     config = SquareConfig(log=str(log), count=9)
     planned = plan(SQUARES, config.model_copy(update={"log": str(tmp_path / "other")}), 0, [])
-    undisturbed = make(planned, context).content_digest
+    undisturbed = make(planned, replace(context, pool=InlineExecutor())).content_digest
     discard(planned, context)
     planned = plan(SQUARES, config, 0, [])
-    for how in "xm":  # killed, or out of memory
-        log.write_text("")
-        times.write_text(how)
-        assert make(planned, context).content_digest == undisturbed
-        assert done(log) == [0, 1, 2, 2, *range(3, 9)]
-        assert log.read_text().split()[-1] == "2", "the second attempt came last"
-        discard(planned, context)
-    times.write_text("xxx")
-    with pytest.raises(
-        JobFailed, match=r"two attempts of 1 of 9 tasks failed.*: part-00002: a worker process died"
-    ) as caught:
-        make(planned, context)
-    assert caught.value.exit_code == 75
-    assert caught.value.retryable
-    finished = [n for n in range(9) if Draft(context.store, "filter", planned.key).done(f"part-{n:05d}")]
-    assert finished == [0, 1, *range(3, 9)]
-    assert make(planned, context).content_digest == undisturbed
+    with shared_workers(context) as shared:  # so that only what died starts anew
+        for how in "xm":  # killed, or out of memory
+            log.write_text("")
+            times.write_text(how)
+            assert make(planned, shared).content_digest == undisturbed
+            assert done(log) == [0, 1, 2, 2, *range(3, 9)]
+            assert log.read_text().split()[-1] == "2", "the second attempt came last"
+            discard(planned, context)
+        times.write_text("xxx")
+        with pytest.raises(
+            JobFailed, match=r"two attempts of 1 of 9 tasks failed.*: part-00002: a worker process died"
+        ) as caught:
+            make(planned, shared)
+        assert caught.value.exit_code == 75
+        assert caught.value.retryable
+        finished = [n for n in range(9) if Draft(context.store, "filter", planned.key).done(f"part-{n:05d}")]
+        assert finished == [0, 1, *range(3, 9)]
+        assert make(planned, shared).content_digest == undisturbed
     assert done(log).count(2) == 2 + 4
     assert all(done(log).count(n) == 2 for n in finished)
 
@@ -205,7 +206,7 @@ def test_make_repeats_only_missing_parts_after_a_full_disk(tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("needs the right to mount a tmpfs")
     try:
-        context = Context(store=FolderStore(disk / "store"), home=tmp_path / "home", workers=1)
+        context = inline_context(FolderStore(disk / "store"), tmp_path / "home")
         planned = plan(BALLAST, SquareConfig(log=str(log), count=4), 0, [])
         (disk / "ballast").write_bytes(bytes(600 << 10))
         with pytest.raises(StorageError, match=r"Free some space on the disk of .*then rerun") as caught:

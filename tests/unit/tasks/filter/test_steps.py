@@ -21,7 +21,7 @@ def queries(tmp_path):
 
 
 def test_balancing_samples_frequent_queries_and_drops_with_reasons(tmp_path):
-    rows = some_pairs(600)
+    rows = some_pairs(300)
     balance = {"queries": queries(tmp_path), "max_per_query": 10}
     whole = filtered(tmp_path / "whole", rows)
     manifest = filtered(tmp_path / "offline", rows, balance=balance)
@@ -60,7 +60,7 @@ def test_the_size_of_slices_does_not_change_the_output(tmp_path):
 
 
 def test_resuming_with_other_partitions_gives_the_same_output(tmp_path):
-    rows = some_pairs(400)
+    rows = some_pairs(200)
     config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30}
     whole = filtered(tmp_path / "whole", rows, **config)
 
@@ -68,12 +68,11 @@ def test_resuming_with_other_partitions_gives_the_same_output(tmp_path):
         if task.function is write_parts:
             raise KeyboardInterrupt
 
-    for tries in ((4, 2), (8, 2, 4)):
-        store = tmp_path / str(tries)
-        for partitions in tries[:-1]:
-            with pytest.raises(KeyboardInterrupt):
-                filtered(store, rows, stage=with_sizes(partitions), pool=InlineExecutor(stop), **config)
-        assert filtered(store, rows, stage=with_sizes(tries[-1]), **config).content_digest == whole.content_digest
+    for partitions in (8, 2):
+        with pytest.raises(KeyboardInterrupt):
+            filtered(tmp_path / "killed", rows, stage=with_sizes(partitions), pool=InlineExecutor(stop), **config)
+    resumed = filtered(tmp_path / "killed", rows, stage=with_sizes(4), **config)
+    assert resumed.content_digest == whole.content_digest
 
 
 def test_opt_out_lists_drop_rows_and_name_the_list(tmp_path):

@@ -76,8 +76,7 @@ class TestWithoutProcesses:
         pairs, manifests = some_pairs(), []
         ways = [
             (pairs, 20, 1),
-            (pairs[::-1], 1, 3000),
-            (pairs[5:] + pairs[:5], 3, 1 << 26),
+            (pairs[5::-1] + pairs[6:], 3, 3000),
         ]
         # nor by how many bytes were written at a time
         for n, (arrived, raw_size, window) in enumerate(ways):
@@ -85,10 +84,10 @@ class TestWithoutProcesses:
             manifests.append(dataset_in(tmp_path / str(n), arrived, raw_size, shard_size=5)[1])
         assert len({one.content_digest for one in manifests}) == 1
         named = [{p.name: p.sha256 for p in one.parts if p.name not in UNDIGESTED} for one in manifests]
-        assert named == [named[0]] * 3
+        assert named == [named[0]] * 2
 
     def test_make_gives_the_same_bytes_whatever_the_passes(self, tmp_path, monkeypatch):
-        pairs = [pair(n, data=bytes([n]) * (n * 37 % 900)) for n in range(40)]  # also an image without bytes
+        pairs = [pair(n, data=bytes([n]) * (n * 37 % 900)) for n in range(25)]  # also an image without bytes
         limits = {"shard_size": 9, "shard_bytes": 3000}
         _, direct = dataset_in(tmp_path / "direct", pairs, 7, **limits)
         for piece, limit in ((2000, 1 << 30), (600, 3000), (600, 9000)):
@@ -173,11 +172,6 @@ class TestWithoutProcesses:
             [*(r["caption"] for r in pairs), *(text for of in texts.values() for text in of)]
         )
         dataset.close()
-
-
-def test_make_gives_the_same_bytes_in_worker_processes(tmp_path):
-    parallel = dataset_in(tmp_path / "parallel", some_pairs(), 7, workers=2, pool=None, shard_size=4)[1]
-    assert parallel.content_digest == dataset_in(tmp_path / "serial", some_pairs(), 20, shard_size=4)[1].content_digest
 
 
 class TestOptOutLists:
