@@ -25,7 +25,7 @@ from tasks.search import INDEXES
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.dataset_chain import chain, pair
 
-SHARDS, FEWER = 24, 12
+SHARDS, FEWER = 18, 12
 LISTED = 1000
 """Names that a request lists."""
 
@@ -186,7 +186,7 @@ def test_the_requests_of_a_night_are_one_next_version_and_one_listing(tmp_path, 
 def test_the_requests_of_a_night_are_deleted_and_searched_in_one_pass(tmp_path, monkeypatch, capsys):
     counted = []
     for number in (1, 3):
-        project = Project(tmp_path / str(number), 30, monkeypatch)
+        project = Project(tmp_path / str(number), 24, monkeypatch)
         old, store = project.run(), project.store
         urls = [row["url"] for row in read_parts(store, old).to_pylist()[:number]]
         store.count()

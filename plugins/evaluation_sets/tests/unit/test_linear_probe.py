@@ -28,7 +28,7 @@ def digits():
 
     scans, labels = load_digits(return_X_y=True)
     examples = Examples(torch.from_numpy(scans / 16).float(), torch.from_numpy(labels).long())
-    return examples.select(np.arange(1000)), examples.select(np.arange(1000, 1797))
+    return examples.select(np.arange(500)), examples.select(np.arange(500, 1000))
 
 
 @pytest.mark.parametrize("strength", [1e-2, 100.0])

@@ -48,7 +48,7 @@ CASES = {
 def test_intervals_cover_known_differences_in_93_to_97_percent_and_alarms_are_as_stated(case):
     """Within two standard errors; Satterthwaite's degrees of freedom raise 7.5% of alarms with two variants."""
     more = {**CASES[case]}
-    generator, repetitions, effects = np.random.default_rng(7), 250, EFFECTS[: int(more.pop("variants", 3))]
+    generator, repetitions, effects = np.random.default_rng(7), 150, EFFECTS[: int(more.pop("variants", 3))]
     covered = []
     alarms = 0
     for _ in range(repetitions):

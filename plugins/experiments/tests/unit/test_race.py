@@ -29,7 +29,7 @@ def run_race(generator, effects):
 
 def test_equal_variants_are_dropped_at_the_stated_rate():
     """A given one of four equal variants is dropped in at most 5% of races, within two standard errors."""
-    generator, races = np.random.default_rng(3), 100
+    generator, races = np.random.default_rng(3), 60
     lost = np.mean([0 in run_race(generator, [0.0] * 4)[0].dropped for _ in range(races)])
     assert lost <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / races)
 
