@@ -44,21 +44,21 @@ class RemoteStore(FailingStore):
 
 
 def list_kinds(changes):
-    """Return the number of a change in the middle of 8 kinds: parts of a snapshot are one kind, as no reader has them."""
+    """Return the number of a change in the middle of 6 kinds: parts of a snapshot are one kind, as no reader has them."""
     by_kind = defaultdict(list)
     for at, change in enumerate(changes, 1):
         if not re.match("(create|put) .*/_work/", change):  # a lease says nothing of what is done
             kind = re.sub(r"[0-9a-f]{8,}|[0-9]+", "#", change)
             by_kind[re.sub(r"((?:pack|download|curate)/#)/(?!manifest|_work).*", r"\1", kind)].append(at)
     assert len(by_kind) > 15
-    return random.Random(7).sample(sorted(numbers[len(numbers) // 2] for numbers in by_kind.values()), 8)
+    return random.Random(7).sample(sorted(numbers[len(numbers) // 2] for numbers in by_kind.values()), 6)
 
 
 def list_random(changes):
-    return random.Random(39).sample(range(1, len(changes) + 1), 3)
+    return random.Random(39).sample(range(1, len(changes) + 1), 2)
 
 
-@pytest.mark.timeout(600)  # 17 takedowns of a folder, and 7 of a store whose versions share parts
+@pytest.mark.timeout(600)  # 13 takedowns of a folder, and 5 of a store whose versions share parts
 @pytest.mark.parametrize(("kind", "choose"), [(FailingStore, list_kinds), (RemoteStore, list_random)])
 def test_takedown_killed_at_any_change_is_completed_by_the_next_call(kind, choose, copy_home, monkeypatch, capsys):
     home = copy_home("whole")
