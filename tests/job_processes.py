@@ -10,11 +10,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from unittest.mock import patch
 
-import torch
-
 from dataops.home import CHECKOUT
-from training import train
-from training.loop.metrics_log import MetricsLog
 from training.rendezvous import LAUNCHER_PID, MEETING_FILE
 
 
@@ -36,6 +32,8 @@ class Trial:
 
 def run_job(path, trial, parent, meeting):
     """Run a job in this process as `python -m training.train JOB.json` does, and exit with its code."""
+    from training import train
+
     with path.with_suffix(".log").open("a") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
     os.environ |= {LAUNCHER_PID: str(parent)}
@@ -52,6 +50,10 @@ def run_job(path, trial, parent, meeting):
 
 def _limit_memory(memory):
     """Limit the memory of this process: on a card from now on, on a CPU from the first step on."""
+    import torch
+
+    from training import train
+
     if memory <= 1:
         torch.cuda.set_per_process_memory_fraction(memory)
         return
@@ -69,6 +71,8 @@ def _limit_memory(memory):
 
 def _signal_after(step, signum, note):
     """Send this process a signal after the row of a step, and write the time into a file."""
+    from training.loop.metrics_log import MetricsLog
+
     write = MetricsLog.write
 
     def write_and_signal(log, row, *measured):

@@ -1,4 +1,7 @@
-"""Tiny real shards, models and jobs of training, for the tests of training and of the plugins that change it."""
+"""Tiny real shards, models and jobs of training, for the tests of training and of the plugins that change it.
+
+Functions import torch themselves: it takes three seconds, and many tests train in processes of their own.
+"""
 
 import io
 import json
@@ -10,17 +13,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file
 
-import training.train as train_module
 from dataops.schema import CURATED
 from dataops.shards.tar import ShardWriter, format_index
 from dataops.snapshot import Counts, Draft
 from tests.manifests import build_manifest
 from tests.tar_files import write_tar
-from training.model.packing import pack_texts
 
 RESNET = {
     "embed_dim": 16,
@@ -133,6 +132,8 @@ def make_job(tmp_path, shards):
 @pytest.fixture
 def process_state():
     """Restore what a training changes in its process."""
+    import torch
+
     threads, handler, seconds = torch.get_num_threads(), signal.getsignal(signal.SIGTERM), sys.getswitchinterval()
     yield
     sys.setswitchinterval(seconds)
@@ -144,7 +145,9 @@ def process_state():
 
 def run_training(job):
     """Run a job in this process, and return its exit code."""
-    return train_module.main([str(job)])
+    from training.train import main
+
+    return main([str(job)])
 
 
 def output_of(job):
@@ -177,18 +180,22 @@ def with_suite(job, suite):
 
 
 def outputs_of(job):
-    return {name: (output_of(job) / name).read_bytes() for name in train_module.OUTPUTS}
+    from training.train import OUTPUTS
+
+    return {name: (output_of(job) / name).read_bytes() for name in OUTPUTS}
 
 
 def before_step(monkeypatch, act):
     """Call a function with the run before each step of the jobs that follow."""
-    launch = train_module.launch_step
+    from training import train
+
+    launch = train.launch_step
 
     def call(run, *arguments):
         act(run)
         return launch(run, *arguments)
 
-    monkeypatch.setattr(train_module, "launch_step", call)
+    monkeypatch.setattr(train, "launch_step", call)
 
 
 def stop_at(step):
@@ -203,6 +210,10 @@ def stop_at(step):
 
 def make_batch(pairs, kept):
     """Return images, texts of other lengths for each number of pairs, and kept patches."""
+    import torch
+
+    from training.model.packing import pack_texts
+
     generator = torch.Generator().manual_seed(pairs)
     tokens = torch.randint(1, 299, (pairs, 16), generator=generator)
     tokens[torch.arange(pairs), torch.randint(2, 16, (pairs,), generator=generator)] = 299
@@ -217,6 +228,9 @@ def without_cosines(row):
 
 def assert_same_training(one, two):
     """Compare to rounding, so both saw the same samples, each once an epoch, in the same steps."""
+    import torch
+    from safetensors.torch import load_file
+
     assert len(rows_of(one)) == len(rows_of(two))
     for expected, row in zip(rows_of(one), rows_of(two), strict=True):
         assert without_cosines(row) == pytest.approx(without_cosines(expected), rel=1e-3)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from dataops.errors import ConfigError
 from tests import trainings
 from tests.trainings import VIT, output_of, rows_of, run_training
 from training.compiler import CACHES, prepare_compiler
-from training.job import ConfigError
 
+pytestmark = pytest.mark.xdist_group("torch")
 make_job, shards, process_state = trainings.make_job, trainings.shards, trainings.process_state  # fixtures
 
 

@@ -13,7 +13,6 @@ from dataops.shards.tar import read_samples
 from dataops.snapshot import Counts, Draft, read_parts
 from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig, RetryConfig
-from tasks.download.resizers import KEPT
 from tasks.download.rounds import ShardCut, ShardTask
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
@@ -132,6 +131,8 @@ def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
     assert noimageai["signal"] == "noimageai"
     assert noai["when"] == evidence["http://site.test/noai"]["fetched_at"]
     assert evidence["http://site.test/noai"]["bytes"] is None  # its body was not read
+    from tasks.download.resizers import KEPT
+
     shown = {url for url, row in evidence.items() if row["preview"]}
     of_dropped = shown - {row["url"] for row in kept}
     assert of_dropped == {"http://site.test/tiny", "http://site.test/long"}

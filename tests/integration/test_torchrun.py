@@ -17,7 +17,7 @@ from tests.kills.seaweed import free_port
 from tests.trainings import run_training
 from training.config import TrainConfig
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("torch")]
 process_state = trainings.process_state  # a fixture
 SHOW_SOCKETS = """
 import json, os, psutil, torch

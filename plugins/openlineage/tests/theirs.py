@@ -1,6 +1,9 @@
 """Events as the classes that OpenLineage generates from its specification, which refuse what it does not have."""
 
 from openlineage.client import event_v2, facet_v2
+from openlineage.client.serde import Serde
+
+__all__ = ["Serde", "as_openlineage", "without_empty"]
 
 FACETS = {
     "schema": facet_v2.schema_dataset.SchemaDatasetFacet,

@@ -4,14 +4,12 @@ import logging
 from datetime import datetime
 
 import pytest
-from openlineage.client.serde import Serde
 
 from dataops.errors import ContractError
 from dataops.snapshot import Counts, Input
 from flows.listeners.base import StageEnd
 from plugins.openlineage import sender
 from plugins.openlineage.listener import OpenLineage
-from plugins.openlineage.tests.theirs import as_openlineage, without_empty
 from tests.kills.seaweed import free_port
 from tests.live_runs import build_live_run, build_plan
 from tests.manifests import build_manifest
@@ -63,11 +61,19 @@ def start(tmp_path, monkeypatch, catalogue):
     return begin
 
 
+@pytest.fixture
+def theirs():
+    """Return OpenLineage's own classes, whose import takes a second."""
+    from plugins.openlineage.tests import theirs
+
+    return theirs
+
+
 def kinds(catalogue):
     return [(event["job"]["name"], event["eventType"]) for event in (call.json() for call in catalogue.calls)]
 
 
-def test_events_of_a_completed_run(start, catalogue, tmp_path):
+def test_events_of_a_completed_run(start, catalogue, tmp_path, theirs):
     lineage, made = start(), {}
     for stage in ("extract", "filter"):
         inputs = [one.as_input() for one in made.values()] or SOURCES
@@ -84,7 +90,7 @@ def test_events_of_a_completed_run(start, catalogue, tmp_path):
     ]  # fmt: skip
     events = [call.json() for call in catalogue.calls]
     for event in events:  # OpenLineage's own classes refuse unknown fields and missing required ones
-        assert without_empty(Serde.to_dict(as_openlineage(event))) == without_empty(event)
+        assert theirs.without_empty(theirs.Serde.to_dict(theirs.as_openlineage(event))) == theirs.without_empty(event)
         assert datetime.fromisoformat(event["eventTime"]).tzinfo is not None
     first, start_extract, end_extract, start_filter, end_filter, last = events
     assert first["run"]["runId"] == last["run"]["runId"]
@@ -101,7 +107,7 @@ def test_events_of_a_completed_run(start, catalogue, tmp_path):
     assert b"hunter22" not in b"".join(call.body for call in catalogue.calls)
 
 
-def test_events_of_a_failed_attempt_and_a_stopped_run(start, catalogue):
+def test_events_of_a_failed_attempt_and_a_stopped_run(start, catalogue, theirs):
     lineage = start()
     lineage.fail("filter", ContractError(f"3 rows were lost, {KEY}"))
     lineage.fail("filter", KeyboardInterrupt())
@@ -115,7 +121,7 @@ def test_events_of_a_failed_attempt_and_a_stopped_run(start, catalogue):
     ]  # fmt: skip
     events = [call.json() for call in catalogue.calls]
     for event in events:
-        as_openlineage(event)
+        theirs.as_openlineage(event)
     assert events[2]["run"]["facets"]["errorMessage"]["message"] == "3 rows were lost, ***"
     assert events[5]["run"]["facets"]["errorMessage"]["message"] == "stopped in filter by Ctrl-C"
     assert events[1]["run"]["runId"] != events[3]["run"]["runId"], "each attempt is a run"

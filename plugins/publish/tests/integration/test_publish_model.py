@@ -5,23 +5,19 @@ import json
 import os
 
 import pytest
-import torch
-from torch.nn import functional as F
 
 from dataops.errors import ServiceError
 from plugins.publish.publish import command
 from tasks.models import export
 from tests.photographs import CAPTIONS, sample_images
 from tests.trainings import VIT
-from training.export import main as export_main
-from training.model.checkpoint import load_model, save_model
-from training.model.clip import CLIP
-from training.model.preprocess import Preprocess
-from training.model.tokenizer import make_tokenizer, train_tokenizer
 from training.model_config import ModelConfig
 
 pytest.importorskip("plugins.export")
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub's library causes it
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),  # the Hub's library causes it
+    pytest.mark.xdist_group("torch"),
+]
 TOLERANCE = 1e-3
 """Of a logit; the layouts compute in another order."""
 
@@ -30,6 +26,13 @@ TOLERANCE = 1e-3
 def model(request, tmp_path):
     """Return the folder of a small ViT with random weights, and a vocabulary of its captions or CLIP's own."""
     pytest.importorskip("open_clip")
+    import torch
+
+    from training.model.checkpoint import save_model
+    from training.model.clip import CLIP
+    from training.model.preprocess import Preprocess
+    from training.model.tokenizer import make_tokenizer, train_tokenizer
+
     is_clip, folder = request.param == "clip", tmp_path / "kites"
     tokenizer = make_tokenizer("clip", [], 0, 16) if is_clip else train_tokenizer(CAPTIONS, 300, 16)
     text = {"context_length": 16, "vocab_size": tokenizer.vocab_size, "width": 64, "heads": 2, "layers": 2}
@@ -46,10 +49,12 @@ def send(model, tmp_path, monkeypatch, capsys, read_json):
     """Return a function that publishes the model and returns the report; the export runs in this process."""
 
     def run_job(module, job, folder, **_):
+        from training.export import main
+
         assert module == "training.export"
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps({**job, "parent_pid": os.getpid()}))
-        assert export_main([str(folder / "job.json")]) == 0
+        assert main([str(folder / "job.json")]) == 0
 
     def run(to):
         capsys.readouterr()
@@ -61,6 +66,9 @@ def send(model, tmp_path, monkeypatch, capsys, read_json):
 
 
 def compute_logits(loaded):
+    import torch
+    from torch.nn import functional as F
+
     with torch.no_grad():
         pixels = torch.stack([loaded.preprocess(image) for image in sample_images()])
         images, texts = loaded.model.encode_image(pixels), loaded.model.encode_text(loaded.tokenizer(CAPTIONS))
@@ -78,6 +86,10 @@ def fetch(hub, folder):
 @pytest.mark.parametrize("model", ["captions", "clip"], indirect=True)
 def test_open_clip_and_transformers_compute_the_same_logits_with_a_vit_from_the_hub(hub, model, send, tmp_path):
     """Both layouts are in one repository, and share the tokenizer's files."""
+    import torch
+
+    from training.model.checkpoint import load_model
+
     transformers, open_clip = pytest.importorskip("transformers"), pytest.importorskip("open_clip")
     report, out = send("hub:team/kites"), fetch(hub, tmp_path / "back")
     assert {file["name"]: file["sha256"] for file in report["files"]} == {

@@ -43,8 +43,6 @@ def test_shared_workers_serve_several_maps_and_survive_a_failed_one_and_a_kill(t
         os.kill(idle, signal.SIGKILL)
         wait_for(lambda: not Path(f"/proc/{idle}").exists())
         assert idle not in pids(["e"], draft, shared), "a killed worker is replaced"
-    assert pids(["a", "b"], draft, context) == first, "finished before"
-    assert pids(["d"], draft, context) != first
 
 
 def test_shared_workers_are_killed_when_they_do_not_end(tmp_path):
