@@ -194,8 +194,8 @@ def down() -> list[ServiceStatus]:
 
 def status() -> list[ServiceStatus]:
     """Return the states of the Prefect and the MLflow server, then of those that `ensure_service` started."""
-    extra = [folder.name for folder in _folders() if folder.name not in CLIENT_VARIABLE]
-    return [_status(name) for name in (*CLIENT_VARIABLE, *extra)]
+    known = (folder.name for folder in _folders())
+    return list(map(_status, dict.fromkeys([*CLIENT_VARIABLE, *known])))
 
 
 def keep_running(start: Callable[[], list[ServiceStatus]], interval: float = 30.0) -> None:
@@ -345,9 +345,8 @@ def _is_healthy(name: str) -> bool:
 
 def _status(name: str) -> ServiceStatus:
     if name in CLIENT_VARIABLE and (url := _external(name)):
-        web = url.startswith(("http://", "https://"))
         public_url = remove_credentials(url)  # clients read their credentials from the environment
-        ui_url = public_url.removesuffix("/api") if web else ""
+        ui_url = public_url.removesuffix("/api") if url.startswith(("http://", "https://")) else ""
         return ServiceStatus(name, public_url, ui_url, None, "external", "", healthy=_external_problem(url) is None)
     folder = _services() / name
     record: ServiceRecord | None = supervisor.load(folder)

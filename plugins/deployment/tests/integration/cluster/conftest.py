@@ -13,7 +13,7 @@ def cluster(tmp_path_factory):
         topology.start_postgres()
         topology.start_s3()
         topology.run("bucket")
-        topology.start("mlflow", wait=False)
+        topology.start("mlflow", "--workers=1", wait=False)  # each of more imports MLflow again: 6 s of CPU time
         topology.run("prefect-database")
         topology.start("prefect")
         topology.await_health("mlflow")
