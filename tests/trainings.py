@@ -3,11 +3,14 @@
 Functions import torch themselves: it takes three seconds, and many tests train in processes of their own.
 """
 
+import gc
 import io
 import json
 import os
 import signal
 import sys
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +105,7 @@ def sampled_shards(shards):
 def make_job(tmp_path, shards):
     """Return a function that writes JOB.json for a tiny model; its keywords go into the `[train]` table."""
 
-    def make(output, tower="resnet", seed=0, **train):
+    def make(output, tower="vit", seed=0, **train):
         model = tmp_path / f"{tower}.json"
         model.write_text(json.dumps(TOWERS[tower]))
         settings = {
@@ -143,10 +146,18 @@ def process_state():
     signal.signal(signal.SIGTERM, handler)
 
 
+@cache
+def load_compiler():
+    """Import what the first training imports, and leave it out of the garbage collection of each training."""
+    import_module("torch._dynamo")
+    gc.freeze()
+
+
 def run_training(job):
     """Run a job in this process, and return its exit code."""
     from training.train import main
 
+    load_compiler()
     return main([str(job)])
 
 

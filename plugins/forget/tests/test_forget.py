@@ -25,7 +25,7 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.train.stage import TRAIN
 from tests.manifests import build_manifest
-from tests.trainings import RESNET, packed
+from tests.trainings import VIT, packed
 from training.config import TrainConfig
 from training.job import Job
 from training.model_config import MIN_VOCAB_SIZE, BackboneConfig
@@ -44,7 +44,7 @@ class Lab:
 
     def __init__(self, folder):
         self.folder, self.store = folder, FolderStore(folder / "store")
-        (folder / "model.json").write_text(json.dumps(RESNET))
+        (folder / "model.json").write_text(json.dumps(VIT))
         self.versions = 0
 
     def pack(self, removed=(), requests=()):

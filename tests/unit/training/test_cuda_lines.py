@@ -58,7 +58,7 @@ def test_values_travel_to_pinned_memory_and_are_waited_for_once(monkeypatch):
 
 def test_a_training_on_a_card_has_the_bits_of_one_on_the_cpu(make_job, suite, monkeypatch):
     settings = {"epochs": 2, "holdout": 0.2, "evaluate_every": 2, "patch_dropout": 0.5, "deterministic": False}
-    jobs = [with_suite(make_job(name, "vit", device=name, **settings), suite) for name in ("cpu", "cuda")]
+    jobs = [with_suite(make_job(name, device=name, **settings), suite) for name in ("cpu", "cuda")]
     assert run_training(jobs[0]) == 0
     with pretended_card(monkeypatch):
         assert run_training(jobs[1]) == 0

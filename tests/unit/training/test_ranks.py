@@ -39,7 +39,7 @@ def test_two_ranks_train_as_one_process(make_job, suite, dataset, tmp_path):
     alone = {tower: make_job(f"{tower}-1", tower, **settings, **more) for tower, more in towers.items()}
     both = {tower: make_job(f"{tower}-2", tower, nproc=2, **settings, **more) for tower, more in towers.items()}
     often = {**settings, "checkpoint_every": 1, "evaluate_every": 6}
-    undisturbed, begun = (with_suite(make_job(name, "vit", keep_checkpoints=9, **often), suite) for name in "ab")
+    undisturbed, begun = (with_suite(make_job(name, keep_checkpoints=9, **often), suite) for name in "ab")
     limit = size_of(dataset, 4)
     alone["come"] = job_of(dataset, tmp_path / "here", 0, eps=1e-3)
     both["come"] = job_of(dataset, tmp_path / "come", limit, eps=1e-3, nproc=2)

@@ -139,7 +139,7 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
     names = ("alone", "three", "machines", "killed", "two", "joined", "divided")
     more = {"machines": {"sharding": "hybrid"}, "alone": {}, "joined": {}}
     settings = {**SETTINGS, **EVERYTHING, "checkpoint_every": 1, "evaluate_every": 2}
-    jobs = {name: make_job(name, "vit", **settings, **more.get(name, {"sharding": "full"})) for name in names}
+    jobs = {name: make_job(name, **settings, **more.get(name, {"sharding": "full"})) for name in names}
     for job in jobs.values():
         with_suite(job, suite)
     killed = Ranks(jobs["killed"], 3, target=die_in_checkpoint)
@@ -166,7 +166,7 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
     restart_at(jobs["two"], jobs["three"], 2)
     restart_at(jobs["joined"], jobs["three"], 2)
     restart_at(jobs["divided"], jobs["alone"], 2)
-    wait_for([Ranks(jobs["killed"], 3), Ranks(jobs["two"], 2), Ranks(jobs["joined"], 1), Ranks(jobs["divided"], 3)])
+    wait_for([Ranks(jobs["killed"], 3), Ranks(jobs["two"], 2), Ranks(jobs["joined"], 1), Ranks(jobs["divided"], 2)])
     assert "resumed from step-000001" in log_of(jobs["killed"])
     assert_same_bytes(jobs["killed"], jobs["three"])
     for name in ("two", "joined", "divided"):
@@ -178,7 +178,7 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
 def test_machines_without_a_shared_disk_resume_from_the_files_of_both(make_job, sharding):
     """Where parts are on both machines, one of the newest checkpoint is damaged."""
     settings = {**SETTINGS, "checkpoint_every": 1, "sharding": sharding, "launch": "another"}
-    first, second = (make_job(name, "vit", **settings) for name in ("first", "second"))
+    first, second = (make_job(name, **settings) for name in ("first", "second"))
     wait_for([Ranks(first, 2, machines=2, others=[second])])
     expected = {name: (output_of(first) / name).read_bytes() for name in (METRICS, WEIGHTS, "skipped.json")}
     (output_of(first) / "done.json").unlink()
@@ -208,7 +208,7 @@ def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job, 
     if "fp8" in more:
         pytest.importorskip("plugins.fp8")
     settings = {**SETTINGS, **more}
-    whole, divided = (make_job(name, "vit", **settings, sharding=name) for name in ("none", "full"))
+    whole, divided = (make_job(name, **settings, sharding=name) for name in ("none", "full"))
     wait_for([Ranks(whole, 2), Ranks(divided, 2, target=write_slowly)])
     assert [row["loss"] for row in rows_of(divided)] == [row["loss"] for row in rows_of(whole)]
     assert (output_of(divided) / WEIGHTS).read_bytes() == (output_of(whole) / WEIGHTS).read_bytes()
@@ -216,13 +216,13 @@ def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job, 
 
 def test_ranks_that_divide_a_compiled_model_end_in_the_same_bits(make_job):
     settings = {**SETTINGS, "sharding": "full"}
-    plain, compiled = (make_job(name, "vit", **settings, compile=name == "compiled") for name in ("plain", "compiled"))
+    plain, compiled = (make_job(name, **settings, compile=name == "compiled") for name in ("plain", "compiled"))
     wait_for([Ranks(plain, 2), Ranks(compiled, 2, target=compile_as_is)])
     assert_same_bytes(plain, compiled)
 
 
 def test_a_rank_that_hangs_ends_the_job_with_75(make_job):
-    job = make_job("a", "vit", **SETTINGS)
+    job = make_job("a", **SETTINGS)
     ranks = Ranks(job, 2, target=hang)
     assert ranks.wait_for_first() == RETRYABLE
     failure = json.loads((output_of(job) / "failure.json").read_text())
@@ -231,7 +231,7 @@ def test_a_rank_that_hangs_ends_the_job_with_75(make_job):
 
 
 def test_a_full_disk_of_one_rank_ends_all_of_them(make_job):
-    job = make_job("a", "vit", **SETTINGS, sharding="full")
+    job = make_job("a", **SETTINGS, sharding="full")
     assert Ranks(job, 2, target=fill_disk).wait() == [RETRYABLE] * 2
     failure = json.loads((output_of(job) / "failure.json").read_text())
     assert "model-00002-of-00002.safetensors: No space left on device" in failure["message"]

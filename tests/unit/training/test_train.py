@@ -27,7 +27,6 @@ import training.loop.interim_evaluation as interim_module
 import training.losses.contrastive as loss_module
 import training.model.checkpoint as checkpoint_module
 import training.train as train_module
-from dataops.digest import file_sha256
 from dataops.errors import ConfigError
 from dataops.process import find_precision
 from dataops.snapshot import Draft
@@ -47,8 +46,8 @@ pytestmark = [pytest.mark.usefixtures("process_state"), pytest.mark.xdist_group(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_two_runs_end_in_the_same_bits_and_learn(make_job, precision):
     jobs = [
-        make_job("a", precision=precision, epochs=4, workers=0, cache_bytes=0),
-        make_job("b", precision=precision, epochs=4, workers=3, log_every=1, checkpoint_every=5),
+        make_job("a", "resnet", precision=precision, workers=0, cache_bytes=0),
+        make_job("b", "resnet", precision=precision, workers=3, log_every=1, checkpoint_every=5),
     ]
     assert [run_training(job) for job in jobs] == [0, 0]
     assert outputs_of(jobs[0]) == outputs_of(jobs[1])
@@ -98,10 +97,9 @@ def test_the_allocator_is_set_before_the_device_is_used_unless_the_user_set_it(m
     assert found == [*(mine if name else both), ":4096:8"]
 
 
-@pytest.mark.parametrize("kind", ["shards", "sampled_shards"])
-def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(make_job, monkeypatch, request, kind):
-    request.getfixturevalue(kind)
-    undisturbed, stopped = make_job("a"), make_job("b")
+@pytest.mark.usefixtures("sampled_shards")
+def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(make_job, monkeypatch):
+    undisturbed, stopped = make_job("a", "resnet"), make_job("b", "resnet")
     assert run_training(undisturbed) == 0
     steps = []
     before_step(monkeypatch, lambda run: (steps.append(run.step), stop_at(5)(run)))
@@ -110,7 +108,7 @@ def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(make_job, 
     assert not (output_of(stopped) / "done.json").exists()
     assert run_training(stopped) == 0
     assert len(steps) == len(rows_of(undisturbed))
-    assert (rows_of(undisturbed)[-1]["samples_seen"] < 4 * 25) == (kind == "sampled_shards")
+    assert rows_of(undisturbed)[-1]["samples_seen"] < 4 * 25
     assert outputs_of(stopped) == outputs_of(undisturbed)
 
 
@@ -127,7 +125,7 @@ def test_the_watch_for_stuck_ranks_knows_each_step_and_pauses_for_checkpoints(ma
             super().pause()
 
     monkeypatch.setattr(train_module, "StuckWatch", Watch)
-    assert run_training(make_job("j", "vit", epochs=1, checkpoint_every=2)) == 0
+    assert run_training(make_job("j", epochs=1, checkpoint_every=2)) == 0
     assert seen == [(1, True), (2, True), "pause", (3, True), "pause", "pause"], "the third step is the last one"
     assert not list((output_of(make_job("j")) / "flight-records").glob("*")), "one rank waits for nobody"
 
@@ -140,7 +138,7 @@ def test_the_run_has_ended_when_the_ranks_part(make_job, monkeypatch, is_stopped
     if is_stopped:
         monkeypatch.setattr(job_module.logger, "error", lambda *_: None)  # caplog would keep the error and its frames
         monkeypatch.setattr(train_module, "resume", lambda run: os.kill(os.getpid(), signal.SIGTERM))
-    assert run_training(make_job("j", "vit", epochs=1)) == (75 if is_stopped else 0)
+    assert run_training(make_job("j", epochs=1)) == (75 if is_stopped else 0)
     assert left == [[]]
 
 
@@ -152,7 +150,7 @@ def test_sigterm_while_a_rank_ends_with_an_error_does_not_replace_it(make_job, m
 
     monkeypatch.setattr(train_module, "set_up", Mock(side_effect=ConfigError("too few pairs")))
     monkeypatch.setattr(job_module.distributed, "leave", leave)
-    assert run_training(make_job("j", "vit", epochs=1)) == 2
+    assert run_training(make_job("j", epochs=1)) == 2
 
 
 def find_runs():
@@ -175,7 +173,7 @@ def die_in(step, *arguments):
 
 def test_kill_9_at_random_steps_then_rerun_ends_in_the_same_bits(make_job):
     """Kill three times, each within a step or while a checkpoint is written."""
-    undisturbed, killed = make_job("a", "vit"), make_job("b", "vit", checkpoint_every=1)
+    undisturbed, killed = make_job("a"), make_job("b", checkpoint_every=1)
     assert run_training(undisturbed) == 0
     for step in random.Random(8).sample(range(2, 5), 3):
         assert Ranks(killed, 1, target=partial(die_in, step)).wait() == [-signal.SIGKILL]
@@ -217,13 +215,13 @@ def test_out_of_memory_names_the_batch_and_what_lowers_its_memory(make_job, monk
         return encode_image(model, images, *more)
 
     monkeypatch.setattr(CLIP, "encode_image", allocate)
-    assert run_training(make_job("a", "vit", grad_cache=4)) == 2
+    assert run_training(make_job("a", grad_cache=4)) == 2
     assert "step 1: memory does not hold the step of 9 pairs on rank 0 of 1" in caplog.text
     assert "lower grad_cache, now 4, or set grad_checkpointing = true, or set precision" in caplog.text
 
 
 def test_a_full_disk_ends_the_job_at_once_and_is_retryable(make_job, monkeypatch):
-    job, failed, calls = make_job("a", "vit", checkpoint_every=3), threading.Event(), []
+    job, failed, calls = make_job("a", checkpoint_every=3), threading.Event(), []
     loss = loss_module.contrastive_loss
 
     def fill_disk(tensors, path):
@@ -249,7 +247,7 @@ def test_a_full_disk_ends_the_job_at_once_and_is_retryable(make_job, monkeypatch
 
 
 def test_a_bias_that_the_softmax_ignores_is_resumed(make_job):
-    job = make_job("a", "vit", epochs=2, checkpoint_every=2)
+    job = make_job("a", epochs=2, checkpoint_every=2)
     model = Path(json.loads(job.read_text())["train"]["model"])
     model.write_text(json.dumps({**json.loads(model.read_text()), "init_logit_bias": -3.0}))
     crash(job, 5)
@@ -265,7 +263,7 @@ def test_sigterm_ends_an_interim_evaluation_at_once_and_the_next_start_repeats_i
         os.kill(os.getpid(), signal.SIGTERM)
         return model
 
-    job = with_suite(make_job("a", "vit", epochs=2, evaluate_every=3), suite)
+    job = with_suite(make_job("a", epochs=2, evaluate_every=3), suite)
     with monkeypatch.context() as patch:
         patch.setattr(interim_module, moment, stop)
         assert run_training(job) == 75
@@ -295,19 +293,6 @@ def test_interim_evaluation_is_logged_and_changes_no_bit(make_job, suite):
         assert {name.partition("/")[0] for name in row} == {"step", "colours", "few"}
         assert all(0 <= value <= 1 for name, value in row.items() if "/" in name), row
     assert run_training(make_job("c", evaluate_every=2)) == 2, "no suite"
-
-
-def test_a_shard_with_a_wrong_checksum_ends_the_job_and_is_named(make_job, shards, caplog):
-    job = make_job("a", epochs=1)
-    settings = json.loads(job.read_text())
-    settings["checksums"] = {shard.name: file_sha256(shard) for shard in shards}
-    job.write_text(json.dumps(settings))
-    assert run_training(job) == 0
-    settings["checksums"]["00001.tar"] = "0" * 64
-    other = job.with_name("other.json")
-    other.write_text(json.dumps({**settings, "output": str(output_of(job)) + "-other"}))
-    assert run_training(other) == 3
-    assert f"shard {shards[1]} differs from its dataset's manifest" in caplog.text
 
 
 def test_a_bad_checkpoint_is_skipped_on_resume(make_job, caplog):

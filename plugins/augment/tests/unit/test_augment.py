@@ -65,8 +65,8 @@ def test_hue_rotation_keeps_gray_and_luma():
 @pytest.mark.usefixtures("process_state")
 def test_a_training_with_augmentation_is_resumed_to_the_same_bits(make_job, monkeypatch):
     changes = {"zoom": [0.8, 1.2], "hue": 0.1, "erase_lines": 0.5, "blur": 0.5, "cutout": 0.5}
-    plain = make_job("plain", "vit", epochs=2)
-    whole, cut = (make_job(name, "vit", epochs=2, augment=changes, workers=n) for n, name in enumerate(("a", "b")))
+    plain = make_job("plain", epochs=2)
+    whole, cut = (make_job(name, epochs=2, augment=changes, workers=n) for n, name in enumerate(("a", "b")))
     assert run_training(plain) == run_training(whole) == 0
     before_step(monkeypatch, stop_at(3))
     assert [run_training(cut) for _ in range(2)] == [75, 0]

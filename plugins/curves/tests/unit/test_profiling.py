@@ -32,7 +32,7 @@ def take_steps(output, number, left, *, steps=3, stop=None, max_bytes=1 << 26):
 
 @pytest.mark.usefixtures("process_state")
 def test_a_job_s_trace_has_its_steps_and_changes_no_bit(make_job):
-    plain, profiled = make_job("plain", "vit"), make_job("profiled", "vit", profile=2)
+    plain, profiled = make_job("plain"), make_job("profiled", profile=2)
     assert run_training(plain) == run_training(profiled) == 0
     for name in OUTPUTS:
         assert (output_of(plain) / name).read_bytes() == (output_of(profiled) / name).read_bytes()

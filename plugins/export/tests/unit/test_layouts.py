@@ -17,6 +17,7 @@ from training.model.preprocess import Preprocess
 from training.model.tokenizer import make_tokenizer, train_tokenizer
 from training.model_config import ModelConfig
 
+pytestmark = pytest.mark.xdist_group("open_clip")
 MODELS = [("vit", "clip"), ("vit", "captions"), ("resnet", "captions")]
 TOWERS = {"vit": {**VIT["vision_cfg"], "width": 128, "head_width": 64}, "resnet": RESNET["vision_cfg"]}
 

@@ -96,7 +96,7 @@ def test_a_job_in_fp8_is_resumed_to_the_same_bits_and_loads_everywhere(make_job,
     settings = {"epochs": 2, "precision": "bf16", "lr": 1e-4, "evaluate_every": 2}
     settings["grad_checkpointing"] = True
     plain, whole, cut = (
-        with_suite(make_job(name, "vit", fp8=name != "plain", **settings), suite) for name in ("plain", "whole", "cut")
+        with_suite(make_job(name, fp8=name != "plain", **settings), suite) for name in ("plain", "whole", "cut")
     )
     assert run_training(plain) == run_training(whole) == 0
     before_step(monkeypatch, stop_at(3))

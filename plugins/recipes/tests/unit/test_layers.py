@@ -11,6 +11,7 @@ from training.model.clip import CLIP
 from training.model_config import ModelConfig
 
 
+@pytest.mark.xdist_group("open_clip")
 def test_rates_fall_with_depth_as_those_of_timm():
     """The projection of a tower stands where timm's vision transformers have their head."""
     optim = pytest.importorskip("timm.optim")

@@ -20,7 +20,10 @@ from training.model.preprocess import Preprocess
 from training.model.pretrained_tokenizer import load_tower_tokenizer
 from training.model_config import ModelConfig
 
-pytestmark = pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
+pytestmark = [
+    pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed"),
+    pytest.mark.xdist_group("open_clip"),
+]
 TEXTS = ["a red thing", "!", "", "green " * 40, "a thing of no name 😀"]
 
 

@@ -29,6 +29,7 @@ from training.model.preprocess import MEAN, STD
 from training.model.pretrained_tokenizer import load_tower_tokenizer
 from training.model_config import BackboneConfig, ModelConfig, WordVectorsConfig
 
+pytestmark = pytest.mark.xdist_group("open_clip")  # whose libraries import timm and transformers, too
 DIMENSIONS = ModelConfig.model_validate(RESNET)
 TEXTS = ["a red thing 12", "", "Green, GREEN thing", "a thing of no name", "blue " * 30]
 

@@ -42,7 +42,7 @@ def test_fp16_skips_what_overflows_and_resumes_in_the_same_bits(make_job, monkey
         self.value.fill_(2.0**22)
 
     monkeypatch.setattr(LossScale, "__init__", start_high)
-    jobs = [make_job(name, "vit", precision="fp16", epochs=5, **settings) for name in ("whole", "stopped")]
+    jobs = [make_job(name, precision="fp16", epochs=5, **settings) for name in ("whole", "stopped")]
     assert run_training(jobs[0]) == 0
     before_step(monkeypatch, stop_at(5))
     assert [run_training(jobs[1]) for _ in range(2)] == [75, 0]

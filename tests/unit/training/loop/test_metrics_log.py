@@ -30,7 +30,7 @@ def test_the_rows_cover_the_time_of_the_steps_and_the_waits(make_job, monkeypatc
             yield batch
 
     monkeypatch.setattr(train_module, "upload_batches", slow)
-    job, started = make_job("a", "vit", epochs=1, log_every=1), time.perf_counter()
+    job, started = make_job("a", epochs=1, log_every=1), time.perf_counter()
     assert run_training(job) == 0
     seconds = time.perf_counter() - started
     found = rows_of_evidence(output_of(job))

@@ -40,7 +40,7 @@ def test_a_bad_step_is_skipped_and_counted(make_job, monkeypatch):
 def test_several_bad_steps_roll_back_and_go_on_past_their_data(make_job, monkeypatch):
     poison(monkeypatch, {6, 7})
     settings = {"max_bad_steps": 2, "max_rollbacks": 1, "checkpoint_every": 3}
-    job = make_job("a", "vit", keep_checkpoints=9, **settings)
+    job = make_job("a", keep_checkpoints=9, **settings)
     scales = {}
     before_step(monkeypatch, lambda run: scales.update({run.step: run.model.logit_scale.item()}))
     assert run_training(job) == 0
@@ -49,7 +49,7 @@ def test_several_bad_steps_roll_back_and_go_on_past_their_data(make_job, monkeyp
     assert [row["rollbacks"] for row in rows_of(job)] == [0] * 8 + [1] * 4
     assert [row["step"] for row in rows_of(job)] == list(range(1, 13))
     assert scales[9] == scales[4] != scales[8]
-    other = make_job("b", "vit", keep_checkpoints=1, **settings)
+    other = make_job("b", keep_checkpoints=1, **settings)
     before_step(monkeypatch, stop_at(7))  # after the second bad step, before the host has read it
     assert [run_training(other) for _ in range(2)] == [75, 0]
     assert outputs_of(other) == outputs_of(job)
@@ -64,7 +64,7 @@ def test_several_bad_steps_roll_back_and_go_on_past_their_data(make_job, monkeyp
 )
 def test_bad_steps_without_a_rollback_end_the_job(make_job, monkeypatch, settings, message):
     poison(monkeypatch, {6, 7})
-    job = make_job("a", "vit", max_bad_steps=2, **settings)
+    job = make_job("a", max_bad_steps=2, **settings)
     assert run_training(job) == 4
     failure = json.loads((output_of(job) / "failure.json").read_text())
     assert re.search(message, failure["message"])

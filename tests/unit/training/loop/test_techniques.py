@@ -156,7 +156,7 @@ def test_patches_are_drawn_anew_for_each_sample_and_epoch_and_all_seen_at_the_en
 
 
 def test_a_locked_training_is_resumed_to_the_same_bits(make_job, tmp_path):
-    assert run_training(make_job("start", "vit", epochs=1)) == 0
+    assert run_training(make_job("start", epochs=1)) == 0
     settings = {
         "init": str(tmp_path / "start"),
         "vocabulary": str(tmp_path / "start" / "tokenizer.json"),
@@ -168,7 +168,7 @@ def test_a_locked_training_is_resumed_to_the_same_bits(make_job, tmp_path):
         "grad_cache": 4,
         "checkpoint_every": 3,
     }
-    whole, cut = (make_job(name, "vit", epochs=2, **settings) for name in ("whole", "cut"))
+    whole, cut = (make_job(name, epochs=2, **settings) for name in ("whole", "cut"))
     assert run_training(whole) == run_training(cut) == 0
     for name in ("model.safetensors", "done.json"):
         (tmp_path / "cut" / name).unlink()
