@@ -28,8 +28,8 @@ def find_ranks():
 
 
 def test_two_ranks_end_in_the_same_bytes_after_a_stop_and_a_killed_launcher(make_job, tmp_path):
-    settings = {"epochs": 60, "nproc": 2, "log_every": 1, "checkpoint_every": 5}
-    jobs = {name: make_job(name, "vit", **settings) for name in ("undisturbed", "disturbed")}
+    settings = {"epochs": 30, "nproc": 2, "log_every": 1, "checkpoint_every": 5}
+    jobs = {name: make_job(name, **settings) for name in ("undisturbed", "disturbed")}
     assert Ranks(jobs["undisturbed"], 2).wait() == [0, 0]
 
     def stop(line):
