@@ -36,7 +36,8 @@ def test_run_that_is_killed_in_several_stages_ends_with_the_same_bytes(chaos):
 
 def test_rerun_needs_only_the_store_when_home_and_databases_are_lost(chaos, pairmill, tmp_path):
     store = chaos.environment.folder / "peace"
-    assert (record := newest_record(FolderStore(store)))
+    record = newest_record(FolderStore(store))
+    assert record
     other = replace(pairmill, env={**pairmill.env, "PAIRMILL_HOME": str(tmp_path / "home")})
     before = files(store, *STAGES[:-1])
     put_databases(tmp_path / "home")
