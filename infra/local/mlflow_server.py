@@ -93,7 +93,7 @@ def main() -> None:
     import uvicorn  # before MLflow, which checks the hosts of requests only where a server is imported
     from mlflow import cli, server
 
-    def serve(command: Any, extra_env: Any, **_: Any) -> None:
+    def serve(command: list[str], extra_env: dict[str, str], **_: Any) -> None:
         *options, application = command[command.index("uvicorn") + 1 :]
         if application != "mlflow.server.fastapi_app:app":
             raise SystemExit(
