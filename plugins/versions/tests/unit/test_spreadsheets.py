@@ -28,7 +28,7 @@ def is_formula(cell):
     return bare[:1] in [*"=+-@＝＋－＠"] and not NUMBER.fullmatch(cell)
 
 
-@given(st.text(st.sampled_from("=+-@;\t\r\n \"'a1.,\u200b＝\0"), max_size=12))
+@given(st.text(st.sampled_from("=+-@＝＋－＠|;\t\r\n \"'a1.,\u00a0\u200b\ufeff\0"), max_size=12))
 def test_no_text_becomes_a_formula(tmp_path_factory, text):
     out = written([text, "next"], tmp_path_factory.getbasetemp())
     assert not [cell for cell in cells(out, ",") if is_formula(cell)]
