@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("dataops", "training", "tasks", "infra", "flows", "plugins")
 CHARS = 30_000
 SECONDS = 0.15
-"""Maximum CPU time for CHARS characters. A linear search needs less than 0.001 s, a quadratic one over 0.3 s."""
+"""CPU time for CHARS characters that any search may take; a longer one must be linear. Most need less than 0.001 s, and a
+quadratic one over 0.3 s."""
 SEARCHES = frozenset({"search", "finditer", "findall", "sub", "subn", "split"})
 CALL = re.compile(r"\bre\.\w+\(")
 """A call of the module: only files that have one are parsed."""
@@ -58,6 +59,7 @@ def _find_in_module(path, source, tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     }
     methods = {node.value: node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    searched = {ast.unparse(value) for value, method in methods.items() if method in SEARCHES}
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
             continue
@@ -75,7 +77,9 @@ def _find_in_module(path, source, tree):
         used = methods.get(node)
         name = next((n for n, value in strings.items() if value is node or getattr(value, "value", None) is node), None)
         if node.func.attr == "compile":
-            is_searched = used in SEARCHES if used else name is None or any(f"{name}.{m}(" in source for m in SEARCHES)
+            # An expression without a name may be any value of the file that has none.
+            found = [one for one in searched if one == name or (name is None and one not in strings)]
+            is_searched = used in SEARCHES if used else bool(found)
         file = path.relative_to(ROOT)
         yield Expression(f"{file}:{node.lineno}", f"{file} {name}", pattern, is_searched)
 
@@ -205,9 +209,14 @@ def find_slow_text(expression):
     for start, unit, end in dict.fromkeys(worst_cases(PARSER.parse(source, pattern.flags))):
         short, text = (start + unit * (chars // len(unit)) + end for chars in (CHARS // 10, CHARS))
         for _ in range(3):  # the timer counts other threads of the process too
-            with suppress(TimeoutError), stop_after(SECONDS):
-                if _search(expression, short) > SECONDS / 500:  # a quadratic search takes ten times as long
-                    _search(expression, text)
+            with suppress(TimeoutError):
+                with stop_after(SECONDS):
+                    took = _search(expression, short)
+                with stop_after(
+                    max(SECONDS, 40 * took)
+                ):  # of ten times the text, a quadratic search takes 100 times as long
+                    if took > SECONDS / 500:
+                        _search(expression, text)
                 break
         else:
             return text
