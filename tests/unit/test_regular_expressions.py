@@ -208,7 +208,7 @@ def find_slow_text(expression):
     source = pattern.pattern if isinstance(pattern.pattern, str) else pattern.pattern.decode("latin-1")
     for start, unit, end in dict.fromkeys(worst_cases(PARSER.parse(source, pattern.flags))):
         short, text = (start + unit * (chars // len(unit)) + end for chars in (CHARS // 10, CHARS))
-        for _ in range(3):  # the timer counts other threads of the process too
+        for _ in range(2):  # the timer counts other threads of the process too
             with suppress(TimeoutError):
                 with stop_after(SECONDS):
                     took = _search(expression, short)
