@@ -10,6 +10,8 @@ INSTALL := $(BIN)/python infra/install.py --constraint=constraints.txt
 KERNELS := $(BIN)/python -m plugins.kernels || true
 # Three test files at a time, since tests wait for processes; conftest.py orders them.
 PYTEST := $(BIN)/python -m pytest -q -n 3 --dist loadfile --durations=5
+# More where tests wait for servers most of the time.
+PYTEST_E2E := $(PYTEST) -n 4
 
 .PHONY: demo install test checks lint audit unit stage flaky integration e2e core plugin nodes ray slurm export peers previous cuda-lines docs docs-reference docs-outputs \
 	clean
@@ -57,7 +59,7 @@ integration: .venv/installed-dev
 	$(PYTEST) tests/integration $(wildcard plugins/*/tests/integration)
 
 e2e: .venv/installed-dev
-	$(PYTEST) tests/e2e $(wildcard plugins/*/tests/e2e)
+	$(PYTEST_E2E) tests/e2e $(wildcard plugins/*/tests/e2e)
 
 # A copy in build/$(1) without plugins/ but $(2), with an environment of its own that has only the extras $(3).
 define copy
@@ -71,7 +73,7 @@ endef
 # The core's own tests (all but tests/whole) without plugins; not part of `test`, since it installs a second environment.
 core:
 	$(call copy,core,,test)
-	cd build/core && $(PYTEST) tests/unit && $(PYTEST) tests/integration && $(PYTEST) tests/e2e
+	cd build/core && $(PYTEST) tests/unit && $(PYTEST) tests/integration && $(PYTEST_E2E) tests/e2e
 
 # The tests of one plugin with the core and itself: make plugin PLUGIN=browse
 PLUGIN ?= browse
