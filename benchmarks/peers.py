@@ -25,7 +25,7 @@ BEGIN, END = "<!-- rows: python -m benchmarks.peers --page -->\n", "<!-- end of 
 
 def run(name, quick):
     """Run one comparison, whose messages go to standard error; return its result, or None if it ended without one."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *["--quick"] * quick]
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *(["--quick"] if quick else [])]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
     return {**json.loads(output.splitlines()[-1]), "quick": quick} if output else None
 

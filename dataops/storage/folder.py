@@ -178,10 +178,10 @@ class FolderStore(Store):
         for folder, folders, files in os.walk(base):
             folders[:] = [name for name in folders if not name.startswith(TEMPORARY)]
             below = folder[len(self.uri) :].lstrip("/")
-            for name in files:
+            for name in (name for name in files if not name.startswith(TEMPORARY)):
                 with suppress(FileNotFoundError):  # deleted since the folder was listed
                     known = os.lstat(f"{folder}/{name}")
-                    if not name.startswith(TEMPORARY) and not stat.S_ISLNK(known.st_mode):
+                    if not stat.S_ISLNK(known.st_mode):
                         found.append(Entry(f"{below}/{name}".lstrip("/"), known.st_size, known.st_mtime))
         return sorted(found)
 
