@@ -30,6 +30,8 @@ class Recorder:
     url: str
     calls: list[Call] = field(default_factory=list)
     status: int = 200
+    first: list[int] = field(default_factory=list)
+    """Statuses of the next requests, before `status`."""
     location: str | None = None
     """The Location of a redirect."""
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -51,8 +53,9 @@ def serve_recorder():
             call = Call(self.path, headers, self.read_body())
             with recorder.changed:
                 recorder.calls.append(call)
+                status = recorder.first.pop(0) if recorder.first else recorder.status
                 recorder.changed.notify_all()
-            self.answer(recorder.status, **({"Location": recorder.location} if recorder.location else {}))
+            self.answer(status, **({"Location": recorder.location} if recorder.location else {}))
 
     with serving(Recording) as server:
         recorder = Recorder(server.url)
