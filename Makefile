@@ -9,11 +9,11 @@ INSTALL := $(BIN)/python infra/install.py --constraint=constraints.txt
 # Compiles the functions of the stages into the user's cache, so that no run waits for that; without a cache, each run does.
 KERNELS := $(BIN)/python -m plugins.kernels || true
 # Three test files at a time, since tests wait for processes; conftest.py orders them.
-PYTEST := $(BIN)/python -m pytest -q -n 3 --dist loadfile --durations=5
+PYTEST := $(BIN)/python -m pytest -q -n 3 --dist loadfile --durations=5 -m "not long"
 # More where tests wait for servers most of the time.
 PYTEST_E2E := $(PYTEST) -n 4
 
-.PHONY: demo install test checks lint audit unit stage flaky integration e2e core plugin nodes ray slurm export peers previous cuda-lines docs docs-reference docs-outputs \
+.PHONY: demo install test checks lint audit unit stage flaky integration e2e long core plugin nodes ray slurm export peers previous cuda-lines docs docs-reference docs-outputs \
 	clean
 
 install: .venv/installed
@@ -60,6 +60,11 @@ integration: .venv/installed-dev
 
 e2e: .venv/installed-dev
 	$(PYTEST_E2E) tests/e2e $(wildcard plugins/*/tests/e2e)
+
+# The tests marked `long`, of all suites; not part of `test`: they take 15 minutes more. A release runs them.
+long: .venv/installed-dev
+	$(PYTEST) -m long tests/unit tests/integration $(wildcard plugins/*/tests/unit plugins/*/tests/test_*.py plugins/*/tests/integration benchmarks/*/tests)
+	$(PYTEST_E2E) -m long tests/e2e $(wildcard plugins/*/tests/e2e)
 
 # A copy in build/$(1) without plugins/ but $(2), with an environment of its own that has only the extras $(3).
 define copy

@@ -12,7 +12,7 @@ from dataops.store import FolderStore
 from tests.kills.loop import newest_record
 from tests.servers.databases import put_databases
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("chaos")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600), pytest.mark.xdist_group("chaos")]
 GROUPS = ["download", "curate", "train", "register"]
 """Stages in which the run is killed; each kill costs the CPU time of starting the command and its workers again."""
 

@@ -21,6 +21,7 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C co
 
 
 @needs_compiler
+@pytest.mark.long
 @pytest.mark.usefixtures("process_state")
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own code

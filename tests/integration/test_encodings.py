@@ -129,7 +129,7 @@ def run_all(folder, keys, forced, names, outputs):
 @pytest.mark.parametrize(
     ("name", "forced", "commands"),
     [
-        pytest.param(NAME, FORCED_ASCII | STRICT_ASCII, list(COMMANDS), id="ASCII"),
+        pytest.param(NAME, FORCED_ASCII | STRICT_ASCII, list(COMMANDS), id="ASCII", marks=pytest.mark.long),
         pytest.param(NAME, FORCED_ASCII, ["runs", "diff"], id="the locale C"),
         pytest.param(NAME, STRICT_ASCII, ["runs", "doctor"], id="ASCII output"),
         pytest.param(NAME, LATIN, ["runs", "takedown"], id="Latin-1 output"),

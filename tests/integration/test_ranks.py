@@ -13,7 +13,7 @@ from dataops.errors import JobFailed
 from tasks.engine.subprocess_job import end_jobs, ranks_launcher, run_job
 from tests.job_processes import Ranks
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 make_job, shards = training.make_job, training.shards  # fixtures
 OUTPUTS = ("model.safetensors", "metrics.jsonl", "skipped.json")
 

@@ -38,6 +38,7 @@ NEEDS_MORE = {"CPU = card, 20 fp32 steps", "fp8 = bf16, 50 steps", "losses = ope
 """Gates that need a card or open_clip."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_all_gates_of_a_cpu_pass_on_a_bare_machine(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(BLOCKER)

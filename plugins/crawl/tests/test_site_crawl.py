@@ -193,6 +193,7 @@ def test_pairs_are_those_of_the_archive(crawled, tmp_path):
     assert not list((crawled.folder / "home" / "jobs").glob("crawl-*"))
 
 
+@pytest.mark.long
 def test_killed_crawl_repeats_no_request_and_another_edition_of_the_same_pages_has_the_same_parts(tmp_path):
     with served() as web:
         site = config(web, "calendar.test", "pets.test", edition="2026-11", max_depth=9, delay=0.08, pages_per_part=8,

@@ -59,7 +59,9 @@ def list_random(changes):
 
 
 @pytest.mark.timeout(600)  # 13 takedowns of a folder, and 5 of a store whose versions share parts
-@pytest.mark.parametrize(("kind", "choose"), [(FailingStore, list_kinds), (RemoteStore, list_random)])
+@pytest.mark.parametrize(
+    ("kind", "choose"), [pytest.param(FailingStore, list_kinds, marks=pytest.mark.long), (RemoteStore, list_random)]
+)
 def test_takedown_killed_at_any_change_is_completed_by_the_next_call(kind, choose, copy_home, monkeypatch, capsys):
     home = copy_home("whole")
     whole = kind(home / "store", kill_at=10**9)

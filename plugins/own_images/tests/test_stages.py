@@ -59,6 +59,7 @@ def digests(made):
     return {name: one.content_digest for name, one in made.items()}
 
 
+@pytest.mark.long
 def test_dataset_of_an_archive_and_own_images(own, tmp_path):
     pytest.importorskip("plugins.archives")
     sources = write_sources(tmp_path)

@@ -65,6 +65,7 @@ def paint(handler):
     handler.respond((200, headers, encoded(path)))
 
 
+@pytest.mark.long
 def test_a_sold_domain_is_held_and_a_renewed_certificate_is_not(tmp_path, monkeypatch):
     old, new = Authority("Old Trust"), Authority("New Trust")
     trusted = tmp_path / "trusted.pem"

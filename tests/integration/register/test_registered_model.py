@@ -81,6 +81,7 @@ print(json.dumps(report))
 """
 
 
+@pytest.mark.long
 def test_model_loaded_and_served_with_only_its_requirements_scores_as_here(registered, mlflow_url, upstream, tmp_path):
     from mlflow.artifacts import download_artifacts
 

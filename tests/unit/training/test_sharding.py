@@ -202,7 +202,9 @@ def test_machines_without_a_shared_disk_resume_from_the_files_of_both(make_job, 
     assert {name: (output_of(first) / name).read_bytes() for name in expected} == expected
 
 
-@pytest.mark.parametrize("more", [{"precision": "bf16"}, {"precision": "fp32", "fp8": True}])
+@pytest.mark.parametrize(
+    "more", [{"precision": "bf16"}, pytest.param({"precision": "fp32", "fp8": True}, marks=pytest.mark.long)]
+)
 def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job, more):
     """The sums of two gradients have no order, so that only the arithmetic could differ: bf16 is that of autocast."""
     if "fp8" in more:
@@ -214,6 +216,7 @@ def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job, 
     assert (output_of(divided) / WEIGHTS).read_bytes() == (output_of(whole) / WEIGHTS).read_bytes()
 
 
+@pytest.mark.long
 def test_ranks_that_divide_a_compiled_model_end_in_the_same_bits(make_job):
     settings = {**SETTINGS, "sharding": "full"}
     plain, compiled = (make_job(name, **settings, compile=name == "compiled") for name in ("plain", "compiled"))

@@ -13,7 +13,7 @@ from tests.small_web import HOST
 from tests.wat_files import json_record, page_value, warcinfo
 
 pytest.importorskip("plugins.common_crawl")
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def test_backfill_makes_a_version_of_each_crawl_also_after_a_kill_and_as_a_flow(pairmill):

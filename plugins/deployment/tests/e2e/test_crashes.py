@@ -20,7 +20,7 @@ from plugins.deployment.tests.deployments import (
     write_variant,
 )
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("crashes")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.xdist_group("crashes")]
 prefect, hook = deployments.prefect, deployments.hook  # fixtures
 SHORT_SILENCE = """
 import sys

@@ -7,7 +7,7 @@ from dataops.store import FolderStore
 from infra.local import services
 from tests.servers.prefect_api import PrefectApi
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def list_mlflow_runs(url):

@@ -210,6 +210,7 @@ def test_a_centred_text_tower_subtracts_the_mean_of_the_captions_by_itself(make_
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_kept_features_serve_another_job_until_weights_or_data_change(make_job, tables, tmp_path, monkeypatch):
     computed = []
     writers = ((image_features_module, "images", "write_features"), (text_features_module, "texts", "write_array"))

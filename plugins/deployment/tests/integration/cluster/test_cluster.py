@@ -144,6 +144,7 @@ def test_create_bucket_is_idempotent_and_names_a_refusal(cluster, monkeypatch):
         create_bucket("other")
 
 
+@pytest.mark.long
 def test_run_on_the_cluster_survives_a_restart_of_the_prefect_server(cluster, config, s3, pairmill):
     wait_for_pool(cluster)
     flow = api(cluster, "POST", "/flows/", json={"name": "pipeline"})
