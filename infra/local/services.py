@@ -57,6 +57,8 @@ PREFECT = Service(
         "PREFECT_SERVER_UI_API_URL": "/api",
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": "{folder}/ui",  # by default it is unpacked into site-packages
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # In memory, the places of running flows would be lost with the server, and the flows end.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         # The default ("*") lets any page in the user's browser use the API.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:{port},http://localhost:{port}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import dropwhile
 from typing import Any
 from uuid import UUID
 
@@ -98,12 +99,33 @@ def _short(value: object) -> str:
     return repr(text[:200])
 
 
+async def _is_over(flow_run: Any, client: Any) -> bool:
+    """Return whether the end of an attempt is recorded already, or a later attempt is.
+
+    Prefect reports each killed process twice: when it ends, and again when its hooks have ended, seconds later. A retry
+    that begins between the two would be ended by the second report, and run again. So would one whose earlier process is
+    killed by one_process.
+
+    Args:
+        flow_run: the flow run as it was when its process was started.
+    """
+    states = sorted(await client.read_flow_run_states(flow_run.id), key=lambda state: state.timestamp)
+    begun = flow_run.state.timestamp if flow_run.state else None
+    since = [state for state in states if begun is None or state.timestamp > begun]
+    attempt = list(dropwhile(lambda state: state.is_scheduled(), since))  # it may have been late
+    return any(state.is_final() or state.is_scheduled() for state in attempt)
+
+
 class PatientExecutorContext(FlowRunExecutorContext):
     """Runs flow runs, and gives one that is cancelled time for a checkpoint: Prefect's own kills it after 30 s."""
 
     async def __aenter__(self) -> "PatientExecutorContext":
         await super().__aenter__()
         manager, kill = self.process_manager, self.process_manager.kill
+        propose = self._state_proposer.propose_crashed
+
+        async def propose_crashed(flow_run: Any, message: str) -> Any:
+            return None if await _is_over(flow_run, self.client) else await propose(flow_run, message)
 
         async def kill_late(flow_run_id: UUID, grace_seconds: float = 30, *, force: bool = False) -> None:
             handle = manager.get(flow_run_id)
@@ -118,7 +140,7 @@ class PatientExecutorContext(FlowRunExecutorContext):
                 handle.hard_kill()
             return None
 
-        manager.kill = kill_late
+        manager.kill, self._state_proposer.propose_crashed = kill_late, propose_crashed
         return self
 
 
@@ -174,17 +196,8 @@ with warnings.catch_warnings():
             return await _keep_newest(found, now, self._submitting_flow_run_ids, self.client)
 
         async def _propose_crashed_state(self, flow_run: Any, message: str, client: Any = None) -> None:
-            """Report a crash, unless the end of this attempt is recorded already.
-
-            Prefect reports each killed process twice: when it ends, and again when its hooks have ended, seconds later. A
-            retry that begins between the two would be ended by the second report, and run again.
-
-            Args:
-                flow_run: the flow run as it was when its process was started.
-            """
-            states = await (client or self.client).read_flow_run_states(flow_run.id)
-            begun = flow_run.state.timestamp if flow_run.state else None
-            if not any(state.is_final() and (begun is None or state.timestamp > begun) for state in states):
+            """Report a crash, unless that attempt is over already."""
+            if not await _is_over(flow_run, client or self.client):
                 await super()._propose_crashed_state(flow_run, message, client)
 
 

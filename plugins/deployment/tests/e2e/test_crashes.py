@@ -6,6 +6,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from infra.local import services, supervisor
@@ -66,6 +67,16 @@ def lose_machine(pid):
     os.kill(pid, signal.SIGKILL)
 
 
+def engines(flow_runs):
+    """Return the pids of the processes of flow runs."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        flow_run = (process.info["environ"] or {}).get("PREFECT__FLOW_RUN_ID")
+        if flow_run in flow_runs and "plugins.deployment.flow_engine" in process.info["cmdline"]:
+            found.append(process.pid)
+    return found
+
+
 def run_and_kill(pairmill, prefect, config):
     """Kill the command, of which no worker knows, after a heartbeat; return the id of its flow run."""
 
@@ -79,7 +90,10 @@ def run_and_kill(pairmill, prefect, config):
 
 
 def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(pairmill, prefect, hook, crashing):
-    """Killed under its worker, then with its machine; at the third crash it stays crashed, as a killed command does."""
+    """Killed under its worker, then with its machine; at the third crash it stays crashed, as a killed command does.
+
+    A process that Prefect has given up is killed before another works on its run or on its deployment.
+    """
     pairmill.run_code(SHORT_SILENCE)
     flow_run = prefect.start("pipeline/long")
     checkpoints = services.home() / "jobs"
@@ -114,7 +128,20 @@ def test_crashed_flow_run_runs_again_twice_and_is_cancelled_in_order(pairmill, p
     assert prefect.get(f"flow_runs/{flow_run}")["run_count"] == 3
 
     assert prefect.set_state(flow_run, "SCHEDULED", "AwaitingRetry") == "ACCEPT"
-    (trainer,) = wait_for(lambda: attempts(4) and trainers(pairmill))
+    fourth = wait_for(lambda: attempts(4))[-1].pid
+    os.kill(fourth, signal.SIGSTOP)  # as on a busy machine, no heartbeats come
+    assert prefect.set_state(flow_run, "CRASHED", "Crashed") == "ACCEPT", "the automation does the same"
+    both = (flow_run, prefect.start("pipeline/long"))
+    fifth = wait_for(lambda: prefect.state(both[1]) == "Running" and [p for p in engines(both) if p != fourth])
+    wait_for(lambda: engines(both) == fifth)
+    assert prefect.set_state(both[1], "SCHEDULED", "AwaitingRetry") == "ACCEPT", "Prefect takes it of a live one"
+    wait_for(lambda: prefect.get(f"flow_runs/{both[1]}")["run_count"] == 2)
+    assert len(engines(both)) == 1
+    assert engines(both) != fifth
+    (trainer,) = wait_for(lambda: trainers(pairmill))
+    time.sleep(5)  # the reports of the killed processes come within them
+    assert [prefect.state(one) for one in both] == ["Crashed", "Running"]
+    flow_run, run_id = both[1], prefect.get(f"flow_runs/{both[1]}")["name"]
     os.kill(trainer, signal.SIGSTOP)  # its checkpoint takes long
     try:
         assert prefect.set_state(flow_run, "CANCELLING", "Cancelling") == "ACCEPT"

@@ -103,7 +103,7 @@ class Server:
 
 
 def state(name, second):
-    kind = {"AwaitingRetry": "SCHEDULED"}.get(name, name.upper())
+    kind = {"AwaitingRetry": "SCHEDULED", "Late": "SCHEDULED"}.get(name, name.upper())
     return State(type=StateType(kind), name=name, timestamp=datetime(2026, 11, 29, 12, 0, second, tzinfo=UTC))
 
 
@@ -111,6 +111,9 @@ def state(name, second):
     ("since", "reported"),
     [
         (["Scheduled", "Pending", "Running"], True),
+        (["Scheduled", "Late", "Pending", "Running"], True),
+        (["Scheduled", "Pending", "Running", "AwaitingRetry"], False),
+        (["Scheduled", "Pending", "Running", "AwaitingRetry", "Pending", "Running"], False),
         (["Scheduled", "Pending", "Running", "Crashed"], False),
         (["Scheduled", "Pending", "Running", "Crashed", "AwaitingRetry", "Pending", "Running"], False),
         (["Scheduled", "Pending", "Running", "Cancelled"], False),
