@@ -96,7 +96,7 @@ def hold(name: str, flow_run_id: str, is_given_up: Callable[[str], bool]) -> Ite
 def _lock(file: IO[bytes]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
     return True
 
@@ -137,7 +137,12 @@ def guard_engine() -> None:
 
 
 def _limit(client: Any, run: Any) -> int | None:
-    limit = client.read_deployment(run.deployment_id).global_concurrency_limit if run.deployment_id else None
+    """Return the limit of a flow run's deployment; 1 if the server does not answer."""
+    try:
+        limit = client.read_deployment(run.deployment_id).global_concurrency_limit
+    except Exception:  # the flow is to run
+        logger.warning("cannot read the limit of deployment %s", run.deployment_id, exc_info=True)
+        return 1
     return limit.limit if limit else None
 
 

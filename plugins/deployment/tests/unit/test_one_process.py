@@ -16,6 +16,7 @@ from flows.pipeline import pipeline
 from plugins.deployment import one_process
 from tests.concurrency import wait_for
 
+LOCK = f"deployment-{UUID(int=3)}.lock"
 HOLD = """
 import subprocess, sys, time
 from plugins.deployment.one_process import hold
@@ -91,10 +92,10 @@ def test_a_lock_that_its_holder_deleted_is_no_lock(home):
 
 
 class Server:
-    """What an engine asks of the Prefect server; `run` is the flow run as it is now, None if it does not answer."""
+    """What an engine asks of the Prefect server; `run` is the flow run as it is now. None: it does not answer."""
 
-    def __init__(self, run, limit=None):
-        self.run, self.limit, self.states = run, limit, []
+    def __init__(self, run=None, limit=None):
+        self.run, self.limit = run, limit
 
     def read_flow_run(self, flow_run_id):
         if self.run is None:
@@ -102,6 +103,8 @@ class Server:
         return self.run
 
     def read_deployment(self, deployment_id):
+        if self.limit is None:
+            raise ConnectionError
         return SimpleNamespace(global_concurrency_limit=self.limit and SimpleNamespace(limit=self.limit))
 
 
@@ -125,9 +128,9 @@ def locks(home):
     return [path.name for path in (home / "services").glob("working/*")]
 
 
-@pytest.mark.parametrize(("limit", "held"), [(1, [f"deployment-{UUID(int=3)}.lock"]), (2, []), (None, [])])
+@pytest.mark.parametrize(("limit", "held"), [(1, [LOCK]), (2, []), (0, []), (None, [LOCK])])
 def test_only_flow_runs_of_a_deployment_with_a_limit_of_one_wait_for_each_other(engine, limit, held):
-    engine.make(Server(None, limit)).call_flow_fn()
+    engine.make(Server(limit=limit)).call_flow_fn()
     assert engine.work == [held]
 
 
