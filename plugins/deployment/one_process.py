@@ -118,7 +118,8 @@ def guard_engine() -> None:
     """
     from prefect.flow_engine import FlowRunEngine
 
-    work, crash = FlowRunEngine.call_flow_fn, FlowRunEngine.handle_crash
+    engines: Any = FlowRunEngine
+    work, crash = engines.call_flow_fn, engines.handle_crash
 
     def call_flow_fn(engine: Any) -> Any:
         run = engine.flow_run
@@ -133,7 +134,7 @@ def guard_engine() -> None:
             engine.short_circuit = now.run_count != engine.flow_run.run_count or now.state.type not in WORKS
         crash(engine, error)
 
-    FlowRunEngine.call_flow_fn, FlowRunEngine.handle_crash = call_flow_fn, handle_crash
+    engines.call_flow_fn, engines.handle_crash = call_flow_fn, handle_crash
 
 
 def _limit(client: Any, run: Any) -> int | None:
