@@ -61,7 +61,7 @@ integration: .venv/installed-dev
 e2e: .venv/installed-dev
 	$(PYTEST_E2E) tests/e2e $(wildcard plugins/*/tests/e2e)
 
-# The tests marked `long`, of all suites; not part of `test`: they take 15 minutes more. A release runs them.
+# The tests marked `long`, of all suites; not part of `test`: they take 10 minutes more. A release runs them.
 long: .venv/installed-dev
 	$(PYTEST) -m long tests/unit tests/integration $(wildcard plugins/*/tests/unit plugins/*/tests/test_*.py plugins/*/tests/integration benchmarks/*/tests)
 	$(PYTEST_E2E) -m long tests/e2e $(wildcard plugins/*/tests/e2e)
