@@ -123,7 +123,7 @@ def guard_engine() -> None:
 
     def call_flow_fn(engine: Any) -> Any:
         run = engine.flow_run
-        if _limit(engine.client, run) != 1:
+        if run.deployment_id is None or _limit(engine.client, run) != 1:  # a flow that the flow calls has none
             return work(engine)
         with hold(f"deployment-{run.deployment_id}", str(run.id), lambda other: not _works(engine.client, other)):
             return work(engine)
