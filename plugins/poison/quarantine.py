@@ -60,6 +60,8 @@ class Release(Stored):
     findings: tuple[str, ...]
     reason: str
     created_at: str
+    pack: str = ""
+    """Key of the pack with the pairs; "" where an older release of pairmill has written this."""
 
 
 def open_version(name: str, home: Path, store: str | None) -> tuple[Version, Store]:
@@ -70,9 +72,11 @@ def open_version(name: str, home: Path, store: str | None) -> tuple[Version, Sto
 
 
 def load_releases(store: Store, line: str) -> list[Release]:
-    """Return the releases of a line."""
+    """Return the releases of a line, without one that ended before it made its version."""
     names = [name for name in store.names(f"{FOLDER}/{line}") if name.rpartition("/")[2].startswith("release-")]
-    return [Release.parse(store.read(name), f"{store.uri}/{name}") for name in sorted(names)]
+    releases = [Release.parse(store.read(name), f"{store.uri}/{name}") for name in sorted(names)]
+    packs = {one.name: {pack.key for pack in one.packs} for one in list_history(store, find_newest(store, line))}
+    return [one for one in releases if one.version in packs and (not one.pack or one.pack in packs[one.version])]
 
 
 def list_findings(store: Store, version: Version, names: Sequence[str] = ()) -> list[Held]:
@@ -172,14 +176,15 @@ def _release_night(
         )
     packing = plan(PACK, config.stage_config("pack"), config.seed, [curate, download], store)
     pack = reuse(packing, context) or make(packing, context)
+    number = newest.number + 1
     found = Release(
-        version=f"{line}/{newest.number + 1}", uids=tuple(uids), findings=tuple(findings), reason=reason,
-        created_at=format_now(),
+        version=f"{line}/{number}", uids=tuple(uids), findings=tuple(findings), reason=reason,
+        created_at=format_now(), pack=pack.key,
     )  # fmt: skip
+    # Before the version, which so never lacks its reason. If another run makes this version, the pack is not in it.
+    store.put(f"{FOLDER}/{line}/release-{number:06d}.json", found.model_dump_json(indent=2).encode())
     counted = curate.model_copy(update={"counts": Counts(input=len(uids), kept=curate.counts.kept)})
-    made = add_run(store, config, {"curate": counted, "pack": pack}, run_id)
-    store.put(f"{FOLDER}/{line}/release-{made.number:06d}.json", found.model_dump_json(indent=2).encode())
-    return made
+    return add_run(store, config, {"curate": counted, "pack": pack}, run_id)
 
 
 def _load_config(values: dict[str, Any], newest: Version) -> RunConfig:

@@ -8,6 +8,8 @@ from dataops.snapshot import read_parts, read_table
 from dataops.store import FolderStore, open_store
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
+from flows.next_version import add_run
+from plugins.poison import quarantine
 from plugins.poison.config import POISON, STATE, PoisonFacts
 from plugins.poison.history import History
 from plugins.poison.quarantine import list_findings, list_pairs, load_releases, release_pairs
@@ -22,6 +24,10 @@ pytestmark = pytest.mark.timeout(300)  # of a busy machine
 SOLD = "sold.test"
 
 
+def stop(*run):
+    raise KeyboardInterrupt
+
+
 def night(number, sold):
     """Return four drawings of HOST and some of SOLD, which no other night has."""
     names = [*range(100 * number, 100 * number + 4), *range(100 * number + 50, 100 * number + 50 + sold)]
@@ -31,7 +37,7 @@ def night(number, sold):
     ]
 
 
-def test_a_domain_that_opted_out_is_held_when_it_flips_and_released(tmp_path):
+def test_a_domain_that_opted_out_is_held_when_it_flips_and_released(tmp_path, monkeypatch):
     opted = {"X-Robots-Tag": "noai"}
 
     def sell(handler):
@@ -75,8 +81,15 @@ def test_a_domain_that_opted_out_is_held_when_it_flips_and_released(tmp_path):
         with pytest.raises(ConfigError, match="no pair"):
             release_pairs(context, version, ["4.1"], ["f" * 32], "asked the owner")
         before = list_uids(store, find_packs(store, version))
-        [first] = release_pairs(context, version, ["4.1"], [one], "asked the owner")
+        for is_made in (False, True):  # killed before and after it makes the version
+            add_and_stop = (add_run, stop) if is_made else (stop,)
+            monkeypatch.setattr(quarantine, "add_run", lambda *run, calls=add_and_stop: [call(*run) for call in calls])
+            with pytest.raises(KeyboardInterrupt):
+                release_pairs(context, version, ["4.1"], [one], "asked the owner")
+            first = find_newest(store, version.line)
+            assert [one.version for one in load_releases(store, version.line)] == [first.name] * is_made
         assert (first.number, first.new) == (5, 1)
+        monkeypatch.undo()
         record_request(store, make_request([Target("uid", taken)], "a letter"))
         [second] = release_pairs(context, version, ["4.1"], [], "asked the owner")
         assert list_uids(store, find_packs(store, second)) == before | {one, other}
