@@ -141,7 +141,7 @@ define announce
 @echo "Installing $(1) in .venv: $(2) with torch's CPU build."
 $(if $(TORCH_INDEX_URL),,@echo "On Linux, the default index has torch's CUDA build, several GB more. For the CPU build, stop this and run:"
 @echo "  make $(MAKECMDGOALS) TORCH_INDEX_URL=URL    # the URL that torch's start page shows for CPU")
-$(if $(TORCH_INDEX_URL),@$(BIN)/python infra/install.py --default-index "$(TORCH_INDEX_URL)" 'torch>=2.6$(COMMA)<3')
+$(if $(TORCH_INDEX_URL),@$(BIN)/python infra/install.py --default-index "$(TORCH_INDEX_URL)" 'torch>=2.8$(COMMA)<3')
 endef
 COMMA := ,
 

@@ -112,8 +112,9 @@ def _share(path: Path, texts: Mapping[str, str]) -> None:
         for name in (STATE, MANIFEST):
             if not (path / name).is_file() or read_text(path / name) != texts[name]:
                 write_atomically(path / name, texts[name])
-    lacking = {name: ranks[0] for name, ranks in holders.items() if len(ranks) < len(firsts)}
-    distributed.send_files({path / name: source for name, source in lacking.items()}, firsts)
+    distributed.send_files(
+        {path / name: (ranks[0], [one for one in firsts if one not in ranks]) for name, ranks in holders.items()}
+    )
 
 
 def restore_checkpoint(

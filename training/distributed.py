@@ -191,34 +191,40 @@ def broadcast_from_first(value: object) -> Any:
     return _decode(sent_N)
 
 
-def send_files(sources: Mapping[Path, int], machines: Sequence[int]) -> None:
-    """Write files to each of some machines that lacks them; all ranks together.
+def send_files(files: Mapping[Path, tuple[int, Sequence[int]]]) -> None:
+    """Write files to the machines that lack them; all ranks together.
+
+    They go from rank to rank. In a group of some ranks, on GPUs, the others would wait for ever: torch lets them split
+    NCCL's communicator, which takes all ranks, even if the group is one for the host.
 
     Args:
-        sources: for each file the rank that has it. A machine that has another content is one that lacks it.
-        machines: the first rank of each.
+        files: for each file the rank that has it, and the first rank of each machine that lacks it, or has another content.
     """
-    if not sources:
-        return
-    group: Any = dist.new_group(list(machines), backend="gloo", timeout=TIMEOUT)
-    for path, source in sources.items() if rank() in machines else ():
+    for path, (source, targets) in files.items():
+        if rank() not in (source, *targets):
+            continue
         size = torch.tensor([path.stat().st_size if rank() == source else 0])
-        dist.broadcast(size, source, group)
+        _send(size, source, targets)
         part = path if rank() == source else path.with_name(f".{path.name}.part")
         opened: Any = part.open("rb" if rank() == source else "wb")
         with opened as file:
             for start in range(0, int(size), SENT_BYTES):
-                length = min(SENT_BYTES, int(size) - start)
-                sent_N = torch.empty(length, dtype=torch.uint8)
+                sent_N = torch.empty(min(SENT_BYTES, int(size) - start), dtype=torch.uint8)
                 if rank() == source:
                     file.readinto(sent_N.numpy())
-                dist.broadcast(sent_N, source, group)
+                _send(sent_N, source, targets)
                 if rank() != source:
                     file.write(sent_N.numpy())
         part.rename(path)
     gather_integers([0])
-    if rank() in machines:
-        dist.destroy_process_group(group)
+
+
+def _send(tensor: Tensor, source: int, targets: Sequence[int]) -> None:
+    """Copy a tensor from one rank to others; these alone together."""
+    for target in targets if rank() == source else ():
+        dist.send(tensor, target)
+    if rank() != source:
+        dist.recv(tensor, source)
 
 
 def run_together(work: Callable[[], Item] | None, wait_seconds: float = WAIT_SECONDS) -> Item | None:

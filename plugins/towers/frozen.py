@@ -70,7 +70,7 @@ def use_text_features(
 
     def list_texts(shards: range, *, with_held: bool) -> Iterator[str]:
         captions = dataset.captions(shards, with_held=with_held)
-        return chain.from_iterable((prompt.format(c) for prompt in set(config.prompts)) for c in captions)
+        return chain.from_iterable((prompt.replace("{}", c) for prompt in set(config.prompts)) for c in captions)
 
     texts = (
         (find_checksum(job.checksums, path) or file_sha256(path), list_texts(range(shard, shard + 1), with_held=True))

@@ -135,7 +135,9 @@ def _read_pairs(config: TrainConfig, dataset: Dataset, texts: Texts, pairs: list
             continue
         if variant == 0:
             captions = [caption for _, caption in read]
-            vectors = [F.normalize(texts([prompt.format(one) for one in captions]), dim=1) for prompt in config.prompts]
+            vectors = [
+                F.normalize(texts([prompt.replace("{}", one) for one in captions]), dim=1) for prompt in config.prompts
+            ]
             targets_ND = torch.stack(vectors).mean(dim=0)
         features.append(torch.from_numpy(np.stack([feature for feature, _ in read])))
         targets.append(targets_ND)

@@ -34,8 +34,8 @@ from training.evaluation.measures import current_name
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-RANKS = ("rank", "image_to_text_rank")
-"""Columns of predictions that hold the rank of the correct answer, from 1."""
+RANKS = ("rank", "image_to_text_rank", "is_right")
+"""Columns of predictions that hold the rank of the correct answer, from 1, or whether the answer is right."""
 
 
 ONLY_CANDIDATE = ", so it is only a candidate"

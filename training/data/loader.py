@@ -417,11 +417,11 @@ def _format_captions(captions: list[str], plan: Plan, epoch: int, samples: np.nd
     """Drop words at random, and put each caption into a prompt drawn at random."""
     prompts, dropout = plan.config.prompts, plan.config.word_dropout
     if len(prompts) == 1 and not dropout:
-        return [prompts[0].format(caption) for caption in captions]
+        return [prompts[0].replace("{}", caption) for caption in captions]
     draws = draw_uniforms("caption", plan.seed, epoch, samples, 64)
     formatted = []
     for caption, u in zip(captions, draws, strict=True):
         words = caption.split()
         kept = [word for i, word in enumerate(words) if u[1 + i % 62] >= dropout] or [words[int(u[63] * len(words))]]
-        formatted.append(prompts[int(u[0] * len(prompts))].format(" ".join(kept)))
+        formatted.append(prompts[int(u[0] * len(prompts))].replace("{}", " ".join(kept)))
     return formatted

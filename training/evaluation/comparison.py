@@ -30,7 +30,7 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
 def compare(first: pa.Table, second: pa.Table) -> dict[str, dict[str, Any]]:
     """Compare two tables of predictions of one task, image by image.
 
-    Returns: by metric (`top1`, or both ways of retrieval): first, second (values), difference, low, high (a paired
+    Returns: by metric (`top1`, `accuracy`, or both ways of retrieval): first, second (values), difference, low, high (a paired
         bootstrap over images), p_value (McNemar's where each image is right or wrong, else None), verdict on the first:
         better or worse if p_value is below 0.005, or, without a p_value, if the interval does not hold 0.
     Raises: ContractError if they are not of the same images.
@@ -52,6 +52,8 @@ def score_images(predictions: pa.Table) -> dict[str, np.ndarray]:
     """Return for each metric how right each image (or cue) is, 0 to 1; an unreadable one is wrong."""
     if "jaccard" in predictions.column_names:
         return {"jaccard": predictions["jaccard"].to_numpy()}
+    if "is_right" in predictions.column_names:
+        return {"accuracy": predictions["is_right"].to_numpy().astype(float)}
     if "image_to_text_rank" in predictions.column_names:
         ranks = predictions["text_to_image_ranks"].to_pylist()
         to_image = [float(np.mean([rank == 1 for rank in row])) if row else 0.0 for row in ranks]

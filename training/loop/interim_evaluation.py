@@ -143,7 +143,7 @@ def _encode_pairs(run: TrainingRun, model: CLIP, samples: np.ndarray) -> tuple[T
     if not pairs:
         return torch.zeros(0, model.config.embed_dim), torch.zeros(0, model.config.embed_dim)
     images = torch.from_numpy(np.stack([image for image, _ in pairs]))
-    texts = [run.config.prompts[0].format(caption) for _, caption in pairs]
+    texts = [run.config.prompts[0].replace("{}", caption) for _, caption in pairs]
     rows_BX = (run.text_features or run.tokenizer)(texts)
     is_own = run.text_features is None and isinstance(model.config.text_cfg, TextConfig)
     packed = [pack_texts(rows_BX)] if is_own else pad_chunks(rows_BX, None)

@@ -51,10 +51,6 @@ class PackedTexts(NamedTuple):
         """Return the same texts on a device; from pinned memory the copies do not wait."""
         return PackedTexts(*(tensor.to(device, non_blocking=True) for tensor in self))
 
-    def pin_memory(self) -> "PackedTexts":
-        """Return the same texts in pinned memory."""
-        return PackedTexts(*(tensor.pin_memory() for tensor in self))
-
 
 def pack_texts(tokens_BL: Tensor) -> PackedTexts:
     """Leave out what follows the end-of-text token of each text, which has the highest id of its row.

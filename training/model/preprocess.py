@@ -63,8 +63,7 @@ def resize_shortest(image: Image.Image, side: int) -> Image.Image:
 
 def normalize(images: Tensor) -> Tensor:
     """Convert [0, 1] to the inputs of the image tower; channels are the third dimension from the end."""
-    mean = torch.tensor(MEAN, dtype=images.dtype, device=images.device).view(3, 1, 1)
-    std = torch.tensor(STD, dtype=images.dtype, device=images.device).view(3, 1, 1)
+    mean, std = (torch.tensor(one, dtype=images.dtype, device=images.device).view(3, 1, 1) for one in (MEAN, STD))
     return (images - mean) / std
 
 

@@ -54,6 +54,12 @@ def die_in_checkpoint(path, trial, *more):
     run_job(path, trial, *more)
 
 
+def form_no_group(path, trial, *more):
+    """Run a job in which a new group of ranks fails, as it hangs on GPUs for the ranks that are not in it."""
+    torch.distributed.new_group = None
+    run_job(path, trial, *more)
+
+
 def write_slowly(path, trial, *more):
     """Run a job whose checkpoint of step 2, the last but one, is still being written when the steps have ended."""
     save = writing.save_tensors
@@ -176,10 +182,13 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
 
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_machines_without_a_shared_disk_resume_from_the_files_of_both(make_job, sharding):
-    """Where parts are on both machines, one of the newest checkpoint is damaged."""
+    """Where parts are on both machines, one of the newest checkpoint is damaged; else each machine has two ranks."""
     settings = {**SETTINGS, "checkpoint_every": 1, "sharding": sharding, "launch": "another"}
     first, second = (make_job(name, **settings) for name in ("first", "second"))
-    wait_for([Ranks(first, 2, machines=2, others=[second])])
+    layout = {"ranks": 2, "others": [second]}
+    if sharding == "none":
+        layout = {"ranks": 4, "others": [first, second, second], "target": form_no_group}
+    wait_for([Ranks(first, machines=2, **layout)])
     expected = {name: (output_of(first) / name).read_bytes() for name in (METRICS, WEIGHTS, "skipped.json")}
     (output_of(first) / "done.json").unlink()
     files = {job: {path.name for path in (output_of(job) / "checkpoints").glob("*/*")} for job in (first, second)}
@@ -191,7 +200,7 @@ def test_machines_without_a_shared_disk_resume_from_the_files_of_both(make_job, 
         name = "step-000001"
     else:
         assert not files[second], "the first rank has written all"
-    wait_for([Ranks(first, 2, machines=2, others=[second])])
+    wait_for([Ranks(first, machines=2, **layout)])
     assert f"resumed from {name}" in log_of(first)
     assert f"resumed from {name}" in log_of(second)
     contents = [

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from dataops.errors import ContractError
 from plugins.evaluation_sets import choice
 from plugins.evaluation_sets.choice import choose_captions
+from training.evaluation.comparison import compare
 from training.evaluation.features import EncodedSet
 from training.evaluation.samples import Sample
 from training.evaluation.task import Task
@@ -44,6 +45,8 @@ def test_winogrounds_scores_are_those_of_its_definition(monkeypatch):
     chances = [result["metrics"][name]["chance"] for name in ("text_score", "image_score", "group_score", "accuracy")]
     assert chances == pytest.approx([1 / 4, 1 / 4, 1 / 6, 1 / 2])
     assert table.num_rows == 400
+    compared = compare(table, table.set_column(3, "is_right", [[False] * 400]))["accuracy"]
+    assert (compared["first"], compared["verdict"]) == (metrics["accuracy"], "better")
 
 
 def test_accuracy_counts_images_that_prefer_the_right_caption(monkeypatch):

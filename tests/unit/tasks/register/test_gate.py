@@ -38,8 +38,8 @@ def evaluation(store, key, right):
     """Return an evaluate snapshot with the predictions of some tasks, given which examples are right."""
     draft, parts = Draft(store, "evaluate", f"{key:0<16}"), []
     for task, answers in right.items():
-        ranks = [1 if answer else 2 for answer in answers]
-        table = pa.table({"key": [str(n) for n in range(len(ranks))], "rank": ranks})
+        ranks = {"rank": [1 if answer else 2 for answer in answers]} if task != "choice" else {"is_right": answers}
+        table = pa.table({"key": [str(n) for n in range(len(answers))], **ranks})
         parts.append(draft.put_table(f"predictions-{task}.parquet", table))
     return draft.commit(build_manifest(stage="evaluate", key=draft.key, parts=parts))
 
@@ -57,6 +57,7 @@ def metrics(**low):
         ({}, None, "not evaluated, since evaluate.suite is not set, so it is only a candidate", False),
         ({"a": 0.11, "b": 0.09}, None, "above chance on 1 of 2 tasks", True),
         ({"a": 0.11, "b": 0.09}, 100, "above chance on 1 of 2 tasks, not worse than m version 3", True),
+        ({"choice": 0.11}, 100, "above chance on 1 of 1 task, not worse than m version 3", True),
         (
             {"b": 0.11},
             100,
@@ -73,14 +74,14 @@ def metrics(**low):
 )
 def test_without_a_gate_only_a_model_above_chance_and_not_worse_gets_the_alias(tmp_path, low, champion, finding, alias):
     store = FolderStore(tmp_path)
-    ours = evaluation(store, "ours", {"a": [n < 100 for n in range(200)], "b": [True]})
+    ours = evaluation(store, "ours", {"a": [n < 100 for n in range(200)], "b": [True], "choice": [True]})
     holder = None
     if champion is not None:
-        theirs = evaluation(store, "theirs", {"a": [n < champion for n in range(200)]})
+        theirs = evaluation(store, "theirs", {"a": [n < champion for n in range(200)], "choice": [True]})
         holder = SimpleNamespace(name="m", version="3", tags={"snapshot.evaluate": theirs.key})
     verdict = judge_without_gate(metrics(**low), store, holder, ours, 0.05)
     assert str(verdict) == verdict.sentence == f"no gate: register.floors is empty; {finding}"
     assert (verdict.passed, verdict.gets_alias) == (True, alias)
-    assert len(verdict.comparisons) == (champion is not None and "a" in low)
+    assert len(verdict.comparisons) == (champion is not None and bool({"a", "choice"} & {*low}))
     parsed = Verdict.parse(str(verdict))
     assert (str(parsed), parsed.gets_alias) == (str(verdict), alias)

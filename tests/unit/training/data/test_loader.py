@@ -94,7 +94,7 @@ def test_cache_and_workers_change_nothing(shards):
 
 
 def test_prompts_and_word_dropout_are_drawn_at_random(shards):
-    config = TrainConfig(epochs=40, batch_size=25, prompts=("{}", "so: {}"), word_dropout=0.5)
+    config = TrainConfig(epochs=40, batch_size=25, prompts=("{}", "so: {braces} {}"), word_dropout=0.5)
     dataset = Dataset(shards, 32, 10**7)
     counts = Counter()
     for batch in load_batches(dataset, Plan(25, config, 0), 1, 0, 1):
