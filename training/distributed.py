@@ -194,8 +194,9 @@ def broadcast_from_first(value: object) -> Any:
 def send_files(files: Mapping[Path, tuple[int, Sequence[int]]]) -> None:
     """Write files to the machines that lack them; all ranks together.
 
-    They go from rank to rank. In a group of some ranks, on GPUs, the others would wait for ever: torch lets them split
-    NCCL's communicator, which takes all ranks, even if the group is one for the host.
+    They go from rank to rank. For a new group of some ranks, be it one for the host, torch lets the others split the
+    communicator of the GPUs, which takes all ranks, so that they would wait in vain. Source: torch's
+    distributed_c10d.py, _new_process_group_helper.
 
     Args:
         files: for each file the rank that has it, and the first rank of each machine that lacks it, or has another content.

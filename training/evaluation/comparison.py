@@ -30,9 +30,9 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
 def compare(first: pa.Table, second: pa.Table) -> dict[str, dict[str, Any]]:
     """Compare two tables of predictions of one task, image by image.
 
-    Returns: by metric (`top1`, `accuracy`, or both ways of retrieval): first, second (values), difference, low, high (a paired
-        bootstrap over images), p_value (McNemar's where each image is right or wrong, else None), verdict on the first:
-        better or worse if p_value is below 0.005, or, without a p_value, if the interval does not hold 0.
+    Returns: by metric (`top1`, `accuracy`, or both ways of retrieval): first, second (values), difference, low, high (a
+        paired bootstrap over images), p_value (McNemar's where each image is right or wrong, else None), verdict on the
+        first: better or worse if p_value is below 0.005, or, without a p_value, if the interval does not hold 0.
     Raises: ContractError if they are not of the same images.
     """
     if first["key"].to_pylist() != second["key"].to_pylist():
