@@ -25,7 +25,6 @@ IMAGE_ENDINGS = (
 CAPTION_ENDINGS = ("txt", "json")
 IMAGES_PER_PART = 10_000
 """Maximum number of images in a part of extract."""
-_SKIPPED = ("__MACOSX",)
 _COPY = 1 << 20
 
 
@@ -34,13 +33,20 @@ def ending(path: str) -> str:
     return path.rpartition("/")[2].rpartition(".")[2].lower() if "." in path.rpartition("/")[2] else ""
 
 
+def is_hidden(path: str) -> bool:
+    """Return whether a path has a name that begins with a dot, or the folder in which macOS keeps attributes of files."""
+    return any((part.startswith(".") and part.strip(".")) or part == "__MACOSX" for part in path.split("/"))
+
+
 def check_path(path: object) -> str:
-    """Return a path of a list in its plain form, relative to the folder.
+    """Return a path of a list in its plain form, relative to the folder; one of Windows has backslashes.
 
     Raises: FetchError with the drop reason.
     """
     if not isinstance(path, str) or not path.strip() or "\0" in path:
         raise FetchError(NO_IMAGE, "no path")
+    if "/" not in path:
+        path = path.replace("\\", "/")
     parts = [part for part in path.strip().split("/") if part not in ("", ".")]
     if path.strip().startswith("/") or "://" in path or ".." in parts:
         raise FetchError(OUTSIDE_SOURCE, "the path leads out of the folder")
@@ -104,7 +110,7 @@ class LocalFolder(Folder):
                 raise explain_unreadable(f"{self.root}/{base}", error) from error
             for entry in entries:
                 path = base + entry.name
-                if entry.name.startswith(".") or entry.name in _SKIPPED:
+                if is_hidden(entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(f"{path}/")
@@ -169,8 +175,7 @@ class S3Folder(Folder):
 
     def list(self) -> Listing:
         names = self._find()
-        hidden = [name for name in names if any(part.startswith(".") or part in _SKIPPED for part in name.split("/"))]
-        return Listing(sorted(names.keys() - set(hidden)))
+        return Listing(sorted(name for name in names if not is_hidden(name)))
 
     def read(self, path: str, limit: int) -> bytes:
         uri = f"s3://{self.bucket}/{self.prefix}{path}"

@@ -8,12 +8,14 @@ of Parquet, records of CSV and TSV, lines of JSON Lines.
 import codecs
 import csv
 import io
+import json
 import re
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, cast
 
@@ -179,11 +181,14 @@ def parse_records(stream: BinaryIO, delimiter: str) -> Iterator[list[str] | str]
 
     In comma-separated files, quotation marks follow RFC 4180. In tab-separated files they are ordinary characters, as in
     CC3M and CC12M (IANA's text/tab-separated-values). If quotation marks are misplaced, only the first line of the record
-    is bad. Blank lines are skipped. Bytes that are not text become lone surrogates.
+    is bad. Blank lines are skipped. Bytes that are not text become lone surrogates. A comma-separated file whose first
+    line has semicolons or tabs and no comma is separated by those: spreadsheets write such a CSV in many countries.
     """
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     csv.field_size_limit(MAX_FIELD_CHARS)
     lines = _Lines(decode_stream(stream))
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    if delimiter == "," and "," not in (first := lines.peek()):
+        delimiter = next((other for other in ";\t" if other in first), ",")
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     ended = False
     while not ended:
@@ -238,6 +243,11 @@ class _Lines:
             self.skipped += 1
         return line
 
+    def peek(self) -> str:
+        """Return the first line, which is read again."""
+        self._returned.append(self._read())
+        return self._returned[0]
+
     def forget_record(self) -> None:
         self._record.clear()
 
@@ -249,6 +259,8 @@ class _Lines:
 BATCH_ROWS = 50_000
 MAX_JSON_LINE = 1 << 22
 """Maximum length of a line of JSON; longer lines are skipped as bad rows."""
+_FIRST_LINES = 1_000
+"""Lines of JSON whose keys are the columns."""
 
 Format = Literal["parquet", "csv", "tsv", "jsonl"]
 ReportBadRow = Callable[[int, str], None]
@@ -351,7 +363,7 @@ def naming_file(path: Path, name: str) -> Iterator[None]:
     try:
         check_regular(path)
         yield
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException) as error:
+    except (OSError, EOFError, OverflowError, zlib.error, UnicodeDecodeError, pa.ArrowException) as error:
         why = str(error).replace("\n", " ")[:300] or type(error).__name__
         raise UnusableSource(f"{name}: cannot be read ({why}); write it again, or remove it from the source") from error
 
@@ -410,18 +422,11 @@ def _read_delimited(
 
 
 def _read_jsonl(stream: BinaryIO, configured: ColumnNames, report: ReportBadRow, name: str) -> Iterator[_Row]:
-    """Yield the rows of JSON Lines; the keys of the first object determine the columns."""
-    keys: list[str] = []
+    """Yield the rows of JSON Lines; the keys of the first objects determine the columns."""
+    keys, objects = read_objects(json_lines(stream), report)
     columns = None
-    for number, line in enumerate(json_lines(stream)):
-        value = parse_object(line)
-        if isinstance(value, str):
-            if value:
-                report(number, value)
-            continue
-        if columns is None:
-            keys = list(value)
-            columns = find_columns(keys, configured, name)
+    for number, value in objects:
+        columns = columns or find_columns(keys, configured, name)
         texts = _pick_texts(value, keys, columns)
         if isinstance(texts, str):
             report(number, texts)
@@ -445,8 +450,41 @@ def json_lines(stream: BinaryIO) -> Iterator[bytes | None]:
             yield line.encode("utf-8", "surrogatepass")
 
 
-def parse_object(line: bytes | None) -> dict[str, Any] | str:
-    """Return the object of a line, or the reason why there is none; '' for a blank line."""
+def read_objects(
+    lines: Iterator[bytes | None], report: ReportBadRow
+) -> tuple[list[str], Iterator[tuple[int, dict[str, Any]]]]:
+    """Return the keys of the first objects of JSON Lines, any of which an object may lack, and all objects by number.
+
+    Args:
+        report: called for lines without an object.
+    """
+    first: list[bytes | None] = []
+    keys: dict[str, None] = {}
+    size = 0
+    for line in lines:
+        first.append(line)
+        if isinstance(value := _parse_object(line), dict):
+            keys |= dict.fromkeys(value)
+        size += len(line or b"")
+        if len(first) == _FIRST_LINES or size > MAX_JSON_LINE:
+            break
+    return [*keys], _read_objects(chain(first, lines), report)
+
+
+def _read_objects(lines: Iterable[bytes | None], report: ReportBadRow) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(lines):
+        value = _parse_object(line)
+        if isinstance(value, dict):
+            yield number, value
+        elif value:
+            report(number, value)
+
+
+def _parse_object(line: bytes | None) -> dict[str, Any] | str:
+    """Return the object of a line, or the reason why there is none; '' for a blank line.
+
+    Python's json and pandas write a missing number as NaN, which is no JSON: it is read as null.
+    """
     if line is None:
         return "line_too_long"
     if line.isspace():
@@ -454,7 +492,12 @@ def parse_object(line: bytes | None) -> dict[str, Any] | str:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
-        return "bad_json"
+        if b"NaN" not in line:
+            return "bad_json"
+        try:
+            value = orjson.loads(orjson.dumps(json.loads(line)))
+        except (ValueError, TypeError, RecursionError):  # TypeError: lone surrogates
+            return "bad_json"
     return value if isinstance(value, dict) else "not_an_object"
 
 
@@ -474,8 +517,10 @@ def _read_parquet(
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
         schema = file.schema_arrow
         columns = find_columns(schema.names, configured, name)
+        if columns.page is not None and not _is_readable(schema.field(columns.page).type):
+            columns = replace(columns, page=None)
         page = [] if columns.page is None else [columns.page]
-        for i in (columns.url, columns.caption, *page):
+        for i in (columns.url, columns.caption):
             _check_text(schema.field(i), schema, name)
         for i in columns.more:
             field, kind = schema.field(i), schema.field(i).type
@@ -510,24 +555,34 @@ def _parquet_rows(
 
 
 def _check_text(field: pa.Field, schema: pa.Schema, name: str) -> None:
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind)):
+    if not _is_readable(field.type):
         listed = ", ".join(f"{f.name} {f.type}" for f in schema)
         raise UnusableSource(
             f"{name}: column {field.name!r} has the type {field.type}, not text; its columns: {listed}"
         )
 
 
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+def _is_readable(kind: pa.DataType) -> bool:
+    return is_text(kind) or is_binary(kind)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a column holds texts: also categories, and a column without any value."""
+    if pa.types.is_dictionary(kind):
+        return _is_readable(kind.value_type)
+    return kind in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    """Return whether a column holds bytes of any length."""
+    return kind in (pa.binary(), pa.large_binary(), pa.binary_view())
 
 
 def _decode_texts(column: pa.Array) -> list[str | None]:
     """Return the texts of a column; bytes that are not text become lone surrogates."""
     if pa.types.is_dictionary(column.type):
         column = cast("pa.DictionaryArray", column).dictionary_decode()
-    if not _is_binary(column.type):
-        column = pc.cast(column, pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary())
+    column = pc.cast(column, pa.large_binary())
     try:
         return pc.cast(column, pa.large_string()).to_pylist()
     except pa.ArrowInvalid:

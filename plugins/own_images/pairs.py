@@ -47,7 +47,7 @@ class PairsSource(FilesSource):
     """Maximum rows of a part. A larger local Parquet file becomes several parts, split between its row groups."""
 
     order: ClassVar[int] = 4
-    extracted_with: ClassVar[str] = "pairmill-pairs/1"
+    extracted_with: ClassVar[str] = "pairmill-pairs/2"
     offset_unit: ClassVar[str] = "row"
     template: ClassVar[Template | None] = Template(
         summary="A list of image URLs and captions becomes a dataset and a CLIP model.",

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from dataops.errors import ConfigError
 from plugins.own_images.captions import find_caption_names
-from plugins.own_images.lists import naming_file
+from plugins.own_images.lists import is_binary, is_text, naming_file
 from plugins.own_images.reasons import NO_IMAGE
 from tasks.files.base import SourceFile
 from tasks.web.fetch_error import FetchError
@@ -48,7 +48,7 @@ def find_image_column(schema: pa.Schema, configured: str | None, where: str) -> 
 def _bytes_type(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(one.name == "bytes" and _bytes_type(one.type) for one in kind.fields)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return is_binary(kind)
 
 
 def _list_features(schema: pa.Schema) -> list[str]:
@@ -81,9 +81,8 @@ def read_captions(
 
 
 def _has_text(kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_text(kind.value_type if is_list else kind)
 
 
 class Spool:

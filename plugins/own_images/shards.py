@@ -1,7 +1,7 @@
 """Read WebDataset shards of others: which images and captions are in them, and single images by their offset."""
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
@@ -9,12 +9,15 @@ from typing import BinaryIO, cast
 from dataops.errors import UnusableSource
 from dataops.shards.foreign_tar import open_foreign_tar
 from plugins.own_images.captions import MAX_CAPTION_BYTES
-from plugins.own_images.folder import CAPTION_ENDINGS, IMAGE_ENDINGS, read_up_to
+from plugins.own_images.folder import CAPTION_ENDINGS, IMAGE_ENDINGS, is_hidden, read_up_to
 from plugins.own_images.reasons import NO_IMAGE
 from tasks.files.base import OpenFile, SourceFile
 from tasks.files.resumable import ResumableStream
 from tasks.files.s3_file import RETRY_LIMIT, S3File, connect_s3
 from tasks.web.fetch_error import FetchError
+
+_MAX_DOTTED = 1_000
+"""Images and captions with further dots in their names that are held for one sample."""
 
 
 @dataclass
@@ -30,6 +33,12 @@ class Sample:
     """Name and content of each `.txt` and `.json`; of one over MAX_CAPTION_BYTES, the first bytes."""
     not_files: int = 0
     """Members that are no regular files, such as links."""
+    dotted: "dict[str, Sample]" = field(default_factory=dict[str, "Sample"])
+    """Images and captions with further dots in their names (seg.mask.png), by what stands before the last dot."""
+
+    def split(self) -> "Iterable[Sample]":
+        """Return the sample; if all of its names have further dots (2026.12.02.jpg), a sample for each of `dotted`."""
+        return self.dotted.values() if self.dotted and not self.images and not self.captions else (self,)
 
 
 @contextmanager
@@ -45,29 +54,38 @@ def naming_shard(name: str) -> Iterator[None]:
 
 
 def read_samples(file: SourceFile) -> Iterator[Sample]:
-    """Yield the samples of a shard in its order. Raises: UnusableSource if it is damaged, or has no member."""
+    """Yield the samples of a shard in its order; names that begin with a dot are left out, as in folders.
+
+    Raises: UnusableSource if it is damaged, or has no member.
+    """
     with file.open() as stream, naming_shard(file.name):
         can_seek = hasattr(stream, "seek")
         tar, sample = open_foreign_tar(cast(BinaryIO, stream), "r:" if can_seek else "r|"), None
         while (member := tar.next()) is not None:
             tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  else they fill the memory
+            if is_hidden(member.name):
+                continue
             folder, _, name = member.name.rpartition("/")
-            stem, _, kind = name.partition(".")
-            key, kind = f"{folder}/{stem}" if folder else stem, kind.lower()
-            if sample is None or sample.key != key:
+            stem, _, endings = name.partition(".")
+            before, _, kind = endings.lower().rpartition(".")
+            key, dotted = f"{folder}/{stem}" if folder else stem, member.name[: -len(kind) - 1]
+            is_full = sample is not None and len(sample.dotted) > _MAX_DOTTED and dotted not in sample.dotted
+            if sample is None or sample.key != key or is_full:
                 if sample is not None:
-                    yield sample
+                    yield from sample.split()
                 sample = Sample(key, member.offset)
             if not member.isreg():
                 sample.not_files += not member.isdir()
-            elif kind in IMAGE_ENDINGS:
-                sample.images.append((member.name, member.offset))
-            elif kind in CAPTION_ENDINGS:
-                content = tar.extractfile(member)
-                sample.captions.append((member.name, content.read(MAX_CAPTION_BYTES + 1) if content else b""))
+            elif kind in IMAGE_ENDINGS or kind in CAPTION_ENDINGS:
+                of = sample.dotted.setdefault(dotted, Sample(key, member.offset)) if before else sample
+                if kind in IMAGE_ENDINGS:
+                    of.images.append((member.name, member.offset))
+                else:
+                    content = tar.extractfile(member)
+                    of.captions.append((member.name, content.read(MAX_CAPTION_BYTES + 1) if content else b""))
         if sample is None:
             raise UnusableSource(f"{file.name}: has no member; remove it from source.paths")
-        yield sample
+        yield from sample.split()
 
 
 def read_member(file: SourceFile, name: str, offset: int, limit: int) -> bytes:

@@ -96,7 +96,7 @@ class FolderSource(OwnImages):
     `file_name`, `path`, `image`, ..."""
 
     order: ClassVar[int] = 5
-    extracted_with: ClassVar[str] = "pairmill-folder/1"
+    extracted_with: ClassVar[str] = "pairmill-folder/2"
     offset_unit: ClassVar[str] = "image"
     execution_fields: ClassVar[frozenset[str]] = frozenset({"folder"})
     template: ClassVar[Template | None] = Template(
@@ -251,7 +251,7 @@ class WebDatasetSource(FilesSource, OwnImages):
     `.json`, in consecutive members."""
 
     order: ClassVar[int] = 6
-    extracted_with: ClassVar[str] = "pairmill-webdataset/1"
+    extracted_with: ClassVar[str] = "pairmill-webdataset/2"
     template: ClassVar[Template | None] = Template(
         summary="WebDataset shards become a dataset and a CLIP model.",
         table="paths = {data}   # files or globs; also s3://bucket/shards/*.tar\n",

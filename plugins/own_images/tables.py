@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import pyarrow.parquet as pq
 
 from dataops.errors import UnusableSource
-from plugins.own_images.lists import detect_format, json_lines, naming_file, open_text, parse_object, parse_records
+from plugins.own_images.lists import detect_format, json_lines, naming_file, open_text, parse_records, read_objects
 from tasks.files.base import SourceFile
 
 _BATCH = 1_024
@@ -28,7 +28,7 @@ def read_rows(
     kind, compression = detect_format(file.name)
     with file.local() as path, naming_file(path, file.name):
         if kind == "parquet":
-            yield from _read_parquet(path, choose)
+            yield from _read_parquet(path, choose, file.name)
             return
         with open_text(path, compression) as binary:
             if kind == "jsonl":
@@ -42,13 +42,20 @@ def read_rows(
                 raise UnusableSource(f"{file.name}: contains no row")
 
 
-def _read_parquet(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) -> Iterator[Row]:
+def _read_parquet(path: Path, choose: Callable[[Sequence[str]], Sequence[str]], name: str) -> Iterator[Row]:
     number = 0
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as table:
         for batch in table.iter_batches(_BATCH, columns=[*choose(table.schema_arrow.names)], use_threads=False):
             for row in batch.to_pylist():
-                yield number, row
+                texts = {key: _decode(value, name, number) for key, value in row.items() if isinstance(value, bytes)}
+                yield number, row | texts
                 number += 1
+
+
+def _decode(value: bytes, name: str, number: int) -> str:
+    text = value.decode("utf-8", "surrogateescape")
+    _check_text([text], name, f"row {number:,}")
+    return text
 
 
 def _read_records(
@@ -91,15 +98,13 @@ def _read_objects(
     report: Callable[[int, str], None],
     name: str,
 ) -> Iterator[Row]:
-    is_first = True
-    for number, line in enumerate(json_lines(stream)):
+    keys, objects = read_objects(_checked(json_lines(stream), name), report)
+    if keys:
+        choose(keys)
+    yield from objects
+
+
+def _checked(lines: Iterator[bytes | None], name: str) -> Iterator[bytes | None]:
+    for number, line in enumerate(lines):
         _check_text([(line or b"").decode("utf-8", "surrogatepass")], name, f"line {number + 1:,}")
-        value = parse_object(line)
-        if isinstance(value, str):
-            if value:
-                report(number, value)
-            continue
-        if is_first:
-            choose([*value])
-            is_first = False
-        yield number, value
+        yield line

@@ -158,8 +158,9 @@ def test_files_that_must_not_be_read_are_dropped_and_nothing_else(tmp_path):
 
 
 LIST = [
-    {"file_name": "a.jpg", "caption": "first, with a comma", "caption_2": "second"},
+    {"file_name": "a.jpg", "caption": "first, with a comma"},
     {"file_name": "./sub//b.jpg", "caption": "below", "caption_2": ""},
+    {"file_name": "sub\\b.jpg", "caption": "a path of Windows", "caption_2": "second"},
     {"file_name": "", "caption": "no path", "caption_2": ""},
     {"file_name": "missing.jpg", "caption": "not there", "caption_2": ""},
     {"file_name": "../elsewhere.jpg", "caption": "above", "caption_2": ""},
@@ -169,18 +170,20 @@ LIST = [
 ]
 
 
-@pytest.mark.parametrize("name", ["list.tsv", "list.jsonl", "list.parquet", "list.csv.gz"])
+@pytest.mark.parametrize("name", ["list.tsv", "list.jsonl", "list.parquet", "list.csv.gz", "semicolons.csv"])
 def test_list_in_any_format_gives_the_same_rows(name, tmp_path):
     import gzip
 
     folder = write_files(tmp_path / "photos", {"a.jpg": photo(1), "sub/b.jpg": photo(2), "unlisted.jpg": photo(3)})
     write_files(tmp_path, {"elsewhere.jpg": photo(4)})
     if name.endswith(".parquet"):
-        pq.write_table(pa.Table.from_pylist(LIST), folder / name)
+        types = {"file_name": pa.binary(), "caption": pa.dictionary(pa.int8(), pa.string()), "caption_2": pa.binary()}
+        pq.write_table(pa.Table.from_pylist(LIST, pa.schema(types)), folder / name)
     else:
-        mark = "\t" if "tsv" in name else ","
-        lines = [mark.join(f'"{v}"' if mark == "," else v for v in row.values()) for row in LIST]
-        text = "\n".join([mark.join(LIST[0]), *lines] if "jsonl" not in name else map(json.dumps, LIST))
+        mark = "\t" if "tsv" in name else ";" if "semi" in name else ","
+        rows = [[row.get(key, "") for key in LIST[1]] for row in LIST]
+        lines = [mark.join(f'"{v}"' if mark == "," else v for v in row) for row in rows]
+        text = "\n".join([mark.join(LIST[1]), *lines] if "jsonl" not in name else map(json.dumps, LIST))
         (folder / name).write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode("utf-8-sig"))
     source = {"kind": "folder", "folder": str(folder), "captions": name, "name": "own"}
     made = run(tmp_path, source, InlineExecutor(), "download", filter={"dedupe": ["uid", "pair"]})
@@ -188,7 +191,8 @@ def test_list_in_any_format_gives_the_same_rows(name, tmp_path):
         caption: (path, reason) for (path, caption), reason in outcomes(FolderStore(tmp_path / "store"), made).items()
     }
     assert found == {
-        "first, with a comma": ("a.jpg", None), "second": ("a.jpg", None), "below": ("sub/b.jpg", None),
+        "first, with a comma": ("a.jpg", None), "second": ("sub/b.jpg", None), "below": ("sub/b.jpg", None),
+        "a path of Windows": ("sub/b.jpg", None),
         "no path": ("", "no_image"), "not there": ("missing.jpg", "no_image"),
         "above": ("%2E%2E/elsewhere.jpg", "outside_source"), "there and back": ("sub/%2E%2E/a.jpg", "outside_source"),
         "absolute": ("/etc/hostname", "outside_source"), "a URL": ("file:///etc/hostname", "outside_source"),

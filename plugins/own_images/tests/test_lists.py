@@ -77,6 +77,16 @@ def write_jsonl(path):
     path.write_bytes(pa.compress(text.encode(), "zstd", asbytes=True))
 
 
+def write_semicolons(path):
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=";").writerows([("URL", "TEXT"), *PAIRS])
+
+
+def write_views(path):
+    texts = [pa.array(column, pa.string_view()) for column in zip(*PAIRS, strict=True)]
+    pq.write_table(pa.table([*texts, pa.nulls(200), pa.nulls(200, pa.int64())], ["url", "text", "n", "page_url"]), path)
+
+
 def write_parquet(path):
     columns = {"key": ["0"] * 200, "url": [u for u, _ in PAIRS], "caption": [c for _, c in PAIRS]}
     pq.write_table(pa.table(columns), path, row_group_size=64, compression="zstd")
@@ -92,6 +102,8 @@ def write_parquet(path):
         ("cc3m.tsv", write_cc3m, ONE_LINE),
         ("datacomp.jsonl.zst", write_jsonl, PAIRS),
         ("img2dataset.parquet", write_parquet, PAIRS),
+        ("spreadsheet.csv", write_semicolons, PAIRS),
+        ("views.parquet", write_views, PAIRS),
     ],
 )
 def test_read_list_returns_what_other_libraries_wrote_in_each_format(tmp_path, name, write, written):
@@ -134,7 +146,7 @@ def test_read_list_skips_only_bad_rows_of_csv(tmp_path):
 
 def test_read_list_skips_only_bad_lines_of_json(tmp_path):
     lines = [
-        b'{"url": "http://a.example/0.jpg", "text": "fine", "n": 1}',
+        b'{"url": "http://a.example/0.jpg", "n": NaN}',
         b'{"url": "http://a.example/1.jpg", ',
         b'["http://a.example/2.jpg", "a list"]',
         b"",
@@ -142,12 +154,14 @@ def test_read_list_skips_only_bad_lines_of_json(tmp_path):
         b'{"url": "http://a.example/5.jpg", "text": ["a", "list"]}',
         b'{"text": "no address"}',
         b'{"url": "http://a.example/7.jpg", "text": "\xff"}',
-        b'{"text": "other order", "url": "http://a.example/8.jpg", "more": {}}',
+        b'{"text": "other order", "url": "http://a.example/8.jpg", "more": {}, "page_url": "http://b.example/"}',
+        b'{"url": "http://a.example/9.jpg", "text": "\\ud83d", "n": NaN}',
+        b'{"url": "http://a.example/10.jpg", "n": [NaN, ' + b"[" * 100_000,
     ]
     (tmp_path / "bad.jsonl").write_bytes(b"\r\n".join(lines))
     rows, reports = read(tmp_path / "bad.jsonl")
     assert rows == [
-        (0, "http://a.example/0.jpg", "fine"),
+        (0, "http://a.example/0.jpg", None),
         (6, None, "no address"),
         (8, "http://a.example/8.jpg", "other order"),
     ]
@@ -157,7 +171,11 @@ def test_read_list_skips_only_bad_lines_of_json(tmp_path):
         (4, "url_not_text"),
         (5, "caption_not_text"),
         (7, "bad_json"),
+        (9, "bad_json"),
+        (10, "bad_json"),
     ]
+    [batch] = read_list(tmp_path / "bad.jsonl", DEFAULT_NAMES, lambda *_: None)
+    assert batch.pages == [None, None, "http://b.example/"]
 
 
 def test_read_list_keeps_the_types_of_extra_columns(tmp_path):
@@ -170,6 +188,7 @@ def test_read_list_keeps_the_types_of_extra_columns(tmp_path):
             "tags": [["x", "y"], []],
             "raw": pa.array([b"\xff", b"ok"], pa.binary()),
             "page_url": ["http://b.example/", None],
+            "when": pa.array([10**18, 0], pa.timestamp("us")),
         }
     )
     pq.write_table(table, tmp_path / "a.parquet")
@@ -180,6 +199,8 @@ def test_read_list_keeps_the_types_of_extra_columns(tmp_path):
         {"similarity": None, "n": None, "tags": [], "raw": "ok"},
     ]
     assert batch.pages == ["http://b.example/", None]
+    with pytest.raises(SourceError, match=r"a.parquet: cannot be read .*out of range"):
+        list(read_list(tmp_path / "a.parquet", ColumnNames(extra=("when",)), lambda *_: None))
     write_csv(tmp_path / "a.csv")
     [batch] = read_list(tmp_path / "a.csv", ColumnNames(extra=("url",)), lambda *_: None)
     assert json.loads(batch.extras[0] or "") == {"URL": PAIRS[0][0]}

@@ -57,8 +57,8 @@ def test_extract_writes_pairs_of_lists_in_several_formats(tmp_path):
     rows = [*kept.to_pylist(), *dropped_rows.to_pylist()]
     assert all(row["uid"] == uid(row["url"], row["caption"]) for row in rows)
     assert {(r["source"], r["caption_source"], r["extracted_with"], r["extra"], r["page_url"]) for r in rows} == {
-        ("a.parquet", "pair_list", "pairmill-pairs/1", None, None),
-        ("c.tsv", "pair_list", "pairmill-pairs/1", None, None),
+        ("a.parquet", "pair_list", "pairmill-pairs/2", None, None),
+        ("c.tsv", "pair_list", "pairmill-pairs/2", None, None),
     }
     assert kept["source_offset"].to_pylist() == [*range(9), 0]
     with pytest.raises(ConfigError, match=r"b\.tsv: has no header"):

@@ -28,7 +28,8 @@ def read(tmp_path, source, until="download", **tables):
 def test_samples_of_shards(tmp_path):
     long_name = "deep/" * 40 + "photo"  # needs an extension of the tar format
     write_tar(tmp_path / "a.tar", [
-        ("x/0001.jpg", photo(1)), ("x/0001.txt", "first of all"), ("x/0001.json", '{"caption": "first of all", "url": "https://a.test/1.jpg"}'),
+        ("x/._0001.jpg", "attributes"), ("x/0001.jpg", photo(1)), ("x/._0001.txt", "of macOS"), ("__MACOSX/x.jpg", ""),
+        ("x/0001.txt", "first of all"), ("x/0001.json", '{"caption": "first of all", "url": "https://a.test/1.jpg"}'),
         (f"{long_name}.png", photo(2, "PNG")), (f"{long_name}.json", '{"captions": ["long name", "twice"]}'),
         ("two.jpg", photo(3)), ("two.png", photo(4, "PNG")), ("two.txt", "two images"),
         ("seg.jpg", photo(5)), ("seg.mask.png", photo(6, "PNG")), ("seg.txt", "with a mask"),
@@ -38,6 +39,8 @@ def test_samples_of_shards(tmp_path):
         ("x/0001.jpg", photo(10)), ("x/0001.txt", "its name again"),
         ("pixels.jpg", "words"), ("pixels.txt", "no pixels"), ("big.png", photo(11, "PNG", 500)),
         ("big.txt", "too large a file"),
+        ("day 2026.12.01.jpg", photo(13)), ("day 2026.12.01.txt", "a name with dots"), ("day 2026.12.02.jpg", photo(14)),
+        ("day 2026.12.02.txt", "another with dots"), ("day 2026.12.03.txt", "dots and no image"),
     ])  # fmt: skip
     with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         link = tarfile.TarInfo("link.jpg")
@@ -61,6 +64,8 @@ def test_samples_of_shards(tmp_path):
         "no image": ("a.tar/alone.txt", "no_image"), "above": ("a.tar/%2E%2E/out.jpg", "outside_source"),
         "absolute": ("a.tar//abs.jpg", "outside_source"), "its name again": ("a.tar/x/0001.jpg", "repeated_name"),
         "no pixels": ("a.tar/pixels.jpg", "not_an_image"), "too large a file": ("a.tar/big.png", "too_large"),
+        "a name with dots": ("day%202026.12.01.jpg", None), "another with dots": ("day%202026.12.02.jpg", None),
+        "dots and no image": ("day%202026.12.03.txt", "no_image"),
         "a link": ("b.tar/link.txt", "no_image"), "a name in UTF-8": ("b.tar/gr%C3%B6%C3%9Fe.JPG"[-20:], None),
     }  # fmt: skip
 
