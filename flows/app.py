@@ -9,7 +9,6 @@ Exit codes: 0 done; 2 config or usage; 3 data contract broken; 4 training diverg
 """
 
 import ast
-import difflib
 import importlib.util
 import json as json_
 import os
@@ -26,6 +25,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from dataops import plugins
 from dataops.command_name import COMMANDS, format_message, name_command, set_command_name
 from dataops.errors import ConfigError, PairmillError
+from dataops.formatting import did_you_mean
 from dataops.process import use_utf8
 from infra.local import services
 from tasks.engine.process_guard import guard_process
@@ -117,22 +117,26 @@ def _find_command(arguments: Sequence[str]) -> tuple[str, str] | None:
     commands = {name.partition(".")[0] for name in known}
     if arguments[0] in commands:
         return None
-    nearest = difflib.get_close_matches(arguments[0], commands, 1)
-    suggestion = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise ConfigError(f"there is no command {arguments[0]!r}; {suggestion}`pairmill --help` lists all")
+    suggestion = did_you_mean(arguments[0], commands) or "; `pairmill --help` lists all"
+    raise ConfigError(f"there is no command {arguments[0]!r}{suggestion}")
 
 
 def _run(arguments: list[str]) -> Any:
     """Run the command that is typed and return its result.
 
-    Raises: CycloptsError if its options are wrong; ConfigError if it is not installed, or lacks a package.
+    Raises: ConfigError if its options are wrong, it is not installed, or it lacks a package.
     """
-    command = _find_command(arguments)
-    with plugins.naming_packages(*command) if command else nullcontext():
-        if command:
-            plugins.find(*command)
-        app = make_app(command[1] if command else "", listing=command is None)
-        return app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+    kind, name = _find_command(arguments) or ("", "")
+    with plugins.naming_packages(kind, name) if name else nullcontext():
+        if name:
+            plugins.find(kind, name)
+        app = make_app(name, listing=not name)
+        try:
+            return app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        except CycloptsError as error:
+            raise ConfigError(
+                f"{error} `pairmill {name.replace('.', ' ') or 'COMMAND'} --help` lists the options"
+            ) from None
 
 
 def use_process_settings() -> None:
@@ -149,8 +153,6 @@ def run_command(arguments: list[str]) -> int:
     try:
         services.apply_environment()
         result = _run(arguments)
-    except CycloptsError:
-        return 2
     except PairmillError as error:
         message = name_command(str(error))
         sys.stderr.write(format_message(f"pairmill: {message}\n", "ERROR"))

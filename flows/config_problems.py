@@ -118,11 +118,13 @@ def describe_problems(details: Iterable[Any], root: type[BaseModel]) -> list[str
     problems: list[str] = []
     for path, same in found.items():
         expected = [_ARTICLES[detail["type"]] for detail in same if detail["type"] in _ARTICLES]
-        if len(same) > 1 and len(expected) == len(same):  # a key that has one of several types
-            if not any(other[: len(path)] == path and other != path for other in found):
-                allowed = " or ".join(dict.fromkeys(expected))
-                problems.append(f"{'.'.join(path)}: {_show(same[0]['input'])}: it must be {allowed}")
-        elif not _is_explained(path, same, found):
+        is_wrong_type = len(expected) == len(same)
+        if is_wrong_type and any(other[: len(path)] == path != other for other in found):
+            continue  # only one of its types is refused, and the problems of its elements are listed
+        if is_wrong_type and len(same) > 1:  # a key that has one of several types
+            allowed = " or ".join(dict.fromkeys(expected))
+            problems.append(f"{'.'.join(path)}: {_show(same[0]['input'])}: it must be {allowed}")
+        else:
             problems += [_describe(detail, root) for detail in same]
     return problems
 
@@ -179,12 +181,6 @@ def _scalars(annotation: object) -> Iterator[type]:
             yield from _scalars(inner)
 
 
-def _is_explained(path: tuple[str, ...], same: Sequence[Any], found: Mapping[tuple[str, ...], Any]) -> bool:
-    """Return whether an array is refused only by one type of several, and its elements' problems are listed."""
-    below = any(other[: len(path)] == path and other != path for other in found)
-    return below and all(detail["type"] in _ARTICLES for detail in same)
-
-
 def _show(value: object) -> str:
     """Return a value as in TOML, cut if it is long; strings are in single quotes."""
     text = repr(value) if isinstance(value, str) else format_value(value)
@@ -216,7 +212,7 @@ def _describe(detail: Any, root: type[BaseModel]) -> str:
     if kind == "literal_error":
         suggestion = did_you_mean(str(detail["input"]), expected.replace(" or ", ", ").replace("'", "").split(", "))
         return f"{path}: {_show(detail['input'])}{allowed}{suggestion}"
-    message = str(context["error"]) if kind == "value_error" else detail["msg"]
+    message = str(context["error"]) if kind == "value_error" else detail["msg"].replace("Input should", "it must")
     value = "" if tables and kind == "value_error" else f"{_show(detail['input'])}: "  # a whole table would hide it
     return f"{path}: {value}{message}{allowed}"
 
@@ -236,10 +232,8 @@ def _describe_unknown(
     if kinds and steps[0] == "source" and len(steps) == 3:
         return f"{what}; only kind = {' or '.join(kinds)} has it; allowed: {', '.join(known)}"
     closest = find_closest(steps[-1], known)
-    if closest is not None:
-        suggestions = [".".join([*steps[:-1], closest])]
-    else:
-        suggestions = [path for path in _all_paths(root) if path.rpartition(".")[2] == steps[-1]][:3]
+    suggestions = [".".join([*steps[:-1], closest])] if closest else []
+    suggestions += [path for path in _all_paths(root) if path.rpartition(".")[2] == steps[-1]][:3]
     if suggestions:
         return f"{what}; did you mean {' or '.join(suggestions)}?{installs}"
     return f"{what}; allowed: {', '.join(known)}{installs}"

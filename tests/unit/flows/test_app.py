@@ -169,7 +169,15 @@ def test_command_without_its_packages_is_one_error(stranger, where):
 
 def test_unknown_command_is_an_error_with_the_nearest_one(capsys):
     assert run_command(["rerum", "x"]) == 2
-    assert "there is no command 'rerum'; did you mean 'rerun'?" in capsys.readouterr().err
+    assert "there is no command 'rerum'; did you mean rerun?" in capsys.readouterr().err
+
+
+def test_wrong_option_is_one_error_also_in_json(capsys):
+    assert run_command(["config", "show", "mine.toml", "--jsn", "--json"]) == 2
+    out, err = capsys.readouterr()
+    message = "Unknown option: --jsn. Did you mean --json? `pairmill config show --help` lists the options"
+    assert json.loads(out) == {"error": {"type": "ConfigError", "message": message, "exit_code": 2}}
+    assert err == f"pairmill: {message}\n"
 
 
 def test_lines_that_a_command_writes_itself_are_json_objects_too(capsys, monkeypatch):

@@ -89,7 +89,7 @@ def test_download_needs_a_contact(write):
 
 
 def test_a_number_that_is_not_finite_is_a_problem(write):
-    with pytest.raises(ConfigError, match=r"train\.lr: inf: Input should be a finite number"):
+    with pytest.raises(ConfigError, match=r"train\.lr: inf: it must be a finite number"):
         load_config(write(), ["train.lr=inf"])
 
 
@@ -104,11 +104,19 @@ def test_stages_that_will_not_run_need_no_files_and_no_model_name(write):
             load_config(path, until=until)
 
 
-@pytest.mark.parametrize("text", ["name = ", "\x00", "[[["])
-def test_load_config_refuses_a_file_that_is_not_toml(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("name = ", "not TOML"),
+        ("\x00", "not TOML"),
+        ("[[[", "not TOML"),
+        ("seed = 1\r\nname = 'caf\xe9'", r"not UTF-8 \(at line 2\); save it in UTF-8"),
+    ],
+)
+def test_load_config_refuses_a_file_that_is_not_toml(tmp_path, text, problem):
     path = tmp_path / "bad.toml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=r"bad\.toml: not TOML"):
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError, match=rf"bad\.toml: {problem}"):
         load_config(path)
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
         load_config(tmp_path / "none.toml")

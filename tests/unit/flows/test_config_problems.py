@@ -57,6 +57,11 @@ def folder(tmp_path, monkeypatch):
         ({"top": "[colour]\nred = 1"}, "colour: unknown table; allowed: ", ", train (line 2)"),
         ({"train": "min_side = 3"}, "train.min_side: unknown key ", "; did you mean curate.min_side? (line 15)"),
         (
+            {"filter": "min_side = 3"},
+            "filter.min_side: unknown key ",
+            "min_declared_side or curate.min_side? (line 10)",
+        ),
+        (
             {"download": "[download.retry]\nround = 3"},
             "download.retry.round: unknown key (value 3)",
             "; did you mean download.retry.rounds? (line 14)",
@@ -162,7 +167,7 @@ def load_sources(folder, *settings, **values):
         (
             {"more": "max_failed_files = -1"},
             (),
-            "source.warc.max_failed_files: -1: Input should be greater than or equal to 0",
+            "source.warc.max_failed_files: -1: it must be greater than or equal to 0",
         ),
         ({"list": "none.csv"}, (), "source.warc.paths: '{folder}/none.csv' is not a file"),
         (
