@@ -59,6 +59,14 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str], encoding: str = "utf-8", errors: str = "strict") -> str:
-    """Return the text of a regular file, its line ends as LF. Raises: as check_regular; UnicodeDecodeError."""
+    """Return the text of a regular file, its line ends as LF.
+
+    Raises: as check_regular; UnicodeDecodeError, whose message names the line and the remedy.
+    """
     with open_regular(path) as file, io.TextIOWrapper(file, encoding, errors) as text:
-        return text.read()
+        try:
+            return text.read()
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            error.reason += f" in line {line}; save the file in UTF-8"
+            raise

@@ -273,9 +273,6 @@ def read_config(path: Path, settings: Iterable[str] = ()) -> tuple[dict[str, Any
         values = parse_toml(text := read_text(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}: not UTF-8 (at line {line}); save it in UTF-8") from error
     except ValueError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     set_paths = [apply_setting(values, setting) for setting in settings]

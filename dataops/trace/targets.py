@@ -93,7 +93,7 @@ def _parse_domain(value: str) -> str:
         host = parse_host(canonicalise_url(f"http://{name}/", "", 512)) or ""
     except BadUrl:
         host = ""
-    if not _HOST.fullmatch(host) or "/" in name:
+    if not _HOST.fullmatch(host) or re.search(r"[/\\?#@]", name):
         raise ValueError(f"{value!r} is no domain; write a host name of at least two labels, such as example.org")
     return host
 

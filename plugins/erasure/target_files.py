@@ -61,7 +61,7 @@ def _list_lines(text: str) -> Iterator[tuple[str, str]]:
 def _csv_lines(text: str) -> Iterator[tuple[str, str]]:
     reader = csv.DictReader(io.StringIO(text))
     if not {"kind", "value"} <= set(reader.fieldnames or ()):
-        raise ValueError("its first line must name the columns kind and value")
+        raise ValueError("its first line must name the columns kind and value, separated by a comma")
     for row in reader:
         kind, value = (row["kind"] or "").strip(), (row["value"] or "").strip()
         yield f":{reader.line_num}", f"{kind}:{value}" if kind else value

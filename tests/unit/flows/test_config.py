@@ -110,7 +110,7 @@ def test_stages_that_will_not_run_need_no_files_and_no_model_name(write):
         ("name = ", "not TOML"),
         ("\x00", "not TOML"),
         ("[[[", "not TOML"),
-        ("seed = 1\r\nname = 'caf\xe9'", r"not UTF-8 \(at line 2\); save it in UTF-8"),
+        ("seed = 1\r\nname = 'caf\xe9'", "not TOML: .* in line 2; save the file in UTF-8"),
     ],
 )
 def test_load_config_refuses_a_file_that_is_not_toml(tmp_path, text, problem):

@@ -197,12 +197,13 @@ def test_takedown_command_reports_and_deletes(store, dataset, tmp_path, capsys, 
 
 def test_read_targets_names_every_wrong_line(tmp_path):
     file = tmp_path / "bad.txt"
-    file.write_text("example.org\nuid:12\nnonsense\nhttp://\nimage:nowhere.jpg\nphash:0123456789abcdef~99\n")
+    wrong = ["uid:12", "nonsense", "http://", "image:nowhere.jpg", "phash:0123456789abcdef~99", "jane@flickr.com"]
+    file.write_text("\n".join(["example.org", *wrong]))
     with pytest.raises(ConfigError) as caught:
         read_targets(file)
     message = str(caught.value)
-    assert "5 of 6 lines" in message
-    assert [f":{n}:" in message for n in range(1, 7)] == [False, True, True, True, True, True]
+    assert "6 of 7 lines" in message
+    assert [f":{n}:" in message for n in range(1, 8)] == [False, *[True] * 6]
 
 
 def test_hostile_files_are_refused_at_once(tmp_path):
@@ -212,6 +213,13 @@ def test_hostile_files_are_refused_at_once(tmp_path):
     for file in tmp_path.iterdir():
         with pytest.raises(ConfigError, match="cannot be read as a takedown request: "):
             read_targets(file)
+    for data, remedy in (
+        (b"kind;value\ndomain;example.org", "kind and value, separated by a comma"),
+        ("kind,value\ndomain,bücher.example".encode("latin-1"), "in line 2; save the file in UTF-8"),
+    ):
+        (tmp_path / "sheet.csv").write_bytes(data)
+        with pytest.raises(ConfigError, match=remedy):
+            read_targets(tmp_path / "sheet.csv")
 
 
 def test_read_targets_reads_the_same_from_txt_and_csv(tmp_path):
