@@ -277,7 +277,7 @@ def _images(folder: Path) -> list[Path]:
 
 def _text(path: Path) -> str:
     try:
-        return read_text(path)
+        return read_text(path, "utf-8-sig")
     except FileNotFoundError as error:
         raise ContractError(f"{path}: missing; the set needs this file (docs/evaluate/evaluation.md)") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -142,8 +142,10 @@ def load_towers(model: CLIP, source: str | Path, *, image_only: bool) -> None:
     Temperature and bias come with the text tower, unless they are for the other loss. Position
     embeddings are resized to the model's image size and context length.
     """
-    file = _weights_file(source)
-    tensors, expected = read_state_dict(file), model.state_dict()
+    file, expected = _weights_file(source), model.state_dict()
+    tensors, is_openai = _read(file)
+    if is_openai and not model.config.quick_gelu:
+        logger.warning("%s was trained with QuickGELU: set train.model to a name that ends in -quickgelu", file)
     left = set() if ("logit_bias" in tensors) == ("logit_bias" in expected) else {"logit_scale", "logit_bias"}
     tensors, expected = (
         {name: t for name, t in found.items() if name not in left and (name.startswith("visual.") or not image_only)}

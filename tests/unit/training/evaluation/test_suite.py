@@ -23,7 +23,7 @@ def write_set(root, members=None):
     write_tar(root / "test/0.tar", members or {"a.png": PNG, "a.cls": b"0", "b.jpg": PNG, "b.cls": b"1\n"})
     write_tar(root / "test/1.tar", {"c.cls": b"1", "c.WEBP": PNG, "c.json": b"{}"})
     (root / "test/nshards.txt").write_text("2\n")
-    (root / "classnames.txt").write_text("red panda\nblue whale\n", encoding="utf-8")
+    (root / "classnames.txt").write_text("red panda\nblue whale\n", encoding="utf-8-sig")
     (root / "zeroshot_classification_templates.txt").write_text("a drawing of a {c}\n{c}\n", encoding="utf-8")
     return root
 

@@ -13,7 +13,7 @@ from dataops.errors import ConfigError, SourceError
 from tests.oracles import open_clip
 from training.model.clip import CLIP
 from training.model.load import load_any
-from training.model.pretrained import load_pretrained, read_state_dict
+from training.model.pretrained import load_pretrained, load_towers, read_state_dict
 from training.model_config import ModelConfig
 
 pytestmark = pytest.mark.xdist_group("open_clip")
@@ -98,7 +98,7 @@ def test_features_equal_open_clip(tmp_path, tower, form):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("tower", TOWERS)
-def test_an_openai_archive_is_read_without_torch_jit(tmp_path, tower, monkeypatch):
+def test_an_openai_archive_is_read_without_torch_jit(tmp_path, tower, monkeypatch, caplog):
     theirs = oracle_of(tower, quick_gelu=True).half().float()
     path = openai_archive(theirs, tmp_path / "openai.pt")
     monkeypatch.setattr(torch.jit, "load", None)
@@ -106,6 +106,10 @@ def test_an_openai_archive_is_read_without_torch_jit(tmp_path, tower, monkeypatc
     assert ours.config.quick_gelu
     theirs = oracle_of(tower, quick_gelu=True).half().float()
     assert_same_features(ours, theirs)
+    for quick_gelu in (True, False):
+        assert "-quickgelu" not in caplog.text
+        load_towers(CLIP(ours.config.model_copy(update={"quick_gelu": quick_gelu})), path, image_only=quick_gelu)
+    assert "set train.model to a name that ends in -quickgelu" in caplog.text
 
 
 def test_a_model_with_custom_text_and_bias_is_read(tmp_path):
