@@ -144,16 +144,6 @@ class BackboneConfig(ProjectedConfig):
         """Name of the network among the registered ones."""
         return find_backbone(self.architecture).family
 
-    @property
-    def own_image_size(self) -> int:
-        """Side of the input that the network was trained on, in pixels."""
-        return find_backbone(self.architecture).image_size
-
-    @property
-    def is_transformer(self) -> bool:
-        """Whether the network is a vision transformer."""
-        return find_backbone(self.architecture).family == "vit"
-
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         patch_size = find_backbone(self.architecture).patch_size

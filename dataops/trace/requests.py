@@ -72,11 +72,6 @@ def report_name(digest: str) -> str:
     return f"{FOLDER}/{digest}.report.json"
 
 
-def traces_name(digest: str) -> str:
-    """Return the name in the store of what a request's pairs may have left (plugins/erasure/traces.py)."""
-    return f"{FOLDER}/{digest}.traces.json"
-
-
 def load_erased(store: Store) -> tuple[Target, ...]:
     """Return the pairs of all requests whose URLs may be erased from rows, by uid.
 

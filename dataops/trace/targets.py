@@ -1,7 +1,7 @@
 """Parses the targets of `trace` and `takedown`, and finds the rows that match them.
 
 uid      the pair with this uid
-url      pairs with this URL of the image or of the page
+url      pairs with this URL of the image or of the page, also with other percent escapes in its path
 domain   pairs whose image or page is on this host or a subdomain
 sha256   pairs whose image, as fetched, has this digest
 phash    pairs whose image looks like this: its perceptual hash differs in at most `bits` of 64 bits
@@ -12,7 +12,9 @@ A row also matches by the uid and the page of any of its further captions (the c
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Literal, NamedTuple, get_args
+from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +31,9 @@ COLUMNS = ("uid", "url", "page_url", "sha256", "phash", "captions")
 PHASH_BITS = 6
 """Maximum Hamming distance of the hash of a copy, in bits; `curate` uses the same for near-duplicates."""
 MAX_URL_CHARS = 8192
+_SAFE = ("", "!*'()", "!*();:@$,", "!*;:@&=+$,", "!*'();:@&=+$,")
+"""Characters that programs do not escape in the path of a URL: Python and PHP, JavaScript's encodeURIComponent, MediaWiki,
+Firefox where it copies an address, other browsers."""
 _HEX = {"uid": 32, "sha256": 64, "phash": 16}
 _HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})+")
 _PREFIXED = re.compile(rf"({'|'.join(KINDS)}):(?!//)(.*)", re.DOTALL)
@@ -44,6 +49,18 @@ class Target(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.value}" + (f"~{self.bits}" if self.bits else "")
+
+    @property
+    def spellings(self) -> set[str]:
+        """The value; of a URL also with the escapes in its path that other programs write, such as `%7E` for `~`."""
+        found, url = {self.value}, urlsplit(self.value)
+        if self.kind == "url" and re.search(r"[^\w/.-]", url.path):
+            folders = [unquote_to_bytes(folder) for folder in url.path.split("/")]
+            for safe, tilde in product(_SAFE, ("~", "%7E")):
+                path = "/".join(quote_from_bytes(folder, safe) for folder in folders)
+                spelling = url._replace(path=path.replace("~", tilde)).geturl()
+                found |= {spelling, re.sub("%..", lambda escape: escape[0].lower(), spelling)}
+        return found
 
 
 def parse_target(text: str) -> Target:
@@ -132,7 +149,7 @@ def matching_rows(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
         captions, rows = list_captions(table)
         mask[rows[matching_rows(captions, targets)]] = True
     for kind in ("uid", "url", "sha256"):
-        values = [target.value for target in targets if target.kind == kind]
+        values = [value for target in targets if target.kind == kind for value in target.spellings]
         for column in ("url", "page_url") if kind == "url" else (kind,):
             if values and column in columns:
                 sought = pc.SetLookupOptions(pa.array(values, pa.string()))

@@ -1,8 +1,11 @@
 """Write docs/reference/drop-reasons.md from the drop reasons of all stages."""
 
+from dataops import plugins
+from dataops.filters import Rule
 from dataops.reasons import Reason
+from dataops.schema import DropReason
 from docs.tools.markdown import format_table
-from tasks.filter.added_steps import describe_reasons
+from tasks.filter.added_steps import AFTER_RULES, BALANCING, AddedStep
 from tasks.reports.drop_reasons import DROP_REASONS
 
 _INTRO = """# Drop reasons
@@ -35,6 +38,14 @@ def render() -> str:
         + format_table(("damage", "meaning"), [(f"`{name}`", meaning) for name, meaning in DAMAGES.items()])
     )
     return "\n".join([_INTRO, *sections, statuses, damages])
+
+
+def describe_reasons() -> dict[str, DropReason]:
+    """Return the drop reasons of filter in the order in which it applies them; NAME stands for what varies."""
+    rules: list[Rule] = list(plugins.load("rules").values())
+    steps: list[AddedStep] = list(plugins.load("filter_steps").values())
+    added = {step.reason: step.description for step in steps}
+    return {rule.reason: rule.description for rule in rules} | AFTER_RULES | added | BALANCING
 
 
 STATUSES = {

@@ -196,7 +196,7 @@ def _superset(targets: Sequence[Target], columns: Sequence[str]) -> list[tuple[s
     """Return conditions of which each row that a target matches fulfils at least one."""
     found: list[tuple[str, list[Any]]] = []
     for kind in ("uid", "url", "sha256"):
-        values = [target.value for target in targets if target.kind == kind]
+        values = [value for target in targets if target.kind == kind for value in target.spellings]
         for column in ("url", "page_url") if kind == "url" else (kind,):
             if values and column in columns:
                 found.append((f"{quote(column)} IN (SELECT unnest(?::VARCHAR[]))", [values]))

@@ -80,7 +80,7 @@ def collect_traces(
     """
     found = known
     found.uids |= {target.value for target in targets if target.kind == "uid"}
-    found.urls |= {target.value for target in targets if target.kind == "url"}
+    found.urls |= {url for target in targets if target.kind == "url" for url in target.spellings}
     found.add(Traces(images={target.value: -1 for target in targets if target.kind == "sha256"}))
     found.common.clear()
     tables, listed, samples = Tables(), -1, set[tuple[str, str]]()

@@ -8,7 +8,6 @@ from typing import Any
 from dataops.errors import ConfigError, PairmillError
 from dataops.formatting import format_bytes, format_counts, format_quantity
 from dataops.store import Store
-from dataops.trace.requests import traces_name
 from dataops.trace.targets import Target
 from flows.commands.output import Output
 from flows.records import read_record
@@ -25,7 +24,7 @@ from plugins.erasure.raw_images import (
     find_urls,
 )
 from plugins.erasure.target_files import LISTED
-from plugins.erasure.traces import load_traces, put_traces
+from plugins.erasure.traces import load_traces, put_traces, traces_name
 from tasks.download.hooks import load_hooks
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage

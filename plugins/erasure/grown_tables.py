@@ -14,7 +14,7 @@ from dataops.parquet import encode_table
 from dataops.snapshot import fetch_table
 from dataops.store import Store
 from tasks.growth.tables import ERASED, ROW_GROUP
-from tasks.growth.versions import list_newest, list_versions
+from tasks.growth.versions import FOLDER, Version, list_newest, list_numbers, load_version
 from tasks.takedown.holders import Erased, Scope, Traces
 
 
@@ -41,10 +41,14 @@ class GrownTables:
         """Return None: only hashes and zeros remain."""
 
 
+def _list_versions(store: Store) -> list[Version]:
+    return [load_version(store, line, number) for line, number in list_numbers(store, FOLDER)]
+
+
 def _find_rows(store: Store, uids: set[str]) -> dict[str, tuple[pl.DataFrame, pl.DataFrame]]:
     """Return the rows of each table of images with a removed pair, and the places of these pairs; by name."""
     removed = _split(uids)
-    versions = list_versions(store) if uids else []
+    versions = _list_versions(store) if uids else []
     tables = {
         (images.name, places.name)
         for version in versions
@@ -81,7 +85,7 @@ def _blank_thumbnails(store: Store, found: dict[str, tuple[pl.DataFrame, pl.Data
 def _blank_captions(store: Store, uids: set[str]) -> int:
     """Empty the captions of removed pairs in tables that steps of the filter keep, and return how many tables had any."""
     removed, changed = _split(uids), 0
-    tables = {table.name for version in list_versions(store) for table in version.tables} if uids else ()
+    tables = {table.name for version in _list_versions(store) for table in version.tables} if uids else ()
     for name in sorted(name for name in tables if name.endswith(".parquet")):
         rows = fetch_table(store, name)
         if not {"uid_high", "caption"} <= set(rows.column_names):

@@ -22,5 +22,9 @@ def matched_targets(rows: Sequence[Mapping[str, Any]], targets: Iterable[Target]
     return {
         target
         for target in targets
-        if (match_phash(hashes, [target]).any() if target.kind == "phash" else target.value in known[target.kind])
+        if (
+            match_phash(hashes, [target]).any()
+            if target.kind == "phash"
+            else not known[target.kind].isdisjoint(target.spellings)
+        )
     }

@@ -21,13 +21,18 @@ from numpy.typing import NDArray
 from dataops.errors import CorruptPart
 from dataops.parquet import open_parquet
 from dataops.store import Store
-from dataops.trace.requests import traces_name
+from dataops.trace.requests import FOLDER
 from tasks.takedown.holders import Traces
 
 logger = logging.getLogger(__name__)
 
 WHOLE_BYTES = 64 << 20
 """Size of an object that is read, and searched, at once."""
+
+
+def traces_name(digest: str) -> str:
+    """Return the name in the store of what a request's pairs may have left."""
+    return f"{FOLDER}/{digest}.traces.json"
 
 
 def put_traces(traces: Traces, store: Store, name: str) -> None:

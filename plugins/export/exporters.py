@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataops.errors import ConfigError
+from training.backbones import find_backbone
 from training.exporter import Exporter
 from training.model_config import (
     BackboneConfig,
@@ -36,11 +37,13 @@ class _OpenClip(Exporter):
                     f"train with {name}_init.projector_norm = false and {name}_init.projector_layers = {layers}, or "
                     "export as onnx"
                 )
-        if isinstance(vision, BackboneConfig) and vision.is_transformer and vision.image_size != vision.own_image_size:
-            raise ConfigError(
-                f"open_clip: it builds {vision.architecture} for {vision.own_image_size} pixels, and this one has "
-                f"{vision.image_size}; export as onnx"
-            )
+        if isinstance(vision, BackboneConfig) and vision.network == "vit":
+            own = find_backbone(vision.architecture).image_size
+            if vision.image_size != own:
+                raise ConfigError(
+                    f"open_clip: it builds {vision.architecture} for {own} pixels, and this one has "
+                    f"{vision.image_size}; export as onnx"
+                )
         if isinstance(text, WordVectorsConfig):
             raise ConfigError("open_clip: it has no tower of word vectors; export as onnx")
         if isinstance(text, DecoderConfig):

@@ -249,7 +249,7 @@ def _vision_config(vision: BackboneConfig) -> dict[str, Any]:
         "image_size": vision.image_size,
         "timm_model_name": vision.architecture,
         "timm_model_pretrained": False,
-        "timm_pool": "token" if vision.is_transformer else "avg",
+        "timm_pool": "token" if vision.network == "vit" else "avg",
         "timm_proj": "linear",
         "timm_proj_bias": True,
     }

@@ -171,7 +171,7 @@ def _find(
                 near = np.bitwise_count(numbers ^ np.uint64(value)) <= bits
                 found.update(images["part_sha"].filter(pa.array(near)).to_pylist())
     files = sorted((part for part in index if part.name[len(INDEX)].isdigit()), key=lambda part: part.name)
-    values = [target.value for target in targets if target.kind != "phash"]
+    values = [value for target in targets if target.kind != "phash" for value in target.spellings]
     sought = np.unique(_hash(pa.array(values, pa.string())))
     numbers = number_partitions(pl.Series(sought, dtype=pl.UInt64), len(files))
     for number in np.unique(numbers).tolist():

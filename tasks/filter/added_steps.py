@@ -12,7 +12,6 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from dataops import plugins
-from dataops.filters import Rule
 from dataops.schema import DropReason
 from tasks.lists.locations import OPT_OUT_LIST
 from tasks.reports import drop_reasons
@@ -85,7 +84,7 @@ DUPLICATE = "duplicate_"
 URL_DUPLICATE = f"{DUPLICATE}url"
 NO_QUERY, BALANCED = "no_query", "balanced"
 
-_AFTER_RULES = {
+AFTER_RULES = {
     OPT_OUT_LIST: drop_reasons.OPT_OUT_LIST,
     LANGUAGE: DropReason(
         "The caption's language is not one of `filter.languages`, or the probability is too low.",
@@ -100,18 +99,10 @@ _AFTER_RULES = {
     URL_DUPLICATE: DropReason("Another row has the same URL.", "`filter.dedupe`"),
     f"{DUPLICATE}caption": DropReason("Another row has the same caption.", "`filter.dedupe`"),
 }
-_BALANCING = {
+BALANCING = {
     NO_QUERY: DropReason("The caption matches no query.", "`filter.balance.keep_unmatched`"),
     BALANCED: DropReason(
         "No query of the caption sampled the row (offline balancing).",
         '`filter.balance.max_per_query`, or `filter.balance.mode = "online"`',
     ),
 }
-
-
-def describe_reasons() -> dict[str, DropReason]:
-    """Return the drop reasons in the order in which the stage applies them; NAME stands for what varies."""
-    rules: list[Rule] = list(plugins.load("rules").values())
-    steps: list[AddedStep] = list(plugins.load("filter_steps").values())
-    added = {step.reason: step.description for step in steps}
-    return {rule.reason: rule.description for rule in rules} | _AFTER_RULES | added | _BALANCING

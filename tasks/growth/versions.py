@@ -123,17 +123,12 @@ def name_line(name: str, settings: Sequence[Any]) -> str:
 
 def find_newest(store: Store, line: str) -> Version:
     """Return the newest version of a line. Raises: CorruptPart."""
-    return load_version(store, line, max((number for _, number in _list_numbers(store, f"{FOLDER}/{line}")), default=0))
-
-
-def list_versions(store: Store) -> list[Version]:
-    """Return all versions of all lines of a store. Raises: CorruptPart."""
-    return [load_version(store, line, number) for line, number in _list_numbers(store, FOLDER)]
+    return load_version(store, line, max((number for _, number in list_numbers(store, f"{FOLDER}/{line}")), default=0))
 
 
 def list_newest(store: Store) -> list[Version]:
     """Return the newest version of each line of a store. Raises: CorruptPart."""
-    newest = dict(sorted(_list_numbers(store, FOLDER)))  # the last number of a line stays
+    newest = dict(sorted(list_numbers(store, FOLDER)))  # the last number of a line stays
     return [load_version(store, line, number) for line, number in newest.items()]
 
 
@@ -216,7 +211,7 @@ def _object_name(line: str, number: int) -> str:
     return f"{FOLDER}/{line}/version-{number:06d}.json"
 
 
-def _list_numbers(store: Store, prefix: str) -> Iterator[tuple[str, int]]:
+def list_numbers(store: Store, prefix: str) -> Iterator[tuple[str, int]]:
     """Yield the line and the number of each version below a prefix; other objects there are not ours, or tables."""
     for name in store.names(prefix):
         if found := _VERSION.fullmatch(name):

@@ -14,10 +14,10 @@ import pytest
 
 from dataops import plugins
 from dataops.stages import PAIR_STAGES, STAGES
+from docs.tools.drop_reasons_page import describe_reasons
 from docs.tools.links import pages
 from docs.tools.outputs import find_blocks, read_variables
 from infra.local import services
-from tasks.filter.added_steps import describe_reasons
 from tasks.reports.drop_reasons import find_reason
 from tests.servers.prefect_api import PrefectApi
 

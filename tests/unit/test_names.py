@@ -10,10 +10,9 @@ import pytest
 from dataops import plugins, reasons, schema
 from dataops.schema import MEANINGS
 from dataops.stages import STAGES
-from docs.tools.drop_reasons_page import DAMAGES
+from docs.tools.drop_reasons_page import DAMAGES, describe_reasons
 from flows.pipeline import PIPELINE
 from tasks.download.outcome import EVIDENCE
-from tasks.filter.added_steps import describe_reasons
 from tasks.reports.drop_reasons import DROP_REASONS
 
 ROOT = Path(reasons.__file__).parents[1]

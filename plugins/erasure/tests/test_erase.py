@@ -17,14 +17,14 @@ from dataops.snapshot import Draft, Record, SnapshotName, find_manifest, load_ma
 from dataops.storage import cached_files
 from dataops.storage.cached_files import hold
 from dataops.store import FolderStore
-from dataops.trace.requests import load_erased, make_request, record_request, traces_name
+from dataops.trace.requests import load_erased, make_request, record_request
 from dataops.trace.targets import Target, image_targets
 from plugins.erasure.batches import Place
 from plugins.erasure.collect import collect_traces
 from plugins.erasure.erase_rows import erase_rows
 from plugins.erasure.raw_images import delete_raw, find_raw_snapshots
 from plugins.erasure.tests.homes import REMOVED, find_images, take_down
-from plugins.erasure.traces import put_traces
+from plugins.erasure.traces import put_traces, traces_name
 from tasks.curate.score import SCORES, compute_score_ids, put_scores
 from tasks.engine.context import Context
 from tasks.extract.source_index import SOURCE_INDEX, copy_indexed_parts, write_entry

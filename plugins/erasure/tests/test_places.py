@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 
 from dataops.snapshot import MANIFEST, Draft, Manifest, find_manifest
 from dataops.store import FolderStore
-from dataops.trace.requests import traces_name
 from dataops.trace.sources import list_sources
 from flows.records import Attempt, RunRecord, StageRun
 from plugins.erasure.batches import Place, Sought
 from plugins.erasure.erase_texts import erase_in_store, search_store
 from plugins.erasure.scan import Scanner
-from plugins.erasure.traces import put_traces
+from plugins.erasure.traces import put_traces, traces_name
 from tasks.checks.check import CheckReport, CheckResult
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage

@@ -20,7 +20,7 @@ from tests.manifests import build_manifest
 
 HOSTS = st.sampled_from(["a.example", "b.a.example", "c.b.a.example", "xa.example", "d.test", "192.0.2.7", "example"])
 URLS = st.builds("{}://{}{}/{}".format, st.sampled_from(["http", "https"]), HOSTS, st.sampled_from(["", ":81"]),
-                 st.sampled_from(["", "1.jpg", "?q=/2", "é"]))  # fmt: skip
+                 st.sampled_from(["", "1.jpg", "?q=/2", "é", "~b(c)", "%7eb%28c%29"]))  # fmt: skip
 NUMBERS = st.integers(0, 30)
 PHASHES = st.one_of(st.none(), NUMBERS.map(lambda n: f"{n * 0x0101_0101:016x}"), st.just("f" * 16))
 CAPTION = st.fixed_dictionaries({"uid": NUMBERS.map(lambda n: f"{n + 40:032x}"), "page_url": st.none() | URLS})

@@ -12,7 +12,7 @@ RULE = """
     from dataops.filters import evaluate_rules
     from dataops.schema import PAIRS
     from tasks.filter.config import FilterConfig
-    from tasks.filter.added_steps import describe_reasons
+    from docs.tools.drop_reasons_page import describe_reasons
     rows = pl.DataFrame({name: [None] * 2 for name in PAIRS.names}, schema=pl.Schema(PAIRS))
     rows = rows.with_columns(caption=pl.Series(["a #red #kite", "a kite"]), url=pl.lit("http://a.example/1.jpg"))
     config = FilterConfig(max_hashtags=1)

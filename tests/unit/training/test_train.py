@@ -34,6 +34,7 @@ from dataops.store import FolderStore
 from tests.job_processes import Ranks, run_job
 from tests.trainings import before_step, output_of, outputs_of, packed, rows_of, run_training, stop_at, with_suite
 from training import job as job_module
+from training.checkpoints import CheckpointWriter
 from training.config import TrainConfig
 from training.loop.health import HealthMonitor
 from training.model.checkpoint import load_model
@@ -222,7 +223,7 @@ def test_out_of_memory_names_the_batch_and_what_lowers_its_memory(make_job, monk
 
 def test_a_full_disk_ends_the_job_at_once_and_is_retryable(make_job, monkeypatch):
     job, failed, calls = make_job("a", checkpoint_every=3), threading.Event(), []
-    loss = loss_module.contrastive_loss
+    loss, check = loss_module.contrastive_loss, CheckpointWriter.check
 
     def fill_disk(tensors, path):
         path.write_bytes(b"half")
@@ -234,6 +235,12 @@ def test_a_full_disk_ends_the_job_at_once_and_is_retryable(make_job, monkeypatch
         assert len(calls) <= 3 or failed.wait(60)
         return loss(*arguments)
 
+    def check_until_it_raises(writer):
+        check(writer)
+        while failed.is_set():  # the thread that writes has yet to end
+            check(writer)
+
+    monkeypatch.setattr(CheckpointWriter, "check", check_until_it_raises)
     monkeypatch.setattr(checkpoint_module, "save_file", fill_disk)
     monkeypatch.setattr(loss_module, "contrastive_loss", wait)
     assert run_training(job) == 75

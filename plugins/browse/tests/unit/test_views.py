@@ -22,7 +22,7 @@ def opened(tmp_path):
 def test_rows_of_a_takedown_are_in_no_view(opened):
     store, manifests, database, dataset = opened
     before = {label: count_rows(database, Selection(dataset.view(label))) for label in dataset.labels}
-    targets = ["example.org", "phash:00000000000000fe~2", f"sha256:{4:064x}", "http://host2.example/2.jpg"]
+    targets = ["example.org", "phash:00000000000000fe~2", f"sha256:{4:064x}", "http://host2.example/%32.jpg"]
     wanted = [parse_target(target) for target in [*targets, "host1.example", "bad.example"]]
     for number, target in enumerate(wanted, 1):
         record_request(store, make_request([target], "asked"))

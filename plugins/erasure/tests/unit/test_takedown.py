@@ -166,7 +166,7 @@ def test_takedown_command_reports_and_deletes(store, dataset, tmp_path, capsys, 
     monkeypatch.setattr(flow, "Context", partial(Context, pool=InlineExecutor()))
     file = tmp_path / "letter.txt"
     file.write_text(
-        "# from a lawyer\nhttp://host1.example/4.jpg  # one\n\nsite3.example\nhttp://host1.example/typo.jpg\n"
+        "# from a lawyer\nhttp://host1.example/%34.jpg  # one\n\nsite3.example\nhttp://host1.example/typo.jpg\n"
     )
     code = flow.command(file, reason="a letter", store=store.uri)
     output = capsys.readouterr().out
