@@ -70,6 +70,8 @@ def find_files(patterns: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
             wrong.append(f"paths: {pattern!r} {what}")
         for where, file in files:
             found.setdefault(where, file)
+            if file.name.encode(errors="replace").decode() != file.name:
+                wrong.append(f"paths: the name {file.name!r} is not UTF-8; rename the file")
     names: dict[str, str] = {}
     for where, file in sorted(found.items()):
         if file.name in names:
@@ -84,7 +86,9 @@ def find_files(patterns: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
 def _local_files(pattern: str) -> list[tuple[str, LocalFile]]:
     """Return (absolute path, file) for the files that a pattern names."""
     folder = _fixed_folder(pattern)
-    names = sorted(glob.glob(str(Path(pattern).relative_to(folder)), root_dir=folder, recursive=True))  # noqa: PTH207
+    rest = str(Path(pattern).relative_to(folder))
+    is_name = (folder / rest).is_file()  # also one with brackets
+    names = [rest] if is_name else sorted(glob.glob(rest, root_dir=folder, recursive=True))  # noqa: PTH207
     files = [LocalFile(Path(name).as_posix(), (folder / name).resolve()) for name in names if (folder / name).is_file()]
     return [(str(file.path), file) for file in files]
 

@@ -14,13 +14,14 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from typing import Protocol
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import h11
 
 from dataops.archives.http_body import BadBody, decode_codings
 from dataops.reasons import Reason
 from dataops.rights.refusals import MAX_CHALLENGE_BYTES, find_challenge
+from dataops.web.urls import BadUrl, canonicalise_url
 from tasks.web.address_policy import AddressResolver, Target
 from tasks.web.connection import (
     MAX_HEADER_BYTES,
@@ -191,7 +192,8 @@ def read_body(response: Readable, cap: int, *, cut: bool = False) -> Iterator[by
     if length is not None and length > cap and not cut:
         raise FetchError(Reason.TOO_LARGE, f"over {cap} bytes")
     codings = {coding.lower() for coding in list_header_values(response.headers, "Content-Encoding")}
-    if codings - {"", "identity"}:
+    # Browsers ignore other words, such as none or aws-chunked.
+    if codings & {"gzip", "x-gzip", "br", "deflate", "zstd"}:
         raise FetchError(Reason.BAD_RESPONSE, "Content-Encoding that was not asked for")
     size = 0
     while chunk := response.read(min(_CHUNK, cap + (not cut) - size)):
@@ -226,27 +228,14 @@ def read_challenge(response: Readable, status: int) -> str:
 
 
 def split_url(url: str) -> SplitResult:
-    """Split a URL into parts that can be sent: the host in IDNA, path and query percent-encoded where needed.
+    """Split a URL into parts that can be sent: canonical, without credentials.
 
     Raises: FetchError.
     """
     try:
-        parts = urlsplit(url)
-        port, host = parts.port, parts.hostname or ""
-        host = host if ":" in host else host.rstrip(".").encode("idna").decode("ascii")
-    except ValueError:  # also a UnicodeError
-        raise FetchError(Reason.BAD_URL, "host or port cannot be read") from None
-    if parts.scheme not in ("http", "https"):
-        raise FetchError(Reason.BAD_URL, "neither http nor https")
-    if not host or "@" in parts.netloc or any(c <= " " or c == "\x7f" for c in host):
-        raise FetchError(Reason.BAD_URL, "no plain host")
-    netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
-    safe = "!#$%&'()*+,/:;=?@[]~"
-    try:
-        path, query = quote(parts.path, safe=safe), quote(parts.query, safe=safe)
-    except UnicodeError:
-        raise FetchError(Reason.BAD_URL, "text that is not Unicode") from None
-    return SplitResult(parts.scheme, netloc, path, query, "")
+        return urlsplit(canonicalise_url(url, "", MAX_HEADER_BYTES))
+    except BadUrl:
+        raise FetchError(Reason.BAD_URL, "no URL of http or https, or a host or port that cannot be read") from None
 
 
 def resolve_redirect(url: str, response: Readable) -> str:
@@ -257,8 +246,8 @@ def resolve_redirect(url: str, response: Readable) -> str:
     # headers are read as Latin-1; servers send UTF-8
     location = location.encode("latin-1", "replace").decode("utf-8", "replace")
     try:
-        return urljoin(url, location)
-    except ValueError:
+        return canonicalise_url(location, url, MAX_HEADER_BYTES)
+    except BadUrl:
         raise FetchError(Reason.BAD_URL, "Location cannot be read") from None
 
 

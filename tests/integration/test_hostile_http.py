@@ -53,6 +53,7 @@ GOOD = {
     "chunked-twice": OK + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n" + CHUNK + END,
     "early-hints": EARLY + OK + LENGTH + b"\r\n" + PNG,
     "continue": CONTINUE + CONTINUE + EARLY + OK + LENGTH + b"\r\n" + PNG,
+    "other-encoding": OK + b"Content-Encoding: aws-chunked, none\r\n" + LENGTH + b"\r\n" + PNG,
     "extensions": CHUNKED + chunks(PNG, 1000, b';name="value"') + b"0;last\r\n\r\n",
     "trailers": CHUNKED + CHUNK + b"0\r\nServer-Timing: a\r\nX-Checksum: 1\r\n\r\n",
     "no-trailer-end": CHUNKED + CHUNK + b"0\r\n",

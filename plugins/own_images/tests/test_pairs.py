@@ -1,6 +1,7 @@
 """`kind = "pairs"` through the extract stage."""
 
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from dataops.store import FolderStore
 from plugins.own_images.pairs import PairsSource
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
+from tasks.files.find import find_files
 from tests.inline_executor import inline_context
 
 
@@ -44,13 +46,13 @@ def laion(path, rows=10, row_group=4):
 def test_extract_writes_pairs_of_lists_in_several_formats(tmp_path):
     laion(tmp_path / "lists" / "a.parquet")
     (tmp_path / "lists" / "b.tsv").write_text("http://img.example/x.jpg\ta\tb\n")
-    (tmp_path / "lists" / "c.tsv").write_text("http://img.example/x.jpg\tA  cat\nhttp://img.example/y.jpg\n")
+    (tmp_path / "lists" / "c[1].tsv").write_text("http://img.example/x.jpg\tA  cat\nhttp://img.example/y.jpg\n")
     store = FolderStore(tmp_path / "store")
-    paths = [str(tmp_path / "lists" / name) for name in ("a.parquet", "c.tsv")]
+    paths = [str(tmp_path / "lists" / name) for name in ("a.parquet", "c[1].tsv")]
     manifest = extract(tmp_path, *paths)
     assert manifest.counts.model_dump() == {"input": 11, "kept": 10, "dropped": {"no_url": 1}}
     assert manifest.facts["read"] == {"rows": 11}
-    assert manifest.facts["damaged"] == [["c.tsv", 1, "wrong_fields"]]
+    assert manifest.facts["damaged"] == [["c[1].tsv", 1, "wrong_fields"]]
     kept, dropped_rows = read_parts(store, manifest), read_parts(store, manifest, "dropped-")
     assert kept.schema.equals(PAIRS)
     assert dropped_rows.schema.equals(dropped_schema(PAIRS))
@@ -58,11 +60,15 @@ def test_extract_writes_pairs_of_lists_in_several_formats(tmp_path):
     assert all(row["uid"] == uid(row["url"], row["caption"]) for row in rows)
     assert {(r["source"], r["caption_source"], r["extracted_with"], r["extra"], r["page_url"]) for r in rows} == {
         ("a.parquet", "pair_list", "pairmill-pairs/2", None, None),
-        ("c.tsv", "pair_list", "pairmill-pairs/2", None, None),
+        ("c[1].tsv", "pair_list", "pairmill-pairs/2", None, None),
     }
     assert kept["source_offset"].to_pylist() == [*range(9), 0]
     with pytest.raises(ConfigError, match=r"b\.tsv: has no header"):
         extract(tmp_path, tmp_path / "lists" / "b.tsv")
+    (tmp_path / "lists" / os.fsdecode(b"\xff.tsv")).write_text("")
+    assert find_files([str(tmp_path / "lists/*.tsv")])[1] == [
+        r"paths: the name '\udcff.tsv' is not UTF-8; rename the file"
+    ]
 
 
 def test_extract_splits_a_long_parquet_list_into_parts_with_the_same_rows(tmp_path):
