@@ -6,6 +6,7 @@ where it is: memory does not grow with the number of captures.
 """
 
 import logging
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,6 +39,8 @@ from tasks.web.request import MAX_REDIRECTS
 logger = logging.getLogger(__name__)
 
 _MAX_URL_CHARS = 65_536
+_ESCAPE = re.compile("%([0-9a-fA-F]{2})")
+_UNRESERVED = re.compile("[a-zA-Z0-9._~-]").fullmatch
 _INDEX = "archive-index.sqlite"
 _BATCH = 1 << 14
 _RANKS = {"body": 3, "revisit": 2, "redirect": 1, "error": 0}
@@ -220,11 +223,21 @@ def _make_row(capture: Capture, key: bytes, file: int, position: int) -> dict[st
 
 
 def compute_key(url: str) -> bytes | None:
-    """Return the hash by which captures of a URL are found; None if the URL is unusable."""
+    """Return the hash by which captures of a URL are found; None if the URL is unusable.
+
+    Escapes that do not matter are written in one way: wget stores ~ for %7E, and browsers store %27 for '.
+    Source: RFC 3986, section 6.2.2.
+    """
     try:
-        return xxhash.xxh3_128_digest(canonicalise_url(url, url, _MAX_URL_CHARS).encode("utf-8", "surrogatepass"))
+        url = _ESCAPE.sub(_write_escape, canonicalise_url(url, url, _MAX_URL_CHARS)).replace("'", "%27")
     except BadUrl:
         return None
+    return xxhash.xxh3_128_digest(url.encode("utf-8", "surrogatepass"))
+
+
+def _write_escape(found: re.Match[str]) -> str:
+    character = chr(int(found[1], 16))
+    return character if _UNRESERVED(character) else found[0].upper()
 
 
 def _merge_tables(draft: Draft, files: int) -> None:

@@ -8,19 +8,20 @@ Source: ISO 28500:2017, sections 5 and 6.7 (revisit).
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import Message
 from typing import Literal
-from urllib.parse import urljoin
 
 from dataops.archives.http_body import BadBody, decode_body, split_response
 from dataops.archives.members import ByteStream, Damage
 from dataops.archives.records import read_records
 from dataops.archives.warc import HTML_TYPES, RecordFields
 from dataops.images.kinds import KINDS, sniff
+from dataops.web.urls import BadUrl, canonicalise_url
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEAD_ALLOWANCE = 1 << 16  # bytes for the HTTP head and chunk sizes around a body of the maximum size
+_COMPRESSIONS = ("gzip", "deflate", "br", "zstd")
 _PAGE_START = 512  # bytes of a page that are kept: enough to see that it is no image
 _LINE = re.compile(rb"\r?\n(?![ \t])")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -106,6 +107,8 @@ def _read_response(
         parsed, raw = split_response(data)
     except BadBody:
         return Capture(*place, "error", error="bad_response: the record holds no HTTP response")
+    # Browsers ignore other words, such as none or aws-chunked.
+    parsed = replace(parsed, content_encoding=tuple(one for one in parsed.content_encoding if one in _COMPRESSIONS))
     head = data[: len(data) - len(raw)]
     del data
     status = parsed.status
@@ -134,6 +137,6 @@ def _find_target(url: str, head: bytes) -> str | None:
     if not location:
         return None
     try:  # headers are decoded as Latin-1; servers send UTF-8
-        return urljoin(url, location.encode("latin-1", "replace").decode("utf-8", "replace"))
-    except ValueError:
+        return canonicalise_url(location.encode("latin-1", "replace").decode("utf-8", "replace"), url, _HEAD_ALLOWANCE)
+    except BadUrl:
         return None
