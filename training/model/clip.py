@@ -39,7 +39,7 @@ class Outputs(NamedTuple):
     """What a loss takes; all of it passes through `forward`, as DistributedDataParallel needs."""
 
     image_features_BD: Tensor
-    """Image features, not normalised."""
+    """Image features, not normalised. Under autocast their type may differ from that of the text features."""
     text_features_BD: Tensor
     """Text features, not normalised."""
     logit_scale: Tensor
