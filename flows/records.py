@@ -282,7 +282,12 @@ def create_run(
 
 
 def remember_store(run_id: str, store: Store, home: Path) -> None:
-    """Write a pointer file on this machine that names the store of a run."""
+    """Write a pointer file on this machine that names the store of a run, unless that is the home's own.
+
+    Such a pointer in a copy of the home would name the store of the original.
+    """
+    if store.uri == str(home / "store"):
+        return
     pointer = home / "runs" / run_id
     pointer.parent.mkdir(parents=True, exist_ok=True)
     pointer.write_bytes(os.fsencode(store.uri))
@@ -300,12 +305,12 @@ def _read_pointer(pointer: Path) -> str:
 
 
 def known_stores(home: Path, *first: str | None) -> list[Store]:
-    """Return the stores in which this machine has runs, and those of `first` before them, without duplicates."""
+    """Return the stores of `first`, that of the home, and those in which this machine has runs, without duplicates."""
     return list({store.uri: store for store in map(open_store, _known_uris(home, *first))}.values())
 
 
 def _known_uris(home: Path, *first: str | None) -> list[str]:
-    return list(dict.fromkeys([*filter(None, first), *list_pointers(home / "runs"), str(home / "store")]))
+    return list(dict.fromkeys([*filter(None, first), str(home / "store"), *list_pointers(home / "runs")]))
 
 
 def find_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[RunRecord, Store] | None:

@@ -245,7 +245,9 @@ class FolderStore(Store):
         if not there.is_dir():
             raise ConfigError(f"{there} is no folder; set store.uri to another place")
         if not os.access(there, os.W_OK | os.X_OK):
-            raise ConfigError(f"{there} is not writable for this user; make it writable, or set store.uri to another place")
+            raise ConfigError(
+                f"{there} is not writable for this user; make it writable, or set store.uri to another place"
+            )
 
     def check_writable(self) -> None:
         try:

@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from flows.records import (
     StageRun,
     find_run,
     is_alive,
+    known_stores,
     list_runs,
     load_run,
     read_record,
@@ -42,6 +44,9 @@ def test_list_runs_finds_records_in_the_known_stores_and_in_the_given_one(tmp_pa
     with pytest.raises(ConfigError, match="pairmill runs"):
         load_run("b", home)
     assert load_run("b", home, third.uri)[0].run_id == "b"
+    remember_store("c", FolderStore(home / "store"), home)
+    copy = shutil.copytree(home, tmp_path / "copy")
+    assert [store.uri for store in known_stores(copy)] == [str(copy / "store"), other.uri], "not that of the original"
 
 
 @pytest.mark.parametrize("dead", ["fails", "is silent"])
