@@ -33,7 +33,7 @@ from flows.records import known_stores
 from infra.local import services
 from plugins.erasure.erasure import Erasure, show
 from plugins.erasure.leftovers import find_leftovers
-from plugins.erasure.next_versions import TakedownResult, find_affected, replace_affected
+from plugins.erasure.next_versions import TakedownResult, find_affected, replace_affected, tag_again
 from plugins.erasure.raw_images import find_uids_by_phash
 from plugins.erasure.request_log import Letter, RequestLog, load_log, make_letter
 from plugins.erasure.seen_store import remember
@@ -133,6 +133,8 @@ class _Begun:
     uids: set[str]
     earlier: Report
     report: dict[str, Any]
+    tagged_again: list[dict[str, Any]]
+    """Datasets of the earlier report, with models that it could not tag."""
 
 
 def _take_down_in_store(
@@ -192,7 +194,15 @@ def _begin(
     earlier = load_report(seen, report_name(request.digest))  # its datasets may be deleted
     uids = {uid for one in found for uid in one.uids}.union(earlier.uids, find_uids_by_phash(lineage, search, targets))
     head = {"store": store.uri, "request": request.model_dump(mode="json") | {"digest": request.digest, "new": new}}
-    return _Begun(request, targets, log, outcomes, uids, earlier, head)
+    held = {one.dataset.key for one in found}
+    reported = [one for one in _load_datasets(seen, request) if one["dataset"] not in held]
+    return _Begun(request, targets, log, outcomes, uids, earlier, head, tag_again(request, reported))
+
+
+def _load_datasets(store: Store, request: Request) -> list[dict[str, Any]]:
+    """Return the datasets of the report of an earlier call, which `load_report` has validated otherwise."""
+    data = store.find(report_name(request.digest))
+    return json.loads(data).get("datasets", []) if data else []
 
 
 def _collect(call: _Call, begun: Sequence[_Begun], store: Store, lineage: Lineage, search: Search) -> Erasure:
@@ -221,7 +231,7 @@ def _complete_report(begun: _Begun, erasure: Erasure, seen: Store) -> None:
         "unmatched": unmatched,
         "uids": sorted(begun.uids),
         "versions": earlier.versions | {o.affected.dataset.key: o.successor.key for o in outcomes if o.successor},
-        "datasets": [outcome.as_json() for outcome in outcomes],
+        "datasets": [*(outcome.as_json() for outcome in outcomes), *begun.tagged_again],
         **erasure.count(),
         "deleted": {},
         "search": {},

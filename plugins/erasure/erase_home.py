@@ -19,6 +19,7 @@ REMEDY = "delete the file, and repeat the takedown"
 REMEDY_SERVER = (
     "stop the server with `pairmill down`, then repeat the takedown; a database that still has it needs VACUUM"
 )
+REMEDY_ARTEFACT = "start the server with `pairmill up`, then repeat the takedown, which erases through the server"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Home:
             searched.files, searched.bytes = searched.files + 1, searched.bytes + size
             if finds:
                 remedy = REMEDY_SERVER if name.parts[0] == SERVERS else REMEDY
+                if name.is_relative_to(f"{SERVERS}/mlflow/artifacts"):
+                    remedy = REMEDY_ARTEFACT
                 searched.found.append(Found(searched.place, str(name), dict(finds), remedy))
         return searched
 

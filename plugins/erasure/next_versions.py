@@ -205,21 +205,57 @@ def _make_successor(lineage: Lineage, context: Context, result: TakedownResult) 
 
 def _tag_models(result: TakedownResult, request: Request) -> None:
     """Tag each model version with the request; record those that cannot be tagged."""
-    affected = result.affected
-    text = f"{format_quantity(len(affected.uids), 'pair')} of dataset {affected.dataset.key}, on {request.requested_at}"
-    if result.successor:
-        text += f"; they are only out of its next version {result.successor.key}: this model depends on them"
-    for version in affected.models:
+    affected, successor = result.affected, result.successor
+    key = successor.key if successor else None
+    text = _describe_removal(len(affected.uids), affected.dataset.key, key, request)
+    uris = [version.uri for version in affected.models]
+    result.tagged, result.not_tagged = _tag(uris, request, text)
+
+
+def tag_again(request: Request, datasets: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tag the models that an earlier call could not tag, whose dataset versions it may have deleted.
+
+    Args:
+        datasets: the fields of its report (TakedownResult.as_json).
+
+    Returns: the fields of each dataset with such models, for the next report.
+    """
+    found: list[dict[str, Any]] = []
+    for dataset in datasets:
+        if untagged := dataset["models_not_tagged"]:
+            text = _describe_removal(dataset["pairs"], dataset["dataset"], dataset["next"], request)
+            tagged, failed = _tag(list(untagged), request, text)
+            failed = {
+                uri: why for uri, why in failed.items() if "RESOURCE_DOES_NOT_EXIST" not in why
+            }  # deleted meanwhile
+            tagged = [*dataset["models_tagged"], *tagged]
+            found.append(dataset | {"proof": [], "models_tagged": tagged, "models_not_tagged": failed})
+    return found
+
+
+def _describe_removal(pairs: int, dataset: str, successor: str | None, request: Request) -> str:
+    text = f"{format_quantity(pairs, 'pair')} of dataset {dataset}, on {request.requested_at}"
+    if successor:
+        text += f"; they are only out of its next version {successor}: this model depends on them"
+    return text
+
+
+def _tag(uris: Sequence[str], request: Request, text: str) -> tuple[list[str], dict[str, str]]:
+    """Tag model versions with a request. Return those that were tagged, and the others with the reasons."""
+    tagged, failed = list[str](), dict[str, str]()
+    for uri in uris:
+        name, _, number = uri.removeprefix("models:/").rpartition("/")
         try:
             with tracking.mlflow_errors():
                 client = tracking.connect()
-                known = client.get_model_version(version.name, version.version).tags.get(TAG, "")
+                known = client.get_model_version(name, number).tags.get(TAG, "")
                 digests = " ".join(sorted({*known.split(), request.digest}))
-                client.set_model_version_tag(version.name, version.version, TAG, digests)
-                client.set_model_version_tag(version.name, version.version, f"takedown.{request.digest}", text)
-            result.tagged.append(version.uri)
+                client.set_model_version_tag(name, number, TAG, digests)
+                client.set_model_version_tag(name, number, f"takedown.{request.digest}", text)
+            tagged.append(uri)
         except PairmillError as error:
-            result.not_tagged[version.uri] = str(error)
+            failed[uri] = str(error)
+    return tagged, failed
 
 
 def prove_removal(

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +24,7 @@ from tasks.lineage.graph import Lineage
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tasks.search import Search
+from tasks.tracking import client as tracking
 from tasks.tracking.registry import Registry
 from tests.inline_executor import InlineExecutor, inline_context
 from tests.manifests import build_manifest
@@ -193,6 +195,47 @@ def test_takedown_command_reports_and_deletes(store, dataset, tmp_path, capsys, 
     assert (second.error, len(second.rewritten)) == ("", 1), (
         "the next version is made from the previous one, without raw shards"
     )
+
+
+def test_models_that_could_not_be_tagged_are_tagged_by_the_next_call(store, dataset, tmp_path, read_json, monkeypatch):
+    _, old = dataset
+    monkeypatch.setattr(flow, "Context", partial(Context, pool=InlineExecutor()))
+    facts = {"model_name": "shop", "version": "1"}
+    register = build_manifest("register", [], key="5" * 16, inputs=[old.as_input()], facts=facts)
+    Draft(store, "register", register.key).commit(register)
+    file = tmp_path / "letter.txt"
+    file.write_text("http://host1.example/4.jpg\n")
+
+    page = flow.services.home() / "services" / "mlflow" / "artifacts" / "1" / "filter.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("http://host1.example/4.jpg")
+    remedies = []
+
+    def take_down_again(**options):
+        code = flow.command(file, store=store.uri, json=True, **options)
+        (report,) = [one for one in read_json()["stores"] if one["datasets"]]
+        (found,) = report["datasets"]
+        remedies.extend(one["remedy"] for one in report["search"].get("found", []))
+        return code, found["dataset"], found["models_tagged"], list(found["models_not_tagged"])
+
+    missed = (3, old.key, [], ["models:/shop/1"])
+    assert take_down_again(delete_raw=True, yes=True) == missed
+    assert ["pairmill up" in remedy for remedy in remedies] == [True]
+    assert find_manifest(store, "pack", old.key) is None
+    assert take_down_again() == missed, "no server is there yet"
+    tags = {}
+    client = SimpleNamespace(
+        get_model_version=lambda name, version: SimpleNamespace(tags={"takedowns": "0" * 16}),
+        set_model_version_tag=lambda name, version, key, value: tags.update({(name, version, key): value}),
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.setattr(tracking, "connect", lambda: client)
+    assert take_down_again() == (0, old.key, ["models:/shop/1"], [])
+    digests = tags.pop(("shop", "1", "takedowns"))
+    assert digests.startswith("0" * 16 + " ")
+    ((key, text),) = tags.items()
+    assert key == ("shop", "1", f"takedown.{digests.split()[1]}")
+    assert text.startswith(f"1 pair of dataset {old.key}, on ")
 
 
 def test_read_targets_names_every_wrong_line(tmp_path):
