@@ -228,13 +228,15 @@ def read_challenge(response: Readable, status: int) -> str:
 
 
 def split_url(url: str) -> SplitResult:
-    """Split a URL into parts that can be sent: canonical, without credentials.
+    """Split a URL without credentials into parts that can be sent: canonical.
 
     Raises: FetchError.
     """
     try:
+        if "@" in urlsplit(url).netloc:
+            raise BadUrl(Reason.BAD_URL)
         return urlsplit(canonicalise_url(url, "", MAX_HEADER_BYTES))
-    except BadUrl:
+    except ValueError:  # also a BadUrl
         raise FetchError(Reason.BAD_URL, "no URL of http or https, or a host or port that cannot be read") from None
 
 
