@@ -400,6 +400,8 @@ def _problems_outside(
     problems += find_signer_problems(tables, lambda: check("download")[0])
     if (evaluate := tables.get("evaluate")) is not None and evaluate.suite is None:
         problems += _problems_without_suite(train, tables.get("register_"))
+    elif evaluate is not None and (register := tables.get("register_")) is not None:
+        problems += _find_unknown_tasks(evaluate, register)
     return problems
 
 
@@ -446,6 +448,20 @@ def _problems_without_suite(train: TrainConfig | None, register: RegisterConfig 
     }
     remedy = "needs evaluate.suite, a TOML file with your evaluation sets (docs/evaluate/evaluation.md)"
     return [f"{key}: {remedy}" for key, is_set in needing.items() if is_set]
+
+
+def _find_unknown_tasks(evaluate: EvaluateConfig, register: RegisterConfig) -> list[str]:
+    """Return the tasks of the gate that the suite lacks, before days of training."""
+    if evaluate.problems():
+        return []
+    tasks = [task.name for task in evaluate.load().tasks]
+    named = {"floors": [floor.partition("/")[0] for floor in register.floors], "not_worse": register.not_worse}
+    return [
+        f"register.{key}: {evaluate.suite} has no task {name!r}; there are {', '.join(tasks)}"
+        for key, names in named.items()
+        for name in names
+        if name not in tasks
+    ]
 
 
 def apply_setting(values: dict[str, object], setting: str) -> str:

@@ -75,6 +75,15 @@ def test_settings_that_need_a_suite_are_errors_without_one(write):
     assert load_config(write(evaluate=""), settings[1:], until="train")
 
 
+def test_tasks_of_the_gate_that_the_suite_lacks_are_errors(write):
+    settings = ('register.floors={"sets/top1"=0.2, "set/top1"=0.1}', 'register.not_worse=["set", "other"]')
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(), settings)
+    found = [line.strip() for line in str(caught.value).splitlines() if "register." in line]
+    assert [line.partition(":")[0] for line in found] == ["register.floors", "register.not_worse"]
+    assert all("has no task" in line and "; there are set (--set)" in line for line in found)
+
+
 def test_download_needs_a_contact(write):
     path = write(download="threads = 4")
     with pytest.raises(ConfigError, match=r"download\.contact: is required for requests to hosts"):
