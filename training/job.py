@@ -372,11 +372,6 @@ class Job(RanksJob):
             )
         return self
 
-    @property
-    def features_folder(self) -> Path:
-        """The folder of computed features."""
-        return self.features or prepared_folder(self) / "features"
-
     def digest(self, *, placement: bool = True) -> str:
         """Return the digest of all that decides the weights: only checkpoints and models with an equal one are used.
 

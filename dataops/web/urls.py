@@ -223,7 +223,10 @@ def canonicalise_host(host: str) -> str:
     if ":" in host:
         if "%" in host:
             raise ValueError(f"an IP address with a zone is local to one machine: {host!r}")
-        return f"[{ipaddress.IPv6Address(host).compressed}]"
+        address = ipaddress.IPv6Address(host)
+        if address.ipv4_mapped:  # Python 3.13 would write its end as IPv4
+            return f"[::ffff:{int(address) >> 16 & 0xFFFF:x}:{int(address) & 0xFFFF:x}]"
+        return f"[{address.compressed}]"
     if "%" in host:
         host = unquote(host, errors="strict")
     if not host.isascii():

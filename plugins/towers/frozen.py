@@ -5,6 +5,7 @@ Legend: B batch, S side of the input.
 
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,13 +19,17 @@ from plugins.towers.text_features import TextFeatures, prepare_text_features
 from training.config import TrainConfig
 from training.data.loader import Batch, Dataset
 from training.data.shard_files import find_checksum
-from training.job import Job
+from training.job import Job, prepared_folder
 from training.loop.inputs import StepInputs
 from training.loop.step import prepare_images
 from training.model.clip import CLIP
 from training.model.tokenizer import Tokenizer
 from training.model.towers import BackboneTower
 from training.step_hooks import used_step_hooks
+
+
+def _features_folder(job: Job) -> Path:
+    return (job.features or prepared_folder(job) / "features") / "towers"
 
 
 def use_image_features(job: Job, config: TrainConfig, init: ImageInit, model: CLIP, dataset: Dataset) -> None:
@@ -39,7 +44,7 @@ def use_image_features(job: Job, config: TrainConfig, init: ImageInit, model: CL
         dataset,
         job.checksums,
         [find_files(init).digest(), vision, config.blur_faces],
-        job.features_folder / "towers",
+        _features_folder(job),
         precision=config.precision,
         copies=init.copies,
         change=_change_images(config, next(model.visual.parameters()).device),
@@ -76,6 +81,6 @@ def use_text_features(
         (find_checksum(job.checksums, path) or file_sha256(path), list_texts(range(shard, shard + 1), with_held=True))
         for shard, path in enumerate(dataset.files.paths)
     )
-    parts = (find_files(init).digest(), job.features_folder / "towers", config.precision)
+    parts = (find_files(init).digest(), _features_folder(job), config.precision)
     found = prepare_text_features(model.text, tokenizer, texts, *parts)
     return found.centre(list_texts(range(dataset.shards_at_start), with_held=False)) if init.centred else found

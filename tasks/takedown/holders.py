@@ -37,10 +37,6 @@ class Traces:
         for digest, size in other.images.items():
             self.images[digest] = max(size, self.images.get(digest, -1))
 
-    def without_text(self) -> "Traces":
-        """Return the traces from which nobody can read a caption or a URL."""
-        return Traces(uids=self.uids, images=self.images, scores=self.scores)
-
 
 @dataclass(frozen=True)
 class Found:

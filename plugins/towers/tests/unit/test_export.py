@@ -25,7 +25,7 @@ from training.model.pretrained_tokenizer import load_tower_tokenizer
 from training.model_config import ModelConfig
 
 pytest.importorskip("plugins.export")
-pytestmark = pytest.mark.xdist_group("open_clip")
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("open_clip")]
 CAPTIONS = ["a red thing 12", "blue", "Green, GREEN thing"]
 
 

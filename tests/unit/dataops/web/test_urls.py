@@ -31,6 +31,8 @@ PAGE = "http://site.example/a/b?c=d"
         ("http://h.example./x", "http://h.example/x"),
         ("\\\\cdn.example\\x\\y.jpg?z=\\", "http://cdn.example/x/y.jpg?z=%5C"),
         ("http://[2001:DB8::1]:80/x", "http://[2001:db8::1]/x"),
+        ("http://[::FFFF:127.0.0.1]/x", "http://[::ffff:7f00:1]/x"),
+        ("http://[::ffff:7f00:1]/x", "http://[::ffff:7f00:1]/x"),
         ("?page=2", "http://site.example/a/b?page=2"),
         ("http://h.example/100%.jpg", "http://h.example/100%.jpg"),
         ("http://user:secret@h.example/x", "http://h.example/x"),
