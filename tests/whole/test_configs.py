@@ -33,7 +33,8 @@ def test_config_is_valid_and_printed_as_the_same_config(path, tmp_path):
     if path.stem.startswith("demo"):
         pl.DataFrame({"query": ["kite"]}).write_parquet(tmp_path / "queries.parquet")
         settings.append(f"filter.balance.queries={tmp_path}/queries.parquet")
-        settings += ["register.floors={}", 'download.connect_to={"openmoji.pairmill.test" = "127.0.0.1:8123"}']  # as `pairmill demo` does
+        settings.append('download.connect_to={"openmoji.pairmill.test" = "127.0.0.1:8123"}')  # as `pairmill demo` does
+        settings.append("register.floors={}")  # of tasks of its own suite
     if "path" in values["train"].get("image_init", {}):  # weights of one's own; plugins/towers trains it with tiny ones
         with pytest.raises(ConfigError, match=r"weights/.*cannot be read|found no weights"):
             load_config(path, settings)
