@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 _MAX_URL_CHARS = 65_536
 _ESCAPE = re.compile("%([0-9a-fA-F]{2})")
 _UNRESERVED = re.compile("[a-zA-Z0-9._~-]").fullmatch
-_INDEX = "archive-index.sqlite"
+_INDEX = "archive-index-2.sqlite"  # 2: keys of URLs whose escapes are written in one way
 _BATCH = 1 << 14
 _RANKS = {"body": 3, "revisit": 2, "redirect": 1, "error": 0}
 """A body is preferred to any other answer to the same URL."""
@@ -82,7 +82,7 @@ class IndexTask:
 
     @property
     def id(self) -> str:
-        return f"archive-{self.index:05d}"
+        return f"archive-2-{self.index:05d}"
 
 
 class Hop(NamedTuple):

@@ -265,7 +265,8 @@ def init(
     folder, kind, data = _find_data(folder, kind, data)
     if kind is None:
         if not asks:
-            raise ConfigError(f"--from is not set; add --from and one of {', '.join(_kinds())}")
+            why = "" if data is None else f", and {data!r} is no folder"
+            raise ConfigError(f"--from is not set{why}; add --from and one of {', '.join(_kinds())}")
         kind = _ask_kind()
     kind = kind.replace("-", "_")
     template: Template | None = find("sources", kind).template

@@ -88,7 +88,8 @@ def test_three_questions_are_asked_on_a_terminal(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("kind", "options", "error"),
     [
-        (None, {}, "--from is not set"),
+        (None, {}, "--from is not set; add"),
+        (None, {"data": "nowhere"}, "--from is not set, and 'nowhere' is no folder; add"),
         ("site", {"yes": False}, "no terminal to ask on"),
         ("common-crawl", {"data": "CC MAIN"}, "source.crawl: ..CC MAIN..: .CC MAIN. is no crawl id"),
         ("warc", {"contact": "my site"}, "--contact 'my site': is no URL of a page"),
