@@ -7,7 +7,8 @@ from typing import Any, BinaryIO
 import pyarrow.parquet as pq
 
 from dataops.errors import UnusableSource
-from plugins.own_images.lists import detect_format, json_lines, naming_file, open_text, parse_records, read_objects
+from plugins.own_images.lists import detect_format, naming_file, open_text
+from plugins.own_images.text_records import json_lines, parse_records, read_objects
 from tasks.files.base import SourceFile
 
 _BATCH = 1_024

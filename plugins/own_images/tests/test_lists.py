@@ -17,11 +17,11 @@ from dataops.web.urls import BadUrl, canonicalise_url
 from plugins.own_images.list_rows import canonicalise_urls, normalise_captions
 from plugins.own_images.lists import (
     BATCH_ROWS,
-    MAX_FIELD_CHARS,
     ColumnNames,
     read_list,
     read_row_group_sizes,
 )
+from plugins.own_images.text_records import MAX_FIELD_CHARS
 
 CAPTIONS = [
     "A brown dog runs over the wet beach",
