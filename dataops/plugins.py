@@ -230,7 +230,7 @@ def _copied_points(group: str) -> list[EntryPoint]:
 def _import(point: EntryPoint) -> Any:
     """Return the object of an entry point, or None if its module or a package that it imports is not installed."""
     if not point.attr:
-        raise ConfigError(f"{_owner(point)}: {point.value} is a module; name an object in it, {point.value}:NAME")
+        raise ConfigError(f"{_owner(point)}: {point.value} is a module; name an object in it, as MODULE:NAME")
     try:
         return point.load()
     except ConfigError:

@@ -249,8 +249,10 @@ def resolve_redirect(url: str, response: Readable) -> str:
     location = location.encode("latin-1", "replace").decode("utf-8", "replace")
     try:
         return canonicalise_url(location, url, MAX_HEADER_BYTES)
-    except BadUrl:
-        raise FetchError(Reason.BAD_URL, "Location cannot be read") from None
+    except BadUrl as bad:
+        raise FetchError(
+            Reason.BAD_URL, "neither http nor https" if bad.reason == Reason.NOT_HTTP else "Location cannot be read"
+        ) from None
 
 
 def format_user_agent(name: str, contact: str | None) -> str:

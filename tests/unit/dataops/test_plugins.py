@@ -60,7 +60,7 @@ def test_key_without_a_default_is_an_error_that_names_its_object(stranger):
 @pytest.mark.parametrize(
     ("point", "named"),
     [
-        ("red", "red 1.0: red is a module; name an object in it, red:NAME"),
+        ("red", "red 1.0: red is a module; name an object in it, as MODULE:NAME"),
         ("red:Config.shade", "red 1.0: cannot import red:Config.shade: AttributeError"),
         ("red:Config", "things red: red:Config is <class 'red.Config'>, without config and table"),
         ("red:THINGS", "red 1.0: cannot import red:THINGS: AttributeError"),
