@@ -55,7 +55,7 @@ class Target(NamedTuple):
         """The value; of a URL also with the escapes in its path that other programs write, such as `%7E` for `~`."""
         found, url = {self.value}, urlsplit(self.value)
         if self.kind == "url" and re.search(r"[^\w/.-]", url.path):
-            folders = [unquote_to_bytes(folder) for folder in url.path.split("/")]
+            folders = [*map(unquote_to_bytes, url.path.split("/"))]
             for safe, tilde in product(_SAFE, ("~", "%7E")):
                 path = "/".join(quote_from_bytes(folder, safe) for folder in folders)
                 spelling = url._replace(path=path.replace("~", tilde)).geturl()
