@@ -18,10 +18,10 @@ from dataops.archives.records import read_records
 from dataops.archives.warc import HTML_TYPES, RecordFields
 from dataops.images.kinds import KINDS, sniff
 from dataops.web.urls import BadUrl, canonicalise_url
+from tasks.web.request import COMPRESSIONS
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEAD_ALLOWANCE = 1 << 16  # bytes for the HTTP head and chunk sizes around a body of the maximum size
-_COMPRESSIONS = ("gzip", "deflate", "br", "zstd")
 _PAGE_START = 512  # bytes of a page that are kept: enough to see that it is no image
 _LINE = re.compile(rb"\r?\n(?![ \t])")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -107,8 +107,9 @@ def _read_response(
         parsed, raw = split_response(data)
     except BadBody:
         return Capture(*place, "error", error="bad_response: the record holds no HTTP response")
-    # Browsers ignore other words, such as none or aws-chunked.
-    parsed = replace(parsed, content_encoding=tuple(one for one in parsed.content_encoding if one in _COMPRESSIONS))
+    parsed = replace(
+        parsed, content_encoding=tuple(one for one in parsed.content_encoding if one.lower() in COMPRESSIONS)
+    )
     head = data[: len(data) - len(raw)]
     del data
     status = parsed.status

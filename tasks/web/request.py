@@ -177,6 +177,10 @@ def translate_errors(timeout: float) -> Iterator[None]:
         raise FetchError(Reason.BAD_RESPONSE, type(error).__name__) from None
 
 
+COMPRESSIONS = {"gzip", "x-gzip", "br", "deflate", "zstd"}
+"""Words of Content-Encoding for a compression; browsers ignore other words, such as none or aws-chunked."""
+
+
 def read_body(response: Readable, cap: int, *, cut: bool = False) -> Iterator[bytes]:
     """Return the chunks of a body.
 
@@ -191,9 +195,7 @@ def read_body(response: Readable, cap: int, *, cut: bool = False) -> Iterator[by
     length = response.length  # None where the body is chunked or ends with the connection
     if length is not None and length > cap and not cut:
         raise FetchError(Reason.TOO_LARGE, f"over {cap} bytes")
-    codings = {coding.lower() for coding in list_header_values(response.headers, "Content-Encoding")}
-    # Browsers ignore other words, such as none or aws-chunked.
-    if codings & {"gzip", "x-gzip", "br", "deflate", "zstd"}:
+    if COMPRESSIONS & {coding.lower() for coding in list_header_values(response.headers, "Content-Encoding")}:
         raise FetchError(Reason.BAD_RESPONSE, "Content-Encoding that was not asked for")
     size = 0
     while chunk := response.read(min(_CHUNK, cap + (not cut) - size)):
