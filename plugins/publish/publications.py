@@ -118,7 +118,7 @@ def list_removals(store: Store, datasets: Collection[str], versions: Mapping[str
     ]
 
 
-def list_stale(store: Store, target: str, files: Sequence[PublishedFile]) -> list[str]:
-    """Return the names of files that earlier publications put at a place, and that are not among `files`."""
-    names = {file.name for one in list_publications(store) if one.target == target for file in one.files}
+def list_stale(store: Store, place: tuple[str, str], files: Sequence[PublishedFile]) -> list[str]:
+    """Return the names of files that earlier publications put at a place (target and kind), and are not among `files`."""
+    names = {file.name for one in list_publications(store) if (one.target, one.kind) == place for file in one.files}
     return sorted(names - {file.name for file in files})

@@ -93,12 +93,13 @@ def command(
             gate.refuse(subject.name, subject.conditions)
         files = _list_files(subject, place.name, home, scratch)
         published = [file.as_published() for file in files]
-        stale = list_stale(subject.store, place.name, published)
+        stale = list_stale(subject.store, (place.name, subject.kind), published)
         names = place.list_names()
         present, stale = place.find_present(files), [name for name in stale if name in names]
         if foreign := _find_foreign(names, [*(file.name for file in files), *stale]):
             raise ConfigError(
-                f"{place.name} has data that pairmill did not publish: {', '.join(foreign[:3])}; name an empty place"
+                f"{place.name} has data that pairmill did not publish as a {subject.kind}: {', '.join(foreign[:3])}; "
+                "name an empty place"
             )
         waiting = [file for file in files if file.name not in present]
         report = _report(subject, place, files, waiting, stale)
@@ -277,7 +278,8 @@ def _send(
         store, record.model_copy(update={"state": "complete", "published_at": format_now(), "revision": revision})
     )
     for earlier in list_publications(store):
-        if earlier.target == record.target and earlier.name != record.name and earlier.state != "replaced":
+        place_of_both = (earlier.target, earlier.kind) == (record.target, record.kind)
+        if place_of_both and earlier.name != record.name and earlier.state != "replaced":
             record_publication(store, earlier.model_copy(update={"state": "replaced"}))
     return revision
 

@@ -11,13 +11,16 @@ from pathlib import Path
 import polars as pl
 
 from dataops.digest import canonical_json, file_sha256
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, writing
 from dataops.process import count_cores
 from plugins.queries.building import LEMMAS, TITLES, Thresholds, merge_queries, select_bigrams, select_words
 from plugins.queries.corpus import BATCH_CHARS, count_corpus_bigrams, count_corpus_unigrams, read_lines
+from tasks.files.find import fixed_folder
 
 logger = logging.getLogger(__name__)
 
+MAX_DIGITS = 15
+"""Maximum digits of a title's views, so that their sums are integers of 64 bits."""
 WORDNET = frozenset({"index.noun", "index.verb", "index.adj", "index.adv"})
 # Namespaces of pages that are no articles, in every language. Source: https://www.mediawiki.org/wiki/Help:Namespaces
 _NAMESPACE = re.compile(
@@ -72,18 +75,26 @@ def build_queries(
     return found
 
 
+def check_out(out: Path, sources: QuerySources) -> None:
+    """Raise a ConfigError if the file to write is a folder or a source."""
+    files = (path for paths in _find_files(sources.text, sources.titles, sources.lemmas) for path in paths)
+    if out.is_dir() or (out.exists() and any(path.samefile(out) for path in files)):
+        raise ConfigError(f"--out {out} is a folder, or one of the files that are read; name another file")
+
+
 def write_queries(found: pl.DataFrame, out: Path, sources: QuerySources, thresholds: Thresholds) -> None:
     """Write a list as Parquet, atomically; its metadata key `pairmill` holds the sources and the thresholds."""
     files = {path for paths in _find_files(sources.text, sources.titles, sources.lemmas) for path in paths}
     digests = [{"name": path.name, "sha256": file_sha256(path)} for path in sorted(files)]
     origin = {"files": digests, "thresholds": asdict(thresholds), "projects": list(sources.projects)}
-    out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        found.write_parquet(unfinished, compression="zstd", metadata={"pairmill": canonical_json(origin)})
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            found.write_parquet(unfinished, compression="zstd", metadata={"pairmill": canonical_json(origin)})
+            unfinished.replace(out)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def _find_files(*lists: Sequence[str]) -> list[list[Path]]:
@@ -98,7 +109,11 @@ def _find_files(*lists: Sequence[str]) -> list[list[Path]]:
 
 
 def _expand_pattern(pattern: str) -> list[Path]:
-    paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
+    folder = fixed_folder(pattern)
+    rest = str(Path(pattern).relative_to(folder))
+    is_name = (folder / rest).exists()  # also one with brackets
+    names = [rest] if is_name else sorted(glob.glob(rest, root_dir=folder, recursive=True))  # noqa: PTH207
+    paths = [folder / name for name in names]
     inside = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     wordnet = [file for file in inside if file.name in WORDNET]
     return [file for file in wordnet or inside if file.is_file()]
@@ -111,20 +126,20 @@ def _read_titles(path: Path, projects: Sequence[str]) -> pl.DataFrame:
     """
     views: dict[str, int] = {}
     bad_lines: list[str] = []
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in enumerate(read_lines(path, "replace"), 1):
         fields = line.rstrip("\n").split("\t") if "\t" in line else line.split()
         project, title, count = None, "", ""
         if len(fields) == 2:
             title, count = fields
         elif len(fields) in (4, 6):
             project, title, count = fields[0], fields[1], fields[2 if len(fields) == 4 else 4]
-        if not title or not count.isdecimal():
+        if not title or not count.isdecimal() or len(count) > MAX_DIGITS or "\ufffd" in title:
             bad_lines += [f"line {number}: {line[:80]!r}"] if line.strip() else []
         elif not (projects and project and project not in projects) and not _NAMESPACE.match(title):
             views[title] = views.get(title, 0) + int(count)
     if bad_lines:
         logger.warning(
-            "%s: skipped %d lines without a title and its views; first: %s", path, len(bad_lines), bad_lines[0]
+            "%s: skipped %d lines without a title in UTF-8 and its views; first: %s", path, len(bad_lines), bad_lines[0]
         )
     columns = {"title": list(views), "count": list(views.values()), "source": [path.name] * len(views)}
     return pl.DataFrame(columns, schema=TITLES)

@@ -128,13 +128,15 @@ def merge_queries(
         lemmas: columns lemma, source.
     """
     often = words.filter(pl.col("count") >= thresholds.min_unigram)
-    popular = titles.filter(pl.col("count") >= thresholds.min_views)
+    by_title = titles.group_by(query=_normalise("title"), maintain_order=True)
+    views = by_title.agg(pl.col("count").sum(), pl.col("source").unique(maintain_order=True).str.join(", "))
+    popular = views.filter(pl.col("count") >= thresholds.min_views)
     found = pl.concat(
         [
             pl.DataFrame(schema=QUERIES),
             often.select(query="word", kind=pl.lit("unigram"), count="count", source=pl.lit("text")),
             bigrams.select("query", kind=pl.lit("bigram"), count="count", score="score", source=pl.lit("text")),
-            popular.select(query=_normalise("title"), kind=pl.lit("title"), count="count", source="source"),
+            popular.select("query", "count", "source", kind=pl.lit("title")),
             lemmas.select(query=_normalise("lemma"), kind=pl.lit("lemma"), source="source"),
         ],
         how="diagonal_relaxed",

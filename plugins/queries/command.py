@@ -1,5 +1,6 @@
 """Build lists of queries for filter.balance: `queries build`."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from dataops.errors import ConfigError
 from dataops.formatting import format_counts, format_quantity
 from flows.commands.options import Json
 from flows.commands.output import console, print_json
-from plugins.queries.build import QuerySources, build_queries, write_queries
+from plugins.queries.build import QuerySources, build_queries, check_out, write_queries
 from plugins.queries.building import Thresholds
 
 Several = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
@@ -50,6 +51,9 @@ def build(
     if not (text or titles or lemmas):
         raise ConfigError("no input is given; pass at least one of --text, --titles and --lemmas")
     sources = QuerySources(text, titles, project, lemmas)
+    if not math.isfinite(min_pmi):
+        raise ConfigError(f"--min-pmi is {min_pmi}; it must be a finite number of bits")
+    check_out(out, sources)
     thresholds = Thresholds(min_unigram, min_bigram, min_pmi, min_views, min_chars)
     queries = build_queries(sources, thresholds)
     write_queries(queries, out, sources, thresholds)

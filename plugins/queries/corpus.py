@@ -1,6 +1,7 @@
 """Counts words on all cores, in Wikipedia's page dumps or in lines of any text."""
 
 import bz2
+import codecs
 import gzip
 import html
 import io
@@ -15,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.ahead import take_results
-from dataops.errors import explain_unreadable
+from dataops.errors import UnusableSource, explain_unreadable
 from dataops.regular_files import open_regular
 from plugins.queries.building import BIGRAMS, UNIGRAMS, count_bigrams, count_unigrams, sum_counts
 from tasks.engine.context import worker_pool
@@ -98,7 +99,7 @@ def _read_articles(path: Path) -> Iterator[str]:
     """Yield the text of each article of a dump, in its markup, without talk pages, templates and redirects."""
     text: list[str] | None = None  # lines of the article that is being read
     is_article = True
-    for line in read_lines(path):
+    for line in read_lines(path, "replace"):
         if text is None:
             if "<page>" in line:
                 is_article = True
@@ -128,19 +129,35 @@ def strip_markup(page: str) -> str:
     return page
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file, decompressed by its suffix. Raises: SourceError when it cannot be read."""
+def read_lines(path: Path, errors: str = "strict") -> Iterator[str]:
+    """Yield the lines of a text file, decompressed by its suffix, in UTF-8, or in UTF-16 with a byte-order mark.
+
+    Args:
+        errors: `replace` reads bytes that are no text as U+FFFD.
+
+    Raises: SourceError when it cannot be read.
+    """
+    number = 0
     try:
-        with open_regular(path) as file, _decompress(file, path.suffix) as lines:
-            yield from lines
+        with open_regular(path) as file, _decompress(file, path.suffix, errors) as lines:
+            for number, line in enumerate(lines, 1):
+                if errors == "strict" and "\0" in line:
+                    raise UnusableSource(
+                        f"cannot read {path}: line {number} has NUL characters; save the file in UTF-8"
+                    )
+                yield line
+    except UnicodeDecodeError as error:
+        raise UnusableSource(f"cannot read {path}: it is not in UTF-8 after line {number}; save it in UTF-8") from error
     except (OSError, EOFError) as error:
         raise explain_unreadable(path, error) from error
 
 
-def _decompress(file: BinaryIO, suffix: str) -> TextIO:
+def _decompress(file: BinaryIO, suffix: str, errors: str) -> TextIO:
+    stream: Any = file
     if suffix in (".gz", ".bz2"):
-        return (gzip if suffix == ".gz" else bz2).open(file, "rt", encoding="utf-8", errors="replace")
+        stream = (gzip if suffix == ".gz" else bz2).open(file)
     if suffix == ".zst":
-        stream: Any = pa.CompressedInputStream(pa.PythonFile(file), "zstd")
-        return io.TextIOWrapper(stream, "utf-8", "replace")
-    return io.TextIOWrapper(file, "utf-8", "replace")
+        stream = pa.CompressedInputStream(pa.PythonFile(file), "zstd")
+    buffered = io.BufferedReader(stream)
+    is_utf16 = buffered.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return io.TextIOWrapper(buffered, "utf-16" if is_utf16 else "utf-8-sig", errors)

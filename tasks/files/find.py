@@ -85,7 +85,7 @@ def find_files(patterns: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
 
 def _local_files(pattern: str) -> list[tuple[str, LocalFile]]:
     """Return (absolute path, file) for the files that a pattern names."""
-    folder = _fixed_folder(pattern)
+    folder = fixed_folder(pattern)
     rest = str(Path(pattern).relative_to(folder))
     is_name = (folder / rest).is_file()  # also one with brackets
     names = [rest] if is_name else sorted(glob.glob(rest, root_dir=folder, recursive=True))  # noqa: PTH207
@@ -112,7 +112,7 @@ def file_inputs(files: Sequence[SourceFile]) -> list[Input]:
     return [*inputs, Input(stage=SOURCE_NAMES, key=f"{len(files)} files", digest=names)]
 
 
-def _fixed_folder(pattern: str) -> Path:
+def fixed_folder(pattern: str) -> Path:
     """Return the leading folders of a pattern that have no wildcard, or whose names have brackets as they are written."""
     folder = Path()
     for part in Path(pattern).parts[:-1]:

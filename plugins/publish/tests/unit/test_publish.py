@@ -6,7 +6,7 @@ from dataops.errors import ConfigError, ContractError
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
 from flows.records import RunRecord
-from plugins.publish.publications import list_publications
+from plugins.publish.publications import Publication, list_publications, record_publication
 from plugins.publish.publish import command
 from tasks.checks.check import CheckReport, CheckResult
 from tests.unit.tasks.dataset_chain import packed_in, pair
@@ -57,9 +57,17 @@ def test_blocked_dataset_and_recorded_takedown_are_refused(tmp_path):
     assert list_publications(store) == []
 
 
-def test_place_with_data_of_others_is_refused(tmp_path):
-    _, manifests = packed_in(tmp_path / "store", [pair(n, license=LICENSE) for n in range(3)])
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/theirs.tar").write_bytes(b"x")
-    with pytest.raises(ConfigError, match=r"has data that pairmill did not publish: theirs\.tar; name an empty place"):
-        run(tmp_path, manifests["pack"].key, str(tmp_path / "out"))
+@pytest.mark.parametrize("kind", [None, "model"], ids=["of others", "of a model"])
+def test_place_with_other_data_is_refused(tmp_path, kind):
+    store, manifests = packed_in(tmp_path / "store", [pair(n, license=LICENSE) for n in range(3)])
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / "theirs.tar").write_bytes(b"x")
+    files = [{"name": "theirs.tar", "bytes": 1, "sha256": ""}]
+    fields = {"target": str(place), "kind": kind, "name": "m", "datasets": [], "license": "mit", "is_public": False}
+    if kind:
+        record_publication(store, Publication(**fields, state="complete", began_at="2026-01-01", files=files))
+    wanted = r"has data that pairmill did not publish as a dataset: theirs\.tar; name an empty place"
+    with pytest.raises(ConfigError, match=wanted):
+        run(tmp_path, manifests["pack"].key, str(place))
+    assert (place / "theirs.tar").exists()

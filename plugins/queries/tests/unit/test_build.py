@@ -15,6 +15,7 @@ from dataops.errors import ConfigError, SourceError
 from dataops.text.query_list import QUERIES, read_queries
 from plugins.queries.build import QuerySources, build_queries
 from plugins.queries.building import Thresholds
+from plugins.queries.command import build
 
 LINES = [
     "Vitamin C is big.",
@@ -91,8 +92,10 @@ def test_build_queries_reads_only_the_articles_of_a_dump(tmp_path):
 
 
 def test_build_queries_reads_titles_lemmas_and_word_lists(tmp_path):
-    (tmp_path / "views.tsv").write_text("Red_Kite\t50\nRare\t3\nkite\t99\n\n")
-    views = "en Blue_Kite 7 0\nen Blue_Kite 8 0\nde.m X 1 2 3\nde Drache 99 0\nen Special:Search 99 0\n"
+    (tmp_path / "views.tsv").write_text("Red_Kite\t41\nRare\t3\nkite\t99\n\n")
+    views = (
+        "en red_kite 9 0\nen Blue_Kite 7 0\nen Blue_Kite 8 0\nde.m X 1 2 3\nde Drache 99 0\nen Special:Search 99 0\n"
+    )
     (tmp_path / "pageviews").write_text(views + "en.wikipedia Dog_Kite 12 desktop 88 A8\n")
     wordnet = tmp_path / "dict"
     wordnet.mkdir()
@@ -106,7 +109,8 @@ def test_build_queries_reads_titles_lemmas_and_word_lists(tmp_path):
         lemmas=[wordnet, tmp_path / "extra.txt"],
     )
     rows = {row["query"]: row for row in found.to_dicts()}
-    assert rows["red kite"] == {"query": "red kite", "kind": "title", "count": 50, "score": None, "source": "views.tsv"}
+    assert rows["red kite"]["source"] == "views.tsv, pageviews"
+    assert (rows["red kite"]["kind"], rows["red kite"]["count"], rows["red kite"]["score"]) == ("title", 50, None)
     assert rows["blue kite"]["count"] == 15
     assert rows["dog kite"]["count"] == 88
     assert (rows["kite"]["kind"], rows["kite"]["source"]) == ("unigram", "text, views.tsv, index.noun")
@@ -123,6 +127,36 @@ def test_build_queries_names_unreadable_sources(tmp_path):
     (tmp_path / "bad.gz").write_bytes(gzip.compress(b"kite\n" * 1000)[:-20])
     with pytest.raises(SourceError, match=r"bad\.gz"):
         built(text=[tmp_path / "bad.gz"])
+    out = tmp_path / "bad.gz"
+    for options, message in [
+        ({"min_pmi": math.nan}, "min-pmi is nan"),
+        ({}, "--out .* one of the files that are read"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            build(out=out, text=[str(out)], **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("\ufeffkite\r\ndrake\r\n".encode(), ["drake", "kite"]),
+        ("kite\r\ndrake\r\n".encode("utf-16"), ["drake", "kite"]),
+        ("kite\ndrake\n".encode("utf-16-le"), "line 1 has NUL characters"),
+        ("café\n".encode("latin-1"), "is not in UTF-8 after line 0"),
+        (b"kite\t" + b"9" * 5000 + b"\ndrake\t99\nCaf\xe9\t99\n", ["drake"]),
+    ],
+    ids=["a mark of UTF-8", "UTF-16", "UTF-16 without a mark", "Latin-1", "impossible views"],
+)
+def test_build_queries_reads_files_of_other_systems(tmp_path, content, found):
+    path = tmp_path / "files [1]/list [a].txt"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    files = {"titles" if b"\t" in content else "lemmas": [path]}
+    if isinstance(found, list):
+        assert built(**files)["query"].to_list() == found
+    else:
+        with pytest.raises(SourceError, match=found):
+            built(**files)
 
 
 def test_read_queries_refuses_other_files(tmp_path):
