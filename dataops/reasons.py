@@ -1,4 +1,4 @@
-"""The drop reasons that more than one module names. Loads nothing.
+"""The drop reasons that more than one module names, and the base class of errors that have one. Loads nothing.
 
 Each name is a constant here, or in the one object that drops for it: a rule, a step, a hook. Their
 meanings are in tasks/reports/drop_reasons.py; tests/unit/test_names.py finds a second place of a
@@ -51,3 +51,11 @@ class Reason:
     NEAR_DUPLICATE = "near_duplicate"
     EVALUATION_OVERLAP = "evaluation_overlap"
     OPT_OUT_LIST = "opt_out_list"
+
+
+class Unusable(ValueError):
+    """Bytes or texts that cannot be used. `reason` is a stable class; the message is it alone, or `reason: detail`."""
+
+    def __init__(self, reason: str, detail: str | None = None):
+        super().__init__(reason if detail is None else f"{reason}: {detail}")
+        self.reason = reason

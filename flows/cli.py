@@ -1,10 +1,10 @@
-"""Entry of the `pairmill` command: it ends quietly on Ctrl-C, and when nobody reads its output.
+"""Entry of the `pairmill` command: it ends quietly on Ctrl-C and when nobody reads its output, and reports output
+that cannot be written.
 
 It imports nothing heavy, so that it handles a Ctrl-C while Python imports the rest.
 """
 
 import os
-import select
 import signal
 import sys
 from contextlib import suppress
@@ -14,6 +14,9 @@ INTERRUPTED = 128 + signal.SIGINT
 """Exit code after Ctrl-C, as shells have it."""
 UNREAD = 128 + signal.SIGPIPE
 """Exit code when the reader of the output has ended, as in `pairmill runs | head -1`; shells have it of other tools."""
+
+UNWRITTEN = 75
+"""Exit code when the output cannot be written, such as to a full disk: a rerun may succeed."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,13 +37,19 @@ def main(arguments: list[str] | None = None) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
     except KeyboardInterrupt:
-        _report_interrupt()
-        _discard_unread_output()
+        _report("interrupted")
+        _discard_unwritable_output()
         code = INTERRUPTED
-    except (BrokenPipeError, SystemExit) as error:  # Rich raises SystemExit where its output has no reader
-        if not _discard_unread_output() and isinstance(error, BrokenPipeError):
+    except SystemExit:  # Rich raises it where its output has no reader
+        _discard_unwritable_output()
+        code = UNREAD
+    except OSError:
+        if (failure := _discard_unwritable_output(b"\n")) is None:
             raise
         code = UNREAD
+        if not isinstance(failure, BrokenPipeError):
+            _report(f"cannot write the output: {failure.strerror}")
+            code = UNWRITTEN
     if handles_interrupt:
         signal.signal(signal.SIGINT, _end_now)  # what libraries do at the end of a process can be left out
     sys.exit(code)
@@ -57,27 +66,32 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _end_now(number: int, frame: FrameType | None) -> None:
-    _report_interrupt()
+    _report("interrupted")
     os._exit(INTERRUPTED)
 
 
-def _report_interrupt() -> None:
+def _report(text: str) -> None:
     with suppress(OSError):  # nobody reads it
-        os.write(2, b"pairmill: interrupted\n")
+        os.write(2, f"pairmill: {text}\n".encode())
 
 
-def _discard_unread_output() -> bool:
-    """Return whether standard output or error is a pipe without a reader; the rest of such output is discarded."""
-    is_unread = False
+def _discard_unwritable_output(probe: bytes = b"") -> OSError | None:
+    """Discard what is left for standard output and error where one of them cannot be written; return why, or None.
+
+    Args:
+        probe: is written too, since a stream forgets text that it could not write.
+    """
+    failure = None
     for stream in (sys.stdout, sys.stderr):
-        poll = select.poll()
-        poll.register(stream, 0)  # a lost reader is always reported
-        if poll.poll(0):
-            is_unread = True
+        try:
+            stream.flush()
+            os.write(stream.fileno(), probe)
+        except OSError as error:
+            failure, probe = failure or error, b""
             discard = os.open(os.devnull, os.O_WRONLY)
             os.dup2(discard, stream.fileno())
             os.close(discard)
-    return is_unread
+    return failure
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ All problems are reported together, each with its path, the value and what is al
 environment; a config with a secret is refused, so none can reach a manifest or a Prefect parameter.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, get_type_hints
@@ -56,6 +57,7 @@ from tasks.pack.config import PackConfig
 from tasks.register.config import RegisterConfig
 from training.config import TrainConfig
 
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _DEFAULT_STORE = f"{HOME_NAME}/store"
 
 
@@ -148,7 +150,7 @@ _TABLES = {"extract": "source", "register": "register_"}
 class RunConfig(FrozenModel):
     """The config of one run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(pattern=_NAME)
     """Name of the run's MLflow experiment, and prefix of its run ids."""
     seed: Seed = 0
     """Seed of every random choice."""
@@ -173,7 +175,7 @@ class RunConfig(FrozenModel):
         register = values.get("register", {}) if isinstance(values, Mapping) else None
         if isinstance(register, Mapping) and "model_name" not in register:
             name = values.get("name")
-            is_valid = isinstance(name, str) and name  # else the name is the only problem
+            is_valid = isinstance(name, str) and re.match(_NAME, name)  # else the name is the only problem
             return {**values, "register": {**register, "model_name": name if is_valid else "unnamed"}}
         return values
 
@@ -400,15 +402,15 @@ def _problems_outside(
     problems += find_signer_problems(tables, lambda: check("download")[0])
     if (evaluate := tables.get("evaluate")) is not None and evaluate.suite is None:
         problems += _problems_without_suite(train, tables.get("register_"))
-    elif evaluate is not None and (register := tables.get("register_")) is not None:
-        problems += _find_unknown_tasks(evaluate, register)
+    elif evaluate is not None:
+        problems += _find_suite_problems(evaluate, tables.get("register_"))
     return problems
 
 
 def _requests_images(table: object) -> bool:
-    """Return whether the images of a table of `[source]` are requested; the table may be wrong."""
+    """Return whether the images of a table of `[source]` are requested; the table may be wrong, and its kind unknown."""
     if not isinstance(table, Mapping) or (kind := SOURCE_KINDS.get(str(table.get("kind")))) is None:
-        return True
+        return False
     return kind.model_construct(**table).requests_images
 
 
@@ -450,11 +452,12 @@ def _problems_without_suite(train: TrainConfig | None, register: RegisterConfig 
     return [f"{key}: {remedy}" for key, is_set in needing.items() if is_set]
 
 
-def _find_unknown_tasks(evaluate: EvaluateConfig, register: RegisterConfig) -> list[str]:
-    """Return the tasks of the gate that the suite lacks, before days of training."""
-    if evaluate.problems():
-        return []
-    tasks = [task.name for task in evaluate.load().tasks]
+def _find_suite_problems(evaluate: EvaluateConfig, register: RegisterConfig | None) -> list[str]:
+    """Return what is wrong with the suite, or the tasks of the gate that it lacks, before days of training."""
+    tasks: list[str] = []
+    wrong = problems_of("evaluate.suite", lambda: tasks.extend(task.name for task in evaluate.load().tasks))
+    if wrong or register is None:
+        return wrong
     named = {"floors": [floor.partition("/")[0] for floor in register.floors], "not_worse": register.not_worse}
     return [
         f"register.{key}: {evaluate.suite} has no task {name!r}; there are {', '.join(tasks)}"

@@ -9,6 +9,7 @@ from typing import Any
 import brotli
 
 from dataops.archives.members import ZSTD
+from dataops.reasons import Unusable
 from dataops.rights.signals import find_in_headers
 
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)?\s+(\d{3})\b", re.IGNORECASE)
@@ -27,12 +28,8 @@ _ZSTD_FRAME = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")  # or a s
 _UNREADABLE = (zlib.error, ZSTD.error)
 
 
-class BadBody(ValueError):
+class BadBody(Unusable):
     """Raised for a record without a readable response; `reason` is its name in the manifest's counts."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True)

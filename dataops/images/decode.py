@@ -22,18 +22,14 @@ from dataops.images.kinds import KINDS, sniff
 from dataops.images.orientation import parse_orientation, read_orientation, turn_image, turn_pixels
 from dataops.images.rgb import convert_to_rgb
 from dataops.images.structure import TooComplex, check_scans, cut_metadata, read_scans, read_segments
-from dataops.reasons import Reason
+from dataops.reasons import Reason, Unusable
 
 MAX_AREA = 1 << 26
 """Default maximum number of pixels of a decoded image: 200 MB, and up to 1.3 GB while it is decoded."""
 
 
-class ImageRefused(ValueError):
+class ImageRefused(Unusable):
     """Bytes that cannot be used as an image. `reason` is a stable class; the message is `reason: detail`."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dataops.kernels.compiled import compiled
-from dataops.reasons import Reason
+from dataops.reasons import Reason, Unusable
 
 LICENSE, LABELLED, CAPTION = 1, 2, 4
 """Bits for what the attributes of a tag may show: that it links to a licence; that another element is its label; that its
@@ -226,12 +226,8 @@ SOUGHT_TAGS = ("img", "amp-img", "base", "meta", "noscript", "figcaption", "pict
 """Names of the tags whose occurrence is reported; `<image>` is read as `<img>`."""
 
 
-class BadPage(ValueError):
+class BadPage(Unusable):
     """Raised for a page that cannot be parsed; `reason` is its name in the manifest's counts: too_complex."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
 
 
 class Reader(IntEnum):

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 import idna
 
 from dataops.errors import ConfigError
-from dataops.reasons import Reason
+from dataops.reasons import Reason, Unusable
 from dataops.regular_files import check_regular
 
 if TYPE_CHECKING:
@@ -55,12 +55,8 @@ OWN_IMAGES = "source://"
 """Beginning of the URL of an image that no host serves. `source://photos/cats/1.jpg` is cats/1.jpg of the source photos."""
 
 
-class BadUrl(ValueError):
+class BadUrl(Unusable):
     """Raised for an unusable URL; `reason` is its drop_reason: no_url, data_url, not_http, bad_url or url_too_long."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
 
 
 def canonicalise_url(reference: str, base: str, max_chars: int) -> str:

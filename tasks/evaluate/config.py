@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from dataops.config import PATH, StageConfig, problems_of
+from dataops.config import PATH, StageConfig
 from dataops.errors import ConfigError
 from training.evaluation.suite import Suite, load_suite
 
@@ -39,7 +39,3 @@ class EvaluateConfig(StageConfig):
                 "is not set; set it to a TOML file with your evaluation sets (docs/evaluate/evaluation.md)"
             )
         return load_suite(self.suite, self.data)
-
-    def problems(self) -> list[str]:
-        """Return what is wrong with the suite, if there is one."""
-        return problems_of("suite", self.load) if self.suite is not None else []

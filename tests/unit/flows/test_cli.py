@@ -1,5 +1,4 @@
 import os
-import signal
 import subprocess
 import sys
 import tomllib
@@ -18,10 +17,6 @@ class Interrupter:
 sys.meta_path.insert(0, Interrupter())
 sys.argv = ["pairmill", "runs"]
 """
-STARTS = {
-    "module": "runpy.run_module('flows.cli', run_name='__main__')",
-    "console script": "from flows.cli import main; main()",
-}
 COMMAND = """
 import json, os, signal, socket, sys, time, types
 from flows.cli import main
@@ -31,40 +26,43 @@ def run_command(arguments):
 sys.modules["flows.app"] = types.SimpleNamespace(run_command=run_command, use_process_settings=lambda: None)
 main()
 """
+INTERRUPTS = {
+    "imports of the module": INTERRUPT_IMPORT + "runpy.run_module('flows.cli', run_name='__main__')",
+    "imports of the console script": INTERRUPT_IMPORT + "from flows.cli import main; main()",
+    "work": COMMAND.format(work="os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"),
+}
 PRINTS = {
     "buffered": "sys.stdout.write('x')",
     "flushed": "print('x' * 100_000, flush=True)",
     "by Rich": "from rich.console import Console; Console().print('x')",
     "errors by Rich": "from rich.console import Console; Console(stderr=True).print('x'); print('x')",
 }
+UNWRITTEN = "pairmill: cannot write the output: No space left on device\n"
 
 
-def start(code, **options):
+def start(code, stdout=subprocess.PIPE, stderr=subprocess.PIPE):
     """Run code in a process as a user would, with buffered output."""
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": ""}
     command = [sys.executable, "-c", code]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.run(command, env=environment, text=True, check=False, **options)
+    return subprocess.run(command, env=environment, text=True, check=False, stdout=stdout, stderr=stderr)
 
 
-@pytest.mark.parametrize("way", STARTS)
-def test_interrupt_while_python_imports_the_command_prints_no_traceback(way):
-    done = start(INTERRUPT_IMPORT + STARTS[way])
+@pytest.mark.parametrize("kind", INTERRUPTS)
+def test_interrupt_prints_no_traceback(kind):
+    done = start(INTERRUPTS[kind])
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "pairmill: interrupted\n")
 
 
-def test_interrupt_of_a_command_prints_no_traceback():
-    done = start(COMMAND.format(work="os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"))
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "pairmill: interrupted\n")
-
-
+@pytest.mark.parametrize(("full", "code", "message"), [(False, 141, ""), (True, 75, UNWRITTEN)])
 @pytest.mark.parametrize("kind", PRINTS)
-def test_output_without_a_reader_ends_the_command_quietly(kind):
+def test_output_that_cannot_be_written_ends_the_command_without_a_traceback(kind, full, code, message):
     reader, writer = os.pipe()
     os.close(reader)
-    done = start(COMMAND.format(work=PRINTS[kind]), stdout=writer, **({"stderr": writer} if "errors" in kind else {}))
+    if full:
+        writer = os.open("/dev/full", os.O_WRONLY)
+    done = start(COMMAND.format(work=PRINTS[kind]), writer, writer if "errors" in kind else subprocess.PIPE)
     os.close(writer)
-    assert (done.returncode, done.stderr or "") == (128 + signal.SIGPIPE, "")
+    assert (done.returncode, done.stderr) == (code, None if "errors" in kind else message)
 
 
 def test_entry_of_the_console_script_imports_no_dependency():

@@ -1,9 +1,11 @@
 import tomllib
+from unittest.mock import Mock
 
 import pytest
 
 from dataops.errors import ConfigError
 from flows.config import RunConfig, check_config, load_config
+from training.evaluation.suite import load_suite
 
 
 @pytest.fixture
@@ -75,13 +77,16 @@ def test_settings_that_need_a_suite_are_errors_without_one(write):
     assert load_config(write(evaluate=""), settings[1:], until="train")
 
 
-def test_tasks_of_the_gate_that_the_suite_lacks_are_errors(write):
+def test_tasks_of_the_gate_that_the_suite_lacks_are_errors(write, monkeypatch):
+    read = Mock(wraps=load_suite)
+    monkeypatch.setattr("tasks.evaluate.config.load_suite", read)
     settings = ('register.floors={"sets/top1"=0.2, "set/top1"=0.1}', 'register.not_worse=["set", "other"]')
     with pytest.raises(ConfigError) as caught:
         load_config(write(), settings)
     found = [line.strip() for line in str(caught.value).splitlines() if "register." in line]
     assert [line.partition(":")[0] for line in found] == ["register.floors", "register.not_worse"]
     assert all("has no task" in line and "; there are set (--set)" in line for line in found)
+    assert read.call_count == 1
 
 
 def test_download_needs_a_contact(write):
@@ -95,6 +100,11 @@ def test_download_needs_a_contact(write):
             load_config(path, until=until)
     assert load_config(path, ['download.connect_to={"a.test" = "127.0.0.1:80"}'])
     assert load_config(path, ["download.contact=https://example.org/bot"])
+
+
+def test_one_mistake_is_one_problem(write):
+    with pytest.raises(ConfigError, match=r"2 problems.*\n  name: .*\n  source\.kind: "):
+        load_config(write(download="", register=""), ["name=x!", "source.kind=wet"])
 
 
 def test_a_number_that_is_not_finite_is_a_problem(write):

@@ -14,6 +14,13 @@ from tasks.register.documents import describe_snapshot
 from tests.manifests import build_manifest
 
 
+def put_model(folder, tmp_path):
+    draft = Draft(FolderStore(tmp_path / "store"), "train", "0123456789abcdef")
+    parts = [draft.put_file(path.name, path) for path in sorted(folder.iterdir())]
+    draft.commit(build_manifest("train", parts, key=draft.key))
+    return draft
+
+
 def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(finished_model, tmp_path, read_json, monkeypatch):
     def in_process(module, job, folder, **_):
         folder.mkdir(parents=True)
@@ -21,14 +28,11 @@ def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(finished_model
         assert import_module(module).main([str(folder / "job.json")]) == 0
 
     monkeypatch.setattr("tasks.models.export.run_job", in_process)
-    store = FolderStore(tmp_path / "store")
-    draft = Draft(store, "train", "0123456789abcdef")
-    parts = [draft.put_file(path.name, path) for path in sorted(finished_model.iterdir())]
-    draft.commit(build_manifest("train", parts, key=draft.key))
+    draft = put_model(finished_model, tmp_path)
     exported = {}
     for name, model in (("a", str(finished_model)), ("b", draft.key)):
         out = tmp_path / name
-        assert export(model, format="open_clip", out=out, store=store.uri, json=True) == 0
+        assert export(model, format="open_clip", out=out, store=draft.store.uri, json=True) == 0
         report = read_json()
         assert [file["name"] for file in report["files"]] == sorted(path.name for path in out.iterdir())
         exported[name] = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -70,10 +74,7 @@ def test_what_cannot_be_exported_is_refused_before_a_model_is_fetched_or_a_job_s
         shutil.copytree(finished_model, folder)
     (sigmoid / "model.json").write_text(json.dumps(card))
     (other / "model.json").unlink()
-    store = FolderStore(tmp_path / "store")
-    draft = Draft(store, "train", "0123456789abcdef")
-    parts = [draft.put_file(path.name, path) for path in sorted(finished_model.iterdir())]
-    draft.commit(build_manifest("train", parts, key=draft.key))
+    draft = put_model(finished_model, tmp_path)
     monkeypatch.setattr(FolderStore, "local", _fail)
     for model, form, problem in (
         ("models:/never-asked-for/1", "caffe", "there is no 'caffe' among the exporters; there are hf, "),
@@ -84,5 +85,5 @@ def test_what_cannot_be_exported_is_refused_before_a_model_is_fetched_or_a_job_s
         (str(finished_model / "model.safetensors"), "open_clip", "has no model.safetensors, model.json"),
     ):
         with pytest.raises(ConfigError, match=problem):
-            export(model, format=form, out=tmp_path / "out", store=store.uri)
+            export(model, format=form, out=tmp_path / "out", store=draft.store.uri)
     assert not (tmp_path / "out").exists()
