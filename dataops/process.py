@@ -53,13 +53,13 @@ def process_fingerprint(pid: int, proc: Path = PROC) -> str | None:
 
 def cpu_seconds() -> float:
     """Return the CPU time of this process and of its children that have ended, in seconds."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, kinds))
+    return sum(os.times()[:4])
 
 
 def processor_name() -> str:
-    """Return the name of this machine's processor, as its system has it."""
-    return _read_cpuinfo("model name") or platform.processor() or platform.machine()
+    """Return the name of this machine's processor with its family and model: a cloud's names are short ("AMD EPYC")."""
+    parts = map(_read_cpuinfo, ("model name", "cpu family", "model\t"))
+    return " ".join(parts).strip() or platform.machine()
 
 
 def _read_cpuinfo(key: str) -> str:
