@@ -10,6 +10,7 @@ import re
 import signal
 import time
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,8 +103,7 @@ def _evaluate(node, strings):
 
 # Worst cases ------------------------------------------------------------------------------------------------------------
 
-PARSER = re._parser
-OP = re._constants
+PARSER, OP = import_module("re._parser"), import_module("re._constants")
 REPEATS = (OP.MAX_REPEAT, OP.MIN_REPEAT, OP.POSSESSIVE_REPEAT)
 SUFFIXES = ("", "\x00", "!", "\n", " x")
 CANDIDATES = "aA0 -_.:;,/<>=\"'\t\n\r\x00é!@#%&*+?^$|~`(){}[]\\b"
@@ -207,14 +207,12 @@ def find_slow_text(expression):
     pattern = expression.pattern
     source = pattern.pattern if isinstance(pattern.pattern, str) else pattern.pattern.decode("latin-1")
     for start, unit, end in dict.fromkeys(worst_cases(PARSER.parse(source, pattern.flags))):
-        short, text = (start + unit * (chars // len(unit)) + end for chars in (CHARS // 10, CHARS))
+        short, text = (start + unit * (chars // len(unit)) + end for chars in (CHARS // 4, CHARS))
         for _ in range(2):  # the timer counts other threads of the process too
             with suppress(TimeoutError):
                 with stop_after(SECONDS):
                     took = _search(expression, short)
-                with stop_after(
-                    max(SECONDS, 40 * took)
-                ):  # of ten times the text, a quadratic search takes 100 times as long
+                with stop_after(max(SECONDS, 8 * took)):  # four times the text: 16 times as long if quadratic
                     if took > SECONDS / 500:
                         _search(expression, text)
                 break

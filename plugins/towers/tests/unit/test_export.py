@@ -71,13 +71,10 @@ def assert_open_clip_has_equal_logits(loaded, folder):
     torch.testing.assert_close(per_image, ours, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "pooling"), [("tf_efficientnet_lite0", "mean_tokens"), ("resnet18", "cls_token")]
-)
-def test_open_clip_loads_towers_as_its_own_with_equal_logits(tmp_path, architecture, pooling):
-    write_backbone(tmp_path / "net.safetensors", architecture, 32)
-    write_bert(tmp_path / "bert", pooling=pooling)
-    image = table_of(tmp_path / "net.safetensors", architecture=architecture)
+def test_open_clip_loads_towers_as_its_own_with_equal_logits(tmp_path):
+    write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
+    write_bert(tmp_path / "bert", pooling="cls_token")
+    image = table_of(tmp_path / "net.safetensors", architecture="resnet18")
     text = table_of(tmp_path / "bert", kind="bert", projector_layers=0)
     norm = {"projector_norm": False}
     assert_open_clip_has_equal_logits(finish(tmp_path / "m", image | norm, text | norm, 32), tmp_path / "out")

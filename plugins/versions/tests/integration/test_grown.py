@@ -16,12 +16,17 @@ __all__ = ["web"]  # a fixture
 pytestmark = pytest.mark.timeout(300)
 
 
+def begin_anew(web, folder):
+    run(configured(web, folder, grow={"base": 0}), folder)
+    store = FolderStore(folder / "store")
+    [anew] = list_newest(store)
+    return store, anew
+
+
 def test_difference_of_a_version_that_began_anew_is_that_of_the_uids(web, tmp_path, read_json):
     for number, night in enumerate(NIGHTS, 1):
         run_night(web, tmp_path, number, night)
-    run(configured(web, tmp_path, grow={"base": 0}), tmp_path)
-    store = FolderStore(tmp_path / "store")
-    [anew] = list_newest(store)
+    store, anew = begin_anew(web, tmp_path)
     grown = load_version(store, anew.line, len(NIGHTS))
     ours, theirs = (list_uids(store, find_packs(store, one)) for one in (grown, anew))
     rows = tmp_path / "rows.parquet"
@@ -44,9 +49,7 @@ def test_a_row_that_a_night_without_a_new_pair_dropped_has_its_reason(web, tmp_p
     url = NIGHTS[0][0][0].replace("1.png", "1-again.png")
     caption = "A much longer caption of the first drawing of this night, which one run would keep"
     run_night(web, tmp_path, 2, [(url, caption)])
-    run(configured(web, tmp_path, grow={"base": 0}), tmp_path)
-    store = FolderStore(tmp_path / "store")
-    [anew] = list_newest(store)
+    store, anew = begin_anew(web, tmp_path)
     diff(f"{anew.line}/2", anew.name, store=store.uri, json=True)
     printed = read_json()
     assert printed["added"]["why"] == [{"stage": "curate", "reason": "exact_duplicate", "rows": 1}]

@@ -16,10 +16,14 @@ def changed_pairs():
     return [*pairs, pair(8, "near_duplicate"), pair(200)]
 
 
+def compared(store, *chains):
+    return compare_datasets(*(of_snapshot(one["pack"], store) for one in chains))
+
+
 def test_compare_datasets_returns_each_added_and_removed_row_with_its_stage_and_reason(tmp_path):
     store, first = packed_in(tmp_path, [*some_pairs(), *dropped_pairs()], shard_size=6)
     _, second = packed_in(tmp_path, changed_pairs(), shard_size=4, seed=1, settings={"min_chars": 9})
-    found = compare_datasets(of_snapshot(first["pack"], store), of_snapshot(second["pack"], store))
+    found = compared(store, first, second)
     assert found.added.why == {
         ("curate", "near_duplicate"): 1, ("curate", "too_small"): 1, ("extract", "not_in_source"): 1,
     }  # fmt: skip
@@ -43,15 +47,13 @@ def test_compare_datasets_returns_each_added_and_removed_row_with_its_stage_and_
 def test_compare_datasets_returns_the_latest_stage_when_rows_of_a_uid_are_dropped_at_several(tmp_path):
     store, first = packed_in(tmp_path, [pair(0), pair(1)])
     _, second = packed_in(tmp_path, [pair(0), pair(1, "too_small"), pair(1, "duplicate_uid", "filter")])
-    assert compare_datasets(of_snapshot(first["pack"], store), of_snapshot(second["pack"], store)).removed.why == {
-        ("curate", "too_small"): 1
-    }
+    assert compared(store, first, second).removed.why == {("curate", "too_small"): 1}
 
 
 def test_compare_datasets_counts_common_rows_whose_image_changed(tmp_path):
     store, first = packed_in(tmp_path, [pair(n) for n in range(4)])
     _, second = packed_in(tmp_path, [pair(n, sha256=f"{n // 3:064x}") for n in range(4)])
-    found = compare_datasets(of_snapshot(first["pack"], store), of_snapshot(second["pack"], store))
+    found = compared(store, first, second)
     assert (found.common, found.changed) == (4, 3)
 
 
@@ -59,5 +61,5 @@ def test_compare_datasets_returns_an_unknown_reason_when_a_snapshot_was_deleted(
     store, first = packed_in(tmp_path, [pair(0), pair(1), pair(2)])
     _, second = packed_in(tmp_path, [pair(0), pair(1, "too_small"), pair(2, "no_text", "extract")])
     store.delete_tree(f"extract/{second['extract'].key}")
-    found = compare_datasets(of_snapshot(first["pack"], store), of_snapshot(second["pack"], store))
+    found = compared(store, first, second)
     assert found.removed.why == {("", "unknown"): 1, ("curate", "too_small"): 1}

@@ -46,9 +46,9 @@ def square(draft, task):
     return Record(task=task.id, parts=[part], counts=Counts(input=1, kept=1))
 
 
-def make_squares(work):
+def make_squares(work, make_one=square, **options):
     tasks = [Number(n, work.config.log) for n in range(work.config.count)]
-    return StageOutput(*merge_records(map_parts(square, tasks, work.draft, work.context)))
+    return StageOutput(*merge_records(map_parts(make_one, tasks, work.draft, work.context, **options)))
 
 
 SQUARES = Stage("filter", 1, make_squares, external_inputs=lambda config: [Input(stage="source", key="s", digest="d")])

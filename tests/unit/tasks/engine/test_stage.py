@@ -6,6 +6,7 @@ import random
 import subprocess
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,11 +18,11 @@ from dataops.schema import uid
 from dataops.snapshot import Counts, Draft, Record
 from dataops.store import FolderStore
 from tasks.engine.context import Context, TaskLimits
-from tasks.engine.map_parts import TaskOrder, map_parts, shared_workers
-from tasks.engine.stage import Stage, StageOutput, discard, make, merge_records, plan, reuse
+from tasks.engine.map_parts import TaskOrder, shared_workers
+from tasks.engine.stage import Stage, StageOutput, discard, make, plan, reuse
 from tests.inline_executor import InlineExecutor, inline_context
 from tests.simulated_cluster import Faults, SimulatedCluster, make_at_any_price
-from tests.unit.tasks.engine.squares import SQUARES, Number, SquareConfig, done, square
+from tests.unit.tasks.engine.squares import SQUARES, SquareConfig, done, make_squares
 
 
 @pytest.fixture
@@ -152,15 +153,12 @@ def test_a_task_that_was_out_of_memory_runs_again_with_more_where_the_pool_can_r
     assert [span.how for span in cluster.spans if span.task == "part-00003"] == ["out of memory", "finished"]
 
 
-def make_chains(work):
-    """Make squares in four chains, as a download asks four hosts: one task of a chain at a time."""
-    tasks = [Number(n, work.config.log) for n in range(work.config.count)]
-    order = TaskOrder(lambda task: f"host {task.value % 4}", ahead=1, copies=False)
-    return StageOutput(*merge_records(map_parts(square, tasks, work.draft, work.context, order=order)))
-
-
 def test_a_chain_goes_on_when_workers_die_in_its_midst_and_never_has_two_tasks_at_a_time():
-    planned = plan(Stage("filter", 1, make_chains), SquareConfig(log=os.devnull, count=80), 0, [])
+    """Four chains, as a download asks four hosts: one task of a chain at a time."""
+    order = TaskOrder(lambda task: f"host {int(task.id[-5:]) % 4}", ahead=1, copies=False)
+    planned = plan(
+        Stage("filter", 1, partial(make_squares, order=order)), SquareConfig(log=os.devnull, count=80), 0, []
+    )
     faults = Faults(20, 0.1, slow_per_minute=0.01, hungry=0.2, hung=0)
     cluster = SimulatedCluster(faults, minute)
     assert make_at_any_price(planned, cluster, TaskLimits(), ()).counts.kept == 80
@@ -233,9 +231,4 @@ def heavy(draft, task):
     return Record(task=task.id, parts=[part], counts=Counts(input=1, kept=1))
 
 
-def make_heavy(work):
-    tasks = [Number(n, work.config.log) for n in range(work.config.count)]
-    return StageOutput(*merge_records(map_parts(heavy, tasks, work.draft, work.context)))
-
-
-BALLAST = Stage("filter", 1, make_heavy)
+BALLAST = Stage("filter", 1, partial(make_squares, make_one=heavy))
