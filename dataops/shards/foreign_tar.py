@@ -21,13 +21,6 @@ class _CheckedHeader(tarfile.TarInfo):
     """A header that is an error if it is damaged or missing; tarfile would end there, as if the file were whole."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_CheckedHeader":
-        found = super().frombuf(buf, encoding, errors)
-        if found.type in _EXTENSIONS and found.size > MAX_EXTENSION_BYTES:
-            raise HeaderError(f"an extension of {found.size:,} bytes")
-        return found
-
-    @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> tarfile.TarInfo:
         at = tarfile.offset
         try:
@@ -38,6 +31,12 @@ class _CheckedHeader(tarfile.TarInfo):
             raise
         except HeaderError as error:
             raise ReadError(f"damaged or truncated at byte {at:,}: {error}") from error
+
+    # The entry that tarfile leaves to subclasses; newer patch releases (Debian's 3.13.5, 3.14.8) call no public frombuf.
+    def _proc_member(self, tarfile: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _EXTENSIONS and self.size > MAX_EXTENSION_BYTES:
+            raise HeaderError(f"an extension of {self.size:,} bytes")
+        return super()._proc_member(tarfile)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def open_foreign_tar(file: BinaryIO, mode: Literal["r|", "r:"]) -> tarfile.TarFile:

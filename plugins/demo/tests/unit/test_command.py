@@ -14,5 +14,5 @@ def test_settings_replace_values_and_keep_the_comments():
         "evaluate": {"lr": 3, "data": "ü"},
     }
     assert "# two tables" in changed
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="not in list"):
         apply_settings(config, ["nothing.x=1"])
