@@ -76,7 +76,8 @@ class S3Store(Store):
 
     def __init__(self, bucket: str, prefix: str, transfers: Transfers | None = None):
         self.bucket, self.prefix, self.transfers = bucket, prefix.strip("/"), transfers or Transfers()
-        self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
+        self._root = f"{self.prefix}/" if self.prefix else ""
+        self.uri = f"s3://{bucket}/{self._root}".rstrip("/")
         # Few attempts of boto: S3Requests retries, logs, and distinguishes transient failures.
         config = Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=5, read_timeout=60)
         try:
@@ -92,7 +93,7 @@ class S3Store(Store):
         return S3Store, (self.bucket, self.prefix, self.transfers)
 
     def _key(self, name: str) -> str:
-        return f"{self.prefix}/{check_name(name)}" if self.prefix else check_name(name)
+        return self._root + check_name(name)
 
     def _at(self, name: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self._key(name)}
@@ -246,8 +247,8 @@ class S3Store(Store):
             raise StorageError(f"no such object: {source} in {self.where}")
 
     def entries(self, prefix: str) -> list[Entry]:
-        base = self._key(prefix) + "/" if prefix else (f"{self.prefix}/" if self.prefix else "")
-        cut = len(self.prefix) + 1 if self.prefix else 0
+        base = self._key(f"{prefix}/") if prefix else self._root
+        cut = len(self._root)
 
         def pages() -> list[Entry]:
             listed = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=base)
@@ -274,7 +275,7 @@ class S3Store(Store):
         self.delete([*self.names(prefix), prefix])
 
     def sweep(self, prefix: str, older_than_seconds: float = 0.0) -> int:
-        base = self._key(prefix) + "/" if prefix else (f"{self.prefix}/" if self.prefix else "")
+        base = self._key(f"{prefix}/") if prefix else self._root
 
         def abort() -> int:
             swept = 0

@@ -65,6 +65,8 @@ class Report(BaseModel):
     """Keys of dataset versions that held removed pairs, with those of their next versions."""
     unmatched: tuple[str, ...] | None = None
     """Targets that matched no pair and no raw image in any call; None if there was no call yet."""
+    datasets: list[dict[str, object]] = []
+    """The datasets that held removed pairs, for the next call of the request."""
 
 
 def report_name(digest: str) -> str:

@@ -195,14 +195,8 @@ def _begin(
     uids = {uid for one in found for uid in one.uids}.union(earlier.uids, find_uids_by_phash(lineage, search, targets))
     head = {"store": store.uri, "request": request.model_dump(mode="json") | {"digest": request.digest, "new": new}}
     held = {one.dataset.key for one in found}
-    reported = [one for one in _load_datasets(seen, request) if one["dataset"] not in held]
+    reported = [one for one in earlier.datasets if one["dataset"] not in held]
     return _Begun(request, targets, log, outcomes, uids, earlier, head, tag_again(request, reported))
-
-
-def _load_datasets(store: Store, request: Request) -> list[dict[str, Any]]:
-    """Return the datasets of the report of an earlier call, which `load_report` has validated otherwise."""
-    data = store.find(report_name(request.digest))
-    return json.loads(data).get("datasets", []) if data else []
 
 
 def _collect(call: _Call, begun: Sequence[_Begun], store: Store, lineage: Lineage, search: Search) -> Erasure:

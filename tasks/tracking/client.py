@@ -80,7 +80,8 @@ def mlflow_errors() -> Iterator[None]:
     except RestException as error:
         reason = redact(str(error))
         if error.get_http_status_code() in (400, 401, 403, 404, 409):
-            raise ConfigError(f"MLflow at {uri} refused the request: {reason}") from error
+            remedy = "; `pairmill models` lists the registered models" if "Model" in reason else ""
+            raise ConfigError(f"MLflow at {uri} refused the request: {reason}{remedy}") from error
         raise ServiceError(f"MLflow at {uri} failed: {reason}") from error
     except (MlflowException, RequestException) as error:
         reason = redact(str(error)).splitlines()[0][:500]

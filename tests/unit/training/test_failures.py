@@ -48,6 +48,17 @@ def test_failures_of_machines_are_retryable(error, kind):
         assert "run the job again" in str(explained)
 
 
+def run_failing(error, tmp_path):
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"output": str(tmp_path / "out")}))
+
+    def run(_):
+        raise error
+
+    code = job.run_command([str(path)], job.RanksJob, run)
+    return code, json.loads((tmp_path / "out" / "failure.json").read_text())
+
+
 @pytest.mark.parametrize(
     ("error", "cause", "remedy"),
     [
@@ -83,15 +94,8 @@ def test_failures_of_machines_are_retryable(error, kind):
 )  # fmt: skip
 def test_failures_that_never_heal_are_config_errors_with_a_remedy(error, cause, remedy, tmp_path):
     """They may come from anywhere in a job: placing the model, an upload, a restored checkpoint, an export."""
-    path = tmp_path / "job.json"
-    path.write_text(json.dumps({"output": str(tmp_path / "out")}))
-
-    def run(_):
-        raise error
-
-    assert job.run_command([str(path)], job.RanksJob, run) == 2
-    failure = json.loads((tmp_path / "out" / "failure.json").read_text())
-    assert failure["exit_code"] == 2
+    code, failure = run_failing(error, tmp_path)
+    assert code == failure["exit_code"] == 2
     assert cause in failure["message"]
     assert remedy in failure["message"]
 
@@ -118,15 +122,9 @@ def test_a_failed_gpu_is_named_with_its_xid(tmp_path):
 
 
 def test_a_lost_rank_does_not_hide_the_cause(tmp_path):
-    path = tmp_path / "job.json"
-    path.write_text(json.dumps({"output": str(tmp_path / "out")}))
-
     def end(error):
-        def run(_):
-            raise error
-
-        code = job.run_command([str(path)], job.RanksJob, run)
-        return code, json.loads((tmp_path / "out" / "failure.json").read_text())["error"]
+        code, failure = run_failing(error, tmp_path)
+        return code, failure["error"]
 
     lost = RuntimeError("Connection closed by peer")
     assert end(lost) == (75, "RankLost")

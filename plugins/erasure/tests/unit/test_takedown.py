@@ -195,6 +195,9 @@ def test_takedown_command_reports_and_deletes(store, dataset, tmp_path, capsys, 
     assert (second.error, len(second.rewritten)) == ("", 1), (
         "the next version is made from the previous one, without raw shards"
     )
+    store.put(f"takedowns/{again['request']['digest']}.report.json", b'{"datasets": 3}')
+    with pytest.raises(CorruptPart, match="is not a report of a takedown; delete it"):
+        flow.command(file, store=store.uri)
 
 
 def test_models_that_could_not_be_tagged_are_tagged_by_the_next_call(store, dataset, tmp_path, read_json, monkeypatch):

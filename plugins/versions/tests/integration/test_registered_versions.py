@@ -37,5 +37,5 @@ def test_versions_of_a_model_are_listed_and_compared(mlflow_url, upstream, capsy
     listed = {model["name"]: model for model in read_json()["models"]}
     assert listed["shown"] == {"name": "shown", "newest": "2", "aliases": {"candidate": "2", "champion": "1"}}
     for wrong in ("shown/9", "no-such/1"):
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError, match="not found; `pairmill models` lists the registered models"):
             show_model_diff("shown/1", wrong, tmp_path, store, as_json=False)
