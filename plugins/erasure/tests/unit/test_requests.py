@@ -25,7 +25,7 @@ from tasks.search import INDEXES
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.dataset_chain import chain, pair
 
-SHARDS, FEWER = 12, 8
+SHARDS, FEWER = 18, 12
 LISTED = 1000
 """Names that a request lists."""
 
@@ -154,13 +154,13 @@ def test_one_url_in_a_thousand_shards_takes_few_requests_and_the_next_run_reuses
 def test_plan_counts_the_parts_of_a_dataset_without_an_index(tmp_path, monkeypatch, capsys):
     load = plugins.load
     monkeypatch.setattr(plugins, "load", lambda kind: {} if kind == INDEXES else load(kind))
-    project = Project(tmp_path / "a", 16, monkeypatch)
+    project = Project(tmp_path / "a", 24, monkeypatch)
     project.run()
     planned = plan_takedown(project.store, [Target("url", project.pairs[7]["url"])])
     project.store.count()
     project.take_down(capsys, project.pairs[7]["url"])
     took = project.store.count()
-    assert took > 4 * 8, "each part is read"
+    assert took > 4 * 12, "each part is read"
     assert abs(planned["requests"] - took) <= took / 10
 
 
@@ -211,7 +211,7 @@ def test_a_deletion_reads_each_table_once_and_no_shard(tmp_path, monkeypatch, ca
         planned = plan_takedown(store, [Target("url", url)])["requests_to_delete"]
         store.count()
         (report,) = project.take_down_all(capsys, [url], delete_raw=True)
-        assert sum(names > 6 * shards for names in store.listed) == LISTINGS
+        assert sum(names > 5 * shards for names in store.listed) == LISTINGS
         took.append(store.count())
         assert abs(planned - took[-1]) <= took[-1] / 10
         erased = report["search"]["erased"]["rows"]
