@@ -58,8 +58,7 @@ def cpu_seconds() -> float:
 
 def processor_name() -> str:
     """Return the name of this machine's processor with its family and model: a cloud's names are short ("AMD EPYC")."""
-    parts = map(_read_cpuinfo, ("model name", "cpu family", "model\t"))
-    return " ".join(parts).strip() or platform.machine()
+    return " ".join(map(_read_cpuinfo, ("model name", "cpu family", "model\t"))).strip() or platform.machine()
 
 
 def _read_cpuinfo(key: str) -> str:

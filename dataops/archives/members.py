@@ -100,7 +100,6 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-_ZSTD_DICTIONARY = b"\x37\xa4\x30\xec"
 _DICTIONARY_FRAME = b"\x5d\x2a\x4d\x18"
 _MAX_DICTIONARY = 8 << 20  # the size that the specification asks for, compressed and not
 _MAX_WINDOW_LOG = 27  # zstd's own default: 128 MiB of memory

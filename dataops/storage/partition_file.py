@@ -32,6 +32,7 @@ _TRUSTED_BYTES = 1 << 26
 _CHECKSUM_BYTES = 8
 _LZ4 = pa.Codec("lz4")
 Buffer = bytes | memoryview
+_Encoded = tuple[dict[str, Any], list[int], Iterator[Sequence[Buffer]]]
 
 
 class BrokenTable(CorruptPart):
@@ -49,10 +50,8 @@ class BrokenTable(CorruptPart):
 def encode_partitions(rows: pl.DataFrame, sizes: Sequence[int]) -> Iterator[memoryview]:
     """Yield the bytes of a table whose partitions have these numbers of rows, in large chunks."""
     numeric = all(column.dtype.is_integer() or column.dtype.is_float() for column in rows)
-    if numeric and not any(column.null_count() for column in rows):
-        about, lengths, blocks = _encode_numbers(rows, sizes)
-    else:
-        about, lengths, blocks = _encode_arrow(rows, sizes)
+    is_plain = numeric and not any(column.null_count() for column in rows)
+    about, lengths, blocks = (_encode_numbers if is_plain else _encode_arrow)(rows, sizes)
     ends = np.cumsum([0, *(length and length + _CHECKSUM_BYTES for length in lengths)], dtype=np.uint64)
     waiting: list[Buffer] = [_MAGIC, json.dumps(about | {"partitions": len(sizes)}).encode(), b"\n", ends.tobytes()]
     size = 0
@@ -76,9 +75,7 @@ def encode_partitions(rows: pl.DataFrame, sizes: Sequence[int]) -> Iterator[memo
     yield memoryview(b"".join(waiting))
 
 
-def _encode_numbers(
-    rows: pl.DataFrame, sizes: Sequence[int]
-) -> tuple[dict[str, Any], list[int], Iterator[Sequence[Buffer]]]:
+def _encode_numbers(rows: pl.DataFrame, sizes: Sequence[int]) -> _Encoded:
     columns = [np.ascontiguousarray(column.to_numpy()) for column in rows.rechunk()]
     types = {name: column.dtype.str for name, column in zip(rows.columns, columns, strict=True)}
     row_bytes = sum(column.itemsize for column in columns)
@@ -87,9 +84,7 @@ def _encode_numbers(
     return {"columns": types}, [size * row_bytes for size in sizes], blocks
 
 
-def _encode_arrow(
-    rows: pl.DataFrame, sizes: Sequence[int]
-) -> tuple[dict[str, Any], list[int], Iterator[Sequence[Buffer]]]:
+def _encode_arrow(rows: pl.DataFrame, sizes: Sequence[int]) -> _Encoded:
     whole = rows.rechunk().to_arrow()
     # To make an empty batch of nothing, Arrow would import pandas where it is installed: 30 MB.
     batch = whole.to_batches()[0] if rows.height else pa.RecordBatch.from_pylist([], schema=whole.schema)

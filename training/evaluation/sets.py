@@ -150,8 +150,7 @@ class EvalSet:
         if self.layout() == "folder" and not path.is_file():
             return [DEFAULT_TEMPLATE]
         templates = self._select_objective(_lines(path), path)
-        bad = [t for t in templates if "{c}" not in t]
-        if bad:
+        if bad := [t for t in templates if "{c}" not in t]:
             raise ContractError(f"{path}: {bad[0]!r} has no {{c}} in place of the class")
         return templates
 
@@ -163,27 +162,25 @@ class EvalSet:
             try:
                 cues.append(Cue.model_validate_json(line))
             except ValidationError as error:
-                problem = error.errors(include_url=False)[0]
-                where = ".".join(map(str, problem["loc"]))
-                raise ContractError(
-                    f"{path}: line {number}: {where + ': ' if where else ''}{problem['msg']}"
-                ) from error
+                problem = error.errors()[0]
+                place = [f"{path}: line {number}", *map(str, problem["loc"])]
+                raise ContractError(": ".join([*place, problem["msg"]])) from error
         return cues
 
     def _select_objective(self, lines: list[str], path: Path) -> list[str]:
         """Return the lines of this set's objective, or all lines if it has none."""
         if not self.objective:
             return lines
-        selected = [line.removeprefix(f"{self.objective}:") for line in lines if line.startswith(f"{self.objective}:")]
+        prefix = f"{self.objective}:"
+        selected = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
         if not selected:
-            raise ContractError(f"{path}: no line begins with {self.objective + ':'!r}")
+            raise ContractError(f"{path}: no line begins with {prefix!r}")
         return selected
 
     def files(self) -> list[Path]:
         """Return all files that decide a result, sorted: those that a digest of the set must cover."""
         names = (CLASS_NAMES, TEMPLATES, DATASET_TYPE, *([ASSOCIATIONS] if self.kind == "association" else []))
-        lists = [self.root / name for name in names]
-        found = [p for p in lists if p.is_file()]
+        found = [path for path in map(self.root.joinpath, names) if path.is_file()]
         if self.layout() == "webdataset":
             return [*found, self.folder / SHARD_COUNT, *self.shards()]
         return [*found, *(image for folder in self.class_folders() for image in _images(folder))]

@@ -136,15 +136,20 @@ class Task(FrozenModel):
         Args:
             digest: returns the sha256 of a file.
         """
-        root = Path(self.root)
         paths = dict.fromkeys(path for split in self.splits() for path in self.data_of(split).files())
-        files = [[path.relative_to(root).as_posix(), digest(path)] for path in paths]
-        decides = self.model_dump(mode="json", exclude={"root", "source"}, exclude_defaults=True)
-        return {**decides, "split": self.split, "files": files}
+        return self.model_dump(mode="json", exclude={"root", "source"}, exclude_defaults=True) | {
+            "split": self.split,
+            "files": [[path.relative_to(self.root).as_posix(), digest(path)] for path in paths],
+        }
 
     def problems(self) -> list[str]:
         """Return all that is wrong with the data, without reading the samples."""
-        found = list(dict.fromkeys(problem for split in self.splits() for problem in self.data_of(split).problems()))
-        if not found and self.classes is not None and (have := len(self.data.class_names())) != self.classes:
-            found = [f"{self.root}: has {have} classes, but `classes` of the suite is {self.classes}"]
-        return found
+        sets = list(map(self.data_of, self.splits()))
+        if found := list(dict.fromkeys(problem for data in sets for problem in data.problems())):
+            return found
+        names = {tuple(path.name for path in data.class_folders()) for data in sets if data.layout() == "folder"}
+        if len(names) > 1:  # a label is the index of a folder
+            return [f"{self.root}: its splits have different class folders; add the missing ones, also empty"]
+        if self.classes is not None and (have := len(self.data.class_names())) != self.classes:
+            return [f"{self.root}: has {have} classes, but `classes` of the suite is {self.classes}"]
+        return []

@@ -99,8 +99,9 @@ def test_model_loaded_and_served_with_only_its_requirements_scores_as_here(regis
         coded = [base64.b64encode(path.read_bytes()).decode() for path in paths]
         served = score(address, coded)["predictions"]
         for path in ("/etc/passwd", "file:red.png"):  # MLflow itself refuses what is not base64
-            with pytest.raises(urllib.error.HTTPError, match="400"):
+            with pytest.raises(urllib.error.HTTPError, match="400") as refused:
                 score(address, [path])
+            refused.value.close()
     reference = json.loads(run_python(REFERENCE, upstream.model, *arguments[2:]).stdout)
     for rows in (report["strict"][:2], report["strict"][2:4], report["allowed"][:2], served):
         for row, cosines, chances in zip(rows, reference["similarities"], reference["probabilities"], strict=True):

@@ -28,6 +28,20 @@ def write_set(root, members=None):
     return root
 
 
+PROBE = 'train_split = "train"\nprotocols = ["linear_probe"]\n'
+
+
+def write_folders(root, **splits):
+    """Replace the shards by the class folders of each split."""
+    (root / "test/nshards.txt").unlink()
+    for shard in (root / "test").glob("*.tar"):
+        shard.unlink()
+    (root / "classnames.txt").unlink()
+    for split, names in splits.items():
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+
+
 def write_suite(path, *tasks):
     path.write_text('name = "s"\n' + "\n".join(f"[[task]]\n{task}" for task in tasks), encoding="utf-8")
     return path
@@ -88,13 +102,14 @@ def test_an_invalid_sample_raises_an_error_that_names_it(tmp_path, members, mess
         (lambda r: (r / "zeroshot_classification_templates.txt").write_text("a {}"), "'a {}' has no {c}"),
         (lambda r: (r / "test/nshards.txt").write_text("three"), "'three' is not a number of shards"),
         (lambda r: (r / "test/1.tar").unlink(), "names 2 shards, but 1.tar is missing"),
+        (lambda r: write_folders(r, test=["a", "b", "c"], train=["a", "c"]), "its splits have different class folders"),
         (lambda r: (r / "dataset_type.txt").write_text("retrieval\n"), "has 'retrieval', but `kind` of the suite is"),
     ],
 )
 def test_layout_problems_are_found_when_the_suite_is_loaded(tmp_path, spoil, message):
     spoil(write_set(tmp_path / "data"))
     with pytest.raises(ConfigError) as caught:
-        load_suite(write_suite(tmp_path / "s.toml", TASK))
+        load_suite(write_suite(tmp_path / "s.toml", TASK + (PROBE if (tmp_path / "data/train").exists() else "")))
     assert message in str(caught.value)
     assert "task[0] (t).root" in str(caught.value)
 
