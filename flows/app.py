@@ -147,8 +147,7 @@ def use_process_settings() -> None:
 
 def run_command(arguments: list[str]) -> int:
     """Run one command line and return its exit code; a deliberate error is printed as one message on standard error."""
-    for name, value in LOGGING.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(LOGGING | os.environ)
     guard_process()
     try:
         services.apply_environment()

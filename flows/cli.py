@@ -14,7 +14,6 @@ INTERRUPTED = 128 + signal.SIGINT
 """Exit code after Ctrl-C, as shells have it."""
 UNREAD = 128 + signal.SIGPIPE
 """Exit code when the reader of the output has ended, as in `pairmill runs | head -1`; shells have it of other tools."""
-
 UNWRITTEN = 75
 """Exit code when the output cannot be written, such as to a full disk: a rerun may succeed."""
 
@@ -40,7 +39,9 @@ def main(arguments: list[str] | None = None) -> None:
         _report("interrupted")
         _discard_unwritable_output()
         code = INTERRUPTED
-    except SystemExit:  # Rich raises it where its output has no reader
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):  # else Rich raised it: its output has no reader
+            raise
         _discard_unwritable_output()
         code = UNREAD
     except OSError:
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """End the process if it imports a module, since an import may ignore an exception; else raise KeyboardInterrupt."""
     importing = frame
-    while importing is not None:
+    while importing:
         if importing.f_code.co_filename.startswith("<frozen importlib"):
             _end_now(number, frame)
         importing = importing.f_back
@@ -76,7 +77,7 @@ def _report(text: str) -> None:
 
 
 def _discard_unwritable_output(probe: bytes = b"") -> OSError | None:
-    """Discard what is left for standard output and error where one of them cannot be written; return why, or None.
+    """Discard the rest of standard output or error if it cannot be written; return the error, or None.
 
     Args:
         probe: is written too, since a stream forgets text that it could not write.

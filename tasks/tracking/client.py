@@ -80,7 +80,8 @@ def mlflow_errors() -> Iterator[None]:
     except RestException as error:
         reason = redact(str(error))
         if error.get_http_status_code() in (400, 401, 403, 404, 409):
-            remedy = "; `pairmill models` lists the registered models" if "Model" in reason else ""
+            is_unknown = "Model" in reason and "not found" in reason
+            remedy = "; `pairmill models` lists the registered models" if is_unknown else ""
             raise ConfigError(f"MLflow at {uri} refused the request: {reason}{remedy}") from error
         raise ServiceError(f"MLflow at {uri} failed: {reason}") from error
     except (MlflowException, RequestException) as error:
@@ -93,8 +94,7 @@ def mlflow_errors() -> Iterator[None]:
 def connect() -> "MlflowClient":
     """Return a client of the server that the environment names, without a request to it."""
     uri = tracking_uri()
-    for name, value in CLIENT_DEFAULTS.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(CLIENT_DEFAULTS | os.environ)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)

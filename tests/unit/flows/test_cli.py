@@ -65,6 +65,10 @@ def test_output_that_cannot_be_written_ends_the_command_without_a_traceback(kind
     assert (done.returncode, done.stderr) == (code, None if "errors" in kind else message)
 
 
+def test_command_that_exits_by_itself_has_its_own_code():
+    assert start(COMMAND.format(work="sys.exit(3)")).returncode == 3
+
+
 def test_entry_of_the_console_script_imports_no_dependency():
     scripts = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"pairmill": "pairmill.launcher:main"}
