@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,7 +238,8 @@ class FolderPart(SourceFile):
     first: int
     """Number of the images in the parts before."""
     content: str
-    linked_folders: int
+    left_out: Mapping[str, int]
+    """Links to folders and files that are neither an image nor a caption by their ending, in the first part."""
 
     def digest(self) -> str:
         return self.content
@@ -269,16 +270,19 @@ def group_files(listing: Listing) -> list[Group]:
     return groups
 
 
-def cut_parts(folder: Folder, groups: Sequence[Group], linked_folders: int, size: int) -> Iterator[FolderPart]:
+def cut_parts(folder: Folder, listing: Listing, size: int) -> Iterator[FolderPart]:
     """Yield parts of at most `size` groups."""
+    groups = group_files(listing)
+    others = sum(ending(path) not in (*IMAGE_ENDINGS, *CAPTION_ENDINGS) for path in listing.files)
+    left_out = {"linked_folders": listing.linked_folders, "other_files": others}
     digests = folder.digests([path for group in groups for path in group.captions])
     first = 0
     for number, start in enumerate(range(0, len(groups), size)):
         some = tuple(groups[start : start + size])
         content = [[group.images, [[path, digests[path]] for path in group.captions]] for group in some]
         text = canonical_json(content if not number else [first, content]).encode("utf-8", "surrogatepass")
-        linked = 0 if number else linked_folders
-        part = FolderPart(f"images-{number:05d}", folder, some, first, hashlib.sha256(text).hexdigest(), linked)
+        digest = hashlib.sha256(text).hexdigest()
+        part = FolderPart(f"images-{number:05d}", folder, some, first, digest, {} if number else left_out)
         first += part.images
         yield part
 

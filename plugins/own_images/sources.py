@@ -138,7 +138,7 @@ class FolderSource(OwnImages):
         return []
 
     def source_files(self) -> Sequence[SourceFile]:
-        from plugins.own_images.folder import IMAGE_ENDINGS, IMAGES_PER_PART, cut_parts, ending, group_files
+        from plugins.own_images.folder import IMAGE_ENDINGS, IMAGES_PER_PART, cut_parts, ending
 
         folder = self.opened
         if self.captions is not None:
@@ -151,7 +151,7 @@ class FolderSource(OwnImages):
             kinds = ", ".join(sorted({f".{ending(path)}" for path in listing.files})[:10])
             has = f"it has files that end in {kinds}" if kinds else "it has no file"
             raise ConfigError(f"source.folder: {self.folder!r} has no image ({', '.join(IMAGE_ENDINGS[:9])}); {has}")
-        return [*cut_parts(folder, group_files(listing), listing.linked_folders, IMAGES_PER_PART)]
+        return [*cut_parts(folder, listing, IMAGES_PER_PART)]
 
     def image_inputs(self) -> list[Input]:
         from plugins.own_images.folder import FolderPart, digest_images
@@ -179,7 +179,8 @@ class FolderSource(OwnImages):
 
         found = self.rows(rows)
         if isinstance(file, FolderPart):
-            rows.count("linked_folders", file.linked_folders) if file.linked_folders else None
+            for what, count in file.left_out.items():
+                rows.count(what, count) if count else None
             number = file.first
             for group in file.groups:
                 self._add_group(file.folder, group, number, found)

@@ -115,7 +115,7 @@ def test_files_that_must_not_be_read_are_dropped_and_nothing_else(tmp_path):
         "longcaption.jpg": photo(5), "longcaption.txt": b"x" * (2 << 20),
         "latin.jpg": photo(7), "latin.txt": "stra\xdfe".encode("latin-1"),
         "many.jpg": photo(8), "many.json": json.dumps({"captions": [f"caption {n}" for n in range(MAX_CAPTIONS + 5)]}),
-        ".hidden.jpg": photo(9), "__MACOSX/x.jpg": photo(9),
+        ".hidden.jpg": photo(9), "raw.dng": photo(9), "__MACOSX/x.jpg": photo(9),
     })  # fmt: skip
     (folder / "link.jpg").symlink_to(secret / "secret.jpg")
     (folder / "link.txt").write_text("a link to a secret")
@@ -153,7 +153,7 @@ def test_files_that_must_not_be_read_are_dropped_and_nothing_else(tmp_path):
         "pipe.jpg": {"not_a_file"}, "gone.jpg": {"no_image"},
     }  # fmt: skip
     assert made["extract"].facts["read"]["captions_left_out"] == 5
-    assert made["extract"].facts["read"]["linked_folders"] == 2
+    assert [made["extract"].facts["read"][name] for name in ("linked_folders", "other_files")] == [2, 1]
     assert not any(b"secret words" in path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
 
 
