@@ -57,7 +57,7 @@ def test_blocked_dataset_and_recorded_takedown_are_refused(tmp_path):
     assert list_publications(store) == []
 
 
-@pytest.mark.parametrize("kind", [None, "model"], ids=["of others", "of a model"])
+@pytest.mark.parametrize("kind", [None, "model"], ids=["third-party", "of a model"])
 def test_place_with_other_data_is_refused(tmp_path, kind):
     store, manifests = packed_in(tmp_path / "store", [pair(n, license=LICENSE) for n in range(3)])
     place = tmp_path / "out"
