@@ -62,14 +62,14 @@ class _Reporter:
             self._write()
 
     def _write(self) -> None:
-        if self.path is None:
+        if (path := self.path) is None:  # read once: another thread may end the task at any moment
             return
         waits = [[wait.reason, wait.since, wait.until, wait.deadline] for wait in current_waits()]
         values = [self.report.share, self.report.kept, dict(self.report.dropped), waits]
-        temporary = self.path.with_suffix(".tmp")
+        temporary = path.with_suffix(".tmp")
         with suppress(OSError):  # a full disk, or the caller has ended: the task itself meets the problem or ends
             temporary.write_text(json.dumps(values), "utf-8")
-            temporary.replace(self.path)
+            temporary.replace(path)
         self.written = time.monotonic()
 
 

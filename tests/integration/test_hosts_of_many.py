@@ -107,7 +107,7 @@ def fetch(draft, task):
                 opener.open(row[1])
                 reasons[row[1]] = None
             except FetchError as error:
-                reasons[row[1]] = error.reason
+                reasons[row[1]] = str(error) if error.reason == "other" else error.reason
 
         pool = HostPool(8, opener.pace, opener.scope.find_url)
         for _ in pool.imap_unordered(request, enumerate(rows["url"].to_pylist())):
