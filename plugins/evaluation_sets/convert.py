@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from cyclopts import Parameter
 
-from dataops.errors import ConfigError, ContractError, describe_error
+from dataops.errors import ConfigError, ContractError, describe_error, writing
 from dataops.images.decode import ImageRefused, decode_pixels
 from flows.commands.output import console
 from tasks.evaluate.suite_writer import Member, write_shard
@@ -54,7 +54,8 @@ def convert(
         protocol, read = _READERS[kind]
         found = read(source, languages)
     try:
-        written = [_write(output / language, protocol, samples, lists) for language, samples, lists in found]
+        with writing(output):
+            written = [_write(output, language, protocol, samples, lists) for language, samples, lists in found]
     except (AttributeError, LookupError, SyntaxError, TypeError, ValueError) as error:  # wherever it is read
         problem = describe_error(error).partition("\n")[0]
         raise ContractError(f"{source}: not in the layout of {kind} ({problem})") from error
@@ -64,8 +65,14 @@ def convert(
     return 0
 
 
-def _write(folder: Path, kind: str, samples: Samples, lists: dict[str, list[str]]) -> int:
-    """Write a set under another name, and rename it; return the number of its images."""
+def _write(output: Path, language: str, kind: str, samples: Samples, lists: dict[str, list[str]]) -> int:
+    """Write a set under another name, and rename it; return the number of its images.
+
+    Raises: ValueError if the name of the language leads to another folder.
+    """
+    if language in ("", "..") or Path(language).name != language:
+        raise ValueError(f"{language!r} is no code of a language")
+    folder = output / language
     if folder.exists():
         raise ConfigError(f"{folder} is there already; remove it, or name another folder")
     part, images = folder.with_name(f"{folder.name}.part"), Counter[str]()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataops import plugins
+from dataops.errors import writing
 from dataops.snapshot import load_manifest
 from dataops.store import Store
 from plugins.experiments.decide import NUMBERS, Result, VariantResult, list_differences, list_variants
@@ -55,7 +56,8 @@ class Change:
 
 def write_page(result: Result, store: Store, path: Path) -> None:
     """Write the page of an experiment as one HTML file."""
-    path.write_bytes(encode_page(render_page(result, store)))
+    with writing(path):
+        path.write_bytes(encode_page(render_page(result, store)))
 
 
 def render_page(result: Result, store: Store) -> str:

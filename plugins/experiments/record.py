@@ -5,11 +5,13 @@ reads, and has the numbers that were measured once and decide the settings of la
 """
 
 import json
+import logging
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from dataops.errors import ConfigError
 from dataops.store import Store
+
+logger = logging.getLogger(__name__)
 
 CellState = Literal["waiting", "running", "complete", "failed", "stopped", "skipped", "ended"]
 
@@ -80,17 +82,17 @@ class Record:
 
 
 def load_record(name: str, store: Store) -> Record | None:
-    """Return the record of an experiment, or None. Raises: ConfigError if it is damaged."""
+    """Return the record of an experiment; None if there is none, or it is damaged."""
     if (data := store.find(_path(name))) is None:
         return None
     try:
         values = json.loads(data)
         cells = [Cell(**{**one, "settings": tuple(one["settings"])}) for one in values.pop("cells")]
         return Record(cells=cells, **values)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(
-            f"{store.uri}/{_path(name)} is no record of an experiment; run the experiment again: what is made is reused"
-        ) from error
+    except (AttributeError, ValueError, TypeError, KeyError):
+        problem = "is no record of an experiment; run the experiment again: what is made is reused"
+        logger.warning("%s/%s %s", store.uri, _path(name), problem)
+        return None
 
 
 def _path(name: str) -> str:

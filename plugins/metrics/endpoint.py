@@ -15,6 +15,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from dataops.errors import ConfigError
 from infra.local import services
 from plugins.metrics.figures import COUNTERS, GAUGES, PREFIX, folder, read
 from tasks.engine.process_guard import guard_process
@@ -155,7 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder().mkdir(parents=True, exist_ok=True, mode=0o700)
     registry = CollectorRegistry()
     registry.register(ProjectCollector())  # pyright: ignore[reportArgumentType]
-    start_http_server(options.port, options.host, registry)
+    try:
+        start_http_server(options.port, options.host, registry)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"--host {options.host} --port {options.port}: cannot listen there ({error})") from error
     threading.Event().wait()
 
 

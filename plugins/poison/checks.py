@@ -196,15 +196,19 @@ class Night:
         """Return the features of rows with mean 0 and deviation 1."""
         return (self.features(rows) - self.scale[0]) / self.scale[1]
 
-    def compare(self, rows: Sequence[int], number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the cosines of the images of a group with each other, and with at most a number of others."""
-        others = [row for row in self.sample if row not in {*rows}][:number]
+    def compare(self, rows: Sequence[int], others: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the cosines of the images of a group with each other, and with those of others."""
         group, rest = (
             one / (np.linalg.norm(one, axis=1, keepdims=True) + 1e-6) for one in map(self.looks, (rows, others or rows))
         )
         inside = group @ group.T
         np.fill_diagonal(inside, -2)
         return inside, group @ rest.T
+
+    def list_others(self, rows: Sequence[int]) -> list[int]:
+        """Return the rows of the sample that are not in a group."""
+        group = {*rows}
+        return [row for row in self.sample if row not in group]
 
     @cached_property
     def phrases(self) -> list[tuple[str, list[int], float]]:
@@ -291,9 +295,11 @@ def _repeated_caption(night: Night) -> Iterator[Candidate]:
     for caption, rows in _group((" ".join(night.words[row]), row) for row in night.kept).items():
         domains = Counter(night.domains[row] for row in rows)
         if len(rows) >= LEAST_IMAGES and len(domains) <= FEW_DOMAINS:
-            inside, outside = night.compare(rows, len(rows) - 1)
+            others = night.list_others(rows)[: len(rows) - 1]
+            chosen = rows[: max(len(others), 1) + 1]  # of a large group some: among more, the nearest is nearer
+            inside, outside = night.compare(chosen, others)
             # of images that are as unlike as any, half have their nearest neighbour among as many others
-            unlike = min(2 * int((inside.max(1) < outside.max(1)).sum()), len(rows))
+            unlike = min(2 * round(float((inside.max(1) < outside.max(1)).mean()) * len(rows)), len(rows))
             known = [one for one in map(night.history.domain, domains) if one is not None]
             before, tail = max((one.repeat for one in known), default=0.0), "repeated_caption"
             if len(domains) > 1:
@@ -335,7 +341,7 @@ def _compare_images(night: Night, rows: Sequence[int]) -> float:
     The larger of two: how many have their nearest neighbour in the group, and how far any feature's mean is from that of
     the others. The second finds a pattern in one place of images that are unlike otherwise.
     """
-    inside, outside = night.compare(rows, SAMPLE)
+    inside, outside = night.compare(rows, night.list_others(rows))
     near, number = int((inside.max(1) > outside.max(1)).sum()), len(rows)
     neighbours = _surprise(near, number, (number - 1) / (number - 1 + outside.shape[1]))
     means = night.looks(rows).mean(0)

@@ -82,7 +82,7 @@ POISON = Step(
             "`pairmill quarantine` shows the evidence, and `pairmill quarantine release` lets pairs in",
         )
     },
-    version=6,  # one finding of a domain and night; captions of a series count once; a domain's bursts are known
+    version=7,  # images of a frequent caption are compared with as many others
     order=800,  # after the scores; what is drawn at random later does not change what is usual
     weight=2,
     facts=PoisonFacts,

@@ -54,7 +54,7 @@ def examine_night(work: Work[CurateConfig], shards: Sequence[RawShard]) -> StepO
     features = _Thumbnails(work.draft, shards, rows["uid"].to_list())
     night = Night(rows, _read_lost(store, work.inputs["download"]), features, config, _read_history(work))
     if config.released:
-        released = {row for row in night.kept if rows["uid"][row] in {*config.released}}
+        released = {*rows.with_row_index("row").filter(pl.col("uid").is_in([*config.released]))["row"]} & {*night.kept}
         held = {*night.kept} - released
         accept(night, released)
         findings = list[Finding]()

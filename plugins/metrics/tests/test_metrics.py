@@ -107,6 +107,8 @@ def test_endpoint_serves_what_runs_add_up(home, endpoint):
     assert "pairmill_rows_total extract nightly" not in found, "a reused stage keeps no row"
     assert time.time() - found["pairmill_run_success_timestamp_seconds nightly"] < 600
     assert found["pairmill_disk_free_bytes"] > 0
+    taken = [sys.executable, "-m", "plugins.metrics.endpoint", "--port", re.findall(r"\d+", endpoint)[-1]]
+    assert b"cannot listen there" in subprocess.run(taken, cwd=CHECKOUT, capture_output=True, check=False).stderr
 
 
 def test_runs_write_nothing_before_somebody_asks_for_metrics(home):

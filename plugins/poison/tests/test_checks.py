@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from dataops.schema import uid
-from plugins.poison.checks import STABLE_NIGHTS, TAILS, Night
+from plugins.poison.checks import STABLE_NIGHTS, STATISTICS, TAILS, Night
 from plugins.poison.config import CHECKS, PoisonConfig
 from plugins.poison.examine import accept, examine
 from plugins.poison.history import History, hash_text
@@ -132,6 +132,15 @@ def test_a_check_finds_what_is_planted_until_it_is_released(check, past):
         assert check in names(web.examine(again, history))
         accept(web.night(rows, history, []), released)
         assert check not in names(web.examine(again, history))
+
+
+def test_more_unlike_images_of_one_caption_are_more_unusual(past):
+    observed = []
+    for number in (100, 2_000):
+        flood = [past[0].row(5, "a banana on the beach") for _ in range(number)]
+        night = past[0].night(past[0].rows() + flood, History(), [])
+        observed += [one.observed for one in STATISTICS["repeated_caption"](night)]
+    assert observed[1] > 10 * observed[0]
 
 
 @pytest.fixture(scope="module")

@@ -48,10 +48,16 @@ def test_xm3600_becomes_a_retrieval_set_a_language(tmp_path):
     ]
     with pytest.raises(ConfigError, match="there already"):
         convert("xm3600", tmp_path, tmp_path / "out", languages=("de",))
+    with pytest.raises(ConfigError, match="cannot write"):
+        convert("xm3600", tmp_path, tmp_path / "captions.jsonl" / "out")
     (tmp_path / "images" / "b2.jpg").unlink()
     with pytest.raises(ContractError, match=r"b2\.jpg"):
         convert("xm3600", tmp_path, tmp_path / "again")
     assert not (tmp_path / "again" / "de").exists()
+    rows[0]["../elsewhere"] = texts["de"]
+    (tmp_path / "captions.jsonl").write_text(json.dumps(rows[0]))
+    with pytest.raises(ContractError, match="no code of a language"):
+        convert("xm3600", tmp_path, tmp_path / "out", languages=("../elsewhere",))
 
 
 def test_babel_imagenet_keeps_the_images_of_the_classes_that_a_language_names(tmp_path):

@@ -254,6 +254,9 @@ def test_a_killed_experiment_continues_where_it_stopped(caplog):
     assert "another variant" not in caplog.text
     Work(load_experiment(write({"none": "{}", "long": '{ "train.lr" = 0.01 }'})), Path("home").absolute(), None)
     assert "an experiment which in which long, short is another variant" in caplog.text
+    Path("store/experiments/which.json").write_text("null")
+    assert len(make(whole)[1].finished) == len(cells)
+    assert "which.json is no record of an experiment" in caplog.text
 
 
 def test_a_signal_ends_the_experiment_and_keeps_its_exit_code():
@@ -360,6 +363,8 @@ def test_commands_print_plan_result_and_page(project, monkeypatch, capsys, read_
     shown = read_json()
     assert [one["rows"] for one in shown["variants"]] == [100] * 3
     assert shown["comparisons"][0]["second"] == "long"
+    assert run_command(["experiment", "show", "which", "--store", "store", "--page", "no/p.html"]) == 2
+    assert "cannot write no/p.html" in capsys.readouterr().err
 
 
 def test_a_ladder_forecasts_where_curves_cross_and_what_a_plan_reaches(capsys, read_json):
