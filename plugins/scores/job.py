@@ -156,6 +156,8 @@ def read_head(path: Path) -> tuple[Tensor, Tensor]:
     weight, bias = tensors.pop("weight", None), tensors.pop("bias", torch.zeros(1))
     if weight is None or tensors or weight.numel() != max(weight.shape, default=0) or bias.numel() != 1:
         raise ContractError(f"{path}: a head holds `weight` (D,) or (1, D) and `bias` (1,), and nothing else")
+    if not (weight.isfinite().all() and bias.isfinite()):
+        raise ContractError(f"{path}: `weight` or `bias` is not finite, so no image would have a score")
     return weight.double().flatten(), bias.double().squeeze()
 
 

@@ -69,6 +69,9 @@ def test_a_head_scores_the_image_alone(tmp_path, loaded):
         features = loaded.model.encode_image(torch.stack([loaded.preprocess(data) for _, data, _ in rows]))
         expected = (torch.nn.functional.normalize(features, dim=1) @ weight[0] + 5).numpy()
     np.testing.assert_allclose(scores["score"].to_numpy(), expected, atol=1e-5)
+    save_file({"weight": weight / 0}, tmp_path / "head.safetensors")
+    with pytest.raises(ContractError, match="not finite"):
+        read_head(tmp_path / "head.safetensors")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load:DeprecationWarning")  # open_clip reads OpenAI's files by it
