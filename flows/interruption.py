@@ -1,4 +1,4 @@
-"""End a run soon after Ctrl-C or SIGTERM, whatever it is doing, and print how to continue it.
+"""End a run soon after Ctrl-C, SIGTERM or SIGHUP, whatever it is doing, and print how to continue it.
 
 The first signal raises KeyboardInterrupt in the main thread, so that leases are released and the record is closed. A thread
 ends the process when that takes longer than END_SECONDS: a server that is down, or a library that ignores the interrupt,
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import psutil
@@ -24,18 +24,18 @@ from tasks.engine.subprocess_job import end_jobs
 
 END_SECONDS = 1.2
 """Seconds for the regular end."""
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
-"""Exit code by signal: 130 as shells have it; 75, retryable, when something else stops the run."""
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGHUP: 75}
+"""Exit code by signal: 130 as shells have it; 75, retryable, when something else stops the run, such as its terminal."""
 IS_OUTCOME = "is_outcome"
 """Attribute of a log record about the end of a run, which the command prints itself."""
-NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 _freezers: list[Callable[[], bool]] = []
 """Functions that stop what is being drawn on the terminal, and return whether a line is unfinished there."""
 _current: "Interruption | None" = None
 
 
 class Interruption:
-    """Handles SIGINT and SIGTERM for the command that works on one run.
+    """Handles SIGINT, SIGTERM and SIGHUP for the command that works on one run.
 
     Args:
         run_id: the run.
@@ -59,7 +59,8 @@ class Interruption:
         global _current
         _current = self
         for number in EXIT_CODES:
-            signal.signal(number, self._handle)
+            if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN):  # else nohup started it
+                signal.signal(number, self._handle)
 
     @property
     def exit_code(self) -> int:
@@ -141,4 +142,5 @@ def rearm() -> None:
 
 def _write(text: str) -> None:
     """Write to standard error, without its buffer, which may be locked by what was interrupted."""
-    os.write(sys.stderr.fileno(), format_message(text).encode("utf-8", "replace"))
+    with suppress(OSError):  # its terminal is closed
+        os.write(sys.stderr.fileno(), format_message(text).encode("utf-8", "replace"))

@@ -85,8 +85,8 @@ class Run(LiveRun):
         """
         self.stage = step.stage.name
         upstream = [self.manifests[name] for name in step.reads]
-        config, seed = self.config.stage_config(step.table), self.config.seed
-        planned = plan(step.stage, config, seed, upstream, self.context.store, accept=not force)
+        inputs = self.config.stage_config(step.table), self.config.seed, upstream, self.context.store
+        planned = plan(step.stage, *inputs, accept=not force)
         if force or retry:
             self._clear_once(planned, retry)
         stage_run = self.record.begin_stage(self.stage, planned.key)
@@ -105,17 +105,17 @@ class Run(LiveRun):
             )
         except BaseException:
             stage_run.state, stage_run.seconds = "Failed", time.monotonic() - started
-            self._save_stage(stage_run)
-            self._end_stage(StageEnd(self.stage, "Failed", stage_run.seconds, None))
+            self._end_stage(stage_run)
             raise
         is_local = self.context.executor.shares_disk and self.config.train.launch == "local"
         cpu_time = cpu_seconds() - cpu if is_local else None
         outcome = "Reused" if state.name == "Reused" else "Completed"
         stage_run.complete(outcome, time.monotonic() - started, cpu_time, manifest.counts)
         self.manifests[self.stage], self._states[self.stage] = manifest, state
-        self._save_stage(stage_run)
-        self._end_stage(StageEnd(self.stage, outcome, stage_run.seconds, manifest))
+        self._end_stage(stage_run, manifest)
         check_kept(manifest)
+        if self.stage == "pack" and plan(step.stage, *inputs).key != planned.key:  # of takedowns requested meanwhile
+            self.make(step)
 
     def _clear_once(self, planned: Plan, retry: Sequence[str]) -> None:
         """Discard a snapshot, or open it again for some rows, once in a flow run: its retry after a crash does not."""
@@ -130,7 +130,10 @@ class Run(LiveRun):
         for attempt in own[-1:]:
             attempt.remade.append(name)
 
-    def _end_stage(self, end: StageEnd) -> None:
+    def _end_stage(self, stage_run: StageRun, manifest: Manifest | None = None) -> None:
+        self.record.set_stage(stage_run)
+        self.save()
+        end = StageEnd(self.stage, stage_run.state, stage_run.seconds, manifest)
         self.listeners.notify(lambda one: one.stage_ended(end))
 
     def _make_snapshot(self, planned: Plan) -> Manifest:
@@ -168,10 +171,6 @@ class Run(LiveRun):
     def _find_states(self, step: Step) -> list[State]:
         """Return the state from which Prefect draws an edge: that of the first input, which has read the others itself."""
         return [self._states[name] for name in step.reads[:1]]
-
-    def _save_stage(self, stage_run: StageRun) -> None:
-        self.record.set_stage(stage_run)
-        self.save()
 
     def _record_stop(self, error: BaseException) -> None:
         """Record the end of the attempt while its training still writes a checkpoint, for which no one may wait."""

@@ -73,6 +73,12 @@ class VisionConfig(FrozenModel):
         return self
 
 
+def _check_heads(tower: Any) -> Any:
+    if tower.width % tower.heads:
+        raise ValueError(f"heads: {tower.heads} does not divide width {tower.width}")
+    return tower
+
+
 class TextConfig(FrozenModel):
     """The text tower: a causal transformer."""
 
@@ -87,11 +93,7 @@ class TextConfig(FrozenModel):
     layers: Depth = 12
     """Transformer blocks."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
-        return self
+    _check_heads = model_validator(mode="after")(_check_heads)
 
 
 class ProjectedConfig(FrozenModel):
@@ -198,11 +200,7 @@ class BertConfig(PretrainedTextConfig):
     pooling: Literal["mean", "first"] = "mean"
     """Feature of a text: the mean of its tokens, or its first token."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
-        return self
+    _check_heads = model_validator(mode="after")(_check_heads)
 
 
 class DecoderConfig(PretrainedTextConfig):

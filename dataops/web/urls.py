@@ -170,9 +170,7 @@ def _split(reference: str) -> _Parts:
     return _Parts(match[1] and match[1].lower(), match[2], match[3], match[4])
 
 
-@lru_cache(maxsize=256)
-def _split_base(base: str) -> _Parts:
-    return _split(base)
+_split_base = lru_cache(maxsize=256)(_split)
 
 
 def _join(reference: _Parts, base: _Parts) -> _Parts:

@@ -37,7 +37,7 @@ _MEANINGS = {
         "`pairmill rerun RUN` continues where the run stopped.",
     ),
     130: (
-        "Interrupted by Ctrl-C. SIGTERM, as from a scheduler, ends a run with 75.",
+        "Interrupted by Ctrl-C. SIGTERM, as from a scheduler, and SIGHUP, as of a closed terminal, end a run with 75.",
         "`pairmill rerun RUN` continues the run.",
     ),
     141: (

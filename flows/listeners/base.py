@@ -7,14 +7,13 @@ way: the terminal and MLflow's run.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from dataops import plugins
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from dataops.stages import RunState
 from flows.config import RunConfig
-from flows.records import RunRecord
+from flows.records import RunRecord, StageState
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan
 from tasks.growth.versions import Version
@@ -55,7 +54,8 @@ class StageEnd:
     """How a stage ended, after all its attempts."""
 
     stage: str
-    outcome: Literal["Completed", "Reused", "Failed"]
+    outcome: StageState
+    """Completed, Reused or Failed."""
     seconds: float
     manifest: Manifest | None
     """None if it failed."""

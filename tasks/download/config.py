@@ -114,10 +114,7 @@ class RetryConfig(FrozenModel):
     delay: float = Field(default=30.0, ge=0, le=3600)
     """Seconds before the first round; each further round waits twice as long."""
 
-    @field_validator("classes")
-    @classmethod
-    def _known_form(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return check_patterns(value)
+    _known_form = field_validator("classes")(check_patterns)
 
 
 class _DownloadTable(StageConfig):

@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.resource_tracker import ensure_running
 from types import TracebackType
 from typing import Any
 
@@ -95,6 +96,7 @@ def block_interrupts() -> Iterator[None]:
 
     A signal handler of the child would be too late: it gets the signal while it still imports its modules.
     """
+    ensure_running()  # the first process that Python starts also starts this, which unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

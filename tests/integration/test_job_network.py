@@ -14,20 +14,11 @@ import pytest
 import tests.trainings as training
 from tasks.engine.subprocess_job import run_job
 from tasks.train.stage import build_launcher
+from tests.bombs import Bomb
 from training.config import TrainConfig
 
 pytestmark = pytest.mark.timeout(240)
 make_job, shards = training.make_job, training.shards  # fixtures
-
-
-class Attack:
-    """A pickle that creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 def find_open_sockets(processes):
@@ -47,7 +38,7 @@ def send(address, data):
 def test_job_listens_on_loopback_only_and_runs_no_bytes_that_it_receives(ranks, make_job, tmp_path):
     path = make_job("out", "vit", epochs=20, nproc=ranks, log_every=1)
     job, folder = json.loads(path.read_text()), tmp_path / "out"
-    planted = pickle.dumps(Attack(tmp_path / "ran"), protocol=2)
+    planted = pickle.dumps(Bomb(tmp_path / "ran"), protocol=2)
     seen = []
     addresses = []
 

@@ -58,13 +58,19 @@ def test_objects_are_read_as_written(store, tmp_path):
             missing()
 
 
+def record(store, *operations):
+    """Return a list to which the names of such requests are added."""
+    requests = []
+    for operation in operations:
+        store._s3.meta.events.register(f"before-call.s3.{operation}", lambda model, **_: requests.append(model.name))
+    return requests
+
+
 def test_copy_in_parts_gives_the_same_object(s3_environment, tmp_path):
     """Copy as with an object of more than 5 GB: the server copies ranges, and no byte is downloaded."""
     parts = TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20)
     store = S3Store("mill", f"parts/{tmp_path.name}", Transfers(copy_parts=parts))
-    requests = []
-    for operation in ("UploadPartCopy", "GetObject", "CopyObject"):
-        store._s3.meta.events.register(f"before-call.s3.{operation}", lambda model, **_: requests.append(model.name))
+    requests = record(store, "UploadPartCopy", "GetObject", "CopyObject")
     data = bytes(range(256)) * 4096 * 12
     store.put("large", data)
     store.copy("large", "copied")
@@ -80,9 +86,7 @@ def test_create_succeeds_for_one_of_many_writers(store):
 
 def test_names_and_delete_handle_more_objects_than_one_page(store):
     at_once(8, lambda start: [store.put(f"many/{n:04d}", b"") for n in range(start, 1050, 8)])
-    requests = []
-    for operation in ("ListObjectsV2", "DeleteObjects", "DeleteObject"):
-        store._s3.meta.events.register(f"before-call.s3.{operation}", lambda model, **_: requests.append(model.name))
+    requests = record(store, "ListObjectsV2", "DeleteObjects", "DeleteObject")
     assert store.names("many") == [f"many/{n:04d}" for n in range(1050)]
     assert requests == ["ListObjectsV2"] * 2
     store.delete_tree("many")

@@ -8,19 +8,16 @@ from contextlib import contextmanager, suppress
 
 from PIL import Image
 
+from tests.image_files import png_chunk
 from tests.servers.hostile_web import picture
 from tests.servers.loopback import Handler, serving
 
 
 def png_header(width, height, depth=8):
     """Return a PNG with a header of a size and nearly no data."""
-
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
     body = zlib.compress(bytes(width * 3 * (depth // 8) + 1) * height if width * height < 10**6 else bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b"")
 
 
 class Site(Handler):

@@ -66,6 +66,7 @@ def run(code, stop, *arguments):
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
+        assert process.stdout
         child = psutil.Process(int(process.stdout.readline()))
         stop(process)
         out, err = process.communicate()
@@ -84,11 +85,12 @@ def send_twice(process):
 
 
 @pytest.mark.parametrize(
-    ("code", "number", "exit_code"), [(HANGING, signal.SIGINT, 130), (OBEDIENT, signal.SIGTERM, 75)]
+    ("code", "number", "exit_code"),
+    [(HANGING, signal.SIGINT, 130), (OBEDIENT, signal.SIGTERM, 75), (OBEDIENT, signal.SIGHUP, 75)],
 )
 def test_a_signal_ends_the_run_with_its_id_and_the_command_that_continues_it(code, number, exit_code):
     returned, _, err = run(code, send(number))
-    cause = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    cause = "Ctrl-C" if number == signal.SIGINT else number.name
     assert returned == exit_code
     assert err == f"demo-1: stopped by {cause}; finished work is kept\n`pairmill rerun demo-1` continues this run\n"
 

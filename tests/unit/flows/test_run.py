@@ -1,24 +1,26 @@
 """What a run does around its stages: the dataset's checks stop it before the training, and listeners cannot fail it."""
 
+from dataclasses import replace
 from unittest.mock import MagicMock
 
 import pytest
 
 from dataops import plugins
 from dataops.errors import ContractError, DatasetBlocked, ServiceError
-from dataops.snapshot import Counts
+from dataops.snapshot import Counts, Input
 from dataops.stages import PAIR_STAGES
 from flows.dataset_checks import check_kept
 from flows.listeners import base
-from flows.pipeline import run_stages
+from flows.pipeline import PIPELINE, run_stages
 from flows.records import read_record
 from flows.run import Run
 from tasks.checks.check import ChecksConfig, check_dataset
+from tasks.pack.config import PackConfig
 from tests.live_runs import build_live_run
 from tests.manifests import build_manifest
 
 PACK = build_manifest("pack", key="d" * 16, counts=Counts(input=3, kept=3))
-BLOCKING = ChecksConfig(min_rows=4, levels={"min_rows": "block"})
+BLOCKING = ChecksConfig.model_validate({"min_rows": 4, "levels": {"min_rows": "block"}})
 
 
 @pytest.fixture
@@ -42,6 +44,7 @@ def test_blocked_dataset_is_recorded_before_the_run_ends(tmp_path, listeners):
         run.check_dataset()
     assert raised.value.exit_code == 3
     recorded = read_record(run.context.store, "runs/demo-1.json").checks
+    assert recorded
     assert recorded.is_blocked
 
 
@@ -125,3 +128,19 @@ def test_later_flow_reads_the_dataset_of_a_run_that_is_continued_at_this_moment(
     store.delete([PACK.path("manifest.json")])
     with pytest.raises(ContractError, match=f"no complete snapshot pack/{PACK.key}"):
         later.find_recorded("pack")
+
+
+def test_pack_is_made_again_where_a_takedown_was_requested_meanwhile(tmp_path, listeners, monkeypatch):
+    requests, made = [], []
+
+    def run_task(stage, label, *_):
+        made.append(label)
+        requests[:] = [Input(stage="takedown", key="a" * 16, digest="b" * 64)]
+        return MagicMock(), PACK
+
+    monkeypatch.setattr("flows.run.run_task", run_task)
+    run = build_run(tmp_path)
+    run.config.seed, run.config.stage_config = 0, lambda name: PackConfig()
+    (pack,) = (step for step in PIPELINE if step.table == "pack")
+    run.make(replace(pack, stage=replace(pack.stage, store_inputs=lambda *_: [*requests]), reads=()))
+    assert len(made) == len(set(made)) == 2

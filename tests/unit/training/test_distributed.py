@@ -9,20 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from tests.bombs import Bomb
 from training import distributed
 from training.distributed import broadcast_from_first, gather_objects, leave
 
 VALUE = {"none": None, "numbers": [1, 2.5, True], "nested": [("e", {"a": b"0"})]}
-
-
-class Attack:
-    """A pickle that creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 @pytest.fixture
@@ -102,5 +93,5 @@ def test_ranks_run_no_pickle_and_no_archive_of_torch_that_another_sends(exchange
     if protocol is not None:
         monkeypatch.setattr(torch, "save", send)
     with pytest.raises(pickle.UnpicklingError):
-        exchange(Attack(tmp_path / "ran"))
+        exchange(Bomb(tmp_path / "ran"))
     assert not (tmp_path / "ran").exists()

@@ -88,10 +88,7 @@ def test_pages_in_a_browser(served, tmp_path):
     assert requested == []
 
 
-def test_a_dataset_on_s3_has_the_same_rows_and_images(stored, s3_server, monkeypatch, tmp_path):
-    for name, value in s3_server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+def test_a_dataset_on_s3_has_the_same_rows_and_images(stored, s3_environment, tmp_path):
     folder, manifests = stored
     remote = S3Store("mill", f"browse/{tmp_path.name}")
     for name in folder.names(""):

@@ -67,3 +67,13 @@ def test_guard_removes_secrets_from_the_traceback_of_the_process():
     done = run_python(code, exit_code=1, HF_TOKEN=KEY)
     assert done.stderr.count("ValueError: ***\\x1b") == 2
     assert KEY not in done.stderr
+
+
+def test_no_interrupt_reaches_the_first_process_that_a_command_starts():
+    code = (
+        "import multiprocessing as m, signal\nfrom concurrent.futures import ProcessPoolExecutor\n"
+        "from tasks.engine.process_guard import block_interrupts\n"
+        "with block_interrupts(), ProcessPoolExecutor(1, m.get_context('spawn')) as pool:\n"
+        "    print(pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result())\n"
+    )
+    assert "SIGINT" in run_python(code).stdout
