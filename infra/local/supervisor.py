@@ -326,14 +326,13 @@ def _wait_until_healthy(
                 if is_healthy(folder, record):
                     del pending[name]
                     waits[name].close()
-                    continue
-                if record.alive and waited < timeout_s:
-                    continue
-                clash = not record.alive and not is_port_free(record.port)
-                if not clash or attempt == _ATTEMPTS or waited >= timeout_s:
-                    _give_up(folder, record, waited)
-                records[name] = _restart(folder, required[name], record)
-                pending[name] = attempt + 1
+                elif not record.alive or waited >= timeout_s:
+                    # The other program may have ended, too, before we look.
+                    taken = not is_port_free(record.port) or "already in use" in str(tail(folder / "log"))
+                    if not taken or attempt == _ATTEMPTS or waited >= timeout_s:
+                        _give_up(folder, record, waited)
+                    records[name] = _restart(folder, required[name], record)
+                    pending[name] = attempt + 1
             time.sleep(0.05)
 
 

@@ -65,7 +65,8 @@ def count_requests():
 
 def plan_download(store, urls, port, **options):
     address = {"site.test": f"127.0.0.1:{port}"}
-    config = DownloadConfig(image_size=32, connect_to=address, retry=RetryConfig(rounds=0), host_rate=0, **options)
+    options = {"image_size": 32, "host_rate": 0, "timeout": 60} | options
+    config = DownloadConfig(connect_to=address, retry=RetryConfig(rounds=0), **options)
     return plan(DOWNLOAD, config, 0, [filtered(store, urls, rows_a_part=20)])
 
 

@@ -167,6 +167,7 @@ def test_200_downloaders_are_together_as_polite_as_one(tmp_path, web):
             "timeout": 30,
             "host_patience": 60,
             "max_crawl_delay": 10,
+            "retry": {"delay": 4},
         }
     )
     draft = Draft(store, "download", "k")

@@ -58,6 +58,12 @@ def test_ensure_running_retries_when_the_chosen_port_is_taken(services, monkeypa
         assert "Address already in use" in (services / "site/log").read_text()
 
 
+def test_ensure_running_retries_when_the_port_was_taken_and_is_free_again(services):
+    fails_once = "import os, sys; os.path.exists('x') or sys.exit(open('x', 'w') and 'Port 1 is already in use.');"
+    fails_once += "os.execv(sys.argv[1], sys.argv[1:])"
+    start(services, dataclasses.replace(SITE, command=(sys.executable, "-c", fails_once, *SITE.command)))
+
+
 def test_ensure_running_stops_and_reports_a_server_that_never_answers(services, monkeypatch):
     code = (
         "import atexit, signal, sys, time; atexit.register(lambda: print('error in the shutdown\\n' * 30, flush=True));"
