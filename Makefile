@@ -22,10 +22,7 @@ install: .venv/installed
 demo: .venv/installed
 	$(BIN)/pairmill demo
 
-# The last two at the same time, because they wait for servers and for turns at hosts half of the time.
-test: checks unit
-	@echo 'integration and e2e at the same time; each prints its output at its end'
-	@$(MAKE) --no-print-directory --jobs --output-sync integration e2e
+test: checks unit integration e2e
 
 # These three at the same time, because each uses one core and the audit waits for the network.
 checks: .venv/installed-dev

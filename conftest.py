@@ -6,12 +6,14 @@ import re
 import signal
 import tempfile
 import warnings
+from contextlib import suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
 from shutil import rmtree
 from urllib.request import install_opener
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis.strategies import none
@@ -59,8 +61,12 @@ os.environ.update(_FROM_HERE | _OURS)
 
 
 def pytest_unconfigure():
-    """Delete what the processes of all tests left."""
+    """End the servers that interrupted tests left, and delete what the processes of all tests left."""
     if _IS_FIRST:
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("TMPDIR") == _TEMPORARY:
+                    process.kill()
         rmtree(_TEMPORARY, ignore_errors=True)
 
 

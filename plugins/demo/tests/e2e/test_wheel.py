@@ -16,7 +16,7 @@ from dataops import plugins
 from dataops.home import CHECKOUT
 from tests.servers.databases import put_database
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 FOLDERS = ("flows", "infra", "tasks", "training", "dataops", "plugins", "configs")
 """Folders of the checkout that the wheel has in pairmill/app."""
