@@ -66,7 +66,6 @@ def run(code, stop, *arguments):
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
-        assert process.stdout
         child = psutil.Process(int(process.stdout.readline()))
         stop(process)
         out, err = process.communicate()

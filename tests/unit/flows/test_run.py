@@ -20,7 +20,7 @@ from tests.live_runs import build_live_run
 from tests.manifests import build_manifest
 
 PACK = build_manifest("pack", key="d" * 16, counts=Counts(input=3, kept=3))
-BLOCKING = ChecksConfig.model_validate({"min_rows": 4, "levels": {"min_rows": "block"}})
+BLOCKING = ChecksConfig(min_rows=4, levels={"min_rows": "block"})
 
 
 @pytest.fixture
@@ -44,7 +44,6 @@ def test_blocked_dataset_is_recorded_before_the_run_ends(tmp_path, listeners):
         run.check_dataset()
     assert raised.value.exit_code == 3
     recorded = read_record(run.context.store, "runs/demo-1.json").checks
-    assert recorded
     assert recorded.is_blocked
 
 
