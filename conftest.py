@@ -35,6 +35,8 @@ with warnings.catch_warnings(action="ignore"):
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell sets it for what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # so that commands that tests start can be interrupted
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # as nohup sets it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _CACHES = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
 """Folder of the compiled functions of the stages, which are the same for all homes: compiling them takes half a minute."""

@@ -197,7 +197,7 @@ class Night:
         return (self.features(rows) - self.scale[0]) / self.scale[1]
 
     def compare(self, rows: Sequence[int], others: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the cosines of the images of a group with each other, and with those of others."""
+        """Return the cosines of the images of a group with each other, and with those of other rows."""
         group, rest = (
             one / (np.linalg.norm(one, axis=1, keepdims=True) + 1e-6) for one in map(self.looks, (rows, others or rows))
         )
