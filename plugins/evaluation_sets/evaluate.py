@@ -1,6 +1,7 @@
 """`pairmill eval`: evaluates any model on a suite."""
 
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,16 @@ from training.evaluation.suite import FETCHED, Suite, load_suite, read_tasks
 logger = logging.getLogger(__name__)
 
 
+def _check_device(_: object, device: str) -> None:
+    if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d{1,3})?", device):
+        raise ValueError("Write auto, cpu, cuda or cuda:1.")
+
+
+def _check_number(_: object, number: int) -> None:
+    if number < 1:
+        raise ValueError("It must be at least 1.")
+
+
 def evaluate(
     model: Name,
     *,
@@ -38,10 +49,12 @@ def evaluate(
         ),
     ] = None,
     page: Annotated[Path | None, Parameter(help="File to write the HTML page with example images to.")] = None,
-    batch_size: Annotated[int, Parameter(help="Number of images per batch.")] = 256,
-    device: Annotated[str, Parameter(help="A torch device (cpu, cuda, cuda:1), or auto.")] = "auto",
+    batch_size: Annotated[int, Parameter(help="Number of images per batch.", validator=_check_number)] = 256,
+    device: Annotated[
+        str, Parameter(help="A torch device (cpu, cuda, cuda:1), or auto.", validator=_check_device)
+    ] = "auto",
     precision: Annotated[Literal["fp32", "bf16"], Parameter(help="Precision of the weights.")] = "fp32",
-    nproc: Annotated[int, Parameter(help="Number of processes to evaluate in.")] = 1,
+    nproc: Annotated[int, Parameter(help="Number of processes to evaluate in.", validator=_check_number)] = 1,
     json: Json = False,
 ) -> int:
     """Evaluate any model on a suite, without a pipeline run.

@@ -57,6 +57,7 @@ def test_eval_compares_two_models_writes_a_page_and_reuses_results(workspace, ca
     first, second = model(workspace / "a", 0), model(workspace / "b", 1)
     command = ["eval", str(first), "--suite", str(workspace / "s.toml"), "--against", str(second)]
     page = workspace / "page.html"
+    assert [run_command([*command, wrong]) for wrong in ("--device=foo", "--nproc=0")] == [2, 2]
     assert run_command([*command, "--page", str(page), "--json"]) == 0
     out = read_json()
     assert out["metrics"]["digits"]["unreadable"] == 1
