@@ -258,7 +258,7 @@ class PackFacts(Facts):
     shards: int
     bytes: int
     columns: list[str] = []
-    """Columns that steps of curate added."""
+    """Columns beyond those that all datasets have: further captions, and what steps of curate added."""
     languages: Tally = {}
     hosts: Tally = {}
     licenses: Tally = {}

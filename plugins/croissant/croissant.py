@@ -68,13 +68,8 @@ _CONTEXT: dict[str, Any] = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-_TYPES = {
-    pa.string(): "sc:Text",
-    pa.int32(): "cr:Int32",
-    pa.int64(): "cr:Int64",
-    pa.uint32(): "cr:UInt32",
-    pa.float32(): "cr:Float32",
-}
+_TYPES = {"string": "sc:Text", "bool": "sc:Boolean", "float": "cr:Float32", "double": "cr:Float64"}
+"""Data types by Arrow's names; those of integers differ in capitals only."""
 _URLS = frozenset({"url", "page_url", "license"})
 _KEY = "([0-9a-f]{32})"
 """The key of a sample in the name of its members. mlcroissant applies it twice, so it matches the key itself too."""
@@ -155,20 +150,31 @@ def _describe_pairs(dataset: DatasetFacts) -> dict[str, Any]:
     return {"@type": "cr:RecordSet", **names, "field": fields}
 
 
-def _describe_column(column: "pa.Field[Any]") -> dict[str, Any]:
+def _describe_column(column: "pa.Field[Any]", parent: str = "") -> dict[str, Any]:
     inner, depth = column.type, 0
     while pa.types.is_list(inner):
         inner, depth = inner.value_type, depth + 1
     shape = {"isArray": True, "arrayShape": ",".join(["-1"] * depth)} if depth else {}
+    source: dict[str, Any] = {"fileSet": {"@id": "tables"}, "extract": {"column": parent or column.name}}
+    if parent:
+        source["transform"] = {"jsonPath": column.name}
+    if pa.types.is_struct(inner):
+        content: dict[str, Any] = {"subField": [_describe_column(one, column.name) for one in inner.fields]}
+    else:
+        content = {"dataType": "sc:URL" if column.name in _URLS else _name_type(inner), "source": source}
     return {
         "@type": "cr:Field",
-        "@id": f"pairs/{column.name}",
+        "@id": "/".join(filter(None, ("pairs", parent, column.name))),
         "name": column.name,
         "description": find_meanings()[column.name].replace("`", ""),
-        "dataType": "sc:URL" if column.name in _URLS else _TYPES[inner],
         **shape,
-        "source": {"fileSet": {"@id": "tables"}, "extract": {"column": column.name}},
+        **content,
     }
+
+
+def _name_type(type_: pa.DataType) -> str:
+    name = str(type_)
+    return _TYPES.get(name) or f"cr:{name.replace('int', 'Int').replace('u', 'U')}"
 
 
 def _describe_samples() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dataops import plugins
 from dataops.facts import PackFacts
 from dataops.formatting import format_bytes, format_quantity, format_share
 from dataops.rights.licenses import DeclaredLicense, list_licenses, name_declared, name_stated, state_facts
-from dataops.schema import CURATED, find_added_columns
+from dataops.schema import CAPTIONS, CURATED, find_added_columns
 from dataops.snapshot import Counts, Manifest, Part, content_digest
 from dataops.trace import sources
 from dataops.trace.lineages import Lineage, list_made, merge_lineages
@@ -105,9 +105,9 @@ class DatasetFacts:
 
     @property
     def columns(self) -> "list[pa.Field[Any]]":
-        """Columns of the rows, without further captions; of those that steps of curate added, the known ones."""
-        added = find_added_columns()
-        return [*CURATED, *(added[name].field for name in self.facts.columns if name in added)]
+        """Columns of the rows; of those that steps of curate added, the known ones."""
+        known = [*(column.field for column in find_added_columns().values()), CAPTIONS]
+        return [*CURATED, *(field for field in known if field.name in self.facts.columns)]
 
     @property
     def samples(self) -> int:
@@ -300,8 +300,8 @@ def write_citation(dataset: DatasetFacts) -> str:
 TAGS = ("image-text-pairs", "webdataset", "clip", "pairmill")
 TASKS = ("zero-shot-image-classification", "image-to-text", "text-to-image")
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
-_TYPES = {pa.string(): "string", pa.int32(): "int32", pa.int64(): "int64", pa.uint32(): "uint32"}
-_TYPES[pa.float32()] = "float32"
+_TYPES = {"float": "float32", "double": "float64"}
+"""Names of `datasets` for types that Arrow calls otherwise."""
 _LANGUAGE = re.compile(r"([a-z]{2,3})(?:[-_][A-Za-z0-9]+)*")
 
 
@@ -320,7 +320,7 @@ def describe_card(dataset: DatasetFacts) -> dict[str, Any]:
     samples = [
         {"name": dataset.image_extension, "dtype": "image"},
         {"name": "txt", "dtype": "string"},
-        {"name": "json", "struct": [_describe_column(field.name, field.type) for field in dataset.columns]},
+        {"name": "json", **_describe_type(pa.struct(dataset.columns))},
         {"name": "__key__", "dtype": "string"},
         {"name": "__url__", "dtype": "string"},
     ]
@@ -353,12 +353,10 @@ def describe_size(samples: int) -> str:
     return "n>1T"
 
 
-def _describe_column(name: str, type_: pa.DataType) -> dict[str, Any]:
-    return {"name": name, **_describe_type(type_)}
-
-
 def _describe_type(type_: pa.DataType) -> dict[str, Any]:
+    if pa.types.is_struct(type_):
+        return {"struct": [{"name": field.name, **_describe_type(field.type)} for field in type_.fields]}
     if pa.types.is_list(type_):
         inner = _describe_type(type_.value_type)
-        return {"list": inner["dtype"] if inner.keys() == {"dtype"} else inner}
-    return {"dtype": _TYPES[type_]}
+        return {"list": inner if "list" in inner else next(iter(inner.values()))}
+    return {"dtype": _TYPES.get(str(type_), str(type_))}

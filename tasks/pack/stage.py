@@ -38,7 +38,7 @@ from dataops import plugins
 from dataops.errors import ContractError, NothingLeft
 from dataops.facts import PackFacts
 from dataops.formatting import format_counts
-from dataops.schema import CAPTIONS, CURATED
+from dataops.schema import CURATED
 from dataops.snapshot import INDEX, Draft, Manifest, Part, Record
 from dataops.text.tallies import Tally
 from dataops.trace.lineages import merge_lineages
@@ -246,8 +246,8 @@ def _facts(work: Work[PackConfig], made: Rewritten, base: Manifest | None) -> di
         more = f" or are named by an opt-out list ({listed:,})" if listed else ""
         raise NothingLeft(f"no pair is left to pack: all {counts.input:,} were taken down{more}")
     size = sum(part.bytes for part in made.parts if part.name.endswith(".tar"))
-    known = {*CURATED.names, CAPTIONS.name}
-    added = PackFacts.of(base).columns if base else [name for name in _read_columns(work).names if name not in known]
+    names = PackFacts.of(base).columns if base else _read_columns(work).names
+    added = [name for name in names if name not in CURATED.names]
     facts = {"samples": counts.kept, "shards": made.shards, "bytes": size, "columns": added} | merge([made.totals])
     if requests := select_requests(work.made_of):
         facts |= {"takedowns": [request.key for request in requests], "parent": base.key if base else None}

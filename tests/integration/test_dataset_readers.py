@@ -107,13 +107,13 @@ def run_printed(code, folder, monkeypatch):
 # In the first five samples, columns of each type are null; in others they are not.
 FULL = {
     "cluster": "0" * 32, "declared_width": 640, "clip_score": 0.25, "query_ids": [1, 2], "extra": '{"a": 1}',
-    "face_bboxes": [[0.1, 0.2, 0.3, 0.4]],
+    "face_bboxes": [[0.1, 0.2, 0.3, 0.4]], "captions": [{"uid": "1" * 32, "caption": "more"}],
 }  # fmt: skip
 
 
 def sparse_pairs(known):
     """Return pairs that have all columns where `known` holds for their position in the shards, and none elsewhere."""
-    return [pair(n, **(FULL if known(n) else dict.fromkeys(FULL))) for n in range(17)]
+    return [pair(n) | (FULL if known(n) else dict.fromkeys(FULL)) for n in range(17)]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def sparse_pairs(known):
 def test_datasets_loads_a_dataset_by_the_printed_code(known, tmp_path, monkeypatch):
     import datasets
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     _, manifests = packed_in(tmp_path / "store", sparse_pairs(known), shard_size=6)
     folder = tmp_path / "store" / "pack" / manifests["pack"].key
     rows = {row["uid"]: row for row in pq.ParquetDataset(sorted(folder.glob("part-*.parquet"))).read().to_pylist()}

@@ -11,11 +11,15 @@ from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair
 pytestmark = pytest.mark.filterwarnings(  # theirs: rdflib's old classes, and files left to the collector
     "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
+FURTHER = [{"uid": "a", "caption": "more é"}, {"uid": "b"}]
 ROWS = {"sampling_probability": 0.5, "query_ids": [3, 9], "clip_score": None}
 FACES = [[[0.0, 0.25, 0.5, 1.0], [0.5, 0.5, 0.75, 1.0]], [], None]
 BY_KEY = {
     row["key"]: row
-    for row in (pair(n, caption=f"picture {n} é 赤い", face_bboxes=FACES[n % 3], **ROWS) for n in range(5))
+    for row in (
+        pair(n, caption=f"picture {n} é 赤い", face_bboxes=FACES[n % 3], captions=[FURTHER, [], None][n % 3], **ROWS)
+        for n in range(5)
+    )
 }
 
 
@@ -58,6 +62,8 @@ def test_mlcroissant_reads_every_column_of_the_rows(dataset):
     found = next(row for key, row in rows.items() if BY_KEY[key]["face_bboxes"] == FACES[0])
     if "pairs/face_bboxes" in found:  # a column of the plugin moderation
         assert [[*box] for box in found["pairs/face_bboxes"]] == FACES[0]
+    assert [one["pairs/captions/uid"] for one in found["pairs/captions"]] == [b"a", b"b"]
+    assert found["pairs/captions"][0]["pairs/captions/caption"].decode() == "more é"
 
 
 def test_mlcroissant_reads_each_image_with_its_caption(dataset):
