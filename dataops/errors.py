@@ -121,12 +121,28 @@ def explain_unreadable(path: object, error: OSError | EOFError) -> SourceError:
 
 
 @contextmanager
-def writing(path: object) -> Iterator[None]:
-    """Name the file that a user wants, if it cannot be written. Raises: ConfigError."""
+def writing(path: object = None, remedy: str = "name a place that exists and that you may write to") -> Iterator[None]:
+    """Name the file that a user wants, and the remedy, if it cannot be written.
+
+    Args:
+        path: the file or folder. None: of all errors, only those that name a file and can only be of its place.
+
+    Raises: StorageError if the disk is full; ConfigError.
+    """
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"cannot write {error.filename or path}: {error.strerror or error}") from error
+        file, full = error.filename2 or error.filename, error.errno in DISK_FULL
+        if not path and (not file or error.errno not in FORBIDDEN | DISK_FULL):
+            raise
+        what = f"cannot {'write' if path or full else 'open'} {file or path}: {error.strerror or error}; "
+        raise StorageError(f"{what}free disk space, or {remedy}") if full else ConfigError(what + remedy) from error
+
+
+FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""Error numbers of a missing permission."""
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers of a full disk, quota or file."""
 
 
 _TEMPORARY = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}

@@ -24,7 +24,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from dataops import plugins
 from dataops.command_name import COMMANDS, format_message, name_command, set_command_name
-from dataops.errors import ConfigError, PairmillError
+from dataops.errors import ConfigError, PairmillError, writing
 from dataops.formatting import did_you_mean
 from dataops.process import use_utf8
 from infra.local import services
@@ -151,7 +151,8 @@ def run_command(arguments: list[str]) -> int:
     guard_process()
     try:
         services.apply_environment()
-        result = _run(arguments)
+        with writing():
+            result = _run(arguments)
     except PairmillError as error:
         message = name_command(str(error))
         sys.stderr.write(format_message(f"pairmill: {message}\n", "ERROR"))

@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: of the command; by default those of this process, which then uses UTF-8 and names itself as typed.
     """
+    if sys.stdout is None:  # it is closed: what is written then fails, as where it cannot be written
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 1)
+        sys.stdout = os.fdopen(1, "w")
     handles_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else a shell has it ignored
     if handles_interrupt:
         signal.signal(signal.SIGINT, _interrupt)
@@ -89,9 +92,7 @@ def _discard_unwritable_output(probe: bytes = b"") -> OSError | None:
             os.write(stream.fileno(), probe)
         except OSError as error:
             failure, probe = failure or error, b""
-            discard = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(discard, stream.fileno())
-            os.close(discard)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return failure
 
 

@@ -28,7 +28,6 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGHUP: 75}
 """Exit code by signal: 130 as shells have it; 75, retryable, when something else stops the run, such as its terminal."""
 IS_OUTCOME = "is_outcome"
 """Attribute of a log record about the end of a run, which the command prints itself."""
-NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 _freezers: list[Callable[[], bool]] = []
 """Functions that stop what is being drawn on the terminal, and return whether a line is unfinished there."""
 _current: "Interruption | None" = None
@@ -52,7 +51,7 @@ class Interruption:
     @property
     def cause(self) -> str:
         """What stopped the run."""
-        return NAMES[self.signal or signal.SIGINT]
+        return self.signal.name if self.signal and self.signal != signal.SIGINT else "Ctrl-C"
 
     def install(self) -> None:
         """Handle the signals from now on; called in the main thread, again after a library has replaced the handlers."""

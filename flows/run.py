@@ -84,8 +84,8 @@ class Run(LiveRun):
             retry: for `download`, the classes of failure whose rows are fetched again.
         """
         self.stage = step.stage.name
-        upstream = [self.manifests[name] for name in step.reads]
-        inputs = self.config.stage_config(step.table), self.config.seed, upstream, self.context.store
+        config, upstream = self.config, [self.manifests[name] for name in step.reads]
+        inputs = config.stage_config(step.table), config.seed, upstream, self.context.store
         planned = plan(step.stage, *inputs, accept=not force)
         if force or retry:
             self._clear_once(planned, retry)
@@ -101,13 +101,13 @@ class Run(LiveRun):
                 lambda: self._make_snapshot(planned),
                 self._find_states(step),
                 self.context.flow_run_id,
-                self.config.execution.retry_delays,
+                config.execution.retry_delays,
             )
         except BaseException:
             stage_run.state, stage_run.seconds = "Failed", time.monotonic() - started
             self._end_stage(stage_run)
             raise
-        is_local = self.context.executor.shares_disk and self.config.train.launch == "local"
+        is_local = self.context.executor.shares_disk and config.train.launch == "local"
         cpu_time = cpu_seconds() - cpu if is_local else None
         outcome = "Reused" if state.name == "Reused" else "Completed"
         stage_run.complete(outcome, time.monotonic() - started, cpu_time, manifest.counts)

@@ -185,7 +185,8 @@ class _Tasks:
         pooled = all(each.pooled_RW is not None for each in sets)
         tested, train, *validation = [_examples(each, before_projection=pooled) for each in sets]
         examples = (train, validation[0] if validation else None, tested)
-        classes, unreadable = len(task.data.class_names()), len(test.samples) - len(test.readable)
+        classes = len(task.data.class_names())
+        unreadable = [one.label for one, error in zip(test.samples, test.errors, strict=True) if error]
         found: dict[str, Any] = {"probe_features": "before the projection" if pooled else "embedding"}
         for name in task.probes:
             found[name], figures = plugins.find("protocols", name).run(*examples, classes, unreadable)

@@ -5,7 +5,6 @@ sees all of an object or nothing of it), `create` lets exactly one of several wr
 relative, `/`-separated, and can never leave the store.
 """
 
-import errno
 import io
 import os
 import secrets
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from dataops.digest import file_sha256
-from dataops.errors import ConfigError, StorageError
+from dataops.errors import DISK_FULL, FORBIDDEN, ConfigError, StorageError
 from dataops.regular_files import open_regular
 
 
@@ -330,8 +329,8 @@ def storage_errors(what: str, where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        retryable = False if error.errno in DISK_FULL | FORBIDDEN else None
-        raise StorageError(f"{what}: {error.strerror or error}{_remedy(error, where)}", retryable=retryable) from error
+        remedy = _remedy(error, where)
+        raise StorageError(f"{what}: {error.strerror or error}{remedy}", retryable=False if remedy else None) from error
 
 
 def _remedy(error: OSError, where: Path) -> str:
@@ -340,9 +339,3 @@ def _remedy(error: OSError, where: Path) -> str:
     if error.errno in FORBIDDEN:
         return f". Make {where} writable for this user, or set store.uri to another place"
     return ""
-
-
-FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-"""Error numbers of a missing permission."""
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Error numbers of a full disk, quota or file."""

@@ -145,12 +145,8 @@ def make_home() -> Path:
     folder = home()
     if not is_utf8(str(folder)):
         raise ConfigError(f"PAIRMILL_HOME {str(folder)!r} has bytes that are not UTF-8; name another folder")
-    try:
+    with supervisor.writing_home(folder):
         return private_folder(folder)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot create {folder}: {error.strerror or error}; set PAIRMILL_HOME to a folder that you own"
-        ) from error
 
 
 def up(timeout_s: float = supervisor.START_S, external_patience_s: float = 10.0) -> list[ServiceStatus]:

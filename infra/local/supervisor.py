@@ -9,7 +9,6 @@ Callers hold `lock(<services>)` while they change anything; reading needs no loc
 
 import contextlib
 import dataclasses
-import errno
 import http.client
 import json
 import logging
@@ -23,10 +22,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from dataops.errors import ServiceError
+from dataops.errors import PairmillError, ServiceError, writing
 from dataops.formatting import format_now
 from dataops.messages.waiting import waiting
 from dataops.process import process_fingerprint, select_job_environment
@@ -115,21 +115,14 @@ def load(folder: Path) -> ServiceRecord | None:
 def save(folder: Path, record: ServiceRecord) -> None:
     """Write the state file atomically, readable by its owner only."""
     temporary = folder / "state.json.tmp"
-    with _writing(temporary):
+    with writing_home(temporary):
         temporary.write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", "utf-8")
         temporary.chmod(0o600)
         temporary.replace(folder / "state.json")
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Raise a ServiceError with the remedy if `path` cannot be written: disk full, read-only, or no permission."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "set PAIRMILL_HOME to a folder " + ("on another disk, or free disk space" if full else "that you own")
-        raise ServiceError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
+writing_home = partial(writing, remedy="set PAIRMILL_HOME to a folder that you own")
+"""Name what in the home cannot be written. Raises: as `writing`."""
 
 
 @contextlib.contextmanager
@@ -137,12 +130,13 @@ def lock(services: Path, patience_s: float = _LOCK_PATIENCE_S) -> Iterator[None]
     """Hold the lock that a process needs to start and stop services in this folder.
 
     Raises:
-        ServiceError: another process held the lock for `patience_s`, or the folder cannot be written.
+        ServiceError: another process held the lock for `patience_s`.
+        ConfigError, StorageError: the folder cannot be written.
     """
     from filelock import FileLock, Timeout
 
     file_lock = FileLock(services / "lock", timeout=patience_s)
-    with _writing(services):
+    with writing_home(services):
         services.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             with waiting("another process starts or stops the servers", deadline=time.time() + patience_s):
@@ -255,7 +249,7 @@ def _hangs(folder: Path, record: ServiceRecord, silence_s: float) -> bool:
 
 def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> ServiceRecord:
     """End the service's remaining processes and start it, on its last port if that is free."""
-    with _writing(folder):
+    with writing_home(folder):
         folder.mkdir(exist_ok=True, mode=0o700)
     terminate(record.pid if record and record.alive else None, str(folder), grace_s=service.stop_grace_s)
     port = _port(record, service)
@@ -268,12 +262,12 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
     for name, value in service.env.items():
         env[name] = value.replace("{port}", str(port)).replace("{folder}", str(folder))
     if service.secrets is not None:
-        with _writing(folder):
+        with writing_home(folder):
             env |= service.secrets(keep=record is not None and record.pid is not None)
     env[MARK] = str(folder)
     command = [word.replace("{port}", str(port)) for word in service.command]
     started_at = format_now()
-    with _writing(log):
+    with writing_home(log):
         rotate_log(folder)
         with log.open("a", encoding="utf-8") as output:
             output.write(f"--- {started_at} pairmill starts {service.name} on port {port}\n")
@@ -293,7 +287,7 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
     )
     try:
         save(folder, record)
-    except ServiceError:
+    except PairmillError:
         # No later command would find a server without a record.
         terminate(pid, str(folder), grace_s=STOP_GRACE_S)
         raise

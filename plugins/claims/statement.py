@@ -14,7 +14,7 @@ from dataops.errors import ConfigError, CorruptPart
 from dataops.facts import PackFacts, TrainFacts
 from dataops.formatting import format_now
 from dataops.images.decode import ImageRefused
-from dataops.regular_files import read_bytes
+from dataops.regular_files import read_bytes, read_text
 from dataops.snapshot import Manifest, SnapshotName
 from dataops.store import Store
 from dataops.trace.requests import list_reports, load_report
@@ -269,11 +269,9 @@ def read_list(path: Path) -> list[Asked]:
     Raises: ConfigError with the line.
     """
     try:
-        lines = read_bytes(path).decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise ConfigError(f"--list {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"--list {path} is not in UTF-8: {error}") from error
+        lines = read_text(path, "utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--list {path} cannot be read: {getattr(error, 'strerror', error)}") from error
     found = list[Asked]()
     for number, line in enumerate(map(str.strip, lines), 1):
         try:

@@ -129,13 +129,13 @@ def _peak(scores: dict[int, float]) -> int:
 
 
 def probe(
-    train: Examples, validation: Examples | None, test: Examples, classes: int, unreadable: int
+    train: Examples, validation: Examples | None, test: Examples, classes: int, unreadable: Sequence[int]
 ) -> dict[str, Any]:
     """Fit on training examples and measure on test ones.
 
     Args:
         validation: examples to choose the strength by; None: a fifth of the training examples.
-        unreadable: test images without features; they count as wrong.
+        unreadable: labels of test images without features; they count as wrong.
 
     Returns: strength, train (number of examples), top1 and mean_per_class as records of a metric.
     """
@@ -148,7 +148,7 @@ def probe(
 
 
 def evaluate_few_shot(
-    train: Examples, validation: Examples | None, test: Examples, classes: int, unreadable: int
+    train: Examples, validation: Examples | None, test: Examples, classes: int, unreadable: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Probe with 1, 2, 4, 8 and 16 examples of each class; a larger draw contains the smaller one.
 
@@ -172,7 +172,7 @@ def evaluate_few_shot(
 
 
 def _choose_and_measure(
-    train: Examples, validation: Examples, whole: Examples, test: Examples, classes: int, unreadable: int
+    train: Examples, validation: Examples, whole: Examples, test: Examples, classes: int, unreadable: Sequence[int]
 ) -> dict[str, Any]:
     """Choose the strength, fit on the whole, and measure."""
     strength = search_strength(lambda tried: [each.accuracy(validation) for each in fit_each(train, classes, tried)])
@@ -180,11 +180,10 @@ def _choose_and_measure(
     return {"strength": strength, **_measure(found, whole, test, classes, unreadable)}
 
 
-def _measure(found: Probe, train: Examples, test: Examples, classes: int, unreadable: int) -> dict[str, Any]:
-    right = (found.ranks(test.features_NW, test.labels_N) == 1).tolist()
-    labels: Sequence[int] = test.labels_N.tolist()
+def _measure(found: Probe, train: Examples, test: Examples, classes: int, unreadable: Sequence[int]) -> dict[str, Any]:
+    right = [*(found.ranks(test.features_NW, test.labels_N) == 1).tolist(), *(False for _ in unreadable)]
     return {
         "train": len(train.labels_N),
-        "top1": proportion_record(sum(right), len(right) + unreadable, 1 / classes),
-        "mean_per_class": mean_per_class_record(labels, right, classes),
+        "top1": proportion_record(sum(right), len(right), 1 / classes),
+        "mean_per_class": mean_per_class_record([*test.labels_N.tolist(), *unreadable], right, classes),
     }

@@ -20,10 +20,9 @@ from queue import SimpleQueue
 from statistics import median
 from typing import Generic, TypeVar
 
-from dataops.errors import JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
+from dataops.errors import DISK_FULL, JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
 from dataops.messages.waiting import waiting
 from dataops.snapshot import Draft, Fence, Record, RecordLog
-from dataops.storage.base import DISK_FULL
 from dataops.store import open_store
 from tasks.engine.context import Context, MachineLost, TaskPool
 from tasks.engine.map_progress import SHOW_SECONDS, MapProgress, MapView, Task, begin_task, end_task

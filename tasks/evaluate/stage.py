@@ -126,7 +126,7 @@ def _put_page(work: Work[EvaluateConfig], suite: Suite, evaluation: Evaluation) 
 
 EVALUATE = Stage(
     name="evaluate",
-    version=9,
+    version=10,
     accepts=frozenset({8}),  # whose choice sets that are not made of groups also have the scores of groups
     make=make,
     external_inputs=external_inputs,

@@ -48,17 +48,17 @@ def parse_copy(text: str) -> str | None:
 
     Raises: ValueError with the allowed form; ConfigError with the command that installs the digest.
     """
-    kind, colon, value = text.partition(":")
-    if not colon or kind.lower() not in plugins.names(KIND):
+    kind, colon, value = text.lower().partition(":")
+    if not colon or kind not in plugins.names(KIND):
         return None
-    digest: Digest = plugins.find(KIND, kind.lower())
-    hexadecimal, tilde, bits = value.strip().lower().partition("~")
-    if len(hexadecimal) != digest.digits or not set(hexadecimal) <= set("0123456789abcdef"):
-        raise ValueError(f"{text[:80]!r} is no {kind.lower()}: {digest.digits} hex digits")
-    limit = digest.digits
-    if tilde and not (bits.isascii() and bits.isdigit() and int(bits) <= limit):
-        raise ValueError(f"{text[:80]!r}: the number after ~ must be 0 to {limit} bits by which a copy may differ")
-    return f"{kind.lower()}:{hexadecimal}~{int(bits) if tilde else digest.bits}"
+    digest: Digest = plugins.find(KIND, kind)
+    digits = digest.digits
+    hexadecimal, tilde, bits = value.strip().partition("~")
+    if len(hexadecimal) != digits or not set(hexadecimal) <= set("0123456789abcdef"):
+        raise ValueError(f"{text[:80]!r} is no {kind}: {digits} hex digits")
+    if tilde and not (bits.isascii() and bits.isdigit() and int(bits) <= digits):
+        raise ValueError(f"{text[:80]!r}: the number after ~ must be 0 to {digits} bits by which a copy may differ")
+    return f"{kind}:{hexadecimal}~{int(bits) if tilde else digest.bits}"
 
 
 def list_images(folder: str) -> Iterable[str]:
@@ -174,9 +174,10 @@ def read_inputs(key: str, locations: Mapping[str, str]) -> list[Input]:
 
     Raises: ConfigError or SourceError with the key, the location, the line and what to do.
     """
-    for name, location in sorted(locations.items()):
+    named = sorted(locations.items())
+    for name, location in named:
         _read[location] = _read_list(f"{key}.{name}", location)
-    return [list_input(OPT_OUT_LIST, name, _read[location].digest) for name, location in sorted(locations.items())]
+    return [list_input(OPT_OUT_LIST, name, _read[location].digest) for name, location in named]
 
 
 def recall_lists(key: str, locations: Mapping[str, str], inputs: Iterable[Input]) -> dict[str, OptOutList]:

@@ -39,8 +39,8 @@ class Protocol:
     """A measurement on labelled features besides zero-shot transfer."""
 
     function: str
-    """`module:function` of training, validation (or None) and test Examples, the number of classes, and that of test images
-    without features, which count as wrong. It returns an entry of the task's result under the protocol's name."""
+    """`module:function` of training, validation (or None) and test Examples, the number of classes, and the labels of test
+    images without features, which count as wrong. It returns an entry of the task's result under the protocol's name."""
     figures: Callable[[Any], dict[str, Any]]
     """Returns further metrics by name, of such an entry."""
     page: str

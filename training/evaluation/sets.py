@@ -185,6 +185,11 @@ class EvalSet:
             return [*found, self.folder / SHARD_COUNT, *self.shards()]
         return [*found, *(image for folder in self.class_folders() for image in _images(folder))]
 
+    def empty_folders(self) -> list[str]:
+        """Return the class folders without an image, which shift the labels after them."""
+        folders = self.class_folders() if self.layout() == "folder" else []
+        return [f"{self.split}/{folder.name}/" for folder in folders if not _images(folder)]
+
     def problems(self) -> list[str]:
         """Return all that is wrong with the layout, without reading the samples."""
         problems: list[str] = []

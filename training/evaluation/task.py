@@ -136,10 +136,12 @@ class Task(FrozenModel):
         Args:
             digest: returns the sha256 of a file.
         """
-        paths = dict.fromkeys(path for split in self.splits() for path in self.data_of(split).files())
+        sets = [self.data_of(split) for split in self.splits()]
+        paths = dict.fromkeys(path for data in sets for path in data.files())
         return self.model_dump(mode="json", exclude={"root", "source"}, exclude_defaults=True) | {
             "split": self.split,
-            "files": [[path.relative_to(self.root).as_posix(), digest(path)] for path in paths],
+            "files": [[path.relative_to(self.root).as_posix(), digest(path)] for path in paths]
+            + [[name, ""] for data in sets for name in data.empty_folders()],
         }
 
     def problems(self) -> list[str]:

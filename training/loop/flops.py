@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from training.model.clip import CLIP
 from training.model.resnet import Bottleneck, ModifiedResNet
 from training.model.towers import Attention, BackboneTower, PretrainedTextTower, Projector
-from training.model.transformer import Transformer, VisionTransformer
+from training.model.transformer import VisionTransformer
 
 
 class StepFlops(NamedTuple):
@@ -55,7 +55,7 @@ def count_step_flops(model: CLIP, kept: int | None = None, *, has_image_features
         projection, token, pair_of_tokens = _count_text_tower(model.text)
         return StepFlops(image + projection, token, pair_of_tokens)
     trains = _trains(model.token_embedding, model.positional_embedding)
-    token, pair_of_tokens, trains = _count_blocks(model.transformer, trains=trains)
+    token, pair_of_tokens, trains = _count_blocks(model.transformer.resblocks, trains=trains)
     trains |= _trains(model.ln_final)
     return StepFlops(image + _count(model.text_projection, trains=trains), token, pair_of_tokens)
 
@@ -81,10 +81,10 @@ def _count_attention(width: int, *, trains: bool) -> float:
     return 4 * width * (3 if trains else 1)
 
 
-def _count_blocks(transformer: Transformer, *, trains: bool) -> tuple[float, float, bool]:
+def _count_blocks(blocks: nn.ModuleList, *, trains: bool) -> tuple[float, float, bool]:
     """Return the operations of a token, those of two tokens in attention, and whether a layer up to the last trains."""
     token = pair = 0.0
-    for block in transformer.resblocks:
+    for block in blocks:
         trains |= _trains(block)
         weights = [weight for weight in block.parameters() if weight.ndim == 2]
         token += _count(*weights, trains=trains)
@@ -97,7 +97,7 @@ def _count_vit(visual: VisionTransformer, image_size: int, kept: int | None) -> 
     tokens = (patches if kept is None else kept) + 1
     pixels = patches * _count(visual.conv1.weight, trains=False)
     trains = _trains(visual.conv1, visual.class_embedding, visual.positional_embedding, visual.ln_pre)
-    token, pair, trains = _count_blocks(visual.transformer, trains=trains)
+    token, pair, trains = _count_blocks(visual.transformer.resblocks, trains=trains)
     trains |= _trains(visual.ln_post)
     return pixels + tokens * token + tokens**2 * pair + _count(visual.proj, trains=trains)
 
@@ -143,16 +143,10 @@ def _count_text_tower(tower: PretrainedTextTower) -> tuple[float, float, float]:
     """
     encoder = tower.encoder
     if not isinstance(blocks := getattr(encoder, "blocks", None), nn.ModuleList):  # a table of vectors
-        trains = _trains(encoder)
-        return _count_projector(tower.projector, trains=trains), 0.0, 0.0
-    token = pair = 0.0
+        return _count_projector(tower.projector, trains=_trains(encoder)), 0.0, 0.0
     trains = encoder.get_parameter("token_embedding.weight").requires_grad
-    for block in blocks:
-        weights = [weight for weight in block.parameters() if weight.ndim == 2]
-        trains |= _trains(block)
-        token += _count(*weights, trains=trains)
-        pair += 2 * _count_attention(weights[0].shape[1], trains=trains)
-    return _count_projector(tower.projector, trains=trains), token, pair
+    token, pair, trains = _count_blocks(blocks, trains=trains)
+    return _count_projector(tower.projector, trains=trains), token, 2 * pair
 
 
 def _count_projector(projector: Projector, *, trains: bool) -> float:

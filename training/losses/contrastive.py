@@ -289,16 +289,14 @@ def _softmax_of_positives(
 
 
 def _sigmoid(logits_RG: Tensor, first: int, positives_RG: Tensor | None, *, shares: bool) -> tuple[Tensor, Tensor]:
-    if positives_RG is None:
-        loss = F.softplus(logits_RG).sum() - logits_RG.diagonal(first).sum()
-        gradient_RG = logits_RG.sigmoid_()
-        gradient_RG.diagonal(first).sub_(1)
-        return loss, gradient_RG
-    if shares:
-        loss = F.softplus(logits_RG).sum() - (logits_RG * positives_RG).sum()
-        return loss, logits_RG.sigmoid_().sub_(positives_RG.to(logits_RG.dtype))
-    is_own_RG = torch.zeros_like(positives_RG)
-    is_own_RG.diagonal(first).fill_(True)
-    logits_RG.masked_fill_(positives_RG & ~is_own_RG, -torch.inf)  # its softplus and its sigmoid are 0
+    if positives_RG is not None:
+        if shares:
+            loss = F.softplus(logits_RG).sum() - (logits_RG * positives_RG).sum()
+            return loss, logits_RG.sigmoid_().sub_(positives_RG.to(logits_RG.dtype))
+        others_RG = positives_RG.clone()
+        others_RG.diagonal(first).fill_(False)
+        logits_RG.masked_fill_(others_RG, -torch.inf)  # its softplus and its sigmoid are 0
     loss = F.softplus(logits_RG).sum() - logits_RG.diagonal(first).sum()
-    return loss, logits_RG.sigmoid_().sub_(is_own_RG.to(logits_RG.dtype))
+    gradient_RG = logits_RG.sigmoid_()
+    gradient_RG.diagonal(first).sub_(1)
+    return loss, gradient_RG

@@ -308,9 +308,10 @@ def test_bad_input_has_a_clear_error(tmp_path, trained, key):
     ):
         with pytest.raises(ConfigError, match=message):
             parse_asked(text)
-    (tmp_path / "list").write_bytes(b"\xef\xbb\xbfa.jp\nhttp://[::1")
-    with pytest.raises(ConfigError, match=r"--list .*line 2: "):
-        read_list(tmp_path / "list")
+    for data, message in ((b"\xef\xbb\xbfa.jp\nhttp://[::1", "line 2: "), (b"\xff\xfe", "save the file in UTF-8")):
+        (tmp_path / "list").write_bytes(data)
+        with pytest.raises(ConfigError, match=f"--list .*{message}"):
+            read_list(tmp_path / "list")
     (pack,) = packs(trained)
     download = next(one.key for one in pack.inputs if one.stage == "download")
     with pytest.raises(ConfigError, match="no dataset"):

@@ -1,10 +1,11 @@
 import errno
+import os
 import pickle
 from pathlib import Path
 
 import pytest
 
-from dataops.errors import SourceError, StorageError, UnusableSource, explain_unreadable
+from dataops.errors import PairmillError, SourceError, StorageError, UnusableSource, explain_unreadable, writing
 from dataops.storage.base import storage_errors
 
 
@@ -40,3 +41,17 @@ def test_error_of_a_worker_process_keeps_whether_it_is_retryable():
     for error in (SourceError("x", retryable=False), UnusableSource("x"), SourceError("x")):
         copy = pickle.loads(pickle.dumps(error))
         assert (type(copy), copy.args, copy.retryable) == (type(error), error.args, error.retryable)
+
+
+@pytest.mark.parametrize(
+    ("number", "path", "code", "message"),
+    [
+        (errno.ENOSPC, "out", 75, "cannot write out/x: No space left on device; free disk space, or name a place"),
+        (errno.EROFS, None, 2, "cannot open out/x: Read-only file system; name a place"),
+        (errno.ENOENT, "out", 2, "cannot write out/x: No such file or directory; name a place"),
+    ],
+)
+def test_file_that_cannot_be_written_is_named_with_the_remedy(number, path, code, message):
+    with pytest.raises(PairmillError, match=message) as raised, writing(path):
+        raise OSError(number, os.strerror(number), "out/x")
+    assert raised.value.exit_code == code

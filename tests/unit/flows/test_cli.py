@@ -53,6 +53,11 @@ def test_interrupt_prints_no_traceback(kind):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "pairmill: interrupted\n")
 
 
+def test_closed_output_is_output_that_cannot_be_written():
+    done = start("import os, sys\nos.close(1)\nsys.stdout = None" + COMMAND.format(work=PRINTS["buffered"]))
+    assert (done.returncode, done.stderr) == (75, "pairmill: cannot write the output: Bad file descriptor\n")
+
+
 @pytest.mark.parametrize(("full", "code", "message"), [(False, 141, ""), (True, 75, UNWRITTEN)])
 @pytest.mark.parametrize("kind", PRINTS)
 def test_output_that_cannot_be_written_ends_the_command_without_a_traceback(kind, full, code, message):

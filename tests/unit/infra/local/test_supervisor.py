@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from dataops.errors import ServiceError
+from dataops.errors import ServiceError, StorageError
 from dataops.messages.waiting import current_waits
 from infra.local import supervisor
 from infra.local import supervisor as processes
@@ -126,7 +126,7 @@ def test_full_disk_is_reported_with_the_remedy_and_leaves_no_server(services):
     folder.mkdir()
     (folder / "state.json.tmp").symlink_to("/dev/full")  # a real "no space left on device"
     with pytest.raises(
-        ServiceError, match=r"state\.json\.tmp: No space left on device; set PAIRMILL_HOME to a folder on another disk"
+        StorageError, match="No space left on device; free disk space, or set PAIRMILL_HOME to a folder"
     ):
         supervisor.ensure_running(services, [SITE], 4.0)
     assert processes.find_marked(str(folder)) == []

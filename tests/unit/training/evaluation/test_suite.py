@@ -182,6 +182,10 @@ def test_digest_covers_every_byte_and_no_path(tmp_path):
         (tmp_path / "data" / name).write_bytes(before)
     assert len(digests) == 4
     assert load_suite(path).digest() == digest
+    write_folders(tmp_path / "elsewhere/data", test=["a", "c"])
+    digest_of_folders = load_suite(path, tmp_path / "elsewhere").digest()
+    (tmp_path / "elsewhere/data/test/b").mkdir()
+    assert load_suite(path, tmp_path / "elsewhere").digest() != digest_of_folders
     (tmp_path / "data/README").write_text("not read by the evaluation")
     assert load_suite(path).digest() == digest
 
