@@ -77,9 +77,14 @@ def read_secret(name: str) -> "SecretStr | None":
     return SecretStr(value) if value else None
 
 
+def remove_logins(text: str) -> str:
+    """Remove `user:password@` from all URLs in a text."""
+    return _USERINFO.sub("", text)
+
+
 def remove_credentials(text: str) -> str:
-    """Remove `user:password@` from all URLs in a text, and replace parameters that sign a request by `***`."""
-    return _SIGNED.sub(rf"\1{HIDDEN}", _USERINFO.sub("", text))
+    """Remove logins from all URLs in a text, and replace parameters that sign a request by `***`."""
+    return _SIGNED.sub(rf"\1{HIDDEN}", remove_logins(text))
 
 
 def redact(text: str) -> str:

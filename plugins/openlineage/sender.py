@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from contextvars import copy_context
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -47,7 +48,7 @@ class EventSender:
     """
 
     def __init__(self, url: str, endpoint: str = DEFAULT_ENDPOINT, api_key: str | None = None):
-        self._url = f"{url.rstrip('/')}/{endpoint.lstrip('/')}"
+        self._url = join_endpoint(url, endpoint)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else basic_login(url)
         self._failed = False
         self._ending = threading.Event()
@@ -94,6 +95,14 @@ class EventSender:
         self._failed = True
         message = "%s, %s, does not accept OpenLineage events, and the run continues without them: %s"
         logger.log(level, message, URL, remove_credentials(self._url), redact(reason)[:500])
+
+
+def join_endpoint(url: str, endpoint: str) -> str:
+    """Return the URL of a collector: its path after that of the server, unless the server's URL ends with it already."""
+    path, _, query = endpoint.strip("/").partition("?")
+    parts = urlsplit(url)
+    before = parts.path.rstrip("/").removesuffix(f"/{path}")
+    return parts._replace(path=f"{before}/{path}", query="&".join(filter(None, (parts.query, query)))).geturl()
 
 
 def open_sender() -> EventSender | None:

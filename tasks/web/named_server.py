@@ -16,7 +16,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from dataops.reasons import Reason
-from dataops.redaction import remove_credentials
+from dataops.redaction import remove_logins
 from tasks.web.address_policy import shared_dns
 from tasks.web.connection import open_connection
 from tasks.web.fetch_error import FetchError
@@ -68,7 +68,7 @@ def send_request(
 
     Raises: FetchError: no answer in time, an answer over the limit, or an address that needs TLS.
     """
-    parts, deadline = split_url(remove_credentials(url)), time.monotonic() + timeout
+    parts, deadline = split_url(remove_logins(url)), time.monotonic() + timeout
     kinds = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if body else {})
     lines = {**kinds, "Connection": "close", **(headers or {})}
     with translate_errors(timeout):

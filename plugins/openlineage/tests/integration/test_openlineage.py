@@ -158,10 +158,11 @@ def test_key_reaches_no_other_machine_and_nobody_who_listens(start, catalogue, t
     assert "the run continues" in caplog.text
 
 
-def test_hiccup_of_the_server_loses_no_event(start, catalogue, caplog):
+def test_hiccup_of_the_server_loses_no_event_and_a_url_keeps_its_path_and_query(start, catalogue, caplog):
     catalogue.first = [503]
-    lineage = start()
+    lineage = start(f"{catalogue.url}/base/?token=hunter22")
     catalogue.wait(2)
     lineage.end("completed")
     assert kinds(catalogue) == [("demo", "START"), ("demo", "START"), ("demo", "COMPLETE")]
     assert "continues" not in caplog.text
+    assert {call.path for call in catalogue.calls} == {"/base/api/v1/lineage?token=hunter22"}
