@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -9,9 +10,16 @@ from dataops.store import FolderStore, open_store
 
 
 def _check_name(_type: object, name: str | None) -> None:
-    """Raise a ConfigError for an empty name, as of a variable that a shell script has not set."""
-    if name is not None and not name.strip():
-        raise ConfigError("the name of what to work on is empty; give a run id, a key or a name, or leave it out")
+    """Raise a ConfigError for an empty name, as of a variable that a script has not set, or one that no file can have."""
+    if name is None:
+        return
+    problem = "" if name.strip() else "is empty"
+    try:
+        Path(name).expanduser().exists()
+    except (OSError, RuntimeError) as error:
+        problem = f"cannot be read ({error!s:.100})"
+    if problem:
+        raise ConfigError(f"the name of what to work on {problem}; give a run id, a key or a name, or leave it out")
 
 
 def _check_store(_type: object, uri: str | None) -> None:

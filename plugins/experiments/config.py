@@ -28,8 +28,11 @@ METRIC = re.compile(r"top[15]|mean_per_class|(mean|image_to_text|text_to_image)_
 """Metrics that have a value for each image, which a paired comparison needs."""
 
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
 def _check_name(name: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) is None:
+    if NAME.fullmatch(name) is None:
         raise ValueError(
             "write at most 64 Latin letters, digits, dots, underscores and hyphens, beginning with a letter or digit"
         )

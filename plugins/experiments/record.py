@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from dataops.store import Store
+from plugins.experiments.config import NAME
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class Record:
 
 def load_record(name: str, store: Store) -> Record | None:
     """Return the record of an experiment; None if there is none, or it is damaged."""
-    if (data := store.find(_path(name))) is None:
+    if NAME.fullmatch(name) is None or (data := store.find(_path(name))) is None:
         return None
     try:
         values = json.loads(data)

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -299,7 +298,9 @@ def write_citation(dataset: DatasetFacts) -> str:
 
 TAGS = ("image-text-pairs", "webdataset", "clip", "pairmill")
 TASKS = ("zero-shot-image-classification", "image-to-text", "text-to-image")
-SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B",
+         "10B<n<100B", "100B<n<1T", "n>1T")  # fmt: skip
+"""The Hub's size categories, by the number of digits: the first has up to three."""
 _TYPES = {"float": "float32", "double": "float64"}
 """Names of `datasets` for types that Arrow calls otherwise."""
 _LANGUAGE = re.compile(r"([a-z]{2,3})(?:[-_][A-Za-z0-9]+)*")
@@ -328,7 +329,7 @@ def describe_card(dataset: DatasetFacts) -> dict[str, Any]:
         "pretty_name": f"Dataset {dataset.key}",
         **(name_stated(dataset.license) if dataset.license else name_declared(dataset.facts.licenses)),
         **({"language": known} if known else {}),
-        "size_categories": [describe_size(dataset.samples)],
+        "size_categories": [SIZES[max(min(len(str(dataset.samples)), 13) - 3, 0)]],
         "task_categories": list(TASKS),
         "tags": [*TAGS, *plugins.load("documents")],
         # `datasets` infers features from five samples, and fails on a column that is null in these; so they are given
@@ -341,16 +342,6 @@ def describe_card(dataset: DatasetFacts) -> dict[str, Any]:
             }
         ],
     }
-
-
-def describe_size(samples: int) -> str:
-    """Return the Hub's size category of a number of samples."""
-    if samples < 1000:
-        return "n<1K"
-    for exponent, (low, high) in enumerate(pairwise(SIZES), 4):
-        if samples < 10**exponent:
-            return f"{low}<n<{high}"
-    return "n>1T"
 
 
 def _describe_type(type_: pa.DataType) -> dict[str, Any]:

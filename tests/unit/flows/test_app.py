@@ -82,12 +82,12 @@ def project(empty):
     ],
     ids=lambda command: command[0],
 )
-@pytest.mark.parametrize("name", ["", " "])
-def test_an_empty_name_is_not_the_newest_run_or_the_working_folder(project, capsys, command, name):
-    """Such a name comes from a shell script's variable that is not set."""
+@pytest.mark.parametrize("name", ["", " ", "x" * 300, "~no-such-user"])
+def test_a_name_that_is_empty_or_of_no_file_is_not_the_newest_run_or_the_working_folder(project, capsys, command, name):
+    """An empty name comes from a shell script's variable that is not set."""
     skip_if_not_installed(command[0])
     assert run_command([*command, name]) == 2
-    assert "is empty" in capsys.readouterr().err
+    assert "the name of what to work on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

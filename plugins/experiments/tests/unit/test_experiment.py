@@ -257,6 +257,7 @@ def test_a_killed_experiment_continues_where_it_stopped(caplog):
     Path("store/experiments/which.json").write_text("null")
     assert len(make(whole)[1].finished) == len(cells)
     assert "which.json is no record of an experiment" in caplog.text
+    assert load_record("../experiments/which", open_store(str(Path("store").absolute()))) is None
 
 
 def test_a_signal_ends_the_experiment_and_keeps_its_exit_code():
