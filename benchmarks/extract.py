@@ -248,7 +248,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         path = options.file or Path(folder) / "made.warc.wat.gz"
         if not options.file:
-            write_wat(path, 50_000 if options.quick else 200_000)
+            write_wat(path, 200_000)
         rows, equal, details = measure_wat(path, 1 if options.quick else 3)
     from benchmarks import extract_html  # imported late: lxml would count in the memory of the readers
 

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -77,9 +77,8 @@ def read_secret(name: str) -> "SecretStr | None":
     return SecretStr(value) if value else None
 
 
-def remove_logins(text: str) -> str:
-    """Remove `user:password@` from all URLs in a text."""
-    return _USERINFO.sub("", text)
+remove_logins = partial(_USERINFO.sub, "")
+"""Removes `user:password@` from all URLs in a text."""
 
 
 def remove_credentials(text: str) -> str:

@@ -11,11 +11,11 @@ from dataops.store import FolderStore, open_store
 
 def _check_name(_type: object, name: str | None) -> None:
     """Raise a ConfigError for an empty name, as of a variable that a script has not set, or one that no file can have."""
-    if name is None:
-        return
-    problem = "" if name.strip() else "is empty"
+    problem = "" if name is None or name.strip() else "is empty"
     try:
-        Path(name).expanduser().exists()
+        Path(name or "").expanduser().stat()  # `exists` hides all errors from Python 3.14 on
+    except (FileNotFoundError, NotADirectoryError):
+        pass
     except (OSError, RuntimeError) as error:
         problem = f"cannot be read ({error!s:.100})"
     if problem:
