@@ -47,8 +47,8 @@ EXTRACTED_WITH = "pairmill-recaption/1"
 ADDED, OVER_BUDGET = "added", "over_budget"
 OUTCOMES = pa.schema([("uid", pa.string()), ("outcome", pa.string())])
 """Columns of the parts `recaption-*`: the pair, and `added` or the reason why it has no synthetic caption."""
-_FAILURES_IN_A_ROW = 20
-"""Images in a row that failed for a temporary reason, after which the endpoint counts as down."""
+_FAILURES_IN_A_ROW, _REFUSALS_IN_A_ROW = 20, 100
+"""Images in a row that failed, after which the endpoint counts as down: the last one for a temporary reason, or not."""
 _TEXT_REASONS = frozenset({"empty", "too_long", "language", "same_caption"})
 """Outcomes of an image that got an answer which is not used."""
 _FINE = _TEXT_REASONS | {ADDED, OVER_BUDGET}
@@ -129,8 +129,8 @@ class _Captioner:
             answer = self.endpoint.ask(image)
         except FetchError as error:
             with self.lock:
-                self.failed_in_a_row = self.failed_in_a_row + 1 if error.is_transient else 0
-            if self.failed_in_a_row >= _FAILURES_IN_A_ROW:
+                self.failed_in_a_row += 1
+            if self.failed_in_a_row >= (_FAILURES_IN_A_ROW if error.is_transient else _REFUSALS_IN_A_ROW):
                 raise ServiceError(
                     f"curate.recaption: {self.config.endpoint} failed for {self.failed_in_a_row} images in a row, the last "
                     f"time with {error}; answers are kept, and a rerun asks for the rest"

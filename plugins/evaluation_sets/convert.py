@@ -101,10 +101,10 @@ def _read_xm3600(source: Path, languages: tuple[str, ...]) -> Sets:
         members = (
             {
                 "jpg": _read(source / "images" / f"{row['image/key']}.jpg"),
-                "txt": "\n".join(map(_on_one_line, row[code]["caption"])).encode(),
+                "txt": "\n".join(map(_on_one_line, [texts] if isinstance(texts, str) else texts)).encode(),
             }
             for row in rows
-            if row.get(code, {}).get("caption")
+            if (texts := row.get(code, {}).get("caption"))
         )
         yield code, members, {}
 

@@ -66,9 +66,11 @@ def add(config: str, counters: Mapping[Sample, float], gauges: Mapping[Sample, f
 def read(path: Path) -> dict[Sample, float]:
     """Return the figures of a file; none of a file that is missing, or that a power loss has emptied."""
     try:
-        return {(name, tuple(labels)): float(value) for name, labels, value in json.loads(path.read_text("utf-8"))}
+        return {
+            (name, tuple(map(str, labels))): float(value) for name, labels, value in json.loads(path.read_text("utf-8"))
+        }
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         logger.warning("%s is not valid and starts again: %s", path, error)
         return {}

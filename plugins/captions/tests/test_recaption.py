@@ -32,7 +32,7 @@ from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 
 Reply = tuple[int, dict[str, str], bytes]
 NEVER = threading.Event()
-IMAGES = {n: jpeg(blocks(200 + n)) for n in range(30)}
+IMAGES = {n: jpeg(blocks(200 + n)) for n in range(110)}
 
 
 def completion(text, **more):
@@ -205,10 +205,12 @@ def test_too_few_answers_fail_the_stage_and_a_rerun_asks_for_the_rest(tmp_path, 
 
 
 def test_an_endpoint_that_is_down_or_refuses_ends_the_stage_soon(tmp_path, toy):
-    toy.reply = lambda image, times: (503, {}, b"")
-    with pytest.raises(ServiceError, match=r"failed for 20 images in a row, the last time with http_503"):
-        curated(tmp_path, toy, 30, 30, attempts=1, concurrency=1)
-    assert len(toy.bodies) < 24
+    for status, most in ((503, 20), (400, 100)):
+        toy.bodies.clear()
+        toy.reply = lambda image, times, status=status: (status, {}, b"")
+        with pytest.raises(ServiceError, match=rf"failed for {most} images in a row, the last time with http_{status}"):
+            curated(tmp_path / str(status), toy, most + 10, most + 10, attempts=1, concurrency=1)
+        assert len(toy.bodies) < most + 4
     for status, remedy in ((401, API_KEY), (404, "endpoint and model")):
         toy.reply = lambda image, times, status=status: (status, {}, b"")
         with pytest.raises(ConfigError, match=rf"status {status}; .*{remedy}"):

@@ -80,6 +80,8 @@ def run_once(folder, number=1):
 def test_endpoint_serves_what_runs_add_up(home, endpoint):
     run_once(home)
     run_once(home, 2)
+    (figures.folder() / "folder.json").mkdir()
+    (figures.folder() / "number.json").write_text('[["runs", [5], 3]]')
     for host, addresses in (("a.test", [(2, ("8.8.8.8", 0))]), ("none.test", []), ("a.test", [(2, ("8.8.4.4", 0))])):
         HostState(home / "hosts" / "web").put_addresses(host, addresses, 60)
     found = scrape(endpoint)
@@ -96,6 +98,7 @@ def test_endpoint_serves_what_runs_add_up(home, endpoint):
         "runs_total nightly completed": 1,
         "runs_total nightly failed": 1,
         "run_active nightly": 0,
+        "runs_total number 5": 3,
         "stage_progress_ratio nightly download": 0.25,
         "service_up prefect": 0,
         "dns_lookups_total found": 2,

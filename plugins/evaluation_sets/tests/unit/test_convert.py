@@ -31,7 +31,7 @@ def test_xm3600_becomes_a_retrieval_set_a_language(tmp_path):
         (tmp_path / "images" / f"{key}.jpg").write_bytes(encode_image(shade))
         texts = {
             "de": {"caption": [f"Bild {key}", "noch\neins"], "caption/tokenized": []},
-            "sw": {"caption": [f"picha {key}"]},
+            "sw": {"caption": f"picha {key}"},
         }
         rows.append({"image/key": key, "image/locale": "de", **texts})
     (tmp_path / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
