@@ -19,19 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from dataops.digest import files_sha256
-from dataops.errors import ConfigError, JobFailed
+from dataops.errors import ConfigError, ContractError, JobFailed
 from dataops.facts import TrainFacts
 from dataops.formatting import format_quantity
 from dataops.process import ELSEWHERE
 from dataops.snapshot import Counts, Input, Manifest, Part, Record, find_manifest
 from dataops.store import Store
-from dataops.trace.requests import load_report, load_targets, report_name
+from dataops.trace.requests import load_report, report_name
 from tasks.engine.context import IS_PROGRESS, READ
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.engine.subprocess_job import ranks_launcher, run_job, torchrun_launcher
 from tasks.evaluate.config import EvaluateConfig
 from tasks.growth.versions import find_packs
-from tasks.search import Rows, Search, find_unapplied
+from tasks.search import find_unapplied
 from tasks.train.curves import CurveFollower, LiveRun
 from tasks.train.transfers import CheckpointMirror, ShardSupply
 from training.config import TrainConfig
@@ -119,19 +119,14 @@ def _find_named(key: str, store: Store) -> Manifest:
 def _check_takedowns(manifest: Manifest, store: Store) -> None:
     """Raise ConfigError if a takedown request that is newer than a dataset removes pairs of it.
 
-    The dataset of the run itself is rebuilt without these pairs, since requests are inputs of
-    `pack`.
+    The dataset of the run itself is rebuilt without these pairs where its sources are, since requests are inputs of
+    `pack`; elsewhere, `_train` refuses it.
     """
-    newer = find_unapplied(store, manifest)
-    if newer:
-        hits = Search(store).find(Rows(manifest, "part-"), load_targets(store, newer))
+    if newer := find_unapplied(store, manifest):
         versions = [load_report(store, report_name(source.key)).versions.get(manifest.key) for source in newer]
-        successor = next((key for key in reversed(versions) if key), None)
+        successor = next(filter(None, reversed(versions)), None)
         remedy = f'its next version, key = "{successor}"' if successor else "a version that was made after them"
-        raise ConfigError(
-            f"train.dataset: takedown requests remove {format_quantity(len(hits), 'pair')} of pack/{manifest.key}; name "
-            f"{remedy}"
-        )
+        raise ConfigError(f"train.dataset: takedown requests remove pairs of pack/{manifest.key}; name {remedy}")
 
 
 def download_datasets(store: Store, datasets: list[Manifest], folder: Path) -> list[LocalDataset]:
@@ -257,13 +252,18 @@ def make(work: Work[TrainConfig]) -> StageOutput:
 
 def _train(work: Work[TrainConfig], folder: Path) -> Record:
     """Run the job to its last step and put its output into the store."""
-    shards, config = folder / "shards", work.config
+    shards, config, store, own = folder / "shards", work.config, work.draft.store, work.inputs["pack"]
     if problems := [problem for hook in used_hooks(config) for problem in hook.problems(config)]:
         raise ConfigError(f"train.{problems[0]}")
+    if not store.names(work.draft.scratch("checkpoints")) and find_unapplied(store, own):  # what has begun may end
+        raise ContractError(
+            f"takedown requests remove pairs of pack/{own.key}, which this run trains on; on a machine with its sources, "
+            "`pairmill rerun RUN_ID --until pack` makes it without them, and then this training can start again"
+        )
     if warning := describe_few_steps(config, sum(one.counts.kept for one in _find_datasets(work))):
         logger.warning("train: %s", warning)
     for hook in used_hooks(config):
-        hook.prepare_job(config, work.draft.store, _find_datasets(work), folder)
+        hook.prepare_job(config, store, _find_datasets(work), folder)
     job = build_job(work, shards, folder)
     launcher = build_launcher(config, work.draft.key, folder)
     if config.nnodes != "1" and not config.is_on_cluster:
@@ -285,7 +285,7 @@ def _train(work: Work[TrainConfig], folder: Path) -> Record:
         elif plan := PLAN.search(line):
             work.context.progress(int(plan[2]), int(plan[1]), "")
 
-    supply = ShardSupply(work.draft.store, _list_arriving(work), shards, config.shard_cache_bytes)
+    supply = ShardSupply(store, _list_arriving(work), shards, config.shard_cache_bytes)
     curves = CurveFollower(work, folder)
     with mirror, supply, LiveRun(work, folder), curves:
         mirror.restore()
@@ -302,11 +302,9 @@ def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     parts += [work.draft.put_file("-".join(path.relative_to(folder).parts), path) for path in further]
     last_row = json.loads((folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
     done = json.loads((folder / "done.json").read_text("utf-8"))
-    facts: dict[str, Any] = {name: done[name] for name in ("bad_steps", "holdout") if name in done}
+    facts: dict[str, Any] = {name: done[name] for name in ("bad_steps", "holdout", "processor") if name in done}
     if weights := describe_weights(work.config):
         facts["weights"] = weights
-    if "processor" in done:  # no job of an earlier version has it
-        facts["processor"] = done["processor"]
     facts |= {str(hook.table): found for hook in used_hooks(work.config) if (found := hook.facts(folder))}
     datasets = _find_datasets(work)
     if work.config.dataset:

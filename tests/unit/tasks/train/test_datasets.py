@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
@@ -131,7 +131,9 @@ def test_a_dataset_with_pairs_that_were_taken_down_since_is_refused(tmp_path):
         "a request that matches no pair changes nothing"
     )
     request("http://host1.example/4.jpg")
-    with pytest.raises(ConfigError, match=f"takedown requests remove 1 pair of pack/{manifests['pack'].key}"):
+    with pytest.raises(ConfigError, match=f"takedown requests remove pairs of pack/{manifests['pack'].key}"):
         named_inputs(config, store)
+    with pytest.raises(ContractError, match=r"of pack/.* `pairmill rerun RUN_ID --until pack`"):
+        make(plan(TRAIN, TrainConfig(), 0, [manifests["pack"]]), Context(store=store, home=tmp_path))
     other = build_manifest("pack", key=OWN)
     assert find_datasets(config, other, store) == [other, manifests["pack"]], "a training that has begun ends"
