@@ -255,7 +255,7 @@ def _train(work: Work[TrainConfig], folder: Path) -> Record:
     shards, config, store, own = folder / "shards", work.config, work.draft.store, work.inputs["pack"]
     if problems := [problem for hook in used_hooks(config) for problem in hook.problems(config)]:
         raise ConfigError(f"train.{problems[0]}")
-    if not store.names(work.draft.scratch("checkpoints")) and find_unapplied(store, own):  # what has begun may end
+    if not store.names(work.draft.scratch("checkpoints")) and find_unapplied(store, own):  # else it continues
         raise ContractError(
             f"takedown requests remove pairs of pack/{own.key}, which this run trains on; on a machine with its sources, "
             "`pairmill rerun RUN_ID --until pack` makes it without them, and then this training can start again"
