@@ -184,6 +184,7 @@ def test_a_pair_of_the_last_phase_is_forgotten_by_frozen_towers_after_least_squa
 def test_what_cannot_be_replayed_is_refused_before_it_costs(lab):
     first = lab.pack()
     base = lab.train(lab.config(), first)
+    plain = lab.train(lab.config(forget=None), first)  # it keeps nothing, and its dataset knows the order
     _, dataset = lab.take_down([late_pair(lab, base, lab.config())])
     known, left = load_base(lab.store, base.key), read_places(lab.store, dataset)
 
@@ -215,7 +216,6 @@ def test_what_cannot_be_replayed_is_refused_before_it_costs(lab):
     lab.store.delete([file])
     np.testing.assert_array_equal(load_base(lab.store, base.key).places.keys, known.places.keys)
     lab.store.put(file, kept)
-    plain = lab.train(lab.config(forget=None), first)  # it keeps nothing, and its dataset knows the order
     made, places = plan_replay(again, load_base(lab.store, plain.key), dataset, left, lab.store)
     assert (made.step, made.removed, int(places.removed.sum())) == (0, 1, 1)
     assert "it keeps none" in made.why
