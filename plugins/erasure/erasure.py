@@ -13,7 +13,7 @@ from flows.commands.output import Output
 from flows.records import read_record
 from plugins.erasure.batches import Place
 from plugins.erasure.collect import collect_traces
-from plugins.erasure.leftovers import delete_leftovers, find_leftovers
+from plugins.erasure.leftovers import delete_leftovers, find_held, find_leftovers
 from plugins.erasure.next_versions import TakedownResult
 from plugins.erasure.proof import erase_and_search
 from plugins.erasure.raw_images import (
@@ -94,6 +94,7 @@ class Erasure:
         self._save(self.traces)  # before the first deletion
         deleted = self._delete()
         after = Lineage(self.store)
+        deleted["not_deleted"] = find_held(self.context, after.inventory) | deleted["not_deleted"]
         self.raw = find_raw_snapshots(after, Search(self.store), self.targets)
         self.leftovers = find_leftovers(after.inventory, self.targets)
         name = traces_name(self.requests[0])

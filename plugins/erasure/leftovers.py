@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataops.errors import CorruptPart
+from dataops.errors import ConfigError, CorruptPart
 from dataops.snapshot import MANIFEST, Draft, Manifest, Record, SnapshotName
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
@@ -54,6 +54,20 @@ def find_leftovers(inventory: Inventory, targets: Sequence[Target]) -> list[Left
         for name in snapshots
     ]
     return [leftovers for leftovers in found if leftovers.objects]
+
+
+def find_held(context: Context, inventory: Inventory) -> dict[str, str]:
+    """Return the snapshots that a run makes now, with its name: it may have read the removed pairs before their deletion."""
+    found = dict[str, str]()
+    for name, snapshot in sorted(inventory.snapshots.items()):
+        if name.stage not in PAIR_STAGES or snapshot.is_complete or find_holder(context.store, *name) is None:
+            continue
+        try:
+            with hold_lease(Draft(context.store, *name), context, wait=False):  # of a lost machine, after some time
+                pass
+        except ConfigError as error:
+            found[str(name)] = f"{error}; then repeat the takedown"
+    return found
 
 
 def _find_in(
