@@ -2,9 +2,12 @@
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dataops.digest import canonical_json, text_sha256
@@ -53,6 +56,11 @@ def check_path(path: object) -> str:
     if not parts:
         raise FetchError(NO_IMAGE, "no path")
     return "/".join(parts)
+
+
+def spellings(path: str) -> dict[str, None]:
+    """Return a path, and the same with accented letters composed (NFC) and decomposed (NFD), as file systems differ."""
+    return dict.fromkeys((path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path)))
 
 
 @dataclass(frozen=True)
@@ -122,14 +130,16 @@ class LocalFolder(Folder):
 
     def _open(self, path: str) -> int:
         """Return the descriptor of a regular file below the folder. Raises: FetchError."""
+        at = os.path.join(self.root, "")  # noqa: PTH118
+        path = next((name for name in spellings(path) if os.path.lexists(at + name)), path)
         try:
-            descriptor = open_descriptor(os.path.join(self.root, path))  # noqa: PTH118
+            descriptor = open_descriptor(at + path)
         except NotRegularFileError as error:
             raise FetchError(NOT_A_FILE, str(error.strerror)) from error
         except (OSError, ValueError) as error:
             raise FetchError(NO_IMAGE, getattr(error, "strerror", None) or "cannot be opened") from error
         # Of the opened file, so that a link that is set meanwhile changes nothing.
-        if not os.readlink(f"/proc/self/fd/{descriptor}").startswith(os.path.join(self.root, "")):  # noqa: PTH115, PTH118
+        if not os.readlink(f"/proc/self/fd/{descriptor}").startswith(at):  # noqa: PTH115
             os.close(descriptor)
             raise FetchError(OUTSIDE_SOURCE, "a link leads out of the folder")
         return descriptor
@@ -178,26 +188,29 @@ class S3Folder(Folder):
         return Listing(sorted(name for name in names if not is_hidden(name)))
 
     def read(self, path: str, limit: int) -> bytes:
-        uri = f"s3://{self.bucket}/{self.prefix}{path}"
-        try:
-            with ResumableStream(
-                uri, lambda at: connect_s3(self.bucket, self.prefix + path, at, None), RETRY_LIMIT
-            ) as stream:
+        for key in map(self.prefix.__add__, spellings(path)):
+            uri = f"s3://{self.bucket}/{key}"
+            with (
+                suppress(UnusableSource),
+                ResumableStream(uri, partial(connect_s3, self.bucket, key, etag=None), RETRY_LIMIT) as stream,
+            ):
                 return read_up_to(stream, limit + 1)
-        except UnusableSource as error:
-            raise FetchError(NO_IMAGE, "no such object, or it may not be read") from error
+        raise FetchError(NO_IMAGE, "no such object, or it may not be read")
 
     def digests(self, paths: Sequence[str]) -> dict[str, str]:
         found = self._find()
-        return {path: found[path].digest() if path in found else NO_IMAGE for path in paths}
+        return {
+            path: next((found[name].digest() for name in spellings(path) if name in found), NO_IMAGE) for path in paths
+        }
 
     def digest(self, path: str) -> str:
         return self.digests([path])[path]
 
     def file(self, path: str) -> SourceFile:
-        if (found := self._find().get(path)) is None:
-            raise ConfigError(f"{path!r} is no object below s3://{self.bucket}/{self.prefix}")
-        return S3File(path, found.bucket, found.key, found.etag, found.size)
+        files = self._find()
+        for found in (files[name] for name in spellings(path) if name in files):
+            return S3File(path, found.bucket, found.key, found.etag, found.size)
+        raise ConfigError(f"{path!r} is no object below s3://{self.bucket}/{self.prefix}")
 
 
 def read_up_to(stream: OpenFile, size: int) -> bytes:

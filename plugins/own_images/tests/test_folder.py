@@ -161,6 +161,8 @@ LIST = [
     {"file_name": "a.jpg", "caption": "first, with a comma"},
     {"file_name": "./sub//b.jpg", "caption": "below", "caption_2": ""},
     {"file_name": "sub\\b.jpg", "caption": "a path of Windows", "caption_2": "second"},
+    {"file_name": "sub/caf\u00e9.jpg", "caption": "composed", "caption_2": ""},
+    {"file_name": "sub/the\u0301.jpg", "caption": "decomposed", "caption_2": ""},
     {"file_name": "", "caption": "no path", "caption_2": ""},
     {"file_name": "missing.jpg", "caption": "not there", "caption_2": ""},
     {"file_name": "../elsewhere.jpg", "caption": "above", "caption_2": ""},
@@ -175,6 +177,7 @@ def test_list_in_any_format_gives_the_same_rows(name, tmp_path):
     import gzip
 
     folder = write_files(tmp_path / "photos", {"a.jpg": photo(1), "sub/b.jpg": photo(2), "unlisted.jpg": photo(3)})
+    write_files(folder / "sub", {"cafe\u0301.jpg": photo(5), "th\u00e9.jpg": photo(6)})
     write_files(tmp_path, {"elsewhere.jpg": photo(4)})
     if name.endswith(".parquet"):
         types = {"file_name": pa.binary(), "caption": pa.dictionary(pa.int8(), pa.string()), "caption_2": pa.binary()}
@@ -193,6 +196,7 @@ def test_list_in_any_format_gives_the_same_rows(name, tmp_path):
     assert found == {
         "first, with a comma": ("a.jpg", None), "second": ("sub/b.jpg", None), "below": ("sub/b.jpg", None),
         "a path of Windows": ("sub/b.jpg", None),
+        "composed": ("sub/caf%C3%A9.jpg", None), "decomposed": ("sub/the%CC%81.jpg", None),
         "no path": ("", "no_image"), "not there": ("missing.jpg", "no_image"),
         "above": ("%2E%2E/elsewhere.jpg", "outside_source"), "there and back": ("sub/%2E%2E/a.jpg", "outside_source"),
         "absolute": ("/etc/hostname", "outside_source"), "a URL": ("file:///etc/hostname", "outside_source"),

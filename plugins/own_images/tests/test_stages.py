@@ -13,6 +13,7 @@ from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import parse_target
 from flows.config import validate_values
+from plugins.own_images.folder import open_folder
 from plugins.own_images.tests.made import outcomes, run, write_files
 from tasks.download.rounds import ShardTask
 from tests.archived_images import http, record, write_archive
@@ -145,7 +146,11 @@ def test_bucket_gives_the_rows_of_a_folder(own, s3_environment, tmp_path):
         client.put_object(Bucket=bucket, Key=f"in [1]/{path.parent.name}/{path.name}", Body=path.read_bytes())
     client.put_object(Bucket=bucket, Key="in [1]/photos/.hidden/x.jpg", Body=photo(1))
     client.put_object(Bucket=bucket, Key="in [1]/photoshoot/x.jpg", Body=photo(1))
+    client.put_object(Bucket=bucket, Key="in [1]/e\u0301.jpg", Body=photo(1))
     client.close()
+    opened = open_folder(f"s3://{bucket}/in [1]")
+    assert opened.read("\u00e9.jpg", 1 << 20) == photo(1)
+    assert opened.digest("\u00e9.jpg") == opened.digest("photoshoot/x.jpg") == opened.file("\u00e9.jpg").digest()
     places = ({"folder": f"s3://{bucket}/in [1]/photos"}, {"paths": [f"s3://{bucket}/in*/shards/*.tar"]},
               {"paths": [f"s3://{bucket}/in*/*/rows.parquet"]})  # fmt: skip
     there = run(tmp_path / "s3", [one | place for one, place in zip(sources, places, strict=True)], InlineExecutor())
