@@ -48,7 +48,7 @@ ADDED, OVER_BUDGET = "added", "over_budget"
 OUTCOMES = pa.schema([("uid", pa.string()), ("outcome", pa.string())])
 """Columns of the parts `recaption-*`: the pair, and `added` or the reason why it has no synthetic caption."""
 _FAILURES_IN_A_ROW, _REFUSALS_IN_A_ROW = 20, 100
-"""Images in a row that failed, after which the endpoint counts as down: the last one for a temporary reason, or not."""
+"""Images in a row that failed, after which the endpoint counts as down: all for temporary reasons, or for any."""
 _TEXT_REASONS = frozenset({"empty", "too_long", "language", "same_caption"})
 """Outcomes of an image that got an answer which is not used."""
 _FINE = _TEXT_REASONS | {ADDED, OVER_BUDGET}
@@ -115,6 +115,7 @@ class _Captioner:
     config: RecaptionConfig
     endpoint: Endpoint
     failed_in_a_row: int = 0
+    temporary_in_a_row: int = 0
     totals: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -130,14 +131,15 @@ class _Captioner:
         except FetchError as error:
             with self.lock:
                 self.failed_in_a_row += 1
-            if self.failed_in_a_row >= (_FAILURES_IN_A_ROW if error.is_transient else _REFUSALS_IN_A_ROW):
+                self.temporary_in_a_row = self.temporary_in_a_row + 1 if error.is_transient else 0
+            if self.temporary_in_a_row >= _FAILURES_IN_A_ROW or self.failed_in_a_row >= _REFUSALS_IN_A_ROW:
                 raise ServiceError(
                     f"curate.recaption: {self.config.endpoint} failed for {self.failed_in_a_row} images in a row, the last "
                     f"time with {error}; answers are kept, and a rerun asks for the rest"
                 ) from None
             return error.reason
         with self.lock:
-            self.failed_in_a_row = 0
+            self.failed_in_a_row = self.temporary_in_a_row = 0
             self.totals.update(prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens)
         put_answer(self.draft.store, self.config, digest, answer)
         return answer

@@ -211,6 +211,10 @@ def test_an_endpoint_that_is_down_or_refuses_ends_the_stage_soon(tmp_path, toy):
         with pytest.raises(ServiceError, match=rf"failed for {most} images in a row, the last time with http_{status}"):
             curated(tmp_path / str(status), toy, most + 10, most + 10, attempts=1, concurrency=1)
         assert len(toy.bodies) < most + 4
+    toy.bodies.clear()
+    toy.reply = lambda image, times: (503 if len(toy.bodies) % 20 == 0 else 400, {}, b"")
+    with pytest.raises(ServiceError, match=r"failed for 100 images in a row"):  # not for the first 20
+        curated(tmp_path / "mixed", toy, 110, 110, attempts=1, concurrency=1)
     for status, remedy in ((401, API_KEY), (404, "endpoint and model")):
         toy.reply = lambda image, times, status=status: (status, {}, b"")
         with pytest.raises(ConfigError, match=rf"status {status}; .*{remedy}"):
