@@ -46,27 +46,38 @@ def convert(
         source: Folder with these files.
         output: Folder that gets a folder for each language.
     """
+
+    def choose(codes: Iterable[str]) -> list[str]:
+        known = {code.lower(): code for code in sorted(codes)}
+        if absent := [one for one in languages if one.lower() not in known]:
+            raise ConfigError(f"{source}: no {kind} in {absent}; --languages names some of {', '.join(known)}")
+        return [code for lower, code in known.items() if not languages or lower in map(str.lower, languages)]
+
     if kind == "babel-imagenet":
         if images is None:
             raise ConfigError("babel-imagenet has only names: --images names ImageNet's validation set")
-        protocol, found = "classification", _read_babel(source, EvalSet(images, "test", "classification"), languages)
+        protocol, found = "classification", _read_babel(source, EvalSet(images, "test", "classification"), choose)
     else:
         protocol, read = _READERS[kind]
-        found = read(source, languages)
+        found = read(source, choose)
     try:
         with writing(output):
             written = [_write(output, language, protocol, samples, lists) for language, samples, lists in found]
+            for part, folder, _ in written:  # all or none, so that the same command repeats a failed one
+                part.rename(folder)
     except (AttributeError, LookupError, SyntaxError, TypeError, ValueError) as error:  # wherever it is read
         problem = describe_error(error).partition("\n")[0]
         raise ContractError(f"{source}: not in the layout of {kind} ({problem})") from error
     if not written:
-        raise ConfigError(f"{source}: no {kind}{' in ' + ', '.join(languages) if languages else ''}")
-    console().write(f"{len(written)} sets of {sum(written):,} images in {output}")
+        raise ConfigError(f"{source}: no {kind}")
+    console().write(f"{len(written)} sets of {sum(images for *_, images in written):,} images in {output}")
     return 0
 
 
-def _write(output: Path, language: str, kind: str, samples: Samples, lists: dict[str, list[str]]) -> int:
-    """Write a set under another name, and rename it; return the number of its images.
+def _write(
+    output: Path, language: str, kind: str, samples: Samples, lists: dict[str, list[str]]
+) -> tuple[Path, Path, int]:
+    """Write a set under another name; return its folder, the one that it gets, and the number of its images.
 
     Raises: ValueError if the name of the language leads to another folder.
     """
@@ -86,18 +97,18 @@ def _write(output: Path, language: str, kind: str, samples: Samples, lists: dict
     write_shard(part, kind, list_members())
     for name, lines in lists.items():
         (part / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    part.rename(folder)
-    return images.total()
+    return part, folder, images.total()
 
 
 Sets = Iterator[tuple[str, Samples, dict[str, list[str]]]]
+Choose = Callable[[Iterable[str]], list[str]]
+"""Returns those of the codes of a set that the command names. Raises: ConfigError if it names others."""
 
 
-def _read_xm3600(source: Path, languages: tuple[str, ...]) -> Sets:
+def _read_xm3600(source: Path, choose: Choose) -> Sets:
     """Yield a retrieval set a language. Source: Thapliyal et al. 2022, "Crossmodal-3600", captions.jsonl of its release."""
     rows = _parse(source / "captions.jsonl", lambda text: [json.loads(line) for line in text.splitlines()])
-    codes = sorted({name for row in rows for name in row if isinstance(row[name], dict)})
-    for code in (code for code in codes if not languages or code in languages):
+    for code in choose({name for row in rows for name in row if isinstance(row[name], dict)}):
         members = (
             {
                 "jpg": _read(source / "images" / f"{row['image/key']}.jpg"),
@@ -109,11 +120,11 @@ def _read_xm3600(source: Path, languages: tuple[str, ...]) -> Sets:
         yield code, members, {}
 
 
-def _read_babel(source: Path, imagenet: EvalSet, languages: tuple[str, ...]) -> Sets:
+def _read_babel(source: Path, imagenet: EvalSet, choose: Choose) -> Sets:
     """Yield a classification set a language: the classes that it names. Source: Geigle et al. 2024, "Babel-ImageNet"."""
     names = _parse(source / "babel_imagenet.json", json.loads)
     prompts = _parse(source / "nllb_dist13b_prompts.json", json.loads)
-    for code in (code for code in sorted(names) if not languages or code.lower() in map(str.lower, languages)):
+    for code in choose(names):
         numbers, labels = names[code]
         label_of = {number: label for label, number in enumerate(numbers)}
         members = (
@@ -125,7 +136,7 @@ def _read_babel(source: Path, imagenet: EvalSet, languages: tuple[str, ...]) -> 
         yield code.lower(), members, {CLASS_NAMES: labels, TEMPLATES: templates}
 
 
-def _read_cvqa(source: Path, languages: tuple[str, ...]) -> Sets:
+def _read_cvqa(source: Path, choose: Choose) -> Sets:
     """Yield a choice set a language: the question followed by each answer. Source: Romero et al. 2024, "CVQA"."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -138,7 +149,7 @@ def _read_cvqa(source: Path, languages: tuple[str, ...]) -> Sets:
     if any(row["Label"] is None or not 0 <= row["Label"] < len(row["Options"]) for row in rows):
         raise ContractError(f"{source}: Label is missing, or no number of an option; it is not in all releases")
     spoken = [str(ast.literal_eval(row[SUBSET])[0]).lower().replace(" ", "-") for row in rows]
-    for language in sorted({one for one in spoken if not languages or one in map(str.lower, languages)}):
+    for language in choose(spoken):
         yield language, (_choices(row) for row, one in zip(rows, spoken, strict=True) if one == language), {}
 
 
@@ -153,7 +164,7 @@ def _on_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _read_stamps(source: Path, languages: tuple[str, ...]) -> Sets:
+def _read_stamps(source: Path, choose: Choose) -> Sets:
     """Yield a classification set a language: the photographs that it names, each name a class.
 
     NAME.txt beside NAME.png has the English name in its first line, and others such as `de.utf8=` below (Tux Paint,
@@ -161,8 +172,7 @@ def _read_stamps(source: Path, languages: tuple[str, ...]) -> Sets:
     """
     paths = [path for path in sorted(source.rglob("*.png")) if "symbols" not in path.parts]
     named = [(_read(path), _stamp_names(path.with_suffix(".txt"))) for path in paths if _is_photograph(path)]
-    codes = {code for _, names in named for code in names}
-    for code in sorted(code for code in codes if not languages or code in languages):
+    for code in choose({code for _, names in named for code in names}):
         labels = sorted({names[code] for _, names in named if code in names})
         members = (
             {"png": image, "cls": str(labels.index(names[code])).encode()} for image, names in named if code in names
@@ -187,7 +197,7 @@ def _is_photograph(path: Path) -> bool:
     return len(np.unique(inside, axis=0)) > PHOTOGRAPH_COLOURS * len(inside)
 
 
-_READERS: dict[str, tuple[str, Callable[[Path, tuple[str, ...]], Sets]]] = {
+_READERS: dict[str, tuple[str, Callable[[Path, Choose], Sets]]] = {
     "xm3600": ("retrieval", _read_xm3600),
     "cvqa": ("choice", _read_cvqa),
     "stamps": ("classification", _read_stamps),

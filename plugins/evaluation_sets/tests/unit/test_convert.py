@@ -48,12 +48,23 @@ def test_xm3600_becomes_a_retrieval_set_a_language(tmp_path):
     ]
     with pytest.raises(ConfigError, match="there already"):
         convert("xm3600", tmp_path, tmp_path / "out", languages=("de",))
+    for unknown in ("", "tlh"):
+        with pytest.raises(ConfigError, match=rf"no xm3600 in \['{unknown}'\]; --languages names some of de, sw"):
+            convert("xm3600", tmp_path, tmp_path / "unknown", languages=("de", unknown))
     with pytest.raises(ConfigError, match="cannot write"):
         convert("xm3600", tmp_path, tmp_path / "captions.jsonl" / "out")
+    rows[1]["sw"] = {"caption": 7}  # the second language fails
+    (tmp_path / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(ContractError, match="not in the layout of xm3600"):
+        convert("xm3600", tmp_path, tmp_path / "again")
+    rows[1]["sw"] = texts["sw"]
+    (tmp_path / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert convert("xm3600", tmp_path, tmp_path / "again") == 0
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["de", "sw"]
     (tmp_path / "images" / "b2.jpg").unlink()
     with pytest.raises(ContractError, match=r"b2\.jpg"):
-        convert("xm3600", tmp_path, tmp_path / "again")
-    assert not (tmp_path / "again" / "de").exists()
+        convert("xm3600", tmp_path, tmp_path / "third")
+    assert not (tmp_path / "third" / "de").exists()
     rows[0]["../elsewhere"] = texts["de"]
     (tmp_path / "captions.jsonl").write_text(json.dumps(rows[0]))
     with pytest.raises(ContractError, match="no code of a language"):
