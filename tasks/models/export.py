@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError
@@ -39,17 +38,20 @@ def export_model(folder: Path, form: str, out: Path, home: Path, documents: Mapp
             " train snapshot, or models:/name/version"
         )
     check_card((folder / "model.json").read_bytes(), form)
-    name = text_sha256(canonical_json([str(folder.absolute()), form, str(out.absolute())]))[:16]
-    work = home / "jobs" / f"export-{name}"
+    model, final = str(folder.absolute()), str(out.absolute())
+    work = home / "jobs" / f"export-{text_sha256(canonical_json([model, form, final]))[:16]}"
     shutil.rmtree(work, ignore_errors=True)
-    job: dict[str, Any] = {"model": str(folder.absolute()), "format": form, "output": str(work / "made")}
-    job["final"] = str(out.absolute())
+    job = {"model": model, "format": form, "output": str(work / "made"), "final": final}
     run_job("training.export", job, work, on_line=lambda line: logger.info("%s", line))
     out.mkdir(parents=True, exist_ok=True)
-    for file in sorted((work / "made").iterdir()):
-        shutil.copyfile(file, out / file.name)  # with the mode of a new file: safetensors writes with 0600
-    for name, text in documents.items():
-        (out / name).write_text(text, "utf-8")
+    try:
+        for file in (work / "made").iterdir():
+            shutil.copyfile(file, out / file.name)  # with the mode of a new file: safetensors writes with 0600
+        for name, text in documents.items():
+            (out / name).write_text(text, "utf-8")
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)  # else the next export finds it filled
+        raise
     shutil.rmtree(work)
     return sorted(out.iterdir())
 

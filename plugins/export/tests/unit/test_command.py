@@ -1,5 +1,6 @@
 """`pairmill export`: models by folder and by key, refusals, and that a failure leaves no files."""
 
+import errno
 import json
 import shutil
 from importlib import import_module
@@ -29,6 +30,10 @@ def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(finished_model
 
     monkeypatch.setattr("tasks.models.export.run_job", in_process)
     draft = put_model(finished_model, tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr("pathlib.Path.write_text", _fill_disk)
+        export(str(finished_model), format="open_clip", out=tmp_path / "a")
+    assert not (tmp_path / "a").exists()
     exported = {}
     for name, model in (("a", str(finished_model)), ("b", draft.key)):
         out = tmp_path / name
@@ -57,6 +62,10 @@ def test_a_snapshot_is_exported_with_its_card_and_licences(tmp_path):
     assert "Gate not evaluated" in documents["README.md"]
     assert "For 3 of 8 training pairs" in documents["LICENSE"]
     assert "3  http://creativecommons.org/licenses/by/4.0/" in documents["LICENSE"]
+
+
+def _fill_disk(*arguments, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def _fail(*arguments, **options):
