@@ -33,8 +33,7 @@ def metrics(
     if host is not None:
         from plugins.metrics.endpoint import main
 
-        console().write(f"http://{host}:{port}/metrics")
-        main(["--host", host, "--port", str(port)])
+        main(["--host", host, "--port", str(port)], lambda: console().write(f"http://{host}:{port}/metrics"))
         return 0
     command = ["python", "-m", "plugins.metrics.endpoint", "--port", "{port}"]
     environment = {name: os.environ[name] for name in SERVERS if name in os.environ}

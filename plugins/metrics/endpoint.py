@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -146,8 +146,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until the process is ended."""
+def main(arguments: Sequence[str] | None = None, started: Callable[[], object] = lambda: None) -> None:
+    """Serve until the process is ended; call `started` once it listens."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
@@ -160,8 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         start_http_server(options.port, options.host, registry)
     except (OSError, OverflowError) as error:
         raise ConfigError(f"--host {options.host} --port {options.port}: cannot listen there ({error})") from error
+    started()
     threading.Event().wait()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ConfigError as error:
+        raise SystemExit(str(error)) from None

@@ -111,7 +111,12 @@ def test_endpoint_serves_what_runs_add_up(home, endpoint):
     assert time.time() - found["pairmill_run_success_timestamp_seconds nightly"] < 600
     assert found["pairmill_disk_free_bytes"] > 0
     taken = [sys.executable, "-m", "plugins.metrics.endpoint", "--port", re.findall(r"\d+", endpoint)[-1]]
-    assert b"cannot listen there" in subprocess.run(taken, cwd=CHECKOUT, capture_output=True, check=False).stderr
+    refused = subprocess.run(taken, cwd=CHECKOUT, capture_output=True, check=False)
+    assert b"cannot listen there" in refused.stderr
+    assert b"Traceback" not in refused.stderr
+    with pytest.raises(ConfigError, match="cannot listen there"):
+        metrics(host="127.0.0.1", port=int(taken[-1]))
+    assert not capsys.readouterr().out, "a URL only once it listens"
 
 
 def test_runs_write_nothing_before_somebody_asks_for_metrics(home):
