@@ -233,7 +233,7 @@ def _describe_unknown(
         return f"{what}; only kind = {' or '.join(kinds)} has it; allowed: {', '.join(known)}"
     closest = find_closest(steps[-1], known)
     suggestions = [".".join([*steps[:-1], closest])] if closest else []
-    suggestions += [path for path in _all_paths(root) if path.rpartition(".")[2] == steps[-1]][:3]
+    suggestions += [*dict.fromkeys(path for path in _all_paths(root) if path.rpartition(".")[2] == steps[-1])][:3]
     if suggestions:
         return f"{what}; did you mean {' or '.join(suggestions)}?{installs}"
     return f"{what}; allowed: {', '.join(known)}{installs}"
