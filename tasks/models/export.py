@@ -44,13 +44,15 @@ def export_model(folder: Path, form: str, out: Path, home: Path, documents: Mapp
     job = {"model": model, "format": form, "output": str(work / "made"), "final": final}
     run_job("training.export", job, work, on_line=lambda line: logger.info("%s", line))
     out.mkdir(parents=True, exist_ok=True)
+    made = sorted((work / "made").iterdir())
     try:
-        for file in (work / "made").iterdir():
+        for file in made:
             shutil.copyfile(file, out / file.name)  # with the mode of a new file: safetensors writes with 0600
         for name, text in documents.items():
             (out / name).write_text(text, "utf-8")
     except BaseException:
-        shutil.rmtree(out, ignore_errors=True)  # else the next export finds it filled
+        for name in (*(file.name for file in made), *documents):  # else the next export finds the folder filled
+            (out / name).unlink(missing_ok=True)
         raise
     shutil.rmtree(work)
     return sorted(out.iterdir())

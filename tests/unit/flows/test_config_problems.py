@@ -53,6 +53,11 @@ def folder(tmp_path, monkeypatch):
     ("tables", "start", "end"),
     [
         ({"top": "sed = 3"}, "sed: unknown key (value 3)", "; did you mean seed? (line 2)"),
+        (
+            {"top": "paths = 3"},
+            "paths: unknown key (value 3); did you mean ",
+            "mean source.paths or curate.overlap.paths? (line 2)",
+        ),
         ({"top": "[trian]\nepochs = 1"}, "trian: unknown table; ", "; did you mean train? (line 2)"),
         ({"top": "[colour]\nred = 1"}, "colour: unknown table; allowed: ", ", train (line 2)"),
         ({"train": "min_side = 3"}, "train.min_side: unknown key ", "; did you mean curate.min_side? (line 15)"),
