@@ -141,7 +141,7 @@ def test_takedown_with_another_run_at_work_names_it_and_is_completed_after_it(co
         assert "is being made by run another" in report["deleted"]["not_deleted"][f"download/{'f' * 16}"]
         with pytest.raises(ConfigError, match="run another"):
             delete_leftovers(Context(store, home), SnapshotName("download", "f" * 16), image_targets(jpeg(4)))
-    begun = Draft(store, "pack", "e" * 16)  # nothing of it is written yet
+    begun = Draft(store, "pack", "e" * 16)  # without any object
     with hold_lease(begun, Context(store, home, run_id="another")):
         assert take_down(home, store, monkeypatch) == 3
         report = next(one for one in read_json()["stores"] if one["request"])
