@@ -57,7 +57,7 @@ def find_leftovers(inventory: Inventory, targets: Sequence[Target]) -> list[Left
 
 
 def find_held(context: Context, inventory: Inventory) -> dict[str, str]:
-    """Return the snapshots that a run makes now, with its name: it may have read removed pairs before their deletion."""
+    """Return why a takedown is incomplete, by snapshot that a run makes now: it may have read removed pairs before."""
     found = dict[str, str]()
     for name, snapshot in sorted(inventory.snapshots.items()):
         if name.stage not in PAIR_STAGES or snapshot.is_complete or find_holder(context.store, *name) is None:
