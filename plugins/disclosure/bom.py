@@ -120,7 +120,7 @@ def _describe_model(subject: Subject, train: Manifest) -> dict[str, Any]:
         version if is_registered else train.content_digest[:16],
         next((part.sha256 for part in train.parts if part.name == _WEIGHTS), ""),
         subject.license,
-        description=f"CLIP {model_name(train.config)}, trained on {format_quantity(subject.pairs, 'pair')} of image and "
+        description=f"CLIP {model_name(train)}, trained on {format_quantity(subject.pairs, 'pair')} of image and "
         "caption.",
         pedigree={"ancestors": ancestors} if ancestors else None,
         properties=_properties(facts.items()),
@@ -199,7 +199,7 @@ def _make_card(subject: Subject, train: Manifest) -> dict[str, Any]:
             "approach": {"type": "self-supervised"},
             "task": "zero-shot-image-classification",
             "architectureFamily": "CLIP",
-            "modelArchitecture": model_name(train.config),
+            "modelArchitecture": model_name(train),
             "datasets": [{"ref": f"pack/{key}"} for key in datasets],
             "inputs": [{"format": "image"}, {"format": "text"}],
             "outputs": [{"format": "feature vector of an image or a text"}],

@@ -65,7 +65,7 @@ def _answer_model(subject: Subject) -> Answers:
         return {"model_names": leave_open(note), "model_dependencies": leave_open(note)}
     train = subject.train
     snapshot = f"train/{train.key}"
-    trained = f"CLIP {model_name(train.config)}, content digest `{train.content_digest}`."
+    trained = f"CLIP {model_name(train)}, content digest `{train.content_digest}`."
     names = subject.name if subject.name == snapshot else f"{subject.name}, {snapshot}"
     rows = [
         (

@@ -85,10 +85,14 @@ def command(
         what: The key of a dataset or a run that made one, a version of a dataset that grows (NAME-DIGEST/NUMBER), the key
             of a train snapshot, a registered model, or a folder.
     """
-    home = services.home()
+    home, license = services.home(), license.strip()
+    if not license.isprintable():
+        raise ConfigError(f"--license {license!r} has a line break or another control character; remove it")
     with scratch_folder("publish") as scratch:
         subject = _find_subject(what, license, home, store, scratch)
         place = open_place(to, subject.kind, is_public=public)
+        if f"{place.name}/".startswith(f"{subject.store.uri}/"):
+            raise ConfigError(f"--to {to} lies in the store {subject.store.uri}; name a place outside it")
         if not dry_run:
             gate.refuse(subject.name, subject.conditions)
         files = _list_files(subject, place.name, home, scratch)

@@ -131,7 +131,7 @@ class Trace:
     def _describe_training(self, train: Manifest, pack: Manifest) -> dict[str, Any]:
         """Return a training, and the share of its samples that are of a dataset (0 to 1)."""
         models = [self._describe_model(register) for register in self.lineage.descendants(train, "register")]
-        facts = {"model": model_name(train.config), "created_at": train.created_at, "run": train.mlflow_run_id}
+        facts = {"model": model_name(train), "created_at": train.created_at, "run": train.mlflow_run_id}
         evaluations = [m.key for m in self.lineage.children(train, "evaluate")]
         shares = list_shares(train)
         share = next((share for i, share in shares if pack.key == i.key or pack.content_digest == i.digest), 1.0)

@@ -143,14 +143,12 @@ class Card:
     def headline(self) -> str:
         """Return the model, the number of its training pairs, the dates and the gate's verdict."""
         train = self.manifests["train"]
-        model, gate = model_name(train.config), describe_gate(self.gate)
+        model, gate = model_name(train), describe_gate(self.gate)
         dates = f"Trained on {train.created_at[:10]}"
         dates += f", registered on {self.registered}." if self.registered else "."
         count = format_quantity(count_training_pairs(self.manifests), "pair")
         datasets = f" in {len(self.datasets)} datasets" if self.is_mixture else ""
-        towers = [one.name for one in TrainFacts.of(train).weights if one.tower in ("text", "image")]
-        others = f" with towers of {' and '.join(towers)}" if towers else ""
-        pairs = f"CLIP {model}{others}, trained on {count} of image and caption{datasets}."
+        pairs = f"CLIP {model}, trained on {count} of image and caption{datasets}."
         return f"{pairs} {dates} {gate[0].upper()}{gate[1:]}."
 
     def markdown(self) -> str:
@@ -217,7 +215,7 @@ class Card:
                 counts = f"{manifest.counts.input:,}", f"{manifest.counts.kept:,}"
                 note = _count_reasons(funnel[stage]["reasons"])
             else:
-                counts, note = ("", ""), model_name(manifest.config) if stage == "train" else ""
+                counts, note = ("", ""), model_name(manifest) if stage == "train" else ""
             if stage == "evaluate":
                 note = format_quantity(len(EvaluateFacts.of(manifest).metrics), "task")
             yield stage, page, manifest.key, *counts, note
@@ -567,7 +565,7 @@ def describe_model(
     # open_clip has no networks but its own.
     is_plain = not (training.get("text_init") or training.get("image_init"))
     return {
-        **(name_stated(license_) if license_ else {}),
+        **(name_stated(license_) if license_.strip() else {}),
         **({"language": known} if known else {}),
         "library_name": "open_clip" if is_plain else "pairmill",
         "pipeline_tag": "zero-shot-image-classification",

@@ -103,10 +103,14 @@ def _tag_weights(train: Manifest | None) -> dict[str, str]:
     }
 
 
-def model_name(train: Mapping[str, object]) -> str:
-    """Return the model's name from a training's config; for a model config file, its file name without the path."""
-    name = str(train.get("model", "CLIP"))
-    return PurePath(name).name if name.endswith(".json") else name
+def model_name(train: Manifest) -> str:
+    """Return the name of a training's model, or of its config file without the path, and the towers that replace its own.
+
+    The model has no part in the name if both are replaced.
+    """
+    name = PurePath(train.config.get("model", "CLIP")).name
+    towers = [one.name for one in TrainFacts.of(train).weights if one.tower in ("text", "image")]
+    return " + ".join([name, *towers][len(towers) > 1 :])
 
 
 def name_run(run_id: str | None, otherwise: str) -> str:

@@ -79,7 +79,7 @@ def test_model_card_has_datasets_results_and_limits(subject):
     card = parsed(subject)["metadata"]["component"]["modelCard"]
     keys = [pack.key for pack in subject.packs] + list(subject.missing)
     assert card["modelParameters"]["datasets"] == [{"ref": f"pack/{key}"} for key in keys]
-    assert card["modelParameters"]["modelArchitecture"] == "ViT-B-32"
+    assert card["modelParameters"]["modelArchitecture"] == "ViT-B-32 + net"
     assert card["quantitativeAnalysis"]["performanceMetrics"] == [
         {
             "type": "top1",

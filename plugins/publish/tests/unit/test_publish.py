@@ -57,6 +57,25 @@ def test_blocked_dataset_and_recorded_takedown_are_refused(tmp_path):
     assert list_publications(store) == []
 
 
+@pytest.mark.parametrize("license", [" ", "\t\n"])
+def test_blank_licence_is_none(tmp_path, license):
+    _, manifests = packed_in(tmp_path / "store", [pair(0)])
+    with pytest.raises(ContractError, match="licence: 1 of 1 pair have no licence"):
+        run(tmp_path, manifests["pack"].key, str(tmp_path / "out"), license=license)
+
+
+def test_licence_of_several_lines_and_a_place_in_the_store_are_refused(tmp_path):
+    _, manifests = packed_in(tmp_path / "store", [pair(1)])
+    key, inside = manifests["pack"].key, tmp_path / "store" / "new" / "place"
+    with pytest.raises(ConfigError, match=r"--license .* has a line break or another control character"):
+        run(tmp_path, key, str(tmp_path / "out"), license="mit\nlicense_link: x")
+    for place in (inside, tmp_path / "store"):
+        with pytest.raises(ConfigError, match=r"lies in the store .*; name a place outside it"):
+            run(tmp_path, key, str(place), license="mit")
+    assert not inside.exists()
+    assert run(tmp_path, key, str(tmp_path / "store-2"), license="mit") == 0
+
+
 @pytest.mark.parametrize("kind", [None, "model"], ids=["third-party", "of a model"])
 def test_place_with_other_data_is_refused(tmp_path, kind):
     store, manifests = packed_in(tmp_path / "store", [pair(n, license=LICENSE) for n in range(3)])
