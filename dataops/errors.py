@@ -109,7 +109,7 @@ class SourceUnreachable(SourceError):
     retryable = False
 
 
-def explain_unreadable(path: object, error: OSError | EOFError) -> SourceError:
+def explain_unreadable(path: object, error: Exception) -> SourceError:
     """Return the error of a local file that cannot be read. A retry may help only if a disk or its network failed.
 
     Args:

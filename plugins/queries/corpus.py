@@ -6,6 +6,7 @@ import gzip
 import html
 import io
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
@@ -39,7 +40,7 @@ _MARKUP = [
     (re.compile(r"<[^<>]+>"), " "),
     (re.compile(r"'{2,}|={2,}|__[A-Z]+__"), " "),
 ]
-_TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
+_BRACES = re.compile(r"(\{\{|\}\})")
 
 Batch = tuple[list[str], bool]
 """Texts, and whether they are articles in Wikipedia's markup."""
@@ -121,12 +122,23 @@ def _read_articles(path: Path) -> Iterator[str]:
 
 def strip_markup(page: str) -> str:
     """Return the text of an article without most of its markup, which is enough to count words."""
-    page, before = html.unescape(page), None
-    while before != page:  # templates are nested
-        before, page = page, _TEMPLATE.sub(" ", page)
+    page = _drop_templates(html.unescape(page))
     for pattern, replacement in _MARKUP:
         page = pattern.sub(replacement, page)
     return page
+
+
+def _drop_templates(page: str) -> str:
+    """Replace each template, with those inside it, by a space; one that is not closed stays."""
+    kept, opened = list[str](), list[int]()
+    for piece in _BRACES.split(page):
+        if piece == "}}" and opened:
+            kept[opened.pop() :] = [" "]
+            continue
+        if piece == "{{":
+            opened.append(len(kept))
+        kept.append(piece)
+    return "".join(kept)
 
 
 def read_lines(path: Path, errors: str = "strict") -> Iterator[str]:
@@ -148,7 +160,7 @@ def read_lines(path: Path, errors: str = "strict") -> Iterator[str]:
                 yield line
     except UnicodeDecodeError as error:
         raise UnusableSource(f"cannot read {path}: it is not in UTF-8 after line {number}; save it in UTF-8") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise explain_unreadable(path, error) from error
 
 

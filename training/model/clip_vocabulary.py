@@ -10,6 +10,7 @@ import gzip
 import html
 import re
 import unicodedata
+import zlib
 from contextlib import nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
@@ -154,8 +155,8 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
             with gzip.open(file) if is_packed else nullcontext(file) as plain:
                 text = plain.read(MAX_FILE_BYTES)
         lines = text.decode("utf-8").split("\n")[1 : MERGES + 1]
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ConfigError(f"vocabulary: {path} cannot be read ({type(error).__name__}: {error})") from error
     if text_sha256("\n".join(lines)) != MERGES_SHA256:
         raise ConfigError(f"vocabulary: {path} is not OpenAI's {FILE}: other merges")
-    return [(pair[0], pair[1]) for pair in (line.split(" ") for line in lines)]
+    return [(one, two) for one, two in (line.split(" ") for line in lines)]

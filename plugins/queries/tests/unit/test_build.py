@@ -16,6 +16,7 @@ from dataops.text.query_list import QUERIES, read_queries
 from plugins.queries.build import QuerySources, build_queries
 from plugins.queries.building import Thresholds
 from plugins.queries.command import build
+from plugins.queries.corpus import strip_markup
 
 LINES = [
     "Vitamin C is big.",
@@ -91,6 +92,13 @@ def test_build_queries_reads_only_the_articles_of_a_dump(tmp_path):
     assert not {"zebras", "lemurs", "text", "page", "ns"} & set(found["query"])
 
 
+@pytest.mark.timeout(20)  # a pass for each level would take minutes
+def test_strip_markup_drops_nested_templates_in_linear_time():
+    levels = 100_000
+    page = f"a {'{{b|' * levels}c{'}}' * levels} d {{{{e {{f|g}} h}}}} }}}} i {{{{open"
+    assert strip_markup(page).split() == ["a", "d", "}}", "i", "{{open"]
+
+
 def test_build_queries_reads_titles_lemmas_and_word_lists(tmp_path):
     (tmp_path / "views.tsv").write_text("Red_Kite\t41\nRare\t3\nkite\t99\n\n")
     views = (
@@ -124,9 +132,10 @@ def test_build_queries_names_unreadable_sources(tmp_path):
         built(text=[tmp_path / "none.txt"], lemmas=[f"{tmp_path}/*.gz"])
     with pytest.raises(ConfigError, match="no query is above the thresholds"):
         built()
-    (tmp_path / "bad.gz").write_bytes(gzip.compress(b"kite\n" * 1000)[:-20])
-    with pytest.raises(SourceError, match=r"bad\.gz"):
-        built(text=[tmp_path / "bad.gz"])
+    for damaged in (gzip.compress(b"kite\n" * 1000)[:-20], gzip.compress(b"kite\n")[:10] + b"\xff" * 20):
+        (tmp_path / "bad.gz").write_bytes(damaged)
+        with pytest.raises(SourceError, match=r"bad\.gz"):
+            built(text=[tmp_path / "bad.gz"])
     out = tmp_path / "bad.gz"
     for options, message in [
         ({"min_pmi": math.nan}, "min-pmi is nan"),

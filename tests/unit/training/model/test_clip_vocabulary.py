@@ -77,6 +77,8 @@ def test_the_merges_equal_openais(tmp_path, tokenizer):
         make_tokenizer(str(tmp_path / "bomb.gz"), [], 0, 77)
     assert tracemalloc.get_traced_memory()[1] < 100 << 20
     tracemalloc.stop()
-    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"#version")[:-9])
-    with pytest.raises(ConfigError, match=r"cut\.gz"):
-        make_tokenizer(str(tmp_path / "cut.gz"), [], 0, 77)
+    packed = gzip.compress(b"#version")
+    for damaged in (packed[:-9], packed[:10] + b"\xff" * 20):
+        (tmp_path / "cut.gz").write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"cut\.gz"):
+            make_tokenizer(str(tmp_path / "cut.gz"), [], 0, 77)
