@@ -56,7 +56,7 @@ def make_app(typed: str | None = None, *, listing: bool = False) -> App:
         name="pairmill",
         help="Mill web archives into a registered CLIP model: crawl, filter, train, evaluate, register.",
         version=lambda: version("pairmill"),
-        version_flags=["--version"],
+        version_flags=[] if typed else ["--version"],
         default_parameter=Parameter(negative_iterable=()),
         suppress_keyboard_interrupt=False,
         group_commands=Group("Commands", sort_key=len(_kinds())),

@@ -35,6 +35,7 @@ READ_ONLY = [
     (["plan", "missing.toml"], 2),
     (["try", "filter"], 2),
     (["--version"], 0),
+    (["down", "--version"], 2),
 ]
 """Commands that only read, or end before they write, each with its exit code in an empty folder."""
 
