@@ -10,7 +10,7 @@ from plugins.publish.bundle import BundleFile
 
 Kind = Literal["dataset", "model"]
 OnFile = Callable[[BundleFile], None]
-DATA = re.compile(r".*\.(tar|parquet|idx|safetensors)")
+DATA = re.compile(r".*\.(tar|parquet|idx|safetensors)", re.DOTALL)
 """Names of files that a reader of the place takes for its data."""
 
 

@@ -118,7 +118,8 @@ def list_removals(store: Store, datasets: Collection[str], versions: Mapping[str
     ]
 
 
-def list_stale(store: Store, place: tuple[str, str], files: Sequence[PublishedFile]) -> list[str]:
-    """Return the names of files that earlier publications put at a place (target and kind), and are not among `files`."""
-    names = {file.name for one in list_publications(store) if (one.target, one.kind) == place for file in one.files}
-    return sorted(names - {file.name for file in files})
+def list_stale(store: Store, place: tuple[str, str], files: Sequence[PublishedFile]) -> list[PublishedFile]:
+    """Return the files that earlier publications put at a place (target and kind), with names that none of `files` has."""
+    earlier = (one for one in list_publications(store) if (one.target, one.kind) == place)
+    found = {file.name: file for one in earlier for file in one.files}
+    return [found[name] for name in sorted(found.keys() - {file.name for file in files})]

@@ -25,7 +25,14 @@ from plugins.publish import gate
 from plugins.publish.bundle import CARD, BundleFile, list_dataset_files, list_folder_files
 from plugins.publish.hub import HubPlace
 from plugins.publish.places import DATA, Kind, Place, StorePlace
-from plugins.publish.publications import HUB, Publication, list_publications, list_stale, record_publication
+from plugins.publish.publications import (
+    HUB,
+    Publication,
+    PublishedFile,
+    list_publications,
+    list_stale,
+    record_publication,
+)
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.growth.versions import Version
 from tasks.models.export import check_card, export_model, fetch_snapshot_model
@@ -99,8 +106,8 @@ def command(
         published = [file.as_published() for file in files]
         stale = list_stale(subject.store, (place.name, subject.kind), published)
         names = place.list_names()
-        present, stale = place.find_present(files), [name for name in stale if name in names]
-        if foreign := _find_foreign(names, [*(file.name for file in files), *stale]):
+        present, stale = place.find_present(files), [file for file in stale if file.name in names]
+        if foreign := _find_foreign(names, [file.name for file in [*files, *stale]]):
             raise ConfigError(
                 f"{place.name} has data that pairmill did not publish as a {subject.kind}: {', '.join(foreign[:3])}; "
                 "name an empty place"
@@ -267,17 +274,28 @@ def _find_foreign(names: Sequence[str], ours: Sequence[str]) -> list[str]:
 
 
 def _send(
-    record: Publication, store: Store, place: Place, files: Sequence[BundleFile], stale: Sequence[str], *, as_json: bool
+    record: Publication,
+    store: Store,
+    place: Place,
+    files: Sequence[BundleFile],
+    stale: Sequence[PublishedFile],
+    *,
+    as_json: bool,
 ) -> str | None:
-    """Send files between two states of the record, and mark the publications that this one replaces."""
-    record_publication(store, record)
+    """Send files between two states of the record, and mark the publications that this one replaces.
+
+    Until the stale files are deleted, the record has them too, with the datasets of an earlier one of this name.
+    """
+    replaced = [one for one in list_publications(store) if one.object_name == record.object_name]
+    datasets = dict.fromkeys(key for one in (record, *replaced) for key in one.datasets)
+    record_publication(store, record.model_copy(update={"files": (*record.files, *stale), "datasets": tuple(datasets)}))
     out = None if as_json else console()
 
     def show(file: BundleFile) -> None:
         if out:
             out.write(f"sent {file.name}  {format_bytes(file.bytes)}")
 
-    revision = place.send(files, stale, show)
+    revision = place.send(files, [file.name for file in stale], show)
     record_publication(
         store, record.model_copy(update={"state": "complete", "published_at": format_now(), "revision": revision})
     )
@@ -289,7 +307,11 @@ def _send(
 
 
 def _report(
-    subject: Subject, place: Place, files: Sequence[BundleFile], waiting: Sequence[BundleFile], stale: Sequence[str]
+    subject: Subject,
+    place: Place,
+    files: Sequence[BundleFile],
+    waiting: Sequence[BundleFile],
+    stale: Sequence[PublishedFile],
 ) -> dict[str, Any]:
     sent = {file.name for file in waiting}
     return {
@@ -301,7 +323,7 @@ def _report(
         "files": [{**file.as_published().model_dump(), "sent": file.name in sent} for file in files],
         "bytes": sum(file.bytes for file in files),
         "bytes_to_send": sum(file.bytes for file in waiting),
-        "deleted": list(stale),
+        "deleted": [file.name for file in stale],
     }
 
 

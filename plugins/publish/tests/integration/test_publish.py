@@ -10,7 +10,7 @@ from dataops import plugins
 from dataops.errors import ConfigError, ContractError
 from dataops.store import open_store
 from plugins.publish.hub import HubPlace
-from plugins.publish.publications import list_publications
+from plugins.publish.publications import Publication, PublishedFile, list_publications, record_publication
 from plugins.publish.publish import command
 from tests.servers.writable_hub import TOKEN
 from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair
@@ -60,19 +60,28 @@ def test_dataset_is_on_the_hub_private_complete_and_without_what_was_dropped(hub
 
 def test_interrupted_publication_continues_without_a_second_upload(hub, made, tmp_path, capsys, monkeypatch):
     store, pack = made
+    old = PublishedFile(name="old.tar", bytes=1, sha256="")
+    fields = {"kind": "dataset", "license": "mit", "is_public": False, "began_at": "2026-01-01", "files": (old,)}
+    earlier = Publication(target="hub:team/kites", name=f"pack/{pack.key}", datasets=("0",), state="complete", **fields)
+    record_publication(store, earlier)
+    hub.repositories["team/kites"], hub.private["team/kites"] = {"old.tar": b"x"}, True
     monkeypatch.setattr("plugins.publish.publish.HubPlace", partial(HubPlace, files_of_commit=3))
     refused = next(part.sha256 for part in pack.parts if part.name == "00002.tar")
     hub.failing.add(refused)
     with pytest.raises(ConfigError, match="hub:team/kites: BadRequestError"):
         run(tmp_path, capsys, pack.key, "hub:team/kites")
-    assert [one.state for one in list_publications(store)] == ["sending"]
+    [record] = list_publications(store)
+    assert (record.state, set(record.datasets), record.files[-1]) == ("sending", {pack.key, "0"}, old)
     hub.failing.clear()
     sent = list(hub.uploads)
     report = run(tmp_path, capsys, pack.key, "hub:team/kites")
     assert len(sent) == 2
     assert len(set(hub.uploads)) == len(hub.uploads), "nothing was uploaded twice"
     assert {file["name"] for file in report["files"] if not file["sent"]} >= {"00000.tar", "00000.idx"}
-    assert [one.state for one in list_publications(store)] == ["complete"]
+    [record] = list_publications(store)
+    assert (record.state, record.datasets) == ("complete", (pack.key,))
+    assert "old.tar" in report["deleted"]
+    assert {file.name for file in record.files} == hub.repositories["team/kites"].keys(), "old.tar is deleted"
 
 
 def test_public_repository_needs_the_option_and_a_wrong_token_is_refused(hub, made, tmp_path, capsys, monkeypatch):

@@ -82,11 +82,12 @@ def test_place_with_other_data_is_refused(tmp_path, kind):
     place = tmp_path / "out"
     place.mkdir()
     (place / "theirs.tar").write_bytes(b"x")
+    (place / "a\nb.tar").write_bytes(b"x")
     files = [{"name": "theirs.tar", "bytes": 1, "sha256": ""}]
     fields = {"target": str(place), "kind": kind, "name": "m", "datasets": [], "license": "mit", "is_public": False}
     if kind:
         record_publication(store, Publication(**fields, state="complete", began_at="2026-01-01", files=files))
-    wanted = r"has data that pairmill did not publish as a dataset: theirs\.tar; name an empty place"
+    wanted = r"has data that pairmill did not publish as a dataset: a\nb\.tar, theirs\.tar; name an empty place"
     with pytest.raises(ConfigError, match=wanted):
         run(tmp_path, manifests["pack"].key, str(place))
     assert (place / "theirs.tar").exists()
