@@ -58,7 +58,7 @@ def check_report(report: CheckReport | None) -> Condition:
     return Condition("checks", not failed, "; ".join(failed) or report.verdict)
 
 
-def check_takedowns(stores: Iterable[Store], datasets: Iterable[str], *, is_model: bool) -> Condition:
+def check_takedowns(stores: Sequence[Store], datasets: Iterable[str], *, is_model: bool) -> Condition:
     """Return whether no dataset has a pair that a recorded takedown names.
 
     Args:
@@ -85,6 +85,8 @@ def check_takedowns(stores: Iterable[Store], datasets: Iterable[str], *, is_mode
                 )
                 return Condition("takedowns", False, f"{why}; {remedy}")
     found = "no dataset is known" if is_model and not keys else "no pair was taken down"
+    if missing := [key for key in keys if not any(load_manifest(store, "pack", key) for store in stores)]:
+        found = f"{found}; not searched, since no store has its pack: {', '.join(missing)}"
     return Condition("takedowns", True, found)
 
 

@@ -6,6 +6,7 @@ from dataops.errors import ConfigError, ContractError
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
 from flows.records import RunRecord
+from plugins.publish.gate import check_takedowns
 from plugins.publish.publications import Publication, list_publications, record_publication
 from plugins.publish.publish import command
 from tasks.checks.check import CheckReport, CheckResult
@@ -74,6 +75,15 @@ def test_licence_of_several_lines_and_a_place_in_the_store_are_refused(tmp_path)
             run(tmp_path, key, str(place), license="mit")
     assert not inside.exists()
     assert run(tmp_path, key, str(tmp_path / "store-2"), license="mit") == 0
+
+
+def test_gate_names_the_datasets_that_it_cannot_search(tmp_path):
+    store, manifests = packed_in(tmp_path / "store", [pair(1)])
+    found = check_takedowns([store], [manifests["pack"].key, "0" * 16], is_model=True)
+    assert (found.is_met, found.text.partition("; ")[2]) == (
+        True,
+        f"not searched, since no store has its pack: {'0' * 16}",
+    )
 
 
 @pytest.mark.parametrize("kind", [None, "model"], ids=["third-party", "of a model"])
