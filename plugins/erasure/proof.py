@@ -10,7 +10,7 @@ NOT_SEARCHED = (
     "backups, and old versions of objects in a bucket with versioning: delete them with the storage's own tools",
     "source archives and pair lists: they are read, not written; later runs leave the pairs out",
     "weights of models: those that saw the pairs are named above; train again on the next version",
-    "files that you wrote elsewhere with `diff --rows`, `export`, `publish` to a folder, or a download in the browser",
+    "files that you wrote elsewhere with `diff --rows`, `export`, `claim`, `summary`, `publish`, or in the browser",
 )
 """What no search of pairmill reaches, and what to do there."""
 
