@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from dataops.command_name import format_message
+from dataops.digest import canonical_json
 from dataops.errors import ConfigError
 from flows.commands.options import Json, Settings
 from flows.commands.run import run
@@ -54,7 +55,7 @@ def check_versions(path: Path, settings: Sequence[str], own: Sequence[str], *, w
         writes: False if the versions are only listed: nothing is written, not even to test the store.
 
     Raises: ConfigError if there is none, they set several keys, or one twice; with the problems of the first version
-        whose config has any; or if they would be of several datasets.
+        whose config has any; or if they would be of several datasets, or read the same.
     """
     keys = {setting.partition("=")[0].strip() for setting in own}
     if not own or any("=" not in setting for setting in own) or "store.uri" in keys:
@@ -63,9 +64,12 @@ def check_versions(path: Path, settings: Sequence[str], own: Sequence[str], *, w
         raise ConfigError(f"--each names several keys: {', '.join(sorted(keys))}; all versions set the same key")
     if repeated := [setting for number, setting in enumerate(own) if setting in own[:number]]:
         raise ConfigError(f"{repeated[0].partition('=')[2]} is named twice; each version has its own value")
-    lines = {load_config(path, (*settings, setting), LAST, writes=writes).line: setting for setting in own}
-    if len(lines) > 1:
+    configs = {setting: load_config(path, (*settings, setting), LAST, writes=writes) for setting in own}
+    lines = {config.line: setting for setting, config in configs.items()}
+    sources = {canonical_json(config.model_dump(mode="json")["source"]) for config in configs.values()}
+    if len(lines) > 1 or len(sources) < len(own):
+        several = " and ".join((list(lines.values()) if len(lines) > 1 else own)[:2])
         raise ConfigError(
-            f"{' and '.join(list(lines.values())[:2])} make datasets of their own: each version sets a key of the source "
-            "that chooses what is read, such as its crawl, its edition or its paths"
+            f"{several} {'make datasets of their own' if len(lines) > 1 else 'read the same'}: each version sets a key of "
+            "the source that chooses what is read, such as its crawl, its edition or its paths"
         )

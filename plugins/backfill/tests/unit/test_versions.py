@@ -40,3 +40,5 @@ def test_the_config_of_every_version_is_checked_before_any_work(tmp_path, monkey
         check_versions(config, settings, ["seed=1", "seed=-1"])
     with pytest.raises(ConfigError, match="seed=1 and seed=2 make datasets of their own"):
         check_versions(config, settings, ["seed=1", "seed=2"])
+    with pytest.raises(ConfigError, match=r"train\.epochs=1 and train\.epochs=2 read the same"):
+        check_versions(config, settings, ["train.epochs=1", "train.epochs=2"])
