@@ -4,6 +4,7 @@ Imports prefect only once the servers are known, because prefect reads its setti
 """
 
 import os
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ from plugins.deployment.request import DeployedObject, DeployRequest
 
 if TYPE_CHECKING:  # it imports prefect
     from plugins.deployment.deployer import Deployer
+
+_POOL = re.compile(r"(?!prefect)[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
+"""Names of work pools that Prefect takes, and that a shell reads as one word."""
 
 
 def deploy(request: DeployRequest) -> list[DeployedObject]:
@@ -127,6 +131,10 @@ def check_request(request: DeployRequest) -> None:
         problems.append(f"--retries {request.retries}: it must be at least 0")
     if request.gpus < 1:
         problems.append(f"--gpus {request.gpus}: it must be at least 1")
+    if not _POOL.fullmatch(request.pool):
+        problems.append(
+            f"--pool {request.pool!r}: write up to 100 letters, digits, '.', '_' and '-', not beginning with prefect"
+        )
     problems += [
         f"--notify {block!r}: write it as type/name, for example slack-webhook/ops"
         for block in request.notify
