@@ -92,7 +92,7 @@ class Policy:
 
 def parse_age(text: str) -> float:
     """Return the seconds of an age such as `12h`, `30d` or `8w`. Raises: ConfigError if it is not one."""
-    if not (match := re.fullmatch(r"(\d+)([hdw])", text.strip())):
+    if not (match := re.fullmatch(r"([0-9]{1,6})([hdw])", text.strip())):
         raise ConfigError(f"--older-than {text!r}: write a number of hours, days or weeks, as in 12h, 30d or 8w")
     return int(match[1]) * UNITS[match[2]]
 

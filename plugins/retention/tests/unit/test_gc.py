@@ -146,6 +146,12 @@ def test_policy_keeps_the_newest_runs_of_each_name_and_unfinished_ones_for_a_mon
     assert set(by_age.kept) == {"a-00", "a-01", "a-02", "a-failed-1"}
 
 
+@pytest.mark.parametrize("text", ["", "3", "3 d", "-3d", "\u0663d", "9" * 400 + "d", "9" * 5000 + "d"])
+def test_unusable_age_is_refused(text):
+    with pytest.raises(ConfigError, match=r"--older-than .*: write a number of hours, days or weeks"):
+        Policy.from_options(None, text)
+
+
 def test_policy_keeps_a_running_run_of_this_machine_of_any_age(store):
     record = RunRecord(run_id="now", name="n", created_at="2020-01-01T00:00:00+00:00", config={})
     record.begin()
