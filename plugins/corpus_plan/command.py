@@ -9,7 +9,7 @@ from flows.commands.output import console, print_json
 from plugins.corpus_plan.corpus import Prices, plan_operations, plan_stages
 from plugins.corpus_plan.costs import load_costs
 
-MAX_PAIRS = 1e11
+MAX_PAIRS, MAX_CORES = 1e11, 1e6
 """Of a plan, which takes time in proportion to the number of partitions."""
 
 
@@ -20,8 +20,8 @@ def plan_corpus(*pairs: float, cores: int = Prices.cores, json: Json = False) ->
         pairs: Numbers of candidate pairs in WAT files, such as 1.28e9.
         cores: Cores that work at the same time.
     """
-    if not (pairs and all(1 <= number <= MAX_PAIRS for number in pairs)) or cores < 1:
-        raise ConfigError("plan-corpus needs numbers of pairs from 1 to 1e11, such as 1.28e9, and at least one core")
+    if not (pairs and all(1 <= number <= MAX_PAIRS for number in pairs)) or not 1 <= cores <= MAX_CORES:
+        raise ConfigError("plan-corpus needs numbers of pairs from 1 to 1e11, such as 1.28e9, and 1 to 1e6 cores")
     prices = replace(Prices(), cores=cores)
     found = [_summarise(number, prices) for number in pairs]
     if json:

@@ -127,10 +127,10 @@ def check_request(request: DeployRequest) -> None:
         ZoneInfo(request.timezone)
     except (ValueError, OSError, KeyError):
         problems.append(f"--timezone {request.timezone!r}: there is no such time zone; write one such as Europe/Berlin")
-    if request.retries < 0:
-        problems.append(f"--retries {request.retries}: it must be at least 0")
-    if request.gpus < 1:
-        problems.append(f"--gpus {request.gpus}: it must be at least 1")
+    if not 0 <= request.retries <= 1000:
+        problems.append(f"--retries {request.retries}: it must be from 0 to 1000")
+    if not 1 <= request.gpus <= 1_000_000:
+        problems.append(f"--gpus {request.gpus}: it must be from 1 to 1,000,000")
     if not _POOL.fullmatch(request.pool):
         problems.append(
             f"--pool {request.pool!r}: write up to 100 letters, digits, '.', '_' and '-', not beginning with prefect"

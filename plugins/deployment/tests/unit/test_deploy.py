@@ -17,8 +17,8 @@ REQUEST = DeployRequest(Path("a.toml"), cron="0 3 * * *", notify=("slack-webhook
     [
         ("cron", ["", "nightly", "99 3 * * *"]),
         ("timezone", ["", "Mars/Base", "../UTC"]),
-        ("retries", [-1]),
-        ("gpus", [0]),
+        ("retries", [-1, 10**30]),
+        ("gpus", [0, 10**30]),
         ("notify", [["ops"], ["slack-webhook/ops/"]]),
         ("pool", ["", " ", "a b", "a/b", "a<b", "a;b", "-a", "prefect-a", "Prefect", "a" * 101, "a\n"]),
     ],
