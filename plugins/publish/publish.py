@@ -1,5 +1,6 @@
 """`pairmill publish WHAT --to PLACE`: checks the gate, sends what the place lacks, and records it in the store."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -98,7 +99,7 @@ def command(
     with scratch_folder("publish") as scratch:
         subject = _find_subject(what, license, home, store, scratch)
         place = open_place(to, subject.kind, is_public=public)
-        if f"{place.name}/".startswith(f"{subject.store.uri}/"):
+        if _resolve(place.name).startswith(_resolve(subject.store.uri)):
             raise ConfigError(f"--to {to} lies in the store {subject.store.uri}; name a place outside it")
         if not dry_run:
             gate.refuse(subject.name, subject.conditions)
@@ -266,6 +267,11 @@ def _complete_card(subject: Subject) -> str:
         )
         + body
     )
+
+
+def _resolve(place: str) -> str:
+    """Return a place with a slash at its end; a folder without links and `..`."""
+    return f"{place if place.startswith((HUB, 's3://')) else os.path.realpath(place)}/"
 
 
 def _find_foreign(names: Sequence[str], ours: Sequence[str]) -> list[str]:

@@ -70,7 +70,8 @@ def test_licence_of_several_lines_and_a_place_in_the_store_are_refused(tmp_path)
     key, inside = manifests["pack"].key, tmp_path / "store" / "new" / "place"
     with pytest.raises(ConfigError, match=r"--license .* has a line break or another control character"):
         run(tmp_path, key, str(tmp_path / "out"), license="mit\nlicense_link: x")
-    for place in (inside, tmp_path / "store"):
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    for place in (inside, tmp_path / "store", tmp_path / "store-2/../store/a", tmp_path / "link" / "a"):
         with pytest.raises(ConfigError, match=r"lies in the store .*; name a place outside it"):
             run(tmp_path, key, str(place), license="mit")
     assert not inside.exists()
