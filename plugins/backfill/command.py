@@ -66,10 +66,13 @@ def check_versions(path: Path, settings: Sequence[str], own: Sequence[str], *, w
         raise ConfigError(f"{repeated[0].partition('=')[2]} is named twice; each version has its own value")
     configs = {setting: load_config(path, (*settings, setting), LAST, writes=writes) for setting in own}
     lines = {config.line: setting for setting, config in configs.items()}
-    sources = {canonical_json(config.model_dump(mode="json")["source"]) for config in configs.values()}
-    if len(lines) > 1 or len(sources) < len(own):
-        several = " and ".join((list(lines.values()) if len(lines) > 1 else own)[:2])
-        raise ConfigError(
-            f"{several} {'make datasets of their own' if len(lines) > 1 else 'read the same'}: each version sets a key of "
-            "the source that chooses what is read, such as its crawl, its edition or its paths"
-        )
+    remedy = (
+        "each version sets a key of the source that chooses what is read, such as its crawl, its edition or its paths"
+    )
+    if len(lines) > 1:
+        raise ConfigError(f"{' and '.join(list(lines.values())[:2])} make datasets of their own: {remedy}")
+    read = dict[str, str]()
+    for setting, config in configs.items():
+        other = read.setdefault(canonical_json(config.model_dump(mode="json")["source"]), setting)
+        if other != setting:
+            raise ConfigError(f"{other} and {setting} read the same: {remedy}")

@@ -42,3 +42,7 @@ def test_the_config_of_every_version_is_checked_before_any_work(tmp_path, monkey
         check_versions(config, settings, ["seed=1", "seed=2"])
     with pytest.raises(ConfigError, match=r"train\.epochs=1 and train\.epochs=2 read the same"):
         check_versions(config, settings, ["train.epochs=1", "train.epochs=2"])
+    paths = [f"source.0.paths={value}" for value in ("['a.warc']", "['b.warc']", '["b.warc"]')]
+    with pytest.raises(ConfigError) as refused:
+        check_versions(config, settings, paths)
+    assert str(refused.value).startswith(f"{paths[1]} and {paths[2]} read the same: ")
