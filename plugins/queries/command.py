@@ -53,8 +53,8 @@ def build(
     sources = QuerySources(text, titles, project, lemmas)
     if not math.isfinite(min_pmi):
         raise ConfigError(f"--min-pmi is {min_pmi}; it must be a finite number of bits")
-    if max(min_unigram, min_bigram, min_views, min_chars) >= 1 << 63:
-        raise ConfigError("a --min option is 2^63 or more, which no count reaches; lower it")
+    if max(map(abs, (min_unigram, min_bigram, min_views, min_chars))) >= 1 << 63:
+        raise ConfigError("a --min option has 2^63 or more, which no count reaches; write a smaller number")
     check_out(out, sources)
     thresholds = Thresholds(min_unigram, min_bigram, min_pmi, min_views, min_chars)
     queries = build_queries(sources, thresholds)

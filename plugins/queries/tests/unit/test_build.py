@@ -140,6 +140,7 @@ def test_build_queries_names_unreadable_sources(tmp_path):
     for options, message in [
         ({"min_pmi": math.nan}, "min-pmi is nan"),
         ({"min_views": 10**400}, "no count reaches"),
+        ({"min_chars": -(10**30)}, "no count reaches"),
         ({}, "--out .* one of the files that are read"),
     ]:
         with pytest.raises(ConfigError, match=message):
