@@ -62,8 +62,9 @@ _TABLE = pa.schema(
         ("digest", pa.string()),
     ]
 )
-_BEST = "ORDER BY rank DESC, date DESC, file, number LIMIT 1"
-"""The newest body; of equal dates the first one in the order of the files and their records."""
+_BEST = "ORDER BY rank DESC, rtrim(date, 'Z0.') DESC, file, number LIMIT 1"
+"""The newest body; of equal dates the first one in the order of the files and their records. A date may have a fraction of
+a second: without trailing zeros, texts have the order of instants."""
 
 
 @dataclass(frozen=True)

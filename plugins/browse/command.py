@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.types import Port
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
@@ -30,7 +31,7 @@ def browse(
             help="Model to search by meaning with (default: the newest model of the store, preferably of this data)."
         ),
     ] = None,
-    port: Annotated[int, Parameter(help="Port of the page; 0: a free one.")] = 0,
+    port: Annotated[Port, Parameter(help="Port of the page; 0: a free one.")] = 0,
     open_: Annotated[bool, Parameter(name="--open", negative="--no-open", help="Open the page in a browser.")] = True,
     store: StoreUri = None,
     json: Json = False,

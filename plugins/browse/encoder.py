@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.errors import ContractError, JobFailed, PairmillError
+from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError
 from dataops.process import select_job_environment
 from dataops.regular_files import open_regular
 from tasks.engine.context import worker_pool
@@ -50,7 +50,7 @@ class Encoder:
         return self._ask(encode_text, text[:MAX_TEXT])
 
     def encode_image(self, data: bytes) -> Features:
-        """Return the unit-norm feature (D,) of an image. Raises: ContractError if it cannot be decoded."""
+        """Return the unit-norm feature (D,) of an image. Raises: ConfigError if it cannot be decoded."""
         return self._ask(encode_image, data)
 
     def encode_shard(self, shard: Path, spans: Sequence[tuple[int, int]]) -> Features:
@@ -100,10 +100,10 @@ def encode_text(model: Path, text: str) -> Features:
 
 
 def encode_image(model: Path, data: bytes) -> Features:
-    """Return the unit-norm feature (D,) of an image. Raises: ContractError if it cannot be decoded."""
+    """Return the unit-norm feature (D,) of an image. Raises: ConfigError if it cannot be decoded."""
     feature = _encode_images(model, iter([data]), 1)[0]
     if not feature.any():
-        raise ContractError("the image cannot be decoded")
+        raise ConfigError("the file is not an image that can be decoded; choose another, such as a JPEG or PNG file")
     return feature
 
 

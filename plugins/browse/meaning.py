@@ -123,7 +123,7 @@ class Meaning:
         return self._texts[text]
 
     def image_query(self, data: bytes) -> NDArray[np.float32]:
-        """Return the feature of an image file. Raises: JobFailed if it cannot be decoded."""
+        """Return the feature of an image file. Raises: ConfigError if it cannot be decoded."""
         return self._encoder.encode_image(data)
 
     def row_query(self, number: int) -> NDArray[np.float32] | None:

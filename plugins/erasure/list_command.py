@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from cyclopts.types import NonNegativeInt
 
 from dataops.command_name import name_command
 from dataops.errors import ServiceError
@@ -27,7 +28,9 @@ def command(
     check: Annotated[
         bool, Parameter(negative="", help="End with exit code 3 if an open request is overdue or due soon.")
     ] = False,
-    days: Annotated[int, Parameter(help="With --check: number of days that count as soon.")] = deadlines.DAYS,
+    days: Annotated[
+        NonNegativeInt, Parameter(help="With --check: number of days that count as soon.")
+    ] = deadlines.DAYS,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:

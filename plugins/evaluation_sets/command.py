@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.types import NonNegativeInt
 
 from dataops.errors import SourceError
 from flows.commands.options import Json
@@ -22,7 +23,7 @@ def fetch(
     *,
     data: Annotated[Path | None, Parameter(help="Folder for the sets; default: `datasets` in the home.")] = None,
     max_bytes: Annotated[
-        int, Parameter(help="Maximum size of a set on the Hub in bytes: a larger one is not downloaded.")
+        NonNegativeInt, Parameter(help="Maximum size of a set on the Hub in bytes: a larger one is not downloaded.")
     ] = MAX_SET_BYTES,
     json: Json = False,
 ) -> int:

@@ -4,6 +4,7 @@ import os
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from flows.commands.options import Json
 from flows.commands.output import console, print_json, print_waits
@@ -24,7 +25,9 @@ def metrics(
             help="Serve here on this address until Ctrl-C, for a Prometheus of another machine. It has no login."
         ),
     ] = None,
-    port: Annotated[int, Parameter(help="Port; another one if it is taken, without --host.")] = PORT,
+    port: Annotated[
+        int, Parameter(help="Port; another one if it is taken, without --host.", validator=Number(gte=1, lte=65535))
+    ] = PORT,
     json: Json = False,
 ) -> int:
     """Start an endpoint for Prometheus on 127.0.0.1, with figures of this project's runs, servers, queue and GPUs."""

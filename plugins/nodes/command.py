@@ -5,14 +5,22 @@ import signal
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.types import PositiveFloat
+from cyclopts.validators import Number
 
 
 def node(
     *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
     store: Annotated[str, Parameter(help="Store of the run.")],
-    port: Annotated[int, Parameter(help="Port of the first machine, where the others join the training.")] = 29400,
+    port: Annotated[
+        int,
+        Parameter(
+            help="Port of the first machine, where the others join the training.",
+            validator=Number(gte=1, lte=65535),
+        ),
+    ] = 29400,
     patience: Annotated[
-        float, Parameter(help="Seconds without a sign of the first machine after which the others end with 75.")
+        PositiveFloat, Parameter(help="Seconds without a sign of the first machine after which the others end with 75.")
     ] = 1800.0,
 ) -> int:
     """Run a command on the first machine of a job; on the others, take part in its training.

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.types import PositiveInt
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
@@ -18,7 +19,7 @@ def quarantine(
     dataset: Name,
     *,
     finding: Findings = (),
-    limit: Annotated[int, Parameter(help="Number of pairs of each finding to show.")] = 20,
+    limit: Annotated[PositiveInt, Parameter(help="Number of pairs of each finding to show.")] = 20,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:

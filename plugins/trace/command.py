@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from cyclopts.types import PositiveInt
 from rich.text import Text
 from rich.tree import Tree
 
@@ -45,7 +46,7 @@ LISTED = 3
 def command(
     what: Name,
     *,
-    limit: Annotated[int, Parameter(help="Number of pairs to show in full.")] = 20,
+    limit: Annotated[PositiveInt, Parameter(help="Number of pairs to show in full.")] = 20,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:

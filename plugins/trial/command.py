@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import polars as pl
 from cyclopts import Parameter
+from cyclopts.types import NonNegativeInt
 
 from dataops.formatting import format_quantity
 from dataops.stages import StageName
@@ -23,7 +24,7 @@ def try_(
     *,
     set_: Settings = (),
     rows: Annotated[int, Parameter(help="Number of rows of the sample.")] = 10_000,
-    examples: Annotated[int, Parameter(help="Number of examples of each kind.")] = 5,
+    examples: Annotated[NonNegativeInt, Parameter(help="Number of examples of each kind.")] = 5,
     run: Annotated[str | None, Parameter(help="The run whose config is changed; default: the newest.")] = None,
     store: StoreUri = None,
     json: Json = False,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from cyclopts.types import PositiveInt
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_percent, format_quantity, format_share
@@ -31,7 +32,7 @@ METRICS = 5
 def models(
     name: OptionalName = None,
     *,
-    limit: Annotated[int, Parameter(help="Number of the newest versions to list.")] = 20,
+    limit: Annotated[PositiveInt, Parameter(help="Number of the newest versions to list.")] = 20,
     json: Json = False,
 ) -> int:
     """List the versions of a registered model: aliases, metrics, dataset, what changed, and the gate's verdict.

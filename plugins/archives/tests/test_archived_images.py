@@ -117,7 +117,9 @@ def test_the_newest_body_answers_and_revisits_refer_to_bodies(tmp_path):
         tmp_path / "a.warc.gz",
         [
             record("http://a.test/x.png", http(RED), date="2026-01-01T00:00:00Z"),
-            record("http://a.test/x.png", http(BLUE), date="2026-02-01T00:00:00Z"),
+            record("http://a.test/x.png", http(GREEN), date="2026-02-01T00:00:10Z"),
+            record("http://a.test/x.png", http(BLUE), date="2026-02-01T00:00:10.5Z"),
+            record("http://a.test/x.png", http(GREEN), date="2026-02-01T00:00:10.50Z"),
             record("http://a.test/x.png", http(b"", "404 Not Found"), date="2026-03-01T00:00:00Z"),
             redirect("http://a.test/x.png", "http://a.test/other", date="2026-04-01T00:00:00Z"),
             record("http://a.test/same.png", http(GREEN), date=DATE),

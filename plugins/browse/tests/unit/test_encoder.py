@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataops.errors import ContractError, JobFailed
+from dataops.errors import ConfigError, ContractError, JobFailed
 from plugins.browse.encoder import Encoder, encode_image, encode_shard, encode_text
 from tests.small_model import write_model
 from tests.trainings import jpeg
@@ -36,7 +36,7 @@ def test_texts_and_images_are_encoded(checkpoint, tmp_path):
 def test_a_request_that_fails_ends_nothing(checkpoint, tmp_path):
     encoder = Encoder(checkpoint)
     encoder.warm_up()
-    with pytest.raises(ContractError, match="cannot be decoded"):
+    with pytest.raises(ConfigError, match="can be decoded"):
         encoder.encode_image(b"<html>")
     with pytest.raises(ContractError, match="a member of"):
         encoder.encode_shard(checkpoint / "model.safetensors", [(0, 2**60)])
