@@ -8,7 +8,6 @@ import base64
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -121,11 +120,11 @@ def _keep_code(sentence: str) -> Any:
     from markupsafe import Markup
 
     parts = sentence.split("`")
-    if len(parts) % 2 == 0:  # an open code span
+    if len(parts) % 2 == 0 or "``" in sentence:  # a code span that is open, or that has back quotes in it
         return _escape_markdown(sentence)
-    code = (" ".join(escape_controls(part).split()) for part in parts[1::2])
-    texts = (" ".join(map(escape_markdown, part.split(" "))) for part in parts[::2])
-    return Markup("`".join(part for pair in zip_longest(texts, code) for part in pair if part is not None))
+    parts[::2] = (" ".join(map(escape_markdown, part.split(" "))) for part in parts[::2])
+    parts[1::2] = (" ".join(escape_controls(part).split()) for part in parts[1::2])
+    return Markup("`".join(parts))
 
 
 def shorten(value: object, limit: int = 90) -> str:

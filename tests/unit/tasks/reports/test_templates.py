@@ -25,8 +25,7 @@ EMBEDDED = "data:image/"
 
 def elements(page):
     """Return each element with its attributes, without those that the length of a text changes."""
-    root = LexborHTMLParser(page).root
-    found = [(node.tag or "", node.attributes) for node in root.traverse(include_text=False)]
+    found = [(node.tag or "", node.attributes) for node in LexborHTMLParser(page).css("*")]
     return [(tag, {name: value for name, value in attributes.items() if name != "style"}) for tag, attributes in found]
 
 
@@ -68,3 +67,11 @@ def test_markdown_shows_hostile_text_as_text(template, text):
     markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
     hostile, harmless = (elements(markdown.render(render(template, **MARKDOWN[template](t)))) for t in (text, HARMLESS))
     assert [(tag, attributes.keys()) for tag, attributes in hostile] == [(tag, a.keys()) for tag, a in harmless]
+
+
+@pytest.mark.parametrize("text", ["```![i](http://evil.example/p.png)`", "under `a```b`<script>` since"])
+@pytest.mark.parametrize("template", MARKDOWN)
+def test_back_quotes_let_no_markup_through(template, text):
+    markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
+    page = elements(markdown.render(render(template, **MARKDOWN[template](text))))
+    assert not {tag for tag, _ in page} & {"img", "script"}
