@@ -53,7 +53,9 @@ class Entry(NamedTuple):
 
 
 class Store(ABC):
-    """Interface of a store. All failures are StorageError and name the object."""
+    """Interface of a store. All failures are StorageError, but for ConfigErrors of what a user must mend, and name the
+    object.
+    """
 
     uri: str
     where: str
@@ -321,21 +323,20 @@ def copy_into(data: bytes, places: Sequence[memoryview]) -> int:
 
 @contextmanager
 def storage_errors(what: str, where: Path) -> Iterator[None]:
-    """Translate an OSError into a StorageError with the cause and the remedy.
+    """Translate an OSError into an error with the cause and the remedy.
 
     Args:
         where: a path on the file system of the error.
+
+    Raises: ConfigError for a missing permission, which no rerun mends; StorageError.
     """
     try:
         yield
     except OSError as error:
-        remedy = _remedy(error, where)
-        raise StorageError(f"{what}: {error.strerror or error}{remedy}", retryable=False if remedy else None) from error
-
-
-def _remedy(error: OSError, where: Path) -> str:
-    if error.errno in DISK_FULL:
-        return f". Free some space on the disk of {where}, then rerun: what is finished is kept"
-    if error.errno in FORBIDDEN:
-        return f". Make {where} writable for this user, or set store.uri to another place"
-    return ""
+        what += f": {error.strerror or error}"
+        if error.errno in FORBIDDEN:
+            what += f". Make {where} writable for this user, or set store.uri to another place"
+            raise ConfigError(what) from error
+        if error.errno in DISK_FULL:
+            what += f". Free some space on the disk of {where}, then rerun: what is finished is kept"
+        raise StorageError(what, retryable=error.errno not in DISK_FULL) from error

@@ -252,8 +252,10 @@ class FolderStore(Store):
     def check_writable(self) -> None:
         try:
             super().check_writable()
-        except StorageError as error:  # a folder that cannot be written will not mend by waiting
-            raise ConfigError(str(error)) from error
+        except StorageError as error:
+            if error.retryable:  # neither a full disk nor a missing permission: such as a folder in /proc
+                raise ConfigError(str(error)) from error
+            raise
 
     def delete_probe(self, name: str) -> None:
         with suppress(StorageError):  # the write's own error says more

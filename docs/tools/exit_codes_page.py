@@ -19,7 +19,7 @@ _MEANINGS = {
     1: ("Another error, such as a job that failed or an exception.", "Read the message and the log that it names."),
     2: (
         "The config or the command line is wrong, a source or host that the config names cannot be used, or a file or "
-        "folder that a command is to write cannot be written.",
+        "folder that a command is to write cannot be written, such as a store without the permission.",
         "Correct what the message lists, then start a new run. A retry would end in the same way.",
     ),
     3: (
@@ -34,7 +34,7 @@ _MEANINGS = {
         "Read the evaluation, or override with `pairmill promote`.",
     ),
     75: (
-        "A network, storage or server error that a retry may solve, such as a full disk or a store that cannot be written; "
+        "A network, storage or server error that a retry may solve, such as a full disk; "
         "standard output cannot be written or is closed; or another run took over the snapshot.",
         "Do what the message names. `pairmill rerun RUN` continues where the run stopped.",
     ),

@@ -3,9 +3,11 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from tempfile import TemporaryFile
 from typing import Literal
 
-from dataops.store import Store
+from dataops.errors import writing
+from dataops.store import FolderStore, Store
 from plugins.publish.bundle import BundleFile
 
 Kind = Literal["dataset", "model"]
@@ -42,6 +44,13 @@ class StorePlace(Place):
 
     def __init__(self, store: Store, name: str):
         self.store, self.name = store, name
+
+    def check(self) -> None:
+        """Raise a ConfigError if it is a folder that cannot be written."""
+        if isinstance(self.store, FolderStore):
+            with writing(self.name, "name another place with --to"):
+                self.store.root.mkdir(parents=True, exist_ok=True)
+                TemporaryFile(dir=self.store.root).close()
 
     def find_present(self, files: Sequence[BundleFile]) -> set[str]:
         return {

@@ -118,6 +118,8 @@ def command(
         if dry_run:
             _show(report, waiting, as_json=json)
             return 0 if all(condition.is_met for condition in subject.conditions) else 3
+        if isinstance(place, StorePlace):
+            place.check()
         record = Publication(
             target=place.name,
             kind=subject.kind,

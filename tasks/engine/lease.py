@@ -91,7 +91,7 @@ class HeldLease:
             except LeaseLost as lost:
                 self._lost = lost
                 return
-            except StorageError as error:
+            except PairmillError as error:
                 logger.warning("%s %s: the lease could not be renewed: %s", self.draft.stage, self.draft.key, error)
 
     def _put(self, lease: Lease) -> None:

@@ -55,6 +55,10 @@ def test_put_names_the_remedy_and_leaves_no_file_on_a_full_disk(small_disk, tmp_
     assert [path.name for path in (small_disk / "store" / "a").iterdir()] == ["kept"]
     store.put("a/small", bytes(1 << 18))
     assert store.names("") == ["a/kept", "a/small"]
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "rest").write_bytes(bytes(1 << 20))
+    with pytest.raises(StorageError, match="Free some space"):
+        store.check_writable()
 
 
 def test_put_names_the_remedy_when_a_file_exceeds_its_size_limit(tmp_path):

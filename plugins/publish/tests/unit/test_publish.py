@@ -1,5 +1,7 @@
 """The gate of `pairmill publish`, its dry run, and a folder as the place."""
 
+from pathlib import Path
+
 import pytest
 
 from dataops.errors import ConfigError, ContractError
@@ -33,6 +35,10 @@ def test_pairs_without_a_licence_need_a_stated_one(tmp_path, capsys, read_json):
     assert (report["license"], report["dry_run"], report["gate"][0]["is_met"]) == ("ODC-By", True, True)
     assert report["bytes_to_send"] == report["bytes"] == sum(file["bytes"] for file in report["files"])
     assert not out.exists()
+    Path("file").touch()
+    for place in ("/proc/nope", "file/x"):
+        with pytest.raises(ConfigError, match=f"cannot write .*{place}.*; name another place with --to"):
+            run(tmp_path, key, place, license="ODC-By")
     assert run(tmp_path, key, str(out), license="ODC-By") == 0
     assert "license: odc-by" in (out / "README.md").read_text("utf-8")
     assert {path.name for path in out.iterdir()} == {file["name"] for file in report["files"]}
