@@ -67,6 +67,9 @@ def _check_version(name: str, url: str) -> Check:
     code, text = fetch_status(f"{url}{_VERSION[name]}")
     theirs, ours = text.strip().strip('"'), metadata.version(name)
     if code != 200 or not theirs[:1].isdigit():  # hosted services do not report it
+        if name == "prefect" and fetch_status(f"{url}/api/health") == (200, "true"):
+            detail, remedy = f"PREFECT_API_URL names {url}, which is not its API", f"export PREFECT_API_URL={url}/api"
+            return Check("prefect API", False, "error", detail, remedy)
         return Check(f"{name} version", True, "warning", f"{ours} here; the server does not report its version")
     if theirs.split(".")[:2] == ours.split(".")[:2]:
         return Check(f"{name} version", True, "warning", f"{ours} here, {theirs} on the server")

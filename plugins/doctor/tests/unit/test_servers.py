@@ -72,3 +72,13 @@ def test_check_version_compares_client_and_server(serve, theirs, ok, severity):
     assert (check.ok, check.severity) == (ok, severity)
     assert theirs in check.detail
     assert ok or f"mlflow=={theirs}" in check.remedy
+
+
+def test_url_of_prefect_without_api_is_named(serve):
+    version = (200, f'"{metadata.version("prefect")}"')
+    server = serve(
+        "PREFECT_API_URL", {"/api/admin/version": version, "/api/health": (200, "true"), "/": (200, "<html>")}
+    )
+    _, check = server_checks.check_external("prefect", server.url, answers=True)
+    assert (check.ok, check.severity, check.remedy) == (False, "error", f"export PREFECT_API_URL={server.url}/api")
+    assert server_checks.check_external("prefect", f"{server.url}/api", answers=True)[1].ok
