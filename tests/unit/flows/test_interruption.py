@@ -20,11 +20,14 @@ interruption.install()
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 def ready():
     print(child.pid, flush=True)
+def wait():  # a signal that arrives just before a sleep does not end it
+    for _ in range(6000):
+        time.sleep(0.1)
 """
 OBEDIENT = """
 try:
     ready()
-    time.sleep(600)
+    wait()
 except KeyboardInterrupt:
     child.kill()
     interruption.report()
@@ -34,28 +37,28 @@ HANGING = """
 class Resource:
     def __del__(self):  # Python ignores and prints an exception here
         ready()
-        time.sleep(600)
+        wait()
 Resource()
-time.sleep(600)
+wait()
 """
 CHECKPOINT = """
 try:
     ready()
-    time.sleep(600)
+    wait()
 except KeyboardInterrupt:
     with finish_first():
         time.sleep(2.5)
         print("written", flush=True)
-    time.sleep(600)
+    wait()
 """
 STUCK = """
 try:
     ready()
-    time.sleep(600)
+    wait()
 except KeyboardInterrupt:
     print("finishing", flush=True)
     with finish_first():
-        time.sleep(600)
+        wait()
 """
 
 
