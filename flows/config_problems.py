@@ -9,32 +9,34 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from dataops import plugins
 from dataops.config import tables_of
-from dataops.formatting import did_you_mean, find_closest
+from dataops.formatting import did_you_mean, find_closest, format_quantity
 from dataops.toml_text import format_value
 from tasks.extract.config import SOURCE_KINDS, SourceConfig, name_source_path, name_tables
 from tasks.web import signing
 
 _ARTICLES = {
-    "model_type": "a table",
-    "model_attributes_type": "a table",
-    "dict_type": "a table",
-    "list_type": "an array",
-    "tuple_type": "an array",
-    "set_type": "an array",
-    "frozen_set_type": "an array",
-    "string_type": "a string",
-    "path_type": "a string",
-    "int_type": "an integer",
-    "int_parsing": "an integer",
-    "int_from_float": "an integer",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
+    kind: article
+    for article, kinds in {
+        "a table": "model_type model_attributes_type dict_type",
+        "an array": "list_type tuple_type set_type frozen_set_type",
+        "a string": "string_type path_type",
+        "an integer": "int_type int_parsing int_from_float",
+        "a number": "float_type float_parsing",
+        "true or false": "bool_type bool_parsing",
+    }.items()
+    for kind in kinds.split()
 }
 """What a value must be in TOML, by the kind of pydantic's error."""
 _MAX_VALUE_CHARS = 200
 """Length from which a value is cut in a message."""
+_FORMS = {
+    "name": "up to 40 letters, digits, '_' and '-', a letter first",
+    "license": "a URL, such as https://creativecommons.org/licenses/by/4.0/",
+    "contact": "a URL or an address, such as mailto:you@example.org, without blanks",
+    "nnodes": "a number, or two as in 2:4",
+    "rdzv_endpoint": "HOST:PORT",
+}
+"""What a key must be that has to match a regular expression."""
 
 
 def format_problems(where: str, problems: Sequence[str], origins: Mapping[str, str]) -> str:
@@ -44,7 +46,7 @@ def format_problems(where: str, problems: Sequence[str], origins: Mapping[str, s
         origins: where a key was set, such as `line 12`, by path.
     """
     lines = "\n".join(f"  {_add_origin(problem, origins)}" for problem in problems)
-    return f"{where}: {len(problems)} problem{'s' if len(problems) != 1 else ''} in the config\n{lines}"
+    return f"{where}: {format_quantity(len(problems), 'problem')} in the config\n{lines}"
 
 
 def _add_origin(problem: str, origins: Mapping[str, str]) -> str:
@@ -193,7 +195,7 @@ def _describe(detail: Any, root: type[BaseModel]) -> str:
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         tag = context.get("tag")
         problem = "is required" if tag is None else f"{tag!r} is not a kind of source"
-        suggestion = did_you_mean(str(tag), SOURCE_KINDS) if tag is not None else ""
+        suggestion = did_you_mean(str(tag), SOURCE_KINDS)
         remedy = f"; to install it: {missing[str(tag)]}" if str(tag) in (missing := plugins.missing("sources")) else ""
         return f"{'.'.join(steps)}.kind: {problem}; allowed: {', '.join(SOURCE_KINDS)}{suggestion}{remedy}"
     path = ".".join(steps)
@@ -210,9 +212,11 @@ def _describe(detail: Any, root: type[BaseModel]) -> str:
     expected = str(context.get("expected", ""))
     allowed = f"; allowed: {expected}" if expected else ""
     if kind == "literal_error":
-        suggestion = did_you_mean(str(detail["input"]), expected.replace(" or ", ", ").replace("'", "").split(", "))
+        suggestion = did_you_mean(str(detail["input"]), expected.split("'")[1::2])
         return f"{path}: {_show(detail['input'])}{allowed}{suggestion}"
     message = str(context["error"]) if kind == "value_error" else detail["msg"].replace("Input should", "it must")
+    if "pattern" in context and steps[-1] in _FORMS:
+        message = f"it must be {_FORMS[steps[-1]]}"
     value = "" if tables and kind == "value_error" else f"{_show(detail['input'])}: "  # a whole table would hide it
     return f"{path}: {value}{message}{allowed}"
 
@@ -221,8 +225,12 @@ def _describe_unknown(
     steps: Sequence[str], value: object, tables: Sequence[type[BaseModel]], root: type[BaseModel]
 ) -> str:
     known = sorted({name for table in tables for name in _names(table)})
-    kinds_here = [kind for table in tables for kind in getattr(table, "plugin_kinds", ())]
-    absent = {name: command for kind in kinds_here for name, command in plugins.missing(kind).items()}
+    absent = {
+        name: command
+        for table in tables
+        for kind in getattr(table, "plugin_kinds", ())
+        for name, command in plugins.missing(kind).items()
+    }
     if steps[-1] in absent:
         return f"its plugin is not installed; to install it: {absent[steps[-1]]}"
     commands = sorted(set(absent.values()))

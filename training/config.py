@@ -182,7 +182,10 @@ class TrainTable(StageConfig):
     """Processes (ranks) on each machine. Part of the key, for the same reason."""
     nnodes: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}(:[1-9]\d{0,3})?$")] = "1"
     """Machines, as torchrun counts them: a number, or min:max, which may join and leave. Part of the key."""
-    rdzv_endpoint: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9._-]+:\d{1,5}$")] = None
+    rdzv_endpoint: Annotated[
+        str | None,
+        Field(pattern=r"^[A-Za-z0-9._-]+:([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])$"),
+    ] = None
     """HOST:PORT at which several machines meet: one of them, and a free port there (torchrun's c10d rendezvous). With
     launch = "nodes", "ray" or "slurm" they find one."""
     allow_network: bool = False

@@ -19,7 +19,10 @@ PROBE_SECONDS = 2.0
 class RayConfig(FrozenModel):
     """Keys of `[execution]` for `engine = "ray"` and `train.launch = "ray"`."""
 
-    ray_address: str = Field(default="auto", pattern=r"^(auto|[A-Za-z0-9._\-\[\]:]+:[0-9]{1,5})$")
+    ray_address: str = Field(
+        default="auto",
+        pattern=r"^(auto|[A-Za-z0-9._\-\[\]:]+:([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5]))$",
+    )
     """HOST:PORT of the head, as `ray start --head` prints it (not its ray:// server), or auto for the cluster of this
     machine. This machine must be a node of the cluster: `ray start --address HOST:PORT --num-cpus 0`."""
     ray_cpus: float = Field(default=1.0, gt=0, le=1024)
