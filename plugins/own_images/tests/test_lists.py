@@ -16,6 +16,7 @@ from dataops.web.captions import normalise_caption
 from dataops.web.urls import BadUrl, canonicalise_url
 from plugins.own_images.list_rows import canonicalise_urls, normalise_captions
 from plugins.own_images.lists import (
+    BATCH_CHARS,
     BATCH_ROWS,
     ColumnNames,
     read_list,
@@ -282,3 +283,24 @@ def test_a_named_pipe_is_no_list(tmp_path, name):
     for read_pipe in (read, read_row_group_sizes):
         with pytest.raises(SourceError, match="not a regular file"):
             read_pipe(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "dictionary", "plain"])
+def test_read_list_bounds_the_text_of_a_batch(tmp_path, kind):
+    captions = ["a cat " * 20_000] * (BATCH_CHARS // 100_000)
+    urls = [f"http://h.example/{n}.jpg" for n in range(len(captions))]
+    if kind == "csv":
+        path = tmp_path / "long.csv"
+        path.write_text("".join(f"{url},{caption}\n" for url, caption in zip(urls, captions, strict=True)))
+    elif kind == "jsonl":
+        path = tmp_path / "long.jsonl"
+        rows = zip(urls, captions, strict=True)
+        path.write_text("".join(json.dumps({"url": url, "caption": caption}) + "\n" for url, caption in rows))
+    else:
+        path, options = tmp_path / "long.parquet", {"dictionary_pagesize_limit": 1 << 28}
+        table = pa.table({"url": urls, "caption": captions})
+        pq.write_table(table, path, compression="zstd", use_dictionary=kind == "dictionary", **options)
+    batches = list(read_list(path, ColumnNames(), pytest.fail))
+    assert [n for batch in batches for n in batch.numbers] == list(range(len(captions)))
+    assert [url for batch in batches for url in batch.urls] == urls
+    assert max(sum(map(len, batch.captions)) for batch in batches) <= BATCH_CHARS + 2 * len(captions[0])
