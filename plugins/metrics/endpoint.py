@@ -8,11 +8,11 @@ import shutil
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from dataops.errors import ConfigError
@@ -146,6 +146,18 @@ def _now() -> str:
     return datetime.now(UTC).isoformat()
 
 
+def refuse_rebound(application: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a WSGI application that answers only to names of this machine: a web page may rebind its own to 127.0.0.1."""
+
+    def answer(environ: Mapping[str, Any], start: Callable[..., Any]) -> Any:
+        if environ.get("HTTP_HOST", "").partition(":")[0] in ("127.0.0.1", "localhost"):
+            return application(environ, start)
+        start("421 Misdirected Request", [("Content-Type", "text/plain")])
+        return [b"This endpoint answers only as 127.0.0.1 or localhost; see --host.\n"]
+
+    return answer
+
+
 def main(arguments: Sequence[str] | None = None, started: Callable[[], object] = lambda: None) -> None:
     """Serve until the process is ended; call `started` once it listens."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -157,9 +169,11 @@ def main(arguments: Sequence[str] | None = None, started: Callable[[], object] =
     registry = CollectorRegistry()
     registry.register(ProjectCollector())  # pyright: ignore[reportArgumentType]
     try:
-        start_http_server(options.port, options.host, registry)
+        server, _ = start_http_server(options.port, options.host, registry)
     except (OSError, OverflowError) as error:
         raise ConfigError(f"--host {options.host} --port {options.port}: cannot listen there ({error})") from error
+    if options.host == "127.0.0.1":
+        server.set_app(refuse_rebound(make_wsgi_app(registry)))
     started()
     threading.Event().wait()
 

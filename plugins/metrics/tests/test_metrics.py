@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from urllib.error import HTTPError
 
 import pytest
 
@@ -110,6 +111,8 @@ def test_endpoint_serves_what_runs_add_up(home, endpoint):
     assert "pairmill_rows_total extract nightly" not in found, "a reused stage keeps no row"
     assert time.time() - found["pairmill_run_success_timestamp_seconds nightly"] < 600
     assert found["pairmill_disk_free_bytes"] > 0
+    with pytest.raises(HTTPError, match="421"):
+        urllib.request.urlopen(urllib.request.Request(endpoint, headers={"Host": "rebound.test"}), timeout=30)
     taken = ["--port", re.findall(r"\d+", endpoint)[-1]]
     for command in (["plugins.metrics.endpoint"], ["flows.cli", "metrics", "--host", "127.0.0.1"]):
         line = [sys.executable, "-m", *command, *taken]
