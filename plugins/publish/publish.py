@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import yaml
 from cyclopts import Parameter
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, ContractError
 from dataops.facts import PackFacts
 from dataops.formatting import format_bytes, format_now, format_quantity
 from dataops.snapshot import Manifest
@@ -297,6 +297,14 @@ def _send(
     replaced = [one for one in list_publications(store) if one.object_name == record.object_name]
     datasets = dict.fromkeys(key for one in (record, *replaced) for key in one.datasets)
     record_publication(store, record.model_copy(update={"files": (*record.files, *stale), "datasets": tuple(datasets)}))
+    try:  # a takedown that was requested since the first check may have read the publications before this record
+        gate.refuse(record.name, [gate.check_takedowns([store], record.datasets, is_model=record.kind == "model")])
+    except ContractError:
+        if not replaced:
+            store.delete([record.object_name])
+        for one in replaced:
+            record_publication(store, one)
+        raise
     out = None if as_json else console()
 
     def show(file: BundleFile) -> None:

@@ -9,6 +9,7 @@ from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
 from flows.records import RunRecord
 from plugins.publish.gate import check_takedowns
+from plugins.publish.places import StorePlace
 from plugins.publish.publications import Publication, list_publications, record_publication
 from plugins.publish.publish import command
 from tasks.checks.check import CheckReport, CheckResult
@@ -62,6 +63,22 @@ def test_blocked_dataset_and_recorded_takedown_are_refused(tmp_path):
     assert lines[1] == "  checks: min_rows: 3 rows; at least 10"
     assert lines[2].startswith(f"  takedowns: 1 pair in part-00000.parquet of dataset {key} match a recorded takedown")
     assert list_publications(store) == []
+
+
+def test_takedown_during_the_preparation_of_a_publication_refuses_it(tmp_path, monkeypatch):
+    pairs = [pair(n, license=LICENSE) for n in range(3)]
+    store, manifests = packed_in(tmp_path / "store", pairs)
+    compare = StorePlace.find_present
+
+    def compare_slowly(*arguments):
+        record_request(store, make_request([Target("uid", pairs[1]["uid"])], ""))
+        return compare(*arguments)
+
+    monkeypatch.setattr(StorePlace, "find_present", compare_slowly)
+    with pytest.raises(ContractError, match="match a recorded takedown"):
+        run(tmp_path, manifests["pack"].key, str(tmp_path / "out"))
+    assert list_publications(store) == []
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("license", [" ", "\t\n"])
