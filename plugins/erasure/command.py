@@ -6,7 +6,8 @@ It can be killed at any moment. Started again with the same file, it reuses what
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +15,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from dataops import plugins
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, CorruptPart, StorageError
 from dataops.formatting import format_counts, format_quantity
+from dataops.snapshot import MANIFEST
 from dataops.store import Store
 from dataops.trace.requests import (
     Report,
@@ -144,7 +146,8 @@ def _take_down_in_store(
     new = [record_request(store, request) for request, _ in requests]  # before all else: runs from now on apply them
     lineage = Lineage(remember(store))
     search = Search(lineage.store)
-    begun = [_begin(call, *one, store, lineage, search, new=is_new) for one, is_new in zip(requests, new, strict=True)]
+    with explain_deletion(lineage):
+        begun = [_begin(call, *o, store, lineage, search, new=is_new) for o, is_new in zip(requests, new, strict=True)]
     going = [one for one in begun if one is not None]
     nothing = {"store": store.uri, "incomplete": False, "datasets": []}
     if not going:
@@ -168,6 +171,18 @@ def _take_down_in_store(
             show(one.report, out)
             _show_end(one.report, report_name(one.request.digest), out)
     return [nothing if one is None else one.report for one in begun]
+
+
+@contextmanager
+def explain_deletion(lineage: Lineage) -> Iterator[None]:
+    """Name the remedy for an error of a snapshot that another process has deleted since the lineage was read."""
+    try:
+        yield
+    except (StorageError, CorruptPart) as error:
+        if all(lineage.store.size(f"{name}/{MANIFEST}") is not None for name in lineage.manifests):
+            raise
+        remedy = "another takedown or gc deletes snapshots at the same time; repeat the takedown after it"
+        raise StorageError(f"{error}: {remedy}") from error
 
 
 def _begin(

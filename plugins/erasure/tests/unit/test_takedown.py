@@ -9,13 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from dataops.errors import ConfigError, ContractError, CorruptPart
+from dataops.errors import ConfigError, ContractError, CorruptPart, StorageError
 from dataops.snapshot import Counts, Draft, Input, find_manifest, read_parts
 from dataops.store import FolderStore
 from dataops.trace import requests as takedown_requests
 from dataops.trace.targets import Target, image_targets
 from plugins.erasure import command as flow
 from plugins.erasure import next_versions as takedown
+from plugins.erasure.command import explain_deletion
 from plugins.erasure.next_versions import prove_removal
 from plugins.erasure.target_files import read_targets
 from tasks.engine.context import Context
@@ -198,6 +199,15 @@ def test_takedown_command_reports_and_deletes(store, dataset, tmp_path, capsys, 
     store.put(f"takedowns/{again['request']['digest']}.report.json", b'{"datasets": 3}')
     with pytest.raises(CorruptPart, match="is not a report of a takedown; delete it"):
         flow.command(file, store=store.uri)
+
+
+def test_takedown_beside_another_one_names_the_remedy(store, dataset):
+    lineage = Lineage(store)
+    assert lineage.manifests
+    pack = dataset[-1]
+    Draft(store, "pack", pack.key).clear(lambda _: False)
+    with pytest.raises(StorageError, match="repeat the takedown after it"), explain_deletion(lineage):
+        store.local(pack.path(pack.parts[0]))
 
 
 def test_models_that_could_not_be_tagged_are_tagged_by_the_next_call(store, dataset, tmp_path, read_json, monkeypatch):
