@@ -30,13 +30,16 @@ _ARTICLES = {
 _MAX_VALUE_CHARS = 200
 """Length from which a value is cut in a message."""
 _FORMS = {
-    "name": "up to 40 letters, digits, '_' and '-', a letter first",
-    "license": "a URL, such as https://creativecommons.org/licenses/by/4.0/",
-    "contact": "a URL or an address, such as mailto:you@example.org, without blanks",
-    "nnodes": "a number, or two as in 2:4",
-    "rdzv_endpoint": "HOST:PORT",
+    "alias": "it must be up to 64 letters, digits, '_' and '-', no digit first",
+    "contact": "it must be a URL or an address, such as mailto:you@example.org, without blanks",
+    "license": "it must be a URL, such as https://creativecommons.org/licenses/by/4.0/",
+    "model_name": "it must be up to 128 letters, digits, '.', '_', '-' and blanks, a letter or digit first",
+    "name": "use up to 40 letters, digits, '_' and '-', a letter first",
+    "nnodes": "it must be a number, or two as in 2:4",
+    "rdzv_endpoint": "it must be HOST:PORT",
+    "user_agent": "it must be letters, digits, '_' and '-', such as examplebot",
 }
-"""What a key must be that has to match a regular expression."""
+"""What is wrong with a key that has to match a regular expression, by its last name."""
 
 
 def format_problems(where: str, problems: Sequence[str], origins: Mapping[str, str]) -> str:
@@ -215,8 +218,8 @@ def _describe(detail: Any, root: type[BaseModel]) -> str:
         suggestion = did_you_mean(str(detail["input"]), expected.split("'")[1::2])
         return f"{path}: {_show(detail['input'])}{allowed}{suggestion}"
     message = str(context["error"]) if kind == "value_error" else detail["msg"].replace("Input should", "it must")
-    if "pattern" in context and steps[-1] in _FORMS:
-        message = f"it must be {_FORMS[steps[-1]]}"
+    if "pattern" in context:
+        message = _FORMS.get(steps[-1], message)
     value = "" if tables and kind == "value_error" else f"{_show(detail['input'])}: "  # a whole table would hide it
     return f"{path}: {value}{message}{allowed}"
 

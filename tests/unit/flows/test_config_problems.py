@@ -62,6 +62,11 @@ def folder(tmp_path, monkeypatch):
         ({"top": "[colour]\nred = 1"}, "colour: unknown table; allowed: ", ", train (line 2)"),
         ({"source": 'license = "by"'}, "source.license: 'by': it must be a URL, ", "/licenses/by/4.0/ (line 8)"),
         ({"train": 'rdzv_endpoint = "a:65536"'}, "train.rdzv_endpoint: 'a:65536': it must be HOST:PORT", " (line 15)"),
+        (
+            {"source": 'name = "my run"'},
+            "source.name: 'my run': use up to 40 letters, digits, '_' and '-', ",
+            " first (line 8)",
+        ),
         ({"train": "min_side = 3"}, "train.min_side: unknown key ", "; did you mean curate.min_side? (line 15)"),
         (
             {"filter": "min_side = 3"},
