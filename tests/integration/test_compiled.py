@@ -13,7 +13,7 @@ from tests import trainings
 from tests.trainings import VIT, output_of, rows_of, run_training
 from training.compiler import CACHES, prepare_compiler
 
-pytestmark = pytest.mark.xdist_group("torch")
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("torch")]
 make_job, shards, process_state = trainings.make_job, trainings.shards, trainings.process_state  # fixtures
 
 
