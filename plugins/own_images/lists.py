@@ -11,11 +11,9 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +21,7 @@ import pyarrow.parquet as pq
 
 from dataops.errors import ConfigError, UnusableSource
 from dataops.regular_files import check_regular
+from plugins.own_images.parquet_batches import BATCH_BYTES, iter_batches
 from plugins.own_images.text_records import ReportBadRow, json_lines, parse_records, read_objects
 
 URL_NAMES = ("url", "image_url", "img_url", "imageurl", "image url")
@@ -163,8 +162,6 @@ def quote(fields: Sequence[str]) -> str:
 
 
 BATCH_ROWS = 50_000
-BATCH_CHARS = 1 << 26
-"""Maximum size of the texts of a batch of several rows: compressed, they may be a thousandth of it."""
 Format = Literal["parquet", "csv", "tsv", "jsonl"]
 _SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
@@ -235,7 +232,7 @@ def read_list(
     name: str | None = None,
     groups: Sequence[int] | None = None,
 ) -> Iterator[RawRows]:
-    """Yield the rows of a list in batches of at most BATCH_ROWS and BATCH_CHARS; memory does not grow with the file.
+    """Yield the rows of a list in batches of at most BATCH_ROWS and BATCH_BYTES; memory does not grow with the file.
 
     Args:
         configured: columns that the config names; the others are found by their usual names.
@@ -287,7 +284,7 @@ def _read_text(
         for row in rows:
             batch.add(*row)
             chars += sum([len(text) for text in (*row[1:5], *row[5]) if text])
-            if len(batch.numbers) == BATCH_ROWS or chars > BATCH_CHARS:
+            if len(batch.numbers) == BATCH_ROWS or chars > BATCH_BYTES:
                 yield batch
                 batch, chars = RawRows(), 0
         yield batch
@@ -366,38 +363,8 @@ def _read_parquet(
             _check_text(pa.field(field.name, kind.value_type) if is_list else field, schema, name)
         needed = dict.fromkeys((columns.url, columns.caption, *page, *columns.extra, *columns.more))
         names = [schema.names[i] for i in needed]
-        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-        chosen = range(len(sizes)) if groups is None else groups
-        # A text that is repeated is one value of a dictionary; decoded, it would be a text for each row.
-        chunks = (one for group in chosen for one in _chunks(file, group, names) if one.has_dictionary_page)
-        texts = {one.path_in_schema for one in chunks if one.physical_type == "BYTE_ARRAY"}.intersection(names)
-    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, read_dictionary=sorted(texts)) as file:
-        for group in chosen:
-            number, size = sum(sizes[:group]), sum(one.total_uncompressed_size for one in _chunks(file, group, names))
-            rows_at_once = max(min(BATCH_ROWS, BATCH_CHARS * sizes[group] // max(size, 1)), 1)
-            for batch in file.iter_batches(rows_at_once, row_groups=[group], columns=names):
-                for rows in _cut(batch):
-                    yield _parquet_rows(rows, schema, columns, number, report)
-                    number += rows.num_rows
-
-
-def _chunks(file: pq.ParquetFile, group: int, names: Sequence[str]) -> Iterator[Any]:
-    """Yield the metadata of the chunks of some columns in a row group."""
-    found = file.metadata.row_group(group)
-    for one in map(found.column, range(found.num_columns)):
-        if {one.path_in_schema, one.path_in_schema.partition(".")[0]} & {*names}:
-            yield one
-
-
-def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a batch in slices whose texts of dictionaries have at most BATCH_CHARS bytes, or of one row."""
-    total = np.zeros(batch.num_rows, np.int64)
-    for column in (one for one in batch.columns if isinstance(one, pa.DictionaryArray) and is_text(one.type)):
-        lengths = cast("Any", pc).binary_length(pc.cast(column.dictionary, pa.large_binary()))
-        total += pc.fill_null(lengths.take(column.indices), 0).to_numpy(zero_copy_only=False)
-    cuts = np.flatnonzero(np.diff(np.cumsum(total) // BATCH_CHARS)) + 1
-    for start, end in pairwise([0, *cuts.tolist(), batch.num_rows]):
-        yield batch.slice(start, end - start)
+    for number, batch in iter_batches(path, names, BATCH_ROWS, groups):
+        yield _parquet_rows(batch, schema, columns, number, report)
 
 
 def _parquet_rows(

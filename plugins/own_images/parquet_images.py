@@ -3,8 +3,9 @@
 import json
 import os
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import IO, Any
 
 import pyarrow as pa
@@ -12,7 +13,8 @@ import pyarrow.parquet as pq
 
 from dataops.errors import ConfigError
 from plugins.own_images.captions import find_caption_names
-from plugins.own_images.lists import is_binary, is_text, naming_file
+from plugins.own_images.lists import is_binary, is_text, naming_file, read_row_group_sizes
+from plugins.own_images.parquet_batches import iter_batches
 from plugins.own_images.reasons import NO_IMAGE
 from tasks.files.base import SourceFile
 from tasks.web.fetch_error import FetchError
@@ -67,17 +69,15 @@ def read_captions(
 
     Raises: UnusableSource, ConfigError.
     """
-    with file.local() as path, naming_file(path, file.name), pq.ParquetFile(path, pre_buffer=False) as table:
-        schema = table.schema_arrow
+    with file.local() as path, naming_file(path, file.name):
+        schema = pq.read_schema(path)
         find_image_column(schema, image_column, file.name)
         texts = [one.name for one in schema if _has_text(one.type)]
         captions = find_caption_names(texts, caption_columns, file.name)
         further = [name for name in ("url", "page_url", "license") if name in texts and name not in captions]
-        number = 0
-        for batch in table.iter_batches(4_096, columns=[*captions, *further], use_threads=False):
-            for row in batch.to_pylist():
+        for start, batch in iter_batches(path, [*captions, *further], 4_096):
+            for number, row in enumerate(batch.to_pylist(), start):
                 yield number, row, captions
-                number += 1
 
 
 def _has_text(kind: pa.DataType) -> bool:
@@ -110,21 +110,18 @@ class Spool:
         self._file.flush()
 
     def _copy(self, file: SourceFile, urls: Mapping[int, str], column: str | None) -> None:
-        with file.local() as path, naming_file(path, file.name), pq.ParquetFile(path, pre_buffer=False) as table:
-            name = find_image_column(table.schema_arrow, column, file.name)
-            start = 0
-            for group in range(table.num_row_groups):
-                end = start + table.metadata.row_group(group).num_rows
-                if any(start <= number < end for number in urls):
-                    for batch in table.iter_batches(_BATCH, row_groups=[group], columns=[name], use_threads=False):
-                        self._put(batch.column(0), start, urls)
-                        start += batch.num_rows
-                start = end
+        with file.local() as path, naming_file(path, file.name):
+            name = find_image_column(pq.read_schema(path), column, file.name)
+            ends = list(accumulate(read_row_group_sizes(path)))
+            groups = sorted({bisect_right(ends, number) for number in urls} - {len(ends)})
+            for start, batch in iter_batches(path, [name], _BATCH, groups):
+                self._put(batch.column(0), start, urls)
 
     def _put(self, images: pa.Array, start: int, urls: Mapping[int, str]) -> None:
         for number, value in enumerate(images, start):
             if number in urls:
                 found = value["bytes"] if pa.types.is_struct(images.type) and value.is_valid else value
+                found = found.value if isinstance(found, pa.DictionaryScalar) else found
                 data = found.as_buffer() if found.is_valid else None
                 if data is not None:
                     self._spans[urls[number]] = (self._file.tell(), data.size)

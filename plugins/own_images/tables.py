@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from dataops.errors import UnusableSource
 from plugins.own_images.lists import detect_format, naming_file, open_text
+from plugins.own_images.parquet_batches import iter_batches
 from plugins.own_images.text_records import json_lines, parse_records, read_objects
 from tasks.files.base import SourceFile
 
@@ -44,13 +45,11 @@ def read_rows(
 
 
 def _read_parquet(path: Path, choose: Callable[[Sequence[str]], Sequence[str]], name: str) -> Iterator[Row]:
-    number = 0
-    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as table:
-        for batch in table.iter_batches(_BATCH, columns=[*choose(table.schema_arrow.names)], use_threads=False):
-            for row in batch.to_pylist():
-                texts = {key: _decode(value, name, number) for key, value in row.items() if isinstance(value, bytes)}
-                yield number, row | texts
-                number += 1
+    columns = [*choose(pq.read_schema(path).names)]
+    for start, batch in iter_batches(path, columns, _BATCH):
+        for number, row in enumerate(batch.to_pylist(), start):
+            texts = {key: _decode(value, name, number) for key, value in row.items() if isinstance(value, bytes)}
+            yield number, row | texts
 
 
 def _decode(value: bytes, name: str, number: int) -> str:

@@ -16,12 +16,12 @@ from dataops.web.captions import normalise_caption
 from dataops.web.urls import BadUrl, canonicalise_url
 from plugins.own_images.list_rows import canonicalise_urls, normalise_captions
 from plugins.own_images.lists import (
-    BATCH_CHARS,
     BATCH_ROWS,
     ColumnNames,
     read_list,
     read_row_group_sizes,
 )
+from plugins.own_images.parquet_batches import BATCH_BYTES
 from plugins.own_images.text_records import MAX_FIELD_CHARS
 
 CAPTIONS = [
@@ -287,7 +287,7 @@ def test_a_named_pipe_is_no_list(tmp_path, name):
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "dictionary", "plain"])
 def test_read_list_bounds_the_text_of_a_batch(tmp_path, kind):
-    captions = ["a cat " * 20_000] * (BATCH_CHARS // 100_000)
+    captions = ["a cat " * 20_000] * (BATCH_BYTES // 100_000)
     urls = [f"http://h.example/{n}.jpg" for n in range(len(captions))]
     if kind == "csv":
         path = tmp_path / "long.csv"
@@ -303,4 +303,4 @@ def test_read_list_bounds_the_text_of_a_batch(tmp_path, kind):
     batches = list(read_list(path, ColumnNames(), pytest.fail))
     assert [n for batch in batches for n in batch.numbers] == list(range(len(captions)))
     assert [url for batch in batches for url in batch.urls] == urls
-    assert max(sum(map(len, batch.captions)) for batch in batches) <= BATCH_CHARS + 2 * len(captions[0])
+    assert max(sum(map(len, batch.captions)) for batch in batches) <= BATCH_BYTES + 2 * len(captions[0])

@@ -11,6 +11,7 @@ import pytest
 from dataops.errors import ConfigError, UnusableSource
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
+from plugins.own_images.parquet_batches import BATCH_BYTES, iter_batches
 from plugins.own_images.tests.made import outcomes, run
 from tests.image_files import photo
 from tests.inline_executor import InlineExecutor
@@ -194,3 +195,21 @@ def test_evidence_names_the_shard_of_each_image(tmp_path):
     assert (row["page_url"], row["license"]) == ("https://a.test/1.jpg", "https://b.test/by"), "opt-out lists name them"
     assert (seen["archive"], seen["archive_offset"], seen["bytes"]) == ("own/a.tar", 0, len(photo(1)))
     assert (seen["http_status"], seen["fetched_at"] or None) == (None, None)
+
+
+@pytest.mark.parametrize("kind", ["text", "bytes", "struct", "list"])
+def test_repeated_value_fills_no_memory(tmp_path, kind):
+    long, few = "a cat " * (BATCH_BYTES // 60), 37
+    value = {
+        "text": long,
+        "bytes": long.encode(),
+        "struct": {"bytes": long.encode(), "path": None},
+        "list": [long, "b"],
+    }
+    table = pa.table({"number": range(few), "value": [value[kind]] * few})
+    pq.write_table(table, tmp_path / "long.parquet", row_group_size=20, dictionary_pagesize_limit=1 << 28)
+    assert (tmp_path / "long.parquet").stat().st_size < BATCH_BYTES / 2
+    found = list(iter_batches(tmp_path / "long.parquet", table.column_names, 100))
+    assert max(batch.num_rows for _, batch in found) <= 11
+    assert [start for start, _ in found] == [batch["number"][0].as_py() for _, batch in found]
+    assert [one for _, batch in found for one in batch.to_pydict()["value"]] == [value[kind]] * few
