@@ -55,7 +55,12 @@ def deploy(request: DeployRequest) -> list[DeployedObject]:
 
 def remove(config: Path) -> list[str]:
     """Delete the deployments of a config, and with the last config all shared objects; return the deleted names."""
-    name = config_name(config)
+    try:
+        name = config_name(config)
+    except ConfigError as error:
+        raise ConfigError(
+            f'{error}. A file with the name alone is enough to remove it: name = "{config.stem}"'
+        ) from error
     with _connect() as deployer:
         removed = deployer.remove(name)
     _pointer(name).unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import ConfigError
-from plugins.deployment.deploy import check_request
+from plugins.deployment.deploy import check_request, remove
 from plugins.deployment.request import DeployRequest
 
 REQUEST = DeployRequest(Path("a.toml"), cron="0 3 * * *", notify=("slack-webhook/ops",))
@@ -29,3 +29,8 @@ def test_unusable_values_are_named_together(option, values):
         with pytest.raises(ConfigError, match=f"--{option} ") as refused:
             check_request(replace(REQUEST, **{option: value}))
         assert str(refused.value).count("\n") == 0
+
+
+def test_removal_of_a_lost_config_names_what_is_enough(tmp_path):
+    with pytest.raises(ConfigError, match=r'cannot read its `name`: .*enough to remove it: name = "night"'):
+        remove(tmp_path / "night.toml")
