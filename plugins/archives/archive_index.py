@@ -8,6 +8,7 @@ where it is: memory does not grow with the number of captures.
 import logging
 import re
 import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -21,7 +22,7 @@ import pyarrow as pa
 import xxhash
 
 from dataops.archives.members import Damage
-from dataops.errors import SourceError
+from dataops.errors import SourceError, StorageError
 from dataops.parquet import open_parquet, open_writer
 from dataops.snapshot import Draft, Record
 from dataops.store import Store
@@ -241,10 +242,20 @@ def _write_escape(found: re.Match[str]) -> str:
     return character if _UNRESERVED(character) else found[0].upper()
 
 
+@contextmanager
+def full_disk_errors() -> Iterator[None]:
+    """Translate the errors of SQLite into a StorageError with the remedy: they have no number of a failed write."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        remedy = f"free some space in {tempfile.gettempdir()}, or set TMPDIR, then rerun"
+        raise StorageError(f"cannot write the index of the archives: {error}; {remedy}", retryable=False) from error
+
+
 def _merge_tables(draft: Draft, files: int) -> None:
     """Write the SQLite file of all tables."""
     places = ", ".join("?" * len(_TABLE.names))
-    with scratch_folder("archive-index") as folder:
+    with full_disk_errors(), scratch_folder("archive-index") as folder:
         path = folder / _INDEX
         with closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA journal_mode = OFF")

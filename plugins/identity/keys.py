@@ -37,7 +37,7 @@ from http_message_signatures.exceptions import HTTPMessageSignaturesException
 from http_message_signatures.signatures import HTTPMessageSigner
 
 from dataops.digest import canonical_json
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, writing
 from dataops.regular_files import open_regular
 from tasks.web.fetch_error import FetchError
 
@@ -55,25 +55,22 @@ _COMPONENTS = ('"@authority";req', "content-digest")
 def create_key(path: Path) -> Ed25519PrivateKey:
     """Make a key and write it to a new file that only this user can read.
 
-    Raises: ConfigError if the file exists or cannot be written.
+    Raises: ConfigError if the file exists or cannot be written; StorageError if the disk is full.
     """
     key = Ed25519PrivateKey.generate()
     text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    try:
+    with writing(path, "name another file with --out"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            raise ConfigError(f"{path} exists, and is not overwritten; name another file with --out") from None
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(text)
         except OSError:
             path.unlink(missing_ok=True)
             raise
-    except FileExistsError:
-        raise ConfigError(f"{path} exists, and is not overwritten; name another file with --out") from None
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be written: {error.strerror or error}; name another file with --out"
-        ) from error
     return key
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 
 import polars as pl
@@ -88,10 +89,12 @@ def write_queries(found: pl.DataFrame, out: Path, sources: QuerySources, thresho
     digests = [{"name": path.name, "sha256": file_sha256(path)} for path in sorted(files)]
     origin = {"files": digests, "thresholds": asdict(thresholds), "projects": list(sources.projects)}
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    data = BytesIO()  # the errors of Polars have no number by which `writing` finds a full disk
+    found.write_parquet(data, compression="zstd", metadata={"pairmill": canonical_json(origin)})
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            found.write_parquet(unfinished, compression="zstd", metadata={"pairmill": canonical_json(origin)})
+            unfinished.write_bytes(data.getbuffer())
             unfinished.replace(out)
         finally:
             unfinished.unlink(missing_ok=True)

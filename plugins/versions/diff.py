@@ -1,5 +1,7 @@
 """`pairmill diff A B`: prints which pairs dataset B has more and less than A, and why, and writes the rows to a file."""
 
+import os
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
@@ -84,8 +86,15 @@ def write_rows(difference: Difference, path: Path) -> None:
     writers = {".parquet": pl.DataFrame.write_parquet, ".csv": write_csv}
     if path.suffix not in writers:
         raise ConfigError(f"--rows {path}: its name must end in {' or '.join(writers)}")
+    data = BytesIO()  # the errors of Polars have no number by which `writing` finds a full disk
+    writers[path.suffix](table, data)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
-        writers[path.suffix](table, path)
+        try:
+            unfinished.write_bytes(data.getbuffer())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def _print(a: Dataset, b: Dataset, difference: Difference) -> None:

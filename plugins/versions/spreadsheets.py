@@ -5,6 +5,7 @@ web may thus send the other cells to a server, or start a program. Source: OWASP
 CWE-1236.
 """
 
+from io import BytesIO
 from pathlib import Path
 
 import polars as pl
@@ -17,9 +18,9 @@ _INSIDE = rf"([;\t\r\n]{_IGNORED})({_FORMULA})"
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 
-def write_csv(rows: pl.DataFrame, path: Path) -> None:
+def write_csv(rows: pl.DataFrame, file: Path | BytesIO) -> None:
     """Write a table as CSV with all texts escaped by `escape_formulas`. Raises: OSError."""
-    rows.with_columns(escape_formulas(pl.col(pl.String))).write_csv(path)
+    rows.with_columns(escape_formulas(pl.col(pl.String))).write_csv(file)
 
 
 def escape_formulas(text: pl.Expr) -> pl.Expr:

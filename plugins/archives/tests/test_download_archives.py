@@ -1,12 +1,14 @@
 """From archives to raw shards without a request: extract, filter and download with `source.images = "archive"`."""
 
 import socket
+import sqlite3
+from contextlib import closing
 from hashlib import sha256
 
 import pytest
 from PIL import Image
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, StorageError
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from plugins.archives import archive_index
@@ -95,6 +97,13 @@ def test_images_come_from_the_archives_without_a_request(crawl, tmp_path, one_th
     assert one["final_url"] == "http://a.test/1.png"
     assert evidence["http://a.test/8.png"]["opt_out"][0]["signal"] == "noai"
     assert not [name for name in store.names(f"download/{found.key}") if "_work" in name]
+
+
+def test_index_on_a_full_disk_is_an_error_with_the_remedy(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "a.sqlite")) as database:
+        database.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(StorageError, match="disk is full; free some space in"), archive_index.full_disk_errors():
+            database.execute("CREATE TABLE a (b)")
 
 
 def test_resumed_run_gives_the_same_digest_and_reads_no_archive_again(crawl, tmp_path, one_thread, monkeypatch):

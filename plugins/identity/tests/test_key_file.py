@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from dataops.errors import ConfigError
 from plugins.identity.keys import create_key, key_id, load_key, public_jwk
+from tests.python_code import run_python
 
 
 def test_create_key_writes_a_file_that_only_its_owner_and_openssl_can_read(tmp_path):
@@ -35,6 +36,16 @@ def test_create_key_overwrites_no_file_and_no_link(tmp_path):
             create_key(tmp_path / name)
     assert (tmp_path / "a.pem").read_bytes() == kept
     assert not (tmp_path / "missing.pem").exists()
+
+
+def test_create_key_on_a_full_disk_is_retryable_and_leaves_no_file(tmp_path):
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom dataops.errors import StorageError\n"
+        "from plugins.identity.keys import create_key\nresource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))\n"
+        "try:\n    create_key(Path(sys.argv[1]))\nexcept StorageError as error:\n    print(error)\n"
+    )
+    assert "a.pem: File too large; free disk space, or name another" in run_python(code, tmp_path / "a.pem").stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_key_id_is_the_thumbprint_of_rfc_8037():

@@ -5,6 +5,7 @@ import pytest
 
 from dataops.errors import ConfigError
 from plugins.versions.diff import diff
+from tests.python_code import run_python
 from tests.stored_snapshots import put_run
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
@@ -35,6 +36,20 @@ def test_diff_prints_why_rows_differ(datasets, read_json):
         "removed": {"rows": 1, "why": [{"stage": "curate", "reason": "too_small", "rows": 1}]},
         "settings": {},
     }
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.csv"])
+def test_rows_on_a_full_disk_are_a_retryable_error_and_leave_no_file(datasets, tmp_path, name):
+    _, store, first, _ = datasets
+    (tmp_path / "out").mkdir()
+    code = (
+        "import resource, sys\nfrom flows.app import run_command\nresource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))\n"
+        "sys.exit(run_command(['diff', *sys.argv[1:]]))\n"
+    )
+    arguments = [first["pack"].key, "second", "--store", store.uri, "--rows", tmp_path / "out" / name]
+    failed = run_python(code, *arguments, exit_code=75)
+    assert "File too large; free disk space" in failed.stderr
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv"])
