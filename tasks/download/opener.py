@@ -14,6 +14,7 @@ A failure is a FetchError, whose text begins with its failure class. img2dataset
 
 import io
 import os
+import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -194,6 +195,8 @@ class SafeOpener(OpenerDirector):
         self.evidence: dict[str, Evidence] = {}
         self.pages: dict[str, list[OptOut]] = {}
         """What the pages of a URL declare by documents of terms, which are read before the URL is requested."""
+        self.failures: list[Exception] = []
+        """Errors of the shard, as of a full disk."""
         self._final: dict[str, FetchError] = {}  # failures that are not retried in this round
 
     def refuse(self, urls: Iterable[str], reason: str, detail: str) -> None:
@@ -211,20 +214,20 @@ class SafeOpener(OpenerDirector):
         fetch = Fetch(self)
         try:
             return fetch.run(url)
-        except HandedOn as error:
-            self.handed[url] = error.start
-            self._final[url] = error
-            raise
         except FetchError as error:
+            if isinstance(error, HandedOn):
+                self.handed[url] = error.start
             if not error.is_transient or error.reason == Reason.TIMEOUT:  # a timeout is retried in a later round
                 self._final[url] = error
+            raise
+        except sqlite3.Error as error:  # of the state of hosts, as on a full disk: the shard fails, not the row
+            self.failures.append(error)
             raise
         except Exception as error:  # of a parser of the answer: the row fails, and is not requested again
             self._final[url] = FetchError(Reason.OTHER, type(error).__name__)
             raise self._final[url] from error
         finally:
-            error = self._final.get(url)
-            is_erased = error is not None and error.reason in erased_reasons()
+            is_erased = url in self._final and self._final[url].reason in erased_reasons()
             self.evidence[url] = Evidence() if is_erased else fetch.evidence
 
     def close(self) -> None:

@@ -90,7 +90,7 @@ class OrderedWriter:
         self,
         keys: Sequence[str],
         uids: Sequence[str],
-        failures: list[OSError],
+        failures: list[Exception],
         previews: Previews,
         early_file: BinaryIO,
         tar: BinaryIO,
@@ -170,7 +170,7 @@ class OrderedWriter:
 
 
 SHARD_DIGITS = 5
-_ORIGIN = re.compile(r"https?://[^/?#]*")
+_ORIGIN = re.compile(r"^https?://[^/?#]*")
 _SHORT_PAUSE = 5.0
 """Pauses of fewer seconds are over before another process has taken over the shard."""
 _OF_PAGE = ("url", "page_url", "page_opt_out")
@@ -255,7 +255,9 @@ def open_hosts(
     moved = rows["state"].drop_null().to_pylist() if "state" in rows.column_names else []
     if chain and (kept := draft.store.find(name)):
         moved.append(kept)
-    origins = set(map(_find_origin, map(scope.find_url, rows["url"].to_pylist()))).union(*map(state.load, moved))
+    origins = {origin for url in rows["url"].to_pylist() for origin in _ORIGIN.findall(scope.find_url(url))}.union(
+        *map(state.load, moved)
+    )
 
     def keep(pause: float = _SHORT_PAUSE) -> None:
         """Write what a process on another machine must know that takes over the hosts of this shard."""
@@ -272,11 +274,6 @@ def open_hosts(
         yield opener
     if task.cut.chain_shards > 1:
         keep()
-
-
-def _find_origin(url: str) -> str:
-    found = _ORIGIN.match(url)
-    return found[0] if found else ""
 
 
 def _open_state(task: ShardTask, folder: Path) -> HostState:
@@ -301,7 +298,7 @@ def _read_scope(rows: pa.Table, task: ShardTask) -> tuple[Scope, list[str]]:
             )
     scope = Scope(None if task.alone else frozenset(rows[UNIT.name].to_pylist()), starts=starts)
     urls = rows["url"].to_pylist()
-    limited = [url for url, over in zip(urls, rows["limited"].to_pylist(), strict=True) if over]
+    limited = rows.filter(rows["limited"])["url"].to_pylist()
     return replace(scope, rows=Counter(parse_host(scope.find_url(url)) for url in urls)), limited
 
 
@@ -310,7 +307,7 @@ def add_starts(rows: pa.Table, opener: SafeOpener, starts: Mapping[str, Start]) 
     values, known = list[dict[str, Any]](), set[str]()
     for url in rows["url"].to_pylist():
         start = starts.get(url)
-        origin = _find_origin(start.url if start else url)
+        origin = "".join(_ORIGIN.findall(start.url if start else url))
         value: dict[str, Any] = {} if origin in known else {"state": opener.rules.export(origin)}
         known.add(origin)
         if start:
@@ -343,7 +340,7 @@ def _run_downloader(
     source = folder / "rows.arrow"
     with pa.ipc.new_file(str(source), rows.schema) as file:
         file.write_table(rows)
-    failures: list[OSError] = []
+    failures = opener.failures
     keys = make_keys(task.cut.number, rows.num_rows, config.shard_size)
     urllib.request.install_opener(opener)  # noqa: TID251  puts the safe fetch under img2dataset
     tar = folder / f"{task.cut.number:0{SHARD_DIGITS}d}.tar"
@@ -374,7 +371,9 @@ def _run_downloader(
         except OSError as error:
             failures.append(error)
     if failures:
-        raise StorageError(f"download {task.id}: cannot write {folder}: {failures[0]}") from failures[0]
+        raise StorageError(
+            f"download {task.id}: cannot write {folder} or {task.host_state}: {failures[0]}"
+        ) from failures[0]
 
 
 def _start_decoder(config: DownloadConfig) -> GuardedProcess:

@@ -1,4 +1,5 @@
 import socket
+import sqlite3
 import threading
 import time
 from dataclasses import replace
@@ -100,6 +101,15 @@ def test_opener_retries_only_temporary_failures_other_than_timeouts(tmp_path, mo
         with pytest.raises(FetchError, match=f"^{message}$"):
             opener.open("http://a.test/1.png")
     assert len(checks) == requests
+
+
+def test_shard_and_no_row_fails_where_the_state_of_hosts_cannot_be_written(tmp_path, monkeypatch):
+    state = HostState(tmp_path)
+    opener = make_opener(DownloadConfig(), state)
+    monkeypatch.setattr(opener.rules, "check", lambda _: state.execute("INSERT INTO turns VALUES (1)"))
+    with pytest.raises(sqlite3.Error) as raised:
+        opener.open("http://a.test/1.png")
+    assert opener.failures == [raised.value]
 
 
 class Recorder(ShardHook):
