@@ -65,7 +65,7 @@ def convert(
             written = [_write(output, language, protocol, samples, lists) for language, samples, lists in found]
             for part, folder, _ in written:  # all or none, so that the same command repeats a failed one
                 part.rename(folder)
-    except (AttributeError, LookupError, SyntaxError, TypeError, ValueError) as error:  # wherever it is read
+    except (AttributeError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError) as error:
         problem = describe_error(error).partition("\n")[0]
         raise ContractError(f"{source}: not in the layout of {kind} ({problem})") from error
     if not written:
@@ -81,7 +81,7 @@ def _write(
 
     Raises: ValueError if the name of the language leads to another folder.
     """
-    if language in ("", "..") or Path(language).name != language:
+    if language in ("", "..") or Path(language).name != language or not language.isprintable():
         raise ValueError(f"{language!r} is no code of a language")
     folder = output / language
     if folder.exists():

@@ -65,10 +65,10 @@ def test_xm3600_becomes_a_retrieval_set_a_language(tmp_path):
     with pytest.raises(ContractError, match=r"b2\.jpg"):
         convert("xm3600", tmp_path, tmp_path / "third")
     assert not (tmp_path / "third" / "de").exists()
-    rows[0]["../elsewhere"] = texts["de"]
-    (tmp_path / "captions.jsonl").write_text(json.dumps(rows[0]))
-    with pytest.raises(ContractError, match="no code of a language"):
-        convert("xm3600", tmp_path, tmp_path / "out", languages=("../elsewhere",))
+    for code in ("../elsewhere", "d\x1b[2J"):
+        (tmp_path / "captions.jsonl").write_text(json.dumps(rows[0] | {code: texts["de"]}))
+        with pytest.raises(ContractError, match="no code of a language"):
+            convert("xm3600", tmp_path, tmp_path / "out", languages=(code,))
 
 
 def test_babel_imagenet_keeps_the_images_of_the_classes_that_a_language_names(tmp_path):
@@ -97,14 +97,14 @@ def test_babel_imagenet_keeps_the_images_of_the_classes_that_a_language_names(tm
 
 
 def test_cvqa_becomes_a_choice_set_a_language(tmp_path):
-    def write(label):
+    def write(label, second="('Sundanese', 'Indonesia')"):
         row = {
             "image": {"bytes": encode_image(1)},
             "Question": "Que es?",
             "Options": ["uno", "dos", "tres", "dos"],
             "Label": label,
         }
-        rows = [{**row, "Subset": "('Spanish', 'Chile')"}, {**row, "Subset": "('Sundanese', 'Indonesia')"}]
+        rows = [{**row, "Subset": "('Spanish', 'Chile')"}, {**row, "Subset": second}]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test-0.parquet")
 
     write(2)
@@ -114,6 +114,10 @@ def test_cvqa_becomes_a_choice_set_a_language(tmp_path):
     write(None)
     with pytest.raises(ContractError, match="Label"):
         convert("cvqa", tmp_path, tmp_path / "more")
+    for second in ("(" * 1000, "-" * 100_000 + "1", "1+" * 50_000 + "1"):
+        write(2, second)
+        with pytest.raises(ContractError, match="not in the layout of cvqa"):
+            convert("cvqa", tmp_path, tmp_path / "more")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "test-1.parquet")
     with pytest.raises(ContractError, match="not in the layout of cvqa"):
         convert("cvqa", tmp_path, tmp_path / "more")
