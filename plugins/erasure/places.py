@@ -53,7 +53,10 @@ class RecordKind:
         Raises: ValueError if it is not JSON, or not valid after the change.
         """
         before = json.loads(data)
-        value = self.replace(before, redact)
+        try:
+            value = self.replace(before, redact)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"it is no record of its kind: {error!r}") from error
         return data if value == before else self.encode(value)
 
 
@@ -78,6 +81,7 @@ class _IndexEntry(BaseModel):
 
 
 KINDS = (
+    RecordKind(re.compile(r"checkpoints/[^/]+/manifest\.json")),  # of an unfinished training
     RecordKind(re.compile(r"manifest\.json|manifests/[^/]+\.json"), _replace_in_manifest, _encode_manifest),
     RecordKind(re.compile(r"by-source/[0-9a-f]+\.json"), partial(replace_quotes, _IndexEntry)),
     RecordKind(re.compile(r"_work/records-.*\.json"), partial(replace_quotes, _TaskRecords)),
