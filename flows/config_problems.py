@@ -36,7 +36,7 @@ _FORMS = {
     "model_name": "it must be up to 128 letters, digits, '.', '_', '-' and blanks, a letter or digit first",
     "name": "use up to 40 letters, digits, '_' and '-', a letter first",
     "nnodes": "it must be a number, or two as in 2:4",
-    "rdzv_endpoint": "it must be HOST:PORT",
+    "rdzv_endpoint": "it must be HOST:PORT, with a port from 1 to 65535",
     "user_agent": "it must be letters, digits, '_' and '-', such as examplebot",
 }
 """What is wrong with a key that has to match a regular expression, by its last name."""

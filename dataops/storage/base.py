@@ -53,9 +53,7 @@ class Entry(NamedTuple):
 
 
 class Store(ABC):
-    """Interface of a store. All failures are StorageError, but for ConfigErrors of what a user must mend, and name the
-    object.
-    """
+    """Interface of a store. A failure names the object: a ConfigError of what a user must mend, else a StorageError."""
 
     uri: str
     where: str
