@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Mapping
 
+from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from dataops.process import NAMES, select_job_environment
 from infra.local import services, supervisor
@@ -22,6 +23,7 @@ RAY_ADDRESS WANDB_MODE WANDB_DIR WANDB_BASE_URL WANDB_PROJECT WANDB_ENTITY
 """
 WORKER_NAMES = NAMES | {*_OF_WORKERS.split()}
 """Names of variables that reach a local worker of flows, besides the families that reach jobs."""
+_MAX_GPUS = 64
 # Variables that clients of the servers may need; `ensure_service` removes them from the environment of servers.
 _CLIENT_VARIABLES = (
     *("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_API_SSL_CERT_FILE", "PREFECT_CLIENT_CUSTOM_HEADERS"),
@@ -37,16 +39,22 @@ def start_workers(pool: str, gpus: int) -> list[ServiceStatus]:
 
     Args:
         pool: a work pool of type process; it is created if it does not exist.
-        gpus: number of GPUs to train on; 0 starts no worker for training.
+        gpus: number of GPUs to train on, of those in CUDA_VISIBLE_DEVICES if it is set; 0 starts no worker for training.
 
     Raises:
-        ConfigError: the pool's name cannot name a service.
+        ConfigError: the pool's name cannot name a service, or there cannot be so many GPUs.
         ServiceError: a worker did not start.
     """
+    if not 0 <= gpus <= _MAX_GPUS:
+        raise ConfigError(f"--gpus {gpus}: it must be from 0 to {_MAX_GPUS}")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = [*map(str, range(gpus))] if visible is None else [*filter(None, map(str.strip, visible.split(",")))]
+    if gpus > max(1, len(devices)):
+        raise ConfigError(f"--gpus {gpus}: CUDA_VISIBLE_DEVICES={visible} names {len(devices)}; change one of them")
     started = [_start(pool, pool, None)]
     for gpu in range(gpus):
         name = f"{pool}-gpu" if gpus == 1 else f"{pool}-gpu-{gpu}"
-        started.append(_start(name, f"{pool}-gpu", gpu if gpus > 1 else None, limit=1))
+        started.append(_start(name, f"{pool}-gpu", devices[gpu] if gpus > 1 else None, limit=1))
     return started
 
 
@@ -55,7 +63,7 @@ def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return supervisor.without_settings(select_job_environment(environ, allowed=WORKER_NAMES))
 
 
-def _start(name: str, pool: str, gpu: int | None, limit: int | None = None) -> ServiceStatus:
+def _start(name: str, pool: str, device: str | None, limit: int | None = None) -> ServiceStatus:
     command = ["python", "-m", "plugins.deployment.process_worker", "--pool", pool]
     command += ["--name", f"{name}@{socket.gethostname()}", "--with-healthcheck"]
     command += ["--limit", str(limit)] if limit else []
@@ -68,8 +76,8 @@ def _start(name: str, pool: str, gpu: int | None, limit: int | None = None) -> S
         "PREFECT_WORKER_WEBSERVER_PORT": "{port}",
         "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",  # flows run in this environment
     }
-    if gpu is not None:
-        env["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    if device is not None:
+        env["CUDA_VISIBLE_DEVICES"] = device
     return services.ensure_service(
         f"worker-{name}", command, "/health", env, port=None, stop_grace_s=GRACE_SECONDS + 20
     )

@@ -1,5 +1,6 @@
 import pytest
 
+from dataops.errors import ConfigError
 from dataops.process import FAMILIES
 from dataops.redaction import is_secret_variable
 from infra.local import services
@@ -30,6 +31,22 @@ def test_start_workers_gives_each_gpu_its_own_worker(started):
         ("worker-mill-gpu-1", "mill-gpu", "1"),
     ]
     assert all("--limit" in command for name, command, _ in started if "gpu" in name)
+
+
+def test_workers_share_only_the_gpus_that_the_environment_names(started, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6, GPU-8f1c")
+    workers.start_workers("mill", gpus=2)
+    assert [env["CUDA_VISIBLE_DEVICES"] for *_, env in started[1:]] == ["6", "GPU-8f1c"]
+
+
+@pytest.mark.parametrize(("visible", "gpus"), [("6,7", 3), ("", 2), (None, -1), (None, 1_000_000)])
+def test_workers_for_gpus_that_cannot_be_there_are_not_started(started, monkeypatch, visible, gpus):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(ConfigError, match=f"--gpus {gpus}: "):
+        workers.start_workers("mill", gpus=gpus)
+    assert started == []
 
 
 def test_worker_runs_our_class_on_loopback_without_credentials_in_its_command(started, monkeypatch, tmp_path):
