@@ -140,11 +140,11 @@ def next_step(error: BaseException, run_id: str) -> str:
 def translate_error(error: BaseException) -> BaseException:
     """Return a ServiceError (exit code 75) if the Prefect server or what it knows of this run is lost, else the same error.
 
-    Only Prefect's client uses httpx in this process.
+    Only Prefect's client uses httpx in this process. It fails to reach the API also of a server that is no Prefect server.
     """
     if isinstance(error, ObjectNotFound):
         problem = "has no record of this run any more: its database was lost, or another server has its URL now"
-    elif isinstance(error, httpx.TransportError):
+    elif isinstance(error, httpx.TransportError) or str(error).startswith("Failed to reach API"):
         problem = f"does not answer ({type(error).__name__}: {error})"
     elif isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
         problem = (

@@ -2,6 +2,7 @@
 
 import httpx
 import pytest
+from prefect import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -28,3 +29,10 @@ def test_translate_error_names_the_lost_server(error, what):
     assert "the Prefect server at http://127.0.0.1" in str(found)
     assert what in str(found)
     assert "rerun" in str(found)
+
+
+def test_translate_error_knows_the_error_of_a_client_that_finds_no_api():
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9"}), get_client(sync_client=True) as client:
+        with pytest.raises(RuntimeError) as raised:
+            client.raise_for_api_version_mismatch()
+        assert isinstance(translate_error(raised.value), ServiceError)
