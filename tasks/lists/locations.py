@@ -232,7 +232,7 @@ def _decode(line: bytes, number: int, name: str) -> str:
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{name} line {number}: not UTF-8; save the list as UTF-8 text") from error
+        raise ConfigError(f"{name} line {number}: not UTF-8; save the list as UTF-8 text, not compressed") from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,5 +1,6 @@
 """Lists are read by lines from files, and each error names the list, the line and what to do."""
 
+import gzip
 import io
 import socket
 import threading
@@ -91,7 +92,8 @@ def test_list_of_a_server_needs_an_end(head, body, problem):
         ("one\n\n123\n", "line 3: it is no word; write letters"),
         ("one two3\n", "line 1: it is no word; write letters"),
         ("one,two3\n", "line 1: it is no word; write letters"),
-        (b"one\n\xff\n", "line 2: not UTF-8; save the list as UTF-8 text"),
+        (b"one\n\xff\n", "line 2: not UTF-8; save the list as UTF-8 text, not compressed"),
+        (gzip.compress(b"one\n"), "line 1: not UTF-8; save the list as UTF-8 text, not compressed"),
         (b"a" * 20_000, "line 1: longer than 16,384 bytes; write one value a line"),
         ("# nothing\n", "has no entry; check its address, or remove it from the config"),
     ],
