@@ -3,10 +3,12 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
 
 from dataops.errors import writing
+from dataops.storage.folder import TEMPORARY
 from dataops.store import FolderStore, Store
 from plugins.publish.bundle import BundleFile
 
@@ -63,6 +65,10 @@ class StorePlace(Place):
         return self.store.names("")
 
     def send(self, files: Sequence[BundleFile], stale: Sequence[str], on_file: OnFile) -> str | None:
+        if isinstance(self.store, FolderStore):  # a killed publication's half of a file may hold a pair removed since
+            for folder in {(self.store.root / name).parent for name in (*(file.name for file in files), *stale)}:
+                for half in filter(Path.is_file, folder.glob(TEMPORARY + "[a-z0-9_]" * 8)):
+                    half.unlink(missing_ok=True)
         for file in files:
             self.store.put(file.name, file.fetch())
             on_file(file)

@@ -125,3 +125,13 @@ def test_place_with_other_data_is_refused(tmp_path, kind):
     with pytest.raises(ConfigError, match=wanted):
         run(tmp_path, manifests["pack"].key, str(place))
     assert (place / "theirs.tar").exists()
+
+
+def test_half_files_of_a_killed_publication_are_deleted_and_no_others(tmp_path):
+    _, manifests = packed_in(tmp_path / "store", [pair(n, license=LICENSE) for n in range(3)])
+    place = tmp_path / "out"
+    (place / ".tmp-theirs00").mkdir(parents=True)
+    for name in (".tmp-ab_1cd23", ".tmp-notes"):
+        (place / name).write_bytes(b"x")
+    assert run(tmp_path, manifests["pack"].key, str(place)) == 0
+    assert {path.name for path in place.glob(".*")} == {".tmp-theirs00", ".tmp-notes"}
