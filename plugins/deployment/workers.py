@@ -4,6 +4,7 @@ A worker polls its pool and runs each flow run in a separate process. This modul
 """
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 
@@ -42,7 +43,8 @@ def start_workers(pool: str, gpus: int) -> list[ServiceStatus]:
         gpus: number of GPUs to train on, of those in CUDA_VISIBLE_DEVICES if it is set; 0 starts no worker for training.
 
     Raises:
-        ConfigError: the pool's name cannot name a service, or there cannot be so many GPUs.
+        ConfigError: the pool's name cannot name a service, there cannot be so many GPUs, or a running worker that was
+            started for another number of them would share one.
         ServiceError: a worker did not start.
     """
     if not 0 <= gpus <= _MAX_GPUS:
@@ -51,9 +53,16 @@ def start_workers(pool: str, gpus: int) -> list[ServiceStatus]:
     devices = [*map(str, range(gpus))] if visible is None else [*filter(None, map(str.strip, visible.split(",")))]
     if gpus > max(1, len(devices)):
         raise ConfigError(f"--gpus {gpus}: CUDA_VISIBLE_DEVICES={visible} names {len(devices)}; change one of them")
+    names = [f"{pool}-gpu"] if gpus == 1 else [f"{pool}-gpu-{gpu}" for gpu in range(gpus)]
+    running = [service.name.removeprefix("worker-") for service in services.status() if service.pid]
+    others = [name for name in running if re.fullmatch(f"{re.escape(pool)}-gpu(-[0-9]+)?", name)]
+    if names and (others := sorted({*others} - {*names})):
+        raise ConfigError(
+            f"--gpus {gpus}: the workers of another number of GPUs run ({', '.join(others)}); stop them with "
+            "`pairmill down`, then repeat this command"
+        )
     started = [_start(pool, pool, None)]
-    for gpu in range(gpus):
-        name = f"{pool}-gpu" if gpus == 1 else f"{pool}-gpu-{gpu}"
+    for gpu, name in enumerate(names):
         started.append(_start(name, f"{pool}-gpu", devices[gpu] if gpus > 1 else None, limit=1))
     return started
 

@@ -4,6 +4,7 @@ from dataops.errors import ConfigError
 from dataops.process import FAMILIES
 from dataops.redaction import is_secret_variable
 from infra.local import services
+from infra.local.services import ServiceStatus
 from plugins.deployment import workers
 
 
@@ -47,6 +48,22 @@ def test_workers_for_gpus_that_cannot_be_there_are_not_started(started, monkeypa
     with pytest.raises(ConfigError, match=f"--gpus {gpus}: "):
         workers.start_workers("mill", gpus=gpus)
     assert started == []
+
+
+@pytest.mark.parametrize(
+    ("before", "gpus", "others"),
+    [(1, 2, "mill-gpu"), (2, 1, "mill-gpu-0, mill-gpu-1"), (3, 2, "mill-gpu-2"), (2, 3, ""), (2, 0, "")],
+)
+def test_workers_of_another_number_of_gpus_must_end_first(started, monkeypatch, before, gpus, others):
+    names = ["mill-gpu"] if before == 1 else [f"mill-gpu-{gpu}" for gpu in range(before)]
+    running = [ServiceStatus(f"worker-{name}", "", "", 1, "running", "") for name in ("mill", "other-gpu", *names)]
+    monkeypatch.setattr(services, "status", lambda: running)
+    if others:
+        with pytest.raises(ConfigError, match=rf"--gpus {gpus}: .* run \({others}\); .*`pairmill down`"):
+            workers.start_workers("mill", gpus=gpus)
+    else:
+        workers.start_workers("mill", gpus=gpus)
+    assert len(started) == (0 if others else 1 + gpus)
 
 
 def test_worker_runs_our_class_on_loopback_without_credentials_in_its_command(started, monkeypatch, tmp_path):
