@@ -43,8 +43,8 @@ def start_workers(pool: str, gpus: int) -> list[ServiceStatus]:
         gpus: number of GPUs to train on, of those in CUDA_VISIBLE_DEVICES if it is set; 0 starts no worker for training.
 
     Raises:
-        ConfigError: the pool's name cannot name a service, there cannot be so many GPUs, or a running worker that was
-            started for another number of them would share one.
+        ConfigError: the pool's name cannot name a service, there cannot be so many GPUs, or workers for another number
+            of them run.
         ServiceError: a worker did not start.
     """
     if not 0 <= gpus <= _MAX_GPUS:
@@ -55,8 +55,9 @@ def start_workers(pool: str, gpus: int) -> list[ServiceStatus]:
         raise ConfigError(f"--gpus {gpus}: CUDA_VISIBLE_DEVICES={visible} names {len(devices)}; change one of them")
     names = [f"{pool}-gpu"] if gpus == 1 else [f"{pool}-gpu-{gpu}" for gpu in range(gpus)]
     running = [service.name.removeprefix("worker-") for service in services.status() if service.pid]
-    others = [name for name in running if re.fullmatch(f"{re.escape(pool)}-gpu(-[0-9]+)?", name)]
-    if names and (others := sorted({*others} - {*names})):
+    of_gpus = re.compile(f"{re.escape(pool)}-gpu(-[0-9]+)?")
+    others = [name for name in running if of_gpus.fullmatch(name) and name not in names]
+    if names and others:
         raise ConfigError(
             f"--gpus {gpus}: the workers of another number of GPUs run ({', '.join(others)}); stop them with "
             "`pairmill down`, then repeat this command"
