@@ -24,7 +24,7 @@ RAY_ADDRESS WANDB_MODE WANDB_DIR WANDB_BASE_URL WANDB_PROJECT WANDB_ENTITY
 """
 WORKER_NAMES = NAMES | {*_OF_WORKERS.split()}
 """Names of variables that reach a local worker of flows, besides the families that reach jobs."""
-_MAX_GPUS = 64
+_MAX_GPUS = 64  # more than one machine has; each gets a worker
 # Variables that clients of the servers may need; `ensure_service` removes them from the environment of servers.
 _CLIENT_VARIABLES = (
     *("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_API_SSL_CERT_FILE", "PREFECT_CLIENT_CUSTOM_HEADERS"),

@@ -18,6 +18,7 @@ def started(monkeypatch, tmp_path):
         calls.append((name, list(command), dict(env)))
 
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(services, "ensure_service", ensure)
     return calls
 
@@ -42,7 +43,6 @@ def test_workers_share_only_the_gpus_that_the_environment_names(started, monkeyp
 
 @pytest.mark.parametrize(("visible", "gpus"), [("6,7", 3), ("", 2), (None, -1), (None, 1_000_000)])
 def test_workers_for_gpus_that_cannot_be_there_are_not_started(started, monkeypatch, visible, gpus):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(ConfigError, match=f"--gpus {gpus}: "):
