@@ -122,7 +122,7 @@ class LocalFolder(Folder):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(f"{path}/")
-                elif entry.is_symlink() and entry.is_dir():
+                elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112  False for a link to itself
                     linked += 1
                 else:
                     files.append(path)
@@ -269,12 +269,15 @@ class FolderPart(SourceFile):
 def group_files(listing: Listing) -> list[Group]:
     """Return the images of a folder with their captions, and the captions without an image, in the order of their names."""
     stems: dict[str, tuple[list[str], list[str]]] = {}
-    images = {path for path in listing.files if ending(path) in IMAGE_ENDINGS}
+    images = {path: path[: -len(ending(path)) - 1] for path in listing.files if ending(path) in IMAGE_ENDINGS}
+    names = {*images, *images.values()}
     for path in listing.files:
         kind = ending(path)
         if kind in IMAGE_ENDINGS or kind in CAPTION_ENDINGS:
             stem = path[: -len(kind) - 1]
-            stem = stem[: -len(ending(stem)) - 1] if stem in images else stem  # cat.jpg.txt
+            if kind in CAPTION_ENDINGS and stem not in names:
+                stem = next((name for name in spellings(stem) if name in names), stem)
+            stem = images.get(stem, stem)  # cat.jpg.txt
             stems.setdefault(stem, ([], []))[kind in CAPTION_ENDINGS].append(path)
     groups = list[Group]()
     for _, (pictures, captions) in sorted(stems.items()):

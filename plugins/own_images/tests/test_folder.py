@@ -115,6 +115,8 @@ def test_files_that_must_not_be_read_are_dropped_and_nothing_else(tmp_path):
         "longcaption.jpg": photo(5), "longcaption.txt": b"x" * (2 << 20),
         "latin.jpg": photo(7), "latin.txt": "stra\xdfe".encode("latin-1"),
         "many.jpg": photo(8), "many.json": json.dumps({"captions": [f"caption {n}" for n in range(MAX_CAPTIONS + 5)]}),
+        "cafe\u0301.jpg": photo(12), "caf\u00e9.txt": "a name in two spellings",
+        "the\u0301.jpg": photo(13), "th\u00e9.jpg.txt": "another in two spellings",
         ".hidden.jpg": photo(9), "raw.dng": photo(9), "__MACOSX/x.jpg": photo(9),
     })  # fmt: skip
     (folder / "link.jpg").symlink_to(secret / "secret.jpg")
@@ -131,6 +133,8 @@ def test_files_that_must_not_be_read_are_dropped_and_nothing_else(tmp_path):
     (folder / "zero.txt").write_text("a device without an end")
     (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     (folder / "gone.txt").write_text("a link to nothing")
+    (folder / "itself.jpg").symlink_to("itself.jpg")
+    (folder / "itself.txt").write_text("a link to itself")
     (folder / os.fsdecode(b"bytes\xff.jpg")).write_bytes(photo(11))
     (folder / os.fsdecode(b"bytes\xff.txt")).write_text("a name that is not UTF-8")
 
@@ -150,7 +154,8 @@ def test_files_that_must_not_be_read_are_dropped_and_nothing_else(tmp_path):
         "text.jpg": {"not_an_image"}, "cut.jpg": {"decode"}, "large.png": {"too_large"}, "optout.jpg": {"opt_out"},
         "old.tiff": {"unsupported_format"}, "longcaption.jpg": {"bad_caption"}, "latin.jpg": {"bad_caption"},
         "words.jpg": {"bad_caption"}, "link.jpg": {"outside_source"}, "zero.jpg": {"not_a_file"},
-        "pipe.jpg": {"not_a_file"}, "gone.jpg": {"no_image"},
+        "pipe.jpg": {"not_a_file"}, "gone.jpg": {"no_image"}, "itself.jpg": {"no_image"},
+        "cafe%CC%81.jpg": {None}, "the%CC%81.jpg": {None},
     }  # fmt: skip
     assert made["extract"].facts["read"]["captions_left_out"] == 5
     assert [made["extract"].facts["read"][name] for name in ("linked_folders", "other_files")] == [2, 1]
