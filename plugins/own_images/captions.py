@@ -53,16 +53,20 @@ class Described(NamedTuple):
 def find_caption_names(names: Sequence[str], configured: Sequence[str], where: str) -> list[str]:
     """Return the names of the columns with captions.
 
-    Raises: ConfigError that lists the names if one of the configured is not there, or none is a usual one.
+    Raises: ConfigError that lists the names if one of the configured is missing or there twice, or none is usual.
     """
     if configured:
         missing = [name for name in configured if name not in names]
     else:
         configured = [name for name in names if _kind(name)]
         missing = [] if configured else [*CAPTION_NAMES]
+    if twice := [name for name in configured if names.count(name) > 1]:
+        raise ConfigError(f"{where}: several columns named {twice[0]}; its columns of text: {quote(names)}. Rename one")
     if missing:
         what = f"no column named {', '.join(missing)}"
-        raise ConfigError(f"{where}: {what}; its columns: {quote(names)}. Choose from them with source.caption_columns")
+        raise ConfigError(
+            f"{where}: {what}; its columns of text: {quote(names)}. Choose from them with source.caption_columns"
+        )
     return [*configured]
 
 
@@ -73,7 +77,9 @@ def find_column(names: Sequence[str], configured: str | None, usual: Sequence[st
         return found[0]
     wanted = configured or ", ".join(usual)
     what = "several columns" if found else "no column"
-    raise ConfigError(f"{where}: {what} named {wanted}; its columns: {quote(names)}. Choose one with source.{key}")
+    raise ConfigError(
+        f"{where}: {what} named {wanted}; its columns of text: {quote(names)}. Choose one with source.{key}"
+    )
 
 
 def _kind(name: str) -> str | None:

@@ -404,6 +404,12 @@ def is_text(kind: pa.DataType) -> bool:
     return kind in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 
 
+def has_text(kind: pa.DataType) -> bool:
+    """Return whether a column holds texts, or lists of texts."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_text(kind.value_type if is_list else kind)
+
+
 def is_binary(kind: pa.DataType) -> bool:
     """Return whether a column holds bytes of any length."""
     return kind in (pa.binary(), pa.large_binary(), pa.binary_view())

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from dataops.errors import ConfigError
 from plugins.own_images.captions import find_caption_names
-from plugins.own_images.lists import is_binary, is_text, naming_file, read_row_group_sizes
+from plugins.own_images.lists import has_text, is_binary, naming_file, read_row_group_sizes
 from plugins.own_images.parquet_batches import iter_batches
 from plugins.own_images.reasons import NO_IMAGE
 from tasks.files.base import SourceFile
@@ -31,11 +31,12 @@ def find_image_column(schema: pa.Schema, configured: str | None, where: str) -> 
 
     Raises: ConfigError that lists the columns and names the key to set.
     """
-    usable = [one.name for one in schema if _bytes_type(one.type)]
-    found = [name for name in usable if name == configured]
+    usable = [one for one in schema if _bytes_type(one.type)]
+    found = [one.name for one in usable if one.name == configured]
     if configured is None:
-        found = [name for name in _list_features(schema) if name in usable] or [
-            name for name in usable if name.lower() in IMAGE_NAMES or pa.types.is_struct(schema.field(name).type)
+        declared = _list_features(schema)
+        found = [one.name for one in usable if one.name in declared] or [
+            one.name for one in usable if one.name.lower() in IMAGE_NAMES or pa.types.is_struct(one.type)
         ]
     if len(found) == 1:
         return found[0]
@@ -72,17 +73,12 @@ def read_captions(
     with file.local() as path, naming_file(path, file.name):
         schema = pq.read_schema(path)
         find_image_column(schema, image_column, file.name)
-        texts = [one.name for one in schema if _has_text(one.type)]
+        texts = [one.name for one in schema if has_text(one.type)]
         captions = find_caption_names(texts, caption_columns, file.name)
         further = [name for name in ("url", "page_url", "license") if name in texts and name not in captions]
         for start, batch in iter_batches(path, [*captions, *further], 4_096):
             for number, row in enumerate(batch.to_pylist(), start):
                 yield number, row, captions
-
-
-def _has_text(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return is_text(kind.value_type if is_list else kind)
 
 
 class Spool:

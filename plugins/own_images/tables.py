@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import pyarrow.parquet as pq
 
 from dataops.errors import UnusableSource
-from plugins.own_images.lists import detect_format, naming_file, open_text
+from plugins.own_images.lists import detect_format, has_text, is_binary, naming_file, open_text
 from plugins.own_images.parquet_batches import iter_batches
 from plugins.own_images.text_records import json_lines, parse_records, read_objects
 from tasks.files.base import SourceFile
@@ -22,7 +22,7 @@ def read_rows(
     """Yield the number and the values of each row of a list.
 
     Args:
-        choose: returns the columns to read of those that there are; of JSON Lines, all keys are in a row.
+        choose: returns the columns to read of those with texts; of JSON Lines, all keys are in a row.
         report: called for rows that cannot be read, with a reason as of pair lists.
 
     Raises: UnusableSource if the list cannot be read, has no row, or is not UTF-8; ConfigError of `choose`.
@@ -41,11 +41,12 @@ def read_rows(
             for number, row in rows:
                 yield number, row
             if number < 0:
-                raise UnusableSource(f"{file.name}: contains no row")
+                what = "line that is a JSON object" if kind == "jsonl" else "row"
+                raise UnusableSource(f"{file.name}: contains no {what}")
 
 
 def _read_parquet(path: Path, choose: Callable[[Sequence[str]], Sequence[str]], name: str) -> Iterator[Row]:
-    columns = [*choose(pq.read_schema(path).names)]
+    columns = [*choose([one.name for one in pq.read_schema(path) if has_text(one.type) or is_binary(one.type)])]
     for start, batch in iter_batches(path, columns, _BATCH):
         for number, row in enumerate(batch.to_pylist(), start):
             texts = {key: _decode(value, name, number) for key, value in row.items() if isinstance(value, bytes)}

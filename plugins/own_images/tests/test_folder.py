@@ -221,7 +221,9 @@ L = {"captions": "l.csv"}
         ({"l.csv": "path,words\na.jpg,x\n"}, L, r"l.csv: no column named caption.*'words'.*source.caption_columns"),
         ({"l.csv": "path,image,text\na,b,c\n"}, {"captions": "l.csv"}, r"several columns named .*source.path_column"),
         ({"l.csv": "path,text\na.jpg,Stra\xdfe\n".encode("latin-1")}, L, r"l.csv: row 0 is not UTF-8 .*iconv"),
+        ({"l.csv": "path,text,text\na.jpg,x,y\n"}, L, r"l.csv: several columns named text; .*Rename one"),
         ({"l.csv": ""}, {"captions": "l.csv"}, r"l.csv: contains no row"),
+        ({"l.jsonl": '[{"path": "a.jpg"}]'}, {"captions": "l.jsonl"}, r"l.jsonl: contains no line that is a JSON object"),
         ({"l.parquet": "PAR1 and no more"}, {"captions": "l.parquet"}, r"l.parquet: cannot be read \("),
         ({"l.xlsx": ""}, {"captions": "l.xlsx"}, r"l.xlsx: no pair list by its ending"),
         ({"l.csv": "path,text\n"}, {"captions": "../photos.csv"}, r"source.captions: '../photos.csv' cannot be read"),
@@ -233,6 +235,13 @@ def test_error_names_the_place_and_the_remedy(files, keys, message, tmp_path):
     write_files(tmp_path, {"photos.csv": "path,text\n"})
     with pytest.raises((ConfigError, UnusableSource), match=message):
         extract(folder, **keys)
+
+
+def test_list_whose_captions_are_no_texts_is_an_error(tmp_path):
+    write_files(tmp_path, {"a.jpg": photo(1)})
+    pq.write_table(pa.table({"path": ["a.jpg"], "text": [7], "words": ["x"]}), tmp_path / "l.parquet")
+    with pytest.raises(ConfigError, match=r"no column named .*text.*its columns of text: 'words'"):
+        extract(tmp_path, captions="l.parquet")
 
 
 def test_problems_come_before_a_run(tmp_path):

@@ -152,10 +152,13 @@ def test_rows_of_a_dataset_in_parquet(tmp_path):
         ({"image": [b"x"], "img": [b"x"], "text": ["x"]}, {}, "d.parquet: several columns of images"),
         ({"image": [b"x"], "text": ["x"]}, {"image_column": "text"}, "'text' is no column of images"),
         ({"image": [b"x"], "text": ["x"]}, {"caption_columns": ["alt"]}, "no column named alt"),
+        ({"a": [{"bytes": b"x"}], "a ": [{"bytes": b"x"}], "text": ["x"]}, {}, "several columns of images"),
+        ({"image": [b"x"], "text": ["x"], "text ": ["x"]}, {}, "several columns named text"),
     ],
 )
 def test_missing_column_is_named(columns, keys, message, tmp_path):
-    pq.write_table(pa.table(columns), tmp_path / "d.parquet")
+    table = pa.table(columns)  # from names that may be there twice
+    pq.write_table(table.rename_columns([name.strip() for name in columns]), tmp_path / "d.parquet")
     with pytest.raises(ConfigError, match=message):
         read(tmp_path, {"kind": "huggingface", "paths": [str(tmp_path / "d.parquet")], **keys}, "extract")
 
