@@ -12,7 +12,7 @@ from plugins.towers.config import ImageInit, TextInit
 from plugins.towers.files import find_files, read_matrix_shape
 from plugins.towers.networks.decoder import Decoder
 from training.model.clip import CLIP
-from training.model.pretrained import is_square, read_state_dict, resize_image_positions
+from training.model.pretrained import check_fit, is_square, read_state_dict, resize_image_positions
 from training.model.towers import BackboneTower
 
 HEADS = re.compile(r"^(fc|classifier|head|head_dist|_fc|pre_logits|norm_pre_logits)\.")
@@ -146,14 +146,5 @@ def _fit_patches(tensors: dict[str, Tensor], encoder: nn.Module) -> dict[str, Te
 def _load(encoder: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
     expected = encoder.state_dict()
     given = {key: tensor for key, tensor in tensors.items() if key in expected or COUNTER not in key}
-    wrong = [f"{key} is missing" for key in expected if key not in given and COUNTER not in key]
-    wrong += [f"{key} is not of this network" for key in given if key not in expected]
-    wrong += [
-        f"{key} is {tuple(given[key].shape)}, not {tuple(tensor.shape)}"
-        for key, tensor in expected.items()
-        if key in given and given[key].shape != tensor.shape
-    ]
-    if wrong:
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ConfigError(f"{name}: the weights do not fit the tower: {', '.join(wrong[:3])}{more}")
+    check_fit(given, {key: tensor for key, tensor in expected.items() if key in given or COUNTER not in key}, name)
     encoder.load_state_dict(dict(given), strict=False)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -127,11 +126,10 @@ def load_pretrained(source: str | Path, config: ModelConfig | None = None) -> CL
     """
     file = _weights_file(source)
     tensors, is_openai = _read(file)
-    if config is None:
-        config = _config_beside(file) or infer_config(tensors, quick_gelu=is_openai, name=str(file))
+    config = config or _config_beside(file) or infer_config(tensors, quick_gelu=is_openai, name=str(file))
     with torch.device("meta"):
         model = CLIP(config)
-    _check_fit(tensors, model.state_dict(), str(file))
+    check_fit(tensors, model.state_dict(), str(file))
     model.load_state_dict(tensors, strict=True, assign=True)
     return model.eval()
 
@@ -152,7 +150,7 @@ def load_towers(model: CLIP, source: str | Path, *, image_only: bool) -> None:
         for found in (tensors, expected)
     )
     tensors = fit_positions(tensors, expected)
-    _check_fit(tensors, expected, str(file))
+    check_fit(tensors, expected, str(file))
     model.load_state_dict(tensors, strict=False)
 
 
@@ -170,10 +168,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], bool]:
         check_regular(path)
         return _select_weights(_load(path), path.stat().st_size)
     except Exception as error:  # a hostile file raises anything
-        remedy = "save the state dict alone as safetensors, and name that file"
         message = str(error).partition("\n")[0][:300]
         raise ConfigError(
-            f"{path}: the weights cannot be read safely ({type(error).__name__}: {message}); {remedy}"
+            f"{path}: the weights cannot be read safely ({type(error).__name__}: {message}); "
+            "save the state dict alone as safetensors, and name that file"
         ) from error
 
 
@@ -235,7 +233,7 @@ def infer_config(tensors: Mapping[str, Tensor], *, quick_gelu: bool, name: str) 
                 },
             }
         )
-    except (KeyError, IndexError, ValueError) as error:
+    except (LookupError, ValueError) as error:
         raise ConfigError(f"{name}: not the weights of a CLIP with a ResNet or vision transformer: {error}") from error
 
 
@@ -255,13 +253,15 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     return len({found[1] for name in tensors if (found := re.match(pattern, name))})
 
 
-def _check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> None:
+def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> None:
+    """Check names and shapes of weights, and that they are no integers. Raises: ConfigError with three that differ."""
     wrong = [f"{key} is missing" for key in expected if key not in tensors]
     wrong += [f"{key} is not of this model" for key in tensors if key not in expected]
     wrong += [
-        f"{key} is {tuple(tensors[key].shape)}, not {tuple(tensor.shape)}"
+        f"{key} is {tensors[key].dtype} {tuple(tensors[key].shape)}, not {tensor.dtype} {tuple(tensor.shape)}"
         for key, tensor in expected.items()
-        if key in tensors and tensors[key].shape != tensor.shape
+        if key in tensors
+        and (tensors[key].shape != tensor.shape or tensors[key].is_floating_point() < tensor.is_floating_point())
     ]
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -279,8 +279,7 @@ def _weights_file(source: str | Path) -> Path:
 
 
 def _config_beside(file: Path) -> ModelConfig | None:
-    for name in CARDS:
-        card = file.with_name(name)
+    for card in map(file.with_name, CARDS):
         if card.is_file():
             try:
                 fields = json.loads(read_text(card))
@@ -288,7 +287,7 @@ def _config_beside(file: Path) -> ModelConfig | None:
                 if (text := fields.get("text_cfg", {})).get("hf_tokenizer_name") == OWN_VOCABULARY:
                     del text["hf_tokenizer_name"]
                 return ModelConfig.model_validate(fields)
-            except (OSError, ValueError, ValidationError, AttributeError, RecursionError) as error:
+            except (OSError, ValueError, AttributeError, RecursionError) as error:
                 raise ConfigError(f"{card}: pairmill has no such model: {error}") from error
     return None
 
@@ -301,7 +300,8 @@ def _fetch(source: str) -> Path:
         folder = snapshot_download(name, revision=revision or None, allow_patterns=[*WEIGHTS, *CARDS])
     except (OSError, ValueError) as error:  # offline, an unknown name or an invalid one
         message = str(error).partition("\n")[0]
-        remedy = "try again, or name a local file"
-        raise SourceError(f"{source}: the Hub gave no weights ({type(error).__name__}: {message}); {remedy}") from error
+        raise SourceError(
+            f"{source}: the Hub gave no weights ({type(error).__name__}: {message}); try again, or name a local file"
+        ) from error
     assert isinstance(folder, str)
     return Path(folder)

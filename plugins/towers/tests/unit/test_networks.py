@@ -298,7 +298,7 @@ def test_another_sentence_encoder_is_an_error_that_names_the_reason(tmp_path, ch
 def test_weights_of_another_network_are_an_error(tmp_path):
     write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
     table = table_of(tmp_path / "net.safetensors", architecture="resnet34")
-    with pytest.raises(ConfigError, match=r"train\.image_init: .* do not fit the tower: layer1\.2\.conv1\.weight"):
+    with pytest.raises(ConfigError, match=r"train\.image_init: .* do not fit the model: layer1\.2\.conv1\.weight"):
         build(image_init=table)
 
 

@@ -146,8 +146,11 @@ def test_weights_of_another_model_raise_config_error(tmp_path):
     weights = oracle_of("vit").state_dict()
     wider = ModelConfig.model_validate({"embed_dim": 32, "vision_cfg": VIT, "text_cfg": TEXT})
     save_file(weights, tmp_path / "w.safetensors")
-    with pytest.raises(ConfigError, match=r"visual\.proj is \(64, 16\), not \(64, 32\)"):
+    with pytest.raises(ConfigError, match=r"visual\.proj is torch.float32 \(64, 16\), not torch.float32 \(64, 32\)"):
         load_pretrained(tmp_path / "w.safetensors", wider)
+    save_file({**weights, "visual.proj": weights["visual.proj"].to(torch.int8)}, tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match=r"visual\.proj is torch.int8 \(64, 16\), not torch.float32"):
+        load_pretrained(tmp_path / "w.safetensors")
     del weights["ln_final.bias"]
     save_file({**weights, "visual.trunk.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match=r"ln_final\.bias is missing, visual\.trunk\.weight is not of this model"):
