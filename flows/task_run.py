@@ -14,7 +14,15 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed
 
-from dataops.errors import CorruptPart, DatasetBlocked, PairmillError, SchemaError, ServiceError
+from dataops.errors import (
+    DISK_FULL,
+    CorruptPart,
+    DatasetBlocked,
+    PairmillError,
+    SchemaError,
+    ServiceError,
+    StorageError,
+)
 from dataops.messages.waiting import waiting
 from dataops.redaction import redact, scrub_errors
 from dataops.snapshot import Manifest
@@ -102,13 +110,9 @@ def label_task(planned: Plan) -> str:
 
 
 def _is_retryable(_task: object, _run: object, state: State) -> bool:
-    try:
-        state.result(raise_on_failure=True)
-    except PairmillError as error:
-        return error.retryable
-    except Exception:
-        return False
-    return False
+    return getattr(
+        state.result(raise_on_failure=False), "retryable", False
+    )  # the result of a failed state is its error
 
 
 _NEW_RUN = {
@@ -131,17 +135,18 @@ def next_step(error: BaseException, run_id: str) -> str:
         return (
             f"Correct the source, or change [checks], and start a new run. `pairmill show {run_id}` prints the checks."
         )
-    code = error.exit_code if isinstance(error, PairmillError) else 1
     if isinstance(error, CorruptPart | SchemaError):
         return f"Rebuild the damaged stage: `pairmill rerun {run_id} --from STAGE`"
-    return _NEW_RUN.get(code, f"Continue this run: `pairmill rerun {run_id}`")
+    return _NEW_RUN.get(getattr(error, "exit_code", 1), f"Continue this run: `pairmill rerun {run_id}`")
 
 
 def translate_error(error: BaseException) -> BaseException:
-    """Return a ServiceError (exit code 75) if the Prefect server or what it knows of this run is lost, else the same error.
+    """Return an error with exit code 75 if the Prefect server or what it knows of this run is lost, or a disk is full.
 
     Only Prefect's client uses httpx in this process. It fails to reach the API also of a server that is no Prefect server.
     """
+    if getattr(error, "errno", None) in DISK_FULL:
+        return StorageError(f"{error}; free disk space, also of PAIRMILL_HOME, then rerun")
     if isinstance(error, ObjectNotFound):
         problem = "has no record of this run any more: its database was lost, or another server has its URL now"
     elif isinstance(error, httpx.TransportError) or str(error).startswith("Failed to reach API"):

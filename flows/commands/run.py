@@ -105,7 +105,7 @@ def _run_flow(
         failure = translate_error(error)
     if interruption.signal is not None:
         return interruption.exit_code
-    code = 0 if failure is None else failure.exit_code if isinstance(failure, PairmillError) else 1
+    code = 0 if failure is None else getattr(failure, "exit_code", 1)
     record, store = load_run(run_id, services.home())
     if as_json:
         result = record.summary()
@@ -195,8 +195,7 @@ def _is_not_repeated(record: logging.LogRecord) -> bool:
 def quiet_expected_errors() -> None:
     """Log deliberate errors without a traceback, and let the console leave out what the command prints at its end."""
     for handler in logging.getLogger().handlers:
-        if _is_not_repeated not in handler.filters:
-            handler.addFilter(_is_not_repeated)
+        handler.addFilter(_is_not_repeated)
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine"):
         logger = logging.getLogger(name)
         if not any(isinstance(f, _WithoutTraceback) for f in logger.filters):

@@ -1,5 +1,8 @@
 """Holds the state that the parts of one crawl share."""
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,8 @@ class Crawl:
     """By host: the reason why the resolver refused it."""
     delays: dict[str, float] = field(default_factory=dict)
     """By host: seconds between requests that its robots.txt requires."""
+    failure: Exception | None = None
+    """The error that ends the crawl, such as of a full disk."""
 
     @classmethod
     def open(cls, config: SiteSource, folder: Path) -> "Crawl":
@@ -39,6 +44,16 @@ class Crawl:
         return cls(
             config, frontier, archive, parse_connect_to(config.connect_to), frozenset(domains), open_signer(config)
         )
+
+    @contextmanager
+    def ending_at_errors(self, crawler: Any) -> Iterator[None]:
+        """End the crawl if the body raises: Scrapy only logs it, and would wait for the URL in flight without end."""
+        try:
+            yield
+        except Exception as error:
+            if self.failure is None:
+                self.failure = error
+                self._end = asyncio.ensure_future(crawler.engine.close_spider_async(reason="failed"))
 
     def close(self) -> None:
         """Close the files."""

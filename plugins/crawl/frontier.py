@@ -84,7 +84,8 @@ class Frontier:
         try:
             yield
         except BaseException:
-            self._db.execute("rollback")
+            if self._db.in_transaction:  # SQLite itself rolls back at a full disk
+                self._db.execute("rollback")
             raise
         self._db.execute("commit")
 

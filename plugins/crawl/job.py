@@ -10,6 +10,7 @@ Started again on the same folder, it resumes. After the crawl it writes the resu
 
 import json
 import logging
+import sqlite3
 import sys
 from itertools import islice
 from pathlib import Path
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 10
 """Time to wait for another process to leave the folder, in seconds."""
+_MAY_HEAL = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN")
+"""Beginnings of the names of SQLite's errors for which a rerun may succeed."""
 _INDEX = pa.schema(
     [
         ("url", pa.string()),
@@ -98,6 +101,8 @@ def run_crawl(config: SiteSource, folder: Path) -> bool:
         crawler = process.create_crawler(SiteSpider)
         process.crawl(crawler)
         process.start()
+        if crawl.failure:
+            raise crawl.failure
         is_done = not crawl.frontier.has_next() and not crawl.frontier.in_flight.total()
         if is_done:
             crawl.frontier.close_waiting()
@@ -140,7 +145,9 @@ def write_results(frontier: Frontier, folder: Path, config: SiteSource) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the job. Return 75 if it was stopped before its end, or if another process crawls in the folder."""
+    """Run the job. Return 75 if it was stopped before its end, if another process crawls in the folder, or if its disk is
+    full; 2 if the frontier is damaged.
+    """
     job = json.loads(Path(arguments[0]).read_text("utf-8"))
     folder = Path(job["folder"])
     exit_with_parent(job["parent_pid"])
@@ -150,6 +157,14 @@ def main(arguments: list[str]) -> int:
     except Timeout:
         sys.stderr.write(f"another process crawls in {folder}; wait until it ends\n")
         return 75
+    except OSError as error:
+        sys.stderr.write(f"cannot write in {folder}: {error}; free disk space\n")
+        return 75
+    except sqlite3.Error as error:
+        file, busy = folder / "frontier.sqlite", error.sqlite_errorname.startswith(_MAY_HEAL)
+        remedy = "free disk space, or end what else uses it" if busy else f"delete {folder}, and the crawl starts again"
+        sys.stderr.write(f"{file} cannot be used: {error}; {remedy}\n")
+        return 75 if busy else 2
 
 
 if __name__ == "__main__":

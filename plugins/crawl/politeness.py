@@ -219,8 +219,8 @@ class RobotsMiddleware:
                 return None, b"", None, ""
             location = response.headers.get("Location")
             if not 300 <= response.status < 400 or location is None:
-                offset, length = self.crawl.archive.add(build_capture(response))
-                self.crawl.frontier.add_robots(url, offset, length)
+                with self.crawl.ending_at_errors(self.crawler):
+                    self.crawl.frontier.add_robots(url, *self.crawl.archive.add(build_capture(response)))
                 refusal = next((text for name, text in find_refusals(response) if name == BOT_MANAGER.name), "")
                 return response.status, response.body, parse_retry_after(response.headers), refusal
             try:
@@ -250,7 +250,9 @@ class PoliteScheduler(BaseScheduler):
     def next_request(self) -> Request | None:
         """Return the next request that may be sent now, or None."""
         config = self.crawl.config
-        address = self.crawl.frontier.take_next(self._may_request, config.concurrency_per_host)
+        address = None
+        with self.crawl.ending_at_errors(self.crawler):
+            address = self.crawl.frontier.take_next(self._may_request, config.concurrency_per_host)
         if address is None:
             return None
         headers = {"User-Agent": config.user_agent_header, "Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.1"}

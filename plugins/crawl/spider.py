@@ -70,8 +70,9 @@ class SiteSpider(Spider):
 
     async def start(self) -> AsyncIterator[Request]:
         """Add the start URLs to the frontier; a resumed crawl already has them."""
-        for url in self.crawl.config.start:
-            self._add(canonicalise_url(url, url, self.crawl.config.max_url_chars), 0, None)
+        with self.crawl.ending_at_errors(self.crawler):
+            for url in self.crawl.config.start:
+                self._add(canonicalise_url(url, url, self.crawl.config.max_url_chars), 0, None)
         return
         yield  # pragma: no cover  (makes this an empty generator: requests come from the scheduler)
 
@@ -94,7 +95,12 @@ class SiteSpider(Spider):
                 raise StopDownload(fail=False)
 
     def parse(self, response: Response, **_: Any) -> None:
-        """Process a response."""
+        """Process a response. If the crawl ends at an error, the URL is requested again when it resumes."""
+        if self.crawl.failure is None:
+            with self.crawl.ending_at_errors(self.crawler):
+                self._process(response)
+
+    def _process(self, response: Response) -> None:
         self._print_progress()
         address: QueuedUrl = response.meta["address"]
         status = response.status
@@ -117,7 +123,12 @@ class SiteSpider(Spider):
                 self._page(address, response)
 
     def failed(self, failure: Failure) -> None:
-        """Process a request without a response."""
+        """Process a request without a response; see `parse`."""
+        if self.crawl.failure is None:
+            with self.crawl.ending_at_errors(self.crawler):
+                self._process_failure(failure)
+
+    def _process_failure(self, failure: Failure) -> None:
         self._print_progress()
         address: QueuedUrl = failure.request.meta["address"]  # type: ignore[attr-defined]
         error = failure.value or RuntimeError()

@@ -23,6 +23,7 @@ from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
 from tests.concurrency import wait_for
 from tests.inline_executor import PicklingExecutor
+from tests.python_code import run_python
 from tests.servers.site import Web, served
 
 pytestmark = pytest.mark.timeout(600)
@@ -191,6 +192,24 @@ def test_pairs_are_those_of_the_archive(crawled, tmp_path):
         row["uid"] for row in pairs
     ]
     assert not list((crawled.folder / "home" / "jobs").glob("crawl-*"))
+
+
+def test_crawl_on_a_full_disk_ends_and_resumes_and_a_damaged_frontier_is_named(tmp_path):
+    """Limit the size of files, which acts like a full disk for users who may not mount one."""
+    code = (
+        "import resource, sys; from plugins.crawl.job import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2); sys.exit(main(sys.argv[1:]))"
+    )
+    with served() as web:
+        site = config(web, "calendar.test", max_depth=9, delay=0.0, allowed_domains=("calendar.test",))
+        job = {"site": site.model_dump(mode="json"), "folder": str(tmp_path), "parent_pid": os.getpid()}
+        (tmp_path / "job.json").write_text(json.dumps(job))
+        full = run_python(code, tmp_path / "job.json", 60_000, exit_code=75)
+        run_python(code, tmp_path / "job.json", 1_000_000)
+    assert "free disk space" in full.stderr
+    assert json.loads((tmp_path / "out" / "crawl.json").read_text())["outcomes"] == {"archived": 10}
+    (tmp_path / "frontier.sqlite").write_bytes(b"no database" * 1000)
+    assert f"delete {tmp_path}" in run_python(code, tmp_path / "job.json", 1_000_000, exit_code=2).stderr
 
 
 @pytest.mark.long

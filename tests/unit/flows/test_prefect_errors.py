@@ -1,4 +1,6 @@
-"""An error that means a lost Prefect server names the server and the remedy; other errors are not changed."""
+"""An error that means a lost Prefect server, or a full disk, names the remedy; other errors are not changed."""
+
+import errno
 
 import httpx
 import pytest
@@ -6,7 +8,7 @@ from prefect import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from dataops.errors import ServiceError
+from dataops.errors import ServiceError, StorageError
 from flows.task_run import translate_error
 
 REQUEST = httpx.Request("POST", "http://127.0.0.1:9/api/task_runs/")
@@ -29,6 +31,12 @@ def test_translate_error_names_the_lost_server(error, what):
     assert "the Prefect server at http://127.0.0.1" in str(found)
     assert what in str(found)
     assert "rerun" in str(found)
+
+
+def test_translate_error_ends_a_run_on_a_full_disk_as_retryable():
+    found = translate_error(OSError(errno.ENOSPC, "No space left on device"))
+    assert isinstance(found, StorageError)
+    assert "free disk space" in str(found)
 
 
 def test_translate_error_knows_the_error_of_a_client_that_finds_no_api():
