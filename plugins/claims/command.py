@@ -46,10 +46,10 @@ def claim(
     if private:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-            (out / VERIFIER.name).write_bytes(VERIFIER.read_bytes())
+            _write(out / VERIFIER.name, VERIFIER.read_bytes())
             for number, (statement, answer) in enumerate(zip(statements, answers, strict=True), 1):
                 file = out / f"claim-{number:04d}.json"
-                file.write_text(json_text.dumps(sign_statement(statement, private), indent=1) + "\n")
+                _write(file, (json_text.dumps(sign_statement(statement, private), indent=1) + "\n").encode())
                 answer["file"] = str(file)
     if json:
         print_json(answers)
@@ -57,6 +57,16 @@ def claim(
     for answer in answers:
         _show(answer)
     return 0
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write a file whole or not at all: half of one that others rely on must not look finished."""
+    unfinished = file.with_name(f".{file.name}.part")
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _show(answer: dict[str, Any]) -> None:
@@ -149,7 +159,7 @@ def stamp(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         for file, data in zip(files, (roots, token), strict=True):
-            file.write_bytes(data)
+            _write(file, data)
     if json:
         print_json({"stamped_at": stamped_at.isoformat(), "files": [str(file) for file in files]})
     else:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataops.errors import ConfigError, CorruptPart
+from dataops.errors import ConfigError, CorruptPart, StorageError
 from dataops.facts import PackFacts
 from dataops.snapshot import Draft, load_manifest
 from dataops.store import FolderStore
@@ -354,6 +355,16 @@ def test_command_writes_signed_statements_and_their_verifier(tmp_path, trained, 
     altered["statement"]["name"] = "another"
     with pytest.raises(ConfigError, match="cannot write"):
         command.claim(str(own), model=train.key, key=pem, out=own, store=store.uri)
+    before, limits = (out / "claim-0001.json").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # like a full disk
+    try:
+        with pytest.raises(StorageError, match="free disk space"):
+            command.claim(str(own), model=train.key, key=pem, out=out, store=store.uri)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (out / "claim-0001.json").read_bytes() == before
+    assert len(list(out.iterdir())) == 4
+    assert b"__main__" in (out / "verify_claim.py").read_bytes()
     (out / "claim-0001.json").write_text(json.dumps(altered))
     with pytest.raises(CorruptPart, match="signature"):
         command.verify(out / "claim-0001.json", own)
