@@ -30,6 +30,9 @@ class SameConv2d(nn.Conv2d):
         """Map (B, C, H, W) to (B, C', ceil(H / stride), ceil(W / stride))."""
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         pads = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in input.shape[2:]]
+        if torch.compiler.is_exporting():  # onnxscript 0.7 and onnxruntime 1.32 do not load a graph that pads kernels
+            padded = F.pad(input, [end for pad in reversed(pads) for end in (pad // 2, pad - pad // 2)])
+            return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
         # For an odd pixel the kernel begins with a row and column of zeros, since a padded copy of all inputs costs more.
         weight = F.pad(self.weight, [end for pad in reversed(pads) for end in (pad % 2, 0)])
         padding = [pad - pad // 2 for pad in pads]

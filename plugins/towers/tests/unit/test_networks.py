@@ -9,6 +9,7 @@ from dataops import plugins
 from dataops.errors import ConfigError, ContractError
 from plugins.towers.config import ImageInit, TextInit
 from plugins.towers.files import find_files
+from plugins.towers.networks.efficientnet import SameConv2d
 from plugins.towers.networks.resnet import ResNet
 from plugins.towers.networks.vit import ViT
 from plugins.towers.tests.made_towers import (
@@ -161,6 +162,17 @@ def test_the_names_of_efficientnet_pytorch_are_timms_in_another_form(tmp_path):
         towers.append({key: value.clone() for key, value in model.visual.encoder.state_dict().items()})
     assert all(towers[0][name].equal(towers[1][name]) for name in towers[0])
     assert rename_efficientnet(renamed, sizes).keys() - {"_fc.weight", "_fc.bias"} == towers[0].keys()
+
+
+@pytest.mark.parametrize("side", [9, 10])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_an_exported_convolution_pads_its_images(side, kernel):
+    """onnxruntime and onnxscript do not load a graph that pads kernels, as a trained network does."""
+    layer, images_BCHW = SameConv2d(2, 3, kernel, 2), torch.randn(2, 2, side, side)
+    program = torch.export.export(layer, (images_BCHW,))
+    padded = [node.args[0].name for node in program.graph.nodes if "pad" in str(node.target) and node.args]
+    assert set(padded) <= {"input"}
+    torch.testing.assert_close(program.module()(images_BCHW), layer(images_BCHW))
 
 
 def test_positions_of_a_vision_transformer_are_resized(tmp_path):
