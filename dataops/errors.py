@@ -139,8 +139,8 @@ def writing(path: object = None, remedy: str = "name a place that exists and tha
         raise StorageError(f"{what}free disk space, or {remedy}") if full else ConfigError(what + remedy) from error
 
 
-FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-"""Error numbers of a missing permission."""
+FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG})
+"""Error numbers of a missing permission, and of a name that no file can have."""
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of a full disk, quota or file."""
 

@@ -474,7 +474,7 @@ def apply_setting(values: dict[str, object], setting: str) -> str:
     if not equals or not all(steps):
         raise ConfigError(f"--set {name!r}: it has no value; write it as path.to.key=value")
     try:
-        value = parse_toml(f"value = {text}")["value"]
+        [value] = parse_toml(f"value = {text}").values()  # a line end may begin another key
     except ValueError:
         value = text
     table: Any = values

@@ -172,10 +172,10 @@ def find_codec(window: Window) -> tuple[Codec | None, int]:
     if at == 0 and window.at(0, 4, 4) == _DICTIONARY_FRAME:
         raise UnusableSource(f"its zstd dictionary is damaged, or has over {_MAX_DICTIONARY} bytes")
     start = window.at(at, 18, 18)
-    if start.startswith(_ZSTD_MAGIC):
-        _check_dictionary(start, dictionary)
-        return zstd_codec(dictionary), at
-    if dictionary:
+    is_zstd = start.startswith(_ZSTD_MAGIC)
+    if is_zstd and not dictionary:
+        _check_dictionary(start)
+    if is_zstd or dictionary:
         return zstd_codec(dictionary), at
     return next((codec for codec in (GZIP, LZ4) if start.startswith(codec.magic)), None), at
 
@@ -211,13 +211,13 @@ def _read_dictionary(content: bytes) -> zstd.ZstdDict:
         raise UnusableSource(f"its zstd dictionary cannot be used: {error}") from error
 
 
-def _check_dictionary(frame: bytes, dictionary: zstd.ZstdDict | None) -> None:
-    """Check that the dictionary is the one that the first frame needs."""
+def _check_dictionary(frame: bytes) -> None:
+    """Check that the first frame of a file without a dictionary needs none."""
     try:
         needed = zstd.get_frame_info(frame).dictionary_id
     except zstd.ZstdError:
         return
-    if needed and dictionary is None:
+    if needed:
         raise UnusableSource(
             f"it needs the zstd dictionary {needed}, which is not in the file; decompress it with the dictionary "
             "(`zstd -d -D DICTIONARY FILE`) and read the plain file"

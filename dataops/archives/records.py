@@ -273,12 +273,11 @@ def read_records(stream: ByteStream, max_bytes: int) -> Generator[StreamedRecord
     Raises: SourceError if there is content but no readable record, or if there are more than MAX_DAMAGES damages.
     """
     window = Window(stream)
-    hint = _hint(window)
-    if hint:
+    if hint := _hint(window):
         raise UnusableSource(f"no WARC record: {hint}, at byte 0")
     chunks = _chunks(window)
     start = next(chunks, None)
-    damages, first_damage, found_any = 0, 0, False
+    damages, first_damage, found_any, is_cut = 0, 0, False, False
     while start is not None:
         if isinstance(start, Chunk) and start.first and start.last:
             record = _read_simple_record(start)
@@ -289,7 +288,7 @@ def read_records(stream: ByteStream, max_bytes: int) -> Generator[StreamedRecord
                 continue
         run = ChunkRun(start, chunks, window)
         # The only record of a file may be cut off.
-        found_any = found_any or run.data[:_BLANK].lstrip().startswith(VERSIONS)
+        is_cut = is_cut or run.data[:_BLANK].lstrip().startswith(VERSIONS)
         for found in (start,) if isinstance(start, Damage) else read_run(run, max_bytes):
             if isinstance(found, StreamedRecord):
                 found_any = True
@@ -300,8 +299,8 @@ def read_records(stream: ByteStream, max_bytes: int) -> Generator[StreamedRecord
                     raise UnusableSource(f"over {MAX_DAMAGES} unreadable records, at byte {found.offset}")
             yield found
         start = run.next
-    if damages and not found_any:
-        raise UnusableSource(f"no WARC record, at byte {first_damage}")
+    if damages > is_cut and not found_any:
+        raise UnusableSource(f"no WARC record that can be read, at byte {first_damage}")
 
 
 def _hint(window: Window) -> str:
@@ -338,11 +337,9 @@ def _read_simple_record(chunk: Chunk) -> StreamedRecord | None:
 
 def _chunks(window: Window) -> Iterator[Chunk | Damage]:
     codec, at = find_codec(window)
-    if codec is None:
+    if not codec:
         codec, at = _search_codec(window, at)
-    if codec is None:
-        return _plain_chunks(window)
-    return inflate_members(window, codec, at)
+    return inflate_members(window, codec, at) if codec else _plain_chunks(window)
 
 
 def _search_codec(window: Window, at: int) -> tuple[Codec | None, int]:

@@ -165,7 +165,7 @@ def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None
         signals, size = _header_signals(headers), len(record.body)
         yield WatPage(record.offset, url, head.base, head.metas, links, licenses, signals, size)
     if not found and others > 1:
-        raise UnusableSource("no WAT record; is it an archive of pages, of kind 'warc'?")
+        raise UnusableSource("no WAT record; a WET file has no images, and an archive of pages is of kind 'warc'")
 
 
 def _parse(body: bytes | memoryview) -> tuple[tuple[str, HtmlHead, PageLinks, bytes] | None, str | None]:

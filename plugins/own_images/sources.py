@@ -134,7 +134,8 @@ class FolderSource(OwnImages):
         try:
             self.source_files()
         except PairmillError as error:
-            return [str(error).replace("source.", "", 1)]
+            text = str(error)
+            return [text.removeprefix("source.") if text.startswith("source.") else f"folder: {text}"]
         return []
 
     def source_files(self) -> Sequence[SourceFile]:

@@ -203,6 +203,7 @@ NO_ARCHIVES = {
     "zeros": (bytes(5000), "no WARC record"),
     "HTML": (b"<html>" * 100, "no WARC record"),
     "packed HTML": (gzip.compress(b"<html>" * 100), "no WARC record"),
+    "line ends of another system": (2 * GOOD.replace(b"\r\n", b"\n"), "no WARC record"),
     "WACZ": (b"PK\x03\x04\x14\0\0\0" + b"archive/data.warc.gz" + gzip.compress(GOOD), "WACZ; `unzip FILE 'archive/"),
     "ARC": (b"filedesc://a.arc 0.0.0.0 20080430204825 text/plain 10\n1 0 x\n\n\n", "ARC file; `warcio recompress"),
     "bzip2": (b"BZh91AY&SY", "`bunzip2 FILE`"),

@@ -57,6 +57,7 @@ def test_error_of_a_worker_process_keeps_whether_it_is_retryable():
     [
         (errno.ENOSPC, "out", 75, "cannot write out/x: No space left on device; free disk space, or name a place"),
         (errno.EROFS, None, 2, "cannot open out/x: Read-only file system; name a place"),
+        (errno.ENAMETOOLONG, None, 2, "cannot open out/x: File name too long; name a place"),
         (errno.ENOENT, "out", 2, "cannot write out/x: No such file or directory; name a place"),
     ],
 )

@@ -110,6 +110,8 @@ def test_one_mistake_is_one_problem(write):
 def test_a_number_that_is_not_finite_is_a_problem(write):
     with pytest.raises(ConfigError, match=r"train\.lr: inf: it must be a finite number"):
         load_config(write(), ["train.lr=inf"])
+    with pytest.raises(ConfigError, match=r"train\.epochs: '5.nlr = 3': it must be an integer"):
+        load_config(write(), ["train.epochs=5\nlr = 3"])
 
 
 def test_stages_that_will_not_run_need_no_files_and_no_model_name(write):
