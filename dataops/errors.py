@@ -125,17 +125,17 @@ def writing(path: object = None, remedy: str = "name a place that exists and tha
     """Name the file that a user wants, and the remedy, if it cannot be written.
 
     Args:
-        path: the file or folder. None: of all errors, only those that name a file and can only be of its place.
+        path: the file or folder. None: of all errors, only those of a full disk and of a file without permission.
 
     Raises: StorageError if the disk is full; ConfigError.
     """
     try:
         yield
     except OSError as error:
-        file, full = error.filename2 or error.filename, error.errno in DISK_FULL
-        if not path and (not file or error.errno not in FORBIDDEN | DISK_FULL):
+        file, full = error.filename2 or error.filename or path, error.errno in DISK_FULL
+        if not (path or full or (file and error.errno in FORBIDDEN)):
             raise
-        what = f"cannot {'write' if path or full else 'open'} {file or path}: {error.strerror or error}; "
+        what = f"cannot {'write' if path or full else 'open'} {file or 'a file or the output'}: {error.strerror or error}; "
         raise StorageError(f"{what}free disk space, or {remedy}") if full else ConfigError(what + remedy) from error
 
 

@@ -65,3 +65,8 @@ def test_file_that_cannot_be_written_is_named_with_the_remedy(number, path, code
     with pytest.raises(PairmillError, match=message) as raised, writing(path):
         raise OSError(number, os.strerror(number), "out/x")
     assert raised.value.exit_code == code
+
+
+def test_full_disk_is_retryable_where_the_error_names_no_file():
+    with pytest.raises(StorageError, match="No space left on device; free disk space, or name a place"), writing():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
