@@ -7,14 +7,13 @@ Source: commoncrawl.org/get-started: `crawl-data/<crawl>/wat.paths.gz` lists the
 
 import io
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, field_validator
 
-from dataops.archives.members import Damage
+from dataops.archives.members import Damage, Window, inflate_members
 from dataops.digest import text_sha256
 from dataops.errors import UnusableSource
 from dataops.snapshot import Input
@@ -172,14 +171,12 @@ def _read_listing(name: str, stream: ResumableStream) -> Sequence[str]:
     """Return the paths in a gzipped list. Raises: SourceError if it has anything but paths of WAT files."""
     text = io.BytesIO()
     with stream:
-        inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        try:
-            while data := stream.read(1 << 20):
-                text.write(inflater.decompress(data, MAX_LISTING_BYTES + 1 - text.tell()))
-                if text.tell() > MAX_LISTING_BYTES:
-                    raise UnusableSource(f"{name}: larger than {MAX_LISTING_BYTES:,} bytes")
-        except zlib.error as error:
-            raise UnusableSource(f"{name}: not gzip: {error}") from error
+        for found in inflate_members(Window(stream)):
+            if isinstance(found, Damage):
+                raise UnusableSource(f"{name}: not a whole gzip file ({found.reason} at byte {found.offset:,})")
+            text.write(found.data)
+            if text.tell() > MAX_LISTING_BYTES:
+                raise UnusableSource(f"{name}: larger than {MAX_LISTING_BYTES:,} bytes")
     paths = text.getvalue().decode("utf-8", "replace").split()
     for path in paths:
         if not _PATH.fullmatch(path) or ".." in path:

@@ -157,9 +157,19 @@ def test_extract_refuses_a_listing_of_anything_but_wat_files(crawl, tmp_path, li
     crawl.files[path] = gzip.compress(listing)
     with pytest.raises(SourceError, match=r"is no path of a WAT file|the list is empty"):
         extract(config(crawl), tmp_path / "store")
-    crawl.files[path] = b"not gzip"
-    with pytest.raises(SourceError, match="not gzip"):
-        extract(config(crawl), tmp_path / "store")
+    cut = gzip.compress(f"crawl-data/{CRAWL}/a.wat.gz\n".encode())[:-9]  # at the end of a line
+    for damaged in (b"not gzip", cut):
+        crawl.files[path] = damaged
+        with pytest.raises(SourceError, match="not a whole gzip file"):
+            extract(config(crawl), tmp_path / "store")
+
+
+def test_a_listing_may_have_several_gzip_members(crawl, tmp_path):
+    path = f"crawl-data/{CRAWL}/wat.paths.gz"
+    lines = gzip.decompress(crawl.files[path]).splitlines(keepends=True)
+    crawl.files[path] = b"".join(map(gzip.compress, lines))
+    extract(config(crawl, num_files=len(lines)), tmp_path / "store")
+    assert len(crawl.read()) == len(lines)
 
 
 RUN = """
