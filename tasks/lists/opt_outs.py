@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dataops import plugins
 from dataops.digest import text_sha256
-from dataops.errors import ConfigError, SourceError
+from dataops.errors import ConfigError, SourceError, explain_unreadable
 from dataops.formatting import format_quantity
 from dataops.images.decode import ImageRefused
 from dataops.images.digests import KIND, PHASH, Digest, DistanceSet, parse_words
@@ -31,7 +31,7 @@ from dataops.regular_files import read_bytes
 from dataops.schema import CAPTIONS
 from dataops.snapshot import Draft, Input
 from dataops.store import open_store
-from dataops.trace.targets import list_captions, parse_target
+from dataops.trace.targets import image_targets, list_captions, parse_target
 from dataops.web.urls import BadUrl, canonicalise_url, load_suffixes
 from tasks.lists.locations import OPT_OUT_LIST, is_remote, list_input, read_values, select_lists
 
@@ -64,10 +64,8 @@ def parse_copy(text: str) -> str | None:
 def list_images(folder: str) -> Iterable[str]:
     """Yield the entries that name the images in a folder: the digest of each file, and the perceptual hash for its copies.
 
-    Raises: ConfigError with the file that is no image, and what to do.
+    Raises: ConfigError with the file that is no image, and what to do; SourceError for one that cannot be read.
     """
-    from dataops.trace.targets import image_targets
-
     for path in sorted(Path(folder).rglob("*")):
         if path.is_dir() or path.name.startswith("."):
             continue
@@ -77,6 +75,8 @@ def list_images(folder: str) -> Iterable[str]:
             raise ConfigError(
                 f"{path} is not read as an image ({refused}); convert it to PNG, or remove it"
             ) from refused
+        except OSError as error:
+            raise explain_unreadable(path, error) from error
 
 
 def pack_entries(entries: Iterable[str]) -> dict[str, Entries]:
@@ -203,7 +203,7 @@ def _read_list(key: str, location: str) -> OptOutList:
     digests = plugins.names(KIND)
     try:
         if is_folder := not is_remote(location) and Path(location).is_dir():
-            entries = iter(list_images(location))
+            entries = list_images(location)
         else:
             columns = dict.fromkeys(_COLUMNS, "") | {name: f"{name}:" for name in digests}
             entries = map(str, read_values(location, columns, parse_entry))

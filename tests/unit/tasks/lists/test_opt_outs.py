@@ -5,7 +5,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from dataops.errors import ConfigError, SourceError
+from dataops.errors import ConfigError, SourceError, UnusableSource
 from dataops.schema import CAPTIONS
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
@@ -186,4 +186,7 @@ def test_folder_of_images_must_have_images_only(tmp_path):
     (tmp_path / "letters" / ".hidden").write_text("not read")
     (tmp_path / "letters" / "note.txt").write_text("these are mine")
     with pytest.raises(ConfigError, match=r"^pack\.no: .*note\.txt is not read as an image .*convert it to PNG"):
+        read_inputs("pack", {"no": str(tmp_path / "letters")})
+    (tmp_path / "letters" / "a.png").symlink_to("nowhere")
+    with pytest.raises(UnusableSource, match=r"^pack\.no: cannot read .*a\.png: No such file"):
         read_inputs("pack", {"no": str(tmp_path / "letters")})
