@@ -82,5 +82,5 @@ def show_services(services: Sequence[ServiceStatus], late: Sequence[str] | None 
             once = f"To see Prefect's pages, open {service.ui_url} and log in once with what is in {service.login_file}"
             out.message(f"{once} (`pairmill status --show-login` prints it).")
     for line in late or ():
-        out.message(f"{line} Start one: pairmill up --worker")
+        out.message(line)
     return 0

@@ -31,7 +31,7 @@ def check_services(statuses: list[services.ServiceStatus] | None = None) -> list
 def check_late_runs() -> list[Check]:
     """Report the flow runs that no worker has begun at their time."""
     found = load("workers").get("late", list)()
-    return [Check("late runs", False, "warning", "\n".join(found), "pairmill up --worker")] if found else []
+    return [Check("late runs", False, "warning", "\n".join(found), "do what each line names")] if found else []
 
 
 def check_external(name: str, url: str, *, answers: bool) -> list[Check]:

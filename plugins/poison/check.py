@@ -27,7 +27,7 @@ class PoisonCheck(Check):
 def _count_blocking(versions: Versions) -> Figure:
     curate = versions.now["curate"]
     if not isinstance(curate.config.get("poison"), Mapping):
-        raise NotChecked("there is no table [curate.poison]")
+        raise NotChecked("curate.poison is not set")
     blocking = PoisonFacts.of(curate).blocking
     found = f": {format_counts(sorted(blocking.items()))}" if blocking else ""
     return Figure(sum(blocking.values()), f"{format_quantity(sum(blocking.values()), 'finding')} of poison{found}")

@@ -5,13 +5,16 @@ import pytest
 from plugins.deployment.late import list_late_runs
 from tests.servers.loopback import Handler, serving
 
-LATE = [{"name": "green-lemur", "expected_start_time": "2026-12-01T03:00:00.000000Z"}]
+RUN = {"expected_start_time": "2026-12-01T03:00:00.000000Z"}
+LATE = [{"name": "green-lemur", **RUN}, {"name": "blue-lemur", "work_pool_name": "gpus", **RUN}]
+POOLS = [{"name": "pairmill", "is_paused": False}, {"name": "gpus", "is_paused": True}]
 
 
 class Prefect(Handler):
     def do_POST(self):
-        self.server.asked.append((self.path, json.loads(self.read_body())["flow_runs"]))
-        self.answer(self.server.status, self.server.body)
+        self.server.asked.append((self.path, json.loads(self.read_body())))
+        pools = json.dumps(POOLS).encode()
+        self.answer(self.server.status, pools if "work_pools" in self.path else self.server.body)
 
 
 @pytest.mark.parametrize("status", [200, 401])
@@ -19,11 +22,13 @@ def test_late_runs_are_named_with_their_time(status, monkeypatch):
     with serving(Prefect, status=status, body=json.dumps(LATE).encode(), asked=[]) as server:
         monkeypatch.setenv("PREFECT_API_URL", f"{server.url}/api")
         found = list_late_runs()
-        assert server.asked == [("/api/flow_runs/filter", {"state": {"name": {"any_": ["Late"]}}})]
-    assert len(found) == (status == 200)
-    for line in found:
-        assert "green-lemur is late" in line
-        assert "since 2026-12-01T03:00 UTC" in line
+        path, query = server.asked[0]
+    assert (path, query["flow_runs"]) == ("/api/flow_runs/filter", {"state": {"name": {"any_": ["Late"]}}})
+    since = "since 2026-12-01T03:00 UTC"
+    assert found == (status == 200) * [
+        f"Flow run green-lemur is late: no worker has begun it {since}. Start one: `pairmill up --worker`",
+        f"Flow run blue-lemur is late {since}: its work pool gpus is paused. Resume it on Prefect's page Work Pools.",
+    ]
 
 
 def test_no_run_is_late_where_no_server_answers(monkeypatch):
