@@ -160,4 +160,6 @@ def _describe(child: UUID, state: str) -> str:
     """Return what a wait for a flow run waits for."""
     if state in ("Running", "Cancelling", "Retrying"):
         return f"flow run {child} of {DEPLOYMENT} trains on the work pool ({state})"
-    return f"a worker of the pool must start flow run {child} of {DEPLOYMENT} ({state or 'no state'}; see `pairmill status`)"
+    return (
+        f"a worker of the pool must start flow run {child} of {DEPLOYMENT} ({state or 'no state'}; `pairmill status`)"
+    )
