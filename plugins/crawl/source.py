@@ -233,6 +233,7 @@ delay = 1.0                    # minimum seconds between two requests to a host
                 logger.info("crawl: %s", line)
 
         if not (folder / "out" / SUMMARY_NAME).exists():
+            plugins.require(("scrapy", "warcio"), "crawl", 'source.kind = "site"')
             open_signer(self)  # an unusable key file ends the stage here, with its remedy
             job = {"site": self.model_dump(mode="json"), "folder": str(folder.resolve())}
             run_job("plugins.crawl.job", job, folder, on_line=follow)

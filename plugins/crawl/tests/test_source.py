@@ -1,12 +1,14 @@
 """The config of `kind = "site"`."""
 
 import json
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from pydantic import ValidationError
 
 from dataops.config import SCHEDULED
+from dataops.errors import ConfigError
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from plugins.crawl import source as site
@@ -90,3 +92,10 @@ def test_each_of_several_sites_has_a_crawl_and_parts_of_its_own(tmp_path, monkey
     assert [(row["source"], row["page_url"]) for row in rows] == [
         (f"{name}/evidence-{name}-pages-00000.warc.gz", f"http://{name}.example/") for name in "ab"
     ]
+
+
+def test_crawl_without_its_packages_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scrapy", None)
+    planned = plan(EXTRACT, SiteSource(start=("http://a.example/",), contact="mailto:a@b.example"), 0, [])
+    with pytest.raises(ConfigError, match=r"scrapy, not installed here: pip install 'pairmill\[crawl\]'"):
+        make(planned, inline_context(FolderStore(tmp_path / "store"), tmp_path / "home"))
