@@ -110,9 +110,8 @@ def label_task(planned: Plan) -> str:
 
 
 def _is_retryable(_task: object, _run: object, state: State) -> bool:
-    return getattr(
-        state.result(raise_on_failure=False), "retryable", False
-    )  # the result of a failed state is its error
+    # the result of a failed state is its error
+    return getattr(state.result(raise_on_failure=False), "retryable", False)
 
 
 _NEW_RUN = {

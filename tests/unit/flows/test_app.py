@@ -174,9 +174,9 @@ def test_unknown_command_is_an_error_with_the_nearest_one(capsys):
 
 
 def test_wrong_option_is_one_error_also_in_json(capsys):
-    assert run_command(["config", "show", "mine.toml", "--jsn", "--json"]) == 2
+    assert run_command(["show", "--jsn", "--json"]) == 2
     out, err = capsys.readouterr()
-    message = "Unknown option: --jsn. Did you mean --json? `pairmill config show --help` lists the options"
+    message = "Unknown option: --jsn. Did you mean --json? `pairmill show --help` lists the options"
     assert json.loads(out) == {"error": {"type": "ConfigError", "message": message, "exit_code": 2}}
     assert err == f"pairmill: {message}\n"
 
