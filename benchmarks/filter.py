@@ -35,14 +35,15 @@ def compare(case, peer, paths, times, goal):
         memory[name] = max(memory.get(name, 0), used.own / 1e6)
         results.append(json.dumps(result))
     speed = {name: rows / statistics.median(some) for name, some in seconds.items()}
+    title, memory_goal = f"{case}, {rows:,} rows", goal if case == "dedupe" else None
     limit = rows / run_in_process(getattr(filter_cases, f"{case}_limit"), paths)[0][0]
     equal = len(set(results)) == 1
     table = [
-        Row(case, speed["ours"], speed[peer], peer, "rows/s", goal, limit),
-        Row(f"{case} memory", 1 / memory["ours"], 1 / memory[peer], peer, "1/MB", goal if case == "dedupe" else None),
+        Row(title, speed["ours"], speed[peer], peer, "rows/s", goal, limit),
+        Row(f"{title}, memory", 1 / memory["ours"], 1 / memory[peer], peer, "1/MB", memory_goal),
     ]
     costs = ", ".join(f"{name} {speed[name]:,.0f} rows/s, {n:,.0f} MB" for name, n in memory.items())
-    return table, equal, f"{case}, {rows:,} rows: {costs}; found {results[0]}, equal: {equal}"
+    return table, equal, f"{title}: {costs}; found {results[0]}, equal: {equal}"
 
 
 def main():
