@@ -1,9 +1,11 @@
 """Have an authority state when the roots of datasets existed: a time stamp of RFC 3161."""
 
+import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509 import Certificate, load_pem_x509_certificates
 from rfc3161_client import (
     HashAlgorithm,
@@ -46,7 +48,8 @@ def _list_roots(key: str, pack: Manifest | None) -> list[str]:
 def load_authorities(path: Path) -> list[Certificate]:
     """Return the certificates of a PEM file. Raises: ConfigError."""
     try:
-        return load_pem_x509_certificates(read_bytes(path))
+        with warnings.catch_warnings(action="ignore", category=CryptographyDeprecationWarning):  # of an old authority
+            return load_pem_x509_certificates(read_bytes(path))
     except (OSError, ValueError) as error:
         raise ConfigError(f"--ca {path} has no certificates in PEM: {error}") from error
 

@@ -3,7 +3,9 @@
 import shutil
 import subprocess
 from contextlib import ExitStack
+from pathlib import Path
 
+import certifi
 import pytest
 
 from dataops.errors import ConfigError, ServiceError
@@ -114,6 +116,10 @@ def test_other_answers_are_refused(authority, server):
     ):  # fmt: skip
         with pytest.raises(error, match=match):
             request_stamp(text, url, authorities)
+
+
+def test_known_authorities_are_read_without_a_warning():
+    assert len(load_authorities(Path(certifi.where()))) > 50
 
 
 def test_text_has_a_root_of_each_tree():
