@@ -52,7 +52,7 @@ class Units:
 def find_evaluation_files(path: str) -> list[SourceFile]:
     """Return the files of one of `curate.overlap.paths`. Raises: ConfigError if none."""
     pattern = path
-    if path.endswith("/") or (not path.startswith("s3://") and Path(path).is_dir()):
+    if path.endswith("/") or (path and Path(path).is_dir()):  # an empty path is no folder, least of all the root
         pattern = f"{path.rstrip('/')}/**" + ("" if path.startswith("s3://") else "/*")
     files, problems = find_files([pattern])
     if problems:

@@ -87,6 +87,8 @@ def test_marked_images_are_kept_with_the_names_of_their_sets(tmp_path, sets):
 def test_unreadable_evaluation_sets_are_errors_that_name_them(tmp_path, sets):
     with pytest.raises(ConfigError, match=r"'.*nothing' is not a file"):
         curate_with(tmp_path, paths=[f"{tmp_path}/nothing"])
+    with pytest.raises(ConfigError, match=r"'' is not a file"):  # a variable without a value; not all files there are
+        curate_with(tmp_path, paths=[""])
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("no image")
     with pytest.raises(ConfigError, match=r"no image can be decoded in .*texts"):
