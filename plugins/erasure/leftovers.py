@@ -101,8 +101,10 @@ def _find_in_unfinished(
         if match := _SHARD_OBJECT.fullmatch(name.removeprefix(f"{snapshot}/")):
             shards[match[1]].append(name)
     if snapshot.stage not in ("download", "pack"):
-        tables = [name for name in objects if name.endswith(".parquet") and "/_work/" not in name]
-        return [name for name in tables if _has_match(store, name, targets)]
+        hits = {name for name in objects if name.endswith(".parquet") and _has_match(store, name, targets)}
+        if any("/_work/" in name for name in hits):  # other tasks there have these rows too, and name the former shard
+            hits.update(name for name in objects if "/_work/" in name and "/_work/lease-" not in name)
+        return sorted(hits)
     left: list[str] = []
     for number, names in sorted(shards.items()):
         tables = [name for name in names if name.endswith(".parquet")]
@@ -124,6 +126,8 @@ def _has_match(store: Store, rows: str, targets: Sequence[Target]) -> bool:
 def _find_uids(store: Store, rows: str, targets: Sequence[Target]) -> set[str]:
     """Return the uids of the rows that match; an erased row has no URL, and matches nothing. Raises: CorruptPart."""
     table = read_columns(store, rows, COLUMNS)
+    if "uid" not in table.column_names:  # of images of evaluation sets
+        return set()
     if "url" in table.column_names:
         table = table.filter(pc.field("url") != "")
     found = table.filter(pa.array(matching_rows(table, targets)))

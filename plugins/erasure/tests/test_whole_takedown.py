@@ -7,14 +7,15 @@ import shutil
 import time
 from collections import defaultdict
 
+import pyarrow as pa
 import pytest
 
 from dataops.errors import ConfigError, CorruptPart
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Draft, SnapshotName, find_manifest, read_table
 from dataops.store import FolderStore
-from dataops.trace.targets import image_targets
-from plugins.erasure.leftovers import delete_leftovers
+from dataops.trace.targets import Target, image_targets
+from plugins.erasure.leftovers import delete_leftovers, find_leftovers
 from plugins.erasure.tests.homes import (
     REMOVED,
     Copies,
@@ -30,7 +31,7 @@ from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.engine.stage import make, plan, reuse
 from tasks.lineage.graph import Lineage
-from tasks.lineage.inventory import DAY
+from tasks.lineage.inventory import DAY, Inventory
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tests.inline_executor import inline_context
@@ -180,3 +181,21 @@ def test_gc_keeps_the_version_that_a_takedown_made(copy_home, monkeypatch, read_
     kept = plan_deletions(store, roots()).kept
     assert kept[SnapshotName("pack", new)] == "a dataset version that a takedown made within a day"
     assert {name.stage for name in kept} >= {"pack", "curate", "download"}, "with its ancestors"
+
+
+def test_unfinished_work_on_a_removed_pair_is_deleted_as_a_whole(tmp_path):
+    """Else the finished tasks that remain name a shard that the takedown has replaced, and no rerun completes it."""
+    store = FolderStore(tmp_path / "store")
+    context, url = inline_context(store, tmp_path / "home"), "http://photos.test/1.png"
+    name, kept = SnapshotName("curate", "a" * 16), SnapshotName("curate", "b" * 16)
+    for one, target in ((name, url), (kept, "http://photos.test/2.png")):
+        with hold_lease(Draft(store, *one), context):
+            Draft(store, *one).put_table(
+                "_work/inspected-00000.parquet", pa.table({"uid": ["0" * 32], "url": [target]})
+            )
+            store.put(f"{one}/_work/decisions-00000.table", b"decisions")
+    removed = [Target("url", url)]
+    assert [found.snapshot for found in find_leftovers(Inventory(store), removed)] == [name]
+    assert delete_leftovers(context, name, removed) == 2
+    assert all("/_work/lease-" in left for left in store.names(str(name)))
+    assert f"{kept}/_work/decisions-00000.table" in store.names(str(kept))
