@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -35,9 +35,10 @@ from dataops.store import FolderStore
 from training import distributed
 from training.evaluation.encode import EvaluatedModel, get_device_and_dtype
 from training.evaluation.features import EncodedSet, Examples, FeatureCache, encode_set
-from training.evaluation.suite import Suite
+from training.evaluation.suite import Precision, Suite
 from training.evaluation.task import Task
 from training.job import FAILURE, RanksJob, resolve_device, run_command, run_process
+from training.model.clip import autocast
 from training.model.load import digest_model, load_any
 from training.model.towers import BackboneTower
 
@@ -57,8 +58,8 @@ class EvaluateJob(RanksJob):
     """Suite of tasks, their roots absolute."""
     batch_size: PositiveInt = 256
     """Images per batch."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the weights and the towers; features and scores are always float32."""
+    precision: Precision = "fp32"
+    """Precision of the towers; features and scores are always float32."""
     features: Path | None = None
     """Folder that keeps features of images."""
     device: str = "cpu"
@@ -74,6 +75,7 @@ def evaluate(
     *,
     checkpoint_digest: str,
     batch_size: int = 256,
+    precision: Precision = "fp32",
     threads: int | None = None,
     features: Path | None = None,
     digest: Callable[[Path], str] = file_sha256,
@@ -81,7 +83,8 @@ def evaluate(
     """Run every task that has no finished result in `output` yet, and write metrics.json; all ranks together.
 
     Args:
-        checkpoint_digest: digest of the model's files; results from another model, data or batch size are not reused.
+        checkpoint_digest: digest of the model's files; results from another one are not reused.
+        precision: in which the model computes; it only names the results.
         features: folder that keeps the features of images for later tasks and calls; None: they are not kept.
         digest: returns the sha256 of a file; rank 0 calls it for each file of the suite.
 
@@ -90,10 +93,10 @@ def evaluate(
     """
     store = FolderStore(output)
     cache = None if features is None else FeatureCache(FolderStore(features), checkpoint_digest)
-    tasks = _Tasks(loaded, batch_size, threads, cache)
+    tasks = _Tasks(loaded, batch_size, precision, threads, cache)
     metrics = {task.name: _evaluate_task(tasks, task, store, checkpoint_digest, digest) for task in suite.tasks}
     for row in compute_gaps({task.name: task.base for task in suite.tasks if task.base}, metrics):
-        metrics[row["task"]] = {**metrics[row["task"]], "robustness": row}
+        metrics[row["task"]]["robustness"] = row
     if distributed.rank() == 0:
         store.put(METRICS, _to_json(metrics))
     return metrics
@@ -122,17 +125,16 @@ def _evaluate_task(
 ) -> dict[str, Any]:
     """Return the task's entry of metrics.json: the finished result, or a new one, which it writes."""
     identity = distributed.run_on_first(lambda: task.identity(digest))
-    device, dtype = get_device_and_dtype(tasks.loaded.model)
+    device, _ = get_device_and_dtype(tasks.loaded.model)
     inputs = {
         "checkpoint": checkpoint_digest,
         "task": identity,
         "batch_size": tasks.batch_size,
-        "computed": [device.type, str(dtype)],
+        "computed": [device.type, tasks.precision],
         "version": RESULT_VERSION,
     }
     fingerprint = text_sha256(canonical_json(inputs))
-    finished = _read_finished(store, task, fingerprint) if distributed.rank() == 0 else None
-    result = distributed.broadcast_from_first(finished)
+    result = distributed.run_on_first(lambda: _read_finished(store, task, fingerprint))
     if result is not None:
         logger.info("%s (reused)", _summarize(task, result))
         return result
@@ -150,6 +152,7 @@ class _Tasks:
 
     loaded: EvaluatedModel
     batch_size: int
+    precision: Precision
     threads: int | None
     cache: FeatureCache | None
     weights: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
@@ -201,10 +204,9 @@ def _examples(encoded: EncodedSet, *, before_projection: bool) -> Examples:
 
 
 def run_job(job: EvaluateJob) -> dict[str, dict[str, Any]]:
-    """Load the checkpoint, in full precision unless the job sets bf16, and evaluate it; all ranks together."""
+    """Load the checkpoint and evaluate it; all ranks together."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
     device = resolve_device(job.device)
     (job.output / FAILURE).unlink(missing_ok=True)
     distributed.join(device)
@@ -214,12 +216,15 @@ def run_job(job: EvaluateJob) -> dict[str, dict[str, Any]]:
         tower.encoder = tower.encoder.fold()
     if job.precision == "bf16":
         loaded.model.to(torch.bfloat16)
+    elif job.precision == "bf16_texts":
+        loaded.model.encode_text = autocast(device, "bf16")(loaded.model.encode_text)
     return evaluate(
         loaded,
         job.suite,
         job.output,
         checkpoint_digest=digest,
         batch_size=job.batch_size,
+        precision=job.precision,
         threads=job.threads,
         features=job.features,
     )

@@ -17,6 +17,7 @@ from cyclopts import Parameter
 from dataops.command_name import command_name
 from dataops.home import CHECKOUT
 from dataops.messages.waiting import waiting
+from dataops.process import find_precision
 from flows.commands.options import Json, Settings
 from flows.commands.output import console, first_page, print_waits
 from flows.commands.run import run_record, start_servers
@@ -112,6 +113,8 @@ def write_config(config: Path, template: Path, web: DemoWeb, site_address: str, 
         f"evaluate.suite={_quote(str(suite.relative_to(home)))}",
         f"evaluate.data={_quote(str(web.suite_root.relative_to(home)))}",
     ]
+    if find_precision(on_gpu=False) != "bf16":
+        own.append('evaluate.precision="fp32"')
     config.write_text(_NOTE + apply_settings(template.read_text("utf-8"), [*own, *settings]), "utf-8")
     return config
 

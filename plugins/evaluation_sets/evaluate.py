@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -19,7 +19,7 @@ from tasks.evaluate.report import report_html
 from tasks.evaluate.run_suite import Evaluation, EvaluationSettings, average_metrics, evaluate_model
 from training.evaluation.comparison import compare
 from training.evaluation.intervals import flatten_metrics
-from training.evaluation.suite import FETCHED, Suite, load_suite, read_tasks
+from training.evaluation.suite import FETCHED, Precision, Suite, load_suite, read_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def evaluate(
     device: Annotated[
         str, Parameter(help="A torch device (cpu, cuda, cuda:1), or auto.", validator=_check_device)
     ] = "auto",
-    precision: Annotated[Literal["fp32", "bf16"], Parameter(help="Precision of the weights.")] = "fp32",
+    precision: Annotated[Precision, Parameter(help="Precision of the model; bf16_texts: of its text tower.")] = "fp32",
     nproc: Annotated[int, Parameter(help="Number of processes to evaluate in.", validator=_check_number)] = 1,
     json: Json = False,
 ) -> int:

@@ -7,7 +7,7 @@ unfinished task.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +120,8 @@ def run_evaluation(
         "checkpoint": str(checkpoint),
         "suite": suite.model_dump(mode="json"),
         "output": str(folder),
-        "batch_size": settings.batch_size,
-        "device": settings.device,
-        "precision": settings.precision,
         "features": str(features),
+        **asdict(settings),
     }
-    run_job("training.evaluate", job, folder, launcher=ranks_launcher(settings.nproc), on_line=on_line)
+    run_job("training.evaluate", job, folder, launcher=ranks_launcher(job.pop("nproc")), on_line=on_line)
     return json.loads((folder / "metrics.json").read_text("utf-8"))

@@ -72,9 +72,11 @@ def _evaluate(work: Work[EvaluateConfig], folder: Path) -> Record:
     metrics = json.dumps(evaluation.metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     parts.append(work.draft.put_bytes("metrics.json", metrics.encode()))
     examples = sum(task["n"] for task in evaluation.metrics.values())
-    counts = Counts(input=examples, kept=examples)
     return Record(
-        task="evaluate", parts=parts, counts=counts, facts=EvaluateFacts(metrics=evaluation.metrics).as_json()
+        task="evaluate",
+        parts=parts,
+        counts=Counts(input=examples, kept=examples),
+        facts=EvaluateFacts(metrics=evaluation.metrics).as_json(),
     )
 
 
@@ -126,8 +128,9 @@ def _put_page(work: Work[EvaluateConfig], suite: Suite, evaluation: Evaluation) 
 
 EVALUATE = Stage(
     name="evaluate",
-    version=10,
-    accepts=frozenset({8}),  # whose choice sets that are not made of groups also have the scores of groups
+    version=11,
+    # 8: choice sets that are not made of groups also have the scores of groups; 10: another rounding of p-values.
+    accepts=frozenset({8, 10}),
     make=make,
     external_inputs=external_inputs,
     conserves_rows=False,

@@ -48,10 +48,11 @@ def contamination(predictions: Mapping[str, pa.Table], matches: Mapping[str, set
 
 
 def _split(task: str, table: pa.Table, members: set[str]) -> dict[str, Any]:
-    from scipy.stats import binomtest
+    from scipy.special import bdtrc
 
     metric, right = next(iter(score_images(table).items()))
-    overlaps = [key in members for key in table["key"].to_pylist()]
+    keys = table["key"].to_pylist()
+    overlaps = [key in members for key in keys]
     overlapping = [int(hit) for hit, overlap in zip(right, overlaps, strict=True) if overlap]
     clean = [int(hit) for hit, overlap in zip(right, overlaps, strict=True) if not overlap]
     everything = float(right.mean())
@@ -59,13 +60,13 @@ def _split(task: str, table: pa.Table, members: set[str]) -> dict[str, Any]:
     clean_accuracy = sum(clean) / len(clean) if clean else None
     p_value = None
     if overlapping and clean_accuracy is not None:
-        p_value = float(binomtest(sum(overlapping), len(overlapping), clean_accuracy, alternative="greater").pvalue)
+        p_value = float(bdtrc(sum(overlapping) - 1, len(overlapping), clean_accuracy))
     return {
         "task": task,
         "metric": metric,
         "n": len(right),
         "overlap": len(overlapping),
-        "unknown_members": len(members - set(table["key"].to_pylist())),
+        "unknown_members": len(members - {*keys}),
         "all": everything,
         "clean": clean_accuracy,
         "overlap_accuracy": sum(overlapping) / len(overlapping) if overlapping else None,

@@ -198,8 +198,7 @@ def encode_texts(
     batches = _token_batches(order, length_N, most_tokens if on_cpu else GPU_TOKENS_PER_BATCH)
     share = map_in_order(encode, distributed.take_share(batches), threads if on_cpu else 1)
     share = Progress("model", "texts", len(unique)).follow(share, len)
-    results = share if distributed.world_size() == 1 else (features_BD.cpu() for features_BD in share)
-    sorted_ND = torch.cat(list(distributed.merge_shares(results))).to(device)
+    sorted_ND = torch.cat(list(distributed.merge_shares(features_BD.cpu() for features_BD in share))).to(device)
     row_of = {unique[i]: row for row, i in enumerate(order.tolist())}
     return sorted_ND[torch.tensor([row_of[text] for text in texts], device=device)]
 

@@ -19,7 +19,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -32,6 +32,8 @@ from dataops.regular_files import read_text
 from dataops.toml_text import parse_toml
 from training.evaluation.task import PROMPTS, Name, Task
 
+Precision = Literal["fp32", "bf16", "bf16_texts"]
+"""In what a model computes: bf16 is the type of all weights; bf16_texts computes only the text tower in it, by autocast."""
 FETCHED = "datasets"
 """Folder of the sets that `pairmill datasets fetch` downloads, in the home."""
 

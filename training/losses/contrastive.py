@@ -273,19 +273,19 @@ def _softmax_of_positives(
     logits_RG: Tensor, first: int, positives_RG: Tensor, smoothing: float, *, shares: bool
 ) -> tuple[Tensor, Tensor]:
     """Share each row's target among its positives, or leave all of them but its own pair out of its candidates."""
+    least = torch.finfo(logits_RG.dtype).min  # finite: its product with a target of 0 is 0, and so is its exponential
     if shares:
-        targets_RG = positives_RG / positives_RG.sum(1, keepdim=True)
-        candidates_RG = torch.ones_like(positives_RG)
+        targets_RG = F.normalize(positives_RG.to(logits_RG.dtype), p=1, dim=1)
     else:
         targets_RG = torch.zeros_like(logits_RG)
         targets_RG.diagonal(first).fill_(1)
-        candidates_RG = targets_RG.bool() | ~positives_RG
-    targets_RG = (1 - smoothing) * targets_RG + smoothing * candidates_RG / candidates_RG.sum(1, keepdim=True)
-    normaliser_R1 = logits_RG.masked_fill(~candidates_RG, -torch.inf).logsumexp(1, keepdim=True)
+        logits_RG.masked_fill_(positives_RG & (targets_RG == 0), least)
+    if smoothing:
+        candidates_RG = (logits_RG > least).to(logits_RG.dtype)
+        targets_RG.lerp_(F.normalize(candidates_RG, p=1, dim=1), smoothing)
+    normaliser_R1 = logits_RG.logsumexp(1, keepdim=True)
     loss = normaliser_R1.sum() - torch.dot(targets_RG.flatten(), logits_RG.flatten())
-    # A logit that is left out may exceed the normaliser, and its exponential overflow.
-    gradient_RG = logits_RG.sub_(normaliser_R1).exp_().masked_fill_(~candidates_RG, 0).sub_(targets_RG)
-    return loss, gradient_RG
+    return loss, logits_RG.sub_(normaliser_R1).exp_().sub_(targets_RG)
 
 
 def _sigmoid(logits_RG: Tensor, first: int, positives_RG: Tensor | None, *, shares: bool) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -108,6 +109,7 @@ def test_a_result_is_reused_only_for_equal_inputs(tmp_path, loaded, suite):
     assert images_seen() == 3
     assert images_seen(checkpoint_digest="e") == 6
     assert images_seen(batch_size=1) == 6
+    assert images_seen(precision="bf16_texts") == 6
 
 
 def write_job(path, suite, **keys):
@@ -126,6 +128,19 @@ def test_the_command_evaluates_a_checkpoint(tmp_path, suite):
     assert main([str(job)]) == ConfigError.exit_code
     failure = json.loads((tmp_path / "out/failure.json").read_text())  # torchrun itself would always end with 1
     assert (failure["exit_code"], failure["error"]) == (2, "ConfigError")
+
+
+def test_bf16_texts_changes_scores_by_a_rounding_and_no_feature_of_an_image(tmp_path, suite):
+    checkpoint = write_model(tmp_path / "checkpoint", NAMES)
+    features, scores = {}, {}
+    for precision in ("fp32", "bf16_texts"):
+        output, kept = tmp_path / precision, tmp_path / f"{precision}-features"
+        keys = {"checkpoint": checkpoint, "output": output, "features": kept, "precision": precision}
+        assert main([str(write_job(tmp_path / "job.json", suite, **keys))]) == 0
+        features[precision] = content(kept)
+        scores[precision] = np.array(pq.read_table(output / "predictions-three.parquet")["scores"].to_pylist())
+    assert features["bf16_texts"] == features["fp32"] != {}
+    assert 0 < np.abs(scores["bf16_texts"] - scores["fp32"]).max() < 0.01
 
 
 def test_damaged_data_ends_in_exit_code_3(tmp_path, suite, caplog):
