@@ -281,8 +281,8 @@ def _softmax_of_positives(
         targets_RG.diagonal(first).fill_(1)
         logits_RG.masked_fill_(positives_RG & (targets_RG == 0), least)
     if smoothing:
-        candidates_RG = (logits_RG > least).to(logits_RG.dtype)
-        targets_RG.lerp_(F.normalize(candidates_RG, p=1, dim=1), smoothing)
+        candidates_RG = logits_RG > least
+        targets_RG = (1 - smoothing) * targets_RG + smoothing * candidates_RG / candidates_RG.sum(1, keepdim=True)
     normaliser_R1 = logits_RG.logsumexp(1, keepdim=True)
     loss = normaliser_R1.sum() - torch.dot(targets_RG.flatten(), logits_RG.flatten())
     return loss, logits_RG.sub_(normaliser_R1).exp_().sub_(targets_RG)
