@@ -46,10 +46,7 @@ class HashLists(FetchHook):
     config, table = HashListsConfig, "hash_lists"
     erased_reasons = frozenset({KNOWN_HARM})
     reasons: ClassVar[Mapping[str, DropReason]] = {
-        KNOWN_HARM: DropReason(
-            "A list of known harmful images names the image. The row has its uid and the list only.",
-            "`download.hash_lists`",
-        )
+        KNOWN_HARM: DropReason("A list of known harmful images names the image. The row has its uid and the list only.")
     }
     order = 10
 

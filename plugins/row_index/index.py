@@ -187,6 +187,8 @@ def _look_up(store: Store, name: str, part: Part, sought: tuple[int, ...], index
     with open_ranges(store, name, part.bytes) as source, open_parquet(source, f"{store.uri}/{name}") as file:
         for group in range(file.metadata.num_row_groups):
             limits = file.metadata.row_group(group).column(0).statistics
+            if limits is None:  # the group has no rows, as of a snapshot that keeps none
+                continue
             first = np.searchsorted(hashes, np.uint64(limits.min))
             if first < len(hashes) and hashes[first] <= np.uint64(limits.max):
                 rows = file.read_row_group(group, use_threads=False)

@@ -35,10 +35,9 @@ EVIDENCE = {
     "fetched_at": "{}",
     "final_url": "from {}",
     "archive": "read from {}",
-    "opt_out": "opt-outs: {}",
-    "permissions": "permissions: {}",
 }
-"""What the tree has of the evidence of a fetch."""
+"""What the tree has of the evidence of a fetch, beside its signals."""
+SIGNALS = {"opt_out": "opt-out", "permissions": "permission"}
 LISTED = 3
 """Maximum number of source files, and of paths of a pair, that the tree names; --json has all."""
 
@@ -162,8 +161,11 @@ def _add_step(branch: Tree, step: Mapping[str, Any], source: str | None) -> None
     if step.get("error_message"):
         node.add(text(step["error_message"]))
     if evidence := step.get("evidence"):
-        facts = (form.format(evidence[name]) for name, form in EVIDENCE.items() if evidence.get(name))
-        node.add(text("fetched: " + ", ".join(facts)))
+        if facts := [form.format(evidence[name]) for name, form in EVIDENCE.items() if evidence.get(name)]:
+            node.add(text("fetched: " + ", ".join(facts)))
+        for column, kind in SIGNALS.items():
+            for found in evidence.get(column, ()):
+                node.add(text(f"{kind} {found['signal']}: {found['detail']}, in {found['where']}"))
 
 
 def _show_ancestors(answer: Mapping[str, Any], out: Output) -> None:

@@ -57,7 +57,7 @@ DOWNLOAD = {
     Reason.ROBOTS: DropReason(
         "robots.txt of the host, or of the host of a redirect, disallows the request, or is not available."
     ),
-    Reason.OPT_OUT: DropReason("The host, the response or the image opts out of training.", "`download.opt_out`"),
+    Reason.OPT_OUT: DropReason("The host, the response or the image opts out of training."),
     Reason.PAYMENT_REQUIRED: DropReason(
         "The host asks for payment (status 402). Nothing is paid; the column `opt_out` of the evidence has the offer."
     ),

@@ -151,7 +151,8 @@ def _raw(draft, number, kept, dropped):
         writer.write(row["key"], {"json": b"{}", "jpg": row["data"], "txt": row["caption"].encode()})
     writer.close()
     evidence = [
-        {"uid": row["uid"], "url": row["url"], "preview": make_preview(Image.open(io.BytesIO(row["data"])))}
+        {name: row.get(name) for name in ("uid", "url", "opt_out", "permissions")}
+        | {"preview": make_preview(Image.open(io.BytesIO(row["data"])))}
         for row in dropped
     ]
     return [

@@ -156,6 +156,21 @@ def test_trace_prints_the_place_in_the_unit_of_its_source_and_long_urls(extracto
     assert (found["source_offset"], found["source_unit"]) == (1074, place.split()[2])
 
 
+def test_trace_prints_each_signal_of_a_fetch_in_a_line_of_its_own(tmp_path, capsys):
+    found = [{"signal": name, "detail": "noai", "where": f"https://{name}.example/", "when": None} for name in "ab"]
+    row = pair(1, "opt_out", "download", opt_out=found, permissions=found[:1])
+    store = FolderStore(tmp_path / "store")
+    chain(store, [row])
+    flow.command(row["uid"], limit=1, store=store.uri)
+    lines = [line.strip("│├└─ ") for line in capsys.readouterr().out.splitlines()]
+    assert "dropped: opt_out" in lines[-4], "no fact of the fetch is known"
+    assert lines[-3:] == [
+        "opt-out a: noai, in https://a.example/",
+        "opt-out b: noai, in https://b.example/",
+        "permission a: noai, in https://a.example/",
+    ]
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_trace_command_prints_pairs_snapshots_and_errors(stored, tmp_path, capsys, as_json):
     expected = pair(4)

@@ -31,6 +31,7 @@ from tests.downloads import filtered
             "300 (56.7%) failed as private_address: ",
         ),
         (0, {"no_contact": 529}, False, "Set `download.contact`, then start a new run"),
+        (0, {"opt_out": 529}, False, "Use another source, or lower download.min_success, then start a new run"),
     ],
 )
 def test_failure_is_retryable_only_if_a_rerun_may_fetch_enough_rows(kept, dropped, retryable, text):
