@@ -6,6 +6,7 @@ Legend: B batch, C channels, H and W height and width.
 
 import copy
 import math
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -28,15 +29,22 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', ceil(H / stride), ceil(W / stride))."""
-        (kernel, _), (stride, _) = self.kernel_size, self.stride
-        pads = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in input.shape[2:]]
         if torch.compiler.is_exporting():  # onnxscript 0.7 and onnxruntime 1.32 do not load a graph that pads kernels
-            padded = F.pad(input, [end for pad in reversed(pads) for end in (pad // 2, pad - pad // 2)])
-            return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+            pads = [end for pad in reversed(self._pads(input)) for end in (pad // 2, pad - pad // 2)]
+            return F.conv2d(F.pad(input, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        weight, padding = self.kernel(input)
+        return F.conv2d(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    def kernel(self, input: Tensor) -> tuple[Tensor, list[int]]:
+        """Return the weights and the padding with which an ordinary convolution of the input is this one."""
+        pads = self._pads(input)
         # For an odd pixel the kernel begins with a row and column of zeros, since a padded copy of all inputs costs more.
         weight = F.pad(self.weight, [end for pad in reversed(pads) for end in (pad % 2, 0)])
-        padding = [pad - pad // 2 for pad in pads]
-        return F.conv2d(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return weight, [pad - pad // 2 for pad in pads]
+
+    def _pads(self, input: Tensor) -> list[int]:
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        return [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in input.shape[2:]]
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int, *, same: bool) -> nn.Conv2d:
@@ -44,8 +52,58 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int, *, s
     return kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 
-def _relu6(x_BCHW: Tensor) -> Tensor:
-    return F.relu6(x_BCHW, inplace=not x_BCHW.requires_grad)
+class _ReLU6(nn.Module):
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return F.relu6(x_BCHW, inplace=not x_BCHW.requires_grad)
+
+
+class FusedConv2d(nn.Module):
+    """A convolution and the ReLU6 behind it, in one pass over the memory where oneDNN has it; for inference alone.
+
+    The operation is what torch.compile makes of the two on a CPU, and no public one of torch's. It
+    maps NaN to a number, so it must not have weights that are not finite.
+    """
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H', W')."""
+        conv = self.conv
+        if not _can_fuse(input, conv.weight):
+            return F.relu6(conv(input), inplace=True)
+        weight, padding = conv.kernel(input) if isinstance(conv, SameConv2d) else (conv.weight, conv.padding)
+        input = input.to(weight.dtype)
+        rest = (padding, conv.stride, conv.dilation, conv.groups, "hardtanh", [0.0, 6.0], "")
+        return torch.ops.mkldnn._convolution_pointwise(input, weight, conv.bias, *rest)
+
+
+def _fuse(network: nn.Module) -> None:
+    """Join each convolution of a folded network with the ReLU6 behind it."""
+    for module in list(network.modules()):
+        children = list(module.named_children())
+        for (name, conv), _, (behind, activation) in zip(children, children[1:], children[2:], strict=False):
+            if isinstance(conv, nn.Conv2d) and isinstance(activation, _ReLU6):
+                setattr(module, name, FusedConv2d(conv))
+                setattr(module, behind, nn.Identity())
+
+
+def _can_fuse(input: Tensor, weight: Tensor) -> bool:
+    """Return whether oneDNN computes both, and a convolution would give the type of the weights."""
+    if input.device.type != "cpu" or torch.compiler.is_exporting():
+        return False
+    if not (torch.backends.mkldnn.enabled and _has_fused_operation(weight.dtype)):
+        return False
+    given = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
+    return given == weight.dtype
+
+
+@cache
+def _has_fused_operation(dtype: torch.dtype) -> bool:
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class SeparableBlock(nn.Module):
@@ -56,12 +114,13 @@ class SeparableBlock(nn.Module):
         self.has_shortcut = stride == 1 and inputs == outputs
         self.conv_dw = _conv(inputs, inputs, kernel, stride, inputs, same=same)
         self.bn1 = nn.BatchNorm2d(inputs, eps)
+        self.relu1 = _ReLU6()
         self.conv_pw = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs, eps)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        out = self.bn2(self.conv_pw(_relu6(self.bn1(self.conv_dw(x_BCHW)))))
+        out = self.bn2(self.conv_pw(self.relu1(self.bn1(self.conv_dw(x_BCHW)))))
         return out + x_BCHW if self.has_shortcut else out
 
 
@@ -74,15 +133,17 @@ class InvertedResidual(nn.Module):
         inner = round_channels(inputs * expansion)
         self.conv_pw = nn.Conv2d(inputs, inner, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner, eps)
+        self.relu1 = _ReLU6()
         self.conv_dw = _conv(inner, inner, kernel, stride, inner, same=same)
         self.bn2 = nn.BatchNorm2d(inner, eps)
+        self.relu2 = _ReLU6()
         self.conv_pwl = nn.Conv2d(inner, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs, eps)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        out = _relu6(self.bn1(self.conv_pw(x_BCHW)))
-        out = self.bn3(self.conv_pwl(_relu6(self.bn2(self.conv_dw(out)))))
+        out = self.relu1(self.bn1(self.conv_pw(x_BCHW)))
+        out = self.bn3(self.conv_pwl(self.relu2(self.bn2(self.conv_dw(out)))))
         return out + x_BCHW if self.has_shortcut else out
 
 
@@ -94,6 +155,7 @@ class EfficientNetLite(Network):
         eps = 1e-3 if same else 1e-5
         self.conv_stem = _conv(3, STEM, 3, 2, 1, same=same)
         self.bn1 = nn.BatchNorm2d(STEM, eps)
+        self.relu1 = _ReLU6()
         stages, inputs = [], STEM
         for number, ((blocks, expansion, kernel, stride), channels) in enumerate(
             zip(STAGES, LITE_CHANNELS, strict=True)
@@ -113,27 +175,30 @@ class EfficientNetLite(Network):
         self.blocks = nn.Sequential(*stages)
         self.conv_head = nn.Conv2d(inputs, HEAD, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(HEAD, eps)
+        self.relu2 = _ReLU6()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, images_B3SS: Tensor, stages: tuple[int, ...] = (), grid: int = 1) -> Tensor:
         """Return features (B, W): of `stages`, counted from 1, over a grid, then of the head."""
-        x_BCHW, found = _relu6(self.bn1(self.conv_stem(images_B3SS))), []
+        x_BCHW, found = self.relu1(self.bn1(self.conv_stem(images_B3SS))), []
         for number, stage in enumerate(self.blocks, 1):
             x_BCHW = stage(x_BCHW)
             found += [pool_grid(x_BCHW, grid)] if number in stages else []
-        end_BC = _relu6(self.bn2(self.conv_head(x_BCHW))).mean(dim=(2, 3))
+        end_BC = self.relu2(self.bn2(self.conv_head(x_BCHW))).mean(dim=(2, 3))
         return torch.cat([*found, end_BC], dim=1) if found else end_BC
 
     def fold(self, dtype: torch.dtype = torch.float32) -> "EfficientNetLite":
-        """See Network. The convolutions hold the batch norms behind them, and weights in `dtype`."""
+        """See Network. The convolutions hold the batch norms and ReLU6 behind them, and weights in `dtype`."""
         folded = copy.deepcopy(self).eval().requires_grad_(False)
         for module in list(folded.modules()):
             for (name, conv), (behind, norm) in pairwise(list(module.named_children())):
                 if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     setattr(module, name, fuse_conv_bn_eval(conv, norm))
                     setattr(module, behind, nn.Identity())
+        if all(bool(weight.isfinite().all()) for weight in folded.parameters()):
+            _fuse(folded)
         return folded.requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def groups(self) -> list[list[nn.Parameter]]:

@@ -9,7 +9,7 @@ from dataops import plugins
 from dataops.errors import ConfigError, ContractError
 from plugins.towers.config import ImageInit, TextInit
 from plugins.towers.files import find_files
-from plugins.towers.networks.efficientnet import SameConv2d
+from plugins.towers.networks.efficientnet import EfficientNetLite, FusedConv2d, SameConv2d
 from plugins.towers.networks.resnet import ResNet
 from plugins.towers.networks.vit import ViT
 from plugins.towers.tests.made_towers import (
@@ -91,6 +91,47 @@ def test_a_backbone_and_the_means_of_its_stages_equal_timms(tmp_path, architectu
         assert difference(folded, found) < 1e-5
     assert found.shape[1] == model.visual.feature_width
     assert difference(found, torch.cat([*(means[stage] for stage in names), end], dim=1)) < 1e-5
+
+
+def efficientnet(*, same=True):
+    network = EfficientNetLite(width_factor=1.0, depth_factor=1.0, same=same)
+    randomise(network)
+    return network.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("images", [0, 1, 3, 17])
+def test_a_folded_network_equals_the_plain_one_with_and_without_onednn(same, images, monkeypatch):
+    network = efficientnet(same=same)
+    folded, pixels = network.fold(), torch.rand(images, 3, 45, 45, generator=torch.Generator().manual_seed(0))
+    assert sum(isinstance(module, FusedConv2d) for module in folded.modules()) == 33
+    expected = network(pixels, (3, 7), 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, "enabled", False)
+        plain = folded(pixels, (3, 7), 2)
+    for found in (folded(pixels, (3, 7), 2), plain):
+        assert found.shape == expected.shape == (images, (40 + 320) * 4 + 1280)
+        assert not images or difference(found, expected) < 1e-5
+
+
+def test_a_folded_network_in_bf16_is_as_near_as_autocast():
+    network = efficientnet()
+    pixels = torch.rand(5, 3, 45, 45, generator=torch.Generator().manual_seed(0))
+    expected = network(pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        by_autocast, folded = network(pixels), network.fold(torch.bfloat16)(pixels)
+        single = network.fold()(pixels)  # weights in fp32, which autocast converts
+    assert folded.dtype == single.dtype == by_autocast.dtype == torch.bfloat16
+    limit = 1.5 * difference(by_autocast.float(), expected)
+    assert difference(folded.float(), expected) < limit
+    assert difference(single.float(), expected) < limit
+
+
+@pytest.mark.parametrize("name", ["conv_stem", "blocks.0.0.conv_dw", "blocks.3.1.conv_pw", "conv_head"])
+def test_a_folded_network_keeps_nan_of_damaged_weights(name):
+    network = efficientnet()
+    network.get_submodule(name).weight.fill_(float("nan"))
+    assert network.fold()(torch.rand(2, 3, 45, 45)).isnan().any()
 
 
 @pytest.mark.parametrize(
