@@ -64,15 +64,15 @@ class FusedConv2d(nn.Module):
     maps NaN to a number, so it must not have weights that are not finite.
     """
 
-    def __init__(self, conv: nn.Conv2d):
+    def __init__(self, conv: nn.Conv2d, activation: _ReLU6):
         super().__init__()
-        self.conv = conv
+        self.conv, self.activation = conv, activation
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H', W')."""
         conv = self.conv
         if not _can_fuse(input, conv.weight):
-            return F.relu6(conv(input), inplace=True)
+            return self.activation(conv(input))
         weight, padding = conv.kernel(input) if isinstance(conv, SameConv2d) else (conv.weight, conv.padding)
         input = input.to(weight.dtype)
         rest = (padding, conv.stride, conv.dilation, conv.groups, "hardtanh", [0.0, 6.0], "")
@@ -85,18 +85,15 @@ def _fuse(network: nn.Module) -> None:
         children = list(module.named_children())
         for (name, conv), _, (behind, activation) in zip(children, children[1:], children[2:], strict=False):
             if isinstance(conv, nn.Conv2d) and isinstance(activation, _ReLU6):
-                setattr(module, name, FusedConv2d(conv))
+                setattr(module, name, FusedConv2d(conv, activation))
                 setattr(module, behind, nn.Identity())
 
 
 def _can_fuse(input: Tensor, weight: Tensor) -> bool:
     """Return whether oneDNN computes both, and a convolution would give the type of the weights."""
-    if input.device.type != "cpu" or torch.compiler.is_exporting():
-        return False
-    if not (torch.backends.mkldnn.enabled and _has_fused_operation(weight.dtype)):
-        return False
     given = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
-    return given == weight.dtype
+    is_on_cpu = input.device.type == "cpu" and torch.backends.mkldnn.enabled
+    return is_on_cpu and given == weight.dtype and _has_fused_operation(weight.dtype)
 
 
 @cache
