@@ -19,6 +19,7 @@ from typing import Any
 
 from dataops.digest import RememberedDigests, canonical_json, text_sha256
 from dataops.errors import ConfigError, ContractError
+from dataops.formatting import format_quantity
 from dataops.regular_files import read_text
 from training import distributed
 from training.config import TrainConfig
@@ -74,9 +75,9 @@ def prepare_index(job: Job) -> SampleIndex:
     """
     folder = prepared_folder(job)
     files = ShardFiles(job.shards, job.arriving)
-    options: dict[str, Any] = {"blur_faces": job.train.blur_faces, "with_rows": job.train.captions is not None}
-    options["holdout"] = job.train.holdout or 0.0
-    workers = job.train.loader_threads
+    train = job.train
+    options: dict[str, Any] = {"blur_faces": train.blur_faces, "with_rows": train.captions is not None}
+    options["holdout"] = train.holdout or 0.0
 
     def prepare(folders: list[Path]) -> list[str]:
         fingerprint = fingerprint_shards(files, job.checksums, **options)
@@ -84,10 +85,9 @@ def prepare_index(job: Job) -> SampleIndex:
             if verify_index(found, fingerprint):
                 return [found.name, fingerprint]
         started = time.monotonic()
-        build_index(folders[-1], files, fingerprint, **options, workers=workers)
-        logger.info(
-            "the samples of %s shards are indexed in %.1f s", f"{len(job.shards):,}", time.monotonic() - started
-        )
+        build_index(folders[-1], files, fingerprint, **options, workers=train.loader_threads)
+        shards = format_quantity(len(job.shards), "shard")
+        logger.info("the samples of %s are indexed in %.1f s", shards, time.monotonic() - started)
         return [folders[-1].name, fingerprint]
 
     shared = [folder / "index"]
@@ -97,8 +97,7 @@ def prepare_index(job: Job) -> SampleIndex:
         (lambda: prepare([*shared, folder / f"index-{_host()}"])) if is_other_machine else None
     )
     files.close()
-    of_machine = distributed.rank() - distributed.local_rank()
-    name, fingerprint = distributed.gather_objects(first or own)[of_machine]
+    name, fingerprint = distributed.gather_objects(first or own)[distributed.rank() - distributed.local_rank()]
     index = open_index(folder / name, fingerprint)
     if index is None:
         raise ContractError(f"the index of the samples in {folder / name} changed while the job started")

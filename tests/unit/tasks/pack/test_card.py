@@ -38,3 +38,10 @@ def test_content_digest_does_not_cover_the_pages(tmp_path):
     pages = [{p.name: p.sha256 for p in one.parts if p.name in UNDIGESTED} for one in (first, second)]
     assert pages[0].keys() == pages[1].keys() >= {"dataset.html", "DATASET.md"}
     assert all(pages[0][name] != pages[1][name] for name in pages[0]), "another funnel"
+
+
+def test_page_shows_dropped_pairs_or_that_there_are_none(tmp_path):
+    for name, pairs in (("clean", [pair(n) for n in range(5)]), ("dropped", some_pairs())):
+        store, manifests = packed_in(tmp_path / name, pairs)
+        page = store.read(manifests["pack"].path("dataset.html")).decode()
+        assert ("No stage dropped a row." in page) == (name == "clean")
