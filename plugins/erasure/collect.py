@@ -161,6 +161,8 @@ def _find_traces(store: Store, sought: Sought, objects: Objects) -> _Reading:
             with open_whole(store, name, size) as file:
                 has_pair = False
                 for table in read_groups(file, f"{store.uri}/{name}", _COLUMNS):
+                    if "uid" not in table.column_names:  # of the requests of a crawl; a search reads it
+                        continue
                     rows = table.filter(pa.array(matching_rows(table, sought.targets) | is_in(table["uid"], uids)))
                     has_pair |= rows.num_rows > 0
                     _add_rows(found, rows, name)

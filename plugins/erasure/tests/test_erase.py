@@ -183,6 +183,18 @@ def rows(**columns):
     return pa.table({"uid": ["a" * 32, "b" * 32], "url": ["http://h/a", "http://h/b"], **columns})
 
 
+def test_takedown_reads_a_table_of_requests_that_has_no_pairs(tmp_path):
+    store = FolderStore(tmp_path)
+    draft = Draft(store, "extract", "e" * 16)
+    pages = pa.table({"url": ["http://h/", "http://h/a"], "outcome": ["archived", "not_html"]})
+    parts = [draft.put_table("part-00000.parquet", rows(caption=["A", "B"]))]
+    draft.commit(build_manifest("extract", [*parts, draft.put_table("evidence-crawl.parquet", pages)], key=draft.key))
+    context = Context(store, tmp_path)
+    traces, _ = collect_traces(Lineage(store), [Target("url", "http://h/a")], context, Traces(), None)
+    assert (traces.uids, traces.captions) == ({"a" * 32}, {"A"})
+    assert erase_rows(Lineage(store), context, traces.uids) == ({f"extract/{draft.key}": 1}, {})
+
+
 def test_erased_rows_keep_the_counts_the_key_and_the_digest_of_a_snapshot(tmp_path):
     store = FolderStore(tmp_path)
     draft = Draft(store, "extract", "e" * 16)
