@@ -25,7 +25,7 @@ def test_pages_show_hostile_pairs_as_text(tmp_path):
     _, front, text = markdown.split("---\n", 2)
     assert front.isascii()
     assert "<" not in front.replace("n<1K", "")
-    assert DatasetCard(markdown).data.language is None
+    assert DatasetCard(markdown).data.get("language") is None
     assert "\u202e" not in text
     assert not re.search(r"(?<!\\)<", text)
     assert text.count(r"\<script\>") >= 6
