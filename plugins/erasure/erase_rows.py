@@ -37,6 +37,8 @@ from tasks.takedown.holders import Erased, Scope, Traces
 
 logger = logging.getLogger(__name__)
 
+REQUESTS = frozenset({"url", "detail", "referrer", "sha256"})
+"""Columns to erase of a table without uids: the requests of a crawl, to images too if a page links or redirects to them."""
 NEVER_NULL = ("url", "caption")
 """Columns that are empty in an erased row; all others are null."""
 _REVISION = re.compile(r"-r(\d+)")
@@ -45,13 +47,14 @@ _REVISION = re.compile(r"-r(\d+)")
 def erase_rows(
     lineage: Lineage,
     context: Context,
-    uids: set[str],
+    traces: Traces,
     place: Place | None = None,
     clean: Collection[str] = (),
 ) -> tuple[dict[str, int], dict[str, str]]:
-    """Erase the rows of these pairs from all complete snapshots.
+    """Erase the rows of removed pairs, and those of requests of their images, from all complete snapshots.
 
     Args:
+        traces: uids and URLs of the pairs.
         clean: names of objects that have no such row.
 
     Returns: the number of erased rows by snapshot; and why the rows of a snapshot stay, by snapshot.
@@ -63,14 +66,14 @@ def erase_rows(
     }
     found: dict[SnapshotName, list[Part]] = {}
     sizes = [(path, part.bytes) for path, (_, part) in tables.items() if path not in clean]
-    sought = Sought(Traces(uids=uids))
+    sought = Sought(Traces(uids=traces.uids, urls=traces.urls))
     for name, part in (
         tables[path] for some in map_objects(_find_tables, sizes, sought, context, place) for path in some
     ):
         found.setdefault(name, []).append(part)
     for name, parts in found.items():
         try:
-            erased[str(name)] = _erase_in(context, lineage.manifests[name], parts, uids)
+            erased[str(name)] = _erase_in(context, lineage.manifests[name], parts, traces)
         except PairmillError as error:  # a run makes it now, or the store failed
             refused[str(name)] = str(error)
     return erased, refused
@@ -86,30 +89,31 @@ def _list_tables(manifest: Manifest) -> list[Part]:
 
 def _find_tables(store: Store, sought: Sought, objects: Objects) -> list[str]:
     """Return the names of the tables with a row to erase."""
-    columns, uids = ["uid", *find_personal_columns()], sought.traces.uids
+    columns = ["uid", *find_personal_columns(), *REQUESTS]
     return [
         name
         for name, size in objects
-        if any(_rows_to_erase(table, uids).any() for table in read_readable(store, name, size, columns))
+        if any(_rows_to_erase(table, sought.traces).any() for table in read_readable(store, name, size, columns))
     ]
 
 
-def _rows_to_erase(table: pa.Table, uids: set[str]) -> NDArray[np.bool_]:
-    """Return whether each row is of one of the pairs, and not yet erased (N,)."""
+def _rows_to_erase(table: pa.Table, traces: Traces) -> NDArray[np.bool_]:
+    """Return whether each row is of one of the pairs, or of a request of its image, and not yet erased (N,)."""
     there = _list_personal(table)
-    if "uid" not in table.column_names or not there:
-        return np.zeros(table.num_rows, bool)
-    mask = is_in(table["uid"], uids)
+    if "uid" not in table.column_names:
+        found = [is_in(table[name], traces.urls) for name in there]
+        return np.logical_or.reduce([np.zeros(table.num_rows, bool), *found])
+    mask = is_in(table["uid"], traces.uids)
     for row in mask.nonzero()[0]:
         mask[row] = any(table[name][int(row)].as_py() not in (None, "") for name in there)
     return mask
 
 
-def _erase_in(context: Context, manifest: Manifest, parts: list[Part], uids: set[str]) -> int:
+def _erase_in(context: Context, manifest: Manifest, parts: list[Part], traces: Traces) -> int:
     draft = Draft(context.store, manifest.stage, manifest.key)
     with hold_lease(draft, context, wait=False, remake=True) as held:
         assert held is not None
-        replaced, rows = blank_parts(held.draft, manifest, parts, uids)
+        replaced, rows = blank_parts(held.draft, manifest, parts, traces)
         facts = {**manifest.facts, "erased": int(manifest.facts.get("erased", 0)) + rows}
         after = manifest.model_copy(
             update={"parts": [replaced.get(part.name, part) for part in manifest.parts], "facts": facts}
@@ -122,12 +126,12 @@ def _erase_in(context: Context, manifest: Manifest, parts: list[Part], uids: set
     return rows
 
 
-def blank_parts(draft: Draft, manifest: Manifest, parts: Sequence[Part], uids: set[str]) -> tuple[dict[str, Part], int]:
-    """Write parts anew with blank rows of these pairs; return them by their old names, and the number of rows."""
+def blank_parts(draft: Draft, manifest: Manifest, parts: Sequence[Part], traces: Traces) -> tuple[dict[str, Part], int]:
+    """Write parts anew with blank rows of removed pairs; return them by their old names, and the number of rows."""
     taken, rows, replaced = {part.name for part in manifest.parts}, 0, dict[str, Part]()
     for part in parts:
         table = read_table(draft.store, manifest.path(part.name))
-        mask = _rows_to_erase(table, uids)
+        mask = _rows_to_erase(table, traces)
         if not mask.any():
             continue
         rows += int(mask.sum())
@@ -147,7 +151,7 @@ def _blank(table: pa.Table, mask: NDArray[np.bool_]) -> pa.Table:
 
 
 def _list_personal(table: pa.Table) -> list[str]:
-    personal = find_personal_columns()
+    personal = find_personal_columns() if "uid" in table.column_names else REQUESTS
     return [name for name in table.column_names if name in personal]
 
 
@@ -193,7 +197,7 @@ class Rows:
     def erase(self, traces: Traces, scope: Scope) -> Erased:
         """Blank the columns that hold personal text."""
         context, place = scope.context, find_place(scope)
-        rows, refused = erase_rows(Lineage(context.store), context, traces.uids, place, scope.clean)
+        rows, refused = erase_rows(Lineage(context.store), context, traces, place, scope.clean)
         return Erased(rows=rows, refused=refused)
 
     def find(self, traces: Traces, scope: Scope) -> None:

@@ -25,6 +25,7 @@ from tasks.engine.context import Context
 from tasks.engine.lease import find_holder, hold_lease
 from tasks.lineage.inventory import Inventory
 from tasks.search import read_columns
+from tasks.takedown.holders import Traces
 
 _SHARD_OBJECT = re.compile(r"(?:part-|dropped-|evidence-)?(\d+(?:-r\d+)?)(?:-t)?\.(?:tar|idx|parquet)")
 _PAGES = (".html", ".md")
@@ -168,7 +169,7 @@ def _rewrite_task(draft: Draft, record: Record, targets: Sequence[Target]) -> in
     hits = [part for part in tables if part.name.startswith("part-") and found[part.name]]
     after, replaced = rewrite_shards(draft, shards, hits, targets)
     others = [part for part in after.parts if part.name.endswith(".parquet") and not part.name.startswith("part-")]
-    blank, _ = blank_parts(draft, after, others, set().union(*found.values()))
+    blank, _ = blank_parts(draft, after, others, Traces(uids=set().union(*found.values())))
     replaced += [name for name in blank if name in found]
     if replaced:
         parts = [blank.get(part.name, part) for part in after.parts]

@@ -152,7 +152,7 @@ def test_rows_of_samples_stay_until_their_samples_are_deleted(copy_home):
     store = FolderStore(copy_home("rows") / "store")
     lineage = Lineage(store)
     uids = {pair(n, caption=f"caption no. {n}")["uid"] for n in REMOVED}
-    erased, _ = erase_rows(lineage, Context(store, store.root), uids)
+    erased, _ = erase_rows(lineage, Context(store, store.root), Traces(uids=uids))
     assert {name.partition("/")[0]: rows for name, rows in erased.items()} == {"curate": 3}
     after = Lineage(store)
     for stage in ("download", "pack"):
@@ -171,7 +171,7 @@ def test_workers_collect_and_erase_what_one_process_does_and_get_names_only(copy
         place = Place(traces_name(request.digest), (request.digest,), 1) if name == "workers" else None
         traces, _ = collect_traces(Lineage(store), targets, context, Traces(), place)
         put_traces(traces, store, traces_name(request.digest))
-        assert erase_rows(Lineage(store), context, traces.uids, place)[1] == {}
+        assert erase_rows(Lineage(store), context, traces, place)[1] == {}
         found.append((traces, {name: store.read(name) for name in store.names("curate") + store.names("extract")}))
         assert bool(pool.sizes) == (place is not None)
     assert len(found[0][0].uids) == len(REMOVED)
@@ -183,16 +183,23 @@ def rows(**columns):
     return pa.table({"uid": ["a" * 32, "b" * 32], "url": ["http://h/a", "http://h/b"], **columns})
 
 
-def test_takedown_reads_a_table_of_requests_that_has_no_pairs(tmp_path):
+def test_requests_of_a_crawl_to_a_removed_image_are_erased(tmp_path):
     store = FolderStore(tmp_path)
     draft = Draft(store, "extract", "e" * 16)
-    pages = pa.table({"url": ["http://h/", "http://h/a"], "outcome": ["archived", "not_html"]})
+    page = {"url": "http://h/", "outcome": "archived", "detail": None, "referrer": None, "sha256": "0" * 64}
+    link = page | {"url": "http://h/a", "outcome": "not_html", "referrer": "http://h/"}
+    redirect = page | {"url": "http://h/to-a", "outcome": "redirect", "detail": "http://h/a", "referrer": "http://h/"}
     parts = [draft.put_table("part-00000.parquet", rows(caption=["A", "B"]))]
-    draft.commit(build_manifest("extract", [*parts, draft.put_table("evidence-crawl.parquet", pages)], key=draft.key))
+    parts.append(draft.put_table("evidence-crawl.parquet", pa.Table.from_pylist([page, link, redirect])))
+    draft.commit(build_manifest("extract", parts, key=draft.key))
     context = Context(store, tmp_path)
     traces, _ = collect_traces(Lineage(store), [Target("url", "http://h/a")], context, Traces(), None)
     assert (traces.uids, traces.captions) == ({"a" * 32}, {"A"})
-    assert erase_rows(Lineage(store), context, traces.uids) == ({f"extract/{draft.key}": 1}, {})
+    assert erase_rows(Lineage(store), context, traces) == ({f"extract/{draft.key}": 3}, {})
+    after = find_manifest(store, "extract", draft.key, verify=True)
+    erased = {"url": "", "detail": None, "referrer": None, "sha256": None}
+    assert read_parts(store, after, "evidence-").to_pylist() == [page, link | erased, redirect | erased]
+    assert erase_rows(Lineage(store), context, traces) == ({}, {})
 
 
 def test_erased_rows_keep_the_counts_the_key_and_the_digest_of_a_snapshot(tmp_path):
@@ -203,7 +210,7 @@ def test_erased_rows_keep_the_counts_the_key_and_the_digest_of_a_snapshot(tmp_pa
     before = draft.commit(build_manifest("extract", parts, key=draft.key))
     write_entry(draft, f"{SOURCE_INDEX}/0.json", Record(task="t", parts=parts[:1]))
     for expected in ({"extract/" + "e" * 16: 2}, {}):
-        assert erase_rows(Lineage(store), Context(store, tmp_path), {"a" * 32}) == (expected, {})
+        assert erase_rows(Lineage(store), Context(store, tmp_path), Traces(uids={"a" * 32})) == (expected, {})
     after = find_manifest(store, "extract", draft.key, verify=True)
     assert (after.content_digest, after.counts) == (before.content_digest, before.counts)
     assert [part.uid_sum for part in after.parts] == [part.uid_sum for part in before.parts]
@@ -215,7 +222,7 @@ def test_erased_rows_keep_the_counts_the_key_and_the_digest_of_a_snapshot(tmp_pa
     assert len(store.names("extract/" + "e" * 16)) == 3, "the old parts are deleted"
     copied = copy_indexed_parts(Draft(store, "extract", "f" * 16), f"{SOURCE_INDEX}/0.json", 7)
     assert copied.parts[0].sha256 == file_sha256(tmp_path / "extract" / ("f" * 16) / "part-00007.parquet")
-    erase_rows(Lineage(store), Context(store, tmp_path), {"b" * 32})
+    erase_rows(Lineage(store), Context(store, tmp_path), Traces(uids={"b" * 32}))
     again = load_manifest(store, "extract", draft.key)
     assert [part.name for part in again.parts] == ["part-00000-r2.parquet", "dropped-00000-r2.parquet"]
 
@@ -225,7 +232,7 @@ def test_delete_raw_keeps_the_evidence_that_an_earlier_takedown_rewrote(tmp_path
     pairs = [pair(n, "http_404" if n in (0, 1) else None, "download") for n in range(4)]
     download, context = chain(store, pairs, 7)["download"], Context(store, store.root)
     for erased, deleted in ((0, 2), (1, 3)):
-        assert not erase_rows(Lineage(store), context, {pairs[erased]["uid"]})[1]
+        assert not erase_rows(Lineage(store), context, Traces(uids={pairs[erased]["uid"]}))[1]
         target = Target("uid", pairs[deleted]["uid"])
         (raw,) = find_raw_snapshots(Lineage(store), Search(store), [target])
         assert delete_raw(context, raw, [target]) == 1

@@ -46,7 +46,7 @@ def test_removed_pair_leaves_hashes_and_zeros_and_is_not_asked_for_again(tmp_pat
         kept = [text for table in tables for text in table["caption"].to_pylist()]
         assert (kept.count(""), caption in kept, len(kept)) == (1, False, before.pairs)
 
-        _, refused = erase_rows(Lineage(store), context, {removed})
+        _, refused = erase_rows(Lineage(store), context, Traces(uids={removed}))
         assert not refused
         for manifest in Lineage(store).manifests.values():
             rows = read_parts(store, manifest, THUMBNAILS).to_pylist() if manifest.stage == "curate" else []
