@@ -129,7 +129,9 @@ def run(config, home, store=None, pool=None):
 def run_night(web, folder, number, rows=None):
     """Write the archive of a night, by default one of NIGHTS, and run a config of all archives."""
     put_night(folder, number, NIGHTS[number - 1] if rows is None else rows)
-    return run(configured(web, folder), folder)
+    version, manifests = run(configured(web, folder), folder)
+    assert version is not None
+    return version, manifests
 
 
 def list_uids(store, packs):
