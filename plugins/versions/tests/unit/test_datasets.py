@@ -44,12 +44,6 @@ def test_compare_datasets_returns_each_added_and_removed_row_with_its_stage_and_
     }  # fmt: skip
 
 
-def test_compare_datasets_returns_the_latest_stage_when_rows_of_a_uid_are_dropped_at_several(tmp_path):
-    store, first = packed_in(tmp_path, [pair(0), pair(1)])
-    _, second = packed_in(tmp_path, [pair(0), pair(1, "too_small"), pair(1, "duplicate_uid", "filter")])
-    assert compared(store, first, second).removed.why == {("curate", "too_small"): 1}
-
-
 def test_compare_datasets_counts_common_rows_whose_image_changed(tmp_path):
     store, first = packed_in(tmp_path, [pair(n) for n in range(4)])
     _, second = packed_in(tmp_path, [pair(n, sha256=f"{n // 3:064x}") for n in range(4)])
@@ -57,9 +51,10 @@ def test_compare_datasets_counts_common_rows_whose_image_changed(tmp_path):
     assert (found.common, found.changed) == (4, 3)
 
 
-def test_compare_datasets_returns_an_unknown_reason_when_a_snapshot_was_deleted(tmp_path):
+def test_compare_datasets_returns_the_latest_stage_and_an_unknown_reason_when_a_snapshot_was_deleted(tmp_path):
     store, first = packed_in(tmp_path, [pair(0), pair(1), pair(2)])
-    _, second = packed_in(tmp_path, [pair(0), pair(1, "too_small"), pair(2, "no_text", "extract")])
+    twice = [pair(1, "too_small"), pair(1, "duplicate_uid", "filter")]
+    _, second = packed_in(tmp_path, [pair(0), *twice, pair(2, "no_text", "extract")])
     store.delete_tree(f"extract/{second['extract'].key}")
     found = compared(store, first, second)
     assert found.removed.why == {("", "unknown"): 1, ("curate", "too_small"): 1}
