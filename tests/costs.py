@@ -1,6 +1,7 @@
 """What a call costs this process, whatever the tests before it have used."""
 
 import time
+import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def forget_peak():
 
 
 @contextmanager
-def bounded(seconds, memory):
+def bounded(seconds, memory=1 << 60):
     """Check that the block takes less CPU time, and that the memory in use grows by fewer bytes in it.
 
     A peak of an earlier test would hide that of the block, and so would `ru_maxrss`, which only grows.
@@ -26,3 +27,14 @@ def bounded(seconds, memory):
     yield
     assert time.process_time() - started < seconds
     assert read_status("VmHWM") - before < memory
+
+
+@contextmanager
+def allocating(most):
+    """Check that Python's objects and numpy's arrays take fewer bytes at any time of the block."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import tracemalloc
 import warnings
 
 import numpy as np
@@ -15,6 +14,7 @@ from dataops.images import orientation as module
 from dataops.images.decode import decode, decode_pixels, read_header
 from dataops.images.orientation import MAX_ENTRIES, parse_orientation, read_orientation
 from dataops.images.structure import cut_metadata
+from tests.costs import allocating
 from tests.image_files import as_file, count_lines, png_chunk, riff_chunk, segment
 from training.data.decode import decode_image
 from training.model.preprocess import decode_rgb
@@ -99,11 +99,8 @@ def test_malformed_exif_means_upright_and_costs_nothing(name, kind):
     plain = encoded(kind)
     data = with_exif(kind, MALFORMED[name])
     assert count_lines(module, lambda: read_orientation(data, kind.lower())) < 20_000
-    tracemalloc.start()
-    header = read_header(data)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1 << 20
+    with allocating(1 << 20):
+        header = read_header(data)
     assert header == read_header(plain)
     assert np.array_equal(decode_pixels(data), decode_pixels(plain))
 
@@ -166,11 +163,9 @@ def test_exif_of_an_avif_is_not_parsed():
     avif = as_file(stored(), "AVIF", exif=keep.tobytes())
     at = avif.index(b"MM\0*", avif.index(b"mdat"))
     data = avif[:at] + large[6:] + avif[at + len(large) - 6 :]
-    tracemalloc.start()
-    assert read_header(data).orientation == 1
-    decode(data)
-    assert tracemalloc.get_traced_memory()[1] < 4 << 20
-    tracemalloc.stop()
+    with allocating(4 << 20):
+        assert read_header(data).orientation == 1
+        decode(data)
     with Image.open(io.BytesIO(cut_metadata(data, "avif"))) as image:
         assert "exif" not in image.info
     six = avif[:at] + block([SIX])[6:] + avif[at + len(block([SIX])) - 6 :]

@@ -3,7 +3,6 @@
 import json
 import pickle
 import struct
-import time
 import zipfile
 
 import pytest
@@ -225,7 +224,5 @@ def test_an_old_file_costs_no_quadratic_time_and_few_seconds(tmp_path, old, new,
     path = tmp_path / "weights.pt"
     torch.save({"a": torch.ones(1)}, path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(old, new))
-    started = time.process_time()
-    with pytest.raises(ConfigError, match=message):
+    with bounded(10), pytest.raises(ConfigError, match=message):  # minutes in torch.load
         read_state_dict(path)
-    assert time.process_time() - started < 10  # minutes in torch.load
