@@ -17,6 +17,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from dataops.errors import ConfigError, ServiceError
+from dataops.formatting import format_quantity
 from dataops.messages.waiting import waiting
 from dataops.store import FolderStore, Store
 from plugins.ray.cluster import PROBE_SECONDS, ClusterCapacity, RayCluster, is_listening, missing_ray
@@ -169,7 +170,8 @@ def ray_pool(cluster: RayCluster, store: Store) -> Iterator[RayPool]:
     except BaseException:
         process.kill()
         raise
-    logger.info("Ray at %s: %d machines, %d parts at a time", capacity.head, len(capacity.machines), capacity.slots)
+    machines, parts = format_quantity(len(capacity.machines), "machine"), format_quantity(capacity.slots, "part")
+    logger.info("Ray at %s: %s, %s at a time", capacity.head, machines, parts)
     pool = RayPool(process, ours, capacity)
     try:
         yield pool
