@@ -70,3 +70,12 @@ def read_text(path: str | os.PathLike[str], encoding: str = "utf-8", errors: str
             line = error.object.count(b"\n", 0, error.start) + 1
             error.reason += f" in line {line}; save the file in UTF-8"
             raise
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Wait until a file is on disk, or the names in a folder are: a new one then survives a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

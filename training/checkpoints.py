@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dataops.digest import canonical_json, file_sha256
-from dataops.regular_files import read_text
+from dataops.regular_files import read_text, sync
 from training import distributed
 from training.checkpoint_files import MANIFEST, STATE, find_needed, name_tensor_file, step_of
-from training.model.checkpoint import save_tensors, sync, write_atomically
+from training.model.checkpoint import save_tensors, write_atomically
 from training.sharding import WHOLE, Part, find_part, is_sharded, local_part, rows_of_part
 
 # Find the newest valid checkpoint of a job, and load it into a model and its optimizer --------------------------------

@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,12 +21,12 @@ from dataops.errors import ConfigError, StorageError
 from dataops.home import home, private_folder
 from dataops.regular_files import check_regular
 from dataops.storage.base import storage_errors
+from dataops.storage.folder import TEMPORARY, reserve
 
 DEFAULT_BYTES = 50 << 30
 KEEP_SECONDS = 3600.0
 TRIMMED_SHARE = 0.01
 """Share of the limit that a process adds between two trims, each of which lists all copies."""
-_TEMPORARY = ".tmp-"
 _LOCK = ".lock"
 
 
@@ -107,10 +106,7 @@ class Cache:
 
     def _add(self, path: Path, version: Version, fetch: Callable[[Path], object]) -> None:
         private_folder(self.root)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = reserve(path)
         try:
             fetch(temporary)
             self._added += temporary.stat().st_size
@@ -130,7 +126,7 @@ class Cache:
             files = [found for path in self.root.rglob("*") if (found := _used(path))]
             total = sum(size for _, size, _ in files)
             for used, size, path in sorted(files):
-                half = path.name.startswith(_TEMPORARY)
+                half = path.name.startswith(TEMPORARY)
                 if now - used >= KEEP_SECONDS and (half or total > self.limit):  # of the halves the writers were killed
                     path.unlink(missing_ok=True)
                     total -= size
@@ -157,6 +153,6 @@ def _used(path: Path) -> tuple[float, int, Path] | None:
         return None
     if not stat.S_ISREG(found.st_mode) or path.name == _LOCK:
         return None
-    if path.name.startswith(_TEMPORARY):  # its time is that of the last write, and then the object's
+    if path.name.startswith(TEMPORARY):  # its time is that of the last write, and then the object's
         return max(found.st_atime, found.st_mtime), found.st_size, path
     return found.st_atime, found.st_size, path

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from dataops.errors import ConfigError, StorageError
-from dataops.regular_files import NotRegularFileError, check_regular, open_regular, read_bytes
+from dataops.regular_files import NotRegularFileError, check_regular, open_regular, read_bytes, sync
 from dataops.storage.base import Entry, ReadInto, Store, check_name, storage_errors
 
 T = TypeVar("T")
@@ -161,12 +161,12 @@ class FolderStore(Store):
         origin, destination = self._path(source), self._path(target)
         with storage_errors(f"cannot copy {source} to {target} in {self.root}", self.root):
             check_regular(origin)
-            temporary = _reserve(destination)
+            temporary = reserve(destination)
             try:
                 temporary.unlink()
                 os.link(origin, temporary)
                 temporary.replace(destination)
-                _to_disk(destination.parent)
+                sync(destination.parent)
             except OSError:  # a file system without hard links
                 self.put(target, origin)
             finally:
@@ -279,7 +279,7 @@ def _write(target: Path, data: Data, give_name: Callable[[Path], T], synced: boo
             with _temporary(target, data, synced) as temporary:
                 result = give_name(temporary)
                 if synced:
-                    _to_disk(target.parent)
+                    sync(target.parent)
                 return result
         except FileNotFoundError:  # another process cleared or swept the folder at this moment
             if not attempts_left or (isinstance(data, Path) and not data.exists()):
@@ -290,7 +290,7 @@ def _write(target: Path, data: Data, give_name: Callable[[Path], T], synced: boo
 @contextmanager
 def _temporary(target: Path, data: Data, synced: bool) -> Iterator[Path]:
     """Write the data to a file beside `target`. It is deleted at the end unless it was renamed."""
-    temporary = _reserve(target)
+    temporary = reserve(target)
     try:
         with temporary.open("wb") as out:
             if isinstance(data, Path):
@@ -337,7 +337,7 @@ def _set_direct(descriptor: int, *, on: bool) -> bool:
     return on and bool(_DIRECT)
 
 
-def _reserve(target: Path) -> Path:
+def reserve(target: Path) -> Path:
     """Create an empty file with a new temporary name beside `target`."""
     _make_folder(target.parent)
     handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
@@ -349,13 +349,4 @@ def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _to_disk(folder.parent)
-
-
-def _to_disk(folder: Path) -> None:
-    """Sync the folder, so that a new name in it survives a power loss."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(folder.parent)

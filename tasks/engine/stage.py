@@ -30,6 +30,7 @@ from dataops.snapshot import (
     Record,
     content_digest,
     find_manifest,
+    load_manifest,
     snapshot_key,
 )
 from dataops.store import Store
@@ -208,11 +209,13 @@ def _make(planned: Plan[Any], held: HeldLease) -> Manifest:
     if held.lease.generation > 1:  # only this run writes here now: what is half written is of killed runs
         context.store.sweep(f"{draft.stage}/{draft.key}")
     stage, code = planned.stage, code_version()
-    upstream = {manifest.stage: manifest for manifest in planned.upstream}
-    more = planned.inputs, planned.upstream, planned.older
-    made = stage.make(Work(planned.config, planned.seed, upstream, draft, context, *more))
+    # A takedown may have rewritten a snapshot, under its key and digest, since an earlier attempt.
+    upstream = tuple(load_manifest(context.store, one.stage, one.key) or one for one in planned.upstream)
+    inputs = {manifest.stage: manifest for manifest in upstream}
+    more = planned.inputs, upstream, planned.older
+    made = stage.make(Work(planned.config, planned.seed, inputs, draft, context, *more))
     if stage.conserves_rows:
-        check_conservation(stage.name, made, planned.upstream)
+        check_conservation(stage.name, made, upstream)
     manifest = Manifest(
         schema_version=2 if any(part.home for part in made.parts) else 1,
         stage=stage.name,

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dataops.errors import ConfigError, ContractError
-from dataops.regular_files import read_text
+from dataops.regular_files import read_text, sync
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.pretrained_tokenizer import load_tower_tokenizer
@@ -33,15 +33,6 @@ def write_atomically(path: Path, text: str) -> None:
     part.write_text(text, "utf-8")
     sync(part)
     part.replace(path)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

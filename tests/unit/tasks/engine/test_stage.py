@@ -198,6 +198,16 @@ def test_make_raises_when_uids_are_swapped_and_counts_agree(context, tmp_path):
         make(plan(Stage("curate", 1, swap), SquareConfig(), 0, [upstream]), context)
 
 
+def test_an_attempt_reads_what_a_takedown_has_rewritten_since_the_one_before(context, tmp_path):
+    upstream = make(plan(SQUARES, SquareConfig(log=str(tmp_path / "log")), 0, []), context)
+    planned = plan(
+        Stage("curate", 1, lambda work: StageOutput([], work.inputs["filter"].counts)), SquareConfig(), 0, [upstream]
+    )
+    after = upstream.model_copy(update={"parts": [], "counts": Counts(input=4, kept=3, dropped={"takedown": 1})})
+    Draft(context.store, upstream.stage, upstream.key).replace(after)
+    assert make(planned, context).counts == after.counts
+
+
 def test_make_repeats_only_missing_parts_after_a_full_disk(tmp_path):
     disk, log = tmp_path / "disk", tmp_path / "log"
     disk.mkdir()
