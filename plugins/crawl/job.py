@@ -33,7 +33,7 @@ from plugins.crawl.politeness import (
     PoliteScheduler,
     RobotsMiddleware,
 )
-from plugins.crawl.source import INDEX, PAGES, ROBOTS, SUMMARY_NAME, SiteSource
+from plugins.crawl.source import FREE_SPACE, INDEX, PAGES, ROBOTS, SUMMARY_NAME, SiteSource
 from plugins.crawl.spider import SiteSpider
 from tasks.web.connection import MAX_HEADER_BYTES
 
@@ -158,11 +158,11 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"another process crawls in {folder}; wait until it ends\n")
         return 75
     except OSError as error:
-        sys.stderr.write(f"cannot write in {folder}: {error}; free disk space\n")
+        sys.stderr.write(f"cannot write in {folder}: {error}; {FREE_SPACE}\n")
         return 75
     except sqlite3.Error as error:
         file, busy = folder / "frontier.sqlite", error.sqlite_errorname.startswith(_MAY_HEAL)
-        remedy = "free disk space, or end what else uses it" if busy else f"delete {folder}, and the crawl starts again"
+        remedy = f"{FREE_SPACE}, or end what else uses it" if busy else f"delete {folder}, and the crawl starts again"
         sys.stderr.write(f"{file} cannot be used: {error}; {remedy}\n")
         return 75 if busy else 2
 

@@ -22,7 +22,7 @@ from dataops import plugins
 from dataops.archives.warc import Damage, read_pages
 from dataops.config import SCHEDULED
 from dataops.digest import canonical_json, text_sha256
-from dataops.errors import SourceError, StorageError, UnusableSource
+from dataops.errors import JobFailed, SourceError, StorageError, UnusableSource
 from dataops.facts import CrawlFacts, SourceFacts
 from dataops.formatting import format_counts
 from dataops.reasons import Reason
@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 SUMMARY_NAME = "crawl.json"
 PAGES, ROBOTS, INDEX = "pages-", "robots.warc.gz", "crawl.parquet"
 """What the evidence parts hold; see `SiteSource.part_name`."""
+FREE_SPACE = "free disk space"
+"""Remedy in the last lines of a crawl whose disk is full: only a rerun may succeed, no retry."""
 PROGRESS = "progress: "
 """Prefix of the lines in which the crawl's process reports how far it is."""
 
@@ -236,7 +238,12 @@ delay = 1.0                    # minimum seconds between two requests to a host
             plugins.require(("scrapy", "warcio"), "crawl", 'source.kind = "site"')
             open_signer(self)  # an unusable key file ends the stage here, with its remedy
             job = {"site": self.model_dump(mode="json"), "folder": str(folder.resolve())}
-            run_job("plugins.crawl.job", job, folder, on_line=follow)
+            try:
+                run_job("plugins.crawl.job", job, folder, on_line=follow)
+            except JobFailed as error:
+                if FREE_SPACE not in str(error):
+                    raise
+                raise StorageError(str(error), retryable=False) from error
         facts = CrawlFacts.model_validate_json((folder / "out" / SUMMARY_NAME).read_text("utf-8"))
         outcomes = format_counts(facts.outcomes.items())
         if not facts.outcomes.get("archived"):

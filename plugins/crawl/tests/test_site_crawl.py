@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from statistics import fmean
 import pytest
 from warcio.archiveiterator import ArchiveIterator
 
+from dataops.errors import StorageError
 from dataops.snapshot import Manifest, read_parts, read_table
 from dataops.store import FolderStore
 from plugins.crawl.source import SiteSource
@@ -206,6 +208,14 @@ def test_crawl_on_a_full_disk_ends_and_resumes_and_a_damaged_frontier_is_named(t
         (tmp_path / "job.json").write_text(json.dumps(job))
         full = run_python(code, tmp_path / "job.json", 60_000, exit_code=75)
         run_python(code, tmp_path / "job.json", 1_000_000)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+        try:
+            with pytest.raises(StorageError, match="free disk space") as caught:
+                crawl(site, tmp_path / "run")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not caught.value.retryable, "a stage is not retried"
     assert "free disk space" in full.stderr
     assert json.loads((tmp_path / "out" / "crawl.json").read_text())["outcomes"] == {"archived": 10}
     (tmp_path / "frontier.sqlite").write_bytes(b"no database" * 1000)
