@@ -262,6 +262,8 @@ def init(
     asks = sys.stdin.isatty() and not yes and not json
     if contact is not None and not _CONTACT.fullmatch(contact):
         raise ConfigError(f"--contact {contact!r}: is no URL of a page (https://...) and no mailto: address")
+    if data is not None and not data.strip():
+        raise ConfigError("--data is empty; name the folder, files or URL of your data, or leave it out")
     folder, kind, data = _find_data(folder, kind, data)
     if kind is None:
         if not asks:

@@ -89,6 +89,7 @@ def test_three_questions_are_asked_on_a_terminal(monkeypatch, capsys):
     ("kind", "options", "error"),
     [
         (None, {}, "--from is not set; add"),
+        (None, {"data": ""}, "--data is empty; name the folder"),
         (None, {"data": "nowhere"}, "--from is not set, and 'nowhere' is no folder; add"),
         ("site", {"yes": False}, "no terminal to ask on"),
         ("common-crawl", {"data": "CC MAIN"}, "source.crawl: ..CC MAIN..: .CC MAIN. is no crawl id"),
