@@ -41,7 +41,8 @@ def check_run(config: ChecksConfig, record: RunRecord, manifests: Mapping[str, M
 
 
 def find_last_version(record: RunRecord, dataset: str, store: Store) -> LastVersion | None:
-    """Return the dataset of the newest earlier run of the same name that has another dataset, which no check blocked.
+    """Return the dataset of the newest earlier run of the same name that has another dataset, which no check blocked
+    and which did not fail before its checks.
 
     Args:
         dataset: key of the dataset of `record`.
@@ -53,7 +54,7 @@ def find_last_version(record: RunRecord, dataset: str, store: Store) -> LastVers
         except ConfigError:  # `pairmill runs` reports it
             continue
         is_earlier = (one.created_at, one.run_id) < (record.created_at, record.run_id)
-        is_blocked = one.checks is not None and one.checks.is_blocked
+        is_blocked = one.checks.is_blocked if one.checks else one.state == "failed"
         if one.name != record.name or not is_earlier or is_blocked or one.key_of("pack") in (None, dataset):
             continue
         if "pack" in (manifests := _load_manifests(one, store)):

@@ -289,13 +289,17 @@ def _show_checks(report: CheckReport | None, out: Output) -> None:
 
 def _show_unreadable_sources(manifests: Sequence[Manifest], out: Output) -> None:
     """Print the source files that could not be read, and how many records of the others could not be used."""
-    facts = next((ExtractFacts.of(m) for m in manifests if m.stage == "extract"), ExtractFacts())
+    extract = next((one for one in manifests if one.stage == "extract"), None)
+    if extract is None:
+        return
+    facts = ExtractFacts.of(extract)
     if failed := facts.failed_files:
         out.print()
         files = format_quantity(facts.files, "file")
         out.write(f"extract left out {len(failed)} of {files} that could not be read:")
         for file, why in first_of(failed, LISTED):
             out.write(f"  {file}: {why}")
+        _print_rest(len(failed), "files", extract, out)
     if damages := facts.damages:
         counts = format_counts(Counter(damages).most_common())
         out.print()
@@ -363,7 +367,7 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
 
 
 def _print_rest(number: int, kind: str, manifest: Manifest, out: Output) -> None:
-    """Print how many inputs or parts are not listed, and which command lists them."""
+    """Print how many inputs, parts or files are not listed, and which command lists them."""
     if number > LISTED + 1:
         out.message(f"and {number - LISTED:,} more {kind}: `pairmill show {manifest.key} --json` lists all {number:,}")
 

@@ -35,6 +35,7 @@ def test_last_version_is_of_the_newest_earlier_run_with_another_dataset(store):
     blocked = CheckReport(dataset="d" * 16, last=None, last_run=None, results=[BLOCKS])
     save_run(store, 4, "d", checks=blocked)
     save_run(store, 5, "e")
+    save_run(store, 3, "9", state="failed")  # as where pack keeps no row
     now = save_run(store, 6, "e")
     save_run(store, 7, "f")
     store.put("runs/daily-20260101T053000-0000.json", b"{}")

@@ -5,7 +5,7 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
-from flows.commands.show import show_run_or_key, write_stage_page
+from flows.commands.show import show_run, show_run_or_key, write_stage_page
 from flows.dataset_checks import insert_links
 from flows.records import RunRecord, StageRun
 from tasks.checks.check import ChecksConfig, check_dataset
@@ -66,3 +66,13 @@ def test_write_stage_page_of_a_dataset_by_key_or_run(tmp_path, capsys, read_json
     snapshot(store, "pack", "0" * 16)
     with pytest.raises(ConfigError, match="earlier version"):
         write_stage_page("0" * 16, home, store.uri, page)
+
+
+def test_show_states_how_many_unreadable_files_it_does_not_list(tmp_path, capsys):
+    store, key = FolderStore(tmp_path), "e" * 16
+    facts = {"files": 30, "failed_files": [(f"{number}.gz", "damaged") for number in range(25)]}
+    Draft(store, "extract", key).commit(build_manifest("extract", key=key, facts=facts))
+    record = RunRecord(run_id="a", name="n", created_at="2026-01-01T00:00:00+00:00", config={})
+    record.set_stage(StageRun(stage="extract", key=key, state="Completed"))
+    show_run(record, store)
+    assert f"and 5 more files: `pairmill show {key} --json` lists all 25" in capsys.readouterr().out
