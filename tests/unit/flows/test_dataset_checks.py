@@ -40,9 +40,11 @@ def test_last_version_is_of_the_newest_earlier_run_with_another_dataset(store):
     save_run(store, 7, "f")
     store.put("runs/daily-20260101T053000-0000.json", b"{}")
     found = find_last_version(now, "e" * 16, store)
+    assert found is not None
     assert (found.run_id, found.manifests["pack"].key) == (second.run_id, "b" * 16)
     store.delete_tree(f"pack/{'b' * 16}")
     found = find_last_version(now, "e" * 16, store)
+    assert found is not None
     assert found.manifests["pack"].key == "a" * 16
 
 

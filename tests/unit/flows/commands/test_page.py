@@ -52,7 +52,7 @@ def test_write_stage_page_of_a_dataset_by_key_or_run(tmp_path, capsys, read_json
     write_stage_page("a", home, store.uri, page)
     assert '<a href="http://127.0.0.1:5/#/m">Model models:/&lt;m&gt;/1</a>' in page.read_text("utf-8")
     assert "javascript" not in page.read_text("utf-8")
-    record.checks = check_dataset(ChecksConfig(min_rows=1000), manifests)
+    record.checks = check_dataset(ChecksConfig.model_validate({"min_rows": 1000}), manifests)
     record.save(store)
     for name in (manifests["pack"].key, "a"):
         write_stage_page(name, home, store.uri, page)
