@@ -121,6 +121,7 @@ def test_rows_and_images_that_do_not_match_are_an_error(tmp_path):
         (source, r"00000\.tar is damaged: its sha256"),
         (changed, "found None where 000000002.jpg"),
     ):
+        store.put(manifest.path("manifest.json"), manifest.encode())
         with pytest.raises(CorruptPart, match=message):
             make(plan(CURATE, CurateConfig(), 0, [manifest]), inline_context(store, tmp_path))
 
