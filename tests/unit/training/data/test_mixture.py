@@ -77,10 +77,7 @@ def test_order_is_that_of_lists_for_any_number_of_ranks(data, sizes, seed, is_sa
     sampling = Sampling(chances, numbers.integers(0, 2**64, sum(sizes), np.uint64)) if is_sampled else None
     parts = components(sizes, weights, sampling)
     plan = plan_of(parts, 3, data.draw(st.integers(2, 30)), seed)
-    mixture = Mixture(seed, parts)
-    total = sum(mixture.quotas)
-    assert is_sampled or total == sum(sizes), "an epoch has as many samples as the datasets"
-    assert all(abs(n - total * w / sum(weights)) < 1 for n, w in zip(mixture.quotas, weights, strict=True))
+    mixture = plan.mixture
     expected = order_slowly(parts, mixture.quotas, seed, 3)
     epochs = [[], [], []]
     ranks = data.draw(st.integers(1, 3))
@@ -92,6 +89,30 @@ def test_order_is_that_of_lists_for_any_number_of_ranks(data, sizes, seed, is_sa
         assert np.concatenate(shares).tolist() == indices.tolist(), "a batch needs no earlier one, and no other rank"
     assert [[index % plan.samples for index in epoch] for epoch in epochs] == expected
     assert all(len(set(epoch)) == len(epoch) for epoch in epochs), "a repeated sample has another index"
+
+
+@settings(max_examples=30)
+@given(data=st.data(), sizes=SIZES, epochs=st.integers(1, 4), batch_size=st.integers(2, 20))
+def test_each_epoch_and_batch_has_the_shares_and_each_sample_is_seen_equally_often(data, sizes, epochs, batch_size):
+    weights = [data.draw(WEIGHTS) for _ in sizes]
+    plan = plan_of(components(sizes, weights), epochs, batch_size)
+    exact = [sum(sizes) * weight / sum(weights) for weight in weights]
+    dataset_of = np.repeat(np.arange(len(sizes)), sizes)
+    seen = np.zeros(sum(sizes), np.int64)
+    counts = np.zeros((epochs, len(sizes)), np.int64)
+    for step in range(1, plan.total_steps + 1):
+        epoch, indices = plan.batch(step, 0, 1)
+        samples = indices % plan.samples
+        np.add.at(seen, samples, 1)
+        of_batch = np.bincount(dataset_of[samples], minlength=len(sizes))
+        counts[epoch] += of_batch
+        for count, share in zip(of_batch, exact, strict=True):
+            assert abs(count - len(indices) * share / sum(sizes)) < len(sizes) + 1
+        for first, size in zip(np.cumsum([0, *sizes])[:-1], sizes, strict=True):
+            assert np.ptp(seen[first : first + size]) <= 1, "at every step"
+    assert (counts == counts[0]).all()
+    assert counts[0].sum() == sum(sizes), "an epoch has as many samples as the datasets"
+    assert all(abs(count - share) < 1 for count, share in zip(counts[0].tolist(), exact, strict=True))
 
 
 def test_shares_of_more_positions_than_64_bits_can_multiply():
@@ -115,8 +136,7 @@ def test_windows_of_each_dataset_are_requested_in_time():
         Component(35, 17, Fraction(1), None, Windows(sizes[1], 1, 5, 35)),
     ]
     config = TrainConfig(epochs=3, batch_size=6)
-    mixture, windows = Mixture(4, parts), Windows(np.concatenate(sizes), 2)
-    plan = Plan(52, config, 4, None, windows, mixture=mixture)
+    plan = Plan(52, config, 4, None, Windows(np.concatenate(sizes), 2), mixture=Mixture(4, parts))
     seen = np.zeros(52, np.int64)
     for step in range(1, plan.total_steps + 1):
         ahead, epoch_end = plan.shards_after(step), min(plan.total_steps, step + 8)
@@ -126,6 +146,6 @@ def test_windows_of_each_dataset_are_requested_in_time():
         np.add.at(seen, plan.batch(step, 0, 1)[1] % 52, 1)
     for first, size in ((0, 35), (35, 17)):
         assert np.ptp(seen[first : first + size]) <= 1
-    firsts = list(chain.from_iterable(mixture.streams[1].take(at, at + 1)[0] for at in range(17)))
-    shards = windows.find_shards(np.array(firsts)).tolist()
+    firsts = list(chain.from_iterable(plan.mixture.streams[1].take(at, at + 1)[0] for at in range(17)))
+    shards = plan.windows.find_shards(np.array(firsts)).tolist()
     assert list(dict.fromkeys(shards)) == [shard for shard, _ in groupby(shards)], "in windows"

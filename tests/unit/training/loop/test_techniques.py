@@ -1,9 +1,12 @@
 """Techniques beyond plain CLIP: locked tower, recomputation, patch dropout, gradient cache."""
 
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from tests import rounding
 from tests.trainings import VIT, run_training
@@ -59,6 +62,49 @@ def test_grad_cache_has_the_gradient_of_the_whole_batch(settings, rows):
         rounding.assert_close(parts[name], gradient, additions, name=name)
 
 
+class Batches(list[tuple[Tensor, Tensor]]):
+    """Batches as open_clip's loop reads them."""
+
+    num_batches, num_samples, sampler = 3, 6, None
+
+    def set_epoch(self, epoch):
+        """Shuffle nothing."""
+
+    @property
+    def dataloader(self):
+        return self
+
+
+@pytest.mark.filterwarnings("ignore")  # of open_clip's imports
+def test_grad_cache_is_the_accumulation_of_open_clip():
+    """Its own loop passes each of three chunks; it adds the gradient of the temperature three times, we once."""
+    open_clip = pytest.importorskip("open_clip")
+    from open_clip_train.train import train_one_epoch  # needs open_clip
+
+    torch.manual_seed(0)
+    peer = open_clip.model.CLIP(
+        **{name: VIT_4[name] for name in ("embed_dim", "vision_cfg", "text_cfg")}, output_dict=True
+    )
+    model = model_of(PLAIN).train()
+    model.load_state_dict(peer.state_dict(), strict=True)
+    generator = torch.Generator().manual_seed(1)
+    images, tokens = torch.randn(6, 3, 32, 32, generator=generator), torch.zeros(6, 16, dtype=torch.int64)
+    tokens[:, :7] = torch.randint(1, 299, (6, 7), generator=generator)
+    tokens[:, 6] = 299
+    backward(model, images, pack_chunks(tokens, 2), PLAIN.model_copy(update={"grad_cache": 2}))
+
+    options = {"device": "cpu", "precision": "fp32", "accum_freq": 3, "batch_size": 2, "world_size": 1, "rank": 0}
+    options |= dict.fromkeys(("distill", "horovod", "wandb", "distributed", "local_loss", "grad_clip_norm"))
+    args = Namespace(**options, local_rank=0, skip_scheduler=True, log_local=False, log_every_n_steps=9)
+    still = torch.optim.SGD(peer.parameters(), lr=0.0)
+    batches = Batches(zip(images.split(2), tokens.split(2), strict=True))
+    train_one_epoch(peer, {"train": batches}, open_clip.ClipLoss(), 0, still, None, None, None, args)
+    for name, parameter in peer.named_parameters():
+        gradient = model.get_parameter(name).grad
+        expected = parameter.grad / (3 if name == "logit_scale" else 1)
+        rounding.assert_close(gradient, expected, rounding.count_additions(peer, rows=6 * 17), name=name)
+
+
 @pytest.mark.parametrize(("pairs", "by_chunks"), [([7, 4], True), ([4, 7], True), ([4, 4], False)])
 def test_all_ranks_use_the_gradient_cache_or_none(monkeypatch, pairs, by_chunks):
     """A rank whose own share fits must join the others, which would wait for it in another exchange."""
@@ -96,19 +142,16 @@ def test_grad_checkpointing_keeps_fewer_bytes():
 
 def test_patches_are_drawn_anew_for_each_sample_and_epoch_and_all_seen_at_the_end():
     config, dimensions = TrainConfig(patch_dropout=0.5, unmasked_tail=0.1), ModelConfig.model_validate(VIT_4)
-
-    def draw(epoch, samples, progress):
-        kept = draw_kept_patches(config, dimensions, 0, epoch, samples, progress)
-        assert kept is not None
-        return kept
-
-    first = draw(0, np.arange(50), 0.9)
+    first = draw_kept_patches(config, dimensions, 0, 0, np.arange(50), 0.9)
     assert first.shape == (50, 8)
     assert (first.diff(dim=1) > 0).all()
     assert set(first.flatten().tolist()) == set(range(16))
-    assert first[31:32].equal(draw(0, np.array([31]), 0.1))
-    assert not first.equal(draw(1, np.arange(50), 0.1))
-    assert draw(0, np.arange(50), 0.91).equal(torch.arange(16).expand(50, -1))
+    alone = draw_kept_patches(config, dimensions, 0, 0, np.array([31]), 0.1)
+    assert first[31:32].equal(alone)
+    other = draw_kept_patches(config, dimensions, 0, 1, np.arange(50), 0.1)
+    assert not first.equal(other)
+    every = draw_kept_patches(config, dimensions, 0, 0, np.arange(50), 0.91)
+    assert every.equal(torch.arange(16).expand(50, -1))
     assert draw_kept_patches(PLAIN, dimensions, 0, 0, np.arange(50), 0.0) is None
 
 

@@ -1,11 +1,13 @@
-"""Position embeddings of another size against open_clip's, and a training that continues at another size."""
+"""Position embeddings of another size against open_clip's and Pillow's, and a training that continues at another size."""
 
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.oracles import open_clip
@@ -24,13 +26,17 @@ def random_positions(length, width):
 
 @pytest.mark.parametrize(("before", "after"), [(7, 14), (16, 24), (14, 7), (3, 5)])
 @pytest.mark.parametrize("name", ["visual.positional_embedding", "visual.attnpool.positional_embedding"])
-def test_image_positions_are_resized_as_by_open_clip(name, before, after):
+def test_image_positions_are_resized_as_by_open_clip_and_pillow(name, before, after):
     found, expected = random_positions(before**2 + 1, 6), torch.empty(after**2 + 1, 6)
     resized = fit_positions({name: found}, {name: expected})[name]
     assert resized[0].equal(found[0]), "the class token has no place"
     theirs = {"visual.positional_embedding": found}
     open_clip().model.resize_pos_embed(theirs, SimpleNamespace(visual=SimpleNamespace(grid_size=(after, after))))
     assert resized.equal(theirs["visual.positional_embedding"])
+    for channel in range(6):
+        grid = Image.fromarray(found[1:, channel].view(before, before).numpy())
+        oracle = np.asarray(grid.resize((after, after), Image.Resampling.BICUBIC))
+        np.testing.assert_allclose(resized[1:, channel].view(after, after), oracle, atol=1e-5)
 
 
 def test_text_positions_are_cut_or_interpolated_as_by_open_clip():
