@@ -20,6 +20,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from scrapy.crawler import AsyncCrawlerProcess
 
+from dataops.errors import DISK_FULL
 from dataops.parquet import open_writer
 from dataops.process import exit_with_parent
 from plugins.crawl.archive import write_sorted
@@ -41,8 +42,11 @@ logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 10
 """Time to wait for another process to leave the folder, in seconds."""
-_MAY_HEAL = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN")
-"""Beginnings of the names of SQLite's errors for which a rerun may succeed."""
+_REMEDIES = {
+    ("SQLITE_FULL", "SQLITE_IOERR"): FREE_SPACE,
+    ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN"): "end what else uses it, or make room on its disk",
+}
+"""Remedies by the beginnings of the names of SQLite's errors for which a rerun may succeed."""
 _INDEX = pa.schema(
     [
         ("url", pa.string()),
@@ -158,13 +162,15 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"another process crawls in {folder}; wait until it ends\n")
         return 75
     except OSError as error:
-        sys.stderr.write(f"cannot write in {folder}: {error}; {FREE_SPACE}\n")
+        remedy = FREE_SPACE if error.errno in DISK_FULL else "see that its disk works and this user may write there"
+        sys.stderr.write(f"cannot write in {folder}: {error}; {remedy}\n")
         return 75
     except sqlite3.Error as error:
-        file, busy = folder / "frontier.sqlite", error.sqlite_errorname.startswith(_MAY_HEAL)
-        remedy = f"{FREE_SPACE}, or end what else uses it" if busy else f"delete {folder}, and the crawl starts again"
+        file, name = folder / "frontier.sqlite", error.sqlite_errorname
+        found = next((remedy for names, remedy in _REMEDIES.items() if name.startswith(names)), None)
+        remedy = found or f"delete {folder}, and the crawl starts again"
         sys.stderr.write(f"{file} cannot be used: {error}; {remedy}\n")
-        return 75 if busy else 2
+        return 75 if found else 2
 
 
 if __name__ == "__main__":
