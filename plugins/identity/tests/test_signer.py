@@ -1,4 +1,4 @@
-"""Signatures of requests: the vectors of the draft, and a verifier that shares no code with the signer."""
+"""Signatures of requests: the vectors of RFC 9421 and of the draft, and a verifier that shares no code with the signer."""
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -21,6 +21,19 @@ MC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF
 KEY = load_pem_private_key(PEM, None)
 AGENT = "https://signature-agent.test"
 CREATED, EXPIRES = datetime.fromtimestamp(1735689600, UTC), datetime.fromtimestamp(4889289600, UTC)
+
+
+def test_signature_is_that_of_rfc_9421_appendix_b_2_6():
+    headers = {"Date": "Tue, 20 Apr 2021 02:07:55 GMT", "Content-Type": "application/json", "Content-Length": "18"}
+    request = SimpleNamespace(method="POST", url="https://example.com/foo?param=Value&Pet=dog", headers=headers)
+    components = ("date", "@method", "@path", "@authority", "content-type", "content-length")
+    created = datetime.fromtimestamp(1618884473, UTC)
+    signed = sign_message(KEY, "test-key-ed25519", request, components, "sig-b26", created=created, include_alg=False)
+    assert signed == {
+        "Signature-Input": 'sig-b26=("date" "@method" "@path" "@authority" "content-type" "content-length")'
+        ';created=1618884473;keyid="test-key-ed25519"',
+        "Signature": "sig-b26=:wqcAqbmYJ2ji2glfAMaRy4gruYYnx2nEFN2HN6jrnDnQCK1u02Gb04v9EDgwUPiu4A0w6vuQv5lIp5WPpBKRCw==:",
+    }
 
 
 @pytest.mark.parametrize(
