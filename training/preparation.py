@@ -97,7 +97,8 @@ def prepare_index(job: Job) -> SampleIndex:
         (lambda: prepare([*shared, folder / f"index-{_host()}"])) if is_other_machine else None
     )
     files.close()
-    name, fingerprint = distributed.gather_objects(first or own)[distributed.rank() - distributed.local_rank()]
+    of_machine = distributed.rank() - distributed.local_rank()
+    name, fingerprint = distributed.gather_objects(first or own)[of_machine]
     index = open_index(folder / name, fingerprint)
     if index is None:
         raise ContractError(f"the index of the samples in {folder / name} changed while the job started")
