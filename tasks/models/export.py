@@ -1,6 +1,7 @@
 """Export a trained model to another tool's format; training.export writes the files in a subprocess.
 
-The files are written to the job's folder and copied when all are complete; a failed export leaves nothing but its log.
+The files are written to the job's folder and copied when all are complete; a failed export leaves nothing but its log, and
+a killed one no half-written file under its own name.
 """
 
 import json
@@ -19,6 +20,9 @@ from training.exporter import find_exporter
 from training.model_config import MODEL_FILES, ModelConfig
 
 logger = logging.getLogger(__name__)
+
+PART = ".pairmill-part"
+"""Folder of unfinished files in the output. One that is there is of a killed export, which the next one completes."""
 
 
 def export_model(folder: Path, form: str, out: Path, home: Path, documents: Mapping[str, str]) -> list[Path]:
@@ -42,18 +46,19 @@ def export_model(folder: Path, form: str, out: Path, home: Path, documents: Mapp
     work = home / "jobs" / f"export-{text_sha256(canonical_json([model, form, final]))[:16]}"
     shutil.rmtree(work, ignore_errors=True)
     job = {"model": model, "format": form, "output": str(work / "made"), "final": final}
-    run_job("training.export", job, work, on_line=lambda line: logger.info("%s", line))
-    out.mkdir(parents=True, exist_ok=True)
-    made = sorted((work / "made").iterdir())
+    run_job("training.export", job, work, on_line=logger.info)
+    part = out / PART
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     try:
-        for file in made:
-            shutil.copyfile(file, out / file.name)  # with the mode of a new file: safetensors writes with 0600
+        for file in (work / "made").iterdir():
+            shutil.copyfile(file, part / file.name)  # with the mode of a new file: safetensors writes with 0600
         for name, text in documents.items():
-            (out / name).write_text(text, "utf-8")
-    except BaseException:
-        for name in (*(file.name for file in made), *documents):  # else the next export finds the folder filled
-            (out / name).unlink(missing_ok=True)
-        raise
+            (part / name).write_text(text, "utf-8")
+        for file in part.iterdir():
+            file.replace(out / file.name)
+    finally:
+        shutil.rmtree(part)
     shutil.rmtree(work)
     return sorted(out.iterdir())
 
@@ -61,7 +66,7 @@ def export_model(folder: Path, form: str, out: Path, home: Path, documents: Mapp
 def check_target(form: str, out: Path) -> None:
     """Raise a ConfigError if nothing can be exported in this format, or not to this folder."""
     find_exporter(form)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / PART).exists():
         raise ConfigError(f"{out}: is not empty; name a new or empty folder")
 
 

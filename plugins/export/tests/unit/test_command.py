@@ -11,6 +11,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
 from plugins.export.command import export
+from tasks.models.export import PART
 from tasks.register.documents import describe_snapshot
 from tests.manifests import build_manifest
 
@@ -35,6 +36,9 @@ def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(finished_model
         with pytest.raises(OSError, match="No space left"):
             export(str(finished_model), format="open_clip", out=tmp_path / "a")
     assert not [*(tmp_path / "a").iterdir()]
+    (tmp_path / "a" / PART).mkdir()  # of a killed export
+    (tmp_path / "a" / PART / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "a" / "LICENSE").write_text("of the killed one")
     exported = {}
     for name, model in (("a", str(finished_model)), ("b", draft.key)):
         out = tmp_path / name
