@@ -52,6 +52,8 @@ def _write_path(path: str | Path, info: SerializationInfo) -> str:
 
 def resolve_path(path: Any, info: ValidationInfo) -> Any:
     """Return a string or a Path of a config as an absolute one, by the folder in the context of the validation."""
+    if "\0" in str(path):
+        raise ValueError("no path has a NUL character; remove it")
     return type(path)(absolute_path(str(path), (info.context or {}).get("folder")))
 
 
@@ -168,7 +170,7 @@ def problems_of(path: str, check: Callable[[], object]) -> list[str]:
     """Call `check` and return the message of its error as a problem of the field `path`, or nothing."""
     try:
         check()
-    except (ConfigError, ValueError) as error:  # such as a path with a NUL
+    except (ConfigError, ValueError) as error:  # such as a name with a NUL
         return [f"{path}: {error}"]
     return []
 

@@ -5,7 +5,11 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+from dataops.errors import ConfigError
+from dataops.regular_files import read_text
 
 MAX_CHARS = 1 << 20
 """Maximum length of a text, in characters."""
@@ -56,14 +60,24 @@ def parse_toml(text: str) -> dict[str, Any]:
     return values
 
 
-def find_key_lines(text: str) -> dict[str, int]:
-    """Return the line, from 1, of each table and key of a valid TOML document, by dotted path.
+def read_toml(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the values of a TOML file, and its text. Raises: ConfigError."""
+    try:
+        return parse_toml(text := read_text(path)), text
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+
+
+def find_key_lines(text: str) -> dict[str, str]:
+    """Return the line of each table and key of a valid TOML document, such as `line 1`, by dotted path.
 
     A key with a value of several lines has its first line. Of a table that is written in several
     places, the first counts. The elements of an array of tables have their index in their path:
     `rules.0.score`.
     """
-    found: dict[str, int] = {}
+    found: dict[str, str] = {}
     parsed = 0
     table: tuple[str, ...] = ()
     elements: dict[tuple[str, ...], int] = {}
@@ -124,9 +138,9 @@ def _paths(value: object) -> Iterator[tuple[str, ...]]:
             yield from ((str(name), *path) for path in _paths(child))
 
 
-def _add(found: dict[str, int], path: tuple[str, ...], line: int) -> None:
+def _add(found: dict[str, str], path: tuple[str, ...], line: int) -> None:
     for length in range(1, len(path) + 1):
-        found.setdefault(".".join(path[:length]), line)
+        found.setdefault(".".join(path[:length]), f"line {line}")
 
 
 def format_value(value: object) -> str:

@@ -29,20 +29,12 @@ from dataops.home import HOME_NAME, home, project_folder
 from dataops.plugins import extend, find
 from dataops.process import is_utf8
 from dataops.redaction import redact
-from dataops.regular_files import read_text
 from dataops.snapshot import MANIFEST
 from dataops.stages import STAGES
 from dataops.store import open_store
-from dataops.toml_text import find_key_lines, parse_toml
-from flows.config_problems import (
-    describe_problems,
-    find_signer_problems,
-    find_source_problems,
-    find_wrong_types,
-    format_problems,
-    name_sources,
-    validate_rest,
-)
+from dataops.toml_problems import describe_problems, format_problems
+from dataops.toml_text import find_key_lines, parse_toml, read_toml
+from flows.config_problems import find_signer_problems, find_source_problems, name_sources, validate_rest
 from infra.local.services import make_home
 from tasks.checks.check import ChecksConfig
 from tasks.curate.config import CurateConfig
@@ -235,10 +227,9 @@ def config_name(path: Path) -> str:
 
     Raises: ConfigError if it has none.
     """
-    try:
-        return str(parse_toml(read_text(path))["name"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: cannot read its `name`: {type(error).__name__}: {error}") from error
+    if (name := read_toml(path)[0].get("name")) is None:
+        raise ConfigError(f"{path}: name: is required")
+    return str(name)
 
 
 def load_config(
@@ -271,16 +262,11 @@ def read_config(path: Path, settings: Iterable[str] = ()) -> tuple[dict[str, Any
 
     Raises: ConfigError if the file is no TOML, or a setting cannot be applied.
     """
-    try:
-        values = parse_toml(text := read_text(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+    values, text = read_toml(path)
     set_paths = [apply_setting(values, setting) for setting in settings]
 
     def origins() -> dict[str, str]:
-        found = {name: f"line {line}" for name, line in find_key_lines(text).items()}
+        found = find_key_lines(text)
         for key in set_paths:
             tables = [key[:end] for end, letter in enumerate(key) if letter == "."]
             kept = {name: where for name, where in found.items() if not name.startswith(f"{key}.")}
@@ -329,14 +315,13 @@ def validate_values(values: Mapping[str, object], folder: Path | None = None) ->
 
     Returns: the config, or None if it is not valid; and the problems, a line each.
     """
-    config, problems = None, []
+    config, details = None, []
     try:
         config = RunConfig.model_validate(values, context={"folder": folder})
     except ValidationError as error:
-        problems = describe_problems(error.errors(), RunConfig)
-    reported = {problem.partition(": ")[0] for problem in problems}
-    wrong = [line for line in find_wrong_types(values, RunConfig) if line.partition(": ")[0] not in reported]
-    return None if wrong else config, name_sources([*problems, *wrong], values.get("source"))
+        details = error.errors()
+    problems = describe_problems(details, RunConfig, values)
+    return None if problems else config, name_sources(problems, values.get("source"))
 
 
 def secret_problems(values: object, path: str = "") -> list[str]:

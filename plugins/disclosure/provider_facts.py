@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError
 from dataops.config import FrozenModel
 from dataops.errors import ConfigError
 from dataops.formatting import did_you_mean
-from dataops.regular_files import read_text
-from dataops.toml_text import parse_toml
+from dataops.toml_problems import describe_problems
+from dataops.toml_text import read_toml
 from plugins.disclosure.answers import Answer, Answers
 from plugins.disclosure.template import BY_NAME, FIELDS, TemplateField
 
@@ -45,10 +45,7 @@ def read_facts(path: Path | None) -> ProviderFacts:
     """
     if path is None:
         return ProviderFacts()
-    try:
-        table = parse_toml(read_text(path)).get("summary")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the facts in {path}: {error}") from error
+    table = read_toml(path)[0].get("summary")
     if not isinstance(table, dict):
         raise ConfigError(f"{path} has no table [summary]; its keys are fields of the template, such as `provider`")
     return parse_facts(table, str(path))
@@ -59,11 +56,12 @@ def parse_facts(table: Mapping[str, Any], where: str) -> ProviderFacts:
     own = {name: table[name] for name in ("is_sme", "sources") if name in table}
     fields = {name: value for name, value in table.items() if name not in own}
     problems = [problem for name, value in fields.items() if (problem := _find_problem(name, value))]
+    facts, details = ProviderFacts(), []
     try:
         facts = ProviderFacts.model_validate(own)
     except ValidationError as error:
-        problems += [f"summary.{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        facts = ProviderFacts()
+        details = error.errors()
+    problems += [f"summary.{line}" for line in describe_problems(details, ProviderFacts, own)]
     if problems:
         raise ConfigError(f"wrong facts in {where}:\n" + "\n".join(f"  {problem}" for problem in problems))
     return facts.model_copy(update={"fields": fields})

@@ -25,7 +25,8 @@ def read_targets(path: Path) -> list[Target]:
         text = read_text(path, "utf-8-sig")
         lines = list((_csv_lines if path.suffix.lower() == ".csv" else _list_lines)(text))
     except (OSError, ValueError, csv.Error) as error:
-        raise ConfigError(f"{path}: cannot be read as a takedown request: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read as a takedown request: {why}") from error
     targets, problems = list[Target](), list[str]()
     for where, line in lines:
         try:

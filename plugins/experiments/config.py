@@ -11,9 +11,9 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator
 from dataops.config import FrozenModel
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError
+from dataops.toml_problems import describe_problems, format_problems
 from dataops.toml_text import format_value
 from flows.config import RunConfig, load_config, read_config
-from flows.config_problems import describe_problems, format_problems
 from plugins.experiments.forecast import MIN_SCALES
 from training.evaluation.suite import Suite
 
@@ -160,7 +160,7 @@ def _read(path: Path) -> ExperimentFile:
     try:
         return ExperimentFile.model_validate(values)
     except ValidationError as error:
-        problems = describe_problems(error.errors(), ExperimentFile)
+        problems = describe_problems(error.errors(), ExperimentFile, values)
         raise ConfigError(format_problems(str(path), problems, find_origins())) from error
 
 

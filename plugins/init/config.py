@@ -12,11 +12,11 @@ from pydantic import BaseModel
 
 from dataops.config import tables_of
 from dataops.errors import ConfigError, writing
+from dataops.toml_problems import format_problems
 from dataops.toml_text import format_key, format_value
 from flows.commands.options import Json, Settings
 from flows.commands.output import console, print_json
 from flows.config import RunConfig, folder_of, read_config, secret_problems, validate_values
-from flows.config_problems import format_problems
 from plugins.init.schema import config_schema
 from tasks.extract.config import Sources
 

@@ -16,8 +16,8 @@ from dataops.process import count_cores
 from dataops.snapshot import Manifest, find_manifest, read_parts
 from dataops.stages import find_table
 from dataops.store import Store, open_store
+from dataops.toml_problems import format_problems
 from flows.config import RunConfig, apply_setting, validate_values
-from flows.config_problems import format_problems
 from flows.records import RunRecord, list_runs, load_run
 from plugins.trial.sample import take_sample
 from tasks.curate.config import CurateConfig

@@ -53,11 +53,13 @@ def find_model(source: str, home: Path) -> ModelFiles:
         name, path = _fetch_registered(source, home)
     if path.is_file():
         return ModelFiles(name=name, path=path, digest=file_sha256(path))
-    files = sorted(file for file in path.iterdir() if file.suffix in MODEL_SUFFIXES and file.is_file())
+    files = sorted(file for file in path.glob("*") if file.suffix in MODEL_SUFFIXES and file.is_file())
     if all((path / name) in files for name in MODEL_FILES):
         files = [path / name for name in sorted(MODEL_FILES)]  # a model of ours: its other files are never read
     if not files:
-        raise ConfigError(f"model {source!r}: the folder holds no weights ({', '.join(sorted(MODEL_SUFFIXES))})")
+        raise ConfigError(
+            f"model {source!r}: no folder with weights that you may read ({', '.join(sorted(MODEL_SUFFIXES))})"
+        )
     return ModelFiles(name=name, path=path, digest=files_sha256(files))
 
 

@@ -21,15 +21,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from dataops.config import FrozenModel
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError
-from dataops.formatting import find_closest, format_quantity
+from dataops.formatting import find_closest
 from dataops.home import home
-from dataops.regular_files import read_text
-from dataops.toml_text import parse_toml
+from dataops.toml_problems import describe_problems, format_problems
+from dataops.toml_text import find_key_lines, read_toml
 from training.evaluation.task import PROMPTS, Name, Task
 
 Precision = Literal["fp32", "bf16", "bf16_texts"]
@@ -45,21 +45,20 @@ class Absent(FrozenModel):
     reason: str
 
 
+class SuiteFile(FrozenModel):
+    """The file of a suite."""
+
+    name: Name
+    task: tuple[Task, ...] = ()
+
+
 class Suite(FrozenModel):
     """Tasks to evaluate a model on. A job file of `training.evaluate` holds `model_dump(mode="json")`."""
 
     name: Name
-    tasks: tuple[Task, ...] = Field(min_length=1)
+    tasks: tuple[Task, ...]
     absent: tuple[Absent, ...] = ()
     """The suite's other tasks, whose data is missing."""
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> "Suite":
-        names = Counter(task.name for task in (*self.tasks, *self.absent))
-        duplicates = sorted(name for name, count in names.items() if count > 1)
-        if duplicates:
-            raise ValueError(f"task names must differ; {', '.join(duplicates)} appears more than once")
-        return self
 
     def digest(self) -> str:
         """Return the sha256 over the suite and every byte of its data; it does not depend on the data's path."""
@@ -100,33 +99,32 @@ def load_suite(path: Path, data_root: Path | None = None, *, partial: bool = Fal
         listed = [f"{task.name}: {task.missing or f'{task.root} is not there'}" for _, task in labelled]
         problems.append("\n    ".join([f"none of its {len(labelled)} sets is there:", *listed]))
     if problems:
-        listed = problems + [f"remedy: {remedy}" for remedy in _remedies(unusable, path, base)]
-        raise ConfigError("\n  ".join([f"{path}: {format_quantity(len(problems), 'problem')}", *listed]))
+        message = format_problems(str(path), problems, find_key_lines(_read(path)[1]))
+        raise ConfigError("\n  ".join([message, *(f"remedy: {one}" for one in _remedies(unusable, path, base))]))
     return Suite(name=name, tasks=tuple(present), absent=tuple(absent))
 
 
 def read_tasks(path: Path, data_root: Path | None = None) -> tuple[str, list[tuple[str, Task]], list[str]]:
-    """Return a suite's name, its tasks (each with its position in the file) with or without data, and what is wrong.
+    """Return a suite's name, its tasks (each with its path in the file) with or without data, and what is wrong.
 
     Raises: ConfigError if the file is no TOML.
     """
-    raw = _read(path)
-    base = (data_root if data_root is not None else path.parent).absolute()
-    problems: list[str] = [
-        f"unknown key {key!r}; allowed: name, [[task]]" for key in sorted(raw.keys() - {"name", "task"})
-    ]
-    tables = raw.get("task")
-    if not isinstance(tables, list) or not tables:
-        problems.append("task: at least one [[task]] is needed")
-        tables = []
+    values, details = _read(path)[0], list[Any]()
+    tables = values["task"] if isinstance(values.get("task"), list) else []
+    tables[:] = map(_name_root, tables)
+    context = {"folder": (data_root if data_root is not None else path.parent).absolute()}
+    try:
+        SuiteFile.model_validate(values, context=context)
+    except ValidationError as error:
+        details = error.errors()
+    problems = describe_problems(details, SuiteFile, values)
+    problems += [] if tables else ["task: at least one [[task]] is needed"]
+    wrong = {detail["loc"][1] for detail in details if len(detail["loc"]) > 1}
     tasks: list[tuple[str, Task]] = []
     for position, table in enumerate(tables):
-        where = _task_label(position, table)
-        try:
-            task = Task.model_validate(_resolve_root(table, base))
-        except ValidationError as error:
-            problems += [f"{where}.{line}" for line in _format_problems(error)]
+        if position in wrong:
             continue
+        task, where = Task.model_validate(table, context=context), f"task.{position}"
         try:
             for split in task.splits():
                 task.data_of(split).folder.is_dir()
@@ -134,16 +132,12 @@ def read_tasks(path: Path, data_root: Path | None = None) -> tuple[str, list[tup
             problems.append(f"{where}.root: {error.strerror} ({task.root[:80]!r})")
             continue
         tasks.append((where, task))
-    try:
-        # If all tasks are invalid, a placeholder lets the name still be checked.
-        placeholder = Task(name="x", kind="retrieval", root="x")
-        checked = [task for _, task in tasks] or [placeholder]
-        Suite.model_validate({"name": raw.get("name"), "tasks": checked})
-    except ValidationError as error:
-        problems += _format_problems(error)
-    known = {task.name for _, task in tasks}
+    known = Counter(task.name for _, task in tasks)
+    problems += [
+        f"task: {count} tasks are named {name!r}; their names must differ" for name, count in known.items() if count > 1
+    ]
     problems += [f"{where}.base: no task is named {t.base!r}" for where, t in tasks if t.base and t.base not in known]
-    return str(raw.get("name")), tasks, problems
+    return str(values.get("name")), tasks, problems
 
 
 def _without_probes(task: Task) -> tuple[Task, list[Absent]]:
@@ -188,10 +182,12 @@ def _remedies(tasks: Sequence[Task], path: Path, base: Path) -> list[str]:
     return remedies
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[dict[str, Any], str]:
     try:
-        return parse_toml(read_text(path))
-    except FileNotFoundError as error:
+        return read_toml(path)
+    except ConfigError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
         closest = find_closest(path.stem, (file.stem for file in path.parent.glob("*.toml")))
         remedy = (
             f"did you mean {path.with_name(f'{closest}.toml')}?"
@@ -199,34 +195,11 @@ def _read(path: Path) -> dict[str, Any]:
             else "docs/evaluate/evaluation.md has an example"
         )
         raise ConfigError(f"{path}: no such suite file; {remedy}") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
 
 
-def _task_label(position: int, table: object) -> str:
-    name = table.get("name") if isinstance(table, dict) else None
-    return f"task[{position}]" + (f" ({name})" if isinstance(name, str) else "")
-
-
-def _resolve_root(table: object, base: Path) -> Any:
-    """Return the table with an absolute root, which by default is named after the source, or the task."""
-    if not isinstance(table, dict):
+def _name_root(table: object) -> Any:
+    """Return the table with a root, which by default is named after the source, or the task."""
+    if not isinstance(table, dict) or not table.keys() & {"source", "missing"}:
         return table
     source, name = table.get("source"), table.get("name")
-    named = source.rpartition("/")[2] if isinstance(source, str) and source else name
-    root = table.get("root", named if "source" in table or "missing" in table else None)
-    return {**table, "root": str(base / root)} if isinstance(root, str) and root else table
-
-
-def _format_problems(error: ValidationError) -> list[str]:
-    """Format each problem as `key: what (got value)`; for an unknown key name the allowed ones."""
-    lines = []
-    for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"]) or "suite"
-        what, got = item["msg"], f" (got {str(item['input'])[:60]!r})"
-        if item["type"] == "extra_forbidden":
-            what, got = f"unknown key; allowed: {', '.join(Task.model_fields)}", ""
-        elif item["type"] in ("missing", "value_error"):
-            got = ""
-        lines.append(f"{where}: {what}{got}")
-    return lines
+    return {"root": source.rpartition("/")[2] if isinstance(source, str) and source else name} | table

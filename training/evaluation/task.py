@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from dataops import plugins
-from dataops.config import FrozenModel
+from dataops.config import ConfigPath, FrozenModel
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError
 from training.evaluation.measures import Measure, current_name
@@ -52,8 +52,8 @@ class Task(FrozenModel):
     """classification: zero-shot top-1/top-5 over the class names; multilabel: average precision of each class; retrieval:
     R@1/5/10 both ways; association: the Jaccard index of the images that are chosen for a word; choice: the share of images
     that prefer their right caption to wrong ones."""
-    root: str = Field(min_length=1)
-    """Folder of the data; a relative one is resolved by `load_suite`. Default: the set's name in `source`."""
+    root: ConfigPath = Field(min_length=1)
+    """Folder of the data; a relative one starts at the data folder of `load_suite`. Default: the set's name in `source`."""
     split: str = Field(default="test", pattern=SPLIT)
     """Folder below the root."""
     description: str = ""

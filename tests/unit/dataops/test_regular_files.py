@@ -17,6 +17,7 @@ from dataops.text.query_list import read_queries
 from flows.config import config_name, load_config
 from flows.records import known_stores
 from tasks.files.find import LocalFile, find_source_files
+from tasks.models.find import find_model
 from training.data.shard_files import ShardFiles, read_shard_rows
 from training.data.shard_index import _locate_members, _read_index
 from training.evaluation.samples import read_members
@@ -107,6 +108,7 @@ READERS = {
     "queries": ("q.parquet", read_queries),
     "model config": ("m.json", lambda path: load_model_config(str(path))),
     "model": ("m.pt", load_any),
+    "model, found": ("m.pt", lambda path: find_model(str(path), path.parent)),
     "weights": ("m.pt", read_state_dict),
     "safetensors": ("m.safetensors", read_state_dict),
     "suite": ("s.toml", load_suite),

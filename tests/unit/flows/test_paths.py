@@ -85,6 +85,8 @@ def test_a_path_starts_at_the_folder_of_the_config_and_a_record_keeps_it_relativ
         value, _ = validate(PATHS[name], "s3://bucket/a.json", configs)
         assert "s3://bucket/a.json" in str(value)
         assert str(tmp_path) not in str(value)
+    with pytest.raises(AssertionError, match="no form of"):
+        validate(PATHS[name], "in/a\0b.json", configs)
 
 
 def test_a_config_in_another_folder_gives_the_same_keys_after_a_move(tmp_path, monkeypatch):
