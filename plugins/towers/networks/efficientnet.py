@@ -58,35 +58,48 @@ class _ReLU6(nn.Module):
 
 
 class FusedConv2d(nn.Module):
-    """A convolution and the ReLU6 behind it, in one pass over the memory where oneDNN has it; for inference alone.
+    """A convolution and the ReLU6 behind it, if it has one, as oneDNN computes them best; for inference alone.
 
-    The operation is what torch.compile makes of the two on a CPU, and no public one of torch's. It
-    maps NaN to a number, so it must not have weights that are not finite.
+    They take one pass over the memory, with weights in oneDNN's own layout. The operations are those of torch.compile on
+    a CPU, and no public ones of torch's. That of ReLU6 maps NaN to a number, so weights must be finite.
     """
 
-    def __init__(self, conv: nn.Conv2d, activation: _ReLU6):
+    def __init__(self, conv: nn.Conv2d, activation: _ReLU6 | nn.Identity):
         super().__init__()
         self.conv, self.activation = conv, activation
+        self._packed: dict[torch.Size, tuple[Tensor, list[int]]] = {}
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H', W')."""
         conv = self.conv
         if not _can_fuse(input, conv.weight):
             return self.activation(conv(input))
-        weight, padding = conv.kernel(input) if isinstance(conv, SameConv2d) else (conv.weight, conv.padding)
-        input = input.to(weight.dtype)
-        rest = (padding, conv.stride, conv.dilation, conv.groups, "hardtanh", [0.0, 6.0], "")
-        return torch.ops.mkldnn._convolution_pointwise(input, weight, conv.bias, *rest)
+        weight, padding = self._packed.get(input.shape[1:]) or self._pack(input)
+        options = ("hardtanh", [0.0, 6.0], "") if isinstance(self.activation, _ReLU6) else ("none", [], "")
+        rest = (padding, conv.stride, conv.dilation, conv.groups, *options)
+        return torch.ops.mkldnn._convolution_pointwise(input.to(weight.dtype), weight, conv.bias, *rest)
+
+    def _pack(self, input: Tensor) -> tuple[Tensor, list[int]]:
+        """Return weights in the layout that oneDNN has for inputs of this size, and the padding."""
+        conv = self.conv
+        weight, padding = conv.kernel(input) if isinstance(conv, SameConv2d) else (conv.weight, list(conv.padding))
+        rest = (padding, conv.stride, conv.dilation, conv.groups, input.shape)
+        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *rest)
+        self._packed = {input.shape[1:]: (packed, padding)}
+        return packed, padding
 
 
 def _fuse(network: nn.Module) -> None:
-    """Join each convolution of a folded network with the ReLU6 behind it."""
+    """Replace each convolution of a folded network, and the ReLU6 behind it, by one operation."""
     for module in list(network.modules()):
         children = list(module.named_children())
-        for (name, conv), _, (behind, activation) in zip(children, children[1:], children[2:], strict=False):
-            if isinstance(conv, nn.Conv2d) and isinstance(activation, _ReLU6):
-                setattr(module, name, FusedConv2d(conv, activation))
-                setattr(module, behind, nn.Identity())
+        nothing = ("", nn.Identity())
+        for (name, conv), (behind, activation) in zip(children, [*children[2:], nothing, nothing], strict=False):
+            if isinstance(conv, nn.Conv2d):
+                is_activated = isinstance(activation, _ReLU6)
+                setattr(module, name, FusedConv2d(conv, activation if is_activated else nn.Identity()))
+                if is_activated:
+                    setattr(module, behind, nn.Identity())
 
 
 def _can_fuse(input: Tensor, weight: Tensor) -> bool:
@@ -194,9 +207,11 @@ class EfficientNetLite(Network):
                 if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     setattr(module, name, fuse_conv_bn_eval(conv, norm))
                     setattr(module, behind, nn.Identity())
-        if all(bool(weight.isfinite().all()) for weight in folded.parameters()):
+        is_finite = all(bool(weight.isfinite().all()) for weight in folded.parameters())
+        folded = folded.requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if is_finite:
             _fuse(folded)
-        return folded.requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return folded
 
     def groups(self) -> list[list[nn.Parameter]]:
         """Return the parameters in groups from the input on."""

@@ -104,7 +104,7 @@ def efficientnet(*, same=True):
 def test_a_folded_network_equals_the_plain_one_with_and_without_onednn(same, images, monkeypatch):
     network = efficientnet(same=same)
     folded, pixels = network.fold(), torch.rand(images, 3, 45, 45, generator=torch.Generator().manual_seed(0))
-    assert sum(isinstance(module, FusedConv2d) for module in folded.modules()) == 33
+    assert sum(isinstance(module, FusedConv2d) for module in folded.modules()) == 49
     expected = network(pixels, (3, 7), 2)
     with monkeypatch.context() as patch:
         patch.setattr(torch.backends.mkldnn, "enabled", False)
