@@ -15,7 +15,7 @@ import xxhash
 from dataops.digest import canonical_json, text_sha256
 from dataops.storage.cached_files import mark_used
 
-VERSION = 4
+VERSION = 5
 """Version of the features, raised when the same weights and data give others, or files another format."""
 CHECKSUM_BYTES = 16
 logger = logging.getLogger(__name__)

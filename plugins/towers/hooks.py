@@ -87,7 +87,7 @@ class TowerHook(StepHook):
 
 class _ImageInit(TowerHook):
     order = 99
-    config, table, tower, version = ImageInit, "image_init", "image", 2
+    config, table, tower, version = ImageInit, "image_init", "image", 3
 
     def check(self, config: "TrainConfig") -> None:
         if config.init is not None:

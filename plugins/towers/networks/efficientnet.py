@@ -6,6 +6,7 @@ Legend: B batch, C channels, H and W height and width.
 
 import copy
 import math
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from plugins.towers.networks.pooling import pool_grid
 from training.backbones import LITE_CHANNELS, find_backbone, round_channels
+from training.evaluation.encode import IMAGES_PER_THREAD
 from training.model.towers import Network
 from training.model_config import BackboneConfig
 
@@ -67,7 +69,7 @@ class FusedConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, activation: _ReLU6 | nn.Identity):
         super().__init__()
         self.conv, self.activation = conv, activation
-        self._packed: dict[torch.Size, tuple[Tensor, list[int]]] = {}
+        self._packed: dict[torch.Size, tuple[Tensor, Sequence[int | str]]] = {}
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H', W')."""
@@ -79,11 +81,12 @@ class FusedConv2d(nn.Module):
         rest = (padding, conv.stride, conv.dilation, conv.groups, *options)
         return torch.ops.mkldnn._convolution_pointwise(input.to(weight.dtype), weight, conv.bias, *rest)
 
-    def _pack(self, input: Tensor) -> tuple[Tensor, list[int]]:
-        """Return weights in the layout that oneDNN has for inputs of this size, and the padding."""
+    def _pack(self, input: Tensor) -> tuple[Tensor, Sequence[int | str]]:
+        """Return weights in the layout that oneDNN has for images of this size, and the padding."""
         conv = self.conv
         weight, padding = conv.kernel(input) if isinstance(conv, SameConv2d) else (conv.weight, list(conv.padding))
-        rest = (padding, conv.stride, conv.dilation, conv.groups, input.shape)
+        # One batch size for all: the bits of an image must not depend on how many the first batch had.
+        rest = (padding, conv.stride, conv.dilation, conv.groups, [IMAGES_PER_THREAD, *input.shape[1:]])
         packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *rest)
         self._packed = {input.shape[1:]: (packed, padding)}
         return packed, padding
@@ -111,7 +114,8 @@ def _can_fuse(input: Tensor, weight: Tensor) -> bool:
 
 @cache
 def _has_fused_operation(dtype: torch.dtype) -> bool:
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")):
+    operations = ("_convolution_pointwise", "_reorder_convolution_weight")
+    if not (torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in operations)):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

@@ -114,6 +114,18 @@ def test_a_folded_network_equals_the_plain_one_with_and_without_onednn(same, ima
         assert not images or difference(found, expected) < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_bits_of_an_image_do_not_depend_on_its_batch(dtype):
+    network = efficientnet()
+    pixels = torch.rand(16, 3, 45, 45, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        whole = network.fold(dtype)(pixels, (3, 7), 2)
+        for images in (1, 3, 5, 15):
+            folded = network.fold(dtype)  # the first batch must not decide either
+            assert folded(pixels[:images], (3, 7), 2).equal(whole[:images])
+            assert folded(pixels, (3, 7), 2).equal(whole)
+
+
 def test_a_folded_network_in_bf16_is_as_near_as_autocast():
     network = efficientnet()
     pixels = torch.rand(5, 3, 45, 45, generator=torch.Generator().manual_seed(0))
