@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from dataops.errors import ConfigError, PairmillError
+from dataops.errors import ConfigError, PairmillError, StorageError
 from dataops.process import count_cores
 from dataops.snapshot import find_manifest
 from dataops.stages import STAGES, find_table
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 SPEED = "evidence-throughput.jsonl"
 """File of a training with the samples per second of each interval."""
+ROUNDS = 3
+"""Attempts to train all seeds of a variant on one dataset, where takedowns change it meanwhile."""
+CHANGED = "a takedown or a deletion changed its dataset meanwhile: it has to be trained again"
 
 
 @dataclass
@@ -119,20 +122,38 @@ class Work:
 
     def make(self) -> int:
         """Make the runs that are missing; return 0, or the exit code of the first that failed, or of a signal."""
+        code = 0
         try:
-            code, failed = self._equalise(run=True)
-            lost, won = dict[str, str](), dict[str, str]()
-            for (samples, seed), cells in groupby(self.record.cells, key=lambda one: (one.samples, one.seed)):
-                for cell in cells:
-                    code = self._make_cell(cell, failed, lost if samples else lost | won) or code
-                if self.record.racing and samples is None and not won:
-                    lost = find_dropped(self.record, self.store)
-                    left = [one.name for one in self.experiment.variants if one.name not in failed | lost]
-                    won = dict.fromkeys(left, f"the best after {seed + 1} seeds") if lost and len(left) == 1 else {}
+            for _ in range(ROUNDS):
+                code = self._make_cells()
+                if not self._mark_changed():
+                    break
+            else:
+                code = code or StorageError.exit_code
         except Stopped as stopped:
             code = stopped.exit_code
         self.record.save(self.store)
         return code
+
+    def _make_cells(self) -> int:
+        code, failed = self._equalise(run=True)
+        lost, won = dict[str, str](), dict[str, str]()
+        for (samples, seed), cells in groupby(self.record.cells, key=lambda one: (one.samples, one.seed)):
+            for cell in cells:
+                code = self._make_cell(cell, failed, lost if samples else lost | won) or code
+            if self.record.racing and samples is None and not won:
+                lost = find_dropped(self.record, self.store)
+                left = [one.name for one in self.experiment.variants if one.name not in failed | lost]
+                won = dict.fromkeys(left, f"the best after {seed + 1} seeds") if lost and len(left) == 1 else {}
+        return code
+
+    def _mark_changed(self) -> bool:
+        """Mark the trainings whose dataset is no longer that of their variant, and return whether there are any."""
+        for cell in self.record.finished:
+            if not self._reuse(cell):
+                cell.state, cell.error = "failed", CHANGED
+                self.on_cell(cell)
+        return any(cell.error == CHANGED for cell in self.record.cells)
 
     def _make_cell(self, cell: Cell, failed: dict[str, str], decided: dict[str, str]) -> int:
         """Make the run of a cell, unless its variant has failed or is decided, and return its exit code.
@@ -147,11 +168,11 @@ class Work:
         elif cell.variant in decided:
             cell.state, cell.error = "ended", decided[cell.variant]
         elif not self._reuse(cell):
-            outcome = self._run(cell, LAST)
-            if outcome.exit_code or not self._reuse(cell):
-                code = outcome.exit_code or 1
+            if code := self._run(cell, LAST).exit_code:
                 cell.state, cell.error = "failed", f"exit code {code}; `pairmill show {cell.run_ids[-1]}` has the error"
                 failed[cell.variant] = f"not run, since seed {cell.seed} failed"
+            elif not self._reuse(cell):
+                cell.state, cell.error = "failed", CHANGED
         self.record.save(self.store)
         self.on_cell(cell)
         return code
@@ -176,9 +197,9 @@ class Work:
         """Return whether all snapshots of a cell are complete, and record their keys."""
         planned = self._plan(cell)
         cell.keys = {one.stage: one.key for one in planned.stages if one.action == "reuse" and one.key}
-        if all(one.action == "reuse" for one in planned.stages):
+        if is_made := all(one.action == "reuse" for one in planned.stages):
             cell.state, cell.error = "complete", ""
-        return cell.state == "complete"
+        return is_made
 
     def _plan(self, cell: Cell, until: str = LAST) -> "RunPlan":
         from flows.planning.plan import plan_run

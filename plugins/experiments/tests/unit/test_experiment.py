@@ -3,6 +3,7 @@
 import json
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Draft, find_manifest
 from dataops.store import open_store
+from dataops.trace.requests import make_request, record_request
+from dataops.trace.targets import Target
 from flows.app import run_command
 from flows.config import load_config
 from flows.pipeline import PIPELINE
@@ -21,7 +24,7 @@ from plugins.experiments import command, servers
 from plugins.experiments.config import list_settings, load_experiment
 from plugins.experiments.decide import read_result, score_images
 from plugins.experiments.ladder import HOLDOUT_LOSS, parse_target, read_points
-from plugins.experiments.run import Outcome, Work, load_record
+from plugins.experiments.run import CHANGED, Outcome, Work, load_record
 from tasks.engine.stage import plan
 from tests.colour_sets import NAMES, shown, write_set
 from tests.manifests import build_manifest
@@ -258,6 +261,25 @@ def test_a_killed_experiment_continues_where_it_stopped(caplog):
     assert len(make(whole)[1].finished) == len(cells)
     assert "which.json is no record of an experiment" in caplog.text
     assert load_record("../experiments/which", open_store(str(Path("store").absolute()))) is None
+
+
+def test_a_takedown_meanwhile_trains_all_seeds_on_the_next_version_of_the_dataset():
+    def take_down(variant, seed):
+        if left[variant, seed]:
+            left[variant, seed] -= 1
+            targets = [Target("domain", f"{left.total()}.test")]
+            record_request(open_store(str(Path("store").absolute())), make_request(targets, ""))
+        return 0
+
+    runs, left = MadeRuns(before=take_down), Counter({("long", 0): 1, ("short", 1): 1})
+    code, record, _ = make(runs)
+    packs = {name: {cell.keys["pack"] for cell in record.finished if cell.variant == name} for name in VARIANTS}
+    assert (code, [len(keys) for keys in packs.values()], len(record.finished)) == (0, [1, 1, 1], 9)
+    left |= {("long", 0): 9, ("long", 1): 9}  # a takedown in each run
+    take_down("long", 0)
+    work = Work(load_experiment(write()), Path("home").absolute(), runs)
+    assert work.make() == 75
+    assert {cell.error for cell in work.record.cells} == {"", CHANGED}
 
 
 def test_a_signal_ends_the_experiment_and_keeps_its_exit_code():
