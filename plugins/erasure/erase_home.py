@@ -16,6 +16,7 @@ from tasks.takedown.holders import Erased, Found, Scope, Searched, Traces
 CACHES = ("cache", "pages", "browse/indexes", "browse/sessions")
 """Folders of the home folder whose files are deleted if they hold a removed pair: they can be rebuilt."""
 REMEDY = "delete the file, and repeat the takedown"
+REMEDY_JOB = "complete its run, or delete the folder of the job; then repeat the takedown"
 REMEDY_SERVER = (
     "stop the server with `pairmill down`, then repeat the takedown; a database that still has it needs VACUUM"
 )
@@ -63,7 +64,7 @@ class Home:
                 continue
             searched.files, searched.bytes = searched.files + 1, searched.bytes + size
             if finds:
-                remedy = REMEDY_SERVER if name.parts[0] == SERVERS else REMEDY
+                remedy = {SERVERS: REMEDY_SERVER, "jobs": REMEDY_JOB}.get(name.parts[0], REMEDY)
                 if name.is_relative_to(f"{SERVERS}/mlflow/artifacts"):
                     remedy = REMEDY_ARTEFACT
                 searched.found.append(Found(searched.place, str(name), dict(finds), remedy))

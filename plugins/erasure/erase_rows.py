@@ -28,6 +28,8 @@ from dataops.snapshot import Draft, Manifest, Part, SnapshotName, read_table
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from plugins.erasure.batches import Objects, Place, Sought, find_place, map_objects
+from plugins.erasure.erase_records import erase_records
+from plugins.erasure.record_search import UrlSearch
 from plugins.erasure.traces import is_in, read_readable
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
@@ -101,7 +103,8 @@ def _rows_to_erase(table: pa.Table, traces: Traces) -> NDArray[np.bool_]:
     """Return whether each row is of one of the pairs, or of a request of its image, and not yet erased (N,)."""
     there = _list_personal(table)
     if "uid" not in table.column_names:
-        found = [is_in(table[name], traces.urls) for name in there]
+        urls = UrlSearch(traces.urls)
+        found = [np.array([urls.is_in(text or "") for text in table[name].to_pylist()], bool) for name in there]
         return np.logical_or.reduce([np.zeros(table.num_rows, bool), *found])
     mask = is_in(table["uid"], traces.uids)
     for row in mask.nonzero()[0]:
@@ -190,15 +193,16 @@ def _replace_indexed_parts(store: Store, entry: str, key: str, parts: Mapping[st
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of snapshots that stay."""
+    """The rows of snapshots that stay, and the pages of a crawl from which they were read."""
 
     order: int = 10
 
     def erase(self, traces: Traces, scope: Scope) -> Erased:
-        """Blank the columns that hold personal text."""
-        context, place = scope.context, find_place(scope)
-        rows, refused = erase_rows(Lineage(context.store), context, traces, place, scope.clean)
-        return Erased(rows=rows, refused=refused)
+        """Blank the columns that hold personal text, and records of pages."""
+        context, place, lineage = scope.context, find_place(scope), Lineage(scope.context.store)
+        rows, refused = erase_rows(lineage, context, traces, place, scope.clean)
+        archives, not_erased = erase_records(lineage, context, traces, place)
+        return Erased(rows=rows, objects=archives, refused=refused | not_erased)
 
     def find(self, traces: Traces, scope: Scope) -> None:
         """Return None: the search of the store reads the rows."""

@@ -16,6 +16,7 @@ from infra.local import services
 from plugins.erasure.collect import list_tables
 from plugins.erasure.erase_texts import is_text_object
 from plugins.erasure.raw_images import find_raw_snapshots
+from plugins.erasure.record_search import ARCHIVE
 from plugins.erasure.seen_store import remember
 from plugins.erasure.target_files import read_targets
 from tasks.lineage.graph import KEPT, Lineage
@@ -24,7 +25,7 @@ from tasks.search import Hit, Rows, Search, name_dataset, select_parts
 READINGS = {"extract": 2, "filter": 1, "download": 1, "curate": 1}
 """How often a deletion reads each table by a request: extract again, since it has further captions of the URL."""
 TEXTS, DELETION, LISTINGS = 2, 130, 8
-"""Requests for a record or a page, which is erased and searched; of a deletion besides; and listings of the whole store."""
+"""Requests for a record, page or archive, which is erased and searched; of a deletion besides; listings of all objects."""
 REQUESTS, PER_SNAPSHOT, PER_VERSION, PER_SHARD = 4, 2, 24, 11
 """Requests to a store on S3: of the register, to read a snapshot and search it, of a next version and a shard of it."""
 PER_READ, PER_TASK = 1, 5
@@ -76,7 +77,8 @@ def plan_takedown(store: Store, targets: Sequence[Target]) -> dict[str, Any]:
         if len(select_parts(seen, one, kept, targets)) == len(kept):
             requests += len(kept) * (PER_READ + PER_TASK * (one.key in changed))
     requests += PER_VERSION * len(datasets) + PER_SHARD * len(shards)
-    tables, texts = list_tables(lineage, targets, set()), sum(map(is_text_object, seen.entries("")))
+    tables = list_tables(lineage, targets, set())
+    texts = sum(is_text_object(one) or one.name.endswith(ARCHIVE) for one in seen.entries(""))
     reads = sum(len(some) * READINGS.get(stage, 1) for stage, some in tables.every.items())
     return {
         "store": store.uri,

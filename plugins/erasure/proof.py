@@ -8,7 +8,7 @@ from tasks.takedown.holders import Found, Scope, Searched, Traces
 
 NOT_SEARCHED = (
     "backups, and old versions of objects in a bucket with versioning: delete them with the storage's own tools",
-    "source archives, also the pages of a crawl, and pair lists: nothing is erased there; later runs leave the pairs out",
+    "source archives and pair lists: nothing is erased there; later runs leave the pairs out",
     "weights of models: those that saw the pairs are named above; train again on the next version",
     "files that you wrote elsewhere with `diff --rows`, `export`, `claim`, `summary`, `publish`, or in the browser",
 )

@@ -1,16 +1,20 @@
 """Search one file for the traces of removed pairs, with bounded memory, whatever its format."""
 
 from collections import Counter
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from dataops.errors import CorruptPart
+from dataops.archives.members import Damage
+from dataops.archives.records import read_records
+from dataops.errors import CorruptPart, SourceError
 from dataops.parquet import open_parquet
 from dataops.schema import MEANINGS, PERSONAL
 from dataops.shards.tar import read_samples
 from plugins.erasure.places import RecordKind, find_kind, is_text
+from plugins.erasure.record_search import ARCHIVE, MAX_RECORD_BYTES, RecordSearch
 from plugins.erasure.text_search import TextSearch, is_short, may_be_name
 from plugins.erasure.traces import WHOLE_BYTES, is_in
 from tasks.takedown.holders import Traces, What
@@ -42,6 +46,11 @@ class Scanner:
         self._long_captions = {caption for caption in self._captions if not is_short(caption)}
         self._names = {caption for caption in self._captions if may_be_name(caption)}
 
+    @cached_property
+    def records(self) -> RecordSearch:
+        """The search of records in archives of pages."""
+        return RecordSearch(self.traces.urls, self._long_captions, self.traces.images)
+
     def scan(self, file: BinaryIO, name: str, size: int) -> Finds:
         """Return what a file holds of the traces. A damaged file is searched as bytes.
 
@@ -58,6 +67,11 @@ class Scanner:
             try:
                 return self._scan_tar(file, name)
             except CorruptPart:
+                file.seek(0)
+        elif name.endswith(ARCHIVE):
+            try:
+                return self._scan_archive(file)
+            except SourceError:
                 file.seek(0)
         elif (kind := find_kind(name)) is not None and size <= self._whole_bytes:
             try:
@@ -154,6 +168,12 @@ class Scanner:
                 texts.clear()
         finds.update(span.what for span in self.text.find(b"\n".join(texts)))
         return +finds
+
+    def _scan_archive(self, file: BinaryIO) -> Finds:
+        """Count what the records of a WARC file hold, but those that cannot be read."""
+        records = read_records(file, MAX_RECORD_BYTES)
+        found = (self.records.find(one.head, bytes(one.body or b"")) for one in records if not isinstance(one, Damage))
+        return Counter(what for kinds in found for what in kinds)
 
 
 def is_weights(name: str) -> bool:
