@@ -3,17 +3,22 @@
 A worker polls its pool and runs each flow run in a separate process. This module does not import prefect.
 """
 
+import logging
 import os
 import re
 import socket
 from collections.abc import Mapping
+from functools import cache
 
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from dataops.process import NAMES, select_job_environment
 from infra.local import services, supervisor
 from infra.local.services import ServiceStatus
+from plugins.deployment.late import RESUME, list_paused_pools
 from tasks.engine.process_guard import GRACE_SECONDS
+
+logger = logging.getLogger(__name__)
 
 _OF_WORKERS = """
 AWS_PROFILE AWS_DEFAULT_PROFILE AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_CONFIG_FILE
@@ -65,7 +70,14 @@ def start_workers(pool: str, gpus: int) -> list[ServiceStatus]:
     started = [_start(pool, pool, None)]
     for gpu, name in enumerate(names):
         started.append(_start(name, f"{pool}-gpu", devices[gpu] if gpus > 1 else None, limit=1))
+    for paused in sorted(list_paused_pools() & {pool, *([f"{pool}-gpu"] if gpus else [])}):
+        _warn_of_pause(paused)
     return started
+
+
+@cache  # `up --restart` starts workers again and again
+def _warn_of_pause(pool: str) -> None:
+    logger.warning("Work pool %s is paused, so no worker begins its runs. %s", pool, RESUME)
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:

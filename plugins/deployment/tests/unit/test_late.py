@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from plugins.deployment.late import list_late_runs
+from plugins.deployment.late import list_late_runs, list_paused_pools
 from tests.servers.loopback import Handler, serving
 
 RUN = {"expected_start_time": "2026-12-01T03:00:00.000000Z"}
@@ -13,15 +13,16 @@ POOLS = [{"name": "pairmill", "is_paused": False}, {"name": "gpus", "is_paused":
 class Prefect(Handler):
     def do_POST(self):
         self.server.asked.append((self.path, json.loads(self.read_body())))
-        pools = json.dumps(POOLS).encode()
-        self.answer(self.server.status, pools if "work_pools" in self.path else self.server.body)
+        self.answer(self.server.status, self.server.pools if "work_pools" in self.path else self.server.body)
 
 
 @pytest.mark.parametrize("status", [200, 401])
 def test_late_runs_are_named_with_their_time(status, monkeypatch):
-    with serving(Prefect, status=status, body=json.dumps(LATE).encode(), asked=[]) as server:
+    bodies = {"body": json.dumps(LATE).encode(), "pools": json.dumps(POOLS).encode()}
+    with serving(Prefect, status=status, **bodies, asked=[]) as server:
         monkeypatch.setenv("PREFECT_API_URL", f"{server.url}/api")
         found = list_late_runs()
+        assert list_paused_pools() == ({"gpus"} if status == 200 else set())
         path, query = server.asked[0]
     assert (path, query["flow_runs"]) == ("/api/flow_runs/filter", {"state": {"name": {"any_": ["Late"]}}})
     since = "since 2026-12-01T03:00 UTC"
@@ -38,6 +39,6 @@ def test_no_run_is_late_where_no_server_answers(monkeypatch):
 
 @pytest.mark.parametrize("body", [b"<html>", b'{"detail": "x"}', b"[1]", b"[{}]", b"3", b"\xff"])
 def test_no_run_is_late_where_another_server_answers(body, monkeypatch):
-    with serving(Prefect, status=200, body=body, asked=[]) as server:
+    with serving(Prefect, status=200, body=body, pools=body, asked=[]) as server:
         monkeypatch.setenv("PREFECT_API_URL", f"{server.url}/api")
-        assert list_late_runs() == []
+        assert (list_late_runs(), list_paused_pools()) == ([], set())

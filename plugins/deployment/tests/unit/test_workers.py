@@ -35,6 +35,16 @@ def test_start_workers_gives_each_gpu_its_own_worker(started):
     assert all("--limit" in command for name, command, _ in started if "gpu" in name)
 
 
+def test_paused_pools_of_the_workers_are_named_once(started, monkeypatch, caplog):
+    monkeypatch.setattr(workers, "list_paused_pools", lambda: {"quiet", "quiet-gpu", "other"})
+    for gpus in (0, 0, 1):  # `up --restart` starts them repeatedly
+        workers.start_workers("quiet", gpus)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Work pool {pool} is paused, so no worker begins its runs. Resume it on Prefect's page Work Pools."
+        for pool in ("quiet", "quiet-gpu")
+    ]
+
+
 def test_workers_share_only_the_gpus_that_the_environment_names(started, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6, GPU-8f1c")
     workers.start_workers("mill", gpus=2)
