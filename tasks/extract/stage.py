@@ -150,6 +150,11 @@ def make(work: Work[Source | Sources]) -> StageOutput:
     parts, counts = merge_records(records)
     facts = summarise(records) | _describe_sources(config, tasks, records, fetched)
     log_problems(found := ExtractFacts(**facts))
+    kept = Counter[str]()
+    for task, one in zip(tasks, records, strict=True):
+        kept.update({task.label: one.counts.kept} if one.parts else {})
+    if empty := [file for file, rows in kept.items() if not rows]:
+        logger.warning("extract: no usable row in %s", ", ".join(empty[:DAMAGES_LISTED]))
     evidence = [part for one in fetched for part in one.parts]
     return StageOutput([*parts, *evidence], counts, found)
 

@@ -82,6 +82,19 @@ def test_extract_splits_a_long_parquet_list_into_parts_with_the_same_rows(tmp_pa
     assert [json.loads(extra) for extra in read_parts(store, split)["extra"].to_pylist()][3] == {"similarity": 0.3}
 
 
+def test_lists_without_a_usable_row_are_named(tmp_path, caplog):
+    split = laion(tmp_path / "split.parquet", 5, 4)  # its second row group has no URL
+    tables = {"empty": {"url": [], "text": []}, "nulls": {"url": [None], "text": [None]}}
+    for name, table in tables.items():
+        pq.write_table(
+            pa.table(table, pa.schema([("url", pa.string()), ("text", pa.string())])), tmp_path / f"{name}.parquet"
+        )
+    (tmp_path / "header.csv").write_text("url,caption\n")
+    paths = [split, *(tmp_path / f"{name}.parquet" for name in tables), tmp_path / "header.csv"]
+    assert extract(tmp_path, *paths, rows_per_part=4).counts.kept == 4
+    assert "extract: no usable row in empty.parquet, header.csv, nulls.parquet\n" in caplog.text
+
+
 def test_further_captions_of_a_list_are_rows_with_their_kind(tmp_path):
     (tmp_path / "lists").mkdir()
     rows = [
