@@ -30,6 +30,7 @@ from dataops.stages import STAGES, RunState
 from flows.listeners.base import LiveRun, RunListener
 from flows.listeners.progress import StageProgress
 from flows.records import RunRecord
+from tasks.checks.check import CheckReport
 from tasks.engine.stage import Plan
 from tasks.register.config import describe_gate
 from tasks.tracking import run_metadata
@@ -102,10 +103,8 @@ class Artefacts(RunListener):
         """Create the table of the checks of the dataset, once for each new report."""
         report = self.run.record.checks
         if report is not None and report is not self._checks and report.results:
-            title = f"Checks of pack/{report.dataset}: {report.verdict}"
-            # Only the figure can have text from the web.
-            rows = [row | {"figure": escape_markdown(row["figure"])} for row in report.rows()]
-            self._send(lambda: create_table_artifact(rows, key="checks", description=title))
+            table, title = render_checks(report), f"Checks of pack/{report.dataset}: {report.verdict}"
+            self._send(lambda: create_markdown_artifact(table, key="checks", description=title))
         self._checks = report
 
     def _update_card(self) -> None:
@@ -156,6 +155,13 @@ def render_card(record: RunRecord, manifests: Mapping[str, Manifest], version: s
     command = "show" if record.state in ("running", "completed") else "rerun"
     blocks.append(f"In a terminal: `pairmill {command} {record.run_id}`")
     return "\n\n".join(block for block in blocks if block)
+
+
+def render_checks(report: CheckReport) -> str:
+    """Return the results of checks as a Markdown table: cells of Prefect's own tables are Markdown in one UI only."""
+    rows = [("check", "result", "figure"), *(tuple(map(escape_markdown, row.values())) for row in report.rows())]
+    head, *lines = [run_metadata.format_table_row(*row) for row in rows]
+    return "\n".join([head, "|:--|:--|:--|", *lines])
 
 
 def render_config(config: Mapping[str, object]) -> str:

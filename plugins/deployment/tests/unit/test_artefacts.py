@@ -1,8 +1,10 @@
 import httpx
 import pytest
 
+from dataops.escaping import escape_controls
 from flows.records import Attempt, RunRecord, StageRun
 from plugins.deployment import artefacts
+from tasks.checks.check import CheckReport, CheckResult
 from tests.hostile_text import HOSTILE_MARKDOWN, Page
 from tests.live_runs import build_live_run, build_plan
 
@@ -23,6 +25,18 @@ def test_card_of_a_failed_run_shows_its_error_as_text():
     assert {*Page(MarkdownIt("commonmark", {"html": True}).render(card)).tags} <= {"p", "strong", "code"}
     assert "hunter2" not in card
     assert "`pairmill rerun demo-1`" in card
+
+
+@pytest.mark.parametrize("text", [HOSTILE_MARKDOWN, "a\\|b | c \\\nd", "max_host_share: 12% of_all ~x~ \\"])
+def test_checks_are_a_table_whose_cells_show_their_text(text):
+    from markdown_it import MarkdownIt
+
+    result = CheckResult(check="max_rows", level="block", state="failed", bound=1, text=text)
+    table = artefacts.render_checks(CheckReport(dataset="d", last=None, last_run=None, results=[result, result]))
+    page = MarkdownIt("gfm-like", {"linkify": False}).render(table)
+    row = ["tr", "td", "td", "td"]
+    assert Page(page).tags == ["table", "thead", "tr", "th", "th", "th", "tbody", *row, *row]
+    assert "max_rows blocks " + " ".join(escape_controls(text).split()) in " ".join(Page(page).text.split())
 
 
 def test_config_is_shown_without_credentials_as_one_block_of_code():
