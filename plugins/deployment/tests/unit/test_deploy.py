@@ -32,5 +32,5 @@ def test_unusable_values_are_named_together(option, values):
 
 
 def test_removal_of_a_lost_config_names_what_is_enough(tmp_path):
-    with pytest.raises(ConfigError, match=r'cannot read its `name`: .*enough to remove it: name = "night"'):
+    with pytest.raises(ConfigError, match=r'night.toml: cannot be read: .*enough to remove it: name = "night"'):
         remove(tmp_path / "night.toml")
